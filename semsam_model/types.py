@@ -1,0 +1,103 @@
+"""Values that cross module borders. Frozen; numpy only, no torch.
+
+Frame of everything here: pixels of the EXIF-oriented photo, continuous (x, y), pixel (column j, row i) covering
+[j, j+1) x [i, i+1). Boxes are half-open x0, y0, x1, y1. Levels are 1..6 (1 = whole, 6 = smallest part), tokens 0..5.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from semsam_model.errors import PromptError
+
+#: User-facing level 1..6 -> query token (Semantic-SAM demo; the order was read off trained tokens, no code enforces it).
+LEVEL_TO_TOKEN: dict[int, int] = {1: 3, 2: 2, 3: 0, 4: 4, 5: 1, 6: 5}
+TOKEN_TO_LEVEL: dict[int, int] = {token: level for level, token in LEVEL_TO_TOKEN.items()}
+
+
+@dataclass(frozen=True)
+class Click:
+    """One click at (x, y), photo pixels; negative means "not this"."""
+
+    x: float
+    y: float
+    positive: bool = True
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.x) and math.isfinite(self.y)):
+            raise PromptError(f"click ({self.x}, {self.y}): expected two finite pixel coordinates")
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box prompt, photo pixels, half-open."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.x0, self.y0, self.x1, self.y1))):
+            raise PromptError(f"box {self.x0, self.y0, self.x1, self.y1}: expected four finite pixel coordinates")
+        if self.x1 <= self.x0 or self.y1 <= self.y0:
+            raise PromptError(
+                f"box {self.x0, self.y0, self.x1, self.y1}: expected x0 < x1 and y0 < y1, the order is left, top, right, bottom"
+            )
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Everything the annotator has said about one wanted object: clicks in the order made, and boxes."""
+
+    clicks: tuple[Click, ...] = ()
+    boxes: tuple[Box, ...] = ()
+
+    @property
+    def positives(self) -> tuple[Click, ...]:
+        return tuple(click for click in self.clicks if click.positive)
+
+    @property
+    def negatives(self) -> tuple[Click, ...]:
+        return tuple(click for click in self.clicks if not click.positive)
+
+    def __post_init__(self) -> None:
+        if not self.positives and not self.boxes:
+            raise PromptError("prompt: expected at least one positive click or one box, got none")
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One mask offered for a prompt.
+
+    The mask is stored as the crop inside `bbox`, so that a 12-megapixel photo with six candidates stays small.
+    """
+
+    rank: int  #: 1 = best
+    token: int  #: query that produced it, 0..5
+    level: int  #: 1..6
+    score: float  #: 0..1, for display and ordering
+    predicted_iou: float  #: raw regression of the network, may leave 0..1
+    stability: float  #: share of logit > -1 that is also > +1
+    size: tuple[int, int]  #: (H, W) of the photo
+    bbox: tuple[int, int, int, int]  #: tight, half-open x0, y0, x1, y1; all zero for an empty mask
+    crop: np.ndarray  #: bool (y1 - y0, x1 - x0)
+    parent: int | None = None  #: rank of the next larger candidate that contains it
+    label: str | None = None
+
+    @cached_property
+    def area(self) -> int:
+        """Pixels in the mask."""
+        return int(np.count_nonzero(self.crop))
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool (H, W), built anew at each call."""
+        full = np.zeros(self.size, bool)
+        x0, y0, x1, y1 = self.bbox
+        full[y0:y1, x0:x1] = self.crop
+        return full
