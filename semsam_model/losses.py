@@ -1,0 +1,282 @@
+"""Training objective: masks at points, boxes, and the predicted IoU, with deep supervision on every decoder layer.
+
+many_to_many   the six queries of a prompt are matched one-to-one (Hungarian) to the masks the prompt may mean. Matched
+               once, on the last layer; earlier layers are held to the same pairs. Unmatched queries get no mask loss.
+many_to_one    every query of a prompt is held to the mask the prompt was drawn from, and per layer only the query that
+               comes closest is counted.
+
+Mask losses look at random points of which three in four are the most uncertain of a larger draw (PointRend).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from semsam_model.matching import (
+    NO_TARGET,
+    Match,
+    Targets,
+    generalised_iou,
+    mask_costs,
+    match_prompts,
+    sample_bilinear,
+)
+
+#: (rows, points) -> float (rows, points, 2), uniform in 0..1.
+RandomPoints = Callable[[int, int], Tensor]
+
+
+class LayerPrediction(Protocol):
+    """What a decoder layer says of B images, N prompts, T tokens."""
+
+    @property
+    def mask_embedding(self) -> Tensor:
+        """(B, N, T, C)"""
+
+    @property
+    def predicted_iou(self) -> Tensor:
+        """(B, N, T)"""
+
+    @property
+    def boxes(self) -> Tensor:
+        """(B, N, T, 4), cx, cy, w, h in 0..1"""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and choices. Defaults are the published ones but for `iou_target`, `unmatched_iou` and the points."""
+
+    mode: Literal["many_to_many", "many_to_one"] = "many_to_many"
+    mask_bce: float = 5.0
+    mask_dice: float = 5.0
+    box_l1: float = 5.0
+    box_giou: float = 2.0
+    iou: float = 1.0
+    points: int = 1024  #: per mask; published: 12544 at 1024 pixels
+    match_points: int = 2048  #: shared by all masks of an image
+    oversample: float = 3.0
+    importance: float = 0.75
+    #: "mask_iou": IoU of the binary masks at stride 4, a plain target. "soft_dice": published, 1 - dice loss at the
+    #: uncertain points, through which gradients also reach the masks.
+    iou_target: Literal["mask_iou", "soft_dice"] = "mask_iou"
+    #: With "mask_iou": unmatched queries of the last layer learn the IoU with the best of their prompt's masks, so that
+    #: a query that is not meant for a prompt learns to say so. Not in partially annotated images.
+    unmatched_iou: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class LayerLoss:
+    """Unweighted terms of one decoder layer, scalars."""
+
+    mask_bce: Tensor
+    mask_dice: Tensor
+    box_l1: Tensor
+    box_giou: Tensor
+    iou: Tensor
+
+    def weighted(self, config: LossConfig) -> Tensor:
+        return sum((getattr(config, term.name) * getattr(self, term.name) for term in fields(self)), torch.zeros(()))
+
+
+@dataclass(frozen=True, eq=False)
+class LossOutput:
+    """`total`: weighted sum over terms and layers, scalar with gradients; `layers`: first to last."""
+
+    total: Tensor
+    layers: tuple[LayerLoss, ...]
+
+
+def uniform_points(device: torch.device, generator: torch.Generator | None = None) -> RandomPoints:
+    return lambda rows, points: torch.rand(rows, points, 2, device=device, generator=generator)
+
+
+def training_loss(
+    layers: Sequence[LayerPrediction],
+    mask_features: Tensor,
+    targets: Targets,
+    config: LossConfig,
+    random_points: RandomPoints | None = None,
+) -> LossOutput:
+    """Loss of the decoder layers (first to last) over a batch.
+
+    `mask_features` (B, C, h, w): a mask's logits are its embedding times these. Products run in the ambient autocast
+    type, everything after them in float32. `random_points` is asked first for the matching points of each image, then,
+    from the last layer, followed by first..second to last, for a draw of candidates and a uniform remainder.
+    """
+    random_points = random_points or uniform_points(mask_features.device)
+    truth = _Truth(targets, mask_features.shape[-2:])
+    if config.mode == "many_to_many":
+        matches = _match(layers[-1], mask_features, targets, config, random_points)
+    else:
+        matches = _all_to_first(layers[-1], targets)
+    order = [len(layers) - 1, *range(len(layers) - 1)]
+    losses: dict[int, LayerLoss] = {}
+    for index in order:
+        pairs = _Pairs(layers[index], mask_features, truth, matches)
+        losses[index] = _layer_loss(pairs, truth, config, random_points, last=index == len(layers) - 1)
+    ordered = tuple(losses[index] for index in range(len(layers)))
+    total = torch.stack([layer.weighted(config) for layer in ordered]).sum()
+    return LossOutput(total, ordered)
+
+
+class _Truth:
+    """The annotated masks of a batch in one stack, at full size for the points and at stride 4 for areas."""
+
+    def __init__(self, targets: Targets, size: tuple[int, int]) -> None:
+        self.targets = targets
+        self.masks = torch.cat(targets.masks)
+        self.boxes = torch.cat(targets.boxes).float()
+        counts = [len(masks) for masks in targets.masks]
+        self.start = [sum(counts[:image]) for image in range(len(counts))]
+        self.small = F.adaptive_avg_pool2d(self.masks[:, None].float(), size).squeeze(1) > 0.5
+
+    def at(self, rows: Tensor, points: Tensor) -> Tensor:
+        """Bilinear values of masks `rows` (n,) at `points` (n, P, 2): (n, P).
+
+        By hand, because n pairs share few masks and grid_sample would need a float copy of the mask for every pair.
+        """
+        height, width = self.masks.shape[-2:]
+        x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
+        left, top = x.floor(), y.floor()
+        right_share, bottom_share = x - left, y - top
+        column, row = left.long(), top.long()
+        flat, base = self.masks.view(-1), rows[:, None] * (height * width)
+        value = torch.zeros_like(x)
+        for down, row_share in ((0, 1 - bottom_share), (1, bottom_share)):
+            for right, column_share in ((0, 1 - right_share), (1, right_share)):
+                i, j = row + down, column + right
+                inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+                here = flat[base + i.clamp(0, height - 1) * width + j.clamp(0, width - 1)]
+                value += (here & inside) * (row_share * column_share)
+        return value
+
+
+class _Pairs:
+    """The matched queries of one layer, over the whole batch, beside the masks they are held to."""
+
+    def __init__(self, layer: LayerPrediction, mask_features: Tensor, truth: _Truth, matches: Sequence[Match]) -> None:
+        embedding, ious, boxes = layer.mask_embedding, layer.predicted_iou, layer.boxes
+        self.layer, self.mask_features, self.matches = layer, mask_features, matches
+        images = range(len(matches))
+        self.logits = torch.cat(
+            [_logits(embedding[b].flatten(0, 1)[matches[b].query], mask_features[b]) for b in images]
+        )
+        self.ious = torch.cat([ious[b].flatten()[matches[b].query] for b in images]).float()
+        self.boxes = torch.cat([boxes[b].flatten(0, 1)[matches[b].query] for b in images]).float()
+        self.rows = torch.cat([matches[b].target + truth.start[b] for b in images])
+
+
+def _logits(embedding: Tensor, features: Tensor) -> Tensor:
+    """(n, C) and (C, h, w) -> float32 (n, h, w)"""
+    return (embedding @ features.flatten(1)).float().unflatten(1, features.shape[-2:])
+
+
+def _match(
+    layer: LayerPrediction,
+    mask_features: Tensor,
+    targets: Targets,
+    config: LossConfig,
+    random_points: RandomPoints,
+) -> list[Match]:
+    matches = []
+    for b, masks in enumerate(targets.masks):
+        with torch.no_grad():
+            points = random_points(1, config.match_points)
+            # Sampling commutes with the product: few points of the features, not of every query's mask.
+            features = sample_bilinear(mask_features[b : b + 1].float(), points)[0]
+            logits = (layer.mask_embedding[b].flatten(0, 1) @ features).float()
+            truth = sample_bilinear(masks[None].float(), points)[0]
+            cross_entropy, dice = mask_costs(logits, truth)
+            predicted, wanted = layer.boxes[b].flatten(0, 1).float()[:, None], targets.boxes[b].float()[None]
+            cost = (
+                config.mask_bce * cross_entropy
+                + config.mask_dice * dice
+                + config.box_l1 * (predicted - wanted).abs().sum(-1)
+                - config.box_giou * generalised_iou(predicted, wanted)
+            )
+        # A diverged run must reach the caller's check of the loss, not die in the assignment.
+        cost = cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6)
+        matches.append(match_prompts(cost.unflatten(0, layer.boxes.shape[1:3]), targets.of_prompt[b]))
+    return matches
+
+
+def _all_to_first(layer: LayerPrediction, targets: Targets) -> list[Match]:
+    prompts, tokens = layer.predicted_iou.shape[1:]
+    query = torch.arange(prompts * tokens, device=targets.of_prompt.device)
+    return [Match(query, first.repeat_interleave(tokens)) for first in targets.of_prompt[:, :, 0]]
+
+
+def _uncertain_points(logits: Tensor, config: LossConfig, random_points: RandomPoints) -> Tensor:
+    """(n, points, 2): the most uncertain of a larger draw, then a uniform rest."""
+    certain = int(config.importance * config.points)
+    with torch.no_grad():
+        drawn = random_points(len(logits), int(config.oversample * config.points))
+        doubt = -sample_bilinear(logits[:, None], drawn).squeeze(1).abs()
+        chosen = doubt.topk(certain, dim=1).indices
+        rest = random_points(len(logits), config.points - certain)
+        return torch.cat((drawn.gather(1, chosen[..., None].expand(-1, -1, 2)), rest), 1)
+
+
+def _layer_loss(
+    pairs: _Pairs, truth: _Truth, config: LossConfig, random_points: RandomPoints, *, last: bool
+) -> LayerLoss:
+    points = _uncertain_points(pairs.logits, config, random_points)
+    logits = sample_bilinear(pairs.logits[:, None], points).squeeze(1)
+    wanted = truth.at(pairs.rows, points)
+    bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
+    probability = logits.sigmoid()
+    dice = 1 - (2 * (probability * wanted).sum(1) + 1) / (probability.sum(1) + wanted.sum(1) + 1)
+    boxes = truth.boxes[pairs.rows]
+    l1 = (pairs.boxes - boxes).abs().sum(1)
+    giou = 1 - generalised_iou(pairs.boxes, boxes)
+    if config.iou_target == "soft_dice":
+        iou_wanted = 1 - dice
+    else:
+        iou_wanted = _iou(pairs.logits.detach() > 0, truth.small[pairs.rows])
+    iou = (pairs.ious - iou_wanted).square()
+    terms = (bce, dice, l1, giou, iou)
+    if config.mode == "many_to_one":
+        tokens = pairs.layer.predicted_iou.shape[2]
+        best = (bce + dice).detach().unflatten(0, (-1, tokens)).argmin(1, keepdim=True)
+        terms = tuple(term.unflatten(0, (-1, tokens)).gather(1, best).squeeze(1) for term in terms)  # type: ignore[assignment]
+    means = [term.sum() / max(len(term), 1) for term in terms]
+    if last and config.mode == "many_to_many" and config.iou_target == "mask_iou" and config.unmatched_iou:
+        others = _unmatched_iou_errors(pairs, truth)
+        means[-1] = (iou.sum() + others.sum()) / max(len(iou) + len(others), 1)
+    return LayerLoss(*means)
+
+
+def _iou(first: Tensor, second: Tensor) -> Tensor:
+    """bool (n, h, w) twice -> (n,); two empty masks give 0."""
+    inner = (first & second).sum((1, 2))
+    return inner / (first | second).sum((1, 2)).clamp(min=1)
+
+
+def _unmatched_iou_errors(pairs: _Pairs, truth: _Truth) -> Tensor:
+    """Squared errors of the predicted IoU of unmatched queries against their best mask, over the whole batch."""
+    errors = []
+    for b, match in enumerate(pairs.matches):
+        if truth.targets.partial[b]:
+            continue
+        ious = pairs.layer.predicted_iou[b].float()
+        with torch.no_grad():
+            logits = _logits(pairs.layer.mask_embedding[b].flatten(0, 1), pairs.mask_features[b])
+            predicted = (logits > 0).flatten(1).float()
+            start = truth.start[b]
+            masks = truth.small[start : start + len(truth.targets.masks[b])].flatten(1).float()
+            inner = predicted @ masks.T
+            union = predicted.sum(1, keepdim=True) + masks.sum(1) - inner
+            table = (inner / union.clamp(min=1)).unflatten(0, ious.shape)
+            rows = truth.targets.of_prompt[b]
+            of_prompt = table.gather(2, rows.clamp(min=0)[:, None].expand(-1, ious.shape[1], -1))
+            best = of_prompt.masked_fill((rows == NO_TARGET)[:, None], 0).amax(2)
+            free = torch.ones(ious.numel(), dtype=torch.bool, device=ious.device)
+            free[match.query] = False
+        errors.append((ious - best).square().flatten()[free])
+    return torch.cat(errors) if errors else pairs.ious.new_zeros(0)
