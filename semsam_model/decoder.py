@@ -1,0 +1,147 @@
+"""Prompt decoder: a click or box -> one query for each level token -> mask embedding, IoU, box, class embeddings.
+
+The queries of one prompt see each other and nothing else: clicks are independent, so a click's masks do not depend on
+which other clicks share its batch (training did the same; the published demo did not).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semsam_model.config import ModelConfig
+from semsam_model.deformable import DeformableAttention
+from semsam_model.pixel_decoder import LEVELS, Features, sine
+
+CLICK_MAPS = (3, 2, 1)  #: memory levels read under a click: strides 8, 16, 32
+
+
+@dataclass(frozen=True)
+class LayerOutput:
+    """One decoder layer's answer for B images, N prompts, T level tokens."""
+
+    mask_embedding: Tensor  #: (B, N, T, C), dot it with mask features
+    predicted_iou: Tensor  #: (B, N, T), no sigmoid: may leave 0..1
+    boxes: Tensor  #: (B, N, T, 4) cx, cy, w, h, shares of the padded frame
+    object_embedding: Tensor  #: (B, N, T, E), not normalised
+    part_embedding: Tensor  #: (B, N, T, E), not normalised
+
+
+class MLP(nn.Module):
+    def __init__(self, width_in: int, hidden: int, width_out: int, layers: int) -> None:
+        super().__init__()
+        widths = [width_in] + [hidden] * (layers - 1) + [width_out]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+def inverse_sigmoid(x: Tensor) -> Tensor:
+    """logit of x, with x and 1 - x kept at 1e-5 or more."""
+    x = x.clamp(0, 1)
+    return (x.clamp(min=1e-5) / (1 - x).clamp(min=1e-5)).log()
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, width: int, heads: int, points: int, ffn: int) -> None:
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.cross_attn = DeformableAttention(width, heads, LEVELS, points)
+        self.linear1, self.linear2 = nn.Linear(width, ffn), nn.Linear(ffn, width)
+        # published numbering: norm2 follows self-attention, norm1 cross-attention
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, positions: Tensor, reference: Tensor, features: Features) -> Tensor:
+        """x, positions (B, N, T, C); reference (B, N, T, 4)."""
+        b, n, t, c = x.shape
+        q = (x + positions).view(b * n, t, c)
+        y, _ = self.self_attn(q, q, x.view(b * n, t, c), need_weights=False)
+        x = self.norm2(x + y.view(b, n, t, c))
+        y = self.cross_attn((x + positions).flatten(1, 2), reference.flatten(1, 2), features.memory, features.shapes)
+        x = self.norm1(x + y.view(b, n, t, c))
+        return self.norm3(x + self.linear2(F.relu(self.linear1(x))))
+
+
+class PromptDecoder(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c, t = config.width, config.tokens
+        self.content = nn.Parameter(torch.empty(c).normal_())
+        self.kind_embed = nn.Parameter(torch.empty(2, c).normal_())  # row 0 click, row 1 box
+        self.level_tokens = nn.Parameter(torch.empty(t, c).normal_())
+        self.layers = nn.ModuleList(
+            DecoderLayer(c, config.heads, config.points, config.ffn) for _ in range(config.decoder_layers)
+        )
+        self.norm = nn.LayerNorm(c)
+        self.position_head = MLP(2 * c, c, c, 2)
+        self.box_head = MLP(c, c, 4, 3)
+        self.mask_head = MLP(c, c, c, 3)
+        self.iou_head = MLP(c, c, 1, 3)
+        self.object_projection = nn.Parameter(torch.empty(c, config.text_dim).normal_(std=0.02))
+        self.part_projection = nn.Parameter(torch.empty(c, config.text_dim).normal_(std=0.02))
+        nn.init.zeros_(self.box_head.layers[-1].weight)  # references start where the prompt is
+        nn.init.zeros_(self.box_head.layers[-1].bias)
+        self.token_size: nn.Parameter | None = None
+        if config.learned_boxes:  # logit of each token's first box side: from a speck to most of the image
+            self.token_size = nn.Parameter(inverse_sigmoid(torch.logspace(math.log10(0.8), math.log10(0.04), t)))
+        self.click_projections: nn.ModuleList | None = None
+        if config.click_features:
+            self.click_projections = nn.ModuleList(nn.Linear(c, c) for _ in range(1 + len(CLICK_MAPS)))
+
+    def forward(self, features: Features, boxes: Tensor, kinds: Tensor, all_layers: bool = False) -> list[LayerOutput]:
+        """boxes (B, N, 4) cx, cy, w, h, shares of the padded frame; kinds (B, N) long, 0 click, 1 box.
+
+        Returns the last layer's output, or every layer's in order.
+        """
+        t = self.level_tokens.shape[0]
+        content = self.content + self.kind_embed[kinds]  # (B, N, C)
+        if self.click_projections is not None:
+            content = content + self._under(features, boxes[..., :2])
+        x = content[:, :, None] + self.level_tokens  # (B, N, T, C)
+        reference = boxes[:, :, None].expand(-1, -1, t, -1)
+        if self.token_size is not None:
+            own = self.token_size.sigmoid()[:, None].expand(t, 2)
+            side = torch.where(kinds[:, :, None, None] == 0, own, reference[..., 2:])
+            reference = torch.cat((reference[..., :2], side), -1)
+        reference = inverse_sigmoid(reference).sigmoid()
+        outputs = []
+        for i, layer in enumerate(self.layers):
+            x = layer(x, self.position_head(self._positions(reference).to(x.dtype)), reference, features)
+            if all_layers or i == len(self.layers) - 1:
+                outputs.append(self._heads(x, reference))
+            reference = (self.box_head(x).float() + inverse_sigmoid(reference)).sigmoid().detach()
+        return outputs
+
+    def _positions(self, reference: Tensor) -> Tensor:
+        """Sine embedding of cx, cy, w, h -> (..., 2C), order y, x, w, h."""
+        yxwh = reference[..., [1, 0, 2, 3]] * (2 * math.pi)
+        return sine(yxwh, self.level_tokens.shape[1] // 2).flatten(-2)
+
+    def _heads(self, x: Tensor, reference: Tensor) -> LayerOutput:
+        # The norm is applied twice, as trained: once when the layer's state is kept, once before the heads.
+        h = self.norm(self.norm(x))
+        return LayerOutput(
+            mask_embedding=self.mask_head(h),
+            predicted_iou=self.iou_head(h)[..., 0],
+            boxes=(self.box_head(h).float() + inverse_sigmoid(reference)).sigmoid(),
+            object_embedding=h @ self.object_projection,
+            part_embedding=h @ self.part_projection,
+        )
+
+    def _under(self, features: Features, points: Tensor) -> Tensor:
+        """Bilinear samples of the mask features and three memory levels at points (B, N, 2) -> (B, N, C)."""
+        assert self.click_projections is not None
+        maps = [features.mask_features, *(features.level(i) for i in CLICK_MAPS)]
+        grid = (2 * points - 1)[:, None]  # (B, 1, N, 2)
+        total = 0
+        for projection, level in zip(self.click_projections, maps, strict=True):
+            sample = F.grid_sample(level.float(), grid.float(), align_corners=False, padding_mode="border")
+            total = total + projection(sample[:, :, 0].transpose(1, 2).to(projection.weight.dtype))
+        return total

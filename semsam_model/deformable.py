@@ -1,0 +1,111 @@
+"""Multi-scale deformable attention (Zhu et al. 2021, eq. 3) in plain PyTorch.
+
+Each query reads a few points of every memory level: bilinear, zero outside the map, weights from a softmax over all
+points of all levels. Every point is four taps, so a head's answer is one weighted sum of rows of a table. That sum is
+written as one `embedding_bag`, which is several times faster on CPU than grid_sample and stacks nothing.
+
+Two exact forms, chosen by cost:
+  dense   project the whole memory, then sum rows of the projection (every memory token asks: the pixel decoder)
+  sparse  sum raw memory rows, then project the sums: W (sum a_i x_i) + b sum a_i  (a few queries ask: the prompt decoder)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Shapes = tuple[tuple[int, int], ...]  # (H, W) of each memory level
+
+
+class DeformableAttention(nn.Module):
+    """Parameters: offsets and weights are laid out [head, level, point, (x, y)]."""
+
+    def __init__(self, dim: int, heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.dim, self.heads, self.levels, self.points = dim, heads, levels, points
+        self.value_proj = nn.Linear(dim, dim)
+        self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(dim, heads * levels * points)
+        self.output_proj = nn.Linear(dim, dim)
+        self._reset()
+
+    def _reset(self) -> None:
+        """Points start on eight compass directions, one step further for each point; equal weights."""
+        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        direction = torch.stack((angle.cos(), angle.sin()), -1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        step = torch.arange(1, self.points + 1.0)
+        bias = direction[:, None, None, :] * step[None, None, :, None]  # (heads, 1, points, 2)
+        nn.init.zeros_(self.sampling_offsets.weight)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(bias.expand(-1, self.levels, -1, -1).reshape(-1))
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes) -> Tensor:
+        """query (B, Q, C); reference (1 or B, Q, 2) points x, y or (.., 4) boxes cx, cy, w, h, shares of the image;
+        memory (B, S, C), levels one after another, each row-major; shapes of the levels. Returns (B, Q, C).
+        """
+        b, q, _ = query.shape
+        s = memory.shape[1]
+        rows, weights = self._taps(query, reference, shapes)  # (B, Q, heads, taps)
+        base = torch.arange(b, device=query.device, dtype=rows.dtype).view(b, 1, 1, 1) * s
+        if q * self.heads * 2 <= s:
+            head_sum = _weighted_rows(memory.reshape(b * s, self.dim), rows + base, weights)
+            weight = self.value_proj.weight.view(self.heads, -1, self.dim)
+            value = torch.einsum("bqhc,hdc->bqhd", head_sum.view(b, q, self.heads, self.dim), weight.to(head_sum.dtype))
+            value = value + self.value_proj.bias.view(self.heads, -1) * weights.sum(-1, keepdim=True)
+        else:
+            table = self.value_proj(memory).view(b * s * self.heads, self.dim // self.heads)
+            head = torch.arange(self.heads, device=query.device, dtype=rows.dtype).view(1, 1, -1, 1)
+            value = _weighted_rows(table, (rows + base) * self.heads + head, weights)
+        return self.output_proj(value.reshape(b, q, self.dim).to(query.dtype))
+
+    def _taps(self, query: Tensor, reference: Tensor, shapes: Shapes) -> tuple[Tensor, Tensor]:
+        """Rows of the flat memory and their weights, both (B, Q, heads, levels * points * 4); rows int32.
+
+        Taps outside a map keep a valid row and get weight 0.
+        """
+        b, q, _ = query.shape
+        size = query.new_tensor([(w, h) for h, w in shapes], dtype=torch.float32)  # (L, 2) as x, y
+        offset = self.sampling_offsets(query).float().view(b, q, self.heads, self.levels, self.points, 2)
+        share = self.attention_weights(query).float().view(b, q, self.heads, -1).softmax(-1)
+        share = share.view(b, q, self.heads, self.levels, self.points)
+        ref = reference.float()[:, :, None, None, None, :]
+        if reference.shape[-1] == 2:
+            at = ref * size[:, None] + offset - 0.5  # location * size - 0.5, in memory cells
+        else:
+            at = (ref[..., :2] + offset / self.points * ref[..., 2:] * 0.5) * size[:, None] - 0.5
+        low = at.detach().floor()
+        part = at - low
+        cell = low.to(torch.int32)
+        limit = size.to(torch.int32)[:, None]
+        inside_low = (cell >= 0) & (cell < limit)
+        inside_high = (cell >= -1) & (cell < limit - 1)
+        low_weight, high_weight = (1 - part) * inside_low, part * inside_high
+        low_cell = torch.minimum(cell.clamp(min=0), limit - 1)
+        high_cell = torch.minimum((cell + 1).clamp(min=0), limit - 1)
+        width = limit[..., 0]
+        start = torch.tensor([0, *(h * w for h, w in shapes)], device=query.device, dtype=torch.int32).cumsum(0)
+        start = start[:-1, None].to(torch.int32)
+        y_low, y_high = low_cell[..., 1] * width + start, high_cell[..., 1] * width + start
+        wy_low, wy_high = low_weight[..., 1] * share, high_weight[..., 1] * share
+        x_low, x_high = low_cell[..., 0], high_cell[..., 0]
+        rows = torch.stack((y_low + x_low, y_low + x_high, y_high + x_low, y_high + x_high), -1)
+        wx_low, wx_high = low_weight[..., 0], high_weight[..., 0]
+        weights = torch.stack((wy_low * wx_low, wy_low * wx_high, wy_high * wx_low, wy_high * wx_high), -1)
+        return rows.flatten(3), weights.flatten(3)
+
+
+def _weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Sum of weights[..., k] * table[rows[..., k]] over k, (bags, table width) in bag order; float32 accumulation."""
+    taps = rows.shape[-1]
+    return F.embedding_bag(
+        rows.reshape(-1, taps), table.float(), mode="sum", per_sample_weights=weights.reshape(-1, taps)
+    )

@@ -1,0 +1,168 @@
+"""The only place that maps photo pixels <-> model frame: images, prompts and mask logits together.
+
+The photo is resized with PIL's antialiased bicubic filter, normalised, and zero-padded on the bottom and right to a
+multiple of 32 (zero after normalisation is the mean colour). Prompts are divided by the photo's size and scaled by
+resized/padded, because the network's coordinates are shares of the padded frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from semsam_model.config import ModelConfig
+from semsam_model.errors import ImageError, PromptError
+from semsam_model.types import Box, Click
+
+PAD_TO = 32  #: stride of the coarsest backbone map
+LOGIT_STRIDE = 4  #: mask logits have one value per 4x4 model-frame pixels
+CLICK, BOX = 0, 1  #: prompt kinds; published weights know CLICK (their pb flag 0) and never trained BOX
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One photo's place in the model frame. Sizes are (H, W)."""
+
+    photo: tuple[int, int]
+    resized: tuple[int, int]
+    padded: tuple[int, int]
+
+    @classmethod
+    def of(cls, photo: tuple[int, int], config: ModelConfig) -> Frame:
+        """Geometry for a photo of size (H, W). The other side is truncated, as published: int(target * other / side).
+
+        Raises ImageError for an empty photo or one too long and thin to keep a pixel on its short side.
+        """
+        height, width = photo
+        if height < 1 or width < 1:
+            raise ImageError(f"photo of {width}x{height} pixels: expected at least 1x1")
+        side = min(photo) if config.resize_side == "short" else max(photo)
+        resized = (
+            max(1, config.resize_pixels * height // side),
+            max(1, config.resize_pixels * width // side),
+        )
+        if max(resized) > 32 * config.resize_pixels:
+            raise ImageError(
+                f"photo of {width}x{height} pixels: too long and thin for model {config.name}, "
+                "expected an aspect ratio of at most 32:1"
+            )
+        padded = tuple(-(-side // PAD_TO) * PAD_TO for side in resized)
+        return cls(photo, resized, (padded[0], padded[1]))
+
+    def image(self, rgb: np.ndarray, config: ModelConfig) -> Tensor:
+        """uint8 RGB (H, W, 3) of the photo -> normalised, padded float32 (1, 3, H_pad, W_pad). Raises ImageError."""
+        if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.shape[:2] != self.photo:
+            raise ImageError(
+                f"image array: expected uint8 RGB of shape ({self.photo[0]}, {self.photo[1]}, 3), "
+                f"got {rgb.dtype} {rgb.shape}"
+            )
+        height, width = self.resized
+        resized = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC))
+        pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1).float()
+        mean = torch.tensor(config.pixel_mean)[:, None, None]
+        std = torch.tensor(config.pixel_std)[:, None, None]
+        padded = torch.zeros(1, 3, *self.padded)
+        padded[0, :, :height, :width] = (pixels - mean) / std
+        return padded
+
+    def prompts(self, prompts: Sequence[Click | Box], config: ModelConfig) -> tuple[Tensor, Tensor]:
+        """Clicks and boxes in photo pixels -> boxes (N, 4) cx, cy, w, h as shares of the padded frame, kinds (N,) long.
+
+        A click is the box of side `config.click_box` around it. Raises PromptError for a click outside the photo.
+        Boxes are clipped to the photo.
+        """
+        height, width = self.photo
+        rows, kinds = [], []
+        for prompt in prompts:
+            if isinstance(prompt, Click):
+                if not (0 <= prompt.x <= width and 0 <= prompt.y <= height):
+                    raise PromptError(
+                        f"click ({prompt.x:g}, {prompt.y:g}): expected a point inside the photo of {width}x{height} pixels"
+                    )
+                rows.append((prompt.x / width, prompt.y / height, config.click_box, config.click_box))
+                kinds.append(CLICK)
+            else:
+                x0, x1 = max(0.0, prompt.x0) / width, min(float(width), prompt.x1) / width
+                y0, y1 = max(0.0, prompt.y0) / height, min(float(height), prompt.y1) / height
+                if x1 <= x0 or y1 <= y0:
+                    raise PromptError(
+                        f"box {prompt.x0:g},{prompt.y0:g},{prompt.x1:g},{prompt.y1:g}: "
+                        f"expected it to overlap the photo of {width}x{height} pixels"
+                    )
+                rows.append(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0))
+                kinds.append(BOX)
+        share_y, share_x = self.resized[0] / self.padded[0], self.resized[1] / self.padded[1]
+        scale = torch.tensor([share_x, share_y, share_x, share_y])
+        return torch.tensor(rows, dtype=torch.float32).reshape(-1, 4) * scale, torch.tensor(kinds, dtype=torch.long)
+
+    @property
+    def logits(self) -> tuple[int, int]:
+        """(h, w) of the mask logits that touch the unpadded frame."""
+        return -(-self.resized[0] // LOGIT_STRIDE), -(-self.resized[1] // LOGIT_STRIDE)
+
+    @property
+    def photo_pixels_per_logit(self) -> float:
+        """Photo pixels under one logit cell."""
+        return (self.photo[0] / self.resized[0]) * (self.photo[1] / self.resized[1]) * LOGIT_STRIDE**2
+
+    def mask(self, logits: np.ndarray, threshold: float = 0.0) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+        """One mask in the photo's own pixels: logits are upsampled (bilinear) and *then* thresholded.
+
+        logits: float32 (h, w) at stride 4, padding allowed beyond `self.logits`.
+        Returns bool crop (y1 - y0, x1 - x0) and its tight half-open box x0, y0, x1, y1 in photo pixels.
+        Work and memory are those of the box, not of the photo: outside one cell around the logits above the
+        threshold, a bilinear surface cannot be above it. An empty mask is a (0, 0) crop with box 0, 0, 0, 0.
+        """
+        nothing = np.zeros((0, 0), bool), (0, 0, 0, 0)
+        above = logits > threshold
+        rows, cols = np.flatnonzero(above.any(1)), np.flatnonzero(above.any(0))
+        if not rows.size:
+            return nothing
+        y0, y_taps, y_share = self._taps(rows[0] - 1, rows[-1] + 1, 0, logits.shape[0])
+        x0, x_taps, x_share = self._taps(cols[0] - 1, cols[-1] + 1, 1, logits.shape[1])
+        if not y_share.size or not x_share.size:
+            return nothing
+        narrow = torch.from_numpy(np.ascontiguousarray(logits, np.float32))
+        narrow = torch.lerp(narrow[:, x_taps[0]], narrow[:, x_taps[1]], torch.from_numpy(x_share)[None])
+        crop = np.empty((y_share.size, x_share.size), bool)
+        share = torch.from_numpy(y_share)[:, None]
+        step = max(1, (1 << 20) // x_share.size)  # about 4 MB of float32 at a time stays in the cache
+        for start in range(0, y_share.size, step):
+            part = slice(start, start + step)
+            values = torch.lerp(narrow[y_taps[0][part]], narrow[y_taps[1][part]], share[part])
+            crop[part] = (values > threshold).numpy()
+        rows, cols = np.flatnonzero(crop.any(1)), np.flatnonzero(crop.any(0))
+        if not rows.size:
+            return nothing
+        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
+        return crop[top:bottom, left:right], (x0 + left, y0 + top, x0 + right, y0 + bottom)
+
+    def _taps(self, first: int, last: int, axis: int, cells: int) -> tuple[int, tuple[np.ndarray, np.ndarray], np.ndarray]:
+        """Photo pixels along one axis whose centre lies between logit cells `first` and `last`.
+
+        Returns the first such pixel, the two cells that each pixel blends (edge cells repeated, as align_corners=False
+        does), and the second cell's share. Pixel centre j + 0.5 lies at logit coordinate (j + 0.5) * scale - 0.5.
+        """
+        scale = self.resized[axis] / self.photo[axis] / LOGIT_STRIDE
+        start = max(0, int(np.floor((first + 0.5) / scale - 0.5)))
+        stop = min(self.photo[axis], int(np.ceil((last + 0.5) / scale - 0.5)) + 1)
+        if first < 0:
+            start = 0
+        if last >= cells:
+            stop = self.photo[axis]
+        at = (np.arange(start, stop) + 0.5) * scale - 0.5
+        at = np.clip(at, 0, cells - 1)
+        low = np.floor(at).astype(np.int64)
+        return start, (low, np.minimum(low + 1, cells - 1)), (at - low).astype(np.float32)
+
+    def cell_of(self, x: float, y: float) -> tuple[int, int]:
+        """(row, col) of the logit cell under a photo point, clipped to the unpadded frame."""
+        h, w = self.logits
+        row = int(y / self.photo[0] * self.resized[0] / LOGIT_STRIDE)
+        col = int(x / self.photo[1] * self.resized[1] / LOGIT_STRIDE)
+        return min(max(row, 0), h - 1), min(max(col, 0), w - 1)
