@@ -1,0 +1,33 @@
+# The ports of `make run`: make run PORT=8081 BACKEND_PORT=9091
+PORT ?= 8080
+BACKEND_PORT ?= 9090
+
+.DEFAULT_GOAL := help
+.PHONY: help run install test check bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## Label Studio and the backend on this machine, with a demo project (installs what is missing)
+	@scripts/install.sh semsam label-studio
+	@.venv/bin/semsam demo --port $(PORT) --backend-port $(BACKEND_PORT)
+
+install: ## .venv with .venv/bin/semsam
+	@scripts/install.sh semsam
+
+test: ## every test, those in a real Label Studio and Chromium too
+	@scripts/install.sh semsam dev label-studio chromium
+	@.venv/bin/python -m pytest
+
+check: ## lint, format and types
+	@scripts/install.sh semsam dev
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+bench: ## the benchmark of the default model
+	@scripts/install.sh semsam
+	@.venv/bin/python -m benchmarks.run
+
+clean: ## remove environments, caches and outputs (.semsam/, which holds annotations, stays)
+	rm -rf .venv .venv-ls out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Makes what the Makefile's targets need, and returns at once when it is there already:
+#   scripts/install.sh [semsam] [dev] [label-studio] [chromium]
+# semsam: .venv with `.venv/bin/semsam`; dev: the test and lint tools in it; label-studio: .venv-ls; chromium: the browser of the journeys.
+# A failure is one line on stderr and exit status 1; a virtual environment that could not be finished is removed again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+LABEL_STUDIO_VERSION=1.23.2
+LOGS=.semsam/logs
+
+building=""   # the virtual environment under construction, removed unless it gets finished
+ticker=""     # process that shows the seconds
+
+die() { printf '%s\n' "$*" >&2; exit 1; }
+
+stop_ticker() { [[ -z $ticker ]] || { kill "$ticker" 2>/dev/null || true; wait "$ticker" 2>/dev/null || true; ticker=""; }; }
+
+clean_up() {
+    local status=$?
+    stop_ticker
+    [[ -z $building ]] || rm -rf "$building"
+    exit "$status"
+}
+trap clean_up EXIT
+trap 'printf "\nStopped; nothing half-made is left behind.\n" >&2; exit 130' INT TERM HUP
+
+# step TEXT LOG COMMAND...: runs the command with its output in LOG, and shows TEXT with the seconds that pass.
+step() {
+    local text=$1 log=$2 began=$SECONDS status=0
+    shift 2
+    mkdir -p "$LOGS"
+    if [[ -t 1 ]]; then
+        # in the background, so that Ctrl-C reaches the command itself
+        ( while kill -0 $$ 2>/dev/null; do
+              printf '\r\033[K… %s  %d s  %.60s' "$text" "$((SECONDS - began))" "$(tail -n 1 "$log" 2>/dev/null)"
+              sleep 1
+          done ) &
+        ticker=$!
+    else
+        printf '… %s\n' "$text"
+    fi
+    "$@" >"$log" 2>&1 </dev/null || status=$?
+    stop_ticker
+    [[ -t 1 ]] && printf '\r\033[K'
+    ((status == 0)) || return "$status"
+    printf '✓ %s  %d s\n' "$text" "$((SECONDS - began))"
+}
+
+choose_python() {
+    local candidate
+    for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then
+            printf '%s' "$candidate"
+            return
+        fi
+    done
+    die "Python 3.11, 3.12 or 3.13 is needed and none was found: install one, or name it: make PYTHON=/path/to/python3.11 ..."
+}
+
+need_disk() {
+    local needed_mb=$1 free_mb
+    free_mb=$(($(df -Pk . | awk 'NR == 2 {print $4}') / 1024))
+    ((free_mb >= needed_mb)) || die "Not enough disk space in $PWD: $needed_mb MB are needed for $2, $free_mb MB are free."
+}
+
+# explain LOG WHAT: one line about why a pip run failed.
+explain() {
+    local log=$1 what=$2
+    if grep -qi 'no space left on device' "$log"; then
+        die "The disk filled up while installing $what: free some space and run the command again."
+    elif grep -qiE 'ensurepip is not|No module named (venv|ensurepip)' "$log"; then
+        die "This Python cannot make virtual environments: install its venv package (Debian, Ubuntu: apt-get install python3-venv)."
+    elif grep -qiE 'NewConnectionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|name resolution|network is unreachable|connection (broken|refused|reset)' "$log"; then
+        die "Cannot reach the Python package index for $what: check the network or set PIP_INDEX_URL to a mirror, then run the command again ($log)."
+    fi
+    die "Installing $what failed: $(grep -E '^(ERROR|error)' "$log" | tail -n 1 || true) (all of it: $log)"
+}
+
+# ensure_venv DIR WHAT MEGABYTES FINGERPRINT PIP-ARGUMENTS...: DIR holds a finished environment for this fingerprint afterwards.
+ensure_venv() {
+    local dir=$1 what=$2 megabytes=$3 fingerprint=$4 log
+    shift 4
+    log="$LOGS/install-${dir#.}.log"
+    if [[ -x $dir/bin/python && -f $dir/.installed ]]; then
+        [[ $(<"$dir/.installed") != "$PWD $fingerprint" ]] || return 0
+        # programs inside a virtual environment know its absolute path: after a move only a new one works
+        [[ $(<"$dir/.installed") == "$PWD "* ]] || rm -rf "$dir"
+    fi
+    [[ ! -f $dir/.unfinished ]] || rm -rf "$dir"   # left by a run that was killed
+    local python
+    python=$(choose_python)
+    if [[ ! -x $dir/bin/python ]]; then
+        need_disk "$megabytes" "$what"
+        mkdir -p "$dir"
+        building=$dir
+        touch "$dir/.unfinished"
+        step "Making $dir with $("$python" -V 2>&1)" "$log" "$python" -m venv "$dir" || explain "$log" "$what"
+    fi
+    step "Installing $what into $dir" "$log" "$dir/bin/python" -m pip install --disable-pip-version-check --no-input "$@" || explain "$log" "$what"
+    printf '%s' "$PWD $fingerprint" >"$dir/.installed"
+    rm -f "$dir/.unfinished"
+    building=""
+}
+
+ensure_chromium() {
+    local name
+    for name in ${CHROMIUM:+"$CHROMIUM"} chromium chromium-browser google-chrome; do
+        ! command -v "$name" >/dev/null || return 0
+    done
+    [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null ||
+        die "The browser tests need Chromium: install it (Debian: sudo apt-get install chromium) or set CHROMIUM to its path."
+    step "Installing Chromium" "$LOGS/install-chromium.log" \
+        sh -c 'apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium' ||
+        die "Chromium could not be installed with apt-get: see $LOGS/install-chromium.log."
+}
+
+requirements=$(cat requirements.txt pyproject.toml | cksum)
+for wanted in "$@"; do
+    case $wanted in
+        semsam)
+            ensure_venv .venv semsam 4000 "$requirements" -r requirements.txt -e . ;;
+        dev)
+            if [[ ! -f .venv/.installed-dev || $(<.venv/.installed-dev) != "$requirements" ]]; then
+                step "Installing test and lint tools into .venv" "$LOGS/install-dev.log" \
+                    .venv/bin/python -m pip install --disable-pip-version-check --no-input -e '.[dev]' ||
+                    explain "$LOGS/install-dev.log" "the test and lint tools"
+                printf '%s' "$requirements" >.venv/.installed-dev
+            fi ;;
+        label-studio)
+            ensure_venv .venv-ls "Label Studio $LABEL_STUDIO_VERSION" 2500 "$LABEL_STUDIO_VERSION" "label-studio==$LABEL_STUDIO_VERSION" ;;
+        chromium)
+            ensure_chromium ;;
+        *)
+            die "scripts/install.sh knows semsam, dev, label-studio and chromium, not '$wanted'." ;;
+    esac
+done
