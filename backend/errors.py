@@ -1,21 +1,22 @@
 """The exception tree of `semsam_model.errors`, continued; each class carries the HTTP status a client is answered with.
 
-    SemsamError
-    ├── ConfigError
-    │   └── SettingsError           500  the service's settings cannot be used; the start stops
-    ├── ImageError
-    │   ├── ImageFormatError        415  not one of the accepted formats, or broken
-    │   └── ImageTooLarge           413  more bytes or pixels than the settings allow
-    └── BackendError                500  anything the service itself raises
-        ├── BadRequest              400  the request is not what Label Studio sends
-        │   └── RequestTooLarge     413  the body is over the limit
-        ├── Unauthorized            401  credentials are missing or wrong
-        ├── NotReady                503  the model is not loaded (yet)
-        └── LabelStudioError        502  Label Studio, or the store behind it, did not give what was asked
-            ├── OriginRefused       403  an address outside the allowed origins and folders
-            ├── TokenRefused        502  Label Studio does not accept our token
-            ├── NotFound            404  no such image, task or file
-            └── FetchTimeout        504  the answer did not come in time
+SemsamError
+├── ConfigError
+│   └── SettingsError           500  the service's settings cannot be used; the start stops
+├── ImageError
+│   ├── ImageFormatError        415  not one of the accepted formats, or broken
+│   └── ImageTooLarge           413  more bytes or pixels than the settings allow
+└── BackendError                500  anything the service itself raises
+    ├── BadRequest              400  the request is not what Label Studio sends
+    │   └── RequestTooLarge     413  the body is over the limit
+    ├── Unauthorized            401  credentials are missing or wrong
+    ├── NotReady                503  the model is not loaded (yet)
+    ├── DemoError               500  `make run` cannot start or go on
+    └── LabelStudioError        502  Label Studio, or the store behind it, did not give what was asked
+        ├── OriginRefused       403  an address outside the allowed origins and folders
+        ├── TokenRefused        502  Label Studio does not accept our token
+        ├── NotFound            404  no such image, task or file
+        └── FetchTimeout        504  the answer did not come in time
 """
 
 from __future__ import annotations
@@ -69,6 +70,12 @@ class NotReady(BackendError):
     """The model is not loaded (yet)."""
 
     http_status = 503
+
+
+class DemoError(BackendError):
+    """`make run` cannot start or go on; the message says what to do."""
+
+    http_status = 500
 
 
 class LabelStudioError(BackendError):

@@ -1,0 +1,186 @@
+"""The child processes of `make run`: Label Studio and the backend, what they are told, and how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ipaddress
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import requests
+
+from backend.errors import DemoError
+
+HOST = "127.0.0.1"
+
+# What Label Studio refuses to call by default, so that a project cannot be used to reach into a private network.
+_RESERVED_SUBNETS = [
+    *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
+    *("192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
+    *("224.0.0.0/4", "233.252.0.0/24", "240.0.0.0/4", "255.255.255.255/32"),
+    *("::/128", "::1/128", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64"),
+    *("2001::/32", "2001:20::/28", "2001:db8::/32", "2002::/16", "fc00::/7", "fe80::/10", "ff00::/8"),
+]
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """The one Label Studio user of the demo. `token` is its API token, 40 hexadecimal digits."""
+
+    email: str
+    password: str
+    token: str
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> Credentials:
+        """Those in `path`, or new random ones, written there readable by the owner alone. Raises DemoError."""
+        if path.exists():
+            try:
+                return cls(**json.loads(path.read_text()))
+            except (ValueError, TypeError):
+                raise DemoError(
+                    f"{path} is not a credentials file: restore it, or move {path.parent} away to start afresh"
+                ) from None
+        created = cls("annotator@example.com", secrets.token_urlsafe(9), secrets.token_hex(20))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".tmp")
+        unfinished.unlink(missing_ok=True)
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(asdict(created), file, indent=1)
+        unfinished.replace(path)
+        return created
+
+
+def banned_subnets(allowed: str) -> list[str]:
+    """Every reserved subnet without the network `allowed` (CIDR, IPv4): what Label Studio goes on refusing to call."""
+    hole = ipaddress.IPv4Network(allowed)
+    banned: list[str] = []
+    for text in _RESERVED_SUBNETS:
+        network = ipaddress.ip_network(text)
+        if isinstance(network, ipaddress.IPv4Network) and hole.subnet_of(network):
+            banned += map(str, sorted(network.address_exclude(hole)))
+        else:
+            banned.append(text)
+    return banned
+
+
+def label_studio_environment(url: str, credentials: Credentials, allowed: str = f"{HOST}/32") -> dict[str, str]:
+    """Environment of a Label Studio at `url` with this user, which may call public addresses and `allowed` (CIDR)."""
+    return {
+        "LABEL_STUDIO_HOST": url,
+        "LABEL_STUDIO_USERNAME": credentials.email,
+        "LABEL_STUDIO_PASSWORD": credentials.password,
+        "LABEL_STUDIO_USER_TOKEN": credentials.token,
+        # read only while the organisation is created, that is at the first start
+        "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+        "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
+        # nothing leaves the machine
+        "LABEL_STUDIO_LATEST_VERSION_CHECK": "false",
+        "LABEL_STUDIO_COLLECT_ANALYTICS": "false",
+        "LABEL_STUDIO_SENTRY_DSN": "",
+        "LABEL_STUDIO_FRONTEND_SENTRY_DSN": "",
+        # its protection against calls into private networks stays on; the list gets one hole, for the backend
+        "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "false",
+        "LABEL_STUDIO_USER_ADDITIONAL_BANNED_SUBNETS": ",".join(banned_subnets(allowed)),
+    }
+
+
+def check_port(port: int, variable: str) -> None:
+    """Raises DemoError, naming the make `variable` that changes it, when nothing can listen on `port`.
+
+    Label Studio itself would silently take the next port instead.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise DemoError(
+                f"port {port} cannot be used ({error.strerror}): choose another with `make run {variable}=...`"
+            ) from None
+
+
+class Server:
+    """A child process that serves HTTP, in a process group of its own, with its output in the file `log`."""
+
+    def __init__(
+        self, name: str, command: Sequence[str | Path], environment: Mapping[str, str], health: str, log: Path
+    ) -> None:
+        self.name = name
+        self.log = log
+        self._health = health
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [str(part) for part in command],
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+
+    def check_running(self) -> None:
+        """Raises DemoError when the process has ended."""
+        code = self._process.poll()
+        if code is not None:
+            raise DemoError(f"{self.name} stopped with exit code {code}: its last words are in {self.log}")
+
+    def wait_until_healthy(self, seconds: float) -> None:
+        """Returns once the health address answers 200; DemoError when the process ends or `seconds` pass first."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.check_running()
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(self._health, timeout=2).status_code == 200:
+                    return
+            time.sleep(0.2)
+        raise DemoError(f"{self.name} did not answer at {self._health} within {seconds:.0f} s: see {self.log}")
+
+    def stop(self) -> None:
+        """Ends the whole process group: asks first, insists after ten seconds."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def start_label_studio(program: Path, port: int, data: Path, credentials: Credentials, log: Path) -> Server:
+    """Label Studio on 127.0.0.1:`port` with its database and uploads in `data`."""
+    url = f"http://{HOST}:{port}"
+    data.mkdir(parents=True, exist_ok=True)
+    command: list[str | Path] = [program, "start", "--no-browser", "--internal-host", HOST]
+    command += ["--port", str(port), "--data-dir", data]
+    return Server("Label Studio", command, label_studio_environment(url, credentials), f"{url}/health", log)
+
+
+def start_backend(port: int, label_studio_url: str, token: str, data: Path, log: Path) -> Server:
+    """`semsam serve` on 127.0.0.1:`port`, with the token of Label Studio's user in its environment."""
+    environment = {
+        "LABEL_STUDIO_URL": label_studio_url,
+        "LABEL_STUDIO_API_KEY": token,
+        "SEMSAM_DATA_DIR": str(data),
+    }
+    command: list[str | Path] = [Path(sys.executable).with_name("semsam")]
+    command += ["serve", "--host", HOST, "--port", str(port)]
+    return Server("The backend", command, environment, f"http://{HOST}:{port}/health", log)
+
+
+def _die_with_parent() -> None:
+    """In a child on Linux: SIGTERM when the parent is killed, so that no server is left behind."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
