@@ -1,0 +1,200 @@
+"""The service's settings: defaults, overridden by a YAML file, overridden by the environment.
+
+The file is `configs/backend.yaml`, or the one that `SEMSAM_CONFIG` names. Every field `x` may be set as `SEMSAM_X`; an
+empty variable counts as not set. `LABEL_STUDIO_URL`, `LABEL_STUDIO_HOST` and `LABEL_STUDIO_API_KEY` are read too, as
+other Label Studio backends do, and give way to their `SEMSAM_` forms. An unknown key or a wrong type stops the start.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from backend.errors import SettingsError
+from semsam_model.config import config_root, read_yaml
+from semsam_model.errors import ConfigError
+
+_PREFIX = "SEMSAM_"
+_CONFIG_VARIABLE = "SEMSAM_CONFIG"
+#: Names that Label Studio backends use, the later one winning.
+_FOREIGN_VARIABLES = {
+    "LABEL_STUDIO_HOST": "label_studio_url",
+    "LABEL_STUDIO_URL": "label_studio_url",
+    "LABEL_STUDIO_API_KEY": "label_studio_api_key",
+}
+_SECRETS = ("label_studio_api_key", "label_studio_keys", "basic_auth_pass", "webhook_secret")
+
+
+def _base_url(value: str) -> str:
+    """`value` without its trailing slash, if it is http(s)://host[:port][/path]."""
+    parts = urlsplit(value)
+    try:
+        port_ok = parts.port is None or parts.port > 0
+    except ValueError:
+        port_ok = False
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok:
+        raise ValueError("expected http://host or https://host, with an optional :port")
+    if parts.query or parts.fragment or "@" in parts.netloc or "\\" in value:
+        raise ValueError("expected an address without user, query or fragment")
+    return value.rstrip("/")
+
+
+def _origin(value: str) -> str:
+    """`value` without its trailing slash, if it is scheme://host[:port] and nothing more."""
+    if urlsplit(_base_url(value)).path:
+        raise ValueError("expected scheme://host[:port] without a path")
+    return value.rstrip("/")
+
+
+_BaseUrl = Annotated[str, AfterValidator(_base_url)]
+_Origin = Annotated[str, AfterValidator(_origin)]
+_Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+_Count = Annotated[int, Field(ge=1)]
+_Dtype = Literal["float32", "bfloat16", "float16"]
+_Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", hide_input_in_errors=True))
+class Settings:
+    """Everything that can be configured. Units are in the names or beside them; secrets are masked in `repr`."""
+
+    host: str = "127.0.0.1"  #: address to listen on
+    port: Annotated[int, Field(ge=0, le=65535)] = 9090  #: 0 = any free one
+    threads: Annotated[int, Field(ge=1, le=256)] = 8  #: requests handled at the same time
+    data_dir: _Folder = Path(".semsam")  #: where the service keeps its files
+
+    label_studio_url: _BaseUrl = "http://localhost:8080"  #: as the backend reaches it
+    label_studio_api_key: str | None = None  #: personal access token or legacy token
+    #: further Label Studio servers on this backend: address -> token
+    label_studio_keys: dict[_BaseUrl, str] = dataclasses.field(default_factory=dict)
+    allowed_origins: tuple[_Origin, ...] = ()  #: other places pictures may come from
+    local_files_root: _Folder | None = None  #: folder that local task pictures must lie in
+
+    basic_auth_user: str | None = None  #: both or neither
+    basic_auth_pass: str | None = None
+    webhook_secret: str | None = None  #: what Label Studio's webhooks carry as X-Semsam-Secret
+
+    max_body_bytes: _Count = 128 * 2**20  #: of one request
+    max_image_bytes: _Count = 64 * 2**20  #: of one picture file
+    # Pillow refuses twice its own limit, 178 956 970, whatever we say
+    max_image_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 80_000_000  #: width x height
+    image_connect_timeout: _Seconds = 5.0  #: seconds to open a connection
+    image_read_timeout: _Seconds = 20.0  #: seconds without a byte
+    image_total_timeout: _Seconds = 60.0  #: seconds for the whole picture, redirects included
+
+    model: str = "mobile"  #: name in configs/model, or a YAML file
+    weights: _Folder | None = None  #: safetensors file; None = the weights that come with semsam
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"  #: auto, cpu, cuda, cuda:N
+    dtype: _Dtype = "float32"  #: of the image encoder
+    torch_threads: _Count | None = None  #: CPU threads of the network; None = torch's choice
+    embedding_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20  #: memory for embeddings kept
+
+    def __post_init__(self) -> None:
+        if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
+            raise ValueError("basic_auth_user and basic_auth_pass: expected both or neither")
+
+    def __repr__(self) -> str:
+        shown = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in _SECRETS:
+            if shown[name]:
+                shown[name] = "***" if isinstance(shown[name], str) else dict.fromkeys(shown[name], "***")
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Defaults < YAML file < environment.
+
+    `path` is the YAML file; None takes `SEMSAM_CONFIG`, else `configs/backend.yaml` where there is one. `environ` is
+    `os.environ` unless given. Raises SettingsError naming the key, where it was set and what was
+    expected; never a secret.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    source = path or (Path(environ[_CONFIG_VARIABLE]) if environ.get(_CONFIG_VARIABLE) else None)
+    if source is None and (config_root() / "backend.yaml").is_file():
+        source = config_root() / "backend.yaml"
+    if source is not None:
+        for name, value in _read_file(source).items():
+            values[name], origins[name] = value, f"{source}: {name}"
+    for variable, name, text in _from_environment(environ):
+        values[name], origins[name] = _parse_variable(variable, name, text), variable
+    return _checked(values, origins)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        content = read_yaml(path)
+    except ConfigError as error:
+        raise SettingsError(str(error)) from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: expected `key: value` lines, got {type(content).__name__}")
+    for name in content:
+        if name not in _HINTS:
+            raise SettingsError(f"{path}: unknown key {name!r}; expected one of {', '.join(_HINTS)}")
+    return content
+
+
+def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(variable, field, text) of every variable that sets a field, the winning one last."""
+    foreign = {variable: environ[variable] for variable in _FOREIGN_VARIABLES if environ.get(variable)}
+    found = [(variable, _FOREIGN_VARIABLES[variable], text) for variable, text in foreign.items()]
+    for variable, text in environ.items():
+        if not variable.startswith(_PREFIX) or variable == _CONFIG_VARIABLE or not text:
+            continue
+        name = variable.removeprefix(_PREFIX).lower()
+        # A typing error in a variable would otherwise be found only when the setting is missed.
+        if name not in _HINTS:
+            raise SettingsError(
+                f"environment {variable}: no such setting; expected {_PREFIX} and one of {', '.join(_HINTS).upper()}"
+            )
+        found.append((variable, name, text))
+    return found
+
+
+def _parse_variable(variable: str, name: str, text: str) -> Any:
+    """The text as the value that a YAML file would hold: text stays text, lists may be separated by commas."""
+    hint = _HINTS[name]
+    if get_origin(hint) not in (dict, tuple) and {hint, *get_args(hint)} & {str, Path, *get_args(_Dtype)}:
+        return text
+    if name == "allowed_origins" and not text.lstrip().startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SettingsError(f"environment {variable}: cannot be read as a value for {name}") from None
+
+
+def _checked(values: dict[str, Any], origins: dict[str, str]) -> Settings:
+    try:
+        # JSON, because strict reading of Python values would refuse lists for tuples and text for paths
+        return _ADAPTER.validate_json(json.dumps(values), strict=True)
+    except TypeError as error:
+        raise SettingsError(f"settings: {error}; expected plain text, numbers, true or false") from None
+    except ValidationError as error:
+        raise SettingsError("; ".join(_message(dict(problem), values, origins) for problem in error.errors())) from None
+
+
+def _message(problem: dict[str, Any], values: dict[str, Any], origins: dict[str, str]) -> str:
+    location = problem["loc"]
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    if not location:
+        return f"settings: {text}"
+    name = str(location[0])
+    came = "" if name in _SECRETS else f", got {values.get(name)!r}"
+    return f"{origins.get(name, name)}: {text}{came}"
+
+
+_HINTS: dict[str, Any] = get_type_hints(Settings)
+_ADAPTER: TypeAdapter[Settings] = TypeAdapter(Settings)

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backend.errors import SettingsError
+from backend.settings import Settings, load_settings
+from semsam_model.config import config_root
+
+CANARY = "canary-7f3a9c"
+
+
+@pytest.fixture
+def empty_file(tmp_path: Path) -> Path:
+    path = tmp_path / "backend.yaml"
+    path.write_text("")
+    return path
+
+
+def test_an_empty_file_and_environment_give_the_defaults(empty_file: Path) -> None:
+    assert load_settings(empty_file, {}) == Settings()
+
+
+def test_the_shipped_file_names_every_setting_with_its_default() -> None:
+    shipped = config_root() / "backend.yaml"
+    assert load_settings(shipped, {}) == Settings()
+    assert list(yaml.safe_load(shipped.read_text())) == [field.name for field in dataclasses.fields(Settings)]
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "backend.yaml"
+    path.write_text("port: 1111\nthreads: 3\n")
+    found = load_settings(path, {"SEMSAM_PORT": "2222"})
+    assert (found.port, found.threads, found.host) == (2222, 3, Settings().host)
+
+
+def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_text("port: 1111\n")
+    assert load_settings(None, {"SEMSAM_CONFIG": str(path)}).port == 1111
+
+
+def test_an_empty_variable_counts_as_not_set(empty_file: Path) -> None:
+    assert load_settings(empty_file, {"SEMSAM_PORT": "", "LABEL_STUDIO_API_KEY": ""}) == Settings()
+
+
+def test_the_names_that_label_studio_backends_use_are_read_and_give_way_to_our_own(empty_file: Path) -> None:
+    environment = {"LABEL_STUDIO_HOST": "http://one", "LABEL_STUDIO_API_KEY": "k"}
+    assert load_settings(empty_file, environment).label_studio_url == "http://one"
+    assert load_settings(empty_file, environment).label_studio_api_key == "k"
+    environment["LABEL_STUDIO_URL"] = "http://two"
+    assert load_settings(empty_file, environment).label_studio_url == "http://two"
+    environment["SEMSAM_LABEL_STUDIO_URL"] = "http://three"
+    assert load_settings(empty_file, environment).label_studio_url == "http://three"
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 65535), st.floats(0.01, 3600), st.text(min_size=1).filter(str.strip))
+def test_any_value_comes_back_from_the_environment_as_it_went_in(port: int, seconds: float, password: str) -> None:
+    environment = {
+        "SEMSAM_PORT": str(port),
+        "SEMSAM_IMAGE_READ_TIMEOUT": format(seconds, "f"),
+        "SEMSAM_BASIC_AUTH_USER": "12",
+        "SEMSAM_BASIC_AUTH_PASS": password,
+    }
+    found = load_settings(None, environment)
+    assert found.port == port
+    assert found.image_read_timeout == pytest.approx(seconds, abs=1e-6)
+    assert (found.basic_auth_user, found.basic_auth_pass) == ("12", password)
+
+
+def test_lists_may_be_separated_by_commas_and_mappings_written_as_yaml(empty_file: Path) -> None:
+    found = load_settings(
+        empty_file,
+        {
+            "SEMSAM_ALLOWED_ORIGINS": "https://a.example, http://b:81/",
+            "SEMSAM_LABEL_STUDIO_KEYS": "{http://ls2:8080/: key}",
+        },
+    )
+    assert found.allowed_origins == ("https://a.example", "http://b:81")
+    assert found.label_studio_keys == {"http://ls2:8080": "key"}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("prot: 9090", "prot"),
+        ("port: '9090'", "port"),
+        ("port: true", "port"),
+        ("port: 70000", "port"),
+        ("threads: 0", "threads"),
+        ("allowed_origins: [https://a.example/path]", "allowed_origins"),
+        ("allowed_origins: https://a.example", "allowed_origins"),
+        ("label_studio_url: label-studio:8080", "label_studio_url"),
+        ("label_studio_url: http://user:pw@ls:8080", "label_studio_url"),
+        ("dtype: int8", "dtype"),
+        ("device: gpu", "device"),
+        ("basic_auth_user: someone", "basic_auth_pass"),
+        ("- port", "key: value"),
+        ("port: [", "YAML"),
+    ],
+)
+def test_a_wrong_file_stops_the_start_and_names_the_setting(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "backend.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=named):
+        load_settings(path, {})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SEMSAM_PROT", "1"),
+        ("SEMSAM_PORT", "tcp://10.0.0.1:80"),
+        ("SEMSAM_LABEL_STUDIO_KEYS", "one"),
+        ("SEMSAM_THREADS", "["),
+    ],
+)
+def test_a_wrong_variable_stops_the_start_and_is_named(empty_file: Path, variable: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=variable):
+        load_settings(empty_file, {variable: value})
+
+
+def test_a_missing_file_stops_the_start_and_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"absent\.yaml"):
+        load_settings(tmp_path / "absent.yaml", {})
+
+
+def test_secrets_are_masked_when_printed(empty_file: Path) -> None:
+    found = load_settings(
+        empty_file,
+        {
+            "SEMSAM_LABEL_STUDIO_API_KEY": CANARY,
+            "SEMSAM_LABEL_STUDIO_KEYS": f"{{http://ls2: {CANARY}}}",
+            "SEMSAM_BASIC_AUTH_USER": "someone",
+            "SEMSAM_BASIC_AUTH_PASS": CANARY,
+            "SEMSAM_WEBHOOK_SECRET": CANARY,
+        },
+    )
+    assert found.webhook_secret == CANARY
+    for text in (repr(found), str(found), f"{found}"):
+        assert CANARY not in text
+        assert "http://ls2" in text
+
+
+@pytest.mark.parametrize("name", ["label_studio_api_key", "label_studio_keys", "basic_auth_pass", "webhook_secret"])
+def test_a_wrong_secret_is_named_and_not_shown(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "backend.yaml"
+    path.write_text(f"{name}: [{CANARY}]\n")
+    with pytest.raises(SettingsError, match=name) as caught:
+        load_settings(path, {})
+    assert CANARY not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_settings_cannot_be_changed_after_the_start() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]
