@@ -12,12 +12,16 @@ Two exact forms, chosen by cost:
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import sparse
 from torch import Tensor, nn
 
 Shapes = tuple[tuple[int, int], ...]  # (H, W) of each memory level
+CHUNK = 1024  # queries handled together when no gradients are wanted
 
 
 class DeformableAttention(nn.Module):
@@ -53,19 +57,38 @@ class DeformableAttention(nn.Module):
         memory (B, S, C), levels one after another, each row-major; shapes of the levels. Returns (B, Q, C).
         """
         b, q, _ = query.shape
-        s = memory.shape[1]
+        sparse_form = q * self.heads * 2 <= memory.shape[1]
+        table = memory if sparse_form else self.value_proj(memory)
+        read = self._sums_then_projects if sparse_form else self._reads_projection
+        if torch.is_grad_enabled():
+            return read(query, reference, table, shapes)
+        # Without gradients, a few thousand queries at a time: taps and weights stay in the processor's cache.
+        parts = [
+            read(query[:, i : i + CHUNK], reference[:, i : i + CHUNK], table, shapes) for i in range(0, q, CHUNK)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def _reads_projection(self, query: Tensor, reference: Tensor, projected: Tensor, shapes: Shapes) -> Tensor:
+        """Dense form. projected (B, S, C) is value_proj(memory)."""
+        b, s, _ = projected.shape
         rows, weights = self._taps(query, reference, shapes)  # (B, Q, heads, taps)
         base = torch.arange(b, device=query.device, dtype=rows.dtype).view(b, 1, 1, 1) * s
-        if q * self.heads * 2 <= s:
-            head_sum = _weighted_rows(memory.reshape(b * s, self.dim), rows + base, weights)
-            weight = self.value_proj.weight.view(self.heads, -1, self.dim)
-            value = torch.einsum("bqhc,hdc->bqhd", head_sum.view(b, q, self.heads, self.dim), weight.to(head_sum.dtype))
-            value = value + self.value_proj.bias.view(self.heads, -1) * weights.sum(-1, keepdim=True)
-        else:
-            table = self.value_proj(memory).view(b * s * self.heads, self.dim // self.heads)
-            head = torch.arange(self.heads, device=query.device, dtype=rows.dtype).view(1, 1, -1, 1)
-            value = _weighted_rows(table, (rows + base) * self.heads + head, weights)
-        return self.output_proj(value.reshape(b, q, self.dim).to(query.dtype))
+        head = torch.arange(self.heads, device=query.device, dtype=rows.dtype).view(1, 1, -1, 1)
+        table = projected.view(b * s * self.heads, self.dim // self.heads)
+        value = _weighted_rows(table, (rows + base) * self.heads + head, weights)
+        return self.output_proj(value.reshape(b, -1, self.dim).to(query.dtype))
+
+    def _sums_then_projects(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes) -> Tensor:
+        """Sparse form: W (sum a_i x_i) + b sum a_i, each head with its own rows of W and b."""
+        b, s, _ = memory.shape
+        rows, weights = self._taps(query, reference, shapes)
+        base = torch.arange(b, device=query.device, dtype=rows.dtype).view(b, 1, 1, 1) * s
+        sums = _weighted_rows(memory.reshape(b * s, self.dim), rows + base, weights).view(b, -1, self.heads, self.dim)
+        weight = self.value_proj.weight.view(self.heads, -1, self.dim)
+        bias = self.value_proj.bias.view(self.heads, -1)
+        value = torch.einsum("bqhc,hdc->bqhd", sums.to(weight.dtype), weight)
+        value = value + bias * weights.sum(-1, keepdim=True).to(bias.dtype)
+        return self.output_proj(value.reshape(b, -1, self.dim).to(query.dtype))
 
     def _taps(self, query: Tensor, reference: Tensor, shapes: Shapes) -> tuple[Tensor, Tensor]:
         """Rows of the flat memory and their weights, both (B, Q, heads, levels * points * 4); rows int32.
@@ -104,8 +127,38 @@ class DeformableAttention(nn.Module):
 
 
 def _weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """Sum of weights[..., k] * table[rows[..., k]] over k, (bags, table width) in bag order; float32 accumulation."""
+    """Sum of weights[..., k] * table[rows[..., k]] over k, (bags, table width) in bag order; in float32."""
     taps = rows.shape[-1]
-    return F.embedding_bag(
-        rows.reshape(-1, taps), table.float(), mode="sum", per_sample_weights=weights.reshape(-1, taps)
-    )
+    rows, weights, table = rows.reshape(-1, taps), weights.reshape(-1, taps), table.float()
+    if table.device.type == "cpu" and torch.is_grad_enabled() and table.requires_grad:
+        return _WeightedRowsOnCpu.apply(table, rows, weights)
+    return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+
+
+class _WeightedRowsOnCpu(torch.autograd.Function):
+    """embedding_bag with a backward pass that does not sort.
+
+    PyTorch's own CPU backward sorts millions of rows to sum the table's gradient. The gradient is the transposed sparse
+    matrix (bags x table rows) times the incoming gradient, and SciPy multiplies by a transpose without building it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(table, rows, weights)
+        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor]:
+        table, rows, weights = ctx.saved_tensors
+        (grad,) = (g.contiguous() for g in grads)
+        bags, taps = rows.shape
+        starts = np.arange(0, bags * taps + 1, taps, dtype=np.int32)
+        matrix = sparse.csr_matrix(
+            (weights.detach().reshape(-1).numpy(), rows.reshape(-1).numpy(), starts), shape=(bags, table.shape[0])
+        )
+        table_grad = torch.from_numpy(matrix.T @ grad.numpy())
+        bag_of = torch.arange(bags, dtype=rows.dtype).repeat_interleave(taps)
+        weight_grad = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            grad, table, rows.reshape(-1), torch.from_numpy(starts[:-1]), bag_of, 0
+        )
+        return table_grad, None, weight_grad.view(bags, taps)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semsam_model.deformable import DeformableAttention, Shapes
+from semsam_model.deformable import CHUNK, DeformableAttention, Shapes
 
 LEVELS = 4
 
@@ -61,6 +61,12 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
         x = self.norm1(x + self.self_attn(x + positions, reference, x, shapes))
+        if torch.is_grad_enabled():
+            return self._feed_forward(x)
+        # In pieces, so that the wide hidden layer stays in the processor's cache instead of filling fresh memory.
+        return torch.cat([self._feed_forward(part) for part in x.split(CHUNK, 1)], 1)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
         return self.norm2(x + self.linear2(F.relu(self.linear1(x))))
 
 
