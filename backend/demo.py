@@ -1,6 +1,6 @@
 """What `make run` starts: Label Studio and the backend on this machine, and a project that is ready to be clicked.
 
-All it keeps lives in one data folder: `credentials.json` (mode 0600), `label-studio/`, `logs/`, the backend's own files.
+All it keeps is in one data folder: `credentials.json` (mode 0600), `label-studio/`, `logs/`, the backend's own files.
 A second start finds user, project, tasks and connection, and leaves them as they are.
 """
 
@@ -171,10 +171,10 @@ def _instructions(address: str, credentials: Credentials) -> Panel:
         f"e-mail    [bold]{credentials.email}[/]\n"
         f"password  [bold]{credentials.password}[/]\n\n"
         "1  Switch on [bold]Auto-Annotation[/] (bottom bar); leave Auto-Accept off.\n"
-        "2  Once per browser: gear in the bottom bar, [bold]Show region labels[/].\n"
-        "3  Choose [bold]Auto-Detect[/] in the toolbar and click an object: its masks appear, whole to part.\n"
-        "   [bold]Alt[/]+click excludes. Auto-Detect once more: one mask a click. Once more: a box.\n"
-        "4  Under the wanted mask click the [bold]right disc[/] to accept it; then [bold]reject all[/] (bottom bar).\n"
+        "2  Once per browser: gear (bottom bar) > [bold]Show region labels[/].\n"
+        "3  [bold]Auto-Detect[/] (toolbar), then click an object: masks, whole to part.\n"
+        "   [bold]Alt[/]+click excludes. Auto-Detect again: one mask a click; again: a box.\n"
+        "4  Accept one: the [bold]right disc[/] under it; then [bold]reject all[/] (bottom bar).\n"
         "5  [bold]Submit[/].\n\n"
         "[dim]Ctrl-C here stops everything; annotations are kept.[/]",
         title="semsam is ready",
