@@ -5,7 +5,8 @@
     ├── CheckpointError    a weights file is not what it should be
     ├── PromptError        a click or box cannot be used
     ├── ImageError         pixels cannot be read or used
-    └── DataError          training or evaluation data is wrong
+    ├── DataError          training or evaluation data is wrong
+    └── TrainingError      a training run cannot go on
 """
 
 
@@ -31,3 +32,7 @@ class ImageError(SemsamError):
 
 class DataError(SemsamError):
     """Training or evaluation data is wrong."""
+
+
+class TrainingError(SemsamError):
+    """A training run cannot go on."""

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semsam_model.errors import ConfigError
 from semsam_model.matching import (
     NO_TARGET,
     Match,
@@ -30,6 +31,8 @@ from semsam_model.matching import (
 
 #: (rows, points) -> float (rows, points, 2), uniform in 0..1.
 RandomPoints = Callable[[int, int], Tensor]
+LossMode = Literal["many_to_many", "many_to_one"]
+IouTarget = Literal["mask_iou", "soft_dice"]
 
 
 class LayerPrediction(Protocol):
@@ -52,7 +55,7 @@ class LayerPrediction(Protocol):
 class LossConfig:
     """Weights and choices. Defaults are the published ones but for `iou_target`, `unmatched_iou` and the points."""
 
-    mode: Literal["many_to_many", "many_to_one"] = "many_to_many"
+    mode: LossMode = "many_to_many"
     mask_bce: float = 5.0
     mask_dice: float = 5.0
     box_l1: float = 5.0
@@ -64,10 +67,21 @@ class LossConfig:
     importance: float = 0.75
     #: "mask_iou": IoU of the binary masks at stride 4, a plain target. "soft_dice": published, 1 - dice loss at the
     #: uncertain points, through which gradients also reach the masks.
-    iou_target: Literal["mask_iou", "soft_dice"] = "mask_iou"
+    iou_target: IouTarget = "mask_iou"
     #: With "mask_iou": unmatched queries of the last layer learn the IoU with the best of their prompt's masks, so that
     #: a query that is not meant for a prompt learns to say so. Not in partially annotated images.
     unmatched_iou: bool = True
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.mode in get_args(LossMode), f"mode {self.mode!r}: expected one of {get_args(LossMode)}"),
+            (self.iou_target in get_args(IouTarget), f"iou_target {self.iou_target!r}: expected {get_args(IouTarget)}"),
+            (self.points >= 1 and self.match_points >= 1, "points, match_points: expected at least 1"),
+            (self.oversample >= 1 and 0 <= self.importance <= 1, "oversample >= 1 and importance 0..1 expected"),
+        )
+        for good, message in checks:
+            if not good:
+                raise ConfigError(f"loss: {message}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,12 +119,24 @@ def training_loss(
 ) -> LossOutput:
     """Loss of the decoder layers (first to last) over a batch.
 
-    `mask_features` (B, C, h, w): a mask's logits are its embedding times these. Products run in the ambient autocast
-    type, everything after them in float32. `random_points` is asked first for the matching points of each image, then,
-    from the last layer, followed by first..second to last, for a draw of candidates and a uniform remainder.
+    `mask_features` (B, C, h, w): a mask's logits are its embedding times these. That product runs in the type of
+    `mask_features`, everything else in float32, under autocast too. `random_points` is asked first for the matching
+    points of each image, then, from the last layer, followed by first..second to last, for a draw of candidates and a
+    uniform remainder.
     """
     random_points = random_points or uniform_points(mask_features.device)
-    truth = _Truth(targets, mask_features.shape[-2:])
+    with torch.autocast(mask_features.device.type, enabled=False):
+        return _training_loss(layers, mask_features, targets, config, random_points)
+
+
+def _training_loss(
+    layers: Sequence[LayerPrediction],
+    mask_features: Tensor,
+    targets: Targets,
+    config: LossConfig,
+    random_points: RandomPoints,
+) -> LossOutput:
+    truth = _Truth(targets, (mask_features.shape[-2], mask_features.shape[-1]))
     if config.mode == "many_to_many":
         matches = _match(layers[-1], mask_features, targets, config, random_points)
     else:
@@ -174,7 +200,7 @@ class _Pairs:
 
 def _logits(embedding: Tensor, features: Tensor) -> Tensor:
     """(n, C) and (C, h, w) -> float32 (n, h, w)"""
-    return (embedding @ features.flatten(1)).float().unflatten(1, features.shape[-2:])
+    return (embedding.to(features.dtype) @ features.flatten(1)).float().unflatten(1, features.shape[-2:])
 
 
 def _match(
@@ -190,7 +216,7 @@ def _match(
             points = random_points(1, config.match_points)
             # Sampling commutes with the product: few points of the features, not of every query's mask.
             features = sample_bilinear(mask_features[b : b + 1].float(), points)[0]
-            logits = (layer.mask_embedding[b].flatten(0, 1) @ features).float()
+            logits = layer.mask_embedding[b].flatten(0, 1).float() @ features
             truth = sample_bilinear(masks[None].float(), points)[0]
             cross_entropy, dice = mask_costs(logits, truth)
             predicted, wanted = layer.boxes[b].flatten(0, 1).float()[:, None], targets.boxes[b].float()[None]
@@ -244,7 +270,7 @@ def _layer_loss(
     if config.mode == "many_to_one":
         tokens = pairs.layer.predicted_iou.shape[2]
         best = (bce + dice).detach().unflatten(0, (-1, tokens)).argmin(1, keepdim=True)
-        terms = tuple(term.unflatten(0, (-1, tokens)).gather(1, best).squeeze(1) for term in terms)  # type: ignore[assignment]
+        terms = tuple(term.unflatten(0, (-1, tokens)).gather(1, best).squeeze(1) for term in terms)
     means = [term.sum() / max(len(term), 1) for term in terms]
     if last and config.mode == "many_to_many" and config.iou_target == "mask_iou" and config.unmatched_iou:
         others = _unmatched_iou_errors(pairs, truth)

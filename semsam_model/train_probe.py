@@ -1,0 +1,135 @@
+"""A look at a model in training: one click on each of a few fixed validation masks, as a number and as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from semsam_model.data import Sample
+from semsam_model.errors import DataError
+from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.transforms import LOGIT_STRIDE, Frame
+from semsam_model.types import Click
+
+_TINT = {"wanted": (40, 200, 90), "got": (250, 120, 30), "click": (255, 40, 60)}
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """One photo with the masks to click on."""
+
+    source: str
+    name: str
+    image: np.ndarray  #: uint8 RGB (H, W, 3)
+    masks: np.ndarray  #: bool (n, H, W), n >= 1
+    clicks: tuple[Click, ...]
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Mean IoU, 0..1, over sources that count alike: of the best of the levels, and of the one with the best score."""
+
+    best: float
+    first: float
+    by_source: dict[str, float]  #: best
+
+
+def innermost(mask: np.ndarray) -> Click:
+    """The pixel of a bool (H, W) mask, not empty, that is farthest from outside it; outside the photo is outside."""
+    distance = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    i, j = np.unravel_index(int(distance.argmax()), distance.shape)
+    return Click(float(j) + 0.5, float(i) + 0.5)
+
+
+def pick_probes(
+    samples: Sequence[Sample], per_source: int = 3, masks: int = 3, min_share: float = 0.002
+) -> list[Probe]:
+    """The same photos and masks for the same samples: evenly spaced in each source, and in a photo from large to small.
+
+    Masks below `min_share` of the photo are passed over, and photos that cannot be read.
+    """
+    by_source: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_source.setdefault(sample.source, []).append(sample)
+    probes = []
+    for source, group in sorted(by_source.items()):
+        for index in np.unique(np.linspace(0, len(group) - 1, per_source).round().astype(int)):
+            try:
+                sample, image = group[index], group[index].image()
+                found = [sample.mask(region) for region in range(len(sample.regions))]
+            except DataError:
+                continue
+            found = sorted((m for m in found if m.mean() >= min_share), key=np.count_nonzero, reverse=True)
+            if found:
+                chosen = np.stack(
+                    [found[i] for i in np.unique(np.linspace(0, len(found) - 1, masks).round().astype(int))]
+                )
+                clicks = tuple(innermost(mask) for mask in chosen)
+                probes.append(Probe(source, sample.name, image, chosen, clicks))
+    return probes
+
+
+@torch.inference_mode()
+def _answer(model: SemanticSAM, probe: Probe, pixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """IoU (n, T) with the wanted masks, predicted IoU (n, T), masks bool (n, T, H, W), at photo size."""
+    config = replace(model.config, resize_side="long", resize_pixels=pixels)
+    height, width = probe.masks.shape[1:]
+    frame = Frame.of((height, width), config)
+    device = model.decoder.content.device
+    features = model.features(frame.image(probe.image, config).to(device))
+    embedding = ImageEmbedding(frame, features.mask_features[0], features.memory[0], features.shapes)
+    output = model.decode(embedding, probe.clicks)
+    logits = F.interpolate(output.logits, scale_factor=LOGIT_STRIDE, mode="bilinear", align_corners=False)
+    logits = logits[..., : frame.resized[0], : frame.resized[1]]
+    got = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False) > 0
+    wanted = torch.from_numpy(probe.masks)[:, None].to(device)
+    iou = (got & wanted).sum((2, 3)) / (got | wanted).sum((2, 3)).clamp(min=1)
+    return iou.cpu().numpy(), output.predicted_iou.cpu().numpy(), got.cpu().numpy()
+
+
+def quick_oracle(model: SemanticSAM, probes: Sequence[Probe], pixels: int) -> Oracle:
+    """One click a mask, at `pixels` for the longer side. Raises DataError without probes."""
+    if not probes:
+        raise DataError("quick_oracle: expected at least one probe, got none")
+    best: dict[str, list[float]] = {}
+    first: dict[str, list[float]] = {}
+    for probe in probes:
+        iou, predicted, _ = _answer(model, probe, pixels)
+        best.setdefault(probe.source, []).extend(iou.max(1).tolist())
+        first.setdefault(probe.source, []).extend(
+            np.take_along_axis(iou, predicted.argmax(1)[:, None], 1)[:, 0].tolist()
+        )
+    by_source = {source: float(np.mean(values)) for source, values in best.items()}
+    return Oracle(
+        float(np.mean(list(by_source.values()))), float(np.mean([np.mean(v) for v in first.values()])), by_source
+    )
+
+
+def save_preview(model: SemanticSAM, probes: Sequence[Probe], pixels: int, path: Path, height: int = 192) -> None:
+    """One row a probe, for its first mask: photo with the click, wanted mask, best of the levels."""
+    rows = []
+    for probe in probes:
+        iou, _, got = _answer(model, probe, pixels)
+        scale = height / probe.image.shape[0]
+        size = (max(1, round(probe.image.shape[1] * scale)), height)
+        photo = cv2.resize(probe.image, size, interpolation=cv2.INTER_AREA)
+        tiles = [photo.copy()]
+        for name, mask in (("wanted", probe.masks[0]), ("got", got[0, iou[0].argmax()])):
+            small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+            tile = photo.copy()
+            tile[small] = (tile[small] * 0.45 + np.array(_TINT[name]) * 0.55).astype(np.uint8)
+            tiles.append(tile)
+        place = (int(probe.clicks[0].x * scale), int(probe.clicks[0].y * scale))
+        cv2.circle(tiles[0], place, 4, _TINT["click"], -1)
+        rows.append(np.concatenate(tiles, 1))
+    width = max(row.shape[1] for row in rows)
+    sheet = np.concatenate([np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0))) for row in rows])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(path)
