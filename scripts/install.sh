@@ -33,7 +33,7 @@ step() {
     if [[ -t 1 ]]; then
         # in the background, so that Ctrl-C reaches the command itself
         ( while kill -0 $$ 2>/dev/null; do
-              printf '\r\033[K… %s  %d s  %.60s' "$text" "$((SECONDS - began))" "$(tail -n 1 "$log" 2>/dev/null)"
+              printf '\r\033[K… %s  %d s  %.60s' "$text" "$((SECONDS - began))" "$(grep -v "^WARNING" "$log" 2>/dev/null | tail -n 1)"
               sleep 1
           done ) &
         ticker=$!

@@ -1,0 +1,82 @@
+"""docker-compose.yml and Dockerfile, as far as they can be checked where no Docker engine runs."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from backend.demo_servers import HOST, Credentials, banned_subnets, label_studio_environment
+from backend.settings import load_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def test_label_studio_may_call_the_compose_network_and_no_other_private_one(compose: dict[str, Any]) -> None:
+    (network,) = compose["networks"]["semsam"]["ipam"]["config"]
+    banned = compose["services"]["label-studio"]["environment"]["LABEL_STUDIO_USER_ADDITIONAL_BANNED_SUBNETS"]
+    assert banned.split(",") == banned_subnets(network["subnet"])
+
+
+def test_label_studio_is_configured_as_by_make_run_except_for_its_secrets_and_its_network(
+    compose: dict[str, Any],
+) -> None:
+    here = compose["services"]["label-studio"]["environment"]
+    there = label_studio_environment(f"http://{HOST}:8080", Credentials("annotator@example.com", "p", "t"))
+    differs = {
+        "LABEL_STUDIO_HOST",
+        "LABEL_STUDIO_PASSWORD",
+        "LABEL_STUDIO_USER_TOKEN",
+        "LABEL_STUDIO_USER_ADDITIONAL_BANNED_SUBNETS",
+    }
+    assert {k: v for k, v in here.items() if k not in differs} == {k: v for k, v in there.items() if k not in differs}
+
+
+@pytest.mark.parametrize("service", ["backend", "demo"])
+def test_the_backend_reads_every_variable_that_compose_gives_it(compose: dict[str, Any], service: str) -> None:
+    environment = compose["services"][service]["environment"]
+    settings = load_settings(environ={**environment, "LABEL_STUDIO_API_KEY": "key", "SEMSAM_DATA_DIR": "/data"})
+    assert settings.label_studio_url == "http://label-studio:8080"
+    assert settings.label_studio_api_key == "key"
+
+
+def test_every_volume_and_network_that_a_service_uses_is_declared(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        assert {volume.split(":")[0] for volume in service["volumes"]} <= compose["volumes"].keys()
+        assert set(service["networks"]) <= compose["networks"].keys()
+        assert service.get("depends_on", {}).keys() <= compose["services"].keys()
+
+
+def test_only_this_machine_reaches_the_published_port(compose: dict[str, Any]) -> None:
+    published = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert published == ["127.0.0.1:${PORT:-8080}:8080"]
+
+
+def test_compose_and_make_install_the_same_label_studio() -> None:
+    versions = {
+        name: re.findall(r"(?:label-studio==|LABEL_STUDIO_VERSION=|semsam-label-studio:)(\d[\d.]*)", text)
+        for name in ("Dockerfile", "docker-compose.yml", "scripts/install.sh")
+        if (text := (ROOT / name).read_text())
+    }
+    assert all(versions.values()), versions
+    assert len({version for found in versions.values() for version in found}) == 1, versions
+
+
+def test_every_stage_runs_as_a_plain_user_with_a_health_check_and_copies_what_is_there() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    stages = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", dockerfile, re.MULTILINE | re.DOTALL))
+    assert stages.keys() == {"base", "label-studio", "semsam"}
+    for name in ("label-studio", "semsam"):
+        assert "\nUSER semsam\n" in stages[name]
+        assert "\nHEALTHCHECK " in stages[name]
+    sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    for line in re.findall(r"^COPY (.*)$", dockerfile, re.MULTILINE):
+        for source in [word for word in line.split() if not word.startswith("--")][:-1]:
+            assert (ROOT / source).exists(), source
+            assert source in sent, source
