@@ -1,4 +1,4 @@
-"""What a model is made of: one frozen dataclass, filled from configs/model/NAME.yaml, unknown keys refused. No torch."""
+"""What a model is made of: one frozen dataclass, filled from configs/model/NAME.yaml, strictly. No torch."""
 
 from __future__ import annotations
 
@@ -151,5 +151,7 @@ def read_model_config(name_or_path: str | Path) -> ModelConfig:
     if path.suffix not in (".yaml", ".yml"):
         path = config_root() / "model" / f"{name_or_path}.yaml"
         if not path.is_file():
-            raise ConfigError(f"model {str(name_or_path)!r}: expected one of {', '.join(model_names())}, or a YAML file")
+            raise ConfigError(
+                f"model {str(name_or_path)!r}: expected one of {', '.join(model_names())}, or a YAML file"
+            )
     return ModelConfig.from_dict(read_yaml(path), where=str(path))

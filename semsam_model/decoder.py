@@ -6,6 +6,7 @@ which other clicks share its batch (training did the same; the published demo di
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from semsam_model.config import ModelConfig
 from semsam_model.deformable import DeformableAttention
 from semsam_model.pixel_decoder import LEVELS, Features, sine
+from semsam_model.types import level_tokens
 
 CLICK_MAPS = (3, 2, 1)  #: memory levels read under a click: strides 8, 16, 32
 
@@ -35,7 +37,7 @@ class MLP(nn.Module):
     def __init__(self, width_in: int, hidden: int, width_out: int, layers: int) -> None:
         super().__init__()
         widths = [width_in] + [hidden] * (layers - 1) + [width_out]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -86,11 +88,13 @@ class PromptDecoder(nn.Module):
         self.iou_head = MLP(c, c, 1, 3)
         self.object_projection = nn.Parameter(torch.empty(c, config.text_dim).normal_(std=0.02))
         self.part_projection = nn.Parameter(torch.empty(c, config.text_dim).normal_(std=0.02))
-        nn.init.zeros_(self.box_head.layers[-1].weight)  # references start where the prompt is
-        nn.init.zeros_(self.box_head.layers[-1].bias)
+        for parameter in self.box_head.layers[-1].parameters():  # references start where the prompt is
+            nn.init.zeros_(parameter)
         self.token_size: nn.Parameter | None = None
         if config.learned_boxes:  # logit of each token's first box side: from a speck to most of the image
-            self.token_size = nn.Parameter(inverse_sigmoid(torch.logspace(math.log10(0.8), math.log10(0.04), t)))
+            sides = torch.empty(t)
+            sides[list(level_tokens(t))] = torch.logspace(math.log10(0.8), math.log10(0.04), t)
+            self.token_size = nn.Parameter(inverse_sigmoid(sides))
         self.click_projections: nn.ModuleList | None = None
         if config.click_features:
             self.click_projections = nn.ModuleList(nn.Linear(c, c) for _ in range(1 + len(CLICK_MAPS)))
@@ -140,8 +144,8 @@ class PromptDecoder(nn.Module):
         assert self.click_projections is not None
         maps = [features.mask_features, *(features.level(i) for i in CLICK_MAPS)]
         grid = (2 * points - 1)[:, None]  # (B, 1, N, 2)
-        total = 0
+        samples = []
         for projection, level in zip(self.click_projections, maps, strict=True):
             sample = F.grid_sample(level.float(), grid.float(), align_corners=False, padding_mode="border")
-            total = total + projection(sample[:, :, 0].transpose(1, 2).to(projection.weight.dtype))
-        return total
+            samples.append(projection(sample[:, :, 0].transpose(1, 2).to(self.content.dtype)))
+        return torch.stack(samples).sum(0)

@@ -5,8 +5,8 @@ points of all levels. Every point is four taps, so a head's answer is one weight
 written as one `embedding_bag`, which is several times faster on CPU than grid_sample and stacks nothing.
 
 Two exact forms, chosen by cost:
-  dense   project the whole memory, then sum rows of the projection (every memory token asks: the pixel decoder)
-  sparse  sum raw memory rows, then project the sums: W (sum a_i x_i) + b sum a_i  (a few queries ask: the prompt decoder)
+  dense   project the whole memory, then sum rows of the projection (all memory tokens ask: the pixel decoder)
+  sparse  sum raw memory rows, then project the sums: W (sum a_i x_i) + b sum a_i (few ask: the prompt decoder)
 """
 
 from __future__ import annotations
@@ -56,16 +56,14 @@ class DeformableAttention(nn.Module):
         """query (B, Q, C); reference (1 or B, Q, 2) points x, y or (.., 4) boxes cx, cy, w, h, shares of the image;
         memory (B, S, C), levels one after another, each row-major; shapes of the levels. Returns (B, Q, C).
         """
-        b, q, _ = query.shape
+        q = query.shape[1]
         sparse_form = q * self.heads * 2 <= memory.shape[1]
         table = memory if sparse_form else self.value_proj(memory)
         read = self._sums_then_projects if sparse_form else self._reads_projection
         if torch.is_grad_enabled():
             return read(query, reference, table, shapes)
         # Without gradients, a few thousand queries at a time: taps and weights stay in the processor's cache.
-        parts = [
-            read(query[:, i : i + CHUNK], reference[:, i : i + CHUNK], table, shapes) for i in range(0, q, CHUNK)
-        ]
+        parts = [read(query[:, i : i + CHUNK], reference[:, i : i + CHUNK], table, shapes) for i in range(0, q, CHUNK)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _reads_projection(self, query: Tensor, reference: Tensor, projected: Tensor, shapes: Shapes) -> Tensor:

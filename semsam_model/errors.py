@@ -1,12 +1,12 @@
 """The one exception tree; `backend.errors` continues it.
 
-    SemsamError
-    ├── ConfigError        a configuration file or value is wrong
-    ├── CheckpointError    a weights file is not what it should be
-    ├── PromptError        a click or box cannot be used
-    ├── ImageError         pixels cannot be read or used
-    ├── DataError          training or evaluation data is wrong
-    └── TrainingError      a training run cannot go on
+SemsamError
+├── ConfigError        a configuration file or value is wrong
+├── CheckpointError    a weights file is not what it should be
+├── PromptError        a click or box cannot be used
+├── ImageError         pixels cannot be read or used
+├── DataError          training or evaluation data is wrong
+└── TrainingError      a training run cannot go on
 """
 
 

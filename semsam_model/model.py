@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from semsam_model.config import ModelConfig
-from semsam_model.deformable import Shapes
 from semsam_model.decoder import LayerOutput, PromptDecoder
+from semsam_model.deformable import Shapes
 from semsam_model.mobilenet import MobileNetV2
 from semsam_model.pixel_decoder import Features, PixelDecoder
 from semsam_model.swin import Swin
@@ -64,6 +64,8 @@ class SemanticSAM(nn.Module):
             backbone.channels, config.width, config.heads, config.points, config.encoder_layers, config.ffn
         )
         self.decoder = PromptDecoder(config)
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.pixel_std).view(3, 1, 1), persistent=False)
 

@@ -83,9 +83,9 @@ class PixelDecoder(nn.Module):
         self.lateral = nn.Sequential(nn.Conv2d(channels[0], width, 1, bias=False), nn.GroupNorm(32, width))
         self.fuse = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(32, width))
         self.mask_features = nn.Conv2d(width, width, 1)
-        for projection in self.input_proj:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
+        for projection in projections:
+            for parameter in projection[0].parameters():
+                nn.init.zeros_(parameter) if parameter.ndim == 1 else nn.init.xavier_uniform_(parameter)
 
     def forward(self, maps: list[Tensor]) -> Features:
         """maps at strides 4, 8, 16, 32, each (B, C_i, H_i, W_i)."""

@@ -53,6 +53,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.index: Tensor
         self.register_buffer("index", relative_position_index(window), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -119,7 +120,9 @@ class PatchMerging(nn.Module):
         """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)."""
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         even, odd = x[:, 0::2], x[:, 1::2]
-        return self.reduction(self.norm(torch.cat((even[:, :, 0::2], odd[:, :, 0::2], even[:, :, 1::2], odd[:, :, 1::2]), -1)))
+        return self.reduction(
+            self.norm(torch.cat((even[:, :, 0::2], odd[:, :, 0::2], even[:, :, 1::2], odd[:, :, 1::2]), -1))
+        )
 
 
 class Stage(nn.Module):
@@ -159,7 +162,7 @@ class Swin(nn.Module):
         super().__init__()
         self.channels = tuple(dim * 2**i for i in range(len(depths)))
         self.patch_embed = PatchEmbed(dim)
-        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        rates = [drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths))]
         self.layers = nn.ModuleList()
         for i, depth in enumerate(depths):
             mine, rates = rates[:depth], rates[depth:]
@@ -170,6 +173,7 @@ class Swin(nn.Module):
         x = self.patch_embed(images)
         maps = []
         for i, stage in enumerate(self.layers):
+            assert isinstance(stage, Stage)
             x = stage(x)
             maps.append(self.get_submodule(f"norm{i}")(x).permute(0, 3, 1, 2).contiguous())
             if stage.downsample is not None:

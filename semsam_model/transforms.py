@@ -82,33 +82,41 @@ class Frame:
             if isinstance(prompt, Click):
                 if not (0 <= prompt.x <= width and 0 <= prompt.y <= height):
                     raise PromptError(
-                        f"click ({prompt.x:g}, {prompt.y:g}): expected a point inside the photo of {width}x{height} pixels"
+                        f"click ({prompt.x:g}, {prompt.y:g}): expected a point inside the photo, "
+                        f"which is {width} wide and {height} high"
                     )
                 rows.append((prompt.x / width, prompt.y / height, config.click_box, config.click_box))
                 kinds.append(CLICK)
             else:
-                x0, x1 = max(0.0, prompt.x0) / width, min(float(width), prompt.x1) / width
-                y0, y1 = max(0.0, prompt.y0) / height, min(float(height), prompt.y1) / height
-                if x1 <= x0 or y1 <= y0:
-                    raise PromptError(
-                        f"box {prompt.x0:g},{prompt.y0:g},{prompt.x1:g},{prompt.y1:g}: "
-                        f"expected it to overlap the photo of {width}x{height} pixels"
+                box = self.clip(prompt)
+                rows.append(
+                    (
+                        (box.x0 + box.x1) / 2 / width,
+                        (box.y0 + box.y1) / 2 / height,
+                        (box.x1 - box.x0) / width,
+                        (box.y1 - box.y0) / height,
                     )
-                rows.append(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0))
+                )
                 kinds.append(BOX)
         share_y, share_x = self.resized[0] / self.padded[0], self.resized[1] / self.padded[1]
         scale = torch.tensor([share_x, share_y, share_x, share_y])
         return torch.tensor(rows, dtype=torch.float32).reshape(-1, 4) * scale, torch.tensor(kinds, dtype=torch.long)
 
+    def clip(self, box: Box) -> Box:
+        """The part of a box that lies on the photo. Raises PromptError when there is none."""
+        height, width = self.photo
+        x0, y0, x1, y1 = max(0.0, box.x0), max(0.0, box.y0), min(float(width), box.x1), min(float(height), box.y1)
+        if x1 <= x0 or y1 <= y0:
+            raise PromptError(
+                f"box {box.x0:g},{box.y0:g},{box.x1:g},{box.y1:g}: "
+                f"expected it to overlap the photo of {width}x{height} pixels"
+            )
+        return Box(x0, y0, x1, y1)
+
     @property
     def logits(self) -> tuple[int, int]:
         """(h, w) of the mask logits that touch the unpadded frame."""
         return -(-self.resized[0] // LOGIT_STRIDE), -(-self.resized[1] // LOGIT_STRIDE)
-
-    @property
-    def photo_pixels_per_logit(self) -> float:
-        """Photo pixels under one logit cell."""
-        return (self.photo[0] / self.resized[0]) * (self.photo[1] / self.resized[1]) * LOGIT_STRIDE**2
 
     def mask(self, logits: np.ndarray, threshold: float = 0.0) -> tuple[np.ndarray, tuple[int, int, int, int]]:
         """One mask in the photo's own pixels: logits are upsampled (bilinear) and *then* thresholded.
@@ -142,7 +150,9 @@ class Frame:
         top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
         return crop[top:bottom, left:right], (x0 + left, y0 + top, x0 + right, y0 + bottom)
 
-    def _taps(self, first: int, last: int, axis: int, cells: int) -> tuple[int, tuple[np.ndarray, np.ndarray], np.ndarray]:
+    def _taps(
+        self, first: int, last: int, axis: int, cells: int
+    ) -> tuple[int, tuple[np.ndarray, np.ndarray], np.ndarray]:
         """Photo pixels along one axis whose centre lies between logit cells `first` and `last`.
 
         Returns the first such pixel, the two cells that each pixel blends (edge cells repeated, as align_corners=False
@@ -163,6 +173,10 @@ class Frame:
     def cell_of(self, x: float, y: float) -> tuple[int, int]:
         """(row, col) of the logit cell under a photo point, clipped to the unpadded frame."""
         h, w = self.logits
-        row = int(y / self.photo[0] * self.resized[0] / LOGIT_STRIDE)
-        col = int(x / self.photo[1] * self.resized[1] / LOGIT_STRIDE)
-        return min(max(row, 0), h - 1), min(max(col, 0), w - 1)
+        at_x, at_y = self.in_cells(x, y)
+        return min(max(int(at_y), 0), h - 1), min(max(int(at_x), 0), w - 1)
+
+    def in_cells(self, x: float, y: float) -> tuple[float, float]:
+        """Photo point x, y in units of logit cells, x, y."""
+        scale_y, scale_x = (r / p / LOGIT_STRIDE for r, p in zip(self.resized, self.photo, strict=True))
+        return x * scale_x, y * scale_y

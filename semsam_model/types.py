@@ -14,9 +14,14 @@ import numpy as np
 
 from semsam_model.errors import PromptError
 
-#: User-facing level 1..6 -> query token (Semantic-SAM demo; the order was read off trained tokens, no code enforces it).
-LEVEL_TO_TOKEN: dict[int, int] = {1: 3, 2: 2, 3: 0, 4: 4, 5: 1, 6: 5}
-TOKEN_TO_LEVEL: dict[int, int] = {token: level for level, token in LEVEL_TO_TOKEN.items()}
+#: Token of user-facing level 1..6. The order was read off trained tokens (Semantic-SAM demo), no code enforces it;
+#: our own models start their tokens from sizes in this order.
+LEVEL_TOKENS = (3, 2, 0, 4, 1, 5)
+
+
+def level_tokens(tokens: int) -> tuple[int, ...]:
+    """Token of each level, largest first. Three-token models were trained without an order: token i is level i + 1."""
+    return LEVEL_TOKENS if tokens == len(LEVEL_TOKENS) else tuple(range(tokens))
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,8 @@ class Box:
             raise PromptError(f"box {self.x0, self.y0, self.x1, self.y1}: expected four finite pixel coordinates")
         if self.x1 <= self.x0 or self.y1 <= self.y0:
             raise PromptError(
-                f"box {self.x0, self.y0, self.x1, self.y1}: expected x0 < x1 and y0 < y1, the order is left, top, right, bottom"
+                f"box {self.x0, self.y0, self.x1, self.y1}: expected x0 < x1 and y0 < y1 "
+                "(the order is left, top, right, bottom)"
             )
 
 

@@ -1,0 +1,169 @@
+"""From the network's answers to what an annotator is offered. NumPy and OpenCV on small logit maps; no torch.
+
+A `Proposal` is one level's answer as logits at stride 4. Cleaning, agreement, combination and duplicate removal all
+happen on those small maps; only what is offered is brought to the photo's size. That is exact: a region where the
+bilinear surface is above zero always holds a cell above zero, and cells that are neighbours along an edge stay joined,
+so a speck removed from the cells is gone from the photo.
+
+What several prompts mean (published weights know one positive click):
+  1. each positive click, each box, and each box's centre is decoded alone: six proposals each;
+  2. proposals are ordered by how many clicks they obey (positive inside, negative outside), then by fit to the boxes
+     times predicted IoU;
+  3. where none obeys every click, the best are combined, level by level: the union of the positive prompts' masks,
+     minus the mask that each disobeyed negative click selects (the best of its six that holds no positive click).
+     Union is the maximum of logits, removal the minimum with the negated logits, so edges stay smooth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Options:
+    """How proposals become candidates."""
+
+    same_iou: float = 0.9  #: two masks with a larger IoU are one candidate
+    min_region: float = 100.0  #: specks and pinholes below this many model-frame pixels go (published: 100)
+    part_of: float = 0.9  #: share of a mask inside a larger one that makes the larger one its parent
+    most: int = 6  #: candidates offered
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """One level's answer. Cells are logits at stride 4 of the unpadded model frame."""
+
+    logits: np.ndarray  #: float32 (h, w)
+    token: int
+    predicted_iou: float
+    stability: float
+
+    @property
+    def cells(self) -> np.ndarray:
+        return self.logits > 0
+
+
+def stability(logits: np.ndarray) -> float:
+    """Share of cells above -1 that are also above +1 (SAM's stability score, offset 1); 0 for an empty mask."""
+    loose = int(np.count_nonzero(logits > -1))
+    return int(np.count_nonzero(logits > 1)) / loose if loose else 0.0
+
+
+def clean(logits: np.ndarray, min_cells: float) -> np.ndarray:
+    """Remove specks and fill pinholes smaller than min_cells cells; the largest region always stays.
+
+    Edge neighbours are joined, corner neighbours are not (a bilinear surface need not be above zero between them).
+    """
+    out = logits
+    for sign in (-1.0, 1.0):  # pinholes first, as published, then specks
+        region = (out * sign > 0).astype(np.uint8)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(region, connectivity=4)
+        areas = stats[1:, cv2.CC_STAT_AREA]
+        small = areas < min_cells
+        if sign > 0 and small.all() and count > 1:
+            small[int(np.argmax(areas))] = False
+        if small.any():
+            flip = np.concatenate(([False], small))[labels]
+            out = np.where(flip, -out, out)
+    return out
+
+
+def obeyed(cells: np.ndarray, positives: Sequence[tuple[int, int]], negatives: Sequence[tuple[int, int]]) -> int:
+    """Number of clicks, as (row, col) cells, that the mask agrees with."""
+    return sum(bool(cells[at]) for at in positives) + sum(not cells[at] for at in negatives)
+
+
+def box_fit(cells: np.ndarray, box: tuple[float, float, float, float]) -> float:
+    """IoU between the mask's bounding box and a box x0, y0, x1, y1, both in cells."""
+    rows, cols = np.flatnonzero(cells.any(1)), np.flatnonzero(cells.any(0))
+    if not rows.size:
+        return 0.0
+    x0, y0, x1, y1 = cols[0], rows[0], cols[-1] + 1, rows[-1] + 1
+    width = min(x1, box[2]) - max(x0, box[0])
+    height = min(y1, box[3]) - max(y0, box[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    return float(width * height / ((x1 - x0) * (y1 - y0) + (box[2] - box[0]) * (box[3] - box[1]) - width * height))
+
+
+def combine(
+    answers: Sequence[Sequence[Proposal]],
+    against: Sequence[Sequence[Proposal]],
+    positives: Sequence[tuple[int, int]],
+    negatives: Sequence[tuple[int, int]],
+) -> list[Proposal]:
+    """Level by level: union of the positive prompts' masks, minus what the disobeyed negative clicks select.
+
+    answers: proposals of each positive prompt, in token order. against: proposals of each negative click.
+    """
+    combined = []
+    for same_level in zip(*answers, strict=True):
+        logits = np.maximum.reduce([p.logits for p in same_level])
+        for at, selected in zip(negatives, against, strict=True):
+            apart = [p for p in selected if p.cells[at] and not any(p.cells[positive] for positive in positives)]
+            if logits[at] > 0 and apart:
+                logits = np.minimum(logits, -max(apart, key=lambda p: p.predicted_iou).logits)
+        combined.append(
+            Proposal(logits, same_level[0].token, min(p.predicted_iou for p in same_level), stability(logits))
+        )
+    return combined
+
+
+@dataclass(frozen=True)
+class PromptCells:
+    """A prompt in logit cells: clicks as (row, col), boxes as x0, y0, x1, y1."""
+
+    positives: tuple[tuple[int, int], ...]
+    negatives: tuple[tuple[int, int], ...]
+    boxes: tuple[tuple[float, float, float, float], ...]
+
+
+def order(proposals: Sequence[Proposal], prompt: PromptCells) -> list[Proposal]:
+    """Best first: clicks obeyed, then predicted IoU times the fit to the boxes."""
+
+    def key(p: Proposal) -> tuple[int, float]:
+        fit = float(np.mean([box_fit(p.cells, box) for box in prompt.boxes])) if prompt.boxes else 1.0
+        return obeyed(p.cells, prompt.positives, prompt.negatives), fit * p.predicted_iou
+
+    return sorted(proposals, key=key, reverse=True)
+
+
+def distinct(ordered: Sequence[Proposal], options: Options) -> list[Proposal]:
+    """Walk best first, keep what is not empty and not the same as one already kept; at most options.most."""
+    kept: list[Proposal] = []
+    for proposal in ordered:
+        cells = proposal.cells
+        if len(kept) < options.most and cells.any() and all(_iou(cells, k.cells) <= options.same_iou for k in kept):
+            kept.append(proposal)
+    return kept
+
+
+def tidy(proposal: Proposal, min_cells: float) -> Proposal:
+    """The proposal with specks and pinholes gone."""
+    return replace(proposal, logits=clean(proposal.logits, min_cells))
+
+
+def parents(masks: Sequence[np.ndarray], options: Options) -> list[int | None]:
+    """For each mask (bool, same shape) the index of the next larger one that contains it, or None.
+
+    "Larger" leaves room for the duplicates rule: a pair more alike than same_iou never reaches this point.
+    """
+    areas = [int(np.count_nonzero(m)) for m in masks]
+    found: list[int | None] = []
+    for i, mask in enumerate(masks):
+        holders = [
+            j
+            for j, other in enumerate(masks)
+            if areas[j] > areas[i] > 0 and np.count_nonzero(mask & other) >= options.part_of * areas[i]
+        ]
+        found.append(min(holders, key=lambda j: areas[j]) if holders else None)
+    return found
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    both = int(np.count_nonzero(a & b))
+    return both / (int(np.count_nonzero(a)) + int(np.count_nonzero(b)) - both)
