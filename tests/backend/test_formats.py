@@ -1,0 +1,332 @@
+import base64
+import contextlib
+import io
+from itertools import groupby
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from label_studio_sdk.converter.brush import decode_rle, mask2rle
+from PIL import Image
+from pycocotools import mask as coco
+
+from backend import formats
+from backend.errors import BackendError, BadRequest
+
+quick = settings(max_examples=60, deadline=None)
+any_mask = hnp.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
+
+
+@st.composite
+def blobs(draw: st.DrawFn) -> np.ndarray:
+    """Smooth masks with parts and holes, also cut off by the photo's edges."""
+    height, width = draw(st.integers(20, 90)), draw(st.integers(20, 90))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    noise = cv2.GaussianBlur(rng.random((height, width)), (0, 0), draw(st.sampled_from([3.0, 5.0, 8.0])))
+    return noise > np.quantile(noise, draw(st.sampled_from([0.2, 0.5, 0.8])))
+
+
+def disc(height: int, width: int, cx: float, cy: float, radius: float) -> np.ndarray:
+    y, x = np.mgrid[:height, :width] + 0.5
+    return np.hypot(x - cx, y - cy) < radius
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / max(1, (a | b).sum()))
+
+
+def brush(mask: np.ndarray) -> list[int]:
+    return formats.encode_brush_rle(*formats.crop_mask(mask), mask.shape)
+
+
+SPECIAL = [
+    np.zeros((1, 1), bool),
+    np.ones((1, 1), bool),
+    np.zeros((5, 7), bool),
+    np.ones((5, 7), bool),
+    np.ones((301, 333), bool),  # one run longer than a piece of 65536 values holds
+    np.arange(7 * 300).reshape(7, 300) < 900,  # whole rows: one run over several lines
+    np.arange(128 * 128).reshape(128, 128) < 128 * 128 // 2,
+    disc(97, 131, 70.5, 40.5, 33),
+]
+
+
+@pytest.mark.parametrize("mask", SPECIAL)
+def test_brush_rle_of_special_masks_is_byte_for_byte_the_sdks(mask: np.ndarray) -> None:
+    assert brush(mask) == mask2rle(mask.astype(np.uint8) * 255)
+    assert np.array_equal(formats.decode_brush_rle(brush(mask), mask.shape), mask)
+
+
+@quick
+@given(any_mask | blobs())
+def test_brush_rle_is_byte_for_byte_the_sdks_and_comes_back(mask: np.ndarray) -> None:
+    rle = brush(mask)
+    assert rle == mask2rle(mask.astype(np.uint8) * 255)
+    assert np.array_equal(formats.decode_brush_rle(rle, mask.shape), mask)
+
+
+@quick
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_half_transparent_brush_counts_from_alpha_128(alpha: np.ndarray) -> None:
+    assert np.array_equal(formats.decode_brush_rle(mask2rle(alpha), alpha.shape), alpha >= 128)
+
+
+@quick
+@given(st.data())
+def test_brush_decoder_agrees_with_the_sdk_on_literal_runs_and_other_run_sizes(data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
+    sizes = data.draw(st.lists(st.integers(1, 16), min_size=4, max_size=4))
+    total = 4 * height * width
+    bits, left = f"{total:032b}{7:05b}" + "".join(f"{n - 1:04b}" for n in sizes), total
+    while left:
+        k = data.draw(st.integers(0, 3))
+        count = data.draw(st.integers(1, min(left, 2 ** sizes[k])))
+        repeated = data.draw(st.booleans())
+        values = data.draw(st.binary(min_size=1 if repeated else count, max_size=1 if repeated else count))
+        bits += f"{int(repeated)}{k:02b}{count - 1:0{sizes[k]}b}" + "".join(f"{v:08b}" for v in values)
+        left -= count
+    bits += "0" * (-len(bits) % 8)
+    rle = list(int(bits, 2).to_bytes(len(bits) // 8, "big"))
+    expected = decode_rle(rle).reshape(height, width, 4)[..., 3] >= 128
+    assert np.array_equal(formats.decode_brush_rle(rle, (height, width)), expected)
+
+
+def test_brush_rle_of_another_size_is_refused_with_both_counts() -> None:
+    with pytest.raises(BadRequest, match=r"expected 168 values for 6 x 7 pixels.*says 140"):
+        formats.decode_brush_rle(brush(np.ones((5, 7), bool)), (7, 6))
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+def test_brush_rle_that_ends_early_is_refused(cut: int) -> None:
+    mask = disc(40, 41, 20, 20, 9)
+    with pytest.raises(BadRequest, match="ends after"):
+        formats.decode_brush_rle(brush(mask)[:-cut], mask.shape)
+
+
+def test_brush_run_past_the_image_is_refused() -> None:
+    rle = brush(np.ones((2, 2), bool))
+    bits = "".join(f"{v:08b}" for v in rle)
+    assert bits[53:60] == "1011111"  # the class for up to 16, count 16
+    longer = bits[:53] + "110" + "11111111" + bits[60:]
+    with pytest.raises(BadRequest, match="a run that ends at 256"):
+        formats.decode_brush_rle([int(longer[i : i + 8].ljust(8, "0"), 2) for i in range(0, len(longer), 8)], (2, 2))
+
+
+garbage = st.none() | st.integers() | st.text() | st.lists(st.integers(-2, 300) | st.floats() | st.text(), max_size=20)
+
+
+@quick
+@given(garbage | st.lists(st.integers(0, 255), min_size=7, max_size=40))
+def test_brush_decoder_never_raises_anything_but_bad_request(rle: object) -> None:
+    with pytest.raises(BadRequest):
+        formats.decode_brush_rle(rle, (123, 457))  # type: ignore[arg-type]
+
+
+@quick
+@given(st.lists(st.integers(0, 255), max_size=30))
+def test_brush_body_of_garbage_gives_a_mask_or_bad_request(body: list[int]) -> None:
+    head = brush(np.zeros((6, 7), bool))[:6]
+    with contextlib.suppress(BadRequest):
+        assert formats.decode_brush_rle(head + body, (6, 7)).shape == (6, 7)
+
+
+def test_a_crop_that_does_not_fit_its_bbox_is_refused() -> None:
+    with pytest.raises(BackendError, match=r"expected bool \(2, 3\)"):
+        formats.encode_brush_rle(np.ones((3, 2), bool), (0, 0, 3, 2), (9, 9))
+    with pytest.raises(BackendError, match="inside a photo of 4 x 9"):
+        formats.encode_coco_rle(np.ones((2, 3), bool), (2, 0, 5, 2), (9, 4))
+
+
+@quick
+@given(any_mask)
+def test_the_bbox_is_tight_and_its_crop_pastes_back(mask: np.ndarray) -> None:
+    crop, (x0, y0, x1, y1) = formats.crop_mask(mask)
+    assert np.array_equal(formats.paste(crop, (x0, y0, x1, y1), mask.shape), mask)
+    if mask.any():
+        assert crop[0].any() and crop[-1].any() and crop[:, 0].any() and crop[:, -1].any()
+    else:
+        assert (x0, y0, x1, y1) == (0, 0, 0, 0)
+
+
+# ------------------------------------------------------------------------------------------------------------- polygons
+
+
+@quick
+@given(any_mask | blobs())
+def test_outlines_within_budget_are_exact_and_joined_too(mask: np.ndarray) -> None:
+    crop, bbox = formats.crop_mask(mask)
+    rings = formats.mask_to_rings(crop, bbox, max_vertices=20_000)
+    assert np.array_equal(formats.decode_polygons([ring.points for ring in rings], mask.shape), mask)
+    assert np.array_equal(formats.decode_polygons([formats.join_rings(rings)], mask.shape), mask)
+
+
+@quick
+@given(any_mask | blobs())
+def test_rings_are_one_for_each_part_and_each_hole(mask: np.ndarray) -> None:
+    rings = formats.mask_to_rings(*formats.crop_mask(mask), max_vertices=20_000)
+    parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[0] - 1
+    outside = cv2.connectedComponents(np.pad(~mask, 1, constant_values=True).astype(np.uint8), connectivity=8)[0] - 1
+    assert sum(not ring.hole for ring in rings) == parts
+    assert sum(ring.hole for ring in rings) == outside - 1
+    for ring in rings:  # y points down, so a positive shoelace sum is clockwise as seen
+        x, y = ring.points.T
+        assert (x @ np.roll(y, -1) - y @ np.roll(x, -1) < 0) == ring.hole
+
+
+@quick
+@given(blobs(), st.integers(12, 60))
+def test_a_polygon_keeps_its_vertex_budget_and_the_photo(mask: np.ndarray, budget: int) -> None:
+    points = formats.encode_polygon(*formats.crop_mask(mask), max_vertices=budget)
+    assert 3 <= len(points) <= budget
+    assert points.min() >= 0 and (points <= np.array(mask.shape[::-1])).all()
+    assert formats.decode_polygons([points], mask.shape).any()
+
+
+@quick
+@given(st.floats(60, 140), st.floats(60, 140), st.floats(35, 55), st.floats(8, 20))
+def test_a_ring_with_a_hole_and_an_island_survives_forty_vertices(
+    cx: float, cy: float, radius: float, hole: float
+) -> None:
+    mask = disc(203, 301, cx, cy, radius) & ~disc(203, 301, cx + 4, cy - 3, hole) | disc(203, 301, 240, 150, 25)
+    points = formats.encode_polygon(*formats.crop_mask(mask), max_vertices=40)
+    back = formats.decode_polygons([points], mask.shape)
+    assert iou(mask, back) > 0.93
+    assert not back[int(cy - 3), int(cx + 4)] and back[150, 240]
+
+
+@quick
+@given(st.integers(3, 60), st.integers(3, 60), st.integers(30, 60), st.integers(30, 60))
+def test_a_simplified_polygon_is_not_shifted(x: int, y: int, width: int, height: int) -> None:
+    mask = np.zeros((131, 127), bool)
+    mask[y : y + height, x : x + width] = disc(height, width, width / 2, height / 2, min(width, height) / 2)
+    back = formats.decode_polygons([formats.encode_polygon(*formats.crop_mask(mask), max_vertices=24)], mask.shape)
+    for axis in (0, 1):
+        assert abs(np.nonzero(mask)[axis].mean() - np.nonzero(back)[axis].mean()) < 0.35
+
+
+def test_a_mask_of_the_whole_photo_is_its_four_corners() -> None:
+    points = formats.encode_polygon(*formats.crop_mask(np.ones((5, 7), bool)))
+    assert sorted(map(tuple, points.tolist())) == [(0, 0), (0, 5), (7, 0), (7, 5)]
+
+
+def test_an_empty_mask_has_no_outline() -> None:
+    empty = formats.crop_mask(np.zeros((5, 7), bool))
+    assert formats.mask_to_rings(*empty) == []
+    assert formats.encode_polygon(*empty).shape == (0, 2)
+
+
+def test_a_thin_diagonal_over_budget_keeps_some_area() -> None:
+    line = np.eye(400, dtype=bool) | np.eye(400, k=1, dtype=bool)
+    points = formats.encode_polygon(*formats.crop_mask(line), max_vertices=20)
+    assert len(points) <= 20
+    assert iou(line, formats.decode_polygons([points], line.shape)) > 0.3
+
+
+@quick
+@given(any_mask | blobs())
+def test_even_odd_filling_gives_the_same_mask_as_non_zero(mask: np.ndarray) -> None:
+    points = formats.encode_polygon(*formats.crop_mask(mask), max_vertices=20_000)
+    if not len(points):
+        return
+    # Even-odd by brute force, at every pixel centre.
+    inside = np.zeros(mask.shape, bool)
+    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]] + 0.5
+    for ends in zip(points.tolist(), np.roll(points, -1, axis=0).tolist(), strict=True):
+        (ax, ay), (bx, by) = sorted(ends, key=lambda end: end[1])
+        if ay != by:
+            inside ^= (y > ay) & (y < by) & (x > ax + (y - ay) * (bx - ax) / (by - ay))
+    assert np.array_equal(inside, mask)
+
+
+@quick
+@given(st.lists(st.tuples(st.floats(-20, 60), st.floats(-20, 60)), min_size=3, max_size=3))
+def test_a_triangle_holds_the_pixels_whose_centre_it_holds(corners: list[tuple[float, float]]) -> None:
+    (ax, ay), (bx, by), (cx, cy) = corners
+    y, x = np.mgrid[:40, :43] + 0.5
+    sides = np.stack(
+        [
+            (bx - ax) * (y - ay) - (by - ay) * (x - ax),
+            (cx - bx) * (y - by) - (cy - by) * (x - bx),
+            (ax - cx) * (y - cy) - (ay - cy) * (x - cx),
+        ]
+    )
+    clear = (abs(sides) > 1e-6).all(axis=0)
+    expected = (sides > 0).all(axis=0) | (sides < 0).all(axis=0)
+    got = formats.decode_polygons([np.array(corners)], (40, 43))
+    assert np.array_equal(got[clear], expected[clear])
+
+
+@pytest.mark.parametrize("points", [[[1, 2, 3]], [[1, float("nan")]], [1, 2]])
+def test_a_malformed_polygon_is_refused(points: list) -> None:
+    with pytest.raises(BadRequest, match="polygon"):
+        formats.decode_polygons([np.array(points)], (5, 5))
+
+
+# --------------------------------------------------------------------------------------------------------- PNG and COCO
+
+
+@quick
+@given(any_mask | blobs())
+def test_bitmask_comes_back_and_is_black_on_transparent(mask: np.ndarray) -> None:
+    url = formats.encode_bitmask(*formats.crop_mask(mask), mask.shape)
+    assert np.array_equal(formats.decode_bitmask(url, mask.shape), mask)
+    image = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+    rgba = np.asarray(image.convert("RGBA"))
+    assert (rgba[mask] == (0, 0, 0, 255)).all() and (rgba[~mask][:, 3] == 0).all()
+
+
+def test_bitmask_reads_the_canvas_form_with_soft_borders() -> None:
+    rgba = np.zeros((3, 4, 4), np.uint8)
+    rgba[1] = [(0, 0, 0, alpha) for alpha in (127, 128, 255, 0)]
+    buffer = io.BytesIO()
+    Image.fromarray(rgba).save(buffer, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    expected = np.zeros((3, 4), bool)
+    expected[1, 1:3] = True
+    assert np.array_equal(formats.decode_bitmask(url, (3, 4)), expected)
+    with pytest.raises(BadRequest, match=r"expected width, height \(3, 4\), got \(4, 3\)"):
+        formats.decode_bitmask(url, (4, 3))
+    with pytest.raises(BadRequest, match="cannot be read"):
+        formats.decode_bitmask(url[:-30], (3, 4))
+
+
+@pytest.mark.parametrize(
+    "url", [None, 3, "", "http://x/y.png", formats.PNG_PREFIX + "***", formats.PNG_PREFIX + "R0lG"]
+)
+def test_a_malformed_bitmask_is_refused(url: object) -> None:
+    with pytest.raises(BadRequest, match="imageDataURL"):
+        formats.decode_bitmask(url, (3, 4))  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11 with numpy 2
+@quick
+@given(any_mask | blobs())
+def test_coco_rle_is_pycocotools_and_comes_back(mask: np.ndarray) -> None:
+    rle = formats.encode_coco_rle(*formats.crop_mask(mask), mask.shape)
+    assert np.array_equal(coco.decode(rle).astype(bool), mask)
+    assert np.array_equal(formats.decode_coco_rle(rle, mask.shape), mask)
+    runs = [0] * bool(mask[0, 0]) + [len(list(run)) for _, run in groupby(mask.T.ravel().tolist())]
+    assert np.array_equal(formats.decode_coco_rle({"size": list(mask.shape), "counts": runs}), mask)
+
+
+@quick
+@given(st.text(max_size=12) | st.lists(st.integers(-3, 40), max_size=5) | st.none() | st.integers())
+def test_coco_decoder_gives_a_filled_mask_or_bad_request(counts: object) -> None:
+    with contextlib.suppress(BadRequest):
+        assert formats.decode_coco_rle({"size": [5, 7], "counts": counts}).shape == (5, 7)
+
+
+def test_coco_runs_that_do_not_fill_the_image_are_refused() -> None:
+    with pytest.raises(BadRequest, match="fill 35 pixels"):
+        formats.decode_coco_rle({"size": [5, 7], "counts": ""})
+    with pytest.raises(BadRequest, match=r"expected \[7, 5\], got \[5, 7\]"):
+        formats.decode_coco_rle({"size": [5, 7], "counts": [35]}, (7, 5))
+
+
+@pytest.mark.parametrize("rle", [None, [], {}, {"size": 3}, {"size": [1]}, {"size": [0, 5], "counts": []}])
+def test_a_malformed_coco_rle_is_refused(rle: object) -> None:
+    with pytest.raises(BadRequest, match=r"COCO RLE|size"):
+        formats.decode_coco_rle(rle)  # type: ignore[arg-type]
