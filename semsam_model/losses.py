@@ -157,6 +157,7 @@ class _Truth:
     def __init__(self, targets: Targets, size: tuple[int, int]) -> None:
         self.targets = targets
         self.masks = torch.cat(targets.masks)
+        self.bordered = F.pad(self.masks.view(torch.uint8), (1, 1, 1, 1))
         self.boxes = torch.cat(targets.boxes).float()
         counts = [len(masks) for masks in targets.masks]
         self.start = [sum(counts[:image]) for image in range(len(counts))]
@@ -171,15 +172,12 @@ class _Truth:
         x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
         left, top = x.floor(), y.floor()
         right_share, bottom_share = x - left, y - top
-        column, row = left.long(), top.long()
-        flat, base = self.masks.view(-1), rows[:, None] * (height * width)
+        # Flat index of the upper left of four neighbours; the border of zeros shifts rows and columns by one.
+        corner = ((rows[:, None] * (height + 2) + top.long() + 1) * (width + 2)) + left.long() + 1
         value = torch.zeros_like(x)
         for down, row_share in ((0, 1 - bottom_share), (1, bottom_share)):
             for right, column_share in ((0, 1 - right_share), (1, right_share)):
-                i, j = row + down, column + right
-                inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
-                here = flat[base + i.clamp(0, height - 1) * width + j.clamp(0, width - 1)]
-                value += (here & inside) * (row_share * column_share)
+                value += self.bordered.take(corner + (down * (width + 2) + right)) * (row_share * column_share)
         return value
 
 

@@ -319,7 +319,7 @@ class _Run:
         temporary.replace(self.out / STATE)
 
     def load(self, console: Console) -> None:
-        """Go on where `save` left off. Settings may differ from the saved ones and are then named; the model may not."""
+        """Go on where `save` left off. Settings may differ from the saved ones, and are named; the model may not."""
         path = self.out / STATE
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file; resume expects the folder of an earlier run")
