@@ -1,0 +1,242 @@
+"""Weights on disk: one safetensors file that carries its model config and a digest of its content.
+
+    save(path, model, model.config)         -> Version
+    model, version = load(path)             # strict names and shapes, digest verified
+    model, version = load_model("mobile")   # what the service and the command line call
+
+Nothing else is read at run time; published pickles go through `semsam_model.published` once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from semsam_model.config import ModelConfig, model_names
+from semsam_model.errors import CheckpointError, ConfigError
+from semsam_model.model import SemanticSAM, build_model
+
+FORMAT = "semsam-weights-1"  #: version of the file layout; a reader refuses any other
+SUFFIX = ".safetensors"
+EMBEDDED = "mobile"  #: the model whose weights come with the package
+RELEASED = ("swin_t", "swin_l")  #: models whose published weights can be fetched
+
+
+@dataclass(frozen=True)
+class Version:
+    """Which weights answered. Equal digest means equal config and equal tensors, bit for bit."""
+
+    name: str  #: of the model config: mobile, swin_t, ...
+    digest: str  #: sha256, 64 hex digits
+
+    @property
+    def version(self) -> str:
+        """Short form for people and for Label Studio: mobile-1a2b3c4d5e6f."""
+        return f"{self.name}-{self.digest[:12]}"
+
+    def __str__(self) -> str:
+        return self.version
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a weights file says about itself."""
+
+    config: ModelConfig
+    version: Version  #: as written by `save`; only `load` verifies the digest
+    card: dict[str, Any]  #: whatever the writer noted: training data, source file, measures
+
+
+def content_digest(tensors: Mapping[str, Tensor], config_json: str) -> str:
+    """sha256 over the config text and every tensor's name, dtype, shape and bytes, in order of names."""
+    digest = hashlib.sha256(f"{FORMAT}\0{config_json}\0".encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save(
+    path: Path,
+    weights: SemanticSAM | Mapping[str, Tensor],
+    config: ModelConfig,
+    *,
+    card: Mapping[str, Any] | None = None,
+    half: bool = False,
+) -> Version:
+    """Write a weights file; the old file, if any, stays whole until the new one is complete.
+
+    half: store float16. card: JSON values noted in the file, not part of the digest.
+    Raises CheckpointError for values that are not finite (after the cast) and when the file cannot be written.
+    """
+    state = weights.state_dict() if isinstance(weights, SemanticSAM) else weights
+    dtype = torch.float16 if half else torch.float32
+    # clone: safetensors refuses tensors that share storage
+    tensors = {name: value.detach().to("cpu", dtype).contiguous().clone() for name, value in state.items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: not written, {name} holds values that are not finite as {dtype}")
+    config_json = json.dumps(config.to_dict(), sort_keys=True)
+    version = Version(config.name, content_digest(tensors, config_json))
+    metadata = {
+        "format": FORMAT,
+        "config": config_json,
+        "digest": version.digest,
+        "card": json.dumps(dict(card or {}), sort_keys=True),
+    }
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as exc:
+        raise CheckpointError(f"{path}: cannot be written: {exc}") from exc
+    finally:
+        temporary.unlink(missing_ok=True)
+    return version
+
+
+def read_header(path: Path) -> Header:
+    """Read what a weights file says about itself, without its tensors. Raises CheckpointError."""
+    return _read(path, tensors=False)[0]
+
+
+def load(
+    path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[SemanticSAM, Version]:
+    """Read a weights file into a model in eval mode on `device`, floats cast to `dtype`.
+
+    Raises CheckpointError when the file is missing, cut short, not safetensors, not written by `save`, of a config
+    that this release does not know, when a name or shape differs from what its config asks for, or when the content
+    does not match its digest.
+    """
+    header, config_json, tensors = _read(path, tensors=True)
+    digest = content_digest(tensors, config_json)
+    if digest != header.version.digest:
+        raise CheckpointError(
+            f"{path}: the content's sha256 is {digest[:12]}..., expected {header.version.digest[:12]}...; "
+            "the file was altered after it was written, fetch or convert it again"
+        )
+    try:
+        model = build_model(header.config)
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as exc:
+        raise CheckpointError(f"{path}: its config does not describe a model that can be built: {exc}") from exc
+    _same_names_and_shapes(path, model.state_dict(), tensors)
+    model.load_state_dict(tensors)
+    return model.to(device, dtype).eval(), header.version
+
+
+def load_default(
+    *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[SemanticSAM, Version]:
+    """The embedded model. Raises CheckpointError as `load` does."""
+    return load(_embedded(), device=device, dtype=dtype)
+
+
+def weights_path(name: str, weights: Path | None = None, *, folder: Path | None = None) -> Path:
+    """Which file `load_model` reads: `weights`, else the embedded one for "mobile", else `folder`/NAME.safetensors.
+
+    Raises CheckpointError when the name is unknown or no file is there.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):  # the name becomes part of a path
+        raise CheckpointError(f"model {name!r}: expected one of {', '.join(model_names())}")
+    if weights is not None:
+        return weights
+    if name == EMBEDDED:
+        return _embedded()
+    if folder is not None and (folder / f"{name}{SUFFIX}").is_file():
+        return folder / f"{name}{SUFFIX}"
+    if name not in model_names():
+        raise CheckpointError(f"model {name!r}: expected one of {', '.join(model_names())}")
+    where = f"{name}{SUFFIX}" if folder is None else str(folder / f"{name}{SUFFIX}")
+    way_out = (
+        f"fetch the published ones with `semsam weights fetch {name}`"
+        if name in RELEASED
+        else f"name a file, or make one from a checkpoint with `semsam weights convert IN.pth --model {name}`"
+    )
+    raise CheckpointError(f"{where}: model {name} has no weights yet; {way_out}")
+
+
+def load_model(
+    name: str = EMBEDDED,
+    weights: Path | None = None,
+    *,
+    folder: Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[SemanticSAM, Version]:
+    """Load the model called `name` from the file that `weights_path` chooses.
+
+    Raises CheckpointError as `weights_path` and `load` do, and when the file holds another model than `name`.
+    """
+    path = weights_path(name, weights, folder=folder)
+    found = read_header(path).config.name
+    if found != name:
+        raise CheckpointError(f"{path}: holds model {found}, expected {name}; ask for {found} or name another file")
+    return load(path, device=device, dtype=dtype)
+
+
+def _embedded() -> Path:
+    return Path(str(resources.files("semsam_model"))) / "weights" / f"{EMBEDDED}{SUFFIX}"
+
+
+def _read(path: Path, *, tensors: bool) -> tuple[Header, str, dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such weights file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            header = _header(path, metadata)
+            values = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118 not a mapping
+    except (OSError, SafetensorError) as exc:
+        raise CheckpointError(
+            f"{path}: not a whole safetensors file ({exc}); a .pth goes through `semsam weights convert` first"
+        ) from exc
+    return header, metadata["config"], values
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> Header:
+    found = metadata.get("format")
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{path}: safetensors, but not written by semsam: expected format {FORMAT} in its metadata, got {found}"
+        )
+    try:
+        config = ModelConfig.from_dict(json.loads(metadata["config"]), where=f"{path}: model config")
+        card = json.loads(metadata.get("card", "{}"))
+        digest = metadata["digest"]
+    except ConfigError as exc:
+        raise CheckpointError(f"{exc}; the file is damaged or was written by another release of semsam") from exc
+    except (KeyError, ValueError) as exc:
+        raise CheckpointError(f"{path}: its metadata is damaged: {exc}") from exc
+    return Header(config, Version(config.name, digest), card)
+
+
+def _same_names_and_shapes(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is unknown" for name in found if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected
+        if name in found and found[name].shape != expected[name].shape
+    ]
+    problems += [f"{name} holds {t.dtype}, expected floats" for name, t in found.items() if not t.is_floating_point()]
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise CheckpointError(f"{path}: does not fit its own config: {'; '.join(problems[:3])}{more}")
