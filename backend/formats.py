@@ -223,7 +223,7 @@ def mask_to_rings(crop: np.ndarray, bbox: BBox, max_vertices: int = DEFAULT_MAX_
             kept = [Ring(np.clip(corners, 0, crop.shape[::-1]), False)]
         if sum(len(ring.points) for ring in kept) + 2 * (len(kept) - 1) <= max_vertices:
             break
-        tolerance = tolerance * 1.4 or 0.75
+        tolerance = tolerance * 1.2 or 0.4
     offset = np.array(bbox[:2], np.float64)
     return [Ring(points.astype(np.float64) + offset, hole) for points, hole in kept]
 
