@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import requests
@@ -38,8 +38,8 @@ class Credentials:
     """The one Label Studio user of the demo. `token` is its API token, 40 hexadecimal digits."""
 
     email: str
-    password: str
-    token: str
+    password: str = field(repr=False)
+    token: str = field(repr=False)
 
     @classmethod
     def load_or_create(cls, path: Path) -> Credentials:
