@@ -1,4 +1,4 @@
-"""Large files over HTTP: what arrived before a cut is kept and continued, never mixed with another version of the file."""
+"""Large files over HTTP: what arrived before a cut is continued, never mixed with another version."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def download(url: str, path: Path, *, progress: bool = True) -> None:
 
     Continuing asks for the rest only if the file is still the one begun (ETag or Last-Modified, kept in
     `path`.part.tag); otherwise, or when the server knows no ranges, it starts over. progress: a bar on stderr.
-    Raises CheckpointError when the server refuses, the connection breaks, the body is short, or the disk does not take it.
+    Raises CheckpointError when the server refuses, the connection breaks, the body is short, or the file cannot be
+    written.
     """
     part = path.with_name(path.name + ".part")
     tag = path.with_name(path.name + ".part.tag")

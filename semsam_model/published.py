@@ -37,7 +37,7 @@ FATES = ("loaded", "tied", "ignored", "missing")
 UNTRAINED = {
     "decoder.object_projection": "object class head: no gradient reached it, initial values",
     "decoder.part_projection": "part class head: no gradient reached it, initial values",
-    "decoder.kind_embed[1]": "box prompts: the published training used clicks only, the row's meaning is unproven",
+    "decoder.kind_embed[1]": "box prompts: the published training had no boxes; its code put clicks in this row, inference row 0",
 }
 
 _PREFIX = "model."
@@ -210,19 +210,21 @@ def _read_pickle(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     whole = zipfile.is_zipfile(path)
-    with path.open("rb") as file:
-        if not whole and file.read(4) == b"PK\x03\x04":
-            raise CheckpointError(f"{path}: cut short, its end is missing; download it again")
     try:
+        with path.open("rb") as file:
+            if not whole and file.read(4) == b"PK\x03\x04":
+                raise CheckpointError(f"{path}: cut short, its end is missing; download it again")
         # mapped, so that optimizer state beside the weights is never read
         return torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as exc:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(exc))
         if wanted is None:
             raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged") from exc
         raise CheckpointError(
-            f"{path}: refused, its pickle asks for {wanted[1]}, which could run code; expected tensors and plain values. "
-            "If you trust where it is from, save its tensors alone there, and convert that file"
+            f"{path}: refused, its pickle asks for {wanted[1]}, which could run code; expected tensors and plain "
+            "values. If you trust where it is from, save its tensors alone there, and convert that file"
         ) from exc
     except Exception as exc:  # damaged bytes can fail anywhere in the reader
         raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged ({type(exc).__name__})") from exc
@@ -295,7 +297,7 @@ def _collect(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) -> tu
     for ours, aliases in names.items():
         first, *others = (alias for alias in aliases if alias in state)
         for other in others:
-            if not torch.equal(state[first], state[other]):
+            if not torch.equal(state[first].float(), state[other].float()):
                 raise CheckpointError(f"{path}: {other} differs from {first}, in published models they are one tensor")
         value = state[first].float()
         weights[ours] = value[0] if first == _CONTENT else value
