@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -139,7 +139,7 @@ class TrainResult:
     weights: Path  #: averaged weights, plain state dict
     steps: int  #: steps done in all
     stopped: Literal["finished", "time", "interrupted"]
-    oracle: Oracle | None  #: of the averaged weights, when there is validation data
+    oracle: Oracle | None  #: of the averaged weights; None without validation data or when interrupted
 
 
 def train_from_config(
@@ -199,9 +199,9 @@ def train(
     probes = pick_probes(val, config.probe_per_source)
     with _Reporter(config, out, console, probes, run) as reporter:
         stopped = _loop(run, batches, reporter)
-        oracle = reporter.probe() if probes else None
-    run.save()
-    save_weights(run.ema, out / WEIGHTS)
+        run.save()
+        save_weights(run.ema, out / WEIGHTS)
+        oracle = None if stopped == "interrupted" else reporter.probe()
     console.print(f"{stopped} after {run.step} steps; weights in {out / WEIGHTS}")
     return TrainResult(out / WEIGHTS, run.step, stopped, oracle)
 
@@ -210,7 +210,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     """Write a plain state dict as safetensors, in one move."""
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     temporary = path.with_name(path.name + ".tmp")
-    save_file(state, temporary)
+    temporary.write_bytes(save(state))
     temporary.replace(path)
 
 
