@@ -90,6 +90,7 @@ class Settings:
     image_connect_timeout: _Seconds = 5.0  #: seconds to open a connection
     image_read_timeout: _Seconds = 20.0  #: seconds without a byte
     image_total_timeout: _Seconds = 60.0  #: seconds for the whole picture, redirects included
+    image_recheck_seconds: _Seconds = 60.0  #: a picture fetched this recently is not fetched again for its digest
 
     model: str = "mobile"  #: name in configs/model, or a YAML file
     weights: _Folder | None = None  #: safetensors file; None = the weights that come with semsam

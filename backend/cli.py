@@ -1,0 +1,163 @@
+"""The `semsam` command: parses and calls. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from semsam_model.errors import PromptError, SemsamError
+from semsam_model.types import Box, Click, Prompt
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Assisted labeling with Semantic-SAM: one click, up to six masks from object to part.",
+)
+weights_app = typer.Typer(no_args_is_help=True, help="Convert or fetch published weights.")
+app.add_typer(weights_app, name="weights")
+
+ModelName = Annotated[str, typer.Option("--model", help="mobile, swin_t, swin_l, ...: a name in configs/model.")]
+WeightsFile = Annotated[Path | None, typer.Option("--weights", help="Safetensors file; the embedded one for mobile.")]
+
+
+def main() -> None:
+    """Entry point: errors that semsam raises on purpose end as one line and exit code 1."""
+    try:
+        app()
+    except SemsamError as error:
+        print(f"semsam: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("semsam: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _numbers(text: str, count: int, option: str, form: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != count:
+        raise PromptError(f"{option} {text!r}: expected {form} in photo pixels, for example {option} {_EXAMPLE[count]}")
+    return values
+
+
+_EXAMPLE = {2: "320,213", 4: "100,80,400,300"}
+
+
+def _prompt(points: list[str], negatives: list[str], boxes: list[str]) -> Prompt:
+    clicks = [Click(*_numbers(p, 2, "--point", "X,Y")) for p in points]
+    clicks += [Click(*_numbers(p, 2, "--not", "X,Y"), positive=False) for p in negatives]
+    return Prompt(tuple(clicks), tuple(Box(*_numbers(b, 4, "--box", "X0,Y0,X1,Y1")) for b in boxes))
+
+
+@app.command()
+def click(
+    photo: Annotated[Path, typer.Argument(help="PNG, JPEG, WebP, BMP or TIFF.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for masks, contact sheet and candidates.json.")],
+    point: Annotated[list[str], typer.Option("--point", help="X,Y: a click on the object, photo pixels.")] = [],  # noqa: B006
+    negative: Annotated[list[str], typer.Option("--not", help="X,Y: a click on what is not wanted.")] = [],  # noqa: B006
+    box: Annotated[list[str], typer.Option("--box", help="X0,Y0,X1,Y1 around the object.")] = [],  # noqa: B006
+    model: ModelName = "mobile",
+    weights: WeightsFile = None,
+    all_levels: Annotated[bool, typer.Option("--all-levels", help="All six levels, raw.")] = False,
+) -> None:
+    """Segment what is under a click, without Label Studio."""
+    prompt = _prompt(point, negative, box)
+    from backend.click import write
+    from backend.images import load_photo
+    from backend.settings import load_settings
+    from semsam_model.checkpoint import load_model
+    from semsam_model.predict import propose, raw_levels
+
+    settings = load_settings()
+    picture = load_photo(photo, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    network, version = load_model(model, weights, folder=settings.data_dir / "weights")
+    embedding = network.encode(picture.rgb)
+    candidates = (raw_levels if all_levels else propose)(network, embedding, prompt)
+    write(out, picture, prompt, candidates, version)
+    for c in candidates:
+        within = f"  part of {c.parent}" if c.parent else ""
+        print(f"{c.rank}  level {c.level}  score {c.score:.2f}  {c.area} px{within}")
+    print(f"written to {out}")
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Settings file; see configs/backend.yaml.")] = None,
+) -> None:
+    """Start the Label Studio ML backend."""
+    from backend.app import serve as run
+    from backend.settings import load_settings
+
+    environ = dict(os.environ)
+    if host is not None:
+        environ["SEMSAM_HOST"] = host
+    if port is not None:
+        environ["SEMSAM_PORT"] = str(port)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    run(load_settings(config, environ))
+
+
+@weights_app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN.pth", help="Published checkpoint.")],
+    model: Annotated[str, typer.Option("--model", help="swin_t, swin_l or swin_l_many2one.")],
+    out: Annotated[Path, typer.Option("--out", help="Safetensors file to write.")],
+) -> None:
+    """Turn a published .pth into safetensors + config + digest, accounting for every key."""
+    from rich.console import Console
+
+    from semsam_model.published import convert as run
+
+    report = run(source, model, out)
+    Console().print(report.table())
+    print(f"written to {out} as {report.version}")
+
+
+@weights_app.command()
+def fetch(
+    model: Annotated[str, typer.Argument(help="swin_t or swin_l.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; the data folder's weights when not given.")] = None,
+) -> None:
+    """Download a published checkpoint (resumes), convert it, record its digest. Needs a network."""
+    from rich.console import Console
+
+    from backend.settings import load_settings
+    from semsam_model.published import fetch as run
+
+    report = run(model, out or load_settings().data_dir / "weights")
+    Console().print(report.table())
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option("--config", help="configs/train/NAME.yaml")],
+    data: Annotated[Path, typer.Option("--data", help="Folder with train/ and val/, see docs/data.md.")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder: state, weights, pictures, curves.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N")] = "cpu",
+) -> None:
+    """Train a model. Ctrl-C saves; --resume continues exactly."""
+    from semsam_model.train import train_from_config
+
+    train_from_config(config, data=data, out=out, resume=resume, device=device)
+
+
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option(help="Port of Label Studio.")] = 8080,
+    backend_port: Annotated[int, typer.Option(help="Port of the backend.")] = 9090,
+) -> None:
+    """Start Label Studio and the backend with a sample project, ready to click (`make run`)."""
+    from backend.demo import run
+
+    run(port=port, backend_port=backend_port)

@@ -1,0 +1,221 @@
+"""What the backend does, apart from HTTP: one Label Studio request in, one prediction for each of its tasks out.
+
+The methods `predict` and `fit` have the signature of label-studio-ml 2.x, so that `backend.ls_ml` can serve the same
+object under that framework; `backend.app` serves it under Flask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from cachetools import TTLCache
+
+from backend import protocol
+from backend.errors import BackendError
+from backend.images import decode_photo, probe_size
+from backend.labelstudio import LabelStudio
+from backend.metrics import Metrics
+from backend.predictor import Predictor, loader
+from backend.settings import Settings
+from semsam_model.checkpoint import read_header, weights_path
+from semsam_model.errors import SemsamError
+
+log = logging.getLogger(__name__)
+
+REMEMBERED_FILES = 10_000
+
+
+@dataclass(frozen=True)
+class _File:
+    """What is known of a task's picture without decoding it."""
+
+    sha256: str
+    size: tuple[int, int]  #: (H, W), EXIF-oriented
+
+
+class SemsamService:
+    """Joins Label Studio, the pictures and the model. Thread-safe; keeps no project or task between requests."""
+
+    def __init__(
+        self, settings: Settings, predictor: Predictor, label_studio: LabelStudio, metrics: Metrics, weights_version: str
+    ) -> None:
+        self._settings = settings
+        self._predictor = predictor
+        self._label_studio = label_studio
+        self._metrics = metrics
+        self._weights_version = weights_version
+        self._files: TTLCache[tuple[str, str], _File] = TTLCache(REMEMBERED_FILES, settings.image_recheck_seconds)
+        self._files_lock = threading.Lock()
+
+    # ---- what Label Studio asks about us: answered from memory
+
+    @property
+    def model_version(self) -> str:
+        """Version of the model that answers, or of the one that is loading."""
+        version = self._predictor.version
+        return version.version if version else self._weights_version
+
+    def health(self) -> dict[str, Any]:
+        """Always answers; says whether clicks are served yet, and why not."""
+        answer = {"status": "UP", "model_version": self.model_version, "model_state": self._predictor.state}
+        return answer | ({"problem": self._predictor.problem} if self._predictor.problem else {})
+
+    def setup(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A project introduces itself: note its server, look at its labeling config, name the model."""
+        request = protocol.parse_setup(body)
+        if request.project is not None and request.hostname:
+            self._label_studio.connect(str(request.project), request.hostname, request.access_token)
+        if request.config is not None:
+            for problem in request.config.problems():
+                log.warning("project %s: labeling config: %s", request.project, problem)
+        return {"model_version": self.model_version}
+
+    def versions(self) -> list[str]:
+        """Versions that can answer; one until training adds more."""
+        return [self.model_version]
+
+    # ---- predictions
+
+    def predict(
+        self, tasks: Sequence[Mapping[str, Any]], context: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> list[dict[str, Any]]:
+        """label-studio-ml 2.x: `tasks` and `context` as Label Studio sends them; kwargs label_config, project."""
+        body = {
+            "tasks": list(tasks),
+            "label_config": kwargs.get("label_config"),
+            "project": kwargs.get("project"),
+            "params": {"context": context},
+        }
+        return self.predict_request(body, kwargs.get("request_id") or uuid.uuid4().hex)
+
+    def predict_request(self, body: Any, request_id: str) -> list[dict[str, Any]]:
+        """The body of POST /predict -> one prediction for each task, in order.
+
+        A task that cannot be answered gets an empty prediction, and the log its reason. Raises BadRequest only for a
+        body that is no predict request at all.
+        """
+        request = protocol.parse_predict(body)
+        return [self._answer(request, task, request_id) for task in request.tasks]
+
+    def _answer(self, request: protocol.PredictRequest, task: protocol.TaskRef, request_id: str) -> dict[str, Any]:
+        where = f"request {request_id} project {request.project} task {task.id}"
+        try:
+            return self._answer_or_raise(request, task, where)
+        except _NothingToSay as nothing:
+            return self._empty(where, nothing.kind, str(nothing), logging.INFO)
+        except SemsamError as error:
+            return self._empty(where, type(error).__name__, str(error), logging.WARNING)
+        except Exception:
+            log.exception("%s: unexpected failure", where)
+            return self._empty(where, "unexpected", "see the traceback above", logging.ERROR)
+
+    def _empty(self, where: str, kind: str, reason: str, level: int) -> dict[str, Any]:
+        log.log(level, "%s: empty answer (%s): %s", where, kind, reason)
+        self._metrics.empty_answer(kind)
+        return protocol.empty_prediction(self.model_version)
+
+    def _answer_or_raise(
+        self, request: protocol.PredictRequest, task: protocol.TaskRef, where: str
+    ) -> dict[str, Any]:
+        if request.context is None:
+            raise _NothingToSay("no_prompt", "no click or box came with it; pictures are not annotated without one yet")
+        if not request.context:
+            raise _NothingToSay("no_prompt", "the editor sent no click or box")
+        if task.image_url is None:
+            raise BackendError(task.problem or "the task names no picture")
+        if request.config.answer is None:
+            raise BackendError("; ".join(request.config.problems()) or "the labeling config has no control for answers")
+
+        began = time.perf_counter()
+        project = None if request.project is None else str(request.project)
+        file, data = self._file(project, task)
+        fetched = time.perf_counter()
+        asked = protocol.interaction(request.context, request.config, file.size)
+        if asked.prompt is None:
+            words = "text prompts are not understood yet" if asked.text else "; ".join(asked.ignored)
+            raise _NothingToSay("no_prompt", words or "nothing to point at")
+
+        def pixels() -> np.ndarray:
+            content = data if data is not None else self._fetch(project, task)
+            return decode_photo(
+                content, max_bytes=self._settings.max_image_bytes, max_pixels=self._settings.max_image_pixels
+            ).rgb
+
+        candidates, version, timings = self._predictor.propose(file.sha256, pixels, asked.prompt)
+        decoded = time.perf_counter()
+        offered = asked.offered(candidates)
+        prediction = protocol.build_prediction(
+            offered, config=request.config, prompt_id=uuid.uuid4().hex, model_version=version.version
+        )
+        stages = {"fetch": fetched - began, **timings.stages, "respond": time.perf_counter() - decoded}
+        for stage, seconds in stages.items():
+            self._metrics.stage(stage, seconds)
+        log.info(
+            "%s: %d of %d candidates, image %s, model %s, cache %s, %s",
+            where,
+            len(offered),
+            len(candidates),
+            file.sha256[:12],
+            version,
+            "hit" if timings.cache_hit else "miss",
+            " ".join(f"{stage} {seconds * 1000:.0f} ms" for stage, seconds in stages.items()),
+        )
+        if not prediction["result"]:
+            raise _NothingToSay("no_mask", "the model found no mask there")
+        return prediction
+
+    def _file(self, project: str | None, task: protocol.TaskRef) -> tuple[_File, bytes | None]:
+        """Digest and size of a task's picture, and its bytes if they had to be fetched to know."""
+        key = (project or "", task.image_url or "")
+        with self._files_lock:
+            known = self._files.get(key)
+        if known is not None:
+            return known, None
+        data = self._fetch(project, task)
+        size = probe_size(data, max_pixels=self._settings.max_image_pixels)
+        file = _File(hashlib.sha256(data).hexdigest(), size)
+        with self._files_lock:
+            self._files[key] = file
+        return file, data
+
+    def _fetch(self, project: str | None, task: protocol.TaskRef) -> bytes:
+        assert task.image_url is not None
+        return self._label_studio.fetch_image(task.image_url, project=project, task_id=task.id)
+
+    # ---- events
+
+    def fit(self, event: str, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """label-studio-ml 2.x: something happened in a project. Counted; nothing trains inside a request."""
+        return self.event({**data, "action": event})
+
+    def event(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A webhook delivery. Corrections are not stored yet: the event is counted and acknowledged."""
+        event = protocol.parse_event(body)
+        self._metrics.event(event.action)
+        log.info("event %s of project %s", event.action, event.project_id)
+        return {"status": "noted", "action": event.action}
+
+
+class _NothingToSay(Exception):
+    """An empty answer that is nobody's fault."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+def build_service(settings: Settings, metrics: Metrics) -> SemsamService:
+    """Wire everything and start loading the model in the background. Raises CheckpointError for missing weights."""
+    path = weights_path(settings.model, settings.weights, folder=settings.data_dir / "weights")
+    version = read_header(path).version.version
+    predictor = Predictor(loader(settings), cache_bytes=settings.embedding_cache_bytes, metrics=metrics)
+    predictor.start()
+    return SemsamService(settings, predictor, LabelStudio(settings), metrics, version)
