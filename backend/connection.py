@@ -141,8 +141,7 @@ class Connection:
             if server is not None and server.origin != origin:
                 server = None  # for good: a redirect back does not earn the token again
             with self._answer("GET", url, server, deadline) as response:
-                target = self._session.get_redirect_target(response)
-                if target is None:
+                if not response.is_redirect:
                     self._check(response, url, server)
                     if response.headers.get("Content-Type", "").startswith("text/html"):
                         raise LabelStudioError(
@@ -150,7 +149,7 @@ class Connection:
                         )
                     limit = self._settings.max_image_bytes
                     return self._read(response, url, limit, deadline, "max_image_bytes")
-                url = urljoin(url, target)
+                url = self._target(response, url)
         raise OriginRefused(f"{shown(first)}: more than {MAX_REDIRECTS} redirects")
 
     def call(self, method: str, url: str, server: Server, body: Any = None) -> dict[str, Any]:
@@ -160,6 +159,12 @@ class Connection:
         with self._answer(method, url, server, deadline, body) as response:
             self._check(response, url, server)
             return _json(self._read(response, url, self._settings.max_body_bytes, deadline, "max_body_bytes"), url)
+
+    def _target(self, response: requests.Response, url: str) -> str:
+        try:
+            return urljoin(url, self._session.get_redirect_target(response) or "")
+        except ValueError:  # not UTF-8, or brackets that are no IPv6 address
+            raise OriginRefused(f"{shown(url)}: redirects to an address that cannot be read") from None
 
     def _allowed(self, url: str) -> Origin:
         origin = origin_of(url)
