@@ -18,20 +18,16 @@ from pycocotools import mask as coco_mask
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from semsam_model.batches import SamplingConfig, Stage
 from semsam_model.config import read_model_config
-from semsam_model.data import SamplingConfig, Stage, read_samples
+from semsam_model.data import read_samples
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
 from semsam_model.losses import LossConfig
 from semsam_model.model import build_model
-from semsam_model.train import (
-    TrainConfig,
-    learning_rate_factor,
-    parameter_groups,
-    read_train_config,
-    train,
-    train_from_config,
-)
+from semsam_model.train import train, train_from_config
+from semsam_model.train_config import TrainConfig, read_train_config
 from semsam_model.train_probe import innermost, pick_probes, quick_oracle
+from semsam_model.train_state import learning_rate_factor, parameter_groups
 
 CONFIG = TrainConfig(
     model="tiny",

@@ -1,0 +1,299 @@
+"""Samples -> augmented training batches with prompts, each batch a function of the seed and its number alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from semsam_model.data import GRANULARITIES, Sample
+from semsam_model.errors import ConfigError, DataError
+from semsam_model.matching import NO_TARGET, Targets
+from semsam_model.transforms import BOX, CLICK, PAD_TO
+
+#: Photos tried for one place of a batch before the data is called unusable.
+_TRIES = 50
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a photo becomes a training image and prompts."""
+
+    prompts: int = 24  #: per image; they cost little beside the image itself
+    box_share: float = 0.25
+    box_noise: float = 0.2  #: of half a box's size for its centre, of its size for its size
+    max_targets: int = 6  #: masks a click may mean
+    scale_min: float = 0.6  #: 1 = the longer side fills the square
+    scale_max: float = 1.6
+    min_area: int = 16  #: masks smaller than this after scaling are dropped, pixels
+    flip: bool = True
+    jitter: float = 0.2  #: brightness and contrast; a quarter of it per colour channel
+    #: Relative share of a source; sources not named here get the square root of their number of photos.
+    sources: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.prompts >= 1 and self.max_targets >= 1, "prompts, max_targets: expected at least 1"),
+            (0 <= self.box_share <= 1, f"box_share {self.box_share}: expected 0..1"),
+            (0 < self.scale_min <= self.scale_max, "scale_min, scale_max: expected 0 < scale_min <= scale_max"),
+            (0 <= self.box_noise < 1 and 0 <= self.jitter < 1, "box_noise, jitter: expected 0..1"),
+            (self.min_area >= 1, f"min_area {self.min_area}: expected at least 1"),
+            (
+                isinstance(self.sources, dict)
+                and all(isinstance(share, (int, float)) and share >= 0 for share in self.sources.values()),
+                f"sources {self.sources!r}: expected SOURCE: share, share >= 0",
+            ),
+        )
+        for good, message in checks:
+            if not good:
+                raise ConfigError(f"sampling: {message}")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B training images of S x S pixels with N prompts each. Sizes and places are shares of the image."""
+
+    images: Tensor  #: uint8 RGB (B, 3, S, S)
+    boxes: Tensor  #: float (B, N, 4), cx, cy, w, h
+    kinds: Tensor  #: long (B, N), click or box
+    targets: Targets
+    names: list[str]
+    skipped: list[str]  #: photos or masks that could not be read, and why
+
+
+def augment(
+    image: np.ndarray,
+    masks: Sequence[np.ndarray],
+    size: int,
+    config: SamplingConfig,
+    fill: Sequence[float],
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random scale, crop, flip and colours: uint8 RGB (H, W, 3) and bool (H, W) masks -> (S, S, 3) and (G, S, S).
+
+    Photo and masks stay aligned. What the photo does not cover, on the right and bottom as at inference, is `fill`
+    (RGB, 0..255). All masks are returned, also those the crop emptied.
+    """
+    height, width = image.shape[:2]
+    scale = np.exp(rng.uniform(np.log(config.scale_min), np.log(config.scale_max))) * size / max(height, width)
+    rows, columns = min(height, max(1, int(size / scale))), min(width, max(1, int(size / scale)))
+    top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+    new = (min(size, max(1, round(rows * scale))), min(size, max(1, round(columns * scale))))
+    flip = config.flip and rng.random() < 0.5
+
+    def place(pixels: np.ndarray, interpolation: int) -> np.ndarray:
+        part = cv2.resize(pixels, (new[1], new[0]), interpolation=interpolation)
+        return part[:, ::-1] if flip else part
+
+    photo = np.empty((size, size, 3), np.uint8)
+    photo[:] = np.round(np.asarray(fill))
+    window = np.ascontiguousarray(image[top : top + rows, left : left + columns])
+    shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    photo[: new[0], : new[1]] = place(_jitter(window, config.jitter, rng), shrink)
+    placed = np.zeros((len(masks), size, size), bool)
+    for index, mask in enumerate(masks):
+        part = mask[top : top + rows, left : left + columns]
+        if part.any():
+            # A mask of 0 and 255 rounds to the nearer side of its outline; area averaging would cost ten times more.
+            levels = np.ascontiguousarray(part).view(np.uint8) * np.uint8(255)
+            placed[index, : new[0], : new[1]] = place(levels, cv2.INTER_LINEAR) > 127
+    return photo, placed
+
+
+def _jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    contrast, brightness = 1 + rng.uniform(-strength, strength), 128 * rng.uniform(-strength, strength)
+    gains = 1 + rng.uniform(-strength / 4, strength / 4, 3)
+    levels = np.arange(256)[:, None]
+    table = ((levels - 128) * contrast + 128 + brightness) * gains
+    return cv2.LUT(image, np.clip(np.round(table), 0, 255).astype(np.uint8)[None])
+
+
+def mask_boxes(masks: np.ndarray) -> np.ndarray:
+    """bool (G, H, W), none empty -> float32 (G, 4), cx, cy, w, h as shares of (W, H), tight."""
+    spans = []
+    for axis, length in ((1, masks.shape[2]), (2, masks.shape[1])):
+        line = np.asarray(masks.any(axis))
+        spans.append((line.argmax(1) / length, 1 - line[:, ::-1].argmax(1) / length))
+    (x0, x1), (y0, y1) = spans
+    return np.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), 1).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnPrompts:
+    """N prompts of one image: `boxes` float32 (N, 4), `kinds` int (N,), `targets` int (N, K) as `Targets.of_prompt`."""
+
+    boxes: np.ndarray
+    kinds: np.ndarray
+    targets: np.ndarray
+
+
+def draw_prompts(
+    masks: np.ndarray,
+    granularity: Sequence[str],
+    config: SamplingConfig,
+    click_box: float,
+    rng: np.random.Generator,
+) -> DrawnPrompts:
+    """Draw prompts from bool (G, S, S) masks, none empty: a granularity, a mask of it, then a pixel of it or its box.
+
+    Granularities take turns by chance, so that three hundred windows do not drown one house; inside one, every mask
+    comes before any comes again. A click may mean every mask that contains it (at most `max_targets`, the drawn one
+    first), a box only its own.
+    """
+    groups = [np.flatnonzero(np.asarray(granularity) == kind) for kind in GRANULARITIES]
+    queues: list[list[int]] = [[] for _ in groups]
+    present = [index for index, group in enumerate(groups) if len(group)]
+    tight = mask_boxes(masks)
+    height, width = masks.shape[1:]
+    boxes = np.zeros((config.prompts, 4), np.float32)
+    kinds = np.full(config.prompts, CLICK)
+    targets = np.full((config.prompts, config.max_targets), NO_TARGET)
+    for row in range(config.prompts):
+        group = int(rng.choice(present))
+        if not queues[group]:
+            queues[group] = rng.permutation(groups[group]).tolist()
+        wanted = queues[group].pop()
+        targets[row, 0] = wanted
+        if rng.random() < config.box_share:
+            kinds[row] = BOX
+            half = np.array([0.5, 0.5, 1, 1]) * tight[wanted][[2, 3, 2, 3]]
+            box = tight[wanted] + rng.uniform(-config.box_noise, config.box_noise, 4) * half
+            boxes[row] = np.clip(box, 0, 1)
+            continue
+        pixels = np.flatnonzero(masks[wanted])
+        i, j = divmod(int(rng.choice(pixels)), width)
+        boxes[row] = ((j + 0.5) / width, (i + 0.5) / height, click_box, click_box)
+        others = rng.permutation(np.flatnonzero(masks[:, i, j]))
+        others = others[others != wanted][: config.max_targets - 1]
+        targets[row, 1 : 1 + len(others)] = others
+    return DrawnPrompts(boxes, kinds, targets)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training at one image size."""
+
+    steps: int
+    size: int  #: side of the square, pixels, a multiple of 32
+    batch: int  #: images a forward pass
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.size < PAD_TO or self.size % PAD_TO:
+            raise ConfigError(f"stage {self}: expected steps, batch >= 1 and a size that is a multiple of {PAD_TO}")
+
+
+class TrainingBatches(Dataset[Batch]):
+    """Batch number -> batch, the same for the same seed whatever was read before, by whichever worker.
+
+    Photos come in rounds of one shuffled pass; in a round a photo of a favoured source may come several times and one
+    of a slighted source be left out, so that shares hold in every round. Raises DataError when nothing usable is found.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        stages: Sequence[Stage],
+        config: SamplingConfig,
+        *,
+        click_box: float,
+        fill: Sequence[float],
+        seed: int,
+    ) -> None:
+        self.samples, self.stages, self.config = samples, stages, config
+        self.click_box, self.fill, self.seed = click_box, fill, seed
+        counts = {s.source: 0 for s in samples}
+        unknown = sorted(set(config.sources) - set(counts))
+        if unknown:
+            raise ConfigError(f"sampling: sources: {unknown[0]!r} is not in the data; there are {', '.join(counts)}")
+        for sample in samples:
+            counts[sample.source] += 1
+        shares = np.array([config.sources.get(s.source, counts[s.source] ** 0.5) / counts[s.source] for s in samples])
+        if not shares.sum() > 0:
+            raise ConfigError("sampling: sources: every share is zero")
+        self._upto = np.cumsum(shares) / shares.sum()
+        self._round = lru_cache(2)(self._draw_round)
+
+    def __len__(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def _draw_round(self, number: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, 1, number])
+        ticks = (np.arange(len(self.samples)) + rng.random()) / len(self.samples)
+        chosen = np.searchsorted(self._upto, ticks).clip(max=len(self.samples) - 1)
+        return rng.permutation(chosen)
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        first, steps = 0, index
+        for stage in self.stages:
+            if steps < stage.steps:
+                break
+            first, steps = first + stage.steps * stage.batch, steps - stage.steps
+        first += steps * stage.batch
+        rng = np.random.default_rng([self.seed, 2, index])
+        images, prompts, masks, names, partial = [], [], [], [], []
+        skipped: list[str] = []
+        for place in range(first, first + stage.batch):
+            number, position = divmod(place, len(self.samples))
+            chosen = int(self._round(number)[position])
+            for _ in range(_TRIES):
+                sample = self.samples[chosen]
+                made = self._make(sample, stage.size, rng, skipped)
+                if made is not None:
+                    break
+                chosen = int(rng.integers(len(self.samples)))
+            else:
+                raise DataError(f"{_TRIES} photos in turn gave no usable mask, the last {sample.path}; {skipped[-3:]}")
+            image, kept, drawn = made
+            images.append(torch.from_numpy(image).permute(2, 0, 1))
+            masks.append(kept)
+            prompts.append(drawn)
+            names.append(sample.name)
+            partial.append(sample.partial)
+        targets = Targets(
+            [torch.from_numpy(kept) for kept in masks],
+            [torch.from_numpy(mask_boxes(kept)) for kept in masks],
+            torch.from_numpy(np.stack([drawn.targets for drawn in prompts])),
+            partial,
+        )
+        return Batch(
+            torch.stack(images),
+            torch.from_numpy(np.stack([drawn.boxes for drawn in prompts])),
+            torch.from_numpy(np.stack([drawn.kinds for drawn in prompts])),
+            targets,
+            names,
+            skipped,
+        )
+
+    def _make(
+        self, sample: Sample, size: int, rng: np.random.Generator, skipped: list[str]
+    ) -> tuple[np.ndarray, np.ndarray, DrawnPrompts] | None:
+        """Image, the masks that its prompts may mean, prompts; None when nothing usable is left of the photo."""
+        try:
+            photo = sample.image()
+        except DataError as exc:
+            skipped.append(str(exc))
+            return None
+        masks, granularity = [], []
+        for index, region in enumerate(sample.regions):
+            try:
+                masks.append(sample.mask(index))
+                granularity.append(region.granularity)
+            except DataError as exc:
+                skipped.append(str(exc))
+        image, placed = augment(photo, masks, size, self.config, self.fill, rng)
+        large = np.flatnonzero(placed.sum((1, 2)) >= self.config.min_area)
+        if not len(large):
+            return None
+        drawn = draw_prompts(placed[large], [granularity[i] for i in large], self.config, self.click_box, rng)
+        used = np.unique(drawn.targets[drawn.targets != NO_TARGET])
+        renumber = np.full(len(large) + 1, NO_TARGET)
+        renumber[used] = np.arange(len(used))
+        return image, placed[large][used], DrawnPrompts(drawn.boxes, drawn.kinds, renumber[drawn.targets])

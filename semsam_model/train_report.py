@@ -1,0 +1,121 @@
+"""What a training run tells: progress bar or plain lines, log.jsonl, TensorBoard, validation figures and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from semsam_model.batches import Batch
+from semsam_model.losses import LossOutput
+from semsam_model.train_config import TrainConfig
+from semsam_model.train_probe import Oracle, Probe, quick_oracle, save_preview
+from semsam_model.train_state import Run
+
+LOG = "log.jsonl"
+
+
+def say_skipped(console: Console, skipped: Sequence[str]) -> None:
+    """Name what could not be read, the first twenty."""
+    if skipped:
+        console.print(f"[yellow]{len(skipped)} unreadable entries skipped:[/yellow]")
+        for line in skipped[:20]:
+            console.print(f"  {line}", markup=False)
+
+
+class Reporter:
+    """Progress bar, log.jsonl, TensorBoard, validation figures and pictures."""
+
+    def __init__(self, config: TrainConfig, out: Path, console: Console, probes: Sequence[Probe], run: Run) -> None:
+        self.config, self.out, self.console, self.probes, self.run = config, out, console, probes, run
+        self.bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]:.2f}  {task.fields[rate]:.2f} images/s"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=config.steps, completed=run.step, loss=math.nan, rate=math.nan)
+        self.totals: list[float] = []
+        self.images, self.seconds, self.skipped = 0, run.seconds, 0
+        self.board: Any = None
+
+    def __enter__(self) -> Reporter:
+        if self.config.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and rarely wanted
+
+            self.board = SummaryWriter(str(self.out))
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+        if self.board is not None:
+            self.board.close()
+
+    def step(self, result: LossOutput, total: float, batches: Sequence[Batch]) -> None:
+        self.totals.append(total)
+        self.images += sum(len(batch.images) for batch in batches)
+        for batch in batches:
+            self.skipped += len(batch.skipped)
+            say_skipped(self.console, batch.skipped)
+        self.bar.update(self.task, completed=self.run.step, loss=total)
+        if self.run.step % self.config.log_every == 0 or self.run.step == 1:
+            rate = self.images / max(self.run.seconds - self.seconds, 1e-9)
+            terms = {
+                term.name: round(float(getattr(result.layers[-1], term.name).detach()), 4)
+                for term in dataclasses.fields(result.layers[-1])
+            }
+            row = {
+                "loss": round(float(np.mean(self.totals)), 4),
+                "images_per_second": round(rate, 3),
+                "lr": self.run.optimizer.param_groups[-1]["lr"],
+                "skipped": self.skipped,
+                **terms,
+            }
+            self._write(row)
+            self.bar.update(self.task, rate=rate)
+            if not self.console.is_terminal:
+                left = self._minutes_left()
+                self.console.print(
+                    f"step {self.run.step}/{self.config.steps}  loss {row['loss']:.2f}  {rate:.2f} images/s  "
+                    f"{left:.0f} min left"
+                )
+            self.totals, self.images, self.seconds = [], 0, self.run.seconds
+
+    def _minutes_left(self) -> float:
+        by_steps = (self.config.steps - self.run.step) * self.run.seconds / max(self.run.step, 1) / 60
+        limit = self.config.time_limit_minutes
+        return by_steps if limit is None else min(by_steps, limit - self.run.seconds / 60)
+
+    def probe(self) -> Oracle | None:
+        """Figures and pictures of the averaged weights; None without validation data."""
+        if not self.probes:
+            return None
+        oracle = quick_oracle(self.run.ema, self.probes, self.run.size)
+        one_each = list({probe.source: probe for probe in reversed(self.probes)}.values())[::-1]
+        save_preview(self.run.ema, one_each, self.run.size, self.out / "preview" / f"step_{self.run.step:06d}.png")
+        self._write({"oracle": round(oracle.best, 4), "first": round(oracle.first, 4), "by_source": oracle.by_source})
+        sources = "  ".join(f"{source} {100 * value:.0f}" for source, value in oracle.by_source.items())
+        self.console.print(
+            f"step {self.run.step}  best of six {100 * oracle.best:.1f}  first {100 * oracle.first:.1f}  ({sources})"
+        )
+        return oracle
+
+    def _write(self, row: dict[str, Any]) -> None:
+        with (self.out / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps({"step": self.run.step, "minutes": round(self.run.seconds / 60, 2), **row}) + "\n")
+        if self.board is not None:
+            for name, value in row.items():
+                if isinstance(value, (int, float)):
+                    self.board.add_scalar(name, value, self.run.step)

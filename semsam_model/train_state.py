@@ -1,0 +1,192 @@
+"""A training run between two steps: models, optimiser, schedule, and their file."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from semsam_model.batches import Batch
+from semsam_model.config import read_model_config
+from semsam_model.errors import CheckpointError, ConfigError, TrainingError
+from semsam_model.losses import LossOutput, training_loss
+from semsam_model.model import SemanticSAM, build_model
+from semsam_model.train_config import TrainConfig
+
+STATE = "state.pt"
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a plain state dict as safetensors, in one move."""
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(save(state))
+    temporary.replace(path)
+
+
+class Run:
+    """Model, averaged model, optimiser and the count of steps: what a resumed run must find again."""
+
+    def __init__(self, config: TrainConfig, out: Path, device: torch.device) -> None:
+        self.config, self.out, self.device = config, out, device
+        torch.manual_seed(config.seed)
+        self.model: SemanticSAM = build_model(read_model_config(config.model)).to(device)
+        if config.init_backbone is not None:
+            self._start_backbone(Path(config.init_backbone))
+        if config.init is not None:
+            _load_whole(self.model, Path(config.init))
+        self.ema: SemanticSAM = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.model.train()
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), betas=(0.9, 0.999))
+        self.step = 0
+        self.seconds = 0.0
+
+    def _start_backbone(self, path: Path) -> None:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file; init_backbone expects ImageNet weights of the backbone")
+        load = getattr(self.model.backbone, "load_imagenet", None)
+        if load is None:
+            raise ConfigError(f"init_backbone: model {self.config.model} has no ImageNet loader; use init instead")
+        load(path)
+
+    @property
+    def progress(self) -> float:
+        """Share of the schedule that lies behind, 0..1."""
+        if self.config.anneal == "time" and self.config.time_limit_minutes is not None:
+            return min(1.0, self.seconds / (60 * self.config.time_limit_minutes))
+        return self.step / self.config.steps
+
+    @property
+    def size(self) -> int:
+        """Image size of the current step."""
+        left = self.step
+        for stage in self.config.stages:
+            if left < stage.steps:
+                break
+            left -= stage.steps
+        return stage.size
+
+    def forward(self, batch: Batch) -> LossOutput:
+        images = self.model.normalise(batch.images.to(self.device))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            features = self.model.features(images)
+            layers = self.model.prompt(
+                features, batch.boxes.to(self.device), batch.kinds.to(self.device), all_layers=True
+            )
+            return training_loss(layers, features.mask_features, batch.targets.to(self.device), self.config.loss)
+
+    def optimise(self, batches: Sequence[Batch]) -> tuple[LossOutput, float]:
+        """One step; returns the loss of the last batch and the mean total. Raises TrainingError when not finite."""
+        factor = learning_rate_factor(self.config, self.step, self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, self.step]).generate_state(1)[0]))
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for batch in batches:
+            result = self.forward(batch)
+            value = float(result.total.detach())
+            if not math.isfinite(value):
+                raise self._not_finite(batch, value)
+            (result.total / len(batches)).backward()
+            total += value / len(batches)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if not math.isfinite(float(norm)):
+            raise self._not_finite(batch, float(norm))
+        self.optimizer.step()
+        self.step += 1
+        self._average()
+        return result, total
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        ours, theirs = self.ema, self.model
+        averages: list[Tensor] = list(ours.parameters())
+        torch._foreach_lerp_(averages, [p.detach() for p in theirs.parameters()], 1 - decay)
+        for average, buffer in zip(ours.buffers(), theirs.buffers(), strict=True):
+            average.copy_(buffer)
+
+    def _not_finite(self, batch: Batch, value: float) -> TrainingError:
+        path = self.out / "not_finite.pt"
+        torch.save({"step": self.step, "names": batch.names, "images": batch.images, "boxes": batch.boxes}, path)
+        return TrainingError(
+            f"step {self.step}: expected a finite loss and gradient, got {value}, on {', '.join(batch.names)}; batch "
+            f"saved in {path}. Resume from the last saved state with a smaller lr or bfloat16: false"
+        )
+
+    def save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "config": json.dumps(dataclasses.asdict(self.config)),
+        }
+        temporary = self.out / (STATE + ".tmp")
+        torch.save(state, temporary)
+        temporary.replace(self.out / STATE)
+
+    def load(self, console: Console) -> None:
+        """Go on where `save` left off. Settings may differ from the saved ones, and are named; the model may not."""
+        path = self.out / STATE
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file; resume expects the folder of an earlier run")
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except Exception as exc:  # torch raises many kinds, all of which mean: not this run's state
+            raise CheckpointError(f"{path}: expected the saved state of model {self.config.model}: {exc}") from exc
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        before, now = json.loads(state["config"]), json.loads(json.dumps(dataclasses.asdict(self.config)))
+        changed = [f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
+        for group, fresh in zip(self.optimizer.param_groups, parameter_groups(self.model, self.config), strict=True):
+            group.update({key: fresh[key] for key in ("base_lr", "weight_decay")})
+        console.print(f"resumed at step {self.step}" + (f"; changed settings: {'; '.join(changed)}" if changed else ""))
+
+
+def _load_whole(model: nn.Module, path: Path) -> None:
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as exc:  # missing file, not safetensors, other names or shapes
+        raise CheckpointError(f"{path}: expected a state dict of this model as safetensors: {exc}") from exc
+
+
+def parameter_groups(model: SemanticSAM, config: TrainConfig) -> list[dict[str, Any]]:
+    """AdamW groups: backbone and the rest, each with and without weight decay.
+
+    Only matrices and kernels decay. Embeddings and position tables are bare parameters, so their names do not end in
+    `weight`.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        key = (name.startswith("backbone."), parameter.ndim >= 2 and name.endswith("weight"))
+        groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "base_lr": config.lr_backbone if backbone else config.lr,
+            "lr": 0.0,
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (backbone, decays), parameters in groups.items()
+    ]
+
+
+def learning_rate_factor(config: TrainConfig, step: int, progress: float) -> float:
+    """Linear warm-up by step, times a cosine from 1 to `lr_final` over the progress 0..1."""
+    warm = min(1.0, (step + 1) / (config.warmup + 1))
+    return warm * (config.lr_final + (1 - config.lr_final) * 0.5 * (1 + math.cos(math.pi * progress)))
