@@ -1,9 +1,7 @@
-"""Masks as the rest of the world writes them: brush RLE, polygon, bitmask PNG, COCO RLE; and back.
+"""Masks as the rest of the world writes them: brush RLE, bitmask PNG, COCO RLE; and back. Polygons: `backend.polygons`.
 
 Frame: photo pixels. A mask is bool (H, W), `size` is (H, W), a bbox is half-open x0, y0, x1, y1. Encoders take the crop
-of the mask inside its bbox, so that a large photo with a small mask costs little. Polygons are (n, 2) corner points
-(x, y) where pixel (column j, row i) covers [j, j+1) x [i, i+1): a polygon around one pixel has side 1, and a mask that
-touches the photo's edge reaches 0, W or H exactly.
+of the mask inside its bbox, so that a large photo with a small mask costs little.
 
 Decoders read what came from outside: anything malformed raises BadRequest. Encoders called with a crop that does not
 fit its bbox, or a bbox outside the photo, raise BackendError.
@@ -15,9 +13,8 @@ import base64
 import binascii
 import io
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
@@ -31,7 +28,8 @@ BBox = tuple[int, int, int, int]
 RLE_LENGTH_BITS = (3, 4, 8, 16)
 RLE_HEADER_BITS = 32 + 5 + 4 * 4
 PNG_PREFIX = "data:image/png;base64,"
-DEFAULT_MAX_VERTICES = 200
+#: Largest mask a decoder builds, so that a few bytes cannot ask for gigabytes.
+MAX_PIXELS = 1 << 28
 
 
 # ---------------------------------------------------------------------------------------------------------------- boxes
@@ -80,7 +78,7 @@ def encode_brush_rle(crop: np.ndarray, bbox: BBox, size: Size) -> list[int]:
     _check_crop(crop, bbox, size)
     total = 4 * size[0] * size[1]
     if total >= 1 << 32:
-        raise BackendError(f"photo of {size[1]} x {size[0]} pixels: brush RLE holds at most 2**30 pixels")
+        raise BackendError(f"photo of {size[1]} x {size[0]} pixels: brush RLE holds fewer than 2**30")
     borders = _run_borders(crop, bbox, size[1])
     edges = np.concatenate(([0], 4 * borders, [total]))
     lengths = np.diff(edges)
@@ -145,7 +143,7 @@ def decode_brush_rle(rle: Sequence[int], size: Size) -> np.ndarray:
     head = int.from_bytes(data[:7], "big") >> (56 - RLE_HEADER_BITS)
     total, word = head >> 21, (head >> 16 & 31) + 1
     size_bits = [(head >> shift & 15) + 1 for shift in (12, 8, 4, 0)]
-    height, width = _checked_size(size)
+    height, width = checked_size(size)
     if total != 4 * height * width:
         raise BadRequest(
             f"rle: expected {4 * height * width} values for {width} x {height} pixels, its header says {total}; "
@@ -185,171 +183,12 @@ def decode_brush_rle(rle: Sequence[int], size: Size) -> np.ndarray:
     return mask.reshape(height, width)
 
 
-def _checked_size(size: Size) -> Size:
+def checked_size(size: Size) -> Size:
+    """The (H, W) itself; BadRequest when it is no photo's, or larger than a decoder builds."""
     height, width = size
-    if height < 1 or width < 1 or height * width >= 1 << 30:
-        raise BadRequest(f"size: expected a photo of 1 to 2**30 pixels, got {width} x {height}")
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise BadRequest(f"size: expected a photo of 1 to {MAX_PIXELS} pixels, got {width} x {height}")
     return height, width
-
-
-# ------------------------------------------------------------------------------------------------------------- polygons
-
-
-class Ring(NamedTuple):
-    """One closed outline, without the first point repeated. Outer rings run clockwise as seen, holes the other way."""
-
-    points: np.ndarray  #: float64 (n, 2), x, y in photo pixels
-    hole: bool
-
-
-def mask_to_rings(crop: np.ndarray, bbox: BBox, max_vertices: int = DEFAULT_MAX_VERTICES) -> list[Ring]:
-    """Outlines of a mask along its pixel borders, largest first, at most `max_vertices` points in all (at least 8).
-
-    Exact while the budget allows. Then vertices are dropped by Douglas-Peucker with a growing tolerance, and rings by
-    area when there are too many. Pieces that touch at a corner only are separate rings. Empty mask: empty list.
-    What `join_rings` adds is counted, so the joined ring keeps the budget too.
-    """
-    max_vertices = max(max_vertices, 8)
-    traced = sorted(_trace(crop), key=lambda ring: -_area(ring.points))
-    # A ring costs at least three points, and two more to be joined to the others.
-    traced = traced[: max(1, (max_vertices + 2) // 5)]
-    tolerance = 0.0
-    while True:
-        rings = [Ring(_simplify(ring.points, tolerance), ring.hole) for ring in traced]
-        kept = [ring for ring in rings if _area(ring.points)]
-        if traced and not kept:
-            # A thin line can lose its whole area at once; its enclosing rectangle still shows where it is.
-            corners = cv2.boxPoints(cv2.minAreaRect(traced[0].points.astype(np.int32)))
-            kept = [Ring(np.clip(corners, 0, crop.shape[::-1]), False)]
-        if sum(len(ring.points) for ring in kept) + 2 * (len(kept) - 1) <= max_vertices:
-            break
-        tolerance = tolerance * 1.2 or 0.4
-    offset = np.array(bbox[:2], np.float64)
-    return [Ring(points.astype(np.float64) + offset, hole) for points, hole in kept]
-
-
-def _area(points: np.ndarray) -> float:
-    """Absolute area inside a ring, by the shoelace formula."""
-    x, y = points.astype(np.float64).T
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-
-
-def _simplify(points: np.ndarray, tolerance: float) -> np.ndarray:
-    if not tolerance:
-        return points
-    return cv2.approxPolyDP(points.astype(np.int32)[:, None], tolerance, True)[:, 0]
-
-
-def _trace(crop: np.ndarray) -> list[Ring]:
-    """Outlines along pixel borders, points int (n, 2) at corners of the border only.
-
-    Every corner ends one horizontal and one vertical piece of border. In a row of the grid corners pair up, left to
-    right, into horizontal pieces; in a column, top to bottom, into vertical ones. Walking them in turn closes rings.
-    """
-    # Neighbours of grid point (y, x): 1 upper left, 2 upper right, 4 lower left, 8 lower right.
-    padded = np.pad(crop, 1).astype(np.uint8)
-    code = padded[:-1, :-1] | padded[:-1, 1:] << 1 | padded[1:, :-1] << 2 | padded[1:, 1:] << 3
-    is_corner = ~np.isin(code, (0, 3, 5, 10, 12, 15))
-    y, x = np.nonzero(is_corner)
-    # Where two pixels touch diagonally the point is two corners, one for each pixel, so that the pixels stay separate.
-    crossing = np.isin(code[y, x], (6, 9))
-    repeat = 1 + crossing
-    y, x, kind = np.repeat(y, repeat), np.repeat(x, repeat), np.repeat(code[y, x], repeat)
-    second = np.zeros(y.size, bool)
-    second[np.cumsum(repeat)[crossing] - 1] = True
-
-    # Of two corners at one point, the first ends the piece from the left. With code 6 that is the lower left pixel's,
-    # whose vertical piece goes down, so in the column it comes after the other.
-    column_order = np.lexsort((second ^ (kind == 6), y, x))
-    across = (np.arange(y.size) ^ 1).tolist()
-    down = np.empty(y.size, np.int64)
-    down[column_order] = column_order[np.arange(y.size) ^ 1]
-    below = down.tolist()
-
-    points = np.stack((x, y), axis=1)
-    kinds = kind.tolist()
-    seen = bytearray(y.size)
-    rings = []
-    for start in range(y.size):
-        if seen[start]:
-            continue
-        walk: list[int] = []
-        corner = start
-        while not seen[corner]:
-            other = across[corner]
-            seen[corner] = seen[other] = True
-            walk += (corner, other)
-            corner = below[other]
-        # The first corner in reading order is an upper left one: of foreground, or, with code 7, of a hole.
-        hole = kinds[start] == 7
-        ring = points[walk]
-        rings.append(Ring(ring[::-1] if hole else ring, hole))
-    return rings
-
-
-def join_rings(rings: Sequence[Ring]) -> np.ndarray:
-    """Rings -> one ring float64 (n, 2), since a Label Studio polygon has neither holes nor parts.
-
-    Holes and further parts are reached over a bridge of zero width, there and back between the nearest vertices. Both
-    ways cancel, so the fill is the same under the even-odd and the non-zero rule, wherever the bridge runs.
-    """
-    if not rings:
-        return np.zeros((0, 2))
-    joined = rings[0].points
-    waiting = [ring.points for ring in rings[1:]]
-    while waiting:
-        gaps = [_nearest(joined, points) for points in waiting]
-        chosen = min(range(len(gaps)), key=lambda k: gaps[k][0])
-        _, here, there = gaps[chosen]
-        other = np.roll(waiting.pop(chosen), -there, axis=0)
-        joined = np.concatenate((joined[: here + 1], other, other[:1], joined[here:]))
-    return joined
-
-
-def _nearest(a: np.ndarray, b: np.ndarray) -> tuple[float, int, int]:
-    """Squared distance and the two indices of the nearest pair of vertices."""
-    squared = ((a[:, None] - b[None]) ** 2).sum(axis=-1)
-    here, there = np.unravel_index(int(squared.argmin()), squared.shape)
-    return float(squared[here, there]), int(here), int(there)
-
-
-def encode_polygon(crop: np.ndarray, bbox: BBox, max_vertices: int = DEFAULT_MAX_VERTICES) -> np.ndarray:
-    """Crop of a mask -> one ring float64 (n, 2), x, y in photo pixels; (0, 2) for an empty mask."""
-    return join_rings(mask_to_rings(crop, bbox, max_vertices))
-
-
-def decode_polygons(rings: Sequence[np.ndarray], size: Size) -> np.ndarray:
-    """Rings (n, 2) in photo pixels -> bool (H, W): pixels whose centre is inside under the non-zero rule.
-
-    That is how the browser fills a region. What lies outside the photo is cut off. Raises BadRequest for a ring of
-    another shape or points that are not finite.
-    """
-    height, width = _checked_size(size)
-    turns = np.zeros((height, width + 1), np.int32)
-    for ring in rings:
-        points = np.asarray(ring, np.float64)
-        if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-            raise BadRequest(f"polygon: expected finite points (n, 2), got an array of shape {points.shape}")
-        _add_turns(turns, points)
-    return np.cumsum(turns, axis=1)[:, :-1] != 0
-
-
-def _add_turns(turns: np.ndarray, points: np.ndarray) -> None:
-    """For every row's centre line, add +1 or -1 at the first column whose centre lies right of each edge crossing."""
-    height, width = turns.shape[0], turns.shape[1] - 1
-    following = np.roll(points, -1, axis=0)
-    falls = following[:, 1] > points[:, 1]
-    # Upper end first, whichever way the edge runs: the two ways over a bridge must cross at the very same place.
-    top = np.where(falls[:, None], points, following)
-    low = np.where(falls[:, None], following, points)
-    first = np.clip(np.ceil(top[:, 1] - 0.5), 0, height).astype(np.int64)
-    last = np.clip(np.ceil(low[:, 1] - 0.5), 0, height).astype(np.int64)
-    for k in np.flatnonzero(last > first):
-        rows = np.arange(first[k], last[k])
-        share = (rows + 0.5 - top[k, 1]) / (low[k, 1] - top[k, 1])
-        crossing = top[k, 0] + share * (low[k, 0] - top[k, 0])
-        columns = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
-        turns[rows, columns] += 1 if falls[k] else -1
 
 
 # ---------------------------------------------------------------------------------------------------------- bitmask PNG
@@ -371,7 +210,7 @@ def decode_bitmask(url: str, size: Size) -> np.ndarray:
     Raises BadRequest for anything but a base64 PNG data URL of exactly the photo's size; the size is checked before
     pixels are decoded.
     """
-    height, width = _checked_size(size)
+    height, width = checked_size(size)
     if not isinstance(url, str) or not url.startswith(PNG_PREFIX):
         raise BadRequest(f"imageDataURL: expected text that starts with {PNG_PREFIX!r}")
     try:
@@ -404,7 +243,7 @@ def decode_coco_rle(rle: dict[str, Any], size: Size | None = None) -> np.ndarray
     declared, counts = rle["size"], rle.get("counts")
     if len(declared) != 2 or not all(isinstance(n, int) for n in declared):
         raise BadRequest(f"COCO RLE size: expected [H, W], got {declared!r}"[:200])
-    height, width = _checked_size((declared[0], declared[1]))
+    height, width = checked_size((declared[0], declared[1]))
     if size is not None and size != (height, width):
         raise BadRequest(f"COCO RLE size: expected {list(size)}, got {[height, width]}")
     if isinstance(counts, str):

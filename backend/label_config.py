@@ -1,0 +1,262 @@
+"""A project's labeling interface, as far as it concerns us: which photo, which tool answers, which tools ask.
+
+The XML comes from Label Studio and is untrusted: its size is limited, document types (the way to entities) are refused.
+Tag and attribute names are read without regard to case, as the editor does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+from xml.etree import ElementTree
+
+from backend.errors import BadRequest
+
+MAX_CONFIG_CHARS = 1_000_000
+
+#: Controls that can hold an answer, and how to write them.
+ANSWER_TAGS = {
+    "brushlabels": "BrushLabels",
+    "bitmasklabels": "BitmaskLabels",
+    "polygonlabels": "PolygonLabels",
+    "rectanglelabels": "RectangleLabels",
+}
+PROMPT_TAGS = {
+    "keypoint": "KeyPoint",
+    "keypointlabels": "KeyPointLabels",
+    "rectangle": "Rectangle",
+    "rectanglelabels": "RectangleLabels",
+}
+LEVELS = 6
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label of the answer control. `kind` ("object" or "part") and `of` are attributes of our own on <Label>."""
+
+    value: str  #: what results carry: the alias where there is one
+    text: str  #: what the annotator reads
+    kind: str | None = None
+    of: str | None = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control tag connected to the image; `smart` is None where it is not given, which the editor takes as true."""
+
+    name: str
+    tag: str  #: in small letters
+    smart: bool | None = None
+    smart_only: bool = False
+
+    def __str__(self) -> str:
+        return f'<{(ANSWER_TAGS | PROMPT_TAGS).get(self.tag, self.tag)} name="{self.name}">'
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Parsed once a request by `LabelConfig.parse`; whatever is missing is None or empty, and `problems` says so."""
+
+    image_name: str | None = None
+    image_value: str | None = None  #: as written, such as "$image" or "$photo.url"
+    images: int = 0  #: how many <Image> tags; the first counts
+    answer: Control | None = None
+    labels: tuple[Label, ...] = ()
+    prompts: tuple[Control, ...] = ()
+    level: str | None = None  #: perRegion Choices whose name contains "level"
+    level_values: Mapping[int, str] = MappingProxyType({})  #: level 1..6 -> its choice, where there is one
+    note: str | None = None  #: perRegion TextArea whose name contains "note"
+
+    @staticmethod
+    def parse(xml: str) -> LabelConfig:
+        """Reads the labeling config.
+
+        The answer control is the first one connected to the image, in this order: smart="false", `smart` not given,
+        smart="true"; never a smartOnly one. Raises BadRequest for text that is not XML, is too long, or has a document
+        type.
+        """
+        if len(xml) > MAX_CONFIG_CHARS:
+            raise BadRequest(f"label_config: expected at most {MAX_CONFIG_CHARS} characters, got {len(xml)}")
+        if re.search(r"<!(DOCTYPE|ENTITY)", xml, re.IGNORECASE):
+            raise BadRequest(
+                "label_config: expected plain XML without a document type or entities; remove the <!...> part"
+            )
+        try:
+            root = ElementTree.fromstring(xml)
+        except (ElementTree.ParseError, ValueError) as exc:
+            raise BadRequest(f"label_config: expected XML such as <View>...</View>, it cannot be read: {exc}") from exc
+
+        tags = list(_tags(root))
+        images = [tag for tag in tags if tag.name == "image"]
+        if not images or not images[0].attributes.get("name"):
+            return LabelConfig(images=len(images))
+        image = images[0].attributes
+        connected = [
+            tag
+            for tag in tags
+            if tag.attributes.get("name")
+            and image["name"] in map(str.strip, tag.attributes.get("toname", "").split(","))
+        ]
+        answer_tag = _answer(connected)
+        level, note = _per_region(connected, "choices", "level"), _per_region(connected, "textarea", "note")
+        return LabelConfig(
+            image_name=image["name"],
+            image_value=image.get("value"),
+            images=len(images),
+            answer=_control(answer_tag) if answer_tag else None,
+            labels=_labels(answer_tag.element) if answer_tag else (),
+            prompts=tuple(
+                _control(tag)
+                for tag in connected
+                if tag.name in PROMPT_TAGS
+                and tag is not answer_tag
+                and (tag.flag("smartonly") or tag.flag("smart") is not False)
+            ),
+            level=level.attributes["name"] if level else None,
+            level_values=MappingProxyType(_level_values(level.element) if level else {}),
+            note=note.attributes["name"] if note else None,
+        )
+
+    def problems(self) -> list[str]:
+        """Why this config will not work well, each with the exact change to make; empty if all is well."""
+        return list(_problems(self))
+
+    def image_url(self, data: Mapping[str, Any]) -> str:
+        """The photo's address in a task's data; nested keys ("$photo.url", "$photos[0]") too. Raises BadRequest."""
+        if self.image_value is None or "$" not in self.image_value:
+            raise BadRequest(f"label_config: {self.problems()[0]}")
+        variable = re.compile(r"\$([\w\[\].]+)")
+        found = [(key, _look_up(data, key)) for key in variable.findall(self.image_value)]
+        for key, value in found:
+            if not isinstance(value, str) or not value:
+                raise BadRequest(
+                    f"task data {key!r}: expected the address of a photo, since the <Image> tag says "
+                    f'value="{self.image_value}", got {value!r:.80}'
+                )
+        if not found:
+            raise BadRequest(
+                f'label_config: <Image value="{self.image_value}"> names no field of the task, write "$image"'
+            )
+        values = iter(found)
+        return variable.sub(lambda _: next(values)[1], self.image_value)
+
+    def label_for(self, *, part: bool) -> str | None:
+        """The label a mask gets as long as nothing can name it: a rule, not a recognition.
+
+        The first label with kind="part" (or "object"); else the first without kind whose name contains that word; else
+        the first label; None if the config has none.
+        """
+        wanted = "part" if part else "object"
+        by_kind = [label for label in self.labels if label.kind == wanted]
+        by_name = [label for label in self.labels if label.kind is None and wanted in label.text.lower()]
+        first = (by_kind or by_name or self.labels)[:1]
+        return first[0].value if first else None
+
+
+def _look_up(data: Mapping[str, Any], key: str) -> Any:
+    if key in data:
+        return data[key]
+    value: Any = data
+    for step in re.findall(r"[^.\[\]]+", key):
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isascii() and step.isdigit() and len(step) < 9 and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return None
+    return value
+
+
+@dataclass(frozen=True)
+class _Tag:
+    name: str
+    attributes: dict[str, str]
+    element: ElementTree.Element
+
+    def flag(self, attribute: str) -> bool | None:
+        text = self.attributes.get(attribute)
+        return None if text is None else text.strip().lower() == "true"
+
+
+def _tags(root: ElementTree.Element) -> Iterator[_Tag]:
+    for element in root.iter():
+        yield _Tag(str(element.tag).lower(), {k.lower(): v for k, v in element.attrib.items()}, element)
+
+
+def _control(tag: _Tag) -> Control:
+    return Control(tag.attributes["name"], tag.name, tag.flag("smart"), bool(tag.flag("smartonly")))
+
+
+def _answer(connected: list[_Tag]) -> _Tag | None:
+    able = [tag for tag in connected if tag.name in ANSWER_TAGS and not tag.flag("smartonly")]
+    order: list[bool | None] = [False, None, True]
+    return min(able, key=lambda tag: order.index(tag.flag("smart")), default=None)
+
+
+def _per_region(connected: list[_Tag], name: str, word: str) -> _Tag | None:
+    fitting = (tag for tag in connected if tag.name == name and tag.flag("perregion"))
+    return next((tag for tag in fitting if word in tag.attributes["name"].lower()), None)
+
+
+def _values(element: ElementTree.Element, name: str) -> Iterator[tuple[str, dict[str, str]]]:
+    for tag in _tags(element):
+        value = tag.attributes.get("alias") or tag.attributes.get("value")
+        if tag.name == name and value:
+            yield value, tag.attributes
+
+
+def _labels(element: ElementTree.Element) -> tuple[Label, ...]:
+    labels: dict[str, Label] = {}
+    for value, own in _values(element, "label"):
+        kind = own.get("kind", "").strip().lower() or None
+        labels.setdefault(value, Label(value, own.get("value") or value, kind, own.get("of")))
+    return tuple(labels.values())
+
+
+def _level_values(element: ElementTree.Element) -> dict[int, str]:
+    """Six choices are the six levels in order; otherwise only choices named like "level 2" or "2" count."""
+    values = [value for value, _ in _values(element, "choice")]
+    if len(values) == LEVELS:
+        return dict(enumerate(values, start=1))
+    named = {level: (f"level {level}", f"L{level}", str(level)) for level in range(1, LEVELS + 1)}
+    return {level: name for level, names in named.items() for name in names[:1] + names[1:] if name in values}
+
+
+def _problems(config: LabelConfig) -> Iterator[str]:
+    if config.image_name is None:
+        if config.images:
+            yield 'the <Image> tag has no name: write <Image name="image" value="$image"/>'
+        else:
+            yield 'there is no <Image> tag: add <Image name="image" value="$image"/>'
+        return
+    if not config.image_value or "$" not in config.image_value:
+        yield (
+            f'<Image name="{config.image_name}"> names no field of the task: write value="$image", where image is the '
+            "field with the photo's address (valueList, several photos in one task, is not supported)"
+        )
+    if config.images > 1:
+        yield f'there are {config.images} <Image> tags: only "{config.image_name}" gets masks; remove the others'
+    if config.answer is None:
+        yield (
+            f'no control can hold a mask: add <BrushLabels name="mask" toName="{config.image_name}" smart="false">'
+            '<Label value="object" kind="object"/><Label value="part" kind="part"/></BrushLabels>'
+        )
+    else:
+        if config.answer.smart is not False:
+            yield f'{config.answer}: add smart="false"; without it there is one more smart tool, which gets no answer'
+        if not config.labels:
+            yield f'{config.answer}: add at least one <Label value="object" kind="object"/> inside it'
+    if not config.prompts:
+        yield (
+            "no tool asks for masks: add "
+            f'<KeyPoint name="click_all" toName="{config.image_name}" smartOnly="true" strokeWidth="6"/>'
+        )
+    for control in config.prompts:
+        if control.tag == "keypointlabels":
+            yield (
+                f'{control}: write <KeyPoint name="{control.name}" toName="{config.image_name}" smartOnly="true"/>, '
+                "without labels; <KeyPointLabels> wants one before every click and its points break the COCO export"
+            )

@@ -1,0 +1,126 @@
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backend import formats, polygons
+from backend.errors import BadRequest
+from tests.backend.masks import any_mask, blobs, disc
+
+quick = settings(max_examples=60, deadline=None)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / max(1, (a | b).sum()))
+
+
+@quick
+@given(any_mask | blobs())
+def test_outlines_within_budget_are_exact_and_joined_too(mask: np.ndarray) -> None:
+    crop, bbox = formats.crop_mask(mask)
+    rings = polygons.mask_to_rings(crop, bbox, max_vertices=20_000)
+    assert np.array_equal(polygons.decode_polygons([ring.points for ring in rings], mask.shape), mask)
+    assert np.array_equal(polygons.decode_polygons([polygons.join_rings(rings)], mask.shape), mask)
+
+
+@quick
+@given(any_mask | blobs())
+def test_rings_are_one_for_each_part_and_each_hole(mask: np.ndarray) -> None:
+    rings = polygons.mask_to_rings(*formats.crop_mask(mask), max_vertices=20_000)
+    parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[0] - 1
+    outside = cv2.connectedComponents(np.pad(~mask, 1, constant_values=True).astype(np.uint8), connectivity=8)[0] - 1
+    assert sum(not ring.hole for ring in rings) == parts
+    assert sum(ring.hole for ring in rings) == outside - 1
+    for ring in rings:  # y points down, so a positive shoelace sum is clockwise as seen
+        x, y = ring.points.T
+        assert (x @ np.roll(y, -1) - y @ np.roll(x, -1) < 0) == ring.hole
+
+
+@quick
+@given(blobs(), st.integers(12, 60))
+def test_a_polygon_keeps_its_vertex_budget_and_the_photo(mask: np.ndarray, budget: int) -> None:
+    points = polygons.encode_polygon(*formats.crop_mask(mask), max_vertices=budget)
+    assert 3 <= len(points) <= budget
+    assert points.min() >= 0 and (points <= np.array(mask.shape[::-1])).all()
+    assert polygons.decode_polygons([points], mask.shape).any()
+
+
+@quick
+@given(st.floats(60, 140), st.floats(60, 140), st.floats(35, 55), st.floats(8, 20))
+def test_a_ring_with_a_hole_and_an_island_survives_sixty_vertices(
+    cx: float, cy: float, radius: float, hole: float
+) -> None:
+    mask = disc(203, 301, cx, cy, radius) & ~disc(203, 301, cx + 4, cy - 3, hole) | disc(203, 301, 240, 150, 25)
+    points = polygons.encode_polygon(*formats.crop_mask(mask), max_vertices=60)
+    back = polygons.decode_polygons([points], mask.shape)
+    assert iou(mask, back) > 0.95
+    assert not back[int(cy - 3), int(cx + 4)] and back[150, 240]
+
+
+@quick
+@given(st.integers(3, 60), st.integers(3, 60), st.integers(30, 60), st.integers(30, 60))
+def test_a_simplified_polygon_is_not_shifted(x: int, y: int, width: int, height: int) -> None:
+    mask = np.zeros((131, 127), bool)
+    mask[y : y + height, x : x + width] = disc(height, width, width / 2, height / 2, min(width, height) / 2)
+    back = polygons.decode_polygons([polygons.encode_polygon(*formats.crop_mask(mask), max_vertices=24)], mask.shape)
+    for axis in (0, 1):
+        assert abs(np.nonzero(mask)[axis].mean() - np.nonzero(back)[axis].mean()) < 0.35
+
+
+def test_a_mask_of_the_whole_photo_is_its_four_corners() -> None:
+    points = polygons.encode_polygon(*formats.crop_mask(np.ones((5, 7), bool)))
+    assert sorted(map(tuple, points.tolist())) == [(0, 0), (0, 5), (7, 0), (7, 5)]
+
+
+def test_an_empty_mask_has_no_outline() -> None:
+    empty = formats.crop_mask(np.zeros((5, 7), bool))
+    assert polygons.mask_to_rings(*empty) == []
+    assert polygons.encode_polygon(*empty).shape == (0, 2)
+
+
+def test_a_thin_diagonal_over_budget_keeps_some_area() -> None:
+    line = np.eye(400, dtype=bool) | np.eye(400, k=1, dtype=bool)
+    points = polygons.encode_polygon(*formats.crop_mask(line), max_vertices=20)
+    assert len(points) <= 20
+    assert iou(line, polygons.decode_polygons([points], line.shape)) > 0.3
+
+
+@quick
+@given(any_mask | blobs())
+def test_even_odd_filling_gives_the_same_mask_as_non_zero(mask: np.ndarray) -> None:
+    points = polygons.encode_polygon(*formats.crop_mask(mask), max_vertices=20_000)
+    if not len(points):
+        return
+    # Even-odd by brute force, at every pixel centre.
+    inside = np.zeros(mask.shape, bool)
+    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]] + 0.5
+    for ends in zip(points.tolist(), np.roll(points, -1, axis=0).tolist(), strict=True):
+        (ax, ay), (bx, by) = sorted(ends, key=lambda end: end[1])
+        if ay != by:
+            inside ^= (y > ay) & (y < by) & (x > ax + (y - ay) * (bx - ax) / (by - ay))
+    assert np.array_equal(inside, mask)
+
+
+@quick
+@given(st.lists(st.tuples(st.floats(-20, 60), st.floats(-20, 60)), min_size=3, max_size=3))
+def test_a_triangle_holds_the_pixels_whose_centre_it_holds(corners: list[tuple[float, float]]) -> None:
+    (ax, ay), (bx, by), (cx, cy) = corners
+    y, x = np.mgrid[:40, :43] + 0.5
+    sides = np.stack(
+        [
+            (bx - ax) * (y - ay) - (by - ay) * (x - ax),
+            (cx - bx) * (y - by) - (cy - by) * (x - bx),
+            (ax - cx) * (y - cy) - (ay - cy) * (x - cx),
+        ]
+    )
+    clear = (abs(sides) > 1e-6).all(axis=0)
+    expected = (sides > 0).all(axis=0) | (sides < 0).all(axis=0)
+    got = polygons.decode_polygons([np.array(corners)], (40, 43))
+    assert np.array_equal(got[clear], expected[clear])
+
+
+@pytest.mark.parametrize("points", [[[1, 2, 3]], [[1, float("nan")]], [1, 2]])
+def test_a_malformed_polygon_is_refused(points: list) -> None:
+    with pytest.raises(BadRequest, match="polygon"):
+        polygons.decode_polygons([np.array(points)], (5, 5))
