@@ -7,6 +7,7 @@ Tag and attribute names are read without regard to case, as the editor does.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -122,7 +123,8 @@ class LabelConfig:
 
     def problems(self) -> list[str]:
         """Why this config will not work well, each with the exact change to make; empty if all is well."""
-        return list(_problems(self))
+        # Names come from outside: a line break in one must not make a second line of the log.
+        return [" ".join(problem.split()) for problem in _problems(self)]
 
     def image_url(self, data: Mapping[str, Any]) -> str:
         """The photo's address in a task's data; nested keys ("$photo.url", "$photos[0]") too. Raises BadRequest."""
@@ -134,11 +136,11 @@ class LabelConfig:
             if not isinstance(value, str) or not value:
                 raise BadRequest(
                     f"task data {key!r}: expected the address of a photo, since the <Image> tag says "
-                    f'value="{self.image_value}", got {value!r:.80}'
+                    f"value={self.image_value!r}, got {reprlib.repr(value)}"
                 )
         if not found:
             raise BadRequest(
-                f'label_config: <Image value="{self.image_value}"> names no field of the task, write "$image"'
+                f'label_config: <Image value={self.image_value!r}> names no field of the task, write "$image"'
             )
         values = iter(found)
         return variable.sub(lambda _: next(values)[1], self.image_value)

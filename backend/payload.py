@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,8 +26,8 @@ MISSING = object()
 
 
 def _shown(value: Any) -> str:
-    text = "nothing" if value is MISSING else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    # reprlib, because a hostile value may be nested as deep as the JSON reader allows.
+    return "nothing" if value is MISSING else reprlib.repr(value)
 
 
 def wrong_field(name: str, expected: str, value: Any) -> BadRequest:
@@ -214,7 +216,7 @@ def _prompt_row(row: Mapping[str, Any], name: str) -> PromptRow:
     return PromptRow("rectangle", control, x, y, width, height, rotation, size=size)
 
 
-# --------------------------------------------------------------------------------------------------- /setup and /webhook
+# -------------------------------------------------------------------------------------------------- /setup and /webhook
 
 
 @dataclass(frozen=True)
@@ -264,23 +266,23 @@ class Event:
     """One webhook call: a hint that something changed. What is missing or odd is None or empty, never an error."""
 
     action: str
-    project: int | None = None
-    task: int | None = None
-    annotations: tuple[int, ...] = ()  #: ids; several when annotations were deleted
+    project_id: int | None = None
+    task_id: int | None = None
+    annotation_ids: tuple[int, ...] = ()  #: several when annotations were deleted
     annotation: Mapping[str, Any] = field(default_factory=dict, repr=False)  #: as sent, for created and updated
     updated_at: str | None = None
 
     @property
     def annotation_id(self) -> int | None:
-        return self.annotations[0] if len(self.annotations) == 1 else None
+        return self.annotation_ids[0] if len(self.annotation_ids) == 1 else None
 
 
 def parse_event(body: Any) -> Event:
-    """The body of POST /webhook; any action is allowed. Raises BadRequest only when there is no action."""
+    """The body of POST /webhook; any action is allowed. Raises BadRequest only when there is none, or no such word."""
     body = as_object(body, "body")
     action = body.get("action", MISSING)
-    if not isinstance(action, str) or not action:
-        raise wrong_field("action", 'text such as "ANNOTATION_CREATED"', action)
+    if not isinstance(action, str) or not re.fullmatch(r"[A-Za-z0-9_]{1,64}", action):
+        raise wrong_field("action", 'a word such as "ANNOTATION_CREATED"', action)
     annotation = _dict_or_empty(body.get("annotation"))
     task = _plain_id(_dict_or_empty(body.get("task")).get("id"))
     project = _plain_id(_dict_or_empty(body.get("project")).get("id"))

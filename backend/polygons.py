@@ -1,7 +1,7 @@
 """Masks <-> polygons, along the borders of pixels.
 
-Frame: photo pixels, points (x, y). Pixel (column j, row i) covers [j, j+1) x [i, i+1), so a polygon around one pixel has
-side 1, a mask that touches the photo's edge reaches 0, W or H exactly, and nothing is shifted by half a pixel.
+Frame: photo pixels, points (x, y). Pixel (column j, row i) covers [j, j+1) x [i, i+1), so a polygon around one pixel
+has side 1, a mask that touches the photo's edge reaches 0, W or H exactly, and nothing is shifted by half a pixel.
 """
 
 from __future__ import annotations

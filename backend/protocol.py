@@ -1,7 +1,8 @@
 """Label Studio's JSON <-> values of our own. The only place where percent becomes pixels and pixels become percent.
 
 `backend.payload` reads the bodies; here prompts become pixels, candidates become predictions, regions become masks.
-Percent run over the EXIF-oriented photo. `image_rotation`, the editor's turned view, changes neither percent nor pixels.
+Percent run over the EXIF-oriented photo. `image_rotation`, the editor's turned view, changes neither percent nor
+pixels.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def check_size(declared: Size, photo: Size) -> None:
 class Interaction:
     """What the annotator asks, in photo pixels.
 
-    mode "all": offer every candidate. mode "cycle": offer one, number `cycle_index` from the best, counted from 0; after
-    the last comes the first. `prompt` is None when there is nothing to point at (no rows, negative points only).
+    mode "all": offer every candidate. mode "cycle": offer one, number `cycle_index` from the best, counted from 0;
+    after the last comes the first. `prompt` is None when there is nothing to point at (no rows, negative points only).
     """
 
     mode: Literal["all", "cycle"]
@@ -127,8 +128,8 @@ def interaction(rows: Sequence[PromptRow], config: LabelConfig, photo: Size | No
     size = size or photo
     text = tuple(line for row in rows if row.kind == "text" for line in row.text)
     pointing = [row for row in rows if row.kind != "text"]
-    polygons = config.answer is not None and config.answer.tag == "polygonlabels"
-    cycle = polygons or bool(pointing and "cycle" in pointing[-1].control.lower())
+    one_only = config.answer is not None and config.answer.tag == "polygonlabels"
+    cycle = one_only or bool(pointing and "cycle" in pointing[-1].control.lower())
     mode: Literal["all", "cycle"] = "cycle" if cycle else "all"
     if not pointing:
         return Interaction(mode, None, 0, size, text)
