@@ -1,0 +1,143 @@
+"""Cleaning, agreement, combination, duplicates, parents: on small logit maps drawn by hand or by hypothesis."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from semsam_model.candidates import (
+    Options,
+    PromptCells,
+    Proposal,
+    box_fit,
+    clean,
+    combine,
+    distinct,
+    obeyed,
+    order,
+    parents,
+    stability,
+)
+
+LOGITS = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 24), st.integers(1, 24)),
+    elements=st.one_of(st.floats(0.0625, 8, width=32), st.floats(-8, -0.0625, width=32)),
+)
+
+
+def proposal(mask: np.ndarray, predicted_iou: float = 0.5, token: int = 0) -> Proposal:
+    return Proposal(np.where(mask, 5.0, -5.0).astype(np.float32), token, predicted_iou, 1.0)
+
+
+def rectangle(y0: int, x0: int, y1: int, x1: int) -> np.ndarray:
+    mask = np.zeros((20, 30), bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def regions(mask: np.ndarray) -> list[int]:
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    return sorted(stats[1:, cv2.CC_STAT_AREA].tolist())
+
+
+@settings(max_examples=60, deadline=None)
+@given(LOGITS, st.integers(1, 8))
+def test_cleaning_leaves_no_region_below_the_limit_except_when_all_are(logits: np.ndarray, least: int) -> None:
+    before, after = regions(logits > 0), regions(clean(logits, least) > 0)
+    if not before:
+        return
+    assert after
+    assert len(after) == 1 or after[0] >= least
+
+
+@settings(max_examples=60, deadline=None)
+@given(LOGITS, st.integers(1, 8))
+def test_cleaning_changes_signs_and_never_magnitudes(logits: np.ndarray, least: int) -> None:
+    np.testing.assert_array_equal(np.abs(clean(logits, least)), np.abs(logits))
+
+
+def test_cleaning_fills_a_pinhole_and_drops_a_speck() -> None:
+    mask = rectangle(2, 2, 12, 12)
+    mask[6, 6] = False
+    mask[18, 28] = True
+    np.testing.assert_array_equal(clean(proposal(mask).logits, 6) > 0, rectangle(2, 2, 12, 12))
+
+
+def test_a_large_hole_and_a_mask_that_is_all_specks_survive() -> None:
+    ring = rectangle(2, 2, 14, 14) & ~rectangle(5, 5, 10, 10)
+    np.testing.assert_array_equal(clean(proposal(ring).logits, 6) > 0, ring)
+    speck = rectangle(4, 4, 5, 6)
+    np.testing.assert_array_equal(clean(proposal(speck).logits, 6) > 0, speck)
+
+
+@settings(max_examples=40, deadline=None)
+@given(LOGITS)
+def test_stability_is_a_share_and_one_for_confident_logits(logits: np.ndarray) -> None:
+    assert 0 <= stability(logits) <= 1
+    confident = np.where(logits > 0, 5.0, -5.0)
+    assert stability(confident) == (1.0 if (confident > 0).any() else 0.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(LOGITS, st.integers(0, 2**31))
+def test_kept_masks_are_never_near_duplicates(logits: np.ndarray, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    noisy = [logits + rng.normal(0, s, logits.shape).astype(np.float32) for s in (0, 0, 0.1, 1, 3, 9)]
+    kept = distinct([Proposal(m, i, 1.0, 1.0) for i, m in enumerate(noisy)], Options())
+    for i, a in enumerate(kept):
+        for b in kept[:i]:
+            iou = np.count_nonzero(a.cells & b.cells) / np.count_nonzero(a.cells | b.cells)
+            assert iou <= Options().same_iou
+    assert bool(kept) == any((m > 0).any() for m in noisy)
+
+
+def test_of_two_equal_masks_the_better_ranked_stays() -> None:
+    good, twin = proposal(rectangle(2, 2, 9, 9), 0.9, 1), proposal(rectangle(2, 2, 9, 9), 0.4, 2)
+    assert distinct(order([twin, good], PromptCells(((4, 4),), (), ())), Options()) == [good]
+
+
+def test_a_mask_that_obeys_every_click_comes_before_a_more_confident_one_that_does_not() -> None:
+    small, large = proposal(rectangle(2, 2, 9, 9), 0.3), proposal(rectangle(0, 0, 20, 30), 0.9)
+    assert order([large, small], PromptCells(((4, 4),), ((15, 25),), ())) == [small, large]
+    assert order([large, small], PromptCells(((4, 4),), (), ())) == [large, small]
+
+
+def test_a_mask_that_fills_the_box_comes_before_a_more_confident_one_that_spills_over() -> None:
+    fits, spills = proposal(rectangle(2, 2, 9, 9), 0.5), proposal(rectangle(0, 0, 20, 30), 0.9)
+    assert order([spills, fits], PromptCells((), (), ((2, 2, 9, 9),))) == [fits, spills]
+    assert box_fit(fits.cells, (2, 2, 9, 9)) == 1.0
+
+
+def test_two_clicks_on_two_objects_are_combined_to_their_union() -> None:
+    left, right = rectangle(2, 2, 9, 9), rectangle(2, 15, 9, 25)
+    (union,) = combine([[proposal(left, 0.8)], [proposal(right, 0.6)]], [], [(4, 4), (4, 20)], [])
+    np.testing.assert_array_equal(union.cells, left | right)
+    assert union.predicted_iou == 0.6
+
+
+def test_a_negative_click_removes_what_it_selects_and_keeps_the_rest() -> None:
+    whole, part = rectangle(2, 2, 12, 28), rectangle(2, 20, 12, 28)
+    (rest,) = combine([[proposal(whole)]], [[proposal(whole, 0.9), proposal(part, 0.5)]], [(4, 4)], [(4, 24)])
+    np.testing.assert_array_equal(rest.cells, whole & ~part)
+    assert obeyed(rest.cells, [(4, 4)], [(4, 24)]) == 2
+
+
+def test_a_negative_click_never_removes_a_positive_one() -> None:
+    whole = rectangle(2, 2, 12, 28)
+    (rest,) = combine([[proposal(whole)]], [[proposal(whole)]], [(4, 4)], [(4, 24)])
+    np.testing.assert_array_equal(rest.cells, whole)
+
+
+def test_the_parent_is_the_smallest_larger_mask_that_holds_it() -> None:
+    masks = [rectangle(0, 0, 20, 30), rectangle(4, 4, 6, 6), rectangle(2, 2, 12, 12), rectangle(14, 14, 18, 28)]
+    assert parents(masks, Options()) == [None, 2, 0, 0]
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_mask_half_outside_another_has_no_parent(share: float) -> None:
+    inner = rectangle(4, 8, 8, 12)
+    outer = rectangle(0, 8 if share == 1.0 else 10, 20, 30)
+    assert parents([inner, outer], Options())[0] == (1 if share == 1.0 else None)
