@@ -23,8 +23,8 @@ _IMAGE_READY = """() => {
   const image = names && [...names.values()].find(tag => tag.type === 'image');
   return Boolean(image?.imageIsLoaded && image.stageRef && document.querySelector('.konvajs-content canvas'));
 }"""
-# The two discs lie ten canvas pixels under the suggestion's bounding box: 64 x 32, reject left, accept right. `hit` tells
-# whether the canvas really draws such a control under the point: it may lie outside.
+# The two discs lie ten canvas pixels under the suggestion's bounding box: 64 x 32, reject left, accept right. `hit`:
+# whether the canvas really draws such a control under the point; it may lie outside.
 _ACCEPT_DISC = """id => {
   const s = [...Htx.annotationStore.selected.suggestions.values()].find(s => s.cleanId === id);
   const box = s.bboxCoordsCanvas, zoom = 1 / (s.parent.zoomScale || 1), stage = s.parent.stageRef;

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ pytestmark = pytest.mark.browser
 
 COFFEE = ROOT / "samples" / "coffee.jpg"
 IN_THE_CUP = (0.47, 0.36)
-ON_THE_TABLE = (0.88, 0.12)
 
 MakeProject = Callable[..., DemoProject]
 
@@ -35,8 +35,8 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / max((a | b).sum(), 1))
 
 
-def start(editor: Editor, project: DemoProject, tool: str) -> None:
-    editor.open(project.id, project.tasks[0])
+def start(editor: Editor, project: DemoProject, tool: str, task: int = 0) -> None:
+    editor.open(project.id, project.tasks[task])
     editor.switch_on_auto_annotation()
     editor.show_region_labels()
     editor.choose(tool)
@@ -72,34 +72,43 @@ def test_a_click_offers_distinct_masks_and_the_accepted_one_is_stored_as_it_was_
     assert np.array_equal(mask_of(stored), mask_of(wanted))
 
 
-def test_further_clicks_beside_the_first_show_one_level_after_the_other(editor: Editor, project: MakeProject) -> None:
-    start(editor, project([COFFEE]), "click_cycle")
-    answers = [editor.click((IN_THE_CUP[0] + step * 0.006, IN_THE_CUP[1])) for step in range(3)]
+def test_further_clicks_on_the_spot_offer_one_candidate_after_the_other(
+    editor: Editor, project: MakeProject, tmp_path: Path
+) -> None:
+    made = project([COFFEE, shutil.copy(COFFEE, tmp_path / "coffee-again.jpg")])
+    start(editor, made, "click_all")
+    candidates = {row["meta"]["candidate"]: row for row in editor.click(IN_THE_CUP).regions}
+
+    start(editor, made, "click_cycle", task=1)
+    beside = (IN_THE_CUP[0] + 0.015, IN_THE_CUP[1])
+    rounds = [editor.click(IN_THE_CUP), editor.click(IN_THE_CUP, "Control"), editor.click(beside)]
     editor.screenshot("2-cycle")
-    masks = []
-    for number, answer in enumerate(answers, 1):
-        assert len(answer.prompts) == number
+    for index, answer in enumerate(rounds):
+        assert [prompt["from_name"] for prompt in answer.prompts] == ["click_cycle"] * (index + 1)
         (row,) = answer.regions
-        masks.append(mask_of(row))
-    assert all(iou(a, b) < 0.95 for a, b in pairwise(masks))
+        rank = index % len(candidates) + 1
+        assert row["meta"]["candidate"] == rank
+        assert np.array_equal(mask_of(row), mask_of(candidates[rank]))
+    editor.accept_all()
+    assert [region["id"] for region in editor.regions()] == [rounds[-1].regions[0]["id"]]
 
 
-def test_an_alt_click_takes_its_place_out_of_every_mask(editor: Editor, project: MakeProject) -> None:
+def test_an_alt_click_takes_its_place_out_of_the_best_mask(editor: Editor, project: MakeProject) -> None:
     start(editor, project([COFFEE]), "click_all")
     first = editor.click(IN_THE_CUP)
     largest = max((mask_of(row) for row in first.regions), key=np.sum)
-    # somewhere inside the largest mask, well away from the first click
-    rows, columns = np.nonzero(largest)
+    # well away from the first click, in the largest mask, and in the click's row: no accept button lies there
     height, width = largest.shape
-    far = np.argmax((rows / height - IN_THE_CUP[1]) ** 2 + (columns / width - IN_THE_CUP[0]) ** 2)
-    away = 0.8 * np.array([columns[far] / width, rows[far] / height]) + 0.2 * np.array(IN_THE_CUP)
+    y, x = int(IN_THE_CUP[1] * height), int(IN_THE_CUP[0] * width)
+    columns = np.flatnonzero(largest[y])
+    away = int(sorted(columns, key=lambda column: abs(column - x))[int(len(columns) * 0.8)])
 
-    second = editor.click((float(away[0]), float(away[1])), "Alt")
+    second = editor.click(((away + 0.5) / width, (y + 0.5) / height), "Alt")
     editor.screenshot("3-excluded")
     assert [prompt["is_positive"] for prompt in second.prompts] == [True, False]
-    assert second.regions
-    for row in second.regions:
-        assert not mask_of(row)[int(away[1] * height), int(away[0] * width)]
+    best = mask_of(second.regions[-1])
+    assert best[y, x]
+    assert not best[y, away]
 
 
 def test_a_box_offers_masks_of_what_is_in_it(editor: Editor, project: MakeProject) -> None:
@@ -118,7 +127,7 @@ def test_a_box_offers_masks_of_what_is_in_it(editor: Editor, project: MakeProjec
 def test_polygons_are_accepted_with_the_check_mark_and_stored_as_offered(
     editor: Editor, studio: Studio, project: MakeProject
 ) -> None:
-    made = project([COFFEE], "labeling-polygon.xml")
+    made = project([COFFEE], "labeling_polygon.xml")
     start(editor, made, "click_cycle")
     answer = editor.click(IN_THE_CUP)
     editor.screenshot("5-polygon")
@@ -144,10 +153,8 @@ def test_a_photo_that_its_exif_turns_gets_the_masks_of_the_upright_one(
     made = project([tmp_path / "a-upright.jpg", tmp_path / "b-turned.jpg"])
 
     answers: list[Answer] = []
-    for task, name in zip(made.tasks, ("upright", "turned"), strict=True):
-        editor.open(made.id, task)
-        editor.switch_on_auto_annotation()
-        editor.choose("click_all")
+    for task, name in enumerate(("upright", "turned")):
+        start(editor, made, "click_all", task)
         answers.append(editor.click(IN_THE_CUP))
         editor.screenshot(f"6-{name}")
     for answer in answers:
