@@ -32,7 +32,8 @@ class Studio:
     api: ProjectMaker
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return probe.getsockname()[1]
@@ -45,7 +46,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
         pytest.skip("Label Studio is not installed: `make test` installs it")
     folder = tmp_path_factory.mktemp("label-studio")
     credentials = Credentials.load_or_create(folder / "credentials.json")
-    port, backend_port = _free_port(), _free_port()
+    port, backend_port = free_port(), free_port()
     url, backend_url = f"http://{HOST}:{port}", f"http://{HOST}:{backend_port}"
     logs = SCREENSHOTS / "logs"  # kept, to be read after a failure
     label_studio = start_label_studio(program, port, folder / "data", credentials, logs / "label-studio.log")
