@@ -1,0 +1,301 @@
+"""HTTP: routes as Label Studio 1.23 calls them, who may call, how much may be sent, errors as JSON. No pixels here.
+
+Label Studio drops whatever is not a 200 and shows the annotator nothing, so `/predict` answers 200 with one entry a
+task whatever happens, and the reason is in the log under the request's id. It gives `/health` 1 s, `/setup` 3 s.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import os
+import re
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from flask import Flask, Response, g, request
+from gunicorn.app.base import BaseApplication
+from gunicorn.errors import AppImportError
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import escape
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from backend.errors import BadRequest, RequestTooLarge, Unauthorized, http_status
+from backend.metrics import Metrics
+from backend.settings import Settings, load_settings
+from semsam_model.errors import SemsamError
+
+log = logging.getLogger(__name__)
+
+EXIT_CANNOT_LISTEN = 98  # the errno of an address in use
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>semsam</title></head><body>
+<h1>semsam</h1>
+<p>A Label Studio ML backend: one click, up to six masks from object to part.</p>
+<dl><dt>Health</dt><dd>{health}</dd><dt>Model version</dt><dd>{version}</dd><dt>Address for Label Studio</dt>
+<dd><code>{address}</code></dd></dl>
+<p>In Label Studio: Settings &rarr; Model &rarr; Connect Model, with the address above and
+"Interactive preannotations" on.</p>
+</body></html>
+"""
+
+
+class Service(Protocol):
+    """What the routes call; `backend.service.SemsamService` is one."""
+
+    def health(self) -> dict[str, Any]:
+        """At least `status` and `model_version`; at once."""
+
+    def setup(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """At least `model_version`; at once."""
+
+    def predict_request(self, body: Any, request_id: str) -> list[dict[str, Any]]:
+        """One prediction for each task, in order."""
+
+    def event(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Take note of a webhook delivery; at once."""
+
+    def versions(self) -> list[str]:
+        """Model versions that can answer."""
+
+
+def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
+    """The WSGI application over `service`."""
+    app = Flask(__name__, static_folder=None)
+    app.url_map.merge_slashes = False  # a redirect would lose the body
+    # One more, to tell a body at the limit from one over it: where no length is announced, werkzeug just cuts
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
+
+    @app.get("/")
+    def index() -> Response:
+        health = service.health()
+        page = _PAGE.format(
+            health=escape(f"{health.get('status', '?')}, model {health.get('model_state', '?')}"),
+            version=escape(health.get("model_version", "?")),
+            address=escape(request.url_root.rstrip("/")),
+        )
+        return Response(page, mimetype="text/html")
+
+    @app.get("/health")
+    def health() -> Response:
+        return _json(service.health())
+
+    @app.post("/setup")
+    def setup() -> Response:
+        return _json(service.setup(_body(settings)))
+
+    @app.post("/predict")
+    def predict() -> Response:
+        body = _body(settings)
+        tasks = body.get("tasks")
+        if not isinstance(tasks, list):
+            raise BadRequest(f"tasks: expected a list, got {type(tasks).__name__}")
+        g.tasks = len(tasks)
+        try:
+            results = service.predict_request(body, g.request_id)
+            if len(results) != len(tasks):
+                raise RuntimeError(f"the service gave {len(results)} predictions for {len(tasks)} tasks")
+            return _json({"results": results})
+        except SemsamError as error:
+            log.warning("request %s: %d empty answers: %s", g.request_id, len(tasks), error)
+            reason = type(error).__name__
+        except Exception:
+            log.exception("request %s: %d empty answers: unexpected failure", g.request_id, len(tasks))
+            reason = "unexpected"
+        for _ in tasks:
+            metrics.empty_answer(reason)
+        return _json({"results": [{"result": [], "score": 0.0} for _ in tasks]})
+
+    @app.post("/webhook")
+    def webhook() -> Response:
+        return _json(service.event(_body(settings)))
+
+    @app.get("/versions")
+    def versions() -> Response:
+        return _json({"versions": service.versions()})
+
+    @app.get("/metrics")
+    def render_metrics() -> Response:
+        return Response(metrics.render(), content_type=metrics.content_type)
+
+    @app.before_request
+    def begin() -> None:
+        g.started = time.perf_counter()
+        wanted = request.headers.get("X-Request-Id", "")
+        g.request_id = wanted if _REQUEST_ID.fullmatch(wanted) else uuid.uuid4().hex[:12]
+        if request.endpoint != "health" and not _may_call(settings, request.endpoint == "webhook"):
+            raise Unauthorized("credentials: missing or wrong; set user and password where the backend is connected")
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        route = request.url_rule.rule if request.url_rule else "other"
+        metrics.request(route, response.status_code)
+        milliseconds = 1000 * (time.perf_counter() - g.started)
+        line = "request %s %s %s %d %.0f ms project %s tasks %s"
+        # Label Studio asks for these two all the time
+        level = logging.DEBUG if route in ("/health", "/metrics") and response.status_code == 200 else logging.INFO
+        values = (g.request_id, request.method, route, response.status_code, milliseconds)
+        log.log(level, line, *values, g.get("project", "-"), g.get("tasks", "-"))
+        response.headers["X-Request-Id"] = g.request_id
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        response = _error(error.description or error.name, error.code or 500)
+        # 405 must say what is allowed
+        response.headers.extend([(name, value) for name, value in error.get_headers() if name != "Content-Type"])
+        return response
+
+    @app.errorhandler(SemsamError)
+    def ours(error: SemsamError) -> Response:
+        log.warning("request %s: %s: %s", g.request_id, type(error).__name__, error)
+        response = _error(str(error), http_status(error))
+        if isinstance(error, Unauthorized):
+            response.headers["WWW-Authenticate"] = 'Basic realm="semsam", charset="UTF-8"'
+        return response
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        log.error("request %s: unexpected failure", g.request_id, exc_info=error)
+        return _error("unexpected failure; the backend's log has the reason under this request_id", 500)
+
+    return app
+
+
+def _may_call(settings: Settings, is_webhook: bool) -> bool:
+    """Whether the current request carries what the settings ask for."""
+    wants_basic = settings.basic_auth_user is not None
+    wants_secret = is_webhook and settings.webhook_secret is not None
+    if not wants_basic and not wants_secret:
+        return True
+    given = request.authorization
+    basic = (
+        wants_basic
+        and given is not None
+        and given.type == "basic"
+        # & and not `and`: a wrong user takes as long as a wrong password
+        and bool(_same(given.username, settings.basic_auth_user) & _same(given.password, settings.basic_auth_pass))
+    )
+    return basic or (wants_secret and _same(request.headers.get("X-Semsam-Secret"), settings.webhook_secret))
+
+
+def _same(given: str | None, expected: str | None) -> bool:
+    """Equal, in a time that does not tell where they differ. As bytes, since only ASCII text can be compared so."""
+    return hmac.compare_digest((given or "").encode("utf-8", "replace"), (expected or "").encode())
+
+
+def _body(settings: Settings) -> dict[str, Any]:
+    """The request's JSON object. Raises BadRequest, RequestTooLarge."""
+    try:
+        data = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        data = None
+    if data is None or len(data) > settings.max_body_bytes:
+        raise RequestTooLarge(
+            f"request body: more than {settings.max_body_bytes} bytes, the setting max_body_bytes"
+            " (SEMSAM_MAX_BODY_BYTES)"
+        )
+    try:
+        body = json.loads(data, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"request body: expected JSON, cannot be read ({type(error).__name__})") from None
+    if not isinstance(body, dict):
+        raise BadRequest(f"request body: expected a JSON object, got {type(body).__name__}")
+    g.project = _printable(body.get("project"))
+    return body
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _printable(project: Any) -> str:
+    """The project for a log line: /setup and /predict give `id.created`, webhooks the whole project."""
+    if isinstance(project, dict):
+        project = project.get("id")
+    return ascii(project)[:40].strip("'") if isinstance(project, str | int | float) else "-"
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(json.dumps(content, allow_nan=False, separators=(",", ":")), mimetype="application/json")
+
+
+def _error(message: str, status: int) -> Response:
+    # Messages quote what came; escaped, they stay text wherever someone pastes them into a page.
+    body = htmlsafe_json_dumps({"error": message, "status": status, "request_id": g.request_id})
+    return Response(str(body), status=status, mimetype="application/json")
+
+
+# ---- the process
+
+
+def create_from_env() -> Flask:
+    """The application as the settings file and environment say: `gunicorn 'backend.app:create_from_env()'`."""
+    return _build(load_settings())
+
+
+def _build(settings: Settings) -> Flask:
+    from backend.service import build_service  # brings torch
+
+    metrics = Metrics()
+    return create_app(settings, build_service(settings, metrics), metrics)
+
+
+def serve(settings: Settings, build: Callable[[Settings], Flask] = _build) -> None:
+    """Serve until told to stop: one process, since the model and its cache are large, and `threads` threads.
+
+    Exits with EXIT_CANNOT_LISTEN and one line when the address cannot be had.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=256)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        print(
+            f"semsam: cannot listen on {settings.host} port {settings.port}: {reason};"
+            " choose another with --port or SEMSAM_PORT",
+            file=sys.stderr,
+        )
+        raise SystemExit(EXIT_CANNOT_LISTEN) from None
+    log.info("listening on http://%s:%d", settings.host, listener.getsockname()[1])
+    _Gunicorn(settings, listener, build).run()
+
+
+class _Gunicorn(BaseApplication):
+    """gunicorn with our settings instead of a command line."""
+
+    def __init__(self, settings: Settings, listener: socket.socket, build: Callable[[Settings], Flask]) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._build = build
+        super().__init__()
+
+    def load_config(self) -> None:
+        values: dict[str, Any] = {
+            "bind": f"fd://{self._listener.fileno()}",
+            "workers": 1,
+            "worker_class": "gthread",
+            "threads": self._settings.threads,
+            "preload_app": False,  # torch does not survive a fork
+            "timeout": 120,  # a worker that is stuck, not a slow request: threads answer for themselves
+            "graceful_timeout": 10,
+            "loglevel": "warning",
+            "control_socket_disable": True,
+        }
+        for name, value in values.items():
+            if name in self.cfg.settings:  # the last one is unknown to gunicorn before 25
+                self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        try:
+            return self._build(self._settings)
+        except SemsamError as error:
+            # The one error that gunicorn prints as a line and does not answer with another try
+            raise AppImportError(f"semsam: {error}") from None

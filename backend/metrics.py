@@ -1,0 +1,87 @@
+"""Counters and timings, rendered for Prometheus. A leaf: any module of the backend may count here.
+
+One `Metrics` a service, with its own registry, so that two services in one process do not add up.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+#: Seconds; from a warm click's few milliseconds to the 100 s after which Label Studio gives up.
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 100.0)
+#: Event and route names come from outside; one that is not known is counted as "other", so the list stays short.
+_EVENTS = frozenset(
+    {
+        *(f"ANNOTATION{end}" for end in ("_CREATED", "_UPDATED", "S_CREATED", "S_DELETED", "_DELETED")),
+        *("TASKS_CREATED", "TASKS_DELETED", "PROJECT_CREATED", "PROJECT_UPDATED", "PROJECT_DELETED"),
+        *(f"LABEL_LINK_{end}" for end in ("CREATED", "UPDATED", "DELETED")),
+        "START_TRAINING",
+    }
+)
+
+
+class Metrics:
+    """What happened since the start. Every method may be called from any thread and never raises."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "semsam_requests", "HTTP requests answered", ["route", "status"], registry=self.registry
+        )
+        self._stages = Histogram(
+            "semsam_predict_seconds",
+            "Seconds that one stage of a prediction took",
+            ["stage"],
+            registry=self.registry,
+            buckets=_BUCKETS,
+        )
+        self._hits = Counter("semsam_embedding_cache_hits", "Pictures found encoded already", registry=self.registry)
+        self._misses = Counter(
+            "semsam_embedding_cache_misses", "Pictures that had to be encoded", registry=self.registry
+        )
+        self._bytes = Gauge("semsam_embedding_cache_bytes", "Memory the kept embeddings take", registry=self.registry)
+        self._entries = Gauge("semsam_embedding_cache_entries", "Embeddings kept", registry=self.registry)
+        self._empty = Counter(
+            "semsam_empty_answers", "Tasks that got an empty prediction", ["reason"], registry=self.registry
+        )
+        self._events = Counter("semsam_events", "Events Label Studio reported", ["action"], registry=self.registry)
+        self._model = Info("semsam_model", "The model that answers", registry=self.registry)
+
+    def request(self, route: str, status: int) -> None:
+        """One HTTP request answered; `route` is the rule, not the path that came."""
+        self._requests.labels(route, str(status)).inc()
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """One stage of one prediction: fetch, decode_image, encode, decode_prompt, respond."""
+        self._stages.labels(stage).observe(seconds)
+
+    def cache_hit(self) -> None:
+        """A picture's embedding was at hand."""
+        self._hits.inc()
+
+    def cache_miss(self) -> None:
+        """A picture had to be encoded."""
+        self._misses.inc()
+
+    def cache_size(self, count_bytes: int, entries: int) -> None:
+        """Memory and number of the embeddings kept."""
+        self._bytes.set(count_bytes)
+        self._entries.set(entries)
+
+    def empty_answer(self, reason: str) -> None:
+        """A task got an empty prediction; `reason` is one of a short list, such as an exception's class name."""
+        self._empty.labels(reason).inc()
+
+    def event(self, action: str) -> None:
+        """Label Studio reported an event."""
+        self._events.labels(action if action in _EVENTS else "other").inc()
+
+    def model_ready(self, name: str, version: str) -> None:
+        """The model that answers from now on."""
+        self._model.info({"name": name, "version": version})
+
+    def render(self) -> bytes:
+        """Everything, in the format that `content_type` names."""
+        return generate_latest(self.registry)
