@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
@@ -68,7 +67,7 @@ class LabelConfig:
     labels: tuple[Label, ...] = ()
     prompts: tuple[Control, ...] = ()
     level: str | None = None  #: perRegion Choices whose name contains "level"
-    level_values: Mapping[int, str] = MappingProxyType({})  #: level 1..6 -> its choice, where there is one
+    level_values: Mapping[int, str] = field(default_factory=dict)  #: level 1..6 -> its choice, where there is one
     note: str | None = None  #: perRegion TextArea whose name contains "note"
 
     @staticmethod
@@ -117,7 +116,7 @@ class LabelConfig:
                 and (tag.flag("smartonly") or tag.flag("smart") is not False)
             ),
             level=level.attributes["name"] if level else None,
-            level_values=MappingProxyType(_level_values(level.element) if level else {}),
+            level_values=_level_values(level.element) if level else {},
             note=note.attributes["name"] if note else None,
         )
 

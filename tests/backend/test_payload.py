@@ -1,0 +1,227 @@
+import contextlib
+import copy
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backend.errors import BadRequest
+from backend.payload import MAX_PROMPT_ROWS, parse_event, parse_predict, parse_setup
+from backend.protocol import interaction
+
+quick = settings(max_examples=80, deadline=None)
+
+XML = (
+    '<View><Image name="image" value="$image"/><KeyPoint name="kp" toName="image" smartOnly="true"/>'
+    '<BrushLabels name="mask" toName="image" smart="false"><Label value="object"/></BrushLabels></View>'
+)
+SIZE = {"original_width": 800, "original_height": 600, "image_rotation": 0}
+
+
+def keypoint(id: str = "p1", x: Any = 50.0, y: Any = 25.0, **own: Any) -> dict[str, Any]:
+    value = {"x": x, "y": y, "width": 0.2472, "labels": []}
+    row = {"id": id, "type": "keypoint", "from_name": "kp", "to_name": "image", "origin": "manual", "is_positive": True}
+    return row | SIZE | {"value": value} | own
+
+
+def rectangle(id: str = "r1", **value: Any) -> dict[str, Any]:
+    row = {"id": id, "type": "rectangle", "from_name": "box", "to_name": "image", "origin": "manual"}
+    return row | SIZE | {"value": {"x": 31.02, "y": 30.96, "width": 37.96, "height": 47.63, "rotation": 0} | value}
+
+
+def body(*rows: dict[str, Any], **own: Any) -> dict[str, Any]:
+    """As Label Studio 1.23.2 sends it."""
+    task = {"id": 296, "project": 45, "data": {"image": "/data/upload/45/1a832500-car.png"}, "annotations": []}
+    params = {"login": None, "password": None, "context": {"result": list(rows)}}
+    return {"project": "45.1795362232", "label_config": XML, "params": params, "tasks": [task]} | own
+
+
+def test_an_interactive_request_is_read() -> None:
+    request = parse_predict(body(keypoint(), keypoint("p2", 31.0, 69.0, is_positive=False), rectangle()))
+    assert request.project == 45 and request.context is not None
+    assert [(t.id, t.project, t.image_url) for t in request.tasks] == [(296, 45, "/data/upload/45/1a832500-car.png")]
+    assert [(row.kind, row.control, row.positive, row.size) for row in request.context] == [
+        ("keypoint", "kp", True, (600, 800)),
+        ("keypoint", "kp", False, (600, 800)),
+        ("rectangle", "box", True, (600, 800)),
+    ]
+
+
+@pytest.mark.parametrize("params", [{"context": None}, {}, None])
+def test_a_request_without_context_is_a_batch(params: Any) -> None:
+    assert parse_predict(body(params=params)).context is None
+
+
+@pytest.mark.parametrize("context", [{"result": []}, {"result": None}, {}])
+def test_an_empty_context_is_interactive_with_nothing_asked(context: dict) -> None:
+    assert parse_predict(body(params={"context": context})).context == ()
+
+
+def test_a_batch_keeps_a_task_without_a_photo_in_its_place() -> None:
+    tasks = [{"id": 1, "data": {"image": "a"}}, {"id": 2, "data": {"text": "b"}}, {"id": 3, "data": {"image": "c"}}]
+    request = parse_predict(body(params={"context": None}, tasks=tasks))
+    assert [task.image_url for task in request.tasks] == ["a", None, "c"]
+    assert "task 2: task data 'image'" in (request.tasks[1].problem or "")
+    assert [task.project for task in request.tasks] == [45, 45, 45]
+
+
+def test_a_prompt_drawn_while_a_label_was_active_counts_once() -> None:
+    twin = keypoint() | {"type": "brushlabels", "value": {"brushlabels": ["object"], "format": "rle"}}
+    labelled = keypoint() | {"type": "keypointlabels"}
+    for rows in ([keypoint(), twin, labelled], [twin, keypoint(), labelled], [labelled, keypoint(), twin]):
+        request = parse_predict(body(*rows))
+        assert request.context is not None and [row.kind for row in request.context] == ["keypoint"]
+        assert len(request.ignored) == 2
+
+
+def test_text_prompts_need_no_size() -> None:
+    row = {"type": "textarea", "from_name": "prompt", "value": {"text": ["red car wheel", "  "]}}
+    request = parse_predict(body(row))
+    assert request.context is not None and request.context[0].text == ("red car wheel",)
+    assert request.context[0].size is None
+
+
+VALUE = "params.context.result[0].value"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda b: b.pop("label_config"), "label_config: expected the project's labeling config as text, got nothing"),
+        (lambda b: b.update(label_config="<View>"), "label_config: expected XML"),
+        (lambda b: b.update(project="x.1"), "project: expected a project such as"),
+        (lambda b: b.pop("tasks"), "tasks: expected a list, got nothing"),
+        (lambda b: b.update(tasks=[3]), "tasks[0]: expected an object, got 3"),
+        (lambda b: b["tasks"][0].update(id="7"), "tasks[0].id: expected an integer, got '7'"),
+        (lambda b: b["tasks"][0].update(data=None), "tasks[0].data: expected an object, got None"),
+        (lambda b: b.update(params=[1]), "params: expected an object"),
+        (lambda b: b["params"].update(context=[1]), "params.context: expected an object"),
+        (lambda b: b["params"]["context"].update(result={"a": 1}), "params.context.result: expected a list"),
+        (lambda b: b["params"]["context"]["result"][0].pop("type"), "params.context.result[0].type: expected text"),
+        (lambda b: b["params"]["context"]["result"][0].pop("value"), f"{VALUE}: expected an object, got nothing"),
+        (lambda b: b["params"]["context"]["result"][0].update(is_positive="no"), "is_positive: expected true or false"),
+        (
+            lambda b: b["params"]["context"]["result"][0].update(original_width=0),
+            "original_width: expected a whole number of pixels from 1, got 0",
+        ),
+        (
+            lambda b: b["params"]["context"]["result"][0].pop("original_height"),
+            "original_height: expected a whole number of pixels from 1, got nothing",
+        ),
+    ],
+)
+def test_a_malformed_field_is_named_with_value_and_expected_form(change: Any, field: str) -> None:
+    request = body(keypoint())
+    change(request)
+    with pytest.raises(BadRequest) as caught:
+        parse_predict(request)
+    assert field in str(caught.value)
+
+
+@pytest.mark.parametrize("x", [None, "50", True, [], float("nan"), float("inf"), 10**400])
+def test_a_coordinate_that_is_no_finite_number_is_refused(x: Any) -> None:
+    with pytest.raises(BadRequest, match=r"result\[0\].value.x: expected a percent number, got "):
+        parse_predict(body(keypoint(x=x)))
+
+
+def test_hundreds_of_leftover_points_are_refused() -> None:
+    with pytest.raises(BadRequest, match=f"at most {MAX_PROMPT_ROWS} rows"):
+        parse_predict(body(*[keypoint(str(k)) for k in range(MAX_PROMPT_ROWS + 1)]))
+
+
+def test_a_very_deep_value_is_refused_without_being_printed() -> None:
+    deep: Any = 1
+    for _ in range(900):
+        deep = [deep]
+    with pytest.raises(BadRequest, match="expected a percent number") as caught:
+        parse_predict(body(keypoint(x=deep)))
+    assert len(str(caught.value)) < 200
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6)
+any_json = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner)
+)
+
+
+@quick
+@given(any_json)
+def test_arbitrary_json_never_raises_anything_but_bad_request(value: Any) -> None:
+    for parse in (parse_predict, parse_setup, parse_event):
+        with contextlib.suppress(BadRequest):
+            parse(value)
+
+
+def _paths(value: Any, path: tuple = ()) -> list[tuple]:
+    inner: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(p for key, child in inner for p in _paths(child, (*path, key)))]
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.data())
+def test_a_request_with_any_one_field_replaced_never_raises_anything_but_bad_request(data: st.DataObject) -> None:
+    request = body(keypoint(), rectangle(), {"type": "textarea", "from_name": "t", "value": {"text": ["a"]}})
+    *path, last = data.draw(st.sampled_from(_paths(request)[1:]))
+    place = request
+    for key in path:
+        place = place[key]
+    place[last] = data.draw(any_json)
+    with contextlib.suppress(BadRequest):
+        parsed = parse_predict(copy.deepcopy(request))
+        interaction(parsed.context or (), parsed.config, (600, 800))
+
+
+def test_setup_is_read_and_the_token_stays_out_of_sight() -> None:
+    sent = {
+        "project": "45.1",
+        "schema": XML,
+        "hostname": "http://h",
+        "access_token": "sesame",
+        "extra_params": '{"a": 6}',
+    }
+    setup = parse_setup(sent)
+    assert (setup.project, setup.hostname, setup.access_token, setup.extra_params) == (
+        45,
+        "http://h",
+        "sesame",
+        {"a": 6},
+    )
+    assert setup.config is not None and setup.problems == ()
+    assert "sesame" not in repr(setup)
+    assert parse_setup(sent | {"extra_params": {"b": 1}}).extra_params == {"b": 1}
+    with pytest.raises(BadRequest) as caught:
+        parse_setup(sent | {"access_token": ["sesame"]})
+    assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize("extra", ["{", "[1]", 3, "[" * 100_000])
+def test_setup_with_unusable_extras_or_config_still_succeeds_and_says_so(extra: Any) -> None:
+    setup = parse_setup({"project": "45.1", "schema": "<View>", "extra_params": extra})
+    assert setup.config is None and setup.extra_params == {}
+    assert [problem.split(":")[0] for problem in setup.problems] == ["label_config", "extra_params"]
+
+
+def test_annotation_events_are_read() -> None:
+    annotation = {"id": 23, "task": 296, "project": 45, "updated_at": "2026-01-02T03:04:05Z", "result": [{"id": "a"}]}
+    sent = {"action": "ANNOTATION_CREATED", "annotation": annotation, "project": {"id": 45}, "task": {"id": 296}}
+    event = parse_event(json.loads(json.dumps(sent)))
+    assert (event.action, event.project_id, event.task_id, event.annotation_id) == ("ANNOTATION_CREATED", 45, 296, 23)
+    assert event.annotation["result"] == [{"id": "a"}] and event.updated_at == "2026-01-02T03:04:05Z"
+    without = {"action": "ANNOTATION_UPDATED", "annotation": annotation}
+    assert (parse_event(without).project_id, parse_event(without).task_id) == (45, 296)
+
+
+def test_deleted_annotations_come_as_several_ids() -> None:
+    event = parse_event(
+        {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 23}, {"id": 24}], "project": {"id": 45}}
+    )
+    assert event.annotation_ids == (23, 24) and event.annotation_id is None
+
+
+def test_unknown_actions_pass_and_a_missing_or_odd_one_is_refused() -> None:
+    assert parse_event({"action": "SOMETHING_NEW", "task": 3, "annotations": "x"}).annotation_ids == ()
+    for action in (None, "", 3, "A\nB"):
+        with pytest.raises(BadRequest, match="action: expected a word"):
+            parse_event({"action": action})
