@@ -52,8 +52,11 @@ _EXAMPLE = {2: "320,213", 4: "100,80,400,300"}
 
 
 def _prompt(points: list[str], negatives: list[str], boxes: list[str]) -> Prompt:
-    clicks = [Click(*_numbers(p, 2, "--point", "X,Y")) for p in points]
-    clicks += [Click(*_numbers(p, 2, "--not", "X,Y"), positive=False) for p in negatives]
+    clicks = []
+    for option, texts, positive in (("--point", points, True), ("--not", negatives, False)):
+        for text in texts:
+            x, y = _numbers(text, 2, option, "X,Y")
+            clicks.append(Click(x, y, positive))
     return Prompt(tuple(clicks), tuple(Box(*_numbers(b, 4, "--box", "X0,Y0,X1,Y1")) for b in boxes))
 
 
@@ -112,6 +115,7 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="IN.pth", help="Published checkpoint.")],
     model: Annotated[str, typer.Option("--model", help="swin_t, swin_l or swin_l_many2one.")],
     out: Annotated[Path, typer.Option("--out", help="Safetensors file to write.")],
+    keys: Annotated[bool, typer.Option("--keys", help="Also list every key and what became of it.")] = False,
 ) -> None:
     """Turn a published .pth into safetensors + config + digest, accounting for every key."""
     from rich.console import Console
@@ -119,7 +123,10 @@ def convert(
     from semsam_model.published import convert as run
 
     report = run(source, model, out)
-    Console().print(report.table())
+    if keys:
+        for entry in report.entries:
+            print(f"{entry.fate:8} {entry.key}  {entry.note}".rstrip())
+    Console().print(report)
     print(f"written to {out} as {report.version}")
 
 
@@ -135,7 +142,21 @@ def fetch(
     from semsam_model.published import fetch as run
 
     report = run(model, out or load_settings().data_dir / "weights")
-    Console().print(report.table())
+    Console().print(report)
+
+
+@weights_app.command()
+def pack(
+    source: Annotated[Path, typer.Argument(metavar="RUN.safetensors", help="Weights of a training run.")],
+    model: Annotated[str, typer.Option("--model", help="Name in configs/model.")],
+    out: Annotated[Path, typer.Option("--out", help="Safetensors file to write, half precision.")],
+    card: Annotated[Path | None, typer.Option("--card", help="YAML with data, licences, command and figures.")] = None,
+) -> None:
+    """Make a weights file that can be served out of a training run."""
+    from semsam_model.checkpoint import pack as run
+    from semsam_model.config import read_model_config, read_yaml
+
+    print(f"written to {out} as {run(source, read_model_config(model), out, card=read_yaml(card) if card else None)}")
 
 
 @app.command()
@@ -145,11 +166,12 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Run folder: state, weights, pictures, curves.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N")] = "cpu",
+    backbone: Annotated[Path | None, typer.Option("--backbone-weights", help="Features to start from.")] = None,
 ) -> None:
     """Train a model. Ctrl-C saves; --resume continues exactly."""
     from semsam_model.train import train_from_config
 
-    train_from_config(config, data=data, out=out, resume=resume, device=device)
+    train_from_config(config, data=data, out=out, resume=resume, device=device, backbone_weights=backbone)
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """One click without Label Studio: what `semsam click` writes.
 
-    DIR/candidates.json    every candidate with its mask as COCO RLE
-    DIR/mask_RANK.png      8-bit mask, 255 inside
-    DIR/contact_sheet.png  the photo and the candidates side by side
+DIR/candidates.json    every candidate with its mask as COCO RLE
+DIR/mask_RANK.png      8-bit mask, 255 inside
+DIR/contact_sheet.png  the photo and the candidates side by side
 """
 
 from __future__ import annotations

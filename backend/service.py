@@ -45,7 +45,12 @@ class SemsamService:
     """Joins Label Studio, the pictures and the model. Thread-safe; keeps no project or task between requests."""
 
     def __init__(
-        self, settings: Settings, predictor: Predictor, label_studio: LabelStudio, metrics: Metrics, weights_version: str
+        self,
+        settings: Settings,
+        predictor: Predictor,
+        label_studio: LabelStudio,
+        metrics: Metrics,
+        weights_version: str,
     ) -> None:
         self._settings = settings
         self._predictor = predictor
@@ -122,9 +127,7 @@ class SemsamService:
         self._metrics.empty_answer(kind)
         return protocol.empty_prediction(self.model_version)
 
-    def _answer_or_raise(
-        self, request: protocol.PredictRequest, task: protocol.TaskRef, where: str
-    ) -> dict[str, Any]:
+    def _answer_or_raise(self, request: protocol.PredictRequest, task: protocol.TaskRef, where: str) -> dict[str, Any]:
         if request.context is None:
             raise _NothingToSay("no_prompt", "no click or box came with it; pictures are not annotated without one yet")
         if not request.context:

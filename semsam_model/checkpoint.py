@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from semsam_model.config import ModelConfig, model_names
@@ -110,6 +110,19 @@ def save(
     finally:
         temporary.unlink(missing_ok=True)
     return version
+
+
+def pack(run_weights: Path, config: ModelConfig, path: Path, *, card: Mapping[str, Any] | None = None) -> Version:
+    """Turn the plain state dict that a training run writes into a half-precision weights file.
+
+    Raises CheckpointError when it cannot be read or does not fit the config.
+    """
+    try:
+        tensors = load_file(run_weights)
+    except (OSError, SafetensorError) as exc:
+        raise CheckpointError(f"{run_weights}: cannot be read as safetensors: {exc}") from exc
+    _same_names_and_shapes(run_weights, build_model(config).state_dict(), tensors)
+    return save(path, tensors, config, card=card, half=True)
 
 
 def read_header(path: Path) -> Header:

@@ -67,7 +67,7 @@ class MobileNetV2(nn.Module):
         return maps
 
     def load_imagenet(self, path: Path) -> None:
-        """Start from ImageNet weights (safetensors, our key names; the classifier is ignored). Raises CheckpointError."""
+        """Start from ImageNet weights: safetensors, our key names, classifier ignored. Raises CheckpointError."""
         weights = {k: v.float() for k, v in load_file(path).items() if not k.startswith(("head.", "classifier."))}
         expected = {k: tuple(v.shape) for k, v in self.state_dict().items()}
         found = {k: tuple(v.shape) for k, v in weights.items()}
