@@ -178,8 +178,18 @@ def train(
 def demo(
     port: Annotated[int, typer.Option(help="Port of Label Studio.")] = 8080,
     backend_port: Annotated[int, typer.Option(help="Port of the backend.")] = 9090,
+    prepare: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Start nothing: make the project in LABEL_STUDIO_URL for the backend at URL."),
+    ] = None,
 ) -> None:
     """Start Label Studio and the backend with a sample project, ready to click (`make run`)."""
-    from backend.demo import run
+    from backend import demo
+    from backend.settings import load_settings
 
-    run(port=port, backend_port=backend_port)
+    if prepare is None:
+        demo.run(port=port, backend_port=backend_port)
+        return
+    settings = load_settings()
+    project = demo.prepare(settings.label_studio_url, settings.label_studio_api_key or "", prepare)
+    print(f"project {project.id} with {len(project.tasks)} tasks is connected to {prepare}")
