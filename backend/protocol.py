@@ -264,7 +264,7 @@ def build_prediction(
             "id": ids[candidate.rank],
             "to_name": config.image_name,
             "origin": "prediction",
-            "score": round(candidate.score, 4),
+            "score": round(float(candidate.score), 4),
             "original_width": width,
             "original_height": height,
             "image_rotation": 0,
@@ -290,7 +290,7 @@ def build_prediction(
         if config.level and candidate.level in config.level_values:
             choices = [config.level_values[candidate.level]]
             rows.append(shared | {"type": "choices", "from_name": config.level, "value": {"choices": choices}})
-    return {"model_version": model_version, "score": round(best.score, 4), "result": rows}
+    return {"model_version": model_version, "score": round(float(best.score), 4), "result": rows}
 
 
 def _geometry(candidate: Candidate, tag: str, max_vertices: int) -> dict[str, Any]:
