@@ -229,7 +229,8 @@ def test_with_a_password_every_route_but_health_asks_for_it(service: StandIn, me
         basic("", ""),
         basic("someone", "wör"),
         {"Authorization": "Basic !!!"},
-        {"Authorization": "Basic " + base64.b64encode(b"someone:w\xf6rd").decode()},
+        {"Authorization": "Basic " + base64.b64encode(b"someone:w\xf7rd").decode()},
+        {"Authorization": "Basic ö".encode().decode("latin-1")},
         {"Authorization": "Basic " + base64.b64encode(b"someone").decode()},
         {"Authorization": "Bearer wörd".encode().decode("latin-1")},
         {"Authorization": "Basic"},
@@ -255,6 +256,12 @@ def test_any_user_and_password_can_be_used(service: StandIn, user: str, password
     http = client(service, basic_auth_user=user, basic_auth_pass=password)
     assert http.post("/setup", json={}, headers=basic(user, password)).status_code == 200
     assert http.post("/setup", json={}, headers=basic(user, password + "x")).status_code == 401
+
+
+def test_a_password_may_come_in_latin_1_as_label_studio_sends_it(service: StandIn) -> None:
+    http = client(service, basic_auth_user="someone", basic_auth_pass="wörd")
+    headers = {"Authorization": "Basic " + base64.b64encode("someone:wörd".encode("latin-1")).decode()}
+    assert http.post("/setup", json={}, headers=headers).status_code == 200
 
 
 def test_a_webhook_secret_guards_the_webhook_alone(service: StandIn) -> None:
