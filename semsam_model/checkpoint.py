@@ -101,7 +101,12 @@ def save(
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(tensors, temporary, metadata)
+        temporary.chmod(
+            mode
+        )  # safetensors writes files that only their owner can read; the service may be another user
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ FATES = ("loaded", "tied", "ignored", "missing")
 UNTRAINED = {
     "decoder.object_projection": "object class head: no gradient reached it, initial values",
     "decoder.part_projection": "part class head: no gradient reached it, initial values",
-    "decoder.kind_embed[1]": "box prompts: the published training had no boxes; its code put clicks in this row, inference row 0",
+    "decoder.kind_embed[1]": "box prompts: training had no boxes; its code put clicks in this row, inference in row 0",
 }
 
 _PREFIX = "model."
@@ -214,8 +215,10 @@ def _read_pickle(path: Path) -> Any:
         with path.open("rb") as file:
             if not whole and file.read(4) == b"PK\x03\x04":
                 raise CheckpointError(f"{path}: cut short, its end is missing; download it again")
-        # mapped, so that optimizer state beside the weights is never read
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on the pickle's protocol before it reads or refuses it
+            # mapped, so that optimizer state beside the weights is never read
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
     except CheckpointError:
         raise
     except pickle.UnpicklingError as exc:

@@ -68,7 +68,7 @@ def rule_weights(shapes: dict[str, tuple[int, ...]], window: int) -> dict[str, T
 
 
 def picture() -> np.ndarray:
-    """The uint8 RGB photo (427, 640, 3) of the parity records: two gradients, waves, discs, boxes and a faint checker."""
+    """The uint8 RGB photo (427, 640, 3) of the parity records: gradients, waves, discs, boxes, a faint checker."""
     y, x = np.mgrid[0:427, 0:640].astype(float)
     rgb = np.stack([x * 255 / 639, y * 255 / 426, 127.5 + 127.5 * np.sin(x / 37) * np.cos(y / 29)], -1)
     discs = (

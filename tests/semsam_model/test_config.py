@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from semsam_model.config import ModelConfig, model_names, read_model_config
+from semsam_model.errors import ConfigError
+
+
+def config(**values: Any) -> ModelConfig:
+    return ModelConfig.from_dict({"name": "m", "backbone": "swin", **values})
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_a_shipped_config_is_named_as_its_file_and_survives_a_round_trip(name: str) -> None:
+    shipped = read_model_config(name)
+    assert shipped.name == name
+    assert ModelConfig.from_dict(shipped.to_dict()) == shipped
+
+
+def test_published_sizes_are_the_defaults_and_swin_l_has_its_own() -> None:
+    small, large = read_model_config("swin_t"), read_model_config("swin_l")
+    assert (small.swin_dim, small.swin_depths, small.swin_window) == (96, (2, 2, 6, 2), 7)
+    assert (large.swin_dim, large.swin_depths, large.swin_window) == (192, (2, 2, 18, 2), 12)
+    assert read_model_config("swin_l_many2one").tokens == 3
+
+
+def test_an_unknown_key_is_named_and_the_known_ones_listed() -> None:
+    with pytest.raises(ConfigError, match=r"model config: unknown key 'widht'; known keys: name, backbone, width"):
+        config(widht=256)
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(ConfigError, match="key 'backbone' is missing"):
+        ModelConfig.from_dict({"name": "m"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("width", "256", "width: expected int, got '256'"),
+        ("width", 256.0, "width: expected int, got 256.0"),
+        ("width", True, "width: expected int, got True"),
+        ("learned_boxes", 1, "learned_boxes: expected bool, got 1"),
+        ("click_box", "small", "click_box: expected float, got 'small'"),
+        ("click_box", False, "click_box: expected float, got False"),
+        ("swin_depths", 2, "swin_depths: expected a list, got 2"),
+        ("swin_depths", [2, "2"], "swin_depths: expected int, got '2'"),
+        ("name", 7, "name: expected str, got 7"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_by_name(key: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(**{key: value})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("backbone", "resnet"),
+        ("resize_side", "left"),
+        ("width", 100),
+        ("heads", 7),
+        ("tokens", 4),
+        ("pixel_mean", [0.0, 0.0]),
+    ],
+)
+def test_an_impossible_value_is_refused_by_name(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"model config 'm': .*{key}"):
+        config(**{key: value})
+
+
+def test_whole_numbers_are_taken_for_floats() -> None:
+    taken = config(pixel_mean=[128, 128, 128], click_box=1)
+    assert taken.pixel_mean == (128.0, 128.0, 128.0)
+    assert isinstance(taken.click_box, float)
+
+
+def test_a_yaml_file_is_read_by_path_and_named_in_errors(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nbackbone: swin\nswin_depths: [1, 1, 1, 1]\n")
+    assert read_model_config(path).swin_depths == (1, 1, 1, 1)
+    path.write_text("- name\n")
+    with pytest.raises(ConfigError, match=r"mine.yaml: expected a mapping of settings, got list"):
+        read_model_config(path)
+    path.write_text("name: [")
+    with pytest.raises(ConfigError, match=r"mine.yaml: cannot be read as YAML"):
+        read_model_config(path)
+
+
+def test_a_missing_file_and_an_unknown_name_say_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        read_model_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r"'huge': expected one of .*mobile.*swin_t"):
+        read_model_config("huge")

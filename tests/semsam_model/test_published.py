@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import pickle
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from file_server import FileServer
+from published_rule import rule_weights
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import Tensor
+
+from semsam_model.checkpoint import load, load_model, read_header
+from semsam_model.config import read_model_config
+from semsam_model.errors import CheckpointError, ConfigError
+from semsam_model.published import Report, convert, fetch, file_sha256, published_names, published_shapes
+
+MANIFESTS = Path(__file__).parent.parent / "fixtures" / "published_manifests.json.gz"
+TINY = read_model_config("tiny")
+PREDICTOR = "model.sem_seg_head.predictor."
+LABEL_ENC, MASK_TOKENS = PREDICTOR + "label_enc.weight", PREDICTOR + "mask_tokens.weight"
+INDEX = "model.backbone.layers.0.blocks.0.attn.relative_position_index"
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture
+def state() -> State:
+    """A checkpoint of the tiny model as the published code would have saved it."""
+    return rule_weights(published_shapes(TINY), TINY.swin_window)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "out" / "tiny.safetensors"
+
+
+def converted(content: Any, out: Path, name: str = "tiny") -> Report:
+    pth = out.parent.parent / "in.pth"
+    torch.save(content, pth)
+    return convert(pth, name, out)
+
+
+def refused(content: Any, out: Path, name: str = "tiny") -> str:
+    with pytest.raises(CheckpointError) as caught:
+        converted(content, out, name)
+    assert not out.parent.exists(), "something was written"
+    return str(caught.value)
+
+
+def refused_keeping(state: State, out: Path, name: str) -> str:
+    before = out.read_bytes()
+    with pytest.raises(CheckpointError) as caught:
+        converted({"model": state}, out, name)
+    assert out.read_bytes() == before
+    return str(caught.value)
+
+
+def fates(report: Report) -> dict[str, str]:
+    return {entry.key: entry.fate for entry in report.entries}
+
+
+# -- coverage
+
+
+@pytest.mark.parametrize("name", ["swin_t", "swin_l"])
+def test_every_published_key_and_shape_is_expected_and_no_other(name: str) -> None:
+    manifest = json.loads(gzip.decompress(MANIFESTS.read_bytes()))[name]
+    assert published_shapes(read_model_config(name)) == {key: tuple(shape) for key, shape in manifest.items()}
+
+
+def test_three_token_models_differ_from_swin_l_in_the_tokens_alone() -> None:
+    six, three = (published_shapes(read_model_config(name)) for name in ("swin_l", "swin_l_many2one"))
+    assert {key for key in six if six[key] != three[key]} == {MASK_TOKENS.removeprefix("model.")}
+    assert six.keys() == three.keys()
+
+
+def test_no_published_key_feeds_two_parameters() -> None:
+    aliases = [alias for names in published_names(read_model_config("swin_t")).values() for alias in names]
+    assert len(set(aliases)) == len(aliases)
+    assert Counter(map(len, published_names(read_model_config("swin_t")).values())) == {1: 517, 2: 2, 19: 6}
+
+
+def test_a_whole_swin_t_is_accounted_for_key_by_key(converted_swin_t: Report) -> None:
+    # 648 published keys, the buffer of the training loss, and two entries beside 'model'
+    assert converted_swin_t.counts == {"loaded": 525, "tied": 110, "ignored": 1 + 12 + 1 + 2, "missing": 0}
+    assert len(fates(converted_swin_t)) == len(converted_swin_t.entries) == 648 + 3
+    assert fates(converted_swin_t)["optimizer"] == fates(converted_swin_t)["criterion.empty_weight"] == "ignored"
+    assert converted_swin_t.version == read_header(converted_swin_t.path).version
+
+
+def test_values_arrive_under_our_names_and_published_rows_keep_their_meaning(state: State, out: Path) -> None:
+    report = converted({"model": state}, out)
+    ours = load(report.path)[0].state_dict()
+    for name, aliases in published_names(TINY).items():
+        for alias in aliases:
+            value = state[f"model.{alias}"]
+            assert torch.equal(ours[name], value[0] if f"model.{alias}" == LABEL_ENC else value)
+    # row 0 is what published inference adds for clicks
+    assert torch.equal(ours["decoder.kind_embed"], state[PREDICTOR + "pb_embedding.weight"])
+
+
+def test_the_report_prints_with_counts_reasons_and_what_was_never_trained(state: State, out: Path) -> None:
+    state[MASK_TOKENS] = state[MASK_TOKENS].half()
+    console = Console(file=io.StringIO(), width=160)
+    console.print(converted({"model": state, "iteration": 7}, out))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for words in (
+        "loaded",
+        "tied",
+        "text queries",
+        "row 1 is never used",
+        "training state",
+        "float16 to float32",
+        "decoder.object_projection",
+        "decoder.part_projection",
+        "decoder.kind_embed[1]",
+    ):
+        assert words in shown
+
+
+def test_the_file_written_remembers_what_it_came_from(state: State, out: Path) -> None:
+    report = converted({"model": state}, out)
+    card = read_header(out).card
+    assert card["source"] == "in.pth"
+    assert card["source_sha256"] == report.sha256 == file_sha256(out.parent.parent / "in.pth")
+    assert set(card["untrained"]) == {name for name, _ in report.untrained}
+
+
+# -- harmless differences
+
+
+def test_a_bare_state_without_model_around_it_is_taken(state: State, out: Path) -> None:
+    bare = converted(state, out)
+    assert bare.version == converted({"model": state}, out).version
+
+
+def test_the_older_pickle_layout_is_taken(state: State, out: Path) -> None:
+    pth = out.parent.parent / "old.pth"
+    torch.save({"model": state}, pth, _use_new_zipfile_serialization=False)
+    assert convert(pth, "tiny", out).version == converted({"model": state}, out).version
+
+
+def test_other_names_of_a_tied_tensor_may_be_missing_and_are_reported(state: State, out: Path) -> None:
+    whole = converted({"model": dict(state)}, out)
+    gone = [
+        PREDICTOR + "decoder_norm.weight",
+        PREDICTOR + "bbox_embed.0.layers.0.bias",
+        PREDICTOR + "lang_mapper",
+        INDEX,
+    ]
+    for key in gone:
+        del state[key]
+    report = converted({"model": state}, out)
+    assert report.version == whole.version
+    assert report.counts["missing"] == len(gone)
+    assert all(fates(report)[key.removeprefix("model.")] == "missing" for key in gone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_float_types_are_cast_and_reported(dtype: torch.dtype, state: State, out: Path) -> None:
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    report = converted({"model": state}, out)
+    name = str(dtype).removeprefix("torch.")
+    assert dict(report.casts) == {k.removeprefix("model."): name for k, v in state.items() if v.is_floating_point()}
+    found = load(out)[0].state_dict()["decoder.level_tokens"]
+    assert torch.equal(found, state[MASK_TOKENS].float())
+
+
+def test_float32_needs_no_cast(state: State, out: Path) -> None:
+    assert converted({"model": state}, out).casts == ()
+
+
+def test_a_config_of_other_sizes_is_converted_by_its_file(state: State, out: Path, tmp_path: Path) -> None:
+    mine = replace(TINY, name="mine", ffn=96)
+    (tmp_path / "mine.yaml").write_text(json.dumps(mine.to_dict()))  # JSON is YAML
+    report = converted({"model": rule_weights(published_shapes(mine), 4)}, out, str(tmp_path / "mine.yaml"))
+    assert report.version.name == "mine"
+    assert "linear1.weight has shape (64, 32), expected (96, 32)" in refused_keeping(
+        state, out, str(tmp_path / "mine.yaml")
+    )
+
+
+# -- wrong content
+
+
+def telling(channels: int, tokens: int) -> State:
+    """The two tensors that tell the variants apart."""
+    stem = torch.zeros(channels, 3, 4, 4)
+    return {"model.backbone.patch_embed.proj.weight": stem, MASK_TOKENS: torch.zeros(tokens, 256)}
+
+
+@pytest.mark.parametrize(
+    ("channels", "tokens", "asked", "looks"),
+    [
+        (96, 6, "swin_l", "swin_t"),
+        (192, 6, "swin_t", "swin_l"),
+        (192, 6, "swin_l_many2one", "swin_l"),
+        (192, 3, "swin_l", "swin_l_many2one"),
+        (192, 3, "swin_t", "swin_l_many2one"),
+        (96, 3, "swin_t", "no published variant"),
+    ],
+)
+def test_another_variant_is_recognised(channels: int, tokens: int, asked: str, looks: str, out: Path) -> None:
+    message = refused({"model": telling(channels, tokens)}, out, asked)
+    assert f"looks like {looks} ({channels} backbone channels, {tokens} level tokens), expected {asked} (" in message
+
+
+def test_a_model_that_was_never_published_is_refused(state: State, out: Path) -> None:
+    assert "expected one of swin_t, swin_l, swin_l_many2one" in refused({"model": state}, out, "mobile")
+    with pytest.raises(ConfigError, match="'swin_x': expected one of"):
+        converted({"model": state}, out, "swin_x")
+
+
+Edit = Callable[[State], Any]
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (
+            lambda s: s.pop(MASK_TOKENS),
+            "1 of 200 parameters of tiny are missing, first sem_seg_head.predictor.mask_tokens",
+        ),
+        (lambda s: s.pop(LABEL_ENC), "parameters of tiny are missing, first sem_seg_head.predictor.label_enc"),
+        (lambda s: s.update({"model.extra": torch.zeros(1)}), "1 keys that tiny does not have, first extra"),
+        (lambda s: s.update({"model.criterion.other": torch.zeros(1)}), "first criterion.other"),
+        (
+            lambda s: s.update({"sem_seg_head.x": torch.zeros(1)}),
+            "key sem_seg_head.x: expected every name to begin with",
+        ),
+        (lambda s: s.update({"module." + INDEX: s.pop(INDEX)}), "expected every name to begin with 'model.'"),
+        (lambda s: s.update({LABEL_ENC: s[LABEL_ENC][:1]}), r"label_enc.weight has shape (1, 32), expected (2, 32)"),
+        (lambda s: s.update({LABEL_ENC: torch.tensor(1.0)}), r"label_enc.weight has shape (), expected (2, 32)"),
+        (lambda s: s.update({MASK_TOKENS: torch.tensor(1.0)}), r"mask_tokens.weight has shape ()"),
+        (lambda s: s.update({LABEL_ENC: s[LABEL_ENC].int()}), "label_enc.weight holds torch.int32, expected floats"),
+        (lambda s: s.update({LABEL_ENC: s[LABEL_ENC].tolist()}), "label_enc.weight is list, expected a dense tensor"),
+        (
+            lambda s: s.update({LABEL_ENC: s[LABEL_ENC].to_sparse()}),
+            "label_enc.weight is Tensor, expected a dense tensor",
+        ),
+        (lambda s: s.update({INDEX: s[INDEX].flip(0)}), "relative_position_index is not the index of a window of 4"),
+        (lambda s: s.update({LABEL_ENC: s[LABEL_ENC] / 0}), "label_enc.weight holds values that are not finite"),
+        (
+            lambda s: s.update({MASK_TOKENS: s[MASK_TOKENS].double() * 1e300}),
+            "mask_tokens.weight holds values that are",
+        ),
+        (lambda s: s.clear(), "expected a dictionary of tensors"),
+    ],
+)
+def test_a_wrong_key_is_named_and_nothing_is_written(edit: Edit, words: str, state: State, out: Path) -> None:
+    edit(state)
+    assert words in refused({"model": state}, out)
+
+
+@pytest.mark.parametrize(
+    "key", ["_bbox_embed.layers.1.weight", "decoder.bbox_embed.1.layers.2.bias", "decoder.norm.bias"]
+)
+def test_tied_names_must_agree(key: str, state: State, out: Path) -> None:
+    state[PREDICTOR + key] = state[PREDICTOR + key] + 1e-6
+    assert f"predictor.{key} differs from sem_seg_head.predictor." in refused({"model": state}, out)
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {"model": [1]}, {"model": {}}, {}], ids=str)
+def test_a_pickle_of_something_else_is_refused(content: Any, out: Path) -> None:
+    assert "expected a dictionary of tensors, got " in refused(content, out)
+
+
+# -- wrong files
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.3, 0.9, 0.9999])
+def test_a_checkpoint_cut_short_is_refused(share: float, zipped: bool, state: State, out: Path, tmp_path: Path) -> None:
+    pth = tmp_path / "in.pth"
+    torch.save({"model": state}, pth, _use_new_zipfile_serialization=zipped)
+    whole = pth.read_bytes()
+    pth.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(CheckpointError, match=r"in\.pth: (cut short|not a PyTorch checkpoint, or damaged)"):
+        convert(pth, "tiny", out)
+    assert not out.exists()
+
+
+def zip_of_nothing() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<!DOCTYPE html><html>Not Found</html>", b"\x80", b"\x00" * 5000, zip_of_nothing()]
+)
+def test_a_file_that_is_no_checkpoint_is_refused(content: bytes, out: Path, tmp_path: Path) -> None:
+    pth = tmp_path / "in.pth"
+    pth.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"in\.pth: not a PyTorch checkpoint, or damaged"):
+        convert(pth, "tiny", out)
+
+
+def test_safetensors_of_something_else_and_missing_files_are_refused(out: Path, tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"key a: expected every name to begin with 'model.'"):
+        convert(tmp_path / "a.safetensors", "tiny", out)
+    with pytest.raises(CheckpointError, match="no such checkpoint file"):
+        convert(tmp_path / "none.pth", "tiny", out)
+
+
+class Attack:
+    """Unpickling this calls open(path, 'w')."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("form", ["zip", "old", "plain", "plain, newer protocol"])
+def test_a_pickle_that_would_run_code_is_refused_and_runs_none(
+    form: str, state: State, out: Path, tmp_path: Path
+) -> None:
+    pth, harm = tmp_path / "in.pth", tmp_path / "harm"
+    content = {"extra": Attack(harm), "model": state}
+    if form.startswith("plain"):
+        pth.write_bytes(pickle.dumps(content, protocol=2 if form == "plain" else 5))
+    else:
+        torch.save(content, pth, _use_new_zipfile_serialization=form == "zip")
+    words = (
+        r"not a PyTorch" if form.endswith("protocol") else r"refused, its pickle asks for _?io\.open, which could run"
+    )
+    with pytest.raises(CheckpointError, match=words) as caught:
+        convert(pth, "tiny", out)
+    assert not harm.exists() and not out.exists()
+    assert "weights_only" not in str(caught.value)  # torch's own advice is to switch the check off
+    pickle.loads(pickle.dumps(Attack(harm))).close()
+    assert harm.exists(), "the attack of this test does nothing"
+
+
+# -- fetch
+
+
+@pytest.fixture(scope="module")
+def swin_t_pth(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A Swin-T checkpoint of zeros; each tensor is one stored number, seen many times."""
+    config = read_model_config("swin_t")
+    indices = rule_weights(
+        {k: v for k, v in published_shapes(config).items() if k.endswith("_index")}, config.swin_window
+    )
+    zeros = {f"model.{key}": torch.zeros(1).expand(shape) for key, shape in published_shapes(config).items()}
+    file = io.BytesIO()
+    torch.save({"model": {**zeros, **indices}}, file)
+    return file.getvalue()
+
+
+def test_a_release_is_fetched_over_a_broken_connection_converted_and_loads(swin_t_pth: bytes, tmp_path: Path) -> None:
+    with FileServer(swin_t_pth, cut_after=len(swin_t_pth) // 2).running() as server:
+        with pytest.raises(CheckpointError, match="run the same command again"):
+            fetch("swin_t", tmp_path, url=server.url, progress=False)
+        assert not list(tmp_path.glob("*.safetensors"))
+        server.cut_after = None
+        report = fetch("swin_t", tmp_path, url=server.url + "?token=s3cr3t", progress=False)
+        assert server.asked[1]["Range"] != "bytes=0-"
+        again = fetch("swin_t", tmp_path, url=server.url, progress=False)
+        assert len(server.asked) == 2, "what is there with its sha256 is not downloaded again"
+    assert report.version == again.version == load_model("swin_t", folder=tmp_path)[1]
+    pth = tmp_path / "swint_only_sam_many2many.pth"
+    assert pth.read_bytes() == swin_t_pth
+    assert (tmp_path / f"{pth.name}.sha256").read_text() == f"{report.sha256}  {pth.name}\n"
+    card = read_header(report.path).card
+    assert card["source_sha256"] == report.sha256 == file_sha256(pth)
+    assert card["source_url"] == server.url
+
+
+def test_a_download_that_is_no_checkpoint_is_fetched_anew_next_time(tmp_path: Path) -> None:
+    with FileServer(b"<html>try later</html>").running() as server:
+        for count in (1, 2):
+            with pytest.raises(CheckpointError, match="not a PyTorch checkpoint"):
+                fetch("swin_t", tmp_path, url=server.url, progress=False)
+            assert len(server.asked) == count
+
+
+def test_a_download_with_another_sha256_than_asked_for_is_removed(tmp_path: Path) -> None:
+    with (
+        FileServer(b"something else").running() as server,
+        pytest.raises(CheckpointError, match="expected 00ff; the download was removed"),
+    ):
+        fetch("swin_l", tmp_path, url=server.url, sha256="00ff", progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["swin_l_many2one", "mobile", "../swin_t"])
+def test_only_released_models_can_be_fetched(name: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="expected swin_t or swin_l"):
+        fetch(name, tmp_path, progress=False)
