@@ -1,0 +1,163 @@
+"""One model, many photos and threads: embeddings are shared, bounded and never mixed."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from backend.errors import NotReady
+from backend.metrics import Metrics
+from backend.predictor import Loaded, Predictor
+from semsam_model.checkpoint import Version
+from semsam_model.config import read_model_config
+from semsam_model.errors import CheckpointError, ImageError
+from semsam_model.model import SemanticSAM, build_model
+from semsam_model.predict import propose
+from semsam_model.types import Click, Prompt
+
+CLICK = Prompt((Click(20, 20),))
+
+
+def tiny_model(seed: int = 0) -> SemanticSAM:
+    torch.manual_seed(seed)
+    return build_model(read_model_config("tiny")).eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> SemanticSAM:
+    return tiny_model()
+
+
+def photo(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (40, 60, 3), np.uint8)
+
+
+def started(model: SemanticSAM, cache_bytes: int = 10**9, digest: str = "a" * 64) -> Predictor:
+    predictor = Predictor(lambda: Loaded(model, Version("tiny", digest)), cache_bytes=cache_bytes, metrics=Metrics())
+    predictor.start()
+    predictor.ready()
+    return predictor
+
+
+class Source:
+    """Gives a photo's pixels and counts how often it was asked."""
+
+    def __init__(self, rgb: np.ndarray) -> None:
+        self.rgb, self.asked = rgb, 0
+
+    def __call__(self) -> np.ndarray:
+        self.asked += 1
+        return self.rgb
+
+
+def test_a_second_click_on_a_photo_does_not_decode_or_encode_it_again(model: SemanticSAM) -> None:
+    predictor, source = started(model), Source(photo(1))
+    first, version, cold = predictor.propose("1", source, CLICK)
+    second, _, warm = predictor.propose("1", source, CLICK)
+    assert source.asked == 1
+    assert (cold.cache_hit, warm.cache_hit) == (False, True)
+    assert str(version) == "tiny-" + "a" * 12
+    assert all((a.mask == b.mask).all() for a, b in zip(first, second, strict=True))
+
+
+def test_many_simultaneous_clicks_on_one_photo_encode_it_once(model: SemanticSAM) -> None:
+    predictor, source = started(model), Source(photo(2))
+    gate = threading.Barrier(8)
+
+    def click(_: int) -> int:
+        gate.wait()
+        return len(predictor.propose("2", source, CLICK)[0])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(click, range(8)))) == 1
+    assert source.asked == 1
+
+
+def test_annotators_on_different_photos_never_get_each_others_masks(model: SemanticSAM) -> None:
+    predictor = started(model)
+    photos = [photo(i) for i in range(4)]
+    expected = [propose(model, model.encode(rgb), CLICK) for rgb in photos]
+
+    def click(i: int) -> bool:
+        at = i % len(photos)
+        got, _, _ = predictor.propose(str(at), lambda: photos[at], CLICK)
+        return len(got) == len(expected[at]) and all(
+            np.mean(a.mask != b.mask) < 0.01 for a, b in zip(got, expected[at], strict=True)
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(click, range(40)))
+
+
+def test_the_cache_keeps_no_more_bytes_than_allowed_and_forgets_the_oldest(model: SemanticSAM) -> None:
+    one = model.encode(photo(0)).nbytes
+    predictor = started(model, cache_bytes=2 * one)
+    sources = [Source(photo(i)) for i in range(3)]
+    for i in (0, 1, 2, 2, 1, 0):
+        predictor.propose(str(i), sources[i], CLICK)
+    assert [s.asked for s in sources] == [2, 1, 1]
+
+
+def test_a_cache_too_small_for_one_photo_still_answers(model: SemanticSAM) -> None:
+    predictor, source = started(model, cache_bytes=0), Source(photo(3))
+    for _ in range(2):
+        assert predictor.propose("3", source, CLICK)[0]
+    assert source.asked == 2
+
+
+def test_a_photo_that_fails_is_not_remembered_and_the_error_reaches_everyone_who_waits(model: SemanticSAM) -> None:
+    predictor = started(model)
+    entered, leave = threading.Event(), threading.Event()
+
+    def broken() -> np.ndarray:
+        entered.set()
+        leave.wait(10)
+        raise ImageError("picture: cut short")
+
+    def ask(pixels: Callable[[], np.ndarray]) -> str:
+        try:
+            predictor.propose("4", pixels, CLICK)
+        except ImageError as error:
+            return str(error)
+        return "answered"
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, broken)
+        assert entered.wait(10)
+        second = pool.submit(ask, broken)
+        leave.set()
+        assert {first.result(), second.result()} == {"picture: cut short"}
+    assert ask(lambda: photo(4)) == "answered"
+
+
+def test_a_model_that_cannot_be_loaded_is_said_at_once_and_to_every_click() -> None:
+    def load() -> Loaded:
+        raise CheckpointError("mobile.safetensors: cut short")
+
+    predictor = Predictor(load, cache_bytes=1, metrics=Metrics())
+    predictor.start()
+    with pytest.raises(NotReady, match="cut short"):
+        predictor.propose("5", lambda: photo(5), CLICK)
+    assert (predictor.state, predictor.problem) == ("failed", "mobile.safetensors: cut short")
+
+
+def test_starting_does_not_wait_for_the_model_and_a_click_does(model: SemanticSAM) -> None:
+    go = threading.Event()
+
+    def load() -> Loaded:
+        go.wait(10)
+        return Loaded(model, Version("tiny", "b" * 64))
+
+    predictor = Predictor(load, cache_bytes=10**8, metrics=Metrics())
+    predictor.start()
+    assert (predictor.state, predictor.version) == ("loading", None)
+    with pytest.raises(NotReady, match="still loading"):
+        predictor.ready(wait_s=0.01)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(predictor.propose, "6", lambda: photo(6), CLICK)
+        go.set()
+        assert answer.result()[0]
+    assert predictor.state == "ready"

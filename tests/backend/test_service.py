@@ -1,0 +1,218 @@
+"""A Label Studio request in, a prediction for each task out, over a real HTTP server with real photo files."""
+
+import io
+import logging
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from backend.formats import decode_brush_rle
+from backend.labelstudio import LabelStudio
+from backend.metrics import Metrics
+from backend.predictor import Predictor, loader
+from backend.service import SemsamService, build_service
+from backend.settings import Settings
+from semsam_model.checkpoint import load, save
+from semsam_model.config import read_model_config
+from semsam_model.errors import CheckpointError
+from semsam_model.model import build_model
+from semsam_model.predict import propose
+from semsam_model.types import Click, Prompt
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = (ROOT / "configs" / "labeling.xml").read_text()
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
+
+
+def png(rgb: np.ndarray, orientation: int = 1) -> bytes:
+    out, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(rgb).save(out, "PNG", exif=exif)
+    return out.getvalue()
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    return np.kron(np.random.default_rng(seed).integers(0, 255, (5, 7, 3), np.uint8), np.ones((12, 12, 1), np.uint8))
+
+
+class Files:
+    """What the server holds, by path, and how often each was fetched."""
+
+    def __init__(self) -> None:
+        self.content = {
+            "/data/upload/1/a.png": png(picture(0)),
+            "/data/upload/1/b.png": png(picture(1)),
+            "/data/upload/1/turned.png": png(np.rot90(picture(0)).copy(), 6),
+            "/data/upload/1/broken.png": png(picture(0))[:200],
+        }
+        self.fetched: list[str] = []
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, Files]]:
+    files = Files()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            files.fetched.append(self.path)
+            body = files.content.get(self.path)
+            if self.headers.get("Authorization") != f"Token {TOKEN}":
+                self.send_response(401)
+                body = b""
+            elif body is None:
+                self.send_response(404)
+                body = b""
+            else:
+                self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}", files
+        http.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = read_model_config("tiny")
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save(path, build_model(config), config)
+    return path
+
+
+@pytest.fixture
+def service(server: tuple[str, Files], weights: Path) -> SemsamService:
+    server[1].fetched.clear()
+    settings = Settings(label_studio_url=server[0], label_studio_api_key=TOKEN, model="tiny", weights=weights)
+    return build_service(settings, Metrics())
+
+
+def keypoint(x: float, y: float, *, positive: bool = True, control: str = "click_all", **more: Any) -> dict[str, Any]:
+    return {
+        "id": f"k{x}{y}",
+        "type": "keypoint",
+        "from_name": control,
+        "to_name": "image",
+        "is_positive": positive,
+        "original_width": 84,
+        "original_height": 60,
+        "image_rotation": 0,
+        "value": {"x": x, "y": y, "width": 0.25, "labels": []},
+    } | more
+
+
+def body(rows: list[dict[str, Any]] | None, *names: str, config: str = CONFIG) -> dict[str, Any]:
+    tasks = [{"id": i + 1, "project": 1, "data": {"image": f"/data/upload/1/{n}"}} for i, n in enumerate(names)]
+    context = None if rows is None else {"result": rows}
+    return {"project": "1.17", "label_config": config, "params": {"context": context}, "tasks": tasks}
+
+
+def masks(prediction: dict[str, Any]) -> list[np.ndarray]:
+    return [
+        decode_brush_rle(row["value"]["rle"], (row["original_height"], row["original_width"]))
+        for row in prediction["result"]
+        if row["type"] == "brushlabels"
+    ]
+
+
+def test_a_click_returns_the_models_masks_on_the_right_pixels_best_last(service: SemsamService, weights: Path) -> None:
+    (prediction,) = service.predict_request(body([keypoint(25, 50)], "a.png"), "r1")
+    model, version = load(weights)
+    expected = propose(model, model.encode(picture(0)), Prompt((Click(21, 30),)))
+    assert prediction["model_version"] == version.version
+    offered = masks(prediction)
+    assert len(offered) == len(expected)
+    np.testing.assert_array_equal(offered[-1], expected[0].mask)
+
+
+def test_each_task_gets_one_entry_in_order_whatever_happens_to_the_others(
+    service: SemsamService, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        answers = service.predict_request(body([keypoint(25, 50)], "a.png", "missing.png", "broken.png", "b.png"), "r7")
+    assert [bool(a["result"]) for a in answers] == [True, False, False, True]
+    assert "r7" in caplog.text and "missing.png" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (None, "no click or box"),
+        ([], "no click or box"),
+        ([keypoint(25, 50, positive=False)], "no positive point"),
+        ([keypoint(25, 50, original_width=60, original_height=84)], "exchanged"),
+    ],
+)
+def test_an_empty_answer_is_logged_with_its_reason(
+    service: SemsamService, caplog: pytest.LogCaptureFixture, rows: list[dict[str, Any]] | None, why: str
+) -> None:
+    with caplog.at_level(logging.INFO):
+        (answer,) = service.predict_request(body(rows, "a.png"), "r2")
+    assert answer["result"] == []
+    assert why in caplog.text
+
+
+def test_a_photo_with_exif_orientation_gets_the_same_masks_as_its_upright_twin(service: SemsamService) -> None:
+    (upright,) = service.predict_request(body([keypoint(25, 50)], "a.png"), "r3")
+    (turned,) = service.predict_request(body([keypoint(25, 50)], "turned.png"), "r4")
+    for a, b in zip(masks(upright), masks(turned), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_further_clicks_fetch_the_photo_no_more(service: SemsamService, server: tuple[str, Files]) -> None:
+    for x in (25, 30, 60):
+        service.predict_request(body([keypoint(x, 50)], "a.png"), "r5")
+    assert server[1].fetched == ["/data/upload/1/a.png"]
+
+
+def test_cycling_offers_one_candidate_and_the_next_at_each_further_click(service: SemsamService) -> None:
+    everything = masks(service.predict_request(body([keypoint(25, 50)], "a.png"), "r")[0])
+    assert len(everything) > 1
+    seen = []
+    rows = []
+    for step in range(len(everything)):
+        rows.append(keypoint(25 + step * 0.1, 50, control="click_cycle"))
+        (mask,) = masks(service.predict_request(body(rows, "a.png"), "r")[0])
+        seen.append(mask)
+    np.testing.assert_array_equal(seen[0], everything[-1])
+    for i, mask in enumerate(seen):
+        assert not any((mask == other).all() for other in seen[:i])
+
+
+def test_it_can_be_called_as_label_studio_ml_calls_it(service: SemsamService) -> None:
+    request = body([keypoint(25, 50)], "a.png")
+    through = service.predict(request["tasks"], {"result": [keypoint(25, 50)]}, label_config=CONFIG, project="1.17")
+    (direct,) = service.predict_request(request, "r6")
+    assert [m.sum() for m in masks(through[0])] == [m.sum() for m in masks(direct)]
+    assert service.fit("START_TRAINING", {"project": {"id": 1}})["action"] == "START_TRAINING"
+
+
+def test_setup_and_health_name_the_version_before_the_model_is_loaded(server: tuple[str, Files], weights: Path) -> None:
+    settings = Settings(label_studio_url=server[0], model="tiny", weights=weights)
+    metrics = Metrics()
+    predictor = Predictor(loader(settings), cache_bytes=1, metrics=metrics)
+    service = SemsamService(settings, predictor, LabelStudio(settings), metrics, "tiny-0123")
+    assert service.health() == {"status": "UP", "model_version": "tiny-0123", "model_state": "loading"}
+    asked = {"project": "1.17", "schema": CONFIG, "hostname": server[0], "access_token": "x", "extra_params": "{}"}
+    assert service.setup(asked) == {"model_version": "tiny-0123"}
+
+
+def test_missing_weights_stop_the_start(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none\.safetensors"):
+        build_service(Settings(model="tiny", weights=tmp_path / "none.safetensors"), Metrics())

@@ -1,0 +1,70 @@
+"""docs/architecture.md, section "who may know whom", as a test: the arrows point down."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: module -> what it may not import, directly
+FORBIDDEN = {
+    "semsam_model": {"backend", "flask", "sqlalchemy", "label_studio_sdk"},
+    "semsam_model.config": {"torch"},
+    "semsam_model.types": {"torch"},
+    "semsam_model.candidates": {"torch", "semsam_model.model"},
+    "backend.protocol": {"torch", "flask", "requests", "semsam_model.model"},
+    "backend.label_config": {"torch", "flask", "requests"},
+    "backend.formats": {"torch", "flask", "requests"},
+    "backend.images": {"torch", "flask", "requests"},
+    "backend.labelstudio": {"torch", "flask", "semsam_model.model", "backend.predictor"},
+    "backend.connection": {"torch", "flask", "semsam_model.model", "backend.predictor"},
+    "backend.predictor": {"flask", "requests", "backend.labelstudio", "backend.protocol"},
+    "backend.service": {"flask", "torch", "requests"},
+    "backend.app": {"torch", "numpy", "cv2", "PIL"},
+    "backend.settings": {"torch", "flask", "requests"},
+}
+
+
+def modules() -> dict[str, Path]:
+    return {
+        f"{package}.{path.stem}" if path.stem != "__init__" else package: path
+        for package in ("semsam_model", "backend")
+        for path in sorted((ROOT / package).glob("*.py"))
+    }
+
+
+def imported(path: Path) -> set[str]:
+    """Every module name that a file imports, with its parents."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {".".join(name.split(".")[: i + 1]) for name in names for i in range(name.count(".") + 1)}
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_a_module_imports_nothing_it_may_not_know(module: str) -> None:
+    package = module.split(".")[0]
+    forbidden = FORBIDDEN.get(module, set()) | FORBIDDEN.get(package, set())
+    assert not imported(modules()[module]) & forbidden
+
+
+def test_the_table_names_only_modules_that_exist() -> None:
+    assert set(FORBIDDEN) <= set(modules())
+
+
+@pytest.mark.parametrize("module", ["semsam_model", "semsam_model.config", "semsam_model.types", "backend.cli"])
+def test_light_modules_load_without_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_every_module_of_the_packages_is_described_in_the_architecture_document() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    missing = [name for name in modules() if "." in name and f"`{name.split('.')[1]}`" not in text]
+    assert not missing
