@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(no_args_is_help=True, help="Convert or fetch published weights.")
 app.add_typer(weights_app, name="weights")
+evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model on annotated photos.")
+app.add_typer(evaluate_app, name="evaluate")
 
 ModelName = Annotated[str, typer.Option("--model", help="mobile, swin_t, swin_l, ...: a name in configs/model.")]
 WeightsFile = Annotated[Path | None, typer.Option("--weights", help="Safetensors file; the embedded one for mobile.")]
@@ -172,6 +174,44 @@ def train(
     from semsam_model.train import train_from_config
 
     train_from_config(config, data=data, out=out, resume=resume, device=device, backbone_weights=backbone)
+
+
+@evaluate_app.command()
+def clicks(
+    data: Annotated[list[Path], typer.Argument(help="Folders with SOURCE.json and photos, see docs/data.md.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.json.")],
+    model: ModelName = "mobile",
+    weights: WeightsFile = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many photos a source, evenly spaced.")] = None,
+) -> None:
+    """One click a mask: IoU of the best level, of the first candidate, and with the granularity told."""
+    import json
+
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from backend.settings import load_settings
+    from semsam_model.checkpoint import load_model
+    from semsam_model.data import evenly, read_samples
+    from semsam_model.evaluate import MEASURES, evaluate_clicks
+
+    readings = [read_samples(folder) for folder in data]
+    samples = [sample for reading in readings for sample in evenly(reading.samples, limit)]
+    network, version = load_model(model, weights, folder=load_settings().data_dir / "weights")
+    with Progress() as progress:
+        task = progress.add_task("photos", total=len(samples))
+        report = evaluate_clicks(network, samples, on_photo=lambda: progress.advance(task))
+    content = report.to_dict() | {"model": version.version, "photos_per_source": limit}
+    content["skipped"] = [*(line for reading in readings for line in reading.skipped), *report.skipped]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    table = Table("source", *MEASURES, "masks", title=f"one click, {version}, percent IoU")
+    for name, scores in sorted(report.by_source.items()):
+        row = scores.percent()
+        table.add_row(name, *(f"{row[m]:.1f}" for m in MEASURES), str(row["n"]))
+    Console().print(table)
+    print(f"written to {out / 'report.json'}")
 
 
 @app.command()

@@ -137,7 +137,7 @@ def distinct(ordered: Sequence[Proposal], options: Options) -> list[Proposal]:
     kept: list[Proposal] = []
     for proposal in ordered:
         cells = proposal.cells
-        if len(kept) < options.most and cells.any() and all(_iou(cells, k.cells) <= options.same_iou for k in kept):
+        if len(kept) < options.most and cells.any() and all(iou(cells, k.cells) <= options.same_iou for k in kept):
             kept.append(proposal)
     return kept
 
@@ -164,6 +164,7 @@ def parents(masks: Sequence[np.ndarray], options: Options) -> list[int | None]:
     return found
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two bool masks of one shape; 0 for two empty ones."""
     both = int(np.count_nonzero(a & b))
-    return both / (int(np.count_nonzero(a)) + int(np.count_nonzero(b)) - both)
+    return both / max(1, int(np.count_nonzero(a)) + int(np.count_nonzero(b)) - both)

@@ -124,6 +124,20 @@ def read_samples(directory: Path, sources: Sequence[str] | None = None) -> Readi
     return Reading(tuple(samples), tuple(skipped))
 
 
+def evenly(samples: Sequence[Sample], per_source: int | None) -> list[Sample]:
+    """At most `per_source` samples of each source, evenly spaced in file order; all when None."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.source, []).append(sample)
+    if per_source is None:
+        return [sample for group in groups.values() for sample in group]
+    return [
+        group[index]
+        for group in groups.values()
+        for index in np.unique(np.linspace(0, len(group) - 1, min(per_source, len(group))).round().astype(int))
+    ]
+
+
 def _read_source(file: Path, skipped: list[str]) -> list[Sample]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from PIL import Image
 
 from semsam_model.data import Sample
 from semsam_model.errors import DataError
+from semsam_model.evaluate import innermost
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.transforms import LOGIT_STRIDE, Frame
 from semsam_model.types import Click
@@ -39,13 +40,6 @@ class Oracle:
     best: float
     first: float
     by_source: dict[str, float]  #: best
-
-
-def innermost(mask: np.ndarray) -> Click:
-    """The pixel of a bool (H, W) mask, not empty, that is farthest from outside it; outside the photo is outside."""
-    distance = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    i, j = np.unravel_index(int(distance.argmax()), distance.shape)
-    return Click(float(j) + 0.5, float(i) + 0.5)
 
 
 def pick_probes(
