@@ -150,7 +150,6 @@ def _decode(image: Image.Image, data: bytes) -> np.ndarray:
     """uint8 (H, W, 3) of the first frame; turned only if the format is TIFF."""
     deep_colour = _has_deep_colour(image, data)
     try:
-        image.load()  # also for deep colour: of the two readers, Pillow is the one that notices a file cut short
         if deep_colour and (pixels := cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)) is not None:
             return _from_deep_colour(pixels)
         if image.mode.startswith(("I", "F")):

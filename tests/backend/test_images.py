@@ -210,10 +210,16 @@ def test_a_file_cut_short_is_refused(kind: str, share: float) -> None:
         decoded(data[: int(len(data) * share)])
 
 
-def test_a_deep_file_cut_short_is_refused() -> None:
-    data = deep(scene(40, 40).astype(np.uint16) * 257, ".png")
-    with pytest.raises(ImageFormatError):
-        decoded(data[: len(data) // 2])
+@pytest.mark.parametrize("extension", [".png", ".tiff"])
+def test_a_deep_file_cut_short_or_damaged_inside_is_refused(extension: str) -> None:
+    data = deep(scene(40, 40).astype(np.uint16) * 257, extension)
+    middle = len(data) // 2
+    broken = [data[:middle]]
+    if extension == ".png":  # which has checksums
+        broken.append(data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :])
+    for damaged in broken:
+        with pytest.raises(ImageFormatError):
+            decoded(damaged)
 
 
 @settings(deadline=None, max_examples=80)

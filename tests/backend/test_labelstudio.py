@@ -513,6 +513,7 @@ def test_a_server_that_drips_meets_the_total_deadline(studio: Web) -> None:
     api = LabelStudio(Settings(label_studio_url=studio.url, image_total_timeout=20), clock)
     with pytest.raises(FetchTimeout, match="image_total_timeout"):
         api.fetch_image("/a")
+    assert clock.now < 10_000  # bytes; whoever waits for a whole piece gets 65 536
 
 
 def test_a_server_that_says_nothing_meets_the_read_timeout(studio: Web) -> None:
