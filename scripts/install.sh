@@ -71,7 +71,7 @@ explain() {
         die "The disk filled up while installing $what: free some space and run the command again."
     elif grep -qiE 'ensurepip is not|No module named (venv|ensurepip)' "$log"; then
         die "This Python cannot make virtual environments: install its venv package (Debian, Ubuntu: apt-get install python3-venv)."
-    elif grep -qiE 'NewConnectionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|name resolution|network is unreachable|connection (broken|refused|reset)' "$log"; then
+    elif grep -qiE 'NewConnectionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|name resolution|network is unreachable|connection (broken|refused|reset)|from versions: none' "$log"; then
         die "Cannot reach the Python package index for $what: check the network or set PIP_INDEX_URL to a mirror, then run the command again ($log)."
     fi
     die "Installing $what failed: $(grep -E '^(ERROR|error)' "$log" | tail -n 1 || true) (all of it: $log)"

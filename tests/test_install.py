@@ -1,0 +1,100 @@
+"""scripts/install.sh where it must fail: one clear line, exit status 1, nothing half-made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+UNREACHABLE = "http://127.0.0.1:9/simple"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """As much of the repository as the script reads."""
+    for name in ("scripts/install.sh", "requirements.txt", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def install(checkout: Path, *wanted: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    return subprocess.run(
+        [checkout / "scripts" / "install.sh", *wanted],
+        env={**kept, "PIP_CONFIG_FILE": os.devnull, "PYTHON": sys.executable, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_without_a_package_index_it_says_so_and_removes_the_unfinished_environment(checkout: Path) -> None:
+    done = install(checkout, "semsam", PIP_INDEX_URL=UNREACHABLE, PIP_RETRIES="0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Cannot reach the Python package index for semsam")
+    assert done.stderr.count("\n") == 1
+    assert not (checkout / ".venv").exists()
+
+
+def test_an_environment_that_a_killed_run_left_is_not_taken_for_a_finished_one(checkout: Path) -> None:
+    left = checkout / ".venv-ls"
+    (left / "bin").mkdir(parents=True)
+    (left / "bin" / "python").symlink_to(sys.executable)
+    (left / ".unfinished").touch()
+    done = install(checkout, "label-studio", PIP_INDEX_URL=UNREACHABLE, PIP_RETRIES="0")
+    assert done.returncode == 1
+    assert "Label Studio" in done.stderr
+    assert not left.exists()
+
+
+def test_an_environment_made_by_hand_is_kept_when_its_update_fails(checkout: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", checkout / ".venv"], check=True)
+    assert install(checkout, "semsam", PIP_INDEX_URL=UNREACHABLE, PIP_RETRIES="0").returncode == 1
+    assert (checkout / ".venv" / "bin" / "python").exists()
+    assert not (checkout / ".venv" / ".installed").exists()
+
+
+def test_without_a_python_that_is_new_enough_it_says_which_are(checkout: Path, tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("bash", "cat", "cksum", "dirname", "env", "mkdir", "rm"):
+        (programs / name).symlink_to(shutil.which(name) or pytest.fail(name))
+    done = install(checkout, "semsam", PATH=str(programs), PYTHON="")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("Python 3.11, 3.12 or 3.13 is needed")
+    assert not (checkout / ".venv").exists()
+
+
+def test_a_full_disk_is_found_before_anything_is_made(checkout: Path, tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    df = programs / "df"
+    df.write_text("#!/bin/sh\necho Filesystem Blocks Used Available\necho /dev/x 1000000 900000 100000\n")
+    df.chmod(0o755)
+    done = install(checkout, "semsam", PATH=f"{programs}:{os.environ['PATH']}")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "Not enough disk space" in done.stderr
+    assert "97 MB are free" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_an_installation_that_is_up_to_date_runs_nothing(checkout: Path) -> None:
+    read = (checkout / "requirements.txt").read_bytes() + (checkout / "pyproject.toml").read_bytes()
+    checksum = subprocess.run(["cksum"], input=read, capture_output=True, check=True).stdout.decode().strip()
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / ".venv" / "bin" / "python").symlink_to(shutil.which("false") or pytest.fail("false"))
+    (checkout / ".venv" / ".installed").write_text(f"{checkout} {checksum}")
+    done = install(checkout, "semsam")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_unknown_word_is_refused(checkout: Path) -> None:
+    done = install(checkout, "everything")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "'everything'" in done.stderr
