@@ -80,9 +80,12 @@ def save(
 ) -> Version:
     """Write a weights file; the old file, if any, stays whole until the new one is complete.
 
-    half: store float16. card: JSON values noted in the file, not part of the digest.
-    Raises CheckpointError for values that are not finite (after the cast) and when the file cannot be written.
+    half: store float16. card: noted in the file as JSON (dates as text), not part of the digest.
+    Raises CheckpointError for values that are not finite (after the cast), a card that is not a mapping, and when the
+    file cannot be written.
     """
+    if card is not None and not isinstance(card, Mapping):
+        raise CheckpointError(f"{path}: not written, the card is {type(card).__name__}, expected a mapping")
     state = weights.state_dict() if isinstance(weights, SemanticSAM) else weights
     dtype = torch.float16 if half else torch.float32
     # clone: safetensors refuses tensors that share storage
@@ -96,7 +99,7 @@ def save(
         "format": FORMAT,
         "config": config_json,
         "digest": version.digest,
-        "card": json.dumps(dict(card or {}), sort_keys=True),
+        "card": json.dumps(dict(card or {}), default=str),
     }
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -104,9 +107,8 @@ def save(
         temporary.touch()
         mode = temporary.stat().st_mode
         save_file(tensors, temporary, metadata)
-        temporary.chmod(
-            mode
-        )  # safetensors writes files that only their owner can read; the service may be another user
+        # safetensors makes files that only their owner can read, and the service may be another user
+        temporary.chmod(mode)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

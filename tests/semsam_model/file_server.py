@@ -16,6 +16,7 @@ class FileServer:
     etag: str | None = '"one"'
     ranges: bool = True  #: False: Range is ignored
     honest: bool = True  #: False: If-Range is ignored, a range of whatever is there now is served
+    shift: int = 0  #: ranges begin this many bytes later than asked for, and say so
     cut_after: int | None = None  #: bytes of each body after which the connection breaks
     length: bool = True  #: False: no Content-Length, the end of the connection is the end of the body
     status: int = 200
@@ -50,7 +51,7 @@ class FileServer:
         wanted = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
         same = not self.honest or request.headers.get("If-Range") in (None, self.etag)
         if wanted and self.ranges and same and status == 200:
-            start, status = int(wanted[1]), 206
+            start, status = int(wanted[1]) + self.shift, 206
         if start and start >= len(self.body):
             request.send_response(416)
             request.send_header("Content-Range", f"bytes */{len(self.body)}")

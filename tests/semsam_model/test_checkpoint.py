@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import json
 import random
 from dataclasses import replace
@@ -19,6 +20,7 @@ from semsam_model.checkpoint import (
     load,
     load_default,
     load_model,
+    pack,
     read_header,
     save,
     weights_path,
@@ -72,6 +74,14 @@ def test_the_header_tells_config_version_and_card_without_the_tensors(path: Path
     assert (header.config, header.version, header.card) == (TINY, load(path)[1], {"data": "none"})
 
 
+def test_a_card_holds_dates_as_text_and_must_be_a_mapping(model: SemanticSAM, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save(path, model, TINY, card={"trained": datetime.date(2026, 1, 2), "figures": {"miou": [0.5]}})
+    assert read_header(path).card == {"trained": "2026-01-02", "figures": {"miou": [0.5]}}
+    with pytest.raises(CheckpointError, match="the card is list, expected a mapping"):
+        save(path, model, TINY, card=["trained"])  # type: ignore[arg-type]
+
+
 def test_half_precision_is_rounded_once_and_loads_as_float32(model: SemanticSAM, tmp_path: Path) -> None:
     path = tmp_path / "half.safetensors"
     full = save(tmp_path / "full.safetensors", model, TINY)
@@ -94,6 +104,19 @@ def test_the_version_depends_on_weights_and_config_and_on_nothing_else(model: Se
     changed["decoder.content"][3] += 1e-6
     assert save(tmp_path / "c", changed, TINY).digest != first.digest
     assert save(tmp_path / "d", model, replace(TINY, click_box=0.006)).digest != first.digest
+
+
+def test_the_weights_of_a_training_run_are_packed_in_half_precision(model: SemanticSAM, tmp_path: Path) -> None:
+    run, packed = tmp_path / "run.safetensors", tmp_path / "packed.safetensors"
+    save_file(model.state_dict(), run)
+    version = pack(run, TINY, packed, card={"data": "none"})
+    assert version == load(packed)[1] == save(tmp_path / "saved", model, TINY, half=True)
+    assert read_header(packed).card == {"data": "none"}
+    with pytest.raises(CheckpointError, match="does not fit its own config"):
+        pack(run, replace(TINY, ffn=96), tmp_path / "other")
+    with pytest.raises(CheckpointError, match=r"none\.safetensors: cannot be read as safetensors"):
+        pack(tmp_path / "none.safetensors", TINY, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_failed_save_leaves_the_old_file_and_no_litter(model: SemanticSAM, path: Path) -> None:

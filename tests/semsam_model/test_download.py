@@ -88,6 +88,12 @@ def test_a_server_that_sends_a_range_of_a_changed_file_is_not_believed(server: F
     assert begun.read_bytes() == BODY[::-1]
 
 
+def test_a_range_that_was_not_asked_for_is_not_appended(server: FileServer, begun: Path) -> None:
+    server.shift = 10
+    download(server.url, begun, progress=False)
+    assert_whole(begun)
+
+
 def test_a_server_that_knows_no_ranges_sends_everything_again(server: FileServer, begun: Path) -> None:
     server.ranges = False
     download(server.url, begun, progress=False)
