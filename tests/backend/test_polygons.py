@@ -73,6 +73,21 @@ def test_a_mask_of_the_whole_photo_is_its_four_corners() -> None:
     assert sorted(map(tuple, points.tolist())) == [(0, 0), (0, 5), (7, 0), (7, 5)]
 
 
+def test_parts_and_holes_are_joined_by_the_shortest_bridges() -> None:
+    mask = np.zeros((30, 40), bool)
+    mask[5:25, 5:25] = True
+    mask[10:13, 9:14] = False  # nearest vertices: (9, 10) and (5, 5)
+    mask[2:4, 27:30] = True  # nearest vertices: (27, 4) and (25, 5)
+    rings = polygons.mask_to_rings(*formats.crop_mask(mask))
+    joined = polygons.join_rings(rings)
+
+    def length(points: np.ndarray) -> float:
+        return float(np.linalg.norm(np.roll(points, -1, axis=0) - points, axis=1).sum())
+
+    bridges = length(joined) - sum(length(ring.points) for ring in rings)
+    assert np.isclose(bridges, 2 * (np.hypot(4, 5) + np.hypot(2, 1)))
+
+
 def test_an_empty_mask_has_no_outline() -> None:
     empty = formats.crop_mask(np.zeros((5, 7), bool))
     assert polygons.mask_to_rings(*empty) == []
