@@ -110,7 +110,7 @@ def test_equal_points_count_once_and_the_later_sign_wins() -> None:
 
 
 @quick
-@given(st.lists(st.tuples(st.floats(-0.9, 0.9), st.floats(-0.9, 0.9)), min_size=1, max_size=9))
+@given(st.lists(st.tuples(st.floats(-0.7, 0.7), st.floats(-0.7, 0.7)), min_size=1, max_size=9))
 def test_the_cycle_tool_counts_clicks_on_the_spot_and_asks_the_same_each_time(offsets: list) -> None:
     rows = [key(50 + dx, 50 + dy, "click_cycle") for dx, dy in offsets]
     for count in range(1, len(rows) + 1):
