@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -45,14 +46,17 @@ def propose(
         proposals += combine(mine, against, cells.positives, cells.negatives)
     min_cells = options.min_region / LOGIT_STRIDE**2
     ordered = order([tidy(p, min_cells) for p in proposals], cells)
-    return _offer(distinct(ordered, options), frame, model.config.tokens, options)
+    drawn = [_Drawn(p, *frame.mask(p.logits)) for p in distinct(ordered, options)]
+    # a mask may be so small that no photo pixel's centre lies in it
+    return _offer([d for d in drawn if d.crop.size], frame, model.config.tokens, options)
 
 
 def raw_levels(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt) -> list[Candidate]:
     """Every level of every positive prompt, by predicted IoU: no clean-up, no duplicate removal."""
     answers = _decode(model, embedding, [*prompt.positives, *prompt.boxes])
     ordered = sorted((p for answer in answers for p in answer), key=lambda p: p.predicted_iou, reverse=True)
-    return _offer(ordered, embedding.frame, model.config.tokens, Options())
+    drawn = [_Drawn(p, *embedding.frame.mask(p.logits)) for p in ordered]
+    return _offer(drawn, embedding.frame, model.config.tokens, Options())
 
 
 def _decode(model: SemanticSAM, embedding: ImageEmbedding, prompts: Sequence[Click | Box]) -> list[list[Proposal]]:
@@ -67,28 +71,32 @@ def _decode(model: SemanticSAM, embedding: ImageEmbedding, prompts: Sequence[Cli
     ]
 
 
-def _offer(proposals: Sequence[Proposal], frame: Frame, tokens: int, options: Options) -> list[Candidate]:
+class _Drawn(NamedTuple):
+    """A proposal and its mask in photo pixels."""
+
+    proposal: Proposal
+    crop: np.ndarray
+    bbox: tuple[int, int, int, int]
+
+
+def _offer(drawn: Sequence[_Drawn], frame: Frame, tokens: int, options: Options) -> list[Candidate]:
     level_of = {token: i + 1 for i, token in enumerate(level_tokens(tokens))}
-    within = parents([p.cells for p in proposals], options)
-    candidates = []
-    for i, p in enumerate(proposals):
-        crop, bbox = frame.mask(p.logits)
-        holder = within[i]
-        candidates.append(
-            Candidate(
-                rank=i + 1,
-                token=p.token,
-                level=level_of[p.token],
-                score=float(np.clip(p.predicted_iou, 0, 1)),
-                predicted_iou=p.predicted_iou,
-                stability=p.stability,
-                size=frame.photo,
-                bbox=bbox,
-                crop=crop,
-                parent=None if holder is None else holder + 1,
-            )
+    holders = parents([d.proposal.cells for d in drawn], options)
+    return [
+        Candidate(
+            rank=i + 1,
+            token=p.token,
+            level=level_of[p.token],
+            score=float(np.clip(p.predicted_iou, 0, 1)),
+            predicted_iou=p.predicted_iou,
+            stability=p.stability,
+            size=frame.photo,
+            bbox=bbox,
+            crop=crop,
+            parent=None if holder is None else holder + 1,
         )
-    return candidates
+        for i, ((p, crop, bbox), holder) in enumerate(zip(drawn, holders, strict=True))
+    ]
 
 
 def _in_cells(frame: Frame, prompt: Prompt) -> PromptCells:
