@@ -78,9 +78,8 @@ class SemsamService:
         request = protocol.parse_setup(body)
         if request.project is not None and request.hostname:
             self._label_studio.connect(str(request.project), request.hostname, request.access_token)
-        if request.config is not None:
-            for problem in request.config.problems():
-                log.warning("project %s: labeling config: %s", request.project, problem)
+        for problem in request.problems:
+            log.warning("project %s: %s", request.project, problem)
         return {"model_version": self.model_version}
 
     def versions(self) -> list[str]:

@@ -216,3 +216,13 @@ def test_setup_and_health_name_the_version_before_the_model_is_loaded(server: tu
 def test_missing_weights_stop_the_start(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"none\.safetensors"):
         build_service(Settings(model="tiny", weights=tmp_path / "none.safetensors"), Metrics())
+
+
+def test_setup_says_in_the_log_what_is_wrong_with_a_labeling_config(
+    service: SemsamService, server: tuple[str, Files], caplog: pytest.LogCaptureFixture
+) -> None:
+    for schema in ('<View><Image name="image" value="$image"/></View>', "<View", CONFIG):
+        service.setup({"project": "1.17", "schema": schema, "hostname": server[0], "access_token": "canary-token"})
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) >= 2 and "BrushLabels" in warnings[0]
+    assert "canary-token" not in caplog.text
