@@ -35,27 +35,19 @@ def install(checkout: Path, *wanted: str, **environment: str) -> subprocess.Comp
 
 
 def test_without_a_package_index_it_says_so_and_removes_the_unfinished_environment(checkout: Path) -> None:
-    done = install(checkout, "semsam", PIP_INDEX_URL=UNREACHABLE, PIP_RETRIES="0")
-    assert done.returncode == 1
-    assert done.stderr.startswith("Cannot reach the Python package index for semsam")
-    assert done.stderr.count("\n") == 1
-    assert not (checkout / ".venv").exists()
-
-
-def test_an_environment_that_a_killed_run_left_is_not_taken_for_a_finished_one(checkout: Path) -> None:
-    left = checkout / ".venv-ls"
-    (left / "bin").mkdir(parents=True)
-    (left / "bin" / "python").symlink_to(sys.executable)
-    (left / ".unfinished").touch()
+    killed = checkout / ".venv-ls"  # what a run that was killed leaves must not pass for an environment either
+    (killed / "bin").mkdir(parents=True)
+    (killed / "bin" / "python").symlink_to(sys.executable)
+    (killed / ".unfinished").touch()
     done = install(checkout, "label-studio", PIP_INDEX_URL=UNREACHABLE, PIP_RETRIES="0")
-    assert done.returncode == 1
-    assert "Label Studio" in done.stderr
-    assert not left.exists()
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("Cannot reach the Python package index for Label Studio")
+    assert not killed.exists()
 
 
 def test_an_environment_made_by_hand_is_kept_when_its_update_fails(checkout: Path) -> None:
-    subprocess.run([sys.executable, "-m", "venv", checkout / ".venv"], check=True)
-    assert install(checkout, "semsam", PIP_INDEX_URL=UNREACHABLE, PIP_RETRIES="0").returncode == 1
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", checkout / ".venv"], check=True)
+    assert install(checkout, "semsam").returncode == 1
     assert (checkout / ".venv" / "bin" / "python").exists()
     assert not (checkout / ".venv" / ".installed").exists()
 

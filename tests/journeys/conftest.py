@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,10 @@ import pytest
 from playwright.sync_api import Browser, StorageState, sync_playwright
 
 from backend.demo import DemoProject, ProjectMaker
-from backend.demo_servers import HOST, Credentials, start_backend, start_label_studio
+from backend.demo_servers import Credentials
 from tests.journeys.browser import Editor
+from tests.journeys.demo_process import ROOT, DemoProcess
 
-ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / "out" / "journeys"
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 CHROMIUM_FLAGS += ["--disable-background-networking", "--disable-component-update"]
@@ -24,42 +23,29 @@ CHROMIUM_FLAGS += ["--disable-background-networking", "--disable-component-updat
 
 @dataclass(frozen=True)
 class Studio:
-    """A running Label Studio and the backend beside it."""
+    """A running demo: Label Studio and the backend beside it. `printed`: what it said until it was ready."""
 
+    demo: DemoProcess
+    printed: str
     url: str
     backend_url: str
     credentials: Credentials
     api: ProjectMaker
 
 
-def free_port() -> int:
-    """A TCP port nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    program = ROOT / ".venv-ls" / "bin" / "label-studio"
-    if not program.exists():
+    if not (ROOT / ".venv-ls" / "bin" / "label-studio").exists():
         pytest.skip("Label Studio is not installed: `make test` installs it")
-    folder = tmp_path_factory.mktemp("label-studio")
-    credentials = Credentials.load_or_create(folder / "credentials.json")
-    port, backend_port = free_port(), free_port()
-    url, backend_url = f"http://{HOST}:{port}", f"http://{HOST}:{backend_port}"
-    logs = SCREENSHOTS / "logs"  # kept, to be read after a failure
-    label_studio = start_label_studio(program, port, folder / "data", credentials, logs / "label-studio.log")
+    demo = DemoProcess(tmp_path_factory.mktemp("journeys") / "data")
     try:
-        backend = start_backend(backend_port, url, credentials.token, folder / "backend", logs / "backend.log")
-        try:
-            label_studio.wait_until_healthy(300)
-            backend.wait_until_healthy(120)
-            yield Studio(url, backend_url, credentials, ProjectMaker(url, credentials.token))
-        finally:
-            backend.stop()
+        printed = demo.wait_until_ready()
+        yield Studio(demo, printed, demo.url, demo.backend_url, demo.credentials, demo.api)
     finally:
-        label_studio.stop()
+        demo.stop()
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        for log in (demo.data / "logs").glob("*.log"):  # to be read after a failure
+            shutil.copy(log, SCREENSHOTS)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ from PIL import Image
 
 from backend.demo import DemoProject
 from tests.journeys.browser import Answer, Editor
-from tests.journeys.conftest import ROOT, Studio
+from tests.journeys.conftest import Studio
+from tests.journeys.demo_process import ROOT
 
 pytestmark = pytest.mark.browser
 

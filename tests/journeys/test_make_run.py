@@ -2,108 +2,90 @@
 
 from __future__ import annotations
 
-import json
-import signal
+import contextlib
+import shutil
+import sqlite3
 import stat
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backend.demo import PROJECT_TITLE, ProjectMaker
-from backend.demo_servers import HOST, check_port
-from tests.journeys.conftest import ROOT, Studio, free_port
+from backend.demo import PROJECT_TITLE
+from backend.demo_servers import check_port
+from backend.errors import DemoError
+from tests.journeys.conftest import Studio
+from tests.journeys.demo_process import ROOT, DemoProcess
 
 pytestmark = pytest.mark.browser
 
 
-class Demo:
-    """`run` in a process of its own, as its own data folder has it."""
-
-    def __init__(self, data: Path, port: int, backend_port: int) -> None:
-        self.port, self.backend_port = port, backend_port
-        self._data = data
-        program = "import pathlib, backend.demo as demo; "
-        program += f"demo.run({port}, {backend_port}, data=pathlib.Path({str(data)!r}))"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-
-    def wait_until_ready(self) -> str:
-        """What it has printed until it said that it is ready."""
-        assert self.process.stdout is not None
-        printed = ""
-        for line in self.process.stdout:
-            printed += line
-            if "Ctrl-C here stops everything" in line:
-                return printed
-        raise AssertionError(f"the demo ended: {printed}")
-
-    def stop(self) -> str:
-        """Ctrl-C; the rest of what it prints."""
-        self.process.send_signal(signal.SIGINT)
-        return self.process.communicate(timeout=60)[0]
-
-    def credentials(self) -> dict[str, str]:
-        return json.loads((self._data / "credentials.json").read_text())
-
-    def contents(self) -> dict[str, Any]:
-        """Project, tasks, connections and webhooks, as Label Studio has them."""
-        api = ProjectMaker(f"http://{HOST}:{self.port}", self.credentials()["token"])
-        (project,) = api.call("GET", "/api/projects")["results"]
-        here = {"project": project["id"]}
-        return {
-            "project": (project["id"], project["title"], project["show_collab_predictions"]),
-            "tasks": [task["id"] for task in api.call("GET", "/api/tasks", params=here)["tasks"]],
-            "connections": [
-                (found["url"], found["is_interactive"], found["state"])
-                for found in api.call("GET", "/api/ml", params=here)
-            ],
-            "webhooks": [found["url"] for found in api.call("GET", "/api/webhooks/", params=here)],
-        }
+def contents(demo: DemoProcess) -> dict[str, Any]:
+    """The demo's project, tasks, connections and webhooks, as Label Studio has them."""
+    api = demo.api
+    (project,) = api.call("GET", "/api/projects", params={"title": PROJECT_TITLE})["results"]
+    here = {"project": project["id"]}
+    return {
+        "project": (project["id"], project["title"], project["show_collab_predictions"]),
+        "tasks": [task["id"] for task in api.call("GET", "/api/tasks", params=here)["tasks"]],
+        "connections": [
+            (found["url"], found["is_interactive"], found["state"]) for found in api.call("GET", "/api/ml", params=here)
+        ],
+        "webhooks": [found["url"] for found in api.call("GET", "/api/webhooks/", params=here)],
+    }
 
 
-def test_the_demo_starts_from_nothing_finds_everything_again_and_leaves_no_server_behind(tmp_path: Path) -> None:
-    first = Demo(tmp_path / "data", free_port(), free_port())
-    try:
-        printed = first.wait_until_ready()
-        contents = first.contents()
-    finally:
-        first.stop()
-    credentials = first.credentials()
-    assert f"http://{HOST}:{first.port}/projects/1/" in printed
-    assert credentials["email"] in printed
-    assert credentials["password"] in printed
-    backend = f"http://{HOST}:{first.backend_port}"
-    assert contents["project"] == (1, PROJECT_TITLE, False)
-    assert len(contents["tasks"]) == len(list((ROOT / "samples").glob("*.jpg")))
-    assert contents["connections"] == [(backend, True, "CO")]
-    assert contents["webhooks"] == [f"{backend}/webhook"]
-    assert stat.S_IMODE((tmp_path / "data" / "credentials.json").stat().st_mode) == 0o600
-    for log in (tmp_path / "data" / "logs").iterdir():
-        assert credentials["token"] not in log.read_text()
-        assert credentials["password"] not in log.read_text()
-    assert first.process.returncode == 0
-    check_port(first.port, "PORT")
-    check_port(first.backend_port, "BACKEND_PORT")
+def copy_of(data: Path, to: Path) -> Path:
+    """A data folder as it is now, though its Label Studio runs."""
+    shutil.copytree(data, to)
+    name = Path("label-studio") / "label_studio.sqlite3"
+    with (
+        contextlib.closing(sqlite3.connect(data / name)) as source,
+        contextlib.closing(sqlite3.connect(to / name)) as target,
+    ):
+        source.backup(target)
+    return to
 
-    # on other ports: the connection and its webhook must follow
-    second = Demo(tmp_path / "data", free_port(), free_port())
+
+def test_the_first_start_makes_the_project_and_says_how_to_log_in(studio: Studio) -> None:
+    made = contents(studio.demo)
+    assert made["project"][1:] == (PROJECT_TITLE, False)
+    assert len(made["tasks"]) == len(list((ROOT / "samples").glob("*.jpg")))
+    assert made["connections"] == [(studio.backend_url, True, "CO")]
+    assert made["webhooks"] == [f"{studio.backend_url}/webhook"]
+    assert f"{studio.url}/projects/{made['project'][0]}/" in studio.printed
+    assert studio.credentials.email in studio.printed
+    assert studio.credentials.password in studio.printed
+
+
+def test_secrets_are_in_one_private_file_and_in_no_log(studio: Studio) -> None:
+    assert stat.S_IMODE((studio.demo.data / "credentials.json").stat().st_mode) == 0o600
+    logs = list((studio.demo.data / "logs").iterdir())
+    assert len(logs) == 2
+    for log in logs:
+        assert studio.credentials.token not in log.read_text()
+        assert studio.credentials.password not in log.read_text()
+
+
+def test_a_second_start_on_other_ports_finds_everything_and_leaves_no_server_behind(
+    studio: Studio, tmp_path: Path
+) -> None:
+    first = contents(studio.demo)
+    second = DemoProcess(copy_of(studio.demo.data, tmp_path / "data"))
     try:
         second.wait_until_ready()
-        again = second.contents()
-        third = Demo(tmp_path / "data", free_port(), free_port())
-        refused = third.process.communicate(timeout=60)[0]
+        again = contents(second)
+        code, printed = DemoProcess(second.data).wait_until_ended()
+        assert code != 0
+        assert "running already" in printed
     finally:
-        second.stop()
-    assert second.credentials() == credentials
-    backend = f"http://{HOST}:{second.backend_port}"
-    moved = {"connections": [(backend, True, "CO")], "webhooks": [f"{backend}/webhook"]}
-    assert again == contents | moved
-    assert third.process.returncode != 0
-    assert "running already" in refused
+        code, printed = second.stop()
+    # the connection and its webhook follow the backend to its new port
+    moved = {"connections": [(second.backend_url, True, "CO")], "webhooks": [f"{second.backend_url}/webhook"]}
+    assert again == first | moved
+    assert code == 0, printed
+    check_port(second.port, "PORT")
+    check_port(second.backend_port, "BACKEND_PORT")
 
 
 def test_label_studio_connects_to_the_backend_and_to_no_other_private_address(studio: Studio) -> None:
@@ -112,5 +94,5 @@ def test_label_studio_connects_to_the_backend_and_to_no_other_private_address(st
     assert (connection["url"], connection["state"]) == (studio.backend_url, "CO")
     port = studio.backend_url.rpartition(":")[2]
     for host in ("127.0.0.2", "10.0.0.1", "192.168.0.1"):
-        with pytest.raises(Exception, match="reserved network address"):
+        with pytest.raises(DemoError, match="reserved network address"):
             studio.api.call("POST", "/api/ml", json={"project": project.id, "url": f"http://{host}:{port}"})
