@@ -9,7 +9,8 @@ What several prompts mean (published weights know one positive click):
   1. each positive click, each box, and each box's centre is decoded alone: six proposals each;
   2. proposals are ordered by how many clicks they obey (positive inside, negative outside), then by fit to the boxes
      times predicted IoU;
-  3. where none obeys every click, the best are combined, level by level: the union of the positive prompts' masks,
+  3. what ignores a click that others obey is not offered, unless fewer than two would be left;
+  4. where none obeys every click, the best are combined, level by level: the union of the positive prompts' masks,
      minus the mask that each disobeyed negative click selects (the best of its six that holds no positive click).
      Union is the maximum of logits, removal the minimum with the negated logits, so edges stay smooth.
 """
@@ -31,6 +32,7 @@ class Options:
     min_region: float = 100.0  #: specks and pinholes below this many model-frame pixels go (published: 100)
     part_of: float = 0.9  #: share of a mask inside a larger one that makes the larger one its parent
     most: int = 6  #: candidates offered
+    least: int = 2  #: offered even when they ignore a click that others obey
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +142,14 @@ def distinct(ordered: Sequence[Proposal], options: Options) -> list[Proposal]:
         if len(kept) < options.most and cells.any() and all(iou(cells, k.cells) <= options.same_iou for k in kept):
             kept.append(proposal)
     return kept
+
+
+def agreeing(ordered: Sequence[Proposal], prompt: PromptCells, options: Options) -> list[Proposal]:
+    """Of an ordered list, those that obey as many clicks as the first; others only to reach options.least."""
+    counts = [obeyed(p.cells, prompt.positives, prompt.negatives) for p in ordered]
+    return [
+        p for i, (p, count) in enumerate(zip(ordered, counts, strict=True)) if i < options.least or count == counts[0]
+    ]
 
 
 def tidy(proposal: Proposal, min_cells: float) -> Proposal:

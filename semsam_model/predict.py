@@ -11,6 +11,7 @@ from semsam_model.candidates import (
     Options,
     PromptCells,
     Proposal,
+    agreeing,
     combine,
     distinct,
     obeyed,
@@ -46,7 +47,8 @@ def propose(
         proposals += combine(mine, against, cells.positives, cells.negatives)
     min_cells = options.min_region / LOGIT_STRIDE**2
     ordered = order([tidy(p, min_cells) for p in proposals], cells)
-    drawn = [_Drawn(p, *frame.mask(p.logits)) for p in distinct(ordered, options)]
+    kept = agreeing(distinct(ordered, options), cells, options)
+    drawn = [_Drawn(p, *frame.mask(p.logits)) for p in kept]
     # a mask may be so small that no photo pixel's centre lies in it
     return _offer([d for d in drawn if d.crop.size], frame, model.config.tokens, options)
 

@@ -11,6 +11,7 @@ from semsam_model.candidates import (
     Options,
     PromptCells,
     Proposal,
+    agreeing,
     box_fit,
     clean,
     combine,
@@ -109,6 +110,13 @@ def test_a_mask_that_fills_the_box_comes_before_a_more_confident_one_that_spills
     fits, spills = proposal(rectangle(2, 2, 9, 9), 0.5), proposal(rectangle(0, 0, 20, 30), 0.9)
     assert order([spills, fits], PromptCells((), (), ((2, 2, 9, 9),))) == [fits, spills]
     assert box_fit(fits.cells, (2, 2, 9, 9)) == 1.0
+
+
+def test_what_ignores_the_click_is_offered_only_to_reach_two() -> None:
+    over, beside = [proposal(rectangle(2, 2, 9, 9 + i)) for i in range(3)], [proposal(rectangle(12, 2, 18, 9))]
+    prompt = PromptCells(((4, 4),), (), ())
+    assert agreeing([*over, *beside], prompt, Options()) == over
+    assert agreeing([over[0], *beside, *beside], prompt, Options()) == [over[0], *beside]
 
 
 def test_two_clicks_on_two_objects_are_combined_to_their_union() -> None:
