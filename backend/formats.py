@@ -1,35 +1,30 @@
-"""Masks as the rest of the world writes them: brush RLE, bitmask PNG, COCO RLE; and back. Polygons: `backend.polygons`.
+"""Masks as the rest of the world reads them: brush RLE, bitmask PNG, COCO RLE. Polygons: `backend.polygons`.
+
+The way back is `semsam_model.mask_codecs`, which training reads with.
 
 Frame: photo pixels. A mask is bool (H, W), `size` is (H, W), a bbox is half-open x0, y0, x1, y1. Encoders take the crop
 of the mask inside its bbox, so that a large photo with a small mask costs little.
 
-Decoders read what came from outside: anything malformed raises BadRequest. Encoders called with a crop that does not
-fit its bbox, or a bbox outside the photo, raise BackendError.
+Called with a crop that does not fit its bbox, or a bbox outside the photo, they raise BackendError.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from backend.errors import BackendError, BadRequest
+from backend.errors import BackendError
+from semsam_model.mask_codecs import PNG_PREFIX, RLE_HEADER_BITS, Size
 
-Size = tuple[int, int]
 BBox = tuple[int, int, int, int]
 
 #: Bits of a run's length field, by class, as the editor and label-studio-sdk write them.
 RLE_LENGTH_BITS = (3, 4, 8, 16)
-RLE_HEADER_BITS = 32 + 5 + 4 * 4
-PNG_PREFIX = "data:image/png;base64,"
-#: Largest mask a decoder builds, so that a few bytes cannot ask for gigabytes.
-MAX_PIXELS = 1 << 28
 
 
 # ---------------------------------------------------------------------------------------------------------------- boxes
@@ -126,71 +121,6 @@ def _rle_header(total: int) -> bytes:
     return int(bits.ljust(56, "0"), 2).to_bytes(7, "big")
 
 
-def decode_brush_rle(rle: Sequence[int], size: Size) -> np.ndarray:
-    """Label Studio brush RLE -> bool (H, W): alpha >= 128, since the editor's eraser leaves half-transparent borders.
-
-    Reads whatever run sizes the header declares. Raises BadRequest for anything but a list of bytes, a length other
-    than 4 * H * W, a stream that ends early or runs past the image.
-    """
-    if not isinstance(rle, list | tuple):
-        raise BadRequest(f"rle: expected a list of integers 0..255, got {type(rle).__name__}")
-    try:
-        data = bytes(rle)
-    except (TypeError, ValueError):
-        raise BadRequest("rle: expected a list of integers 0..255, got something else in it") from None
-    if len(data) * 8 < RLE_HEADER_BITS:
-        raise BadRequest(f"rle: expected at least 7 bytes, got {len(data)}")
-    head = int.from_bytes(data[:7], "big") >> (56 - RLE_HEADER_BITS)
-    total, word = head >> 21, (head >> 16 & 31) + 1
-    size_bits = [(head >> shift & 15) + 1 for shift in (12, 8, 4, 0)]
-    height, width = checked_size(size)
-    if total != 4 * height * width:
-        raise BadRequest(
-            f"rle: expected {4 * height * width} values for {width} x {height} pixels, its header says {total}; "
-            "original_width and original_height must be those of the photo it was drawn on"
-        )
-    if word != 8:
-        raise BadRequest(f"rle: expected words of 8 bits, got {word}")
-
-    mask = np.zeros(height * width, bool)
-    end = 8 * len(data)
-    data += bytes(8)  # so that the window below never reads past the end
-    at, done = RLE_HEADER_BITS, 0
-    while done < total:
-        window = int.from_bytes(data[at >> 3 : (at >> 3) + 5], "big") << (at & 7)
-        repeated = window >> 39 & 1
-        bits = size_bits[window >> 37 & 3]
-        count = (window >> (37 - bits) & ((1 << bits) - 1)) + 1
-        at += 3 + bits
-        upto = done + count
-        if upto > total:
-            raise BadRequest(f"rle: expected {total} values, got a run that ends at {upto}")
-        if at + (8 if repeated else 8 * count) > end:
-            raise BadRequest(f"rle: expected {total} values, the stream ends after {done}")
-        # Alpha is every fourth value, at 3, 7, 11, ...
-        if repeated:
-            if data[at >> 3] << (at & 7) & 0x80:
-                mask[done >> 2 : upto >> 2] = True
-            at += 8
-        else:
-            first, last = at >> 3, (at + 8 * count + 7) >> 3
-            shift = -(at + 8 * count) % 8
-            chunk = int.from_bytes(data[first:last], "big") >> shift & ((1 << 8 * count) - 1)
-            alpha = np.frombuffer(chunk.to_bytes(count, "big"), np.uint8)[(3 - done) % 4 :: 4]
-            mask[done >> 2 : upto >> 2] = alpha >= 128
-            at += 8 * count
-        done = upto
-    return mask.reshape(height, width)
-
-
-def checked_size(size: Size) -> Size:
-    """The (H, W) itself; BadRequest when it is no photo's, or larger than a decoder builds."""
-    height, width = size
-    if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise BadRequest(f"size: expected a photo of 1 to {MAX_PIXELS} pixels, got {width} x {height}")
-    return height, width
-
-
 # ---------------------------------------------------------------------------------------------------------- bitmask PNG
 
 
@@ -204,25 +134,6 @@ def encode_bitmask(crop: np.ndarray, bbox: BBox, size: Size) -> str:
     return PNG_PREFIX + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def decode_bitmask(url: str, size: Size) -> np.ndarray:
-    """PNG data URL -> bool (H, W): alpha >= 128. A picture without transparency is all foreground, as in the editor.
-
-    Raises BadRequest for anything but a base64 PNG data URL of exactly the photo's size; the size is checked before
-    pixels are decoded.
-    """
-    height, width = checked_size(size)
-    if not isinstance(url, str) or not url.startswith(PNG_PREFIX):
-        raise BadRequest(f"imageDataURL: expected text that starts with {PNG_PREFIX!r}")
-    try:
-        data = base64.b64decode(url[len(PNG_PREFIX) :], validate=True)
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            if image.size != (width, height):
-                raise BadRequest(f"imageDataURL: expected width, height {(width, height)}, got {image.size}")
-            return np.asarray(image.convert("RGBA").getchannel("A")) >= 128
-    except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
-        raise BadRequest(f"imageDataURL: expected a base64 PNG, it cannot be read: {exc}") from exc
-
-
 # ------------------------------------------------------------------------------------------------------------- COCO RLE
 
 
@@ -230,50 +141,3 @@ def encode_coco_rle(crop: np.ndarray, bbox: BBox, size: Size) -> dict[str, Any]:
     """Crop of a mask -> {"size": [H, W], "counts": compressed text}."""
     encoded = coco.encode(paste(crop, bbox, size, order="F").view(np.uint8))
     return {"size": [int(n) for n in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
-
-
-def decode_coco_rle(rle: dict[str, Any], size: Size | None = None) -> np.ndarray:
-    """{"size", "counts"} with compressed text or a list of run lengths -> bool (H, W).
-
-    Not by pycocotools: it returns uninitialised memory when the runs end before the image does.
-    Raises BadRequest for anything malformed, runs that do not fill the image, or a size other than `size` when given.
-    """
-    if not isinstance(rle, dict) or not isinstance(rle.get("size"), list | tuple):
-        raise BadRequest('COCO RLE: expected {"size": [H, W], "counts": ...}')
-    declared, counts = rle["size"], rle.get("counts")
-    if len(declared) != 2 or not all(isinstance(n, int) for n in declared):
-        raise BadRequest(f"COCO RLE size: expected [H, W], got {declared!r}"[:200])
-    height, width = checked_size((declared[0], declared[1]))
-    if size is not None and size != (height, width):
-        raise BadRequest(f"COCO RLE size: expected {list(size)}, got {[height, width]}")
-    if isinstance(counts, str):
-        runs = _coco_runs(counts)
-    elif isinstance(counts, list | tuple) and all(isinstance(n, int) for n in counts):
-        runs = list(counts)
-    else:
-        raise BadRequest("COCO RLE counts: expected text or a list of run lengths")
-    if any(n < 0 for n in runs) or sum(runs) != height * width:
-        raise BadRequest(f"COCO RLE counts: expected runs that fill {height * width} pixels, they do not")
-    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return flat.reshape(width, height).T
-
-
-def _coco_runs(text: str) -> list[int]:
-    """Run lengths from COCO's text: 5 bits a character, low bits first, the sixth says "more"; from the fourth run on
-    the difference to the run two before."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift > 60:
-            raise BadRequest("COCO RLE counts: expected COCO's compressed text, got other characters")
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value -= 1 << shift
-            runs.append(value + runs[-2] if len(runs) > 2 else value)
-            value = shift = 0
-    if shift:
-        raise BadRequest("COCO RLE counts: expected whole numbers, the text ends inside one")
-    return runs

@@ -1,4 +1,4 @@
-"""Masks <-> polygons, along the borders of pixels.
+"""Masks -> polygons, along the borders of pixels; the way back is `semsam_model.mask_codecs.decode_polygons`.
 
 Frame: photo pixels, points (x, y). Pixel (column j, row i) covers [j, j+1) x [i, i+1), so a polygon around one pixel
 has side 1, a mask that touches the photo's edge reaches 0, W or H exactly, and nothing is shifted by half a pixel.
@@ -12,8 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from backend.errors import BadRequest
-from backend.formats import BBox, Size, checked_size
+from backend.formats import BBox
 
 DEFAULT_MAX_VERTICES = 200
 
@@ -139,47 +138,3 @@ def _nearest(a: np.ndarray, b: np.ndarray) -> tuple[float, int, int]:
 def encode_polygon(crop: np.ndarray, bbox: BBox, max_vertices: int = DEFAULT_MAX_VERTICES) -> np.ndarray:
     """Crop of a mask -> one ring float64 (n, 2), x, y in photo pixels; (0, 2) for an empty mask."""
     return join_rings(mask_to_rings(crop, bbox, max_vertices))
-
-
-def decode_polygons(rings: Sequence[np.ndarray], size: Size) -> np.ndarray:
-    """Rings (n, 2) in photo pixels -> bool (H, W): pixels whose centre is inside under the non-zero rule.
-
-    That is how the browser fills a region. What lies outside the photo is cut off. Raises BadRequest for a ring of
-    another shape or points that are not finite.
-    """
-    height, width = checked_size(size)
-    outlines = []
-    for ring in rings:
-        points = np.asarray(ring, np.float64)
-        if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-            raise BadRequest(f"polygon: expected finite points (n, 2), got an array of shape {points.shape}")
-        # Far outside the photo exactness is idle, and products of such numbers overflow.
-        outlines.append(np.clip(points, -1e7, 1e7))
-    mask = np.zeros((height, width), bool)
-    corners = np.concatenate([np.zeros((0, 2)), *outlines])
-    if corners.size:
-        x0, y0 = np.clip(np.floor(corners.min(axis=0)), 0, (width, height)).astype(int)
-        x1, y1 = np.clip(np.ceil(corners.max(axis=0)), 0, (width, height)).astype(int)
-        turns = np.zeros((y1 - y0, x1 - x0 + 1), np.int32)
-        for points in outlines:
-            _add_turns(turns, points - (x0, y0))
-        mask[y0:y1, x0:x1] = np.cumsum(turns, axis=1, out=turns)[:, :-1] != 0
-    return mask
-
-
-def _add_turns(turns: np.ndarray, points: np.ndarray) -> None:
-    """For every row's centre line, add +1 or -1 at the first column whose centre lies right of each edge crossing."""
-    height, width = turns.shape[0], turns.shape[1] - 1
-    following = np.roll(points, -1, axis=0)
-    falls = following[:, 1] > points[:, 1]
-    # Upper end first, whichever way the edge runs: the two ways over a bridge must cross at the very same place.
-    top = np.where(falls[:, None], points, following)
-    low = np.where(falls[:, None], following, points)
-    first = np.clip(np.ceil(top[:, 1] - 0.5), 0, height).astype(np.int64)
-    last = np.clip(np.ceil(low[:, 1] - 0.5), 0, height).astype(np.int64)
-    for k in np.flatnonzero(last > first):
-        rows = np.arange(first[k], last[k])
-        share = (rows + 0.5 - top[k, 1]) / (low[k, 1] - top[k, 1])
-        crossing = top[k, 0] + share * (low[k, 0] - top[k, 0])
-        columns = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
-        turns[rows, columns] += 1 if falls[k] else -1

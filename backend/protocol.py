@@ -1,4 +1,5 @@
-"""Label Studio's JSON <-> values of our own. The only place where percent becomes pixels and pixels become percent.
+"""Label Studio's JSON <-> values of our own. Percent becomes pixels and pixels become percent here and nowhere else,
+but for regions, which training reads too: `semsam_model.label_studio_masks`.
 
 `backend.payload` reads the bodies; here prompts become pixels, candidates become predictions, regions become masks.
 Percent run over the EXIF-oriented photo. `image_rotation`, the editor's turned view, changes neither percent nor
@@ -19,22 +20,19 @@ from backend import formats, polygons
 from backend.errors import BadRequest
 from backend.label_config import LEVELS, LabelConfig
 from backend.payload import (
-    MISSING,
     Event,
     PredictRequest,
     PromptRow,
     Setup,
     Size,
     TaskRef,
-    as_list,
-    as_number,
-    as_object,
-    declared_size,
     parse_event,
     parse_predict,
     parse_setup,
-    wrong_field,
 )
+from semsam_model import label_studio_masks
+from semsam_model.errors import DataError
+from semsam_model.label_studio_masks import rectangle_corners
 from semsam_model.types import Box, Candidate, Click, Prompt
 
 __all__ = [
@@ -179,27 +177,13 @@ def _mark(row: PromptRow, size: Size) -> Click | Box | None:
     height, width = size
     if row.kind == "keypoint":
         return _click(row.x, row.y, size, row.positive)
-    corners = _corners(row.x, row.y, row.width, row.height, row.rotation, size)
+    corners = rectangle_corners(row.x, row.y, row.width, row.height, row.rotation, size)
     (x0, y0), (x1, y1) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
     if x1 - x0 < 1 or y1 - y0 < 1:
         return _click(to_percent((x0 + x1) / 2, width), to_percent((y0 + y1) / 2, height), size, True)
     x0, x1 = max(x0, 0.0), min(x1, float(width))
     y0, y1 = max(y0, 0.0), min(y1, float(height))
     return Box(x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
-
-
-def _corners(x: float, y: float, width: float, height: float, rotation: float, size: Size) -> np.ndarray:
-    """A rectangle in percent -> its corners in pixels, float64 (4, 2), not clipped.
-
-    The editor turns a rectangle about its upper left corner, clockwise, in pixels rather than percent.
-    """
-    x, y, width, height = (max(-1e4, min(1e4, percent)) for percent in (x, y, width, height))
-    scale = np.array(size[::-1]) / 100
-    turn = math.radians(rotation % 360)
-    across = np.array([math.cos(turn), math.sin(turn)]) * width * scale[0]
-    down = np.array([-math.sin(turn), math.cos(turn)]) * height * scale[1]
-    origin = np.array([x, y]) * scale
-    return np.stack([origin, origin + across, origin + across + down, origin + down])
 
 
 def _click(x: float, y: float, size: Size, positive: bool) -> Click:
@@ -318,32 +302,7 @@ def region_mask(row: Any) -> np.ndarray | None:
 
     Brush, bitmask, polygon, rectangle, with or without labels. Raises BadRequest for a geometry that cannot be read.
     """
-    row = as_object(row, "region")
-    kind = row.get("type")
-    value = row.get("value")
-    if not isinstance(kind, str) or not isinstance(value, dict):
-        return None
-    shape = kind.removesuffix("labels")
-    if shape not in ("brush", "bitmask", "polygon", "rectangle"):
-        return None
-    size = declared_size(row, "region")
-    if size is None:
-        raise BadRequest("region: expected original_width and original_height, got neither")
-    if shape == "brush":
-        return formats.decode_brush_rle(value["rle"], size) if "rle" in value else None
-    if shape == "bitmask":
-        return formats.decode_bitmask(value.get("imageDataURL", ""), size)
-    if shape == "rectangle":
-        x, y, width, height = (
-            as_number(value.get(key, MISSING), f"region.value.{key}", "a percent number")
-            for key in ("x", "y", "width", "height")
-        )
-        rotation = as_number(value.get("rotation") or 0, "region.value.rotation", "degrees")
-        return polygons.decode_polygons([_corners(x, y, width, height, rotation, size)], size)
-    ring = []
-    for k, point in enumerate(as_list(value.get("points", MISSING), "region.value.points")):
-        if not isinstance(point, list) or len(point) != 2:
-            raise wrong_field(f"region.value.points[{k}]", "x and y in percent", point)
-        ring.append([as_number(part, f"region.value.points[{k}]", "x and y in percent") for part in point])
-    percent = np.clip(np.array(ring, np.float64).reshape(-1, 2), -1e4, 1e4)
-    return polygons.decode_polygons([percent / 100 * size[::-1]], size)
+    try:
+        return label_studio_masks.region_mask(row)
+    except DataError as exc:
+        raise BadRequest(str(exc)) from exc

@@ -14,6 +14,8 @@ FORBIDDEN = {
     "semsam_model": {"backend", "flask", "sqlalchemy", "label_studio_sdk"},
     "semsam_model.config": {"torch"},
     "semsam_model.types": {"torch"},
+    "semsam_model.mask_codecs": {"torch"},
+    "semsam_model.label_studio_masks": {"torch"},
     "semsam_model.candidates": {"torch", "semsam_model.model"},
     "backend.protocol": {"torch", "flask", "requests", "semsam_model.model"},
     "backend.label_config": {"torch", "flask", "requests"},

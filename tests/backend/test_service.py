@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from backend.formats import decode_brush_rle
 from backend.labelstudio import LabelStudio
 from backend.metrics import Metrics
 from backend.predictor import Predictor, loader
@@ -22,6 +21,7 @@ from backend.settings import Settings
 from semsam_model.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError
+from semsam_model.mask_codecs import decode_brush_rle
 from semsam_model.model import build_model
 from semsam_model.predict import propose
 from semsam_model.types import Click, Prompt
