@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from semsam_model.data import GRANULARITIES, Sample
+from semsam_model.data import GRANULARITIES, Region, Sample
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.matching import NO_TARGET, Targets
 from semsam_model.transforms import BOX, CLICK, PAD_TO
+from semsam_model.vocabulary import NO_LABEL, Vocabulary
 
 #: Photos tried for one place of a batch before the data is called unusable.
 _TRIES = 50
@@ -63,6 +64,7 @@ class Batch:
     boxes: Tensor  #: float (B, N, 4), cx, cy, w, h
     kinds: Tensor  #: long (B, N), click or box
     targets: Targets
+    labels: list[Tensor]  #: long (G_b,) for each image: the masks' rows in the vocabulary, or NO_LABEL
     names: list[str]
     skipped: list[str]  #: photos or masks that could not be read, and why
 
@@ -204,7 +206,9 @@ class TrainingBatches(Dataset[Batch]):
         click_box: float,
         fill: Sequence[float],
         seed: int,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
+        self.vocabulary = vocabulary
         self.samples, self.stages, self.config = samples, stages, config
         self.click_box, self.fill, self.seed = click_box, fill, seed
         counts = {s.source: 0 for s in samples}
@@ -238,7 +242,7 @@ class TrainingBatches(Dataset[Batch]):
             first, steps = first + stage.steps * stage.batch, steps - stage.steps
         first += steps * stage.batch
         rng = np.random.default_rng([self.seed, 2, index])
-        images, prompts, masks, names, partial = [], [], [], [], []
+        images, prompts, masks, labels, names, partial = [], [], [], [], [], []
         skipped: list[str] = []
         for place in range(first, first + stage.batch):
             number, position = divmod(place, len(self.samples))
@@ -251,9 +255,10 @@ class TrainingBatches(Dataset[Batch]):
                 chosen = int(rng.integers(len(self.samples)))
             else:
                 raise DataError(f"{_TRIES} photos in turn gave no usable mask, the last {sample.path}; {skipped[-3:]}")
-            image, kept, drawn = made
+            image, kept, drawn, rows = made
             images.append(torch.from_numpy(image).permute(2, 0, 1))
             masks.append(kept)
+            labels.append(torch.from_numpy(rows))
             prompts.append(drawn)
             names.append(sample.name)
             partial.append(sample.partial)
@@ -268,24 +273,26 @@ class TrainingBatches(Dataset[Batch]):
             torch.from_numpy(np.stack([drawn.boxes for drawn in prompts])),
             torch.from_numpy(np.stack([drawn.kinds for drawn in prompts])),
             targets,
+            labels,
             names,
             skipped,
         )
 
     def _make(
         self, sample: Sample, size: int, rng: np.random.Generator, skipped: list[str]
-    ) -> tuple[np.ndarray, np.ndarray, DrawnPrompts] | None:
-        """Image, the masks that its prompts may mean, prompts; None when nothing usable is left of the photo."""
+    ) -> tuple[np.ndarray, np.ndarray, DrawnPrompts, np.ndarray] | None:
+        """Image, the masks that its prompts may mean, prompts, the masks' labels; None without anything usable."""
         try:
             photo = sample.image()
         except DataError as exc:
             skipped.append(str(exc))
             return None
-        masks, granularity = [], []
+        masks, granularity, labels = [], [], []
         for index, region in enumerate(sample.regions):
             try:
                 masks.append(sample.mask(index))
                 granularity.append(region.granularity)
+                labels.append(self._label(sample, region))
             except DataError as exc:
                 skipped.append(str(exc))
         image, placed = augment(photo, masks, size, self.config, self.fill, rng)
@@ -296,4 +303,10 @@ class TrainingBatches(Dataset[Batch]):
         used = np.unique(drawn.targets[drawn.targets != NO_TARGET])
         renumber = np.full(len(large) + 1, NO_TARGET)
         renumber[used] = np.arange(len(used))
-        return image, placed[large][used], DrawnPrompts(drawn.boxes, drawn.kinds, renumber[drawn.targets])
+        prompts = DrawnPrompts(drawn.boxes, drawn.kinds, renumber[drawn.targets])
+        return image, placed[large][used], prompts, np.array(labels, np.int64)[large][used]
+
+    def _label(self, sample: Sample, region: Region) -> int:
+        if self.vocabulary is None:
+            return NO_LABEL
+        return self.vocabulary.row(sample.source, region.granularity, region.name)

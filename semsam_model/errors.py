@@ -6,6 +6,7 @@ SemsamError
 ├── PromptError        a click or box cannot be used
 ├── ImageError         pixels cannot be read or used
 ├── DataError          training or evaluation data is wrong
+├── TextEncoderError   the encoder of label texts is missing or not what it should be
 └── TrainingError      a training run cannot go on
 """
 
@@ -32,6 +33,10 @@ class ImageError(SemsamError):
 
 class DataError(SemsamError):
     """Training or evaluation data is wrong."""
+
+
+class TextEncoderError(SemsamError):
+    """The encoder of label texts is missing or not what it should be."""
 
 
 class TrainingError(SemsamError):

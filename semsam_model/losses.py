@@ -28,6 +28,7 @@ from semsam_model.matching import (
     match_prompts,
     sample_bilinear,
 )
+from semsam_model.name_losses import NameLoss
 
 #: (rows, points) -> float (rows, points, 2), uniform in 0..1.
 RandomPoints = Callable[[int, int], Tensor]
@@ -61,6 +62,8 @@ class LossConfig:
     box_l1: float = 5.0
     box_giou: float = 2.0
     iou: float = 1.0
+    #: Of the names' cross-entropies, on the last layer only; 0: no names are learned, and no text encoder is needed.
+    names: float = 0.0
     points: int = 1024  #: per mask; published: 12544 at 1024 pixels
     match_points: int = 2048  #: shared by all masks of an image
     oversample: float = 3.0
@@ -76,6 +79,7 @@ class LossConfig:
         checks = (
             (self.mode in get_args(LossMode), f"mode {self.mode!r}: expected one of {get_args(LossMode)}"),
             (self.iou_target in get_args(IouTarget), f"iou_target {self.iou_target!r}: expected {get_args(IouTarget)}"),
+            (self.names >= 0, f"names {self.names}: expected at least 0"),
             (self.points >= 1 and self.match_points >= 1, "points, match_points: expected at least 1"),
             (self.oversample >= 1 and 0 <= self.importance <= 1, "oversample >= 1 and importance 0..1 expected"),
         )
@@ -104,6 +108,8 @@ class LossOutput:
 
     total: Tensor
     layers: tuple[LayerLoss, ...]
+    matches: tuple[Match, ...]  #: of the B images: which query of the last layer is held to which mask
+    names: NameLoss | None = None  #: where names are learned; part of `total` then
 
 
 def uniform_points(device: torch.device, generator: torch.Generator | None = None) -> RandomPoints:
@@ -148,7 +154,7 @@ def _training_loss(
         losses[index] = _layer_loss(pairs, truth, config, random_points, last=index == len(layers) - 1)
     ordered = tuple(losses[index] for index in range(len(layers)))
     total = torch.stack([layer.weighted(config) for layer in ordered]).sum()
-    return LossOutput(total, ordered)
+    return LossOutput(total, ordered, tuple(matches))
 
 
 class _Truth:

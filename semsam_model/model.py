@@ -20,6 +20,7 @@ from semsam_model.config import ModelConfig
 from semsam_model.decoder import LayerOutput, PromptDecoder
 from semsam_model.deformable import Shapes
 from semsam_model.mobilenet import MobileNetV2
+from semsam_model.name_head import FIRST_SCALE, NameHead
 from semsam_model.pixel_decoder import Features, PixelDecoder
 from semsam_model.swin import Swin
 from semsam_model.transforms import Frame
@@ -34,13 +35,31 @@ class ImageEmbedding:
     mask_features: Tensor  #: (C, H/4, W/4) of the padded frame
     memory: Tensor  #: (S, C), strides 64, 32, 16, 8
     shapes: Shapes
+    name_maps: tuple[Tensor, ...] = ()  #: (C_i, h_i, w_i), see Features; empty where the config has no name_features
 
     @property
     def nbytes(self) -> int:
-        return self.mask_features.nbytes + self.memory.nbytes
+        return self.mask_features.nbytes + self.memory.nbytes + sum(m.nbytes for m in self.name_maps)
+
+    @property
+    def features(self) -> Features:
+        """The same as a batch of one."""
+        maps = tuple(m[None] for m in self.name_maps)
+        return Features(self.mask_features[None], self.memory[None], self.shapes, maps)
+
+    @classmethod
+    def of(cls, frame: Frame, features: Features) -> ImageEmbedding:
+        """From the features of a batch of one."""
+        maps = tuple(m[0] for m in features.name_maps)
+        return cls(frame, features.mask_features[0], features.memory[0], features.shapes, maps)
 
     def to(self, device: torch.device | str) -> ImageEmbedding:
-        return replace(self, mask_features=self.mask_features.to(device), memory=self.memory.to(device))
+        return replace(
+            self,
+            mask_features=self.mask_features.to(device),
+            memory=self.memory.to(device),
+            name_maps=tuple(m.to(device) for m in self.name_maps),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +83,9 @@ class SemanticSAM(nn.Module):
             backbone.channels, config.width, config.heads, config.points, config.encoder_layers, config.ffn
         )
         self.decoder = PromptDecoder(config)
+        self.name_head: NameHead | None = None
+        if config.name_features:
+            self.name_head = NameHead(backbone.channels[2:], config.width, config.text_dim)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean).view(3, 1, 1), persistent=False)
@@ -81,7 +103,7 @@ class SemanticSAM(nn.Module):
         frame = Frame.of((rgb.shape[0], rgb.shape[1]), self.config)
         images = frame.image(rgb, self.config).to(self.pixel_mean.device)
         f = self.features(images.to(self.dtype))
-        return ImageEmbedding(frame, f.mask_features[0], f.memory[0], f.shapes)
+        return ImageEmbedding.of(frame, f)
 
     @torch.inference_mode()
     def decode(
@@ -93,17 +115,25 @@ class SemanticSAM(nn.Module):
         """
         boxes, kinds = embedding.frame.prompts(prompts, self.config)
         device = embedding.memory.device
-        features = Features(embedding.mask_features[None], embedding.memory[None], embedding.shapes)
+        features = embedding.features
         (last,) = self.decoder(features, boxes[None].to(device), kinds[None].to(device))
         wanted = tuple(range(self.config.tokens)) if tokens is None else tuple(tokens)
-        logits = self.mask_logits(features, last.mask_embedding[:, :, list(wanted)])
+        object_embedding, part_embedding = last.object_embedding[0], last.part_embedding[0]
+        if self.name_head is None:
+            logits = self.mask_logits(features, last.mask_embedding[:, :, list(wanted)])[0]
+        else:  # names read every token's mask
+            every = self.mask_logits(features, last.mask_embedding)[0]
+            pooled_object, pooled_part = self.name_head(features, 0, every.flatten(0, 1))
+            object_embedding = object_embedding + pooled_object.unflatten(0, every.shape[:2])
+            part_embedding = part_embedding + pooled_part.unflatten(0, every.shape[:2])
+            logits = every[:, list(wanted)]
         return DecoderOutput(
-            logits=logits[0].float(),
+            logits=logits.float(),
             tokens=wanted,
             predicted_iou=last.predicted_iou[0].float(),
             boxes=last.boxes[0].float(),
-            object_embedding=nn.functional.normalize(last.object_embedding[0].float(), dim=-1),
-            part_embedding=nn.functional.normalize(last.part_embedding[0].float(), dim=-1),
+            object_embedding=nn.functional.normalize(object_embedding.float(), dim=-1),
+            part_embedding=nn.functional.normalize(part_embedding.float(), dim=-1),
         )
 
     @property
@@ -118,11 +148,33 @@ class SemanticSAM(nn.Module):
 
     def features(self, images: Tensor) -> Features:
         """(B, 3, H, W) normalised, H and W multiples of 32."""
-        return self.pixel_decoder(self.backbone(images))
+        maps = self.backbone(images)
+        features = self.pixel_decoder(maps)
+        return features if self.name_head is None else replace(features, name_maps=tuple(maps[2:]))
 
     def prompt(self, features: Features, boxes: Tensor, kinds: Tensor, all_layers: bool = False) -> list[LayerOutput]:
         """See PromptDecoder.forward."""
         return self.decoder(features, boxes, kinds, all_layers)
+
+    def class_embeddings(
+        self, features: Features, output: LayerOutput, image: int, query: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Queries (n,), prompt * tokens + token, of one image of the batch -> two (n, E), objects and parts.
+
+        Not normalised.
+        """
+        of_object = output.object_embedding[image].flatten(0, 1)[query]
+        of_part = output.part_embedding[image].flatten(0, 1)[query]
+        if self.name_head is None:
+            return of_object, of_part
+        logits = output.mask_embedding[image].flatten(0, 1)[query] @ features.mask_features[image].flatten(1)
+        size = features.mask_features.shape[-2:]
+        pooled_object, pooled_part = self.name_head(features, image, logits.unflatten(1, size))
+        return of_object + pooled_object, of_part + pooled_part
+
+    def name_scales(self) -> Tensor:
+        """(2,) what cosines of objects and of parts are multiplied with before the softmax over labels."""
+        return self.pixel_mean.new_full((2,), FIRST_SCALE) if self.name_head is None else self.name_head.scales()
 
     def mask_logits(self, features: Features, mask_embedding: Tensor) -> Tensor:
         """mask_embedding (B, N, T, C) -> (B, N, T, H/4, W/4)."""

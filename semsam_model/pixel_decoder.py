@@ -25,6 +25,7 @@ class Features:
     mask_features: Tensor  #: (B, C, H/4, W/4)
     memory: Tensor  #: (B, S, C), levels of stride 64, 32, 16, 8 one after another, each row-major
     shapes: Shapes  #: (h, w) of the memory levels
+    name_maps: tuple[Tensor, ...] = ()  #: backbone maps (B, C_i, h_i, w_i) at strides 16 and 32, where names read them
 
     def level(self, index: int) -> Tensor:
         """Memory level as a map (B, C, h, w); 0 is stride 64, 3 is stride 8."""

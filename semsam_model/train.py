@@ -11,6 +11,7 @@ import dataclasses
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,10 +27,13 @@ from torch.utils.data import DataLoader
 from semsam_model.batches import Batch, TrainingBatches
 from semsam_model.data import Sample, read_samples
 from semsam_model.errors import ConfigError
+from semsam_model.name_head import KINDS
+from semsam_model.text import TextEncoder
 from semsam_model.train_config import TrainConfig, read_train_config
 from semsam_model.train_probe import Oracle, pick_probes
 from semsam_model.train_report import Reporter, say_skipped
 from semsam_model.train_state import STATE, Run, save_weights
+from semsam_model.vocabulary import Vocabulary, encode_vocabulary
 
 WEIGHTS = "model.safetensors"
 
@@ -86,9 +90,17 @@ def train(
         torch.set_num_threads(config.threads)
     if not resume and (out / STATE).exists():
         raise ConfigError(f"{out}: already holds a run; expected an empty folder, or resume to go on with this one")
-    run = Run(config, out, torch.device(device))
+    vocabulary = Vocabulary.of(samples) if config.loss.names > 0 else None
+    run = Run(config, out, torch.device(device), vocabulary)
     if resume:
         run.load(console)
+    else:
+        if run.fresh:
+            console.print(f"not in {config.init}, so learned from scratch: {', '.join(run.fresh)}")
+        if vocabulary is not None:
+            encoder = TextEncoder(config.text_encoder)
+            run.learn_names(encode_vocabulary(vocabulary, encoder, run.model.config.text_dim))
+            console.print(f"names: {_lists(vocabulary)}")
     batches = TrainingBatches(
         samples,
         [dataclasses.replace(stage, steps=stage.steps * config.accumulate) for stage in config.stages],
@@ -96,6 +108,7 @@ def train(
         click_box=run.model.click_box,
         fill=run.model.config.pixel_mean,
         seed=config.seed,
+        vocabulary=vocabulary,
     )
     out.mkdir(parents=True, exist_ok=True)
     probes = pick_probes(val, config.probe_per_source)
@@ -106,6 +119,11 @@ def train(
         oracle = None if stopped == "interrupted" else reporter.probe()
     console.print(f"{stopped} after {run.step} steps; weights in {out / WEIGHTS}")
     return TrainResult(out / WEIGHTS, run.step, stopped, oracle)
+
+
+def _lists(vocabulary: Vocabulary) -> str:
+    counts = Counter(f"{source} {KINDS[head]}s" for source, head, _ in vocabulary.rows)
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _loop(run: Run, batches: TrainingBatches, reporter: Reporter) -> Literal["finished", "time", "interrupted"]:

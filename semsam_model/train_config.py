@@ -26,6 +26,8 @@ class TrainConfig:
     """Weights of the whole model to start from (a run's model.safetensors)"""
     init_backbone: str | None = None
     """ImageNet weights of the backbone to start from (safetensors)"""
+    text_encoder: str | None = None
+    """Folder or hub name of the encoder of labels; the installed package when null. Only where names are learned"""
     lr: float = 4e-4
     lr_backbone: float = 5e-5
     lr_final: float = 0.01

@@ -78,7 +78,7 @@ def _answer(model: SemanticSAM, probe: Probe, pixels: int) -> tuple[np.ndarray, 
     frame = Frame.of((height, width), config)
     device = model.decoder.content.device
     features = model.features(frame.image(probe.image, config).to(device))
-    embedding = ImageEmbedding(frame, features.mask_features[0], features.memory[0], features.shapes)
+    embedding = ImageEmbedding.of(frame, features)
     output = model.decode(embedding, probe.clicks)
     logits = F.interpolate(output.logits, scale_factor=LOGIT_STRIDE, mode="bilinear", align_corners=False)
     logits = logits[..., : frame.resized[0], : frame.resized[1]]

@@ -76,6 +76,16 @@ class Reporter:
                 term.name: round(float(getattr(result.layers[-1], term.name).detach()), 4)
                 for term in dataclasses.fields(result.layers[-1])
             }
+            if result.names is not None:
+                names, scales = result.names, self.run.model.name_scales().tolist()
+                terms |= {
+                    "object_name": round(float(names.object_name.detach()), 4),
+                    "part_name": round(float(names.part_name.detach()), 4),
+                    "object_scale": round(scales[0], 3),
+                    "part_scale": round(scales[1], 3),
+                }
+                shares = {"object_top1": names.object_top1, "part_top1": names.part_top1}
+                terms |= {name: round(share, 4) for name, share in shares.items() if share is not None}
             row = {
                 "loss": round(float(np.mean(self.totals)), 4),
                 "images_per_second": round(rate, 3),

@@ -18,12 +18,18 @@ from torch import Tensor, nn
 
 from semsam_model.batches import Batch
 from semsam_model.config import read_model_config
+from semsam_model.decoder import LayerOutput
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
 from semsam_model.losses import LossOutput, training_loss
 from semsam_model.model import SemanticSAM, build_model
+from semsam_model.name_losses import name_loss
+from semsam_model.pixel_decoder import Features
 from semsam_model.train_config import TrainConfig
+from semsam_model.vocabulary import NO_LABEL, NameTable, Vocabulary
 
 STATE = "state.pt"
+#: What `init` weights may lack: learned on top of them.
+MAY_BE_FRESH = ("name_head.",)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -37,14 +43,20 @@ def save_weights(model: nn.Module, path: Path) -> None:
 class Run:
     """Model, averaged model, optimiser and the count of steps: what a resumed run must find again."""
 
-    def __init__(self, config: TrainConfig, out: Path, device: torch.device) -> None:
-        self.config, self.out, self.device = config, out, device
+    def __init__(
+        self, config: TrainConfig, out: Path, device: torch.device, vocabulary: Vocabulary | None = None
+    ) -> None:
+        """vocabulary: labels of the data; names are learned once `learn_names` or `load` gave their vectors."""
+        self.config, self.out, self.device, self.vocabulary = config, out, device, vocabulary
+        self.name_vectors: Tensor | None = None
+        self.name_table: NameTable | None = None
+        self.fresh: list[str] = []
         torch.manual_seed(config.seed)
         self.model: SemanticSAM = build_model(read_model_config(config.model)).to(device)
         if config.init_backbone is not None:
             self._start_backbone(Path(config.init_backbone))
         if config.init is not None:
-            _load_whole(self.model, Path(config.init))
+            self.fresh = _load_whole(self.model, Path(config.init))
         self.ema: SemanticSAM = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.model.train()
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), betas=(0.9, 0.999))
@@ -58,6 +70,12 @@ class Run:
         if load is None:
             raise ConfigError(f"init_backbone: model {self.config.model} has no ImageNet loader; use init instead")
         load(path)
+
+    def learn_names(self, vectors: Tensor) -> None:
+        """Text vectors (V, E) of the vocabulary's rows."""
+        assert self.vocabulary is not None
+        self.name_vectors = vectors
+        self.name_table = NameTable.of(self.vocabulary, vectors).to(self.device)
 
     @property
     def progress(self) -> float:
@@ -83,7 +101,24 @@ class Run:
             layers = self.model.prompt(
                 features, batch.boxes.to(self.device), batch.kinds.to(self.device), all_layers=True
             )
-            return training_loss(layers, features.mask_features, batch.targets.to(self.device), self.config.loss)
+            targets = batch.targets.to(self.device)
+            result = training_loss(layers, features.mask_features, targets, self.config.loss)
+            return result if self.name_table is None else self._with_names(result, features, layers[-1], batch)
+
+    def _with_names(self, result: LossOutput, features: Features, last: LayerOutput, batch: Batch) -> LossOutput:
+        assert self.name_table is not None
+        objects, parts, labels = [], [], []
+        for image, match in enumerate(result.matches):
+            rows = batch.labels[image].to(self.device)[match.target]
+            query, rows = match.query[rows != NO_LABEL], rows[rows != NO_LABEL]
+            of_object, of_part = self.model.class_embeddings(features, last, image, query)
+            objects.append(of_object)
+            parts.append(of_part)
+            labels.append(rows)
+        names = name_loss(
+            torch.cat(objects), torch.cat(parts), torch.cat(labels), self.name_table, self.model.name_scales()
+        )
+        return dataclasses.replace(result, total=result.total + self.config.loss.names * names.total, names=names)
 
     def optimise(self, batches: Sequence[Batch]) -> tuple[LossOutput, float]:
         """One step; returns the loss of the last batch and the mean total. Raises TrainingError when not finite."""
@@ -132,6 +167,8 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "labels": None if self.name_vectors is None or self.vocabulary is None else _as_json(self.vocabulary),
+            "label_vectors": self.name_vectors,
             "config": json.dumps(dataclasses.asdict(self.config)),
         }
         temporary = self.out / (STATE + ".tmp")
@@ -150,6 +187,13 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
         except Exception as exc:  # torch raises many kinds, all of which mean: not this run's state
             raise CheckpointError(f"{path}: expected the saved state of model {self.config.model}: {exc}") from exc
+        if self.config.loss.names > 0:
+            if self.vocabulary is None or state.get("labels") != _as_json(self.vocabulary):
+                raise CheckpointError(
+                    f"{path}: its names were learned with other label lists than the data has; resume with the data of "
+                    "that run, or start a new run with `init`"
+                )
+            self.learn_names(state["label_vectors"].cpu())
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         before, now = json.loads(state["config"]), json.loads(json.dumps(dataclasses.asdict(self.config)))
         changed = [f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
@@ -158,11 +202,22 @@ class Run:
         console.print(f"resumed at step {self.step}" + (f"; changed settings: {'; '.join(changed)}" if changed else ""))
 
 
-def _load_whole(model: nn.Module, path: Path) -> None:
+def _as_json(vocabulary: Vocabulary) -> str:
+    return json.dumps([vocabulary.rows, vocabulary.counts])
+
+
+def _load_whole(model: nn.Module, path: Path) -> list[str]:
+    """Load a state dict; returns the parameters that it lacks and may lack, which stay as initialised."""
     try:
-        model.load_state_dict(load_file(path))
-    except Exception as exc:  # missing file, not safetensors, other names or shapes
+        found = load_file(path)
+    except Exception as exc:  # missing file, not safetensors
         raise CheckpointError(f"{path}: expected a state dict of this model as safetensors: {exc}") from exc
+    fresh = [name for name in model.state_dict() if name not in found and name.startswith(MAY_BE_FRESH)]
+    try:
+        model.load_state_dict(found | {name: model.state_dict()[name] for name in fresh})
+    except RuntimeError as exc:  # other names or shapes
+        raise CheckpointError(f"{path}: expected a state dict of this model as safetensors: {exc}") from exc
+    return fresh
 
 
 def parameter_groups(model: SemanticSAM, config: TrainConfig) -> list[dict[str, Any]]:

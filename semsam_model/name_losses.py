@@ -1,0 +1,53 @@
+"""Learning names: each matched query's class embedding against the text vectors of its own source's labels.
+
+Object names reach only the object head, part names only the part head, and a mask without a usable name neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from semsam_model.vocabulary import NO_LABEL, NameTable
+
+
+@dataclass(frozen=True, eq=False)
+class NameLoss:
+    """Unweighted cross-entropies, scalars, and how often the right label was the first."""
+
+    object_name: Tensor
+    part_name: Tensor
+    object_top1: float | None  #: share of the named objects of the batch; None without any
+    part_top1: float | None
+
+    @property
+    def total(self) -> Tensor:
+        return self.object_name + self.part_name
+
+
+def name_loss(
+    object_embedding: Tensor, part_embedding: Tensor, labels: Tensor, table: NameTable, scales: Tensor
+) -> NameLoss:
+    """n queries: two embeddings (n, E), any length; labels long (n,) rows of `table` or NO_LABEL; scales (2,).
+
+    Softmax over scale times cosine with the labels of the same source and kind; mean over objects, and over parts,
+    weighted by label. Heads without a named query get exactly no gradient.
+    """
+    terms, shares = [], []
+    for head, embedding in enumerate((object_embedding, part_embedding)):
+        chosen = torch.nonzero(labels != NO_LABEL)[:, 0]
+        chosen = chosen[table.heads[labels[chosen]] == head]
+        if not len(chosen):
+            terms.append(embedding.new_zeros((), dtype=torch.float32))
+            shares.append(None)
+            continue
+        wanted = labels[chosen]
+        logits = scales[head].float() * (F.normalize(embedding[chosen].float(), dim=-1) @ table.vectors.T)
+        logits = logits.masked_fill(table.lists[wanted][:, None] != table.lists, float("-inf"))
+        weights = table.weights[wanted]
+        terms.append((weights * F.cross_entropy(logits, wanted, reduction="none")).sum() / weights.sum())
+        shares.append(float((logits.detach().argmax(1) == wanted).float().mean()))
+    return NameLoss(terms[0], terms[1], shares[0], shares[1])

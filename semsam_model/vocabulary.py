@@ -1,0 +1,86 @@
+"""The label lists of training data, and their text vectors: what names are learned against.
+
+Sources annotate different lists, so a mask is only held against the labels of its own source and kind: a window in a
+source that never marks doors says nothing about doors.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from semsam_model.data import Sample
+from semsam_model.errors import ConfigError
+from semsam_model.text import GENERIC, TextEncoder, normalise_label
+
+NO_LABEL = -1
+#: Head that learns a region's name, by granularity. Regions with a name ("sky") are wholes of their own.
+HEAD_OF = {"object": 0, "region": 0, "part": 1}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """One row for each label of each source and head, in a fixed order. A list of a single label teaches nothing."""
+
+    rows: tuple[tuple[str, int, str], ...]  #: source, head, normalised label
+    counts: tuple[int, ...]  #: regions that bear it
+    index: dict[tuple[str, int, str], int] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "index", {row: number for number, row in enumerate(self.rows)})
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Vocabulary:
+        counts = Counter(
+            (sample.source, HEAD_OF[region.granularity], normalise_label(region.name))
+            for sample in samples
+            for region in sample.regions
+        )
+        named = {row: count for row, count in counts.items() if row[2] not in GENERIC}
+        lists = Counter(row[:2] for row in named)
+        rows = sorted(row for row in named if lists[row[:2]] > 1)
+        return cls(tuple(rows), tuple(named[row] for row in rows))
+
+    def row(self, source: str, granularity: str, name: str) -> int:
+        """Row of a region's label, or NO_LABEL."""
+        return self.index.get((source, HEAD_OF[granularity], normalise_label(name)), NO_LABEL)
+
+
+@dataclass(frozen=True, eq=False)
+class NameTable:
+    """Text vectors of a vocabulary's V rows, with what the loss asks of a row."""
+
+    vectors: Tensor  #: (V, E), unit length
+    heads: Tensor  #: long (V,), 0 object, 1 part
+    lists: Tensor  #: long (V,), rows of one source and head share a number
+    weights: Tensor  #: (V,), rarer labels count more, by the square root
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, vectors: Tensor) -> NameTable:
+        lists = sorted({row[:2] for row in vocabulary.rows})
+        numbers = torch.tensor([lists.index(row[:2]) for row in vocabulary.rows], dtype=torch.long)
+        counts = torch.tensor(vocabulary.counts, dtype=torch.float32)
+        weights = torch.ones_like(counts)
+        for number in range(len(lists)):
+            chosen = numbers == number
+            rare = counts[chosen].rsqrt()
+            weights[chosen] = rare * counts[chosen].sum() / (rare * counts[chosen]).sum()  # mean 1 over regions
+        heads = torch.tensor([row[1] for row in vocabulary.rows], dtype=torch.long)
+        return cls(vectors.float(), heads, numbers, weights.clamp(max=10))
+
+    def to(self, device: torch.device | str) -> NameTable:
+        return NameTable(self.vectors.to(device), self.heads.to(device), self.lists.to(device), self.weights.to(device))
+
+
+def encode_vocabulary(vocabulary: Vocabulary, encoder: TextEncoder, text_dim: int) -> Tensor:
+    """Text vectors (V, E). Raises ConfigError without labels or for another dimension, TextEncoderError."""
+    if not vocabulary.rows:
+        raise ConfigError("names: expected a source with at least two different labels; set loss.names to 0")
+    vectors = encoder.embed([label for _, _, label in vocabulary.rows])
+    if vectors.shape[1] != text_dim:
+        raise ConfigError(f"names: the model's text_dim is {text_dim}, the text encoder gives {vectors.shape[1]}")
+    return vectors
