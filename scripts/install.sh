@@ -25,6 +25,9 @@ clean_up() {
 trap clean_up EXIT
 trap 'printf "\nStopped; nothing half-made is left behind.\n" >&2; exit 130' INT TERM HUP
 
+# last_words LOG: its last line worth showing, plain characters only, so that it can be cut anywhere.
+last_words() { grep -v '^WARNING' "$1" 2>/dev/null | tail -n 1 | LC_ALL=C tr -cd '\40-\176'; }
+
 # step TEXT LOG COMMAND...: runs the command with its output in LOG, and shows TEXT with the seconds that pass.
 step() {
     local text=$1 log=$2 began=$SECONDS status=0
@@ -33,7 +36,7 @@ step() {
     if [[ -t 1 ]]; then
         # in the background, so that Ctrl-C reaches the command itself
         ( while kill -0 $$ 2>/dev/null; do
-              printf '\r\033[K… %s  %d s  %.60s' "$text" "$((SECONDS - began))" "$(grep -v "^WARNING" "$log" 2>/dev/null | tail -n 1)"
+              printf '\r\033[K… %s  %d s  %.60s' "$text" "$((SECONDS - began))" "$(last_words "$log")"
               sleep 1
           done ) &
         ticker=$!
