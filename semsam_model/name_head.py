@@ -7,30 +7,48 @@ outlines. The backbone's own features know classes. Both are added up, so a publ
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from semsam_model.errors import CheckpointError
 from semsam_model.pixel_decoder import LEVELS, Features
 
 HIDDEN = 256
+CLASS_FEATURES = 1280  #: of MobileNetV2, before its classifier
 FIRST_SCALE = 20.0  #: of cosines in the softmax, before training
 LARGEST_SCALE = 100.0
 KINDS = ("object", "part")  #: order of the two projections and scales
 
 
 class NameHead(nn.Module):
-    """Pools the memory at stride 8 and the backbone maps of strides 16 and 32 inside a mask; one projection a kind."""
+    """Pools the memory at stride 8 and the backbone maps of strides 16 and 32 inside a mask; one projection a kind.
+
+    `classes` is the last layer before MobileNetV2's ImageNet classifier, applied to the pooled map of stride 32.
+    """
 
     def __init__(self, channels: tuple[int, ...], width: int, text_dim: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(c) for c in (width, *channels))
-        total = width + sum(channels)
+        self.classes = nn.Linear(channels[-1], CLASS_FEATURES)
+        self.norms = nn.ModuleList(nn.LayerNorm(c) for c in (width, *channels, CLASS_FEATURES))
+        total = width + sum(channels) + CLASS_FEATURES
         self.projections = nn.ModuleList(
             nn.Sequential(nn.Linear(total, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, text_dim)) for _ in KINDS
         )
         self.log_scale = nn.Parameter(torch.full((len(KINDS),), math.log(FIRST_SCALE)))
+
+    def load_imagenet(self, path: Path) -> None:
+        """Start `classes` from the same ImageNet file as the backbone. Raises CheckpointError."""
+        found = load_file(path)
+        try:
+            self.classes.load_state_dict(
+                {"weight": found["head.weight"].flatten(1).float(), "bias": found["head.bias"].float()}
+            )
+        except (KeyError, RuntimeError) as exc:
+            raise CheckpointError(f"{path}: expected head.weight and head.bias of MobileNetV2 1.0: {exc}") from exc
 
     def scales(self) -> Tensor:
         """(2,) what the cosines of objects and of parts are multiplied with before the softmax over labels."""
@@ -44,10 +62,12 @@ class NameHead(nn.Module):
         weights = logits.detach().float().sigmoid()[:, None]
         maps = [features.level(LEVELS - 1)[image], *(m[image] for m in features.name_maps)]
         pooled = []
-        for norm, level in zip(self.norms, maps, strict=True):
-            share = F.adaptive_avg_pool2d(weights, level.shape[-2:]).flatten(1)
+        for level in maps:
+            height, width = level.shape[-2:]
+            share = F.adaptive_avg_pool2d(weights, (height, width)).flatten(1)
             share = share / share.sum(1, keepdim=True).clamp(min=1e-6)
-            pooled.append(norm(share.to(level.dtype) @ level.flatten(1).T))
-        x = torch.cat(pooled, 1)
+            pooled.append(share.to(level.dtype) @ level.flatten(1).T)
+        pooled.append(F.relu6(self.classes(pooled[-1])))
+        x = torch.cat([norm(part) for norm, part in zip(self.norms, pooled, strict=True)], 1)
         of_object, of_part = (projection(x) for projection in self.projections)
         return of_object, of_part

@@ -36,7 +36,8 @@ def name_loss(
     Softmax over scale times cosine with the labels of the same source and kind; mean over objects, and over parts,
     weighted by label. Heads without a named query get exactly no gradient.
     """
-    terms, shares = [], []
+    terms: list[Tensor] = []
+    shares: list[float | None] = []
     for head, embedding in enumerate((object_embedding, part_embedding)):
         chosen = torch.nonzero(labels != NO_LABEL)[:, 0]
         chosen = chosen[table.heads[labels[chosen]] == head]

@@ -96,7 +96,8 @@ def train(
         run.load(console)
     else:
         if run.fresh:
-            console.print(f"not in {config.init}, so learned from scratch: {', '.join(run.fresh)}")
+            parts = ", ".join(sorted({name.split(".")[0] for name in run.fresh}))
+            console.print(f"{len(run.fresh)} tensors of {parts} are not in {config.init} and start anew")
         if vocabulary is not None:
             encoder = TextEncoder(config.text_encoder)
             run.learn_names(encode_vocabulary(vocabulary, encoder, run.model.config.text_dim))

@@ -30,6 +30,8 @@ from semsam_model.vocabulary import NO_LABEL, NameTable, Vocabulary
 STATE = "state.pt"
 #: What `init` weights may lack: learned on top of them.
 MAY_BE_FRESH = ("name_head.",)
+#: Parameters that may come from ImageNet and learn with `lr_backbone`.
+PRETRAINED = ("backbone.", "name_head.classes.")
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -70,6 +72,8 @@ class Run:
         if load is None:
             raise ConfigError(f"init_backbone: model {self.config.model} has no ImageNet loader; use init instead")
         load(path)
+        if self.model.name_head is not None:
+            self.model.name_head.load_imagenet(path)
 
     def learn_names(self, vectors: Tensor) -> None:
         """Text vectors (V, E) of the vocabulary's rows."""
@@ -228,7 +232,7 @@ def parameter_groups(model: SemanticSAM, config: TrainConfig) -> list[dict[str, 
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        key = (name.startswith("backbone."), parameter.ndim >= 2 and name.endswith("weight"))
+        key = (name.startswith(PRETRAINED), parameter.ndim >= 2 and name.endswith("weight"))
         groups.setdefault(key, []).append(parameter)
     return [
         {
