@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
+import re
 import shutil
 import signal
 import time
@@ -59,7 +61,7 @@ class ProjectMaker:
                 "together. Restore the one that was lost, or move the data folder away to start afresh"
             )
         if not response.ok:
-            raise DemoError(f"Label Studio refused {method} {path} with {response.status_code}: {response.text[:500]}")
+            raise DemoError(f"Label Studio refused {method} {path} with {response.status_code}: {_reason(response)}")
         return response.json() if response.content else None
 
     def make(self, title: str, labeling_config: str, photographs: Sequence[Path], backend_url: str) -> DemoProject:
@@ -95,6 +97,16 @@ class ProjectMaker:
             for webhook in self.call("GET", "/api/webhooks/", params={"project": project}):
                 if webhook["url"] == f"{ours['url']}/webhook":
                     self.call("PATCH", f"/api/webhooks/{webhook['id']}/", json={"url": f"{backend_url}/webhook"})
+
+
+def _reason(response: requests.Response) -> str:
+    """What Label Studio says about a refusal, in a line without markup."""
+    try:
+        body = response.json()
+        text = json.dumps(body.get("validation_errors") or body["detail"])
+    except (ValueError, KeyError, AttributeError):
+        text = response.text
+    return re.sub(r"<[^>]*>", "", " ".join(text.split()))[:500]
 
 
 def prepare(label_studio_url: str, token: str, backend_url: str, root: Path | None = None) -> DemoProject:
