@@ -1,0 +1,68 @@
+"""Which name reaches which head, and against which labels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from semsam_model.name_losses import NameLoss, name_loss
+from semsam_model.vocabulary import NO_LABEL, NameTable, Vocabulary
+
+ROWS = (("street", 0, "car"), ("street", 0, "house"), ("street", 1, "door"), ("street", 1, "wheel"), ("zoo", 0, "bear"))
+VOCABULARY = Vocabulary((*ROWS, ("zoo", 0, "deer")), (400, 100, 30, 30, 10, 10))
+
+
+@pytest.fixture
+def table() -> NameTable:
+    vectors = torch.randn(len(VOCABULARY.rows), 8, generator=torch.Generator().manual_seed(0))
+    return NameTable.of(VOCABULARY, torch.nn.functional.normalize(vectors, dim=-1))
+
+
+def gradients(labels: list[int], table: NameTable) -> tuple[NameLoss, Tensor | None, Tensor | None]:
+    generator = torch.Generator().manual_seed(1)
+    heads = [torch.randn(len(labels), 8, generator=generator).requires_grad_() for _ in range(2)]
+    loss = name_loss(heads[0], heads[1], torch.tensor(labels, dtype=torch.long), table, torch.full((2,), 10.0))
+    if loss.total.requires_grad:
+        loss.total.backward()
+    return loss, heads[0].grad, heads[1].grad
+
+
+def test_object_names_give_no_gradient_to_the_part_head(table: NameTable) -> None:
+    loss, of_object, of_part = gradients([0, 4, NO_LABEL], table)
+    assert loss.part_name == 0 and loss.part_top1 is None and of_part is None
+    assert of_object is not None
+    assert of_object[:2].abs().sum(1).min() > 0
+    assert not of_object[2].any()
+
+
+def test_part_names_give_no_gradient_to_the_object_head(table: NameTable) -> None:
+    loss, of_object, of_part = gradients([2, 3], table)
+    assert loss.object_name == 0 and of_object is None
+    assert of_part is not None and of_part.any()
+
+
+def test_masks_without_a_name_teach_neither_head(table: NameTable) -> None:
+    loss, of_object, of_part = gradients([NO_LABEL, NO_LABEL], table)
+    assert loss.total == 0 and of_object is None and of_part is None
+    assert gradients([], table)[0].total == 0
+
+
+def test_labels_of_other_sources_are_no_wrong_answers(table: NameTable) -> None:
+    before = gradients([0, 1], table)[0].total
+    table.vectors[4:] = -table.vectors[4:]
+    assert gradients([0, 1], table)[0].total == before
+    table.vectors[1] = -table.vectors[1]
+    assert gradients([0, 1], table)[0].total != before
+
+
+def test_a_perfect_embedding_costs_nothing_at_a_high_scale(table: NameTable) -> None:
+    labels = torch.arange(6)
+    loss = name_loss(3 * table.vectors, 5 * table.vectors, labels, table, torch.full((2,), 1000.0))
+    assert loss.total < 1e-3
+    assert (loss.object_top1, loss.part_top1) == (1, 1)
+
+
+def test_a_rare_label_counts_more_a_mask_and_a_list_as_a_whole_counts_as_before(table: NameTable) -> None:
+    assert torch.isclose(table.weights[1] / table.weights[0], torch.tensor(2.0))  # four times rarer
+    assert torch.isclose(table.weights[0] * 0.8 + table.weights[1] * 0.2, torch.tensor(1.0))
