@@ -176,6 +176,31 @@ def train(
     train_from_config(config, data=data, out=out, resume=resume, device=device, backbone_weights=backbone)
 
 
+@app.command("train-ranker")
+def train_ranker(
+    weights: Annotated[Path, typer.Option("--weights", help="Weights file whose network proposes; it stays as it is.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder with SOURCE.json and photos, see docs/data.md.")],
+    out: Annotated[Path, typer.Option("--out", help="Weights file to write: the same network with the new ranker.")],
+    per_source: Annotated[int, typer.Option(help="At most this many photos a source, evenly spaced.")] = 60,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same ranker.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N")] = "cpu",
+) -> None:
+    """Learn which candidate to put first, for a trained network."""
+    from rich.progress import Progress
+
+    from semsam_model.checkpoint import load, with_ranker
+    from semsam_model.data import evenly, read_samples
+    from semsam_model.ranker_training import fit_ranker
+
+    samples = evenly(read_samples(data).samples, per_source)
+    network, _ = load(weights, device=device)
+    with Progress() as progress:
+        task = progress.add_task("photos", total=len(samples))
+        ranker = fit_ranker(network, samples, per_source=None, seed=seed, on_photo=lambda: progress.advance(task))
+    card = {"ranker": {"photos": len(samples), "per_source": per_source, "seed": seed}}
+    print(f"written to {out} as {with_ranker(weights, ranker, out, card=card)}")
+
+
 @evaluate_app.command()
 def clicks(
     data: Annotated[list[Path], typer.Argument(help="Folders with SOURCE.json and photos, see docs/data.md.")],

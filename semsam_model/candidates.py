@@ -7,8 +7,8 @@ so a speck removed from the cells is gone from the photo.
 
 What several prompts mean (published weights know one positive click):
   1. each positive click, each box, and each box's centre is decoded alone: six proposals each;
-  2. proposals are ordered by how many clicks they obey (positive inside, negative outside), then by fit to the boxes
-     times predicted IoU;
+  2. proposals are ordered by how many clicks they obey (positive inside, negative outside), then by the ranker's
+     score; where the weights have no ranker, by fit to the boxes times predicted IoU;
   3. what ignores a click that others obey is not offered, unless fewer than two would be left;
   4. where none obeys every click, the best are combined, level by level: the union of the positive prompts' masks,
      minus the mask that each disobeyed negative click selects (the best of its six that holds no positive click).
@@ -43,6 +43,9 @@ class Proposal:
     token: int
     predicted_iou: float
     stability: float
+    name_score: float | None = None  #: 0..1, how well the best of the project's labels fits; None when nothing is known
+    score: float | None = None  #: 0..1, of the ranker; None without one
+    name_embedding: np.ndarray | None = None  #: (2, E), see Candidate
 
     @property
     def cells(self) -> np.ndarray:
@@ -109,8 +112,15 @@ def combine(
             apart = [p for p in selected if p.cells[at] and not any(p.cells[positive] for positive in positives)]
             if logits[at] > 0 and apart:
                 logits = np.minimum(logits, -max(apart, key=lambda p: p.predicted_iou).logits)
+        named = [p.name_embedding for p in same_level if p.name_embedding is not None]
         combined.append(
-            Proposal(logits, same_level[0].token, min(p.predicted_iou for p in same_level), stability(logits))
+            Proposal(
+                logits,
+                same_level[0].token,
+                min(p.predicted_iou for p in same_level),
+                stability(logits),
+                name_embedding=np.mean(named, 0) if named else None,
+            )
         )
     return combined
 
@@ -125,9 +135,11 @@ class PromptCells:
 
 
 def order(proposals: Sequence[Proposal], prompt: PromptCells) -> list[Proposal]:
-    """Best first: clicks obeyed, then predicted IoU times the fit to the boxes."""
+    """Best first: clicks obeyed, then the score, or without one predicted IoU times the fit to the boxes."""
 
     def key(p: Proposal) -> tuple[int, float]:
+        if p.score is not None:
+            return obeyed(p.cells, prompt.positives, prompt.negatives), p.score
         fit = float(np.mean([box_fit(p.cells, box) for box in prompt.boxes])) if prompt.boxes else 1.0
         return obeyed(p.cells, prompt.positives, prompt.negatives), fit * p.predicted_iou
 

@@ -20,6 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -28,11 +29,13 @@ from torch import Tensor
 from semsam_model.config import ModelConfig, model_names
 from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.model import SemanticSAM, build_model
+from semsam_model.ranker import Ranker
 
 FORMAT = "semsam-weights-1"  #: version of the file layout; a reader refuses any other
 SUFFIX = ".safetensors"
 EMBEDDED = "mobile"  #: the model whose weights come with the package
 RELEASED = ("swin_t", "swin_l")  #: models whose published weights can be fetched
+RANKER = "ranker."  #: prefix of the tensors that order candidates; a file may have none
 
 
 @dataclass(frozen=True)
@@ -80,19 +83,41 @@ def save(
 ) -> Version:
     """Write a weights file; the old file, if any, stays whole until the new one is complete.
 
-    half: store float16. card: noted in the file as JSON (dates as text), not part of the digest.
+    A model's ranker goes with it. half: store float16, the ranker excepted. card: noted in the file as JSON (dates as
+    text), not part of the digest.
     Raises CheckpointError for values that are not finite (after the cast), a card that is not a mapping, and when the
     file cannot be written.
     """
     if card is not None and not isinstance(card, Mapping):
         raise CheckpointError(f"{path}: not written, the card is {type(card).__name__}, expected a mapping")
-    state = weights.state_dict() if isinstance(weights, SemanticSAM) else weights
+    if isinstance(weights, SemanticSAM):
+        state = weights.state_dict() | _ranker_tensors(weights.ranker)
+    else:
+        state = dict(weights)
     dtype = torch.float16 if half else torch.float32
-    # clone: safetensors refuses tensors that share storage
-    tensors = {name: value.detach().to("cpu", dtype).contiguous().clone() for name, value in state.items()}
+    tensors = {
+        # clone: safetensors refuses tensors that share storage
+        name: value.detach().to("cpu", torch.float32 if name.startswith(RANKER) else dtype).contiguous().clone()
+        for name, value in state.items()
+    }
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: not written, {name} holds values that are not finite as {dtype}")
+            raise CheckpointError(f"{path}: not written, {name} holds values that are not finite as {tensor.dtype}")
+    return _write(path, tensors, config, card)
+
+
+def with_ranker(source: Path, ranker: Ranker, path: Path, *, card: Mapping[str, Any] | None = None) -> Version:
+    """Write the weights of `source` with this ranker in place of the one it has, if any; the network stays bit for bit.
+
+    card: added to what the source's card says. Raises CheckpointError when a file cannot be read or written.
+    """
+    header, config_json, tensors = _read(source, tensors=True)
+    _same_digest(source, header, content_digest(tensors, config_json))
+    network = {name: tensor for name, tensor in tensors.items() if not name.startswith(RANKER)}
+    return _write(path, network | _ranker_tensors(ranker), header.config, header.card | dict(card or {}))
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], config: ModelConfig, card: Mapping[str, Any] | None) -> Version:
     config_json = json.dumps(config.to_dict(), sort_keys=True)
     version = Version(config.name, content_digest(tensors, config_json))
     metadata = {
@@ -106,7 +131,7 @@ def save(
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
         mode = temporary.stat().st_mode
-        save_file(tensors, temporary, metadata)
+        save_file(dict(tensors), temporary, metadata)
         # safetensors makes files that only their owner can read, and the service may be another user
         temporary.chmod(mode)
         with temporary.open("rb") as file:
@@ -147,18 +172,15 @@ def load(
     does not match its digest.
     """
     header, config_json, tensors = _read(path, tensors=True)
-    digest = content_digest(tensors, config_json)
-    if digest != header.version.digest:
-        raise CheckpointError(
-            f"{path}: the content's sha256 is {digest[:12]}..., expected {header.version.digest[:12]}...; "
-            "the file was altered after it was written, fetch or convert it again"
-        )
+    _same_digest(path, header, content_digest(tensors, config_json))
     try:
         model = build_model(header.config)
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as exc:
         raise CheckpointError(f"{path}: its config does not describe a model that can be built: {exc}") from exc
-    _same_names_and_shapes(path, model.state_dict(), tensors)
-    model.load_state_dict(tensors)
+    network = {name: tensor for name, tensor in tensors.items() if not name.startswith(RANKER)}
+    _same_names_and_shapes(path, model.state_dict(), network)
+    model.load_state_dict(network)
+    model.ranker = _ranker(path, tensors)
     return model.to(device, dtype).eval(), header.version
 
 
@@ -246,6 +268,29 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
     except (KeyError, ValueError) as exc:
         raise CheckpointError(f"{path}: its metadata is damaged: {exc}") from exc
     return Header(config, Version(config.name, digest), card)
+
+
+def _same_digest(path: Path, header: Header, digest: str) -> None:
+    if digest != header.version.digest:
+        raise CheckpointError(
+            f"{path}: the content's sha256 is {digest[:12]}..., expected {header.version.digest[:12]}...; "
+            "the file was altered after it was written, fetch or convert it again"
+        )
+
+
+def _ranker_tensors(ranker: Ranker | None) -> dict[str, Tensor]:
+    arrays = ranker.to_arrays() if ranker else {}
+    return {RANKER + name: torch.from_numpy(np.array(value, np.float32)) for name, value in arrays.items()}
+
+
+def _ranker(path: Path, tensors: Mapping[str, Tensor]) -> Ranker | None:
+    arrays = {n.removeprefix(RANKER): t.float().numpy() for n, t in tensors.items() if n.startswith(RANKER)}
+    try:
+        return Ranker.from_arrays(arrays) if arrays else None
+    except ValueError as exc:
+        raise CheckpointError(
+            f"{path}: {exc}; it was trained by another release, make it anew with `semsam train-ranker`"
+        ) from exc
 
 
 def _same_names_and_shapes(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

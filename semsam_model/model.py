@@ -22,6 +22,7 @@ from semsam_model.deformable import Shapes
 from semsam_model.mobilenet import MobileNetV2
 from semsam_model.name_head import FIRST_SCALE, NameHead
 from semsam_model.pixel_decoder import Features, PixelDecoder
+from semsam_model.ranker import Ranker
 from semsam_model.swin import Swin
 from semsam_model.transforms import Frame
 from semsam_model.types import Box, Click
@@ -86,6 +87,7 @@ class SemanticSAM(nn.Module):
         self.name_head: NameHead | None = None
         if config.name_features:
             self.name_head = NameHead(backbone.channels[2:], config.width, config.text_dim)
+        self.ranker: Ranker | None = None  #: orders candidates; a plain value, stored with the weights
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean).view(3, 1, 1), persistent=False)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from semsam_model.candidates import (
     Options,
@@ -20,19 +22,40 @@ from semsam_model.candidates import (
     stability,
     tidy,
 )
-from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.model import DecoderOutput, ImageEmbedding, SemanticSAM
+from semsam_model.ranker import Ranker, features
 from semsam_model.transforms import LOGIT_STRIDE, Frame
-from semsam_model.types import Box, Candidate, Click, Prompt, level_tokens
+from semsam_model.types import Box, Candidate, Click, Prompt, Wanted, level_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the network says to one prompt, before anything is ranked or left out."""
+
+    proposals: tuple[Proposal, ...]  #: cleaned; six a prompt, and the combined ones
+    prompt: PromptCells
+    frame: Frame
+    tokens: int  #: level tokens of the model
 
 
 def propose(
-    model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt, options: Options | None = None
+    model: SemanticSAM,
+    embedding: ImageEmbedding,
+    prompt: Prompt,
+    options: Options | None = None,
+    wanted: Wanted | None = None,
 ) -> list[Candidate]:
     """At most `options.most` distinct, cleaned masks, best first, parents linked; [] only if every level is empty.
 
+    wanted: what the project is known to want; only a model with a ranker can use it.
     Raises PromptError for a prompt outside the photo.
     """
     options = options or Options()
+    return rank(ask(model, embedding, prompt, options), options, model.ranker, wanted)
+
+
+def ask(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt, options: Options) -> Answers:
+    """Decode a prompt; every level of every part of it, cleaned. Raises PromptError for a prompt outside the photo."""
     frame = embedding.frame
     cells = _in_cells(frame, prompt)
     positive: list[Click | Box] = [*prompt.positives, *prompt.boxes]
@@ -46,11 +69,25 @@ def propose(
         against = answers[len(positive) + len(centres) :]
         proposals += combine(mine, against, cells.positives, cells.negatives)
     min_cells = options.min_region / LOGIT_STRIDE**2
-    ordered = order([tidy(p, min_cells) for p in proposals], cells)
-    kept = agreeing(distinct(ordered, options), cells, options)
-    drawn = [_Drawn(p, *frame.mask(p.logits)) for p in kept]
+    return Answers(tuple(tidy(p, min_cells) for p in proposals), cells, frame, model.config.tokens)
+
+
+def rank(
+    answers: Answers, options: Options, ranker: Ranker | None = None, wanted: Wanted | None = None
+) -> list[Candidate]:
+    """Answers -> what is offered: at most `options.most` distinct masks, best first, parents linked.
+
+    Without a ranker in the order of predicted IoU, whatever is wanted.
+    """
+    proposals: Sequence[Proposal] = answers.proposals
+    if ranker is not None:
+        scores = ranker.scores(features(proposals, answers.prompt, answers.tokens, wanted))
+        proposals = [replace(p, score=float(score)) for p, score in zip(proposals, scores, strict=True)]
+    ordered = order(proposals, answers.prompt)
+    kept = agreeing(distinct(ordered, options), answers.prompt, options)
+    drawn = [_Drawn(p, *answers.frame.mask(p.logits)) for p in kept]
     # a mask may be so small that no photo pixel's centre lies in it
-    return _offer([d for d in drawn if d.crop.size], frame, model.config.tokens, options)
+    return _offer([d for d in drawn if d.crop.size], answers.frame, answers.tokens, options)
 
 
 def raw_levels(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt) -> list[Candidate]:
@@ -67,10 +104,29 @@ def _decode(model: SemanticSAM, embedding: ImageEmbedding, prompts: Sequence[Cli
     h, w = embedding.frame.logits
     logits = output.logits[..., :h, :w].cpu().numpy()
     ious = output.predicted_iou.cpu().numpy()
+    names = _name_embeddings(model, output)
     return [
-        [Proposal(logits[n, t], t, float(ious[n, t]), stability(logits[n, t])) for t in range(logits.shape[1])]
+        [
+            Proposal(
+                logits[n, t],
+                t,
+                float(ious[n, t]),
+                stability(logits[n, t]),
+                name_embedding=None if names is None else names[n, t],
+            )
+            for t in range(logits.shape[1])
+        ]
         for n in range(len(prompts))
     ]
+
+
+@torch.inference_mode()
+def _name_embeddings(model: SemanticSAM, output: DecoderOutput) -> np.ndarray | None:
+    """(N, T, 2, E) for objects and parts, each times its learned scale; None for a model without names."""
+    if model.name_head is None:
+        return None
+    heads = torch.stack((output.object_embedding, output.part_embedding), 2)
+    return (heads * model.name_scales().float()[:, None]).cpu().numpy()
 
 
 class _Drawn(NamedTuple):
@@ -89,13 +145,14 @@ def _offer(drawn: Sequence[_Drawn], frame: Frame, tokens: int, options: Options)
             rank=i + 1,
             token=p.token,
             level=level_of[p.token],
-            score=float(np.clip(p.predicted_iou, 0, 1)),
+            score=float(np.clip(p.predicted_iou, 0, 1)) if p.score is None else p.score,
             predicted_iou=p.predicted_iou,
             stability=p.stability,
             size=frame.photo,
             bbox=bbox,
             crop=crop,
             parent=None if holder is None else holder + 1,
+            name_embedding=p.name_embedding,
         )
         for i, ((p, crop, bbox), holder) in enumerate(zip(drawn, holders, strict=True))
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -76,6 +77,22 @@ class Prompt:
             raise PromptError("prompt: expected at least one positive click or one box, got none")
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is known, beside the prompt, about the masks that a project wants. Nothing is known by default."""
+
+    granularity: Literal["object", "part"] | None = None
+    level_counts: tuple[int, ...] = (0,) * len(LEVEL_TOKENS)  #: candidates accepted so far, of level 1, 2, ... 6
+
+    def __post_init__(self) -> None:
+        if self.granularity not in (None, "object", "part"):
+            raise PromptError(f"wanted granularity {self.granularity!r}: expected object, part or None")
+        if len(self.level_counts) != len(LEVEL_TOKENS) or min(self.level_counts) < 0:
+            raise PromptError(
+                f"accepted levels {self.level_counts}: expected {len(LEVEL_TOKENS)} counts, none below zero"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """One mask offered for a prompt.
@@ -86,14 +103,18 @@ class Candidate:
     rank: int  #: 1 = best
     token: int  #: query that produced it, 0..5
     level: int  #: 1..6
-    score: float  #: 0..1, for display and ordering
+    score: float  #: 0..1, for display and ordering: expected IoU with the wanted mask
     predicted_iou: float  #: raw regression of the network, may leave 0..1
     stability: float  #: share of logit > -1 that is also > +1
     size: tuple[int, int]  #: (H, W) of the photo
     bbox: tuple[int, int, int, int]  #: tight, half-open x0, y0, x1, y1; all zero for an empty mask
     crop: np.ndarray  #: bool (y1 - y0, x1 - x0)
     parent: int | None = None  #: rank of the next larger candidate that contains it
-    label: str | None = None
+    #: float32 (2, E), of the object and the part head; the dot product with a label's unit vector is the label's logit,
+    #: the learned scale being in it. None for a model without names.
+    name_embedding: np.ndarray | None = None
+    names: tuple[tuple[str, float], ...] = ()  #: labels with scores 0..1, best first; () when nothing was asked
+    label: str | None = None  #: the best of `names` when it is sure enough
 
     @cached_property
     def area(self) -> int:

@@ -1,0 +1,273 @@
+"""The learned order of candidates: on masks drawn by hand, and on the tiny network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from houses import write_source
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semsam_model.candidates import Options, PromptCells, Proposal, obeyed
+from semsam_model.checkpoint import RANKER, load, read_header, save, with_ranker
+from semsam_model.config import read_model_config
+from semsam_model.data import read_samples
+from semsam_model.errors import CheckpointError, DataError, PromptError
+from semsam_model.model import SemanticSAM, build_model
+from semsam_model.predict import Answers, propose, rank
+from semsam_model.ranker import FEATURES, OF_PROPOSAL, Ranker, features, proposal_features
+from semsam_model.ranker_training import ProposalList, fit_ranker, learn
+from semsam_model.transforms import Frame
+from semsam_model.types import LEVEL_TOKENS, Click, Prompt, Wanted
+
+CONFIG = read_model_config("tiny")
+SIZE = (24, 32)
+
+
+def made_ranker(seed: int = 0) -> Ranker:
+    rng = np.random.default_rng(seed)
+    return Ranker(
+        rng.normal(size=(len(FEATURES), 5)).astype(np.float32),
+        rng.normal(size=5).astype(np.float32),
+        rng.normal(size=5).astype(np.float32),
+        np.array(0.1, np.float32),
+    )
+
+
+def square(token: int, y0: int, x0: int, side: int, predicted_iou: float = 0.5) -> Proposal:
+    logits = np.full(SIZE, -4, np.float32)
+    logits[y0 : y0 + side, x0 : x0 + side] = 4
+    return Proposal(logits, token, predicted_iou, 0.9)
+
+
+PROPOSALS = st.lists(
+    st.builds(
+        square,
+        st.integers(0, 5),
+        st.integers(0, 20),
+        st.integers(0, 28),
+        st.integers(0, 24),
+        st.floats(-0.5, 1.5, width=32),
+    ),
+    min_size=1,
+    max_size=8,
+)
+PROMPTS = st.builds(
+    PromptCells,
+    st.lists(st.tuples(st.integers(0, 23), st.integers(0, 31)), max_size=3).map(tuple),
+    st.lists(st.tuples(st.integers(0, 23), st.integers(0, 31)), max_size=2).map(tuple),
+    st.sampled_from([(), ((2.0, 3.0, 20.0, 18.5),)]),
+)
+WANTED = st.builds(
+    Wanted, st.sampled_from(["object", "part", None]), st.lists(st.integers(0, 30), min_size=6, max_size=6).map(tuple)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(PROPOSALS, PROMPTS, WANTED, st.randoms(use_true_random=False))
+def test_scores_are_shares_and_do_not_depend_on_the_order_of_the_candidates(
+    proposals: list[Proposal], prompt: PromptCells, wanted: Wanted, random: object
+) -> None:
+    places = list(range(len(proposals)))
+    random.shuffle(places)  # type: ignore[attr-defined]
+    ranker = made_ranker()
+    scores = ranker.scores(features(proposals, prompt, 6, wanted))
+    assert ((scores >= 0) & (scores <= 1)).all()
+    shuffled = ranker.scores(features([proposals[i] for i in places], prompt, 6, wanted))
+    np.testing.assert_allclose(shuffled, scores[places], atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(PROPOSALS, PROMPTS, st.integers(0, 50))
+def test_no_score_lets_a_mask_pass_one_that_obeys_more_clicks(
+    proposals: list[Proposal], prompt: PromptCells, seed: int
+) -> None:
+    frame = Frame.of((SIZE[0] * 4, SIZE[1] * 4), CONFIG)
+    ranked = rank(Answers(tuple(proposals), prompt, frame, 6), Options(), made_ranker(seed), Wanted("part"))
+    clicks = (
+        [(slice(4 * y + 1, 4 * y + 2), slice(4 * x + 1, 4 * x + 2)) for y, x in prompt.positives],
+        [(slice(4 * y + 1, 4 * y + 2), slice(4 * x + 1, 4 * x + 2)) for y, x in prompt.negatives],
+    )
+    found = [sum(c.mask[at].all() for at in clicks[0]) + sum(not c.mask[at].any() for at in clicks[1]) for c in ranked]
+    assert found == sorted(found, reverse=True)
+    best = max((obeyed(p.cells, prompt.positives, prompt.negatives) for p in proposals if p.cells.any()), default=0)
+    assert not ranked or found[0] == best
+
+
+def test_what_a_row_says_about_nested_squares() -> None:
+    proposals = [
+        square(3, 0, 0, 24, 0.4),
+        square(0, 4, 4, 12, 0.9),
+        square(5, 6, 6, 6, 0.7),
+        square(1, 0, 0, 0),
+    ]
+    rows = proposal_features(proposals, PromptCells(((8, 8),), ((20, 20),), ()), 6)
+    of = {name: rows[:, i].tolist() for i, name in enumerate(OF_PROPOSAL)}
+    assert of["level_1"] == [1, 0, 0, 0] and of["level_3"] == [0, 1, 0, 0] and of["level_6"] == [0, 0, 1, 0]
+    assert of["obeys"] == [0.5, 1, 1, 0.5]
+    assert of["larger"] == [0, 0.5, 1, 0]
+    assert of["contains"] == [1, 0.5, 0, 0] and of["contained"] == [0, 0.5, 1, 0]
+    assert of["to_parent"] == pytest.approx([0, np.log(4), np.log(4), 0])
+    assert of["to_child"] == pytest.approx([np.log(4), np.log(4), 0, 0])
+    assert of["agreement"] == pytest.approx([(1 / 4 + 1 / 16) / 2, (1 / 4 + 1 / 4) / 2, (1 / 16 + 1 / 4) / 2, 0])
+    assert of["below_best"] == pytest.approx([0.5, 0, 0.2, 0.4])
+    assert of["sides"] == [0.75, 0, 0, 0]
+    assert of["fill"] == [1, 1, 1, 0]
+    assert of["depth"] == pytest.approx([9 / 24, 5 / 12, 3 / 6, 0], rel=0.1)
+
+
+def test_a_name_score_is_told_from_none() -> None:
+    rows = proposal_features(
+        [replace(square(0, 4, 4, 9), name_score=0.0), square(0, 4, 4, 9)], PromptCells((), (), ()), 6
+    )
+    at = OF_PROPOSAL.index("has_name_score")
+    assert rows[:, at].tolist() == [1, 0]
+
+
+def made_lists(seed: int, count: int = 150) -> list[ProposalList]:
+    """Squares in squares: objects are meant at levels 1 to 3, "lid"s at level 6; predicted IoU is of no use."""
+    rng = np.random.default_rng(seed)
+    lists = []
+    for _ in range(count):
+        sides = sorted(rng.integers(3, 24, 6), reverse=True)
+        proposals = [
+            square(token, 0, 0, int(side), float(rng.uniform()))
+            for token, side in zip(LEVEL_TOKENS, sides, strict=True)
+        ]
+        part, lid = rng.random() < 0.5, rng.random() < 0.5
+        meant = (6 if lid else 4) if part else 2
+        worth = np.array([(min(s, sides[meant - 1]) / max(s, sides[meant - 1])) ** 2 for s in sides], np.float32)
+        rows = proposal_features(proposals, PromptCells(((1, 1),), (), ()), 6)
+        granularity = "part" if part else "object"
+        any_iou = np.array([1, 0.9, 0.5, 0.4, 0.3, 0.2], np.float32)
+        lists.append(
+            ProposalList(
+                rows, (1, 2, 3, 4, 5, 6), worth, any_iou, "made", granularity, "lid" if part and lid else granularity
+            )
+        )
+    return lists
+
+
+def mean_worth(ranker: Ranker | None, lists: list[ProposalList], wanted: dict[str, Wanted]) -> float:
+    worth = []
+    for entry in lists:
+        # the features know proposals, not lists, so the wanted columns are made the same way as in use
+        proposals = [square(LEVEL_TOKENS[level - 1], 0, 0, 1) for level in entry.levels]
+        columns = features(proposals, PromptCells((), (), ()), 6, wanted[entry.name])[:, len(OF_PROPOSAL) :]
+        rows = np.concatenate([entry.rows, columns], 1)
+        scores = rows[:, FEATURES.index("predicted_iou")] if ranker is None else ranker.scores(rows)
+        worth.append(float(entry.wanted_iou[scores.argmax()]))
+    return float(np.mean(worth))
+
+
+def test_it_learns_what_is_meant_from_granularity_and_history_where_predicted_iou_is_of_no_use() -> None:
+    ranker, unseen = learn(made_lists(0)), made_lists(1)
+    told = {"object": Wanted("object"), "part": Wanted("part"), "lid": Wanted("part")}
+    history = told | {"part": Wanted("part", (0, 0, 0, 20, 0, 0)), "lid": Wanted("part", (0, 0, 0, 0, 0, 20))}
+    unknown = dict.fromkeys(told, Wanted())
+    by_predicted_iou = mean_worth(None, unseen, unknown)
+    assert mean_worth(ranker, unseen, told) > by_predicted_iou + 0.1
+    assert mean_worth(ranker, unseen, history) > mean_worth(ranker, unseen, told) + 0.05
+    assert mean_worth(ranker, unseen, history) > 0.9
+
+
+def test_scores_are_expected_iou_on_unseen_lists() -> None:
+    ranker = learn(made_lists(0))
+    errors = []
+    for entry in made_lists(2):
+        rows = np.concatenate([entry.rows, np.zeros((6, len(FEATURES) - len(OF_PROPOSAL)), np.float32)], 1)
+        errors.append(ranker.scores(rows) - entry.any_iou)
+    assert abs(np.mean(errors)) < 0.03
+    assert np.abs(np.mean(errors, 0)).max() < 0.1  # level by level
+
+
+def test_a_feature_that_never_changed_in_training_has_no_say() -> None:
+    ranker = learn(made_lists(0, 20))
+    assert not ranker.hidden[FEATURES.index("name_score")].any()
+    assert ranker.hidden[FEATURES.index("log_area")].any()
+
+
+def test_the_same_seed_makes_the_same_ranker_and_nothing_to_learn_from_is_an_error() -> None:
+    first, second, other = (learn(made_lists(0, 20), seed=seed).to_arrays() for seed in (1, 1, 2))
+    assert all((first[name] == second[name]).all() for name in first)
+    assert any((first[name] != other[name]).any() for name in first)
+    with pytest.raises(DataError, match="at least one annotated mask"):
+        learn([])
+
+
+@pytest.fixture(scope="module")
+def model() -> SemanticSAM:
+    torch.manual_seed(3)
+    return build_model(CONFIG).eval()
+
+
+def test_a_network_gets_its_ranker_from_annotated_photos(model: SemanticSAM, tmp_path: Path) -> None:
+    write_source(tmp_path, "houses", 3)
+    (tmp_path / "houses" / "1.png").write_bytes(b"broken")
+    samples = read_samples(tmp_path).samples
+    photos: list[None] = []
+    rankers = [fit_ranker(model, samples, seed=4, on_photo=lambda: photos.append(None)) for _ in range(2)]
+    assert len(photos) == 6
+    assert (rankers[0].hidden == rankers[1].hidden).all()
+    assert all(np.isfinite(value).all() for value in rankers[0].to_arrays().values())
+
+
+def test_the_ranker_decides_order_and_score_and_without_one_predicted_iou_does(model: SemanticSAM) -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    embedding, prompt = model.encode(rgb), Prompt((Click(40, 30),))
+    plain = propose(model, embedding, prompt, Options(same_iou=1))
+    assert [c.predicted_iou for c in plain] == sorted((c.predicted_iou for c in plain), reverse=True)
+    hidden = np.zeros((len(FEATURES), 1), np.float32)
+    hidden[FEATURES.index("predicted_iou")] = -1
+    model.ranker = Ranker(hidden, np.zeros(1, np.float32), np.ones(1, np.float32), np.zeros((), np.float32))
+    try:
+        turned = propose(model, embedding, prompt, Options(same_iou=1), Wanted("object"))
+    finally:
+        model.ranker = None
+    assert [c.predicted_iou for c in turned] == [c.predicted_iou for c in plain][::-1]
+    assert [c.score for c in turned] == sorted((c.score for c in turned), reverse=True)
+    assert turned[0].score == pytest.approx(1 / (1 + np.exp(np.tanh(turned[0].predicted_iou))), abs=1e-5)
+
+
+def test_weights_come_back_with_their_ranker_and_without(model: SemanticSAM, tmp_path: Path) -> None:
+    bare, ranked, again = (tmp_path / f"{name}.safetensors" for name in ("bare", "ranked", "again"))
+    without = save(bare, model, CONFIG, card={"sources": ["houses"]}, half=True)
+    assert load(bare)[0].ranker is None
+    version = with_ranker(bare, made_ranker(), ranked, card={"ranker": "made"})
+    assert version.digest != without.digest
+    assert read_header(ranked).card == {"sources": ["houses"], "ranker": "made"}
+    network, found = load(ranked, dtype=torch.bfloat16)
+    assert found == version
+    assert network.ranker is not None
+    for name, value in made_ranker().to_arrays().items():
+        assert (network.ranker.to_arrays()[name] == value).all()
+    assert with_ranker(ranked, made_ranker(1), again) != version
+    assert with_ranker(again, made_ranker(), again) == version
+    network, _ = load(ranked)
+    assert save(again, network, CONFIG, half=True) == version
+
+
+def test_a_ranker_of_another_release_is_refused_with_the_way_out(model: SemanticSAM, tmp_path: Path) -> None:
+    tensors = {RANKER + name: torch.from_numpy(np.array(v)) for name, v in made_ranker().to_arrays().items()}
+    path = tmp_path / "w.safetensors"
+    for change, told in (
+        ({RANKER + "hidden.age": torch.zeros(5)}, "hidden.age is unknown"),
+        ({RANKER + "hidden.fill": None}, "hidden.fill is missing"),
+        ({RANKER + "hidden.fill": torch.zeros(7)}, r"hidden.fill has shape \(7,\), expected \(5,\)"),
+    ):
+        state = {k: v for k, v in (model.state_dict() | tensors | change).items() if v is not None}
+        save(path, state, CONFIG)
+        with pytest.raises(CheckpointError, match=f"{told}.*semsam train-ranker"):
+            load(path)
+
+
+@pytest.mark.parametrize(
+    "values", [{"granularity": "region"}, {"level_counts": (1, 2)}, {"level_counts": (0, 0, 0, 0, 0, -1)}]
+)
+def test_what_is_wanted_is_checked(values: dict) -> None:
+    with pytest.raises(PromptError, match="expected"):
+        Wanted(**values)
