@@ -65,6 +65,10 @@ class Feeds:
     def names(self) -> bool:
         return self.object_names or self.part_names
 
+    def name_of(self, granularity: str) -> bool:
+        """Whether a region of this granularity teaches its name; a named region ("sky") is a whole of its own."""
+        return self.part_names if granularity == "part" else self.object_names
+
     @classmethod
     def of(cls, names: Iterable[str]) -> Feeds:
         """From the names of the losses fed. Raises ConfigError for another name, and when there is none."""

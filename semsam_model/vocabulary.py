@@ -35,18 +35,23 @@ class Vocabulary:
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Vocabulary:
+        """Of the sources that feed names; others are not opened."""
         counts = Counter(
             (sample.source, HEAD_OF[region.granularity], normalise_label(region.name))
             for sample in samples
+            if sample.feeds.names
             for region in sample.regions
+            if region.name is not None and sample.feeds.name_of(region.granularity)
         )
         named = {row: count for row, count in counts.items() if row[2] not in GENERIC}
         lists = Counter(row[:2] for row in named)
         rows = sorted(row for row in named if lists[row[:2]] > 1)
         return cls(tuple(rows), tuple(named[row] for row in rows))
 
-    def row(self, source: str, granularity: str, name: str) -> int:
+    def row(self, source: str, granularity: str, name: str | None) -> int:
         """Row of a region's label, or NO_LABEL."""
+        if name is None:
+            return NO_LABEL
         return self.index.get((source, HEAD_OF[granularity], normalise_label(name)), NO_LABEL)
 
 

@@ -1,0 +1,218 @@
+"""`semsam data check`: a mixture read once, photo by photo and mask by mask, and what is in it told.
+
+Writes `report.json` and `contact_sheet.png`, a row of photos a source: objects green, regions blue, parts in warm
+colours over their wholes. One photo is held at a time, so any size of data can be checked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from semsam_model.errors import DataError
+from semsam_model.mixture import Mixture
+from semsam_model.samples import GRANULARITIES, Reading, Region, Sample
+
+#: A part that lies in its whole by less than this is counted as loose.
+LOOSE = 0.9
+TILE = 224  #: longer side of a photo on the contact sheet, pixels
+_TITLE = 18
+_TINTS = {
+    "object": ((60, 200, 90),),
+    "region": ((70, 120, 250),),
+    "part": ((250, 150, 30), (240, 60, 60), (250, 220, 60)),
+}
+
+
+@dataclass
+class SourceCheck:
+    """What one source holds. Areas and containments are shares."""
+
+    weight: float
+    photos: int = 0  #: read whole
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  #: photos of a (width, height)
+    masks: Counter[str] = field(default_factory=Counter)  #: by granularity
+    empty: int = 0  #: masks without a pixel
+    areas: Counter[int] = field(default_factory=Counter)  #: masks by area, share of the photo as a power of 2, rounded
+    boxes: int = 0  #: masks that are filled rectangles, nobody having drawn an outline
+    contained: list[float] = field(default_factory=lambda: [0.0, 0.0])  #: sum and smallest share inside the whole
+    with_parent: int = 0
+    loose: int = 0
+    labels: dict[str, Counter[str]] = field(default_factory=lambda: {kind: Counter() for kind in GRANULARITIES})
+    skipped: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What report.json holds of a source."""
+        widths, heights = ([size[axis] for size in self.sizes] or [0] for axis in (0, 1))
+        return {
+            "photos": self.photos,
+            "weight": round(self.weight, 3),
+            "width": [min(widths), max(widths)],
+            "height": [min(heights), max(heights)],
+            "masks": {kind: self.masks[kind] for kind in GRANULARITIES},
+            "empty_masks": self.empty,
+            "rectangles_only": self.boxes,
+            "area_share": {f"about 2^{power}": self.areas[power] for power in sorted(self.areas, reverse=True)},
+            "with_parent": self.with_parent,
+            "mean_containment": round(self.contained[0] / self.with_parent, 4) if self.with_parent else None,
+            "smallest_containment": round(self.contained[1], 4) if self.with_parent else None,
+            "loose": self.loose,
+            "labels": {kind: dict(self.labels[kind].most_common()) for kind in GRANULARITIES},
+            "skipped": self.skipped,
+        }
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    by_source: dict[str, SourceCheck]
+    report: Path
+    contact_sheet: Path
+
+
+def check(
+    mixture: Mixture,
+    out: Path,
+    *,
+    per_source: int = 8,
+    console: Console | None = None,
+    on_photo: Callable[[], None] = lambda: None,
+) -> CheckReport:
+    """Read everything once; write OUT/report.json and OUT/contact_sheet.png; print a table and what was skipped.
+
+    `per_source`: photos of a source on the contact sheet, evenly spaced. `on_photo` is called after each photo. A photo
+    or mask that cannot be read is counted and named, never an error.
+    """
+    console = console or Console()
+    checks, rows = dict[str, SourceCheck](), list[np.ndarray]()
+    for name, reading in mixture.readings.items():
+        checks[name], tiles = _check_source(reading, mixture.shares[name], per_source, on_photo)
+        rows.append(_row(name, tiles, per_source))
+    out.mkdir(parents=True, exist_ok=True)
+    report, sheet = out / "report.json", out / "contact_sheet.png"
+    content = {name: found.to_dict() for name, found in checks.items()}
+    report.write_text(json.dumps({"by_source": content}, indent=1, ensure_ascii=False), encoding="utf-8")
+    Image.fromarray(np.concatenate(rows)).save(sheet)
+    _tell(console, checks)
+    console.print(f"written to {report} and {sheet}")
+    return CheckReport(checks, report, sheet)
+
+
+def _check_source(
+    reading: Reading, weight: float, tiles: int, on_photo: Callable[[], None]
+) -> tuple[SourceCheck, list[np.ndarray]]:
+    found, shown = SourceCheck(weight, skipped=list(reading.skipped)), list[np.ndarray]()
+    pictured = set(np.linspace(0, len(reading.samples) - 1, tiles).round().astype(int).tolist())
+    found.contained[1] = 1.0
+    for index in range(len(reading.samples)):
+        sample = reading.samples[index]
+        try:
+            image = sample.image()
+        except DataError as exc:
+            found.skipped.append(str(exc))
+        else:
+            masks = _masks(sample, found)
+            found.photos += 1
+            found.sizes[sample.width, sample.height] += 1
+            _count(sample.regions, masks, found)
+            if index in pictured:
+                shown.append(_tile(image, sample.regions, masks))
+        on_photo()
+    return found, shown
+
+
+def _masks(sample: Sample, found: SourceCheck) -> list[np.ndarray | None]:
+    masks: list[np.ndarray | None] = []
+    for index in range(len(sample.regions)):
+        try:
+            masks.append(sample.mask(index))
+        except DataError as exc:
+            found.skipped.append(str(exc))
+            masks.append(None)
+    return masks
+
+
+def _count(regions: Sequence[Region], masks: Sequence[np.ndarray | None], found: SourceCheck) -> None:
+    for region, mask in zip(regions, masks, strict=True):
+        if mask is None:
+            continue
+        area = int(np.count_nonzero(mask))
+        found.masks[region.granularity] += 1
+        found.boxes += region.box_only
+        if region.name is not None:
+            found.labels[region.granularity][region.name] += 1
+        if not area:
+            found.empty += 1
+            continue
+        found.areas[int(np.floor(np.log2(area / mask.size) + 0.5))] += 1
+        whole = None if region.parent is None else masks[region.parent]
+        if whole is not None:
+            inside = np.count_nonzero(mask & whole) / area
+            found.with_parent += 1
+            found.contained = [found.contained[0] + inside, min(found.contained[1], inside)]
+            found.loose += inside < LOOSE
+
+
+# -------------------------------------------------------------------------------------------------------------- showing
+
+
+def _tile(image: np.ndarray, regions: Sequence[Region], masks: Sequence[np.ndarray | None]) -> np.ndarray:
+    """uint8 (TILE, TILE, 3): the photo with its masks, large ones first."""
+    scale = TILE / max(image.shape[:2])
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    known = [(region, mask) for region, mask in zip(regions, masks, strict=True) if mask is not None]
+    for number, (region, mask) in enumerate(sorted(known, key=lambda pair: -np.count_nonzero(pair[1]))):
+        inside = cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        tints = _TINTS[region.granularity]
+        small[inside] = 0.62 * small[inside] + 0.38 * np.array(tints[number % len(tints)], np.float32)
+        edge = inside & (cv2.erode(inside.view(np.uint8), np.ones((3, 3), np.uint8)) == 0)
+        small[edge] = tints[number % len(tints)]
+    tile = np.full((TILE, TILE, 3), 24, np.uint8)
+    tile[: size[1], : size[0]] = small.round().astype(np.uint8)
+    return tile
+
+
+def _row(name: str, tiles: Sequence[np.ndarray], count: int) -> np.ndarray:
+    row = np.full((TILE + _TITLE, count * TILE, 3), 24, np.uint8)
+    cv2.putText(row, name, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (235, 235, 235), 1, cv2.LINE_AA)
+    for place, tile in enumerate(tiles):
+        row[_TITLE:, place * TILE : (place + 1) * TILE] = tile
+    return row
+
+
+def _tell(console: Console, checks: dict[str, SourceCheck]) -> None:
+    table = Table(
+        "source", "photos", "width", "height", *GRANULARITIES, "labels", "in parent", "loose", "skipped", title="data"
+    )
+    for name, found in checks.items():
+        row = found.to_dict()
+        table.add_row(
+            name,
+            str(found.photos),
+            *("–".join(map(str, dict.fromkeys(row[side]))) for side in ("width", "height")),
+            *(str(found.masks[kind]) for kind in GRANULARITIES),
+            str(sum(len(labels) for labels in found.labels.values())),
+            "" if row["mean_containment"] is None else f"{100 * row['mean_containment']:.1f} % of {found.with_parent}",
+            str(found.loose),
+            str(len(found.skipped)),
+        )
+    console.print(table)
+    for name, found in checks.items():
+        for kind, labels in found.labels.items():
+            if labels:
+                listed = ", ".join(f"{label} {count}" for label, count in labels.most_common())
+                console.print(f"{name}, {len(labels)} {kind} labels: {listed}", markup=False, highlight=False)
+        for line in found.skipped[:20]:
+            console.print(f"{name}, skipped: {line}", markup=False, highlight=False)
+        if len(found.skipped) > 20:
+            console.print(f"{name}: {len(found.skipped) - 20} more skipped, see report.json", highlight=False)

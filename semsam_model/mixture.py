@@ -1,0 +1,186 @@
+"""What a model is trained on: configs/data/NAME.yaml, unknown keys refused, read into one long row of samples.
+
+sources:
+  - name: coco                     # unique; the name in reports
+    kind: coco                     # coco, panoptic, label_studio, sa1b or synthetic
+    path: train/coco.json          # relative to the root that the caller gives
+    weight: 3                      # share of the photos shown; square root of their number when absent
+    feeds: [masks, boxes, iou, object_names]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from semsam_model.config import check_fields, read_yaml
+from semsam_model.errors import ConfigError, DataError
+from semsam_model.readers_coco import CocoOptions, read_coco, read_panoptic
+from semsam_model.readers_label_studio import read_label_studio
+from semsam_model.readers_sa1b import read_sa1b
+from semsam_model.samples import GRANULARITIES, Feeds, LazySamples, Reading, chain, pack
+from semsam_model.synthetic import made_samples
+
+#: Settings, besides name, kind, weight and feeds, that a kind takes; the first are needed.
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "coco": ("path",),
+    "panoptic": ("path", "images"),
+    "label_studio": ("path", "images"),
+    "sa1b": ("path",),
+    "synthetic": ("count",),
+}
+_TAKEN: dict[str, tuple[str, ...]] = {
+    "coco": ("images", "granularity", "names", "partial"),
+    "panoptic": ("masks", "names", "partial"),
+    "label_studio": ("partial",),
+    "sa1b": (),
+    "synthetic": ("seed", "size"),
+}
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One source of a mixture."""
+
+    name: str
+    kind: str
+    """coco, panoptic, label_studio, sa1b or synthetic"""
+    feeds: tuple[str, ...]
+    """Losses it teaches: masks, boxes, iou, object_names, part_names"""
+    path: str | None = None
+    """The JSON or export; for sa1b the folder or tar"""
+    images: str | None = None
+    """Where `file_name`s start; the JSON's own folder when absent (coco)"""
+    masks: str | None = None
+    """Folder of panoptic PNGs; beside the JSON, named as it, when absent"""
+    weight: float | None = None
+    """Share of the photos shown, beside the other sources' weights; square root of their number when absent"""
+    granularity: str | None = None
+    """Of annotations that do not say: object, part or region (coco)"""
+    names: dict[str, str] = field(default_factory=dict)
+    """The source's spelling of a label -> the label meant"""
+    partial: bool = False
+    """Not everything visible is annotated, on any photo"""
+    count: int | None = None
+    """Scenes (synthetic)"""
+    size: int | None = None
+    """Side of a scene, pixels; 256 when absent (synthetic)"""
+    seed: int | None = None
+    """Of the scenes; 0 when absent (synthetic)"""
+
+    def __post_init__(self) -> None:
+        if self.kind not in _NEEDED:
+            raise ConfigError(f"source {self.name!r}: kind {self.kind!r}: expected one of {', '.join(_NEEDED)}")
+        needed, taken = _NEEDED[self.kind], _TAKEN[self.kind]
+        given = {key for key, value in vars(self).items() if value not in (None, False, {})}
+        given -= {"name", "kind", "feeds", "weight"}
+        if missing := [key for key in needed if key not in given]:
+            raise ConfigError(f"source {self.name!r}: a source of kind {self.kind} needs {missing[0]!r}")
+        if idle := sorted(given - {*needed, *taken}):
+            raise ConfigError(
+                f"source {self.name!r}: kind {self.kind} takes {', '.join((*needed, *taken))}, got {idle[0]!r}"
+            )
+        checks = (
+            (bool(self.name), "name: expected a word"),
+            (self.granularity in (None, *GRANULARITIES), f"granularity: expected one of {', '.join(GRANULARITIES)}"),
+            (self.weight is None or self.weight >= 0, "weight: expected at least 0"),
+            (
+                isinstance(self.names, dict) and all(isinstance(v, str) for pair in self.names.items() for v in pair),
+                "names: expected LABEL: LABEL",
+            ),
+            (self.count is None or self.count >= 1, "count: expected at least 1"),
+            (self.size is None or 32 <= self.size <= 4096, "size: expected 32..4096"),
+            (self.seed is None or self.seed >= 0, "seed: expected at least 0"),
+        )
+        for good, message in checks:
+            if not good:
+                raise ConfigError(f"source {self.name!r}: {message}")
+        try:
+            Feeds.of(self.feeds)
+        except ConfigError as exc:
+            raise ConfigError(f"source {self.name!r}: {exc}") from None
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """Sources, each with its own name."""
+
+    sources: tuple[SourceConfig, ...]
+
+    def __post_init__(self) -> None:
+        names = [source.name for source in self.sources]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"mixture: expected sources with names of their own, got {', '.join(names) or 'none'}")
+
+    @classmethod
+    def from_dict(cls, values: object, where: str = "mixture") -> MixtureConfig:
+        """Checked construction from plain values. Raises ConfigError naming the key."""
+        known = check_fields(cls, values, where)
+        numbered = enumerate(known["sources"], start=1)
+        return cls(tuple(SourceConfig(**check_fields(SourceConfig, s, f"{where}: source {n}")) for n, s in numbered))
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Sources as read."""
+
+    readings: Mapping[str, Reading]  #: by source name
+    shares: Mapping[str, float]  #: how much of what is shown is of a source; any scale. As `SamplingConfig.sources`
+
+    @cached_property
+    def samples(self) -> LazySamples:
+        """All sources one after another."""
+        return chain([reading.samples for reading in self.readings.values()])
+
+    @property
+    def skipped(self) -> list[str]:
+        """What was left out and why, as far as reading names showed it."""
+        return [line for reading in self.readings.values() for line in reading.skipped]
+
+
+def read_mixture_config(path: Path) -> MixtureConfig:
+    """Read a mixture's YAML file. Raises ConfigError."""
+    return MixtureConfig.from_dict(read_yaml(path), str(path))
+
+
+def read_mixture(config: MixtureConfig | Path, root: Path | None = None) -> Mixture:
+    """Read a mixture; relative paths in it start at `root`, the current folder when None.
+
+    Photos and masks are not opened. Raises ConfigError, and DataError when a source cannot be found, or holds nothing.
+    """
+    if isinstance(config, Path):
+        config = read_mixture_config(config)
+    readings, shares = dict[str, Reading](), dict[str, float]()
+    for source in config.sources:
+        reading = _read(source, root or Path())
+        if not reading.samples:
+            raise DataError(f"source {source.name!r}: no usable photo with a mask; {list(reading.skipped[:3])}")
+        readings[source.name] = reading
+        shares[source.name] = len(reading.samples) ** 0.5 if source.weight is None else source.weight
+    if not any(shares.values()):
+        raise ConfigError("mixture: expected a weight above 0, every one is 0")
+    return Mixture(readings, shares)
+
+
+def _read(source: SourceConfig, root: Path) -> Reading:
+    feeds, options = Feeds.of(source.feeds), CocoOptions(source.granularity, source.names, source.partial)
+    if source.kind == "synthetic":
+        side = source.size or 256
+        made = made_samples(
+            source.count or 1, seed=source.seed or 0, size=(side, side), source=source.name, feeds=feeds
+        )
+        return Reading(made, ())
+    path = root / str(source.path)
+    images = None if source.images is None else root / source.images
+    if source.kind == "sa1b":
+        return read_sa1b(path, source=source.name, feeds=feeds)
+    if source.kind == "coco":
+        reading = read_coco(path, images, source=source.name, feeds=feeds, options=options)
+    elif source.kind == "panoptic":
+        masks = None if source.masks is None else root / source.masks
+        reading = read_panoptic(path, images or root, masks, source=source.name, feeds=feeds, options=options)
+    else:
+        reading = read_label_studio(path, images or root, source=source.name, feeds=feeds, partial=source.partial)
+    return replace(reading, samples=pack(reading.samples))

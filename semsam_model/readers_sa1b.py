@@ -1,0 +1,194 @@
+"""SA-1B -> samples: `sa_N.jpg` beside `sa_N.json`, in a folder, in its subfolders, or in plain tars.
+
+Only names (and in tars places) are held, in flat arrays; a photo's JSON is opened when its regions are asked for and
+is not kept, so memory does not grow while a set is read. The masks have neither names nor parents and are of every
+size: their granularity is `region`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from semsam_model.errors import DataError
+from semsam_model.samples import (
+    BAD_ENTRY,
+    EVERY_LOSS,
+    Annotation,
+    CocoMask,
+    Feeds,
+    LazySamples,
+    PhotoFile,
+    Reading,
+    Region,
+    Sample,
+    chain,
+    read_rgb,
+)
+
+PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+
+
+def read_sa1b(path: Path, *, source: str | None = None, feeds: Feeds = EVERY_LOSS) -> Reading:
+    """A folder (with subfolders and tars in it) or one tar, in order of their names; nothing but names is read.
+
+    A photo without its JSON, a JSON without its photo and a torn tar are named in `skipped`. What is wrong inside a
+    photo or JSON shows when it is read, as DataError. Raises DataError when there is nothing at all.
+    """
+    name, skipped = source or path.stem, list[str]()
+    if path.is_dir():
+        parts = list(_parts(path, name, feeds, skipped))
+    elif path.is_file():
+        parts = [_read_tar(path, name, feeds, skipped)]
+    else:
+        raise DataError(f"{path}: expected a folder or a tar of SA-1B, found none")
+    samples = chain(parts)
+    if not samples:
+        raise DataError(f"{path}: expected photos beside JSON files of the same name, found none; {skipped[:3]}")
+    return Reading(samples, tuple(skipped))
+
+
+def _parts(folder: Path, source: str, feeds: Feeds, skipped: list[str]) -> Iterator[LazySamples]:
+    yield _read_folder(folder, source, feeds, skipped)
+    with os.scandir(folder) as entries:
+        inner = sorted(entry.name for entry in entries if entry.is_dir() or entry.name.endswith(".tar"))
+    for name in inner:
+        if name.endswith(".tar"):
+            yield _read_tar(folder / name, source, feeds, skipped)
+        else:
+            yield from _parts(folder / name, source, feeds, skipped)
+
+
+def _names(names: list[str]) -> np.ndarray:
+    """Names in one flat array, of the longest one's width."""
+    return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
+
+
+# -------------------------------------------------------------------------------------------------------------- folders
+
+
+def _read_folder(folder: Path, source: str, feeds: Feeds, skipped: list[str]) -> LazySamples:
+    photos, known = dict[str, str](), set[str]()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, _, suffix = entry.name.rpartition(".")
+            if suffix == "json":
+                known.add(stem)
+            elif suffix.lower() in PHOTO_SUFFIXES:
+                photos[stem] = entry.name
+    skipped += (f"{folder / photos[stem]}: no {stem}.json beside it" for stem in sorted(photos.keys() - known))
+    skipped += (f"{folder / stem}.json: no photo beside it" for stem in sorted(known - photos.keys()))
+    names = _names(sorted(photos[stem] for stem in photos.keys() & known))
+    return LazySamples(len(names), partial(_from_folder, folder, names, source, feeds))
+
+
+def _from_folder(folder: Path, names: np.ndarray, source: str, feeds: Feeds, index: int) -> Sample:
+    path = folder / os.fsdecode(names[index])
+    return Sample(PhotoFile(path), source, partial(_annotation_file, path.with_suffix(".json")), feeds)
+
+
+def _annotation_file(path: Path) -> Annotation:
+    try:
+        return _annotation(path.read_bytes(), str(path))
+    except OSError as exc:
+        raise DataError(f"{path}: expected the annotation of a photo: {exc}") from exc
+
+
+def _annotation(content: bytes, where: str) -> Annotation:
+    try:
+        parsed = json.loads(content)
+        image = parsed["image"]
+        regions = tuple(Region(CocoMask(entry["segmentation"]), "region", None) for entry in parsed["annotations"])
+        return Annotation(int(image["width"]), int(image["height"]), regions)
+    except (RecursionError, *BAD_ENTRY) as exc:
+        raise DataError(f"{where}: expected the annotation of an SA-1B photo: {exc!r}") from exc
+
+
+# ----------------------------------------------------------------------------------------------------------------- tars
+
+
+@dataclass(frozen=True, eq=False)
+class _Members:
+    """Photos of one tar with their JSON; places are bytes from the tar's start."""
+
+    names: np.ndarray
+    places: np.ndarray  #: int64 (n, 4): photo's start and length, JSON's start and length
+
+
+@dataclass(frozen=True)
+class PhotoInTar:
+    """A picture file inside an uncompressed tar."""
+
+    path: Path
+    name: str
+    start: int
+    length: int
+
+    def pixels(self) -> np.ndarray:
+        where = f"{self.path}: {self.name}"
+        return read_rgb(io.BytesIO(_span(self.path, self.start, self.length, where)), where)
+
+
+def _span(path: Path, start: int, length: int, where: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            content = file.read(length)
+    except OSError as exc:
+        raise DataError(f"{where}: cannot be read: {exc}") from exc
+    if len(content) != length:
+        raise DataError(f"{where}: expected {length} bytes, the tar ends after {len(content)}")
+    return content
+
+
+def _read_tar(path: Path, source: str, feeds: Feeds, skipped: list[str]) -> LazySamples:
+    found = _index_tar(path, skipped)
+    return LazySamples(len(found.names), partial(_from_tar, path, found, source, feeds))
+
+
+def _index_tar(path: Path, skipped: list[str]) -> _Members:
+    photos, known = dict[str, tuple[str, int, int]](), dict[str, tuple[int, int]]()
+    try:
+        end = path.stat().st_size
+        # Plain tars only: in a compressed one nothing can be read without all that comes before it.
+        with tarfile.open(path, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # else every header stays
+                stem, _, suffix = member.name.rpartition(".")
+                if not member.isfile() or member.offset_data + member.size > end:
+                    continue
+                if suffix == "json":
+                    known[stem] = member.offset_data, member.size
+                elif suffix.lower() in PHOTO_SUFFIXES:
+                    photos[stem] = member.name, member.offset_data, member.size
+            # tarfile takes a tear between two members, or noise, for the end; the real one is a block of zeros.
+            last = tar.offset
+        if _span(path, last, tarfile.BLOCKSIZE, str(path)).strip(b"\0"):
+            raise tarfile.ReadError(f"no header at byte {last}")
+    except (OSError, DataError, tarfile.TarError) as exc:
+        skipped.append(f"{path}: expected an uncompressed tar, whole; {len(photos)} photos came before: {exc}")
+    skipped += (f"{path}: {photos[stem][0]}: no {stem}.json with it" for stem in sorted(photos.keys() - known.keys()))
+    skipped += (f"{path}: {stem}.json: no photo with it" for stem in sorted(known.keys() - photos.keys()))
+    stems = sorted(photos.keys() & known.keys())
+    places = np.array([(*photos[stem][1:], *known[stem]) for stem in stems], np.int64).reshape(-1, 4)
+    return _Members(_names([PurePosixPath(photos[stem][0]).name for stem in stems]), places)
+
+
+def _from_tar(path: Path, members: _Members, source: str, feeds: Feeds, index: int) -> Sample:
+    name = os.fsdecode(members.names[index])
+    start, length, json_start, json_length = members.places[index].tolist()
+    read = partial(_annotation_member, path, json_start, json_length, name.rpartition(".")[0] + ".json")
+    return Sample(PhotoInTar(path, name, start, length), source, read, feeds)
+
+
+def _annotation_member(path: Path, start: int, length: int, name: str) -> Annotation:
+    where = f"{path}: {name}"
+    return _annotation(_span(path, start, length, where), where)
