@@ -23,6 +23,8 @@ weights_app = typer.Typer(no_args_is_help=True, help="Convert or fetch published
 app.add_typer(weights_app, name="weights")
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model on annotated photos.")
 app.add_typer(evaluate_app, name="evaluate")
+data_app = typer.Typer(no_args_is_help=True, help="Look at training data, or make some.")
+app.add_typer(data_app, name="data")
 
 ModelName = Annotated[str, typer.Option("--model", help="mobile, swin_t, swin_l, ...: a name in configs/model.")]
 WeightsFile = Annotated[Path | None, typer.Option("--weights", help="Safetensors file; the embedded one for mobile.")]
@@ -201,42 +203,85 @@ def train_ranker(
     print(f"written to {out} as {with_ranker(weights, ranker, out, card=card)}")
 
 
+@data_app.command("check")
+def check_data(
+    config: Annotated[Path, typer.Argument(help="configs/data/NAME.yaml")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.json and contact_sheet.png.")],
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Where the file's paths start; the current folder.")
+    ] = None,
+) -> None:
+    """Read a mixture once: counts, sizes, parts inside their wholes, labels, what is skipped, a contact sheet."""
+    from rich.progress import Progress
+
+    from semsam_model.data_check import check
+    from semsam_model.mixture import read_mixture
+
+    mixture = read_mixture(config, root)
+    with Progress() as progress:
+        task = progress.add_task("photos", total=len(mixture.samples))
+        check(mixture, out, console=progress.console, on_photo=lambda: progress.advance(task))
+
+
+@data_app.command("make")
+def make_data(
+    out: Annotated[Path, typer.Option("--out", help="Folder for synthetic.json and photos; see docs/data.md.")],
+    count: Annotated[int, typer.Option(min=1, help="Scenes.")] = 100,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    size: Annotated[int, typer.Option(min=32, max=4096, help="Side, pixels.")] = 256,
+) -> None:
+    """Write made scenes of objects, parts and subparts with names."""
+    from semsam_model.synthetic import write_scenes
+
+    print(f"written to {write_scenes(out, count, seed=seed, size=(size, size))}")
+
+
 @evaluate_app.command()
 def clicks(
     data: Annotated[list[Path], typer.Argument(help="Folders with SOURCE.json and photos, see docs/data.md.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for report.json.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.json and report.html.")],
     model: ModelName = "mobile",
     weights: WeightsFile = None,
     limit: Annotated[int | None, typer.Option(help="At most this many photos a source, evenly spaced.")] = None,
+    noc: Annotated[int, typer.Option(help="Photos a source on which one mask is corrected up to 20 times.")] = 8,
+    grabcut: Annotated[int, typer.Option(help="Photos a source on which one mask is given to GrabCut.")] = 3,
+    trained_on: Annotated[
+        Path | None, typer.Option(help="Folder with the SOURCE.json of training: other sources are reported apart.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N")] = "cpu",
 ) -> None:
     """One click a mask: IoU of the best level, of the first candidate, and with the granularity told."""
     import json
 
     from rich.console import Console
     from rich.progress import Progress
-    from rich.table import Table
 
     from backend.settings import load_settings
     from semsam_model.checkpoint import load_model
     from semsam_model.data import evenly, read_samples
-    from semsam_model.evaluate import MEASURES, evaluate_clicks
+    from semsam_model.evaluate import evaluate_clicks
+    from semsam_model.evaluate_report import draw_cases, page, tables, worst
+    from semsam_model.evaluate_summary import summarise
 
     readings = [read_samples(folder) for folder in data]
     samples = [sample for reading in readings for sample in evenly(reading.samples, limit)]
-    network, version = load_model(model, weights, folder=load_settings().data_dir / "weights")
+    seen = None if trained_on is None else read_samples(trained_on).sources
+    network, version = load_model(model, weights, folder=load_settings().data_dir / "weights", device=device)
     with Progress() as progress:
         task = progress.add_task("photos", total=len(samples))
-        report = evaluate_clicks(network, samples, on_photo=lambda: progress.advance(task))
-    content = report.to_dict() | {"model": version.version, "photos_per_source": limit}
-    content["skipped"] = [*(line for reading in readings for line in reading.skipped), *report.skipped]
+        report = evaluate_clicks(
+            network, samples, corrected=noc, grabcut=grabcut, on_photo=lambda: progress.advance(task)
+        )
+    report.skipped[:0] = [line for reading in readings for line in reading.skipped]
+    about = {"model": version.version, "ranker": "learned" if network.ranker else "none: by predicted IoU"}
+    content = about | {"photos_per_source": limit or "all"} | summarise(report, seen)
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    table = Table("source", *MEASURES, "masks", title=f"one click, {version}, percent IoU")
-    for name, scores in sorted(report.by_source.items()):
-        row = scores.percent()
-        table.add_row(name, *(f"{row[m]:.1f}" for m in MEASURES), str(row["n"]))
-    Console().print(table)
-    print(f"written to {out / 'report.json'}")
+    (out / "report.html").write_text(
+        page(content, draw_cases(network, samples, worst(report.clicks))), encoding="utf-8"
+    )
+    Console().print(*tables(content))
+    print(f"written to {out / 'report.json'} and {out / 'report.html'}")
 
 
 @app.command()

@@ -191,22 +191,24 @@ def _row(name: str, tiles: Sequence[np.ndarray], count: int) -> np.ndarray:
 
 
 def _tell(console: Console, checks: dict[str, SourceCheck]) -> None:
-    table = Table(
-        "source", "photos", "width", "height", *GRANULARITIES, "labels", "in parent", "loose", "skipped", title="data"
-    )
+    table = Table("source", "photos", *GRANULARITIES, "labels", "in whole", "loose", "skipped", box=None)
+    table.columns[0].no_wrap = True
+    rows = {name: found.to_dict() for name, found in checks.items()}
     for name, found in checks.items():
-        row = found.to_dict()
+        inside = rows[name]["mean_containment"]
         table.add_row(
             name,
             str(found.photos),
-            *("–".join(map(str, dict.fromkeys(row[side]))) for side in ("width", "height")),
             *(str(found.masks[kind]) for kind in GRANULARITIES),
             str(sum(len(labels) for labels in found.labels.values())),
-            "" if row["mean_containment"] is None else f"{100 * row['mean_containment']:.1f} % of {found.with_parent}",
-            str(found.loose),
+            "" if inside is None else f"{100 * inside:.1f} %",
+            "" if inside is None else f"{found.loose} of {found.with_parent}",
             str(len(found.skipped)),
         )
     console.print(table)
+    for name, row in rows.items():
+        sides = (f"{low}..{high}" if low < high else str(low) for low, high in (row["width"], row["height"]))
+        console.print(f"{name}: photos of {' x '.join(sides)} pixels", markup=False, highlight=False)
     for name, found in checks.items():
         for kind, labels in found.labels.items():
             if labels:

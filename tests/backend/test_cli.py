@@ -114,3 +114,16 @@ def test_convert_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:
 def test_every_command_explains_itself(command: list[str]) -> None:
     result = semsam(*command, "--help")
     assert result.returncode == 0 and "Usage" in result.stdout
+
+
+def test_made_data_is_written_and_checked(tmp_path: Path) -> None:
+    made = semsam("data", "make", "--out", tmp_path, "--count", 2, "--size", 64)
+    assert made.returncode == 0, made.stderr
+    config = tmp_path / "mixture.yaml"
+    config.write_text("sources: [{name: made, kind: coco, path: synthetic.json, feeds: [masks, object_names]}]")
+    checked = semsam("data", "check", config, "--root", tmp_path, "--out", tmp_path / "out")
+    assert checked.returncode == 0, checked.stderr
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["by_source"]["made"]["photos"] == 2
+    assert (tmp_path / "out" / "contact_sheet.png").stat().st_size > 0
+    lost = semsam("data", "check", config, "--root", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert lost.returncode == 1 and "synthetic.json" in lost.stderr and "Traceback" not in lost.stderr
