@@ -35,7 +35,10 @@ LEVELS = 6
 
 @dataclass(frozen=True)
 class Label:
-    """One label of the answer control. `kind` ("object" or "part") and `of` are attributes of our own on <Label>."""
+    """One label of the answer control. `kind` ("object" or "part") and `of` are attributes of our own on <Label>.
+
+    What is of something is a part.
+    """
 
     value: str  #: what results carry: the alias where there is one
     text: str  #: what the annotator reads
@@ -145,7 +148,7 @@ class LabelConfig:
         return variable.sub(lambda _: next(values)[1], self.image_value)
 
     def label_for(self, *, part: bool) -> str | None:
-        """The label a mask gets as long as nothing can name it: a rule, not a recognition.
+        """The label a mask gets when nothing names it: a rule, not a recognition.
 
         The first label with kind="part" (or "object"); else the first without kind whose name contains that word; else
         the first label; None if the config has none.
@@ -212,7 +215,7 @@ def _values(element: ElementTree.Element, name: str) -> Iterator[tuple[str, dict
 def _labels(element: ElementTree.Element) -> tuple[Label, ...]:
     labels: dict[str, Label] = {}
     for value, own in _values(element, "label"):
-        kind = own.get("kind", "").strip().lower() or None
+        kind = own.get("kind", "").strip().lower() or ("part" if own.get("of") else None)
         labels.setdefault(value, Label(value, own.get("value") or value, kind, own.get("of")))
     return tuple(labels.values())
 

@@ -25,7 +25,9 @@ from backend.metrics import Metrics
 from backend.settings import Settings
 from semsam_model.checkpoint import Version, load_model
 from semsam_model.errors import SemsamError
+from semsam_model.find import find
 from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.names import LabelSet
 from semsam_model.predict import propose
 from semsam_model.types import Candidate, Prompt
 
@@ -124,11 +126,25 @@ class Predictor:
         pixels is called only when the embedding is not cached; it gives uint8 RGB (H, W, 3), EXIF-oriented. The whole
         answer comes from one model. Raises NotReady, PromptError, ImageError, and whatever `pixels` raises.
         """
+        return self._ask(sha256, pixels, lambda model, embedding: propose(model, embedding, prompt))
+
+    def find(
+        self, sha256: str, pixels: Callable[[], np.ndarray], labels: LabelSet, threshold: float
+    ) -> tuple[list[Candidate], Version, Timings]:
+        """Masks that the first of the labels fits best, see `semsam_model.find`; the rest as `propose`."""
+        return self._ask(sha256, pixels, lambda model, embedding: find(model, embedding, labels, threshold))
+
+    def _ask(
+        self,
+        sha256: str,
+        pixels: Callable[[], np.ndarray],
+        answer: Callable[[SemanticSAM, ImageEmbedding], list[Candidate]],
+    ) -> tuple[list[Candidate], Version, Timings]:
         loaded = self.ready()
         timings = Timings()
         embedding = self._embedding(loaded, sha256, pixels, timings)
         began = time.perf_counter()
-        candidates = propose(loaded.model, embedding, prompt)
+        candidates = answer(loaded.model, embedding)
         timings.stages["decode_prompt"] = time.perf_counter() - began
         return candidates, loaded.version, timings
 

@@ -58,6 +58,7 @@ __all__ = [
 
 #: Clicks of the cycle tool this close, as a share of the photo's longer side, ask for the next candidate.
 SAME_SPOT = 0.02
+NOTED_NAMES = 3  #: names with scores in a region's note
 
 
 def to_pixels(percent: float, side: int) -> float:
@@ -205,9 +206,9 @@ def _new_id() -> str:
 
 
 def default_label(candidate: Candidate, config: LabelConfig) -> str | None:
-    """The candidate's own label when the config has it; else "object" for one without parent, "part" for the others.
+    """The candidate's own label when the config has it; else the rule: "object" without parent, "part" for the others.
 
-    As long as the model cannot name things this is a rule (see `LabelConfig.label_for`), not a recognition.
+    See `LabelConfig.label_for`.
     """
     if candidate.label is not None and candidate.label in {label.value for label in config.labels}:
         return candidate.label
@@ -229,7 +230,7 @@ def build_prediction(
     Candidates may come in any order; they leave large to small, but the best (lowest rank) last: there it lies on top
     and gets the click where the editor puts several accept buttons on one spot. Empty masks are left out. `labels` (one
     for each candidate, None for no label) replaces `default_label`. A candidate's rows share one id: the geometry, and,
-    where the config has the controls, its note ("L3/6 part 0.81") and level without geometry. `parentID` points to the
+    where the config has the controls, its note (see `_note`) and level without geometry. `parentID` points to the
     next larger candidate if that one is in this answer. The prediction's score is the best candidate's.
     """
     chosen = labels if labels is not None else [default_label(candidate, config) for candidate in candidates]
@@ -243,7 +244,7 @@ def build_prediction(
     rows: list[dict[str, Any]] = []
     for candidate, label in offered:
         height, width = candidate.size
-        note = " ".join(filter(None, (f"L{candidate.level}/{LEVELS}", label, f"{candidate.score:.2f}")))
+        note = _note(candidate, label)
         shared = {
             "id": ids[candidate.rank],
             "to_name": config.image_name,
@@ -275,6 +276,19 @@ def build_prediction(
             choices = [config.level_values[candidate.level]]
             rows.append(shared | {"type": "choices", "from_name": config.level, "value": {"choices": choices}})
     return {"model_version": model_version, "score": round(float(best.score), 4), "result": rows}
+
+
+def _note(candidate: Candidate, label: str | None) -> str:
+    """What the editor shows beside the mask: "L3/6 wheel 0.81 | door 0.10 | hood 0.04", best names with scores.
+
+    Behind a question mark where no name is sure enough; "L3/6 part 0.81", with the mask's score, where there are none.
+    """
+    names = [f"{name} {score:.2f}" for name, score in candidate.names[:NOTED_NAMES]]
+    if names:
+        said = ("" if candidate.label else "? ") + " | ".join(names)
+    else:
+        said = " ".join(filter(None, (label, f"{candidate.score:.2f}")))
+    return f"L{candidate.level}/{LEVELS} {said}"
 
 
 def _geometry(candidate: Candidate, tag: str, max_vertices: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,15 @@ from backend.errors import BackendError
 from backend.images import decode_photo, probe_size
 from backend.labelstudio import LabelStudio
 from backend.metrics import Metrics
-from backend.predictor import Predictor, loader
+from backend.naming import Namer
+from backend.predictor import Predictor, Timings, loader
 from backend.settings import Settings
-from semsam_model.checkpoint import read_header, weights_path
+from backend.text_prompt import against, asked_label
+from semsam_model.checkpoint import Version, read_header, weights_path
 from semsam_model.errors import SemsamError
+from semsam_model.names import name_candidates
+from semsam_model.text import TextEncoder, normalise_label
+from semsam_model.types import Candidate
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +56,15 @@ class SemsamService:
         label_studio: LabelStudio,
         metrics: Metrics,
         weights_version: str,
+        namer: Namer | None = None,
     ) -> None:
+        """namer: what names masks; None for a model without names."""
         self._settings = settings
         self._predictor = predictor
         self._label_studio = label_studio
         self._metrics = metrics
         self._weights_version = weights_version
+        self._namer = namer
         self._files: TTLCache[tuple[str, str], _File] = TTLCache(REMEMBERED_FILES, settings.image_recheck_seconds)
         self._files_lock = threading.Lock()
 
@@ -80,6 +88,8 @@ class SemsamService:
             self._label_studio.connect(str(request.project), request.hostname, request.access_token)
         for problem in request.problems:
             log.warning("project %s: %s", request.project, problem)
+        if self._namer and request.config:
+            self._namer.prepare(request.config)
         return {"model_version": self.model_version}
 
     def versions(self) -> list[str]:
@@ -141,9 +151,8 @@ class SemsamService:
         file, data = self._file(project, task)
         fetched = time.perf_counter()
         asked = protocol.interaction(request.context, request.config, file.size)
-        if asked.prompt is None:
-            words = "text prompts are not understood yet" if asked.text else "; ".join(asked.ignored)
-            raise _NothingToSay("no_prompt", words or "nothing to point at")
+        if asked.prompt is None and not asked.text:
+            raise _NothingToSay("no_prompt", "; ".join(asked.ignored) or "nothing to point at")
 
         def pixels() -> np.ndarray:
             content = data if data is not None else self._fetch(project, task)
@@ -151,9 +160,14 @@ class SemsamService:
                 content, max_bytes=self._settings.max_image_bytes, max_pixels=self._settings.max_image_pixels
             ).rgb
 
-        candidates, version, timings = self._predictor.propose(file.sha256, pixels, asked.prompt)
+        if asked.prompt is None:
+            candidates, version, timings = self._find(asked.text[-1], request.config, file.sha256, pixels)
+        else:
+            if self._namer:
+                self._namer.prepare(request.config)  # while the model looks at the photo
+            candidates, version, timings = self._predictor.propose(file.sha256, pixels, asked.prompt)
         decoded = time.perf_counter()
-        offered = asked.offered(candidates)
+        offered = self._named(asked.offered(candidates), request.config)
         prediction = protocol.build_prediction(
             offered, config=request.config, prompt_id=uuid.uuid4().hex, model_version=version.version
         )
@@ -171,8 +185,31 @@ class SemsamService:
             " ".join(f"{stage} {seconds * 1000:.0f} ms" for stage, seconds in stages.items()),
         )
         if not prediction["result"]:
-            raise _NothingToSay("no_mask", "the model found no mask there")
+            where_not = "there" if asked.prompt else f"that is sure enough to be {asked.text[-1]!r}"
+            raise _NothingToSay("no_mask", f"the model found no mask {where_not}")
         return prediction
+
+    def _named(self, candidates: Sequence[Candidate], config: protocol.LabelConfig) -> Sequence[Candidate]:
+        """The candidates with names of the project's labels, where they can be named; a text prompt's have theirs."""
+        labels = self._namer.labels(config) if self._namer else None
+        if labels is None or any(candidate.names for candidate in candidates):
+            return candidates
+        return name_candidates(candidates, labels, self._settings.name_threshold)
+
+    def _find(
+        self, text: str, config: protocol.LabelConfig, sha256: str, pixels: Callable[[], np.ndarray]
+    ) -> tuple[list[Candidate], Version, Timings]:
+        """Masks of the name that the annotator wrote."""
+        if self._namer is None:
+            raise _NothingToSay("no_names", f"text prompt {text!r}: model {self.model_version} cannot name things")
+        if not normalise_label(text):
+            raise _NothingToSay("no_prompt", f"text prompt {text!r}: expected at least a word")
+        labels = against(asked_label(text, config), config, self._namer)
+        if labels is None:
+            raise _NothingToSay("no_names", f"text prompt {text!r}: the text encoder is not ready, or not installed")
+        threshold = self._settings.name_threshold
+        candidates, version, timings = self._predictor.find(sha256, pixels, labels, threshold)
+        return name_candidates(candidates, labels, threshold), version, timings
 
     def _file(self, project: str | None, task: protocol.TaskRef) -> tuple[_File, bytes | None]:
         """Digest and size of a task's picture, and its bytes if they had to be fetched to know."""
@@ -215,9 +252,16 @@ class _NothingToSay(Exception):
 
 
 def build_service(settings: Settings, metrics: Metrics) -> SemsamService:
-    """Wire everything and start loading the model in the background. Raises CheckpointError for missing weights."""
+    """Wire everything and start loading model and text encoder in the background.
+
+    Raises CheckpointError for missing weights.
+    """
     path = weights_path(settings.model, settings.weights, folder=settings.data_dir / "weights")
-    version = read_header(path).version.version
+    header = read_header(path)
     predictor = Predictor(loader(settings), cache_bytes=settings.embedding_cache_bytes, metrics=metrics)
     predictor.start()
-    return SemsamService(settings, predictor, LabelStudio(settings), metrics, version)
+    namer = None
+    if header.config.name_features:
+        namer = Namer(TextEncoder(settings.text_encoder))
+        namer.start()
+    return SemsamService(settings, predictor, LabelStudio(settings), metrics, header.version.version, namer)

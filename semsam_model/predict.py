@@ -61,7 +61,7 @@ def ask(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt, options: 
     positive: list[Click | Box] = [*prompt.positives, *prompt.boxes]
     centres = [_centre(frame.clip(box)) for box in prompt.boxes]
     negatives = prompt.negatives
-    answers = _decode(model, embedding, [*positive, *centres, *negatives])
+    answers = decode_clicks(model, embedding, [*positive, *centres, *negatives])
     mine, centred = answers[: len(positive)], answers[len(positive) : len(positive) + len(centres)]
     proposals = [p for answer in mine + centred for p in answer]
     clicks = len(prompt.clicks)
@@ -85,20 +85,27 @@ def rank(
         proposals = [replace(p, score=float(score)) for p, score in zip(proposals, scores, strict=True)]
     ordered = order(proposals, answers.prompt)
     kept = agreeing(distinct(ordered, options), answers.prompt, options)
-    drawn = [_Drawn(p, *answers.frame.mask(p.logits)) for p in kept]
+    return offer(kept, answers.frame, answers.tokens, options)
+
+
+def offer(kept: Sequence[Proposal], frame: Frame, tokens: int, options: Options) -> list[Candidate]:
+    """Proposals, best first -> candidates in photo pixels, ranked in this order, parents linked."""
+    drawn = [_Drawn(p, *frame.mask(p.logits)) for p in kept]
     # a mask may be so small that no photo pixel's centre lies in it
-    return _offer([d for d in drawn if d.crop.size], answers.frame, answers.tokens, options)
+    return _offer([d for d in drawn if d.crop.size], frame, tokens, options)
 
 
 def raw_levels(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt) -> list[Candidate]:
     """Every level of every positive prompt, by predicted IoU: no clean-up, no duplicate removal."""
-    answers = _decode(model, embedding, [*prompt.positives, *prompt.boxes])
+    answers = decode_clicks(model, embedding, [*prompt.positives, *prompt.boxes])
     ordered = sorted((p for answer in answers for p in answer), key=lambda p: p.predicted_iou, reverse=True)
     drawn = [_Drawn(p, *embedding.frame.mask(p.logits)) for p in ordered]
     return _offer(drawn, embedding.frame, model.config.tokens, Options())
 
 
-def _decode(model: SemanticSAM, embedding: ImageEmbedding, prompts: Sequence[Click | Box]) -> list[list[Proposal]]:
+def decode_clicks(
+    model: SemanticSAM, embedding: ImageEmbedding, prompts: Sequence[Click | Box]
+) -> list[list[Proposal]]:
     """For each prompt its proposals in token order, cropped to the unpadded frame."""
     output = model.decode(embedding, prompts)
     h, w = embedding.frame.logits

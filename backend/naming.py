@@ -1,0 +1,117 @@
+"""The labels of projects as vectors, for naming masks. Owns the text encoder; no click ever waits for it to load.
+
+A label list is embedded in the background, when the project connects or at its first click, and kept. Until that is
+done, and where the encoder cannot be loaded, there is no answer and the rule of `LabelConfig.label_for` decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+
+from cachetools import LRUCache
+
+from backend.label_config import Label, LabelConfig
+from semsam_model.errors import SemsamError
+from semsam_model.names import KINDS, Kind, LabelSet
+from semsam_model.text import GENERIC, TextEncoder, normalise_label
+
+log = logging.getLogger(__name__)
+
+REMEMBERED_LISTS = 256
+#: Seconds that an answer waits for its labels once the encoder is loaded; embedding a list takes a fraction of it.
+PATIENCE_S = 2.0
+
+
+class Namer:
+    """Label lists -> LabelSet. Thread-safe; `start` loads the encoder in the background."""
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self._encoder = encoder
+        self._worker = ThreadPoolExecutor(1, "embed-labels")
+        self._lists: LRUCache[tuple[Label, ...], Future[LabelSet]] = LRUCache(REMEMBERED_LISTS)
+        self._lock = threading.Lock()
+        self._loading: Future[None] | None = None
+        self._reported: set[str] = set()
+
+    def start(self) -> None:
+        """Begin to load the encoder; returns at once."""
+        with self._lock:
+            if self._loading is None:
+                self._loading = self._worker.submit(self._load)
+
+    def _load(self) -> None:
+        try:
+            self._encoder.embed(["object"])
+            log.info("text encoder ready")
+        except SemsamError as error:
+            self._once(f"labels are chosen by rule, not by name: {error}")
+            raise
+
+    def prepare(self, config: LabelConfig) -> None:
+        """Begin to embed the labels of a project; returns at once."""
+        wanted = telling(config.labels)
+        if len(wanted) > 1:
+            self._begin(wanted)
+
+    def labels(self, config: LabelConfig) -> LabelSet | None:
+        """The labels that say something; None while there is no vector for them, or when there are fewer than two."""
+        wanted = telling(config.labels)
+        return self._result(wanted) if len(wanted) > 1 else None
+
+    def embed(self, labels: Sequence[Label]) -> LabelSet | None:
+        """Any labels, each with at least a word; None while the encoder is not loaded or cannot be."""
+        return self._result(tuple(labels))
+
+    def wait(self, timeout_s: float) -> None:
+        """Until the encoder is loaded or known to be missing. Raises TimeoutError."""
+        self.start()
+        assert self._loading is not None
+        self._loading.exception(timeout_s)
+
+    def _begin(self, labels: tuple[Label, ...]) -> Future[LabelSet]:
+        self.start()
+        with self._lock:
+            future = self._lists.get(labels)
+            if future is None:
+                future = self._lists[labels] = self._worker.submit(self._embed, labels)
+            return future
+
+    def _embed(self, labels: tuple[Label, ...]) -> LabelSet:
+        vectors = self._encoder.embed([label.text for label in labels])
+        return LabelSet(tuple(label.value for label in labels), tuple(map(_kind, labels)), vectors.numpy())
+
+    def _result(self, labels: tuple[Label, ...]) -> LabelSet | None:
+        future = self._begin(labels)
+        assert self._loading is not None
+        if not self._loading.done():
+            self._once("labels are chosen by rule until the text encoder is loaded")
+            return None
+        if self._loading.exception() is not None:
+            return None
+        try:
+            return future.result(PATIENCE_S)
+        except FutureTimeout:
+            log.info("%d labels are still being embedded; they are chosen by rule this time", len(labels))
+        except SemsamError as error:
+            self._once(f"labels are chosen by rule, not by name: {error}")
+        return None
+
+    def _once(self, message: str) -> None:
+        with self._lock:
+            new = message not in self._reported
+            self._reported.add(message)
+        if new:
+            log.warning("%s", message)
+
+
+def telling(labels: Sequence[Label]) -> tuple[Label, ...]:
+    """The labels that name something: "object", "part" and the like fit every mask."""
+    return tuple(label for label in labels if normalise_label(label.text) not in GENERIC)
+
+
+def _kind(label: Label) -> Kind | None:
+    return next((kind for kind in KINDS if kind == label.kind), None)

@@ -1,0 +1,41 @@
+"""A text instead of a click: what it is held against, so that not every mask fits it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backend.label_config import Label, LabelConfig
+from backend.naming import Namer, telling
+from semsam_model.names import LabelSet
+from semsam_model.text import normalise_label
+
+#: What a mask may be besides the labels of the project.
+ELSE = tuple(
+    Label(word, word, "object")
+    for word in ("person", "animal", "vehicle", "building", "furniture", "plant", "food", "sky", "ground", "water")
+)
+#: Words with a larger cosine mean nearly the text itself ("vehicle" beside "car") and are no other answer.
+NEARLY = 0.45
+
+
+def asked_label(text: str, config: LabelConfig) -> Label:
+    """The project's label that the text spells, by name or alias, or else a label of its own without a kind."""
+    words = normalise_label(text)
+    same = (label for label in config.labels if words in (normalise_label(label.text), normalise_label(label.value)))
+    return next(same, Label(text, text))
+
+
+def against(wanted: Label, config: LabelConfig, namer: Namer) -> LabelSet | None:
+    """The wanted label first, then the project's other labels and a few general ones; None where nothing is embedded.
+
+    The text has at least a word.
+    """
+    others = [label for label in telling(config.labels) if label != wanted]
+    labels = namer.embed([wanted, *others, *ELSE])
+    if labels is None:
+        return None
+    near = labels.vectors[1 + len(others) :] @ labels.vectors[0]
+    kept = [*range(1 + len(others)), *(1 + len(others) + np.flatnonzero(near < NEARLY)).tolist()]
+    return LabelSet(
+        tuple(labels.values[i] for i in kept), tuple(labels.kinds[i] for i in kept), labels.vectors[np.array(kept)]
+    )

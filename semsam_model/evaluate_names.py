@@ -1,0 +1,164 @@
+"""How well masks are named: every named mask is clicked once, and the best level's names are held against its own.
+
+The labels are those of the mask's own source and kind, as a project would list them; objects (with regions, "sky") and
+parts apart. Which of the six levels is meant is given (the one with the best IoU), so that this measures names alone.
+
+    top1, top3  the right label is the first, or among the first three, of the labels of its kind
+    together    the right label is the first when the source's objects and parts are in one list, told apart by kind
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from semsam_model.candidates import iou
+from semsam_model.data import Sample
+from semsam_model.errors import ConfigError, DataError
+from semsam_model.evaluate import innermost
+from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.names import KINDS, LabelSet, label_scores
+from semsam_model.predict import raw_levels
+from semsam_model.text import TextEncoder
+from semsam_model.types import Prompt
+from semsam_model.vocabulary import HEAD_OF, Vocabulary, encode_vocabulary
+
+MEASURES = ("top1", "top3", "together")
+
+
+@dataclass
+class NameScores:
+    """The named masks of one source and kind; one entry a mask in each list."""
+
+    labels: int  #: how many there are to choose from
+    rank: list[int] = field(default_factory=list)  #: of the right label among those of its kind, 1 = first
+    together: list[bool] = field(default_factory=list)
+    score: list[float] = field(default_factory=list)  #: of the first label in one list of both kinds
+    iou: list[float] = field(default_factory=list)  #: of the level that was named
+
+    def percent(self) -> dict[str, float | int]:
+        """Shares in percent; `chance` is what guessing would reach as top1."""
+        ranks = np.array(self.rank)
+        shares = {
+            "top1": ranks == 1,
+            "top3": ranks <= 3,
+            "together": np.array(self.together),
+            "iou": np.array(self.iou),
+        }
+        means = {name: round(100 * float(np.mean(values)), 2) for name, values in shares.items()}
+        return means | {"chance": round(100 / self.labels, 2), "n": len(ranks), "labels": self.labels}
+
+
+@dataclass(frozen=True)
+class NameReport:
+    by_source: dict[str, dict[str, NameScores]]  #: source -> kind -> scores
+    skipped: tuple[str, ...]  #: photos and masks that could not be read, and why
+
+    def to_dict(self) -> dict[str, object]:
+        """What report.json holds: percent by source and kind, the mean over sources, and what abstaining would cost."""
+        by_source = {
+            source: {kind: scores.percent() for kind, scores in sorted(kinds.items())}
+            for source, kinds in sorted(self.by_source.items())
+        }
+        mean = {}
+        for kind in KINDS:
+            rows = [kinds[kind] for kinds in by_source.values() if kind in kinds]
+            if rows:
+                mean[kind] = {m: round(float(np.mean([row[m] for row in rows])), 2) for m in MEASURES}
+        return {
+            "by_source": by_source,
+            "mean_over_sources": mean,
+            "thresholds": self.thresholds(),
+            "skipped": list(self.skipped),
+        }
+
+    def thresholds(self) -> list[dict[str, float]]:
+        """All masks, both kinds in one list: at each threshold the share that gets a name, and how much is right."""
+        every = [scores for kinds in self.by_source.values() for scores in kinds.values()]
+        score = np.array([s for scores in every for s in scores.score])
+        right = np.array([r for scores in every for r in scores.together], bool)
+        rows = []
+        for threshold in np.arange(0, 1, 0.1):
+            said = score >= threshold
+            if said.any():
+                shares = {"named": said.mean(), "right": right[said].mean()}
+                rows.append(
+                    {"threshold": round(float(threshold), 1)} | {k: round(100 * float(v), 2) for k, v in shares.items()}
+                )
+        return rows
+
+
+def evaluate_names(
+    model: SemanticSAM,
+    samples: Sequence[Sample],
+    encoder: TextEncoder,
+    *,
+    lists: Sequence[Sample] | None = None,
+    min_area: int = 64,
+    on_photo: Callable[[], None] = lambda: None,
+) -> NameReport:
+    """Click every mask of at least `min_area` pixels whose name is in its source's list; `on_photo` after each photo.
+
+    lists: the samples that the label lists are taken from, when they are more than `samples`. Lists of a single label,
+    and names that every mask could bear ("object"), are left out. A photo or mask that cannot be read is skipped and
+    named. Raises ConfigError for a model without names or when nothing is named, TextEncoderError.
+    """
+    if model.name_head is None:
+        raise ConfigError(f"model {model.config.name}: it cannot name things, expected one trained with name_features")
+    vocabulary = Vocabulary.of(samples if lists is None else lists)
+    vectors = encode_vocabulary(vocabulary, encoder, model.config.text_dim).numpy()
+    by_source: dict[str, dict[str, NameScores]] = {}
+    skipped: list[str] = []
+    for sample in samples:
+        try:
+            rows = [vocabulary.row(sample.source, region.granularity, region.name) for region in sample.regions]
+            masks = {i: sample.mask(i) for i, row in enumerate(rows) if row >= 0}
+            wanted = [i for i, mask in masks.items() if np.count_nonzero(mask) >= min_area]
+            embedding = model.encode(sample.image()) if wanted else None
+        except DataError as error:
+            skipped.append(str(error))
+        else:
+            if embedding is not None:
+                lists_of = _lists(vocabulary, vectors, sample.source)
+                for i in wanted:
+                    head = HEAD_OF[sample.regions[i].granularity]
+                    kinds = by_source.setdefault(sample.source, {})
+                    scores = kinds.setdefault(KINDS[head], NameScores(len(lists_of[head].values)))
+                    _score(model, embedding, masks[i], vocabulary.rows[rows[i]], lists_of, scores)
+        on_photo()
+    return NameReport(by_source, tuple(skipped))
+
+
+def _lists(vocabulary: Vocabulary, vectors: np.ndarray, source: str) -> list[LabelSet]:
+    """The labels of a source: of the object head, of the part head, of both. Values are "kind label"."""
+    found = []
+    for heads in ((0,), (1,), (0, 1)):
+        rows = [i for i, row in enumerate(vocabulary.rows) if row[0] == source and row[1] in heads]
+        values = tuple(_value(vocabulary.rows[i]) for i in rows)
+        found.append(LabelSet(values, tuple(KINDS[vocabulary.rows[i][1]] for i in rows), vectors[rows]))
+    return found
+
+
+def _value(row: tuple[str, int, str]) -> str:
+    return f"{KINDS[row[1]]} {row[2]}"
+
+
+def _score(
+    model: SemanticSAM,
+    embedding: ImageEmbedding,
+    mask: np.ndarray,
+    row: tuple[str, int, str],
+    lists: Sequence[LabelSet],
+    scores: NameScores,
+) -> None:
+    levels = [(iou(c.mask, mask), c) for c in raw_levels(model, embedding, Prompt((innermost(mask),)))]
+    best, candidate = max(levels, key=lambda pair: pair[0])
+    assert candidate.name_embedding is not None
+    of_kind = [value for value, _ in label_scores(candidate.name_embedding, lists[row[1]])]
+    first, score = label_scores(candidate.name_embedding, lists[2])[0]
+    scores.rank.append(of_kind.index(_value(row)) + 1)
+    scores.together.append(first == _value(row))
+    scores.score.append(score)
+    scores.iou.append(best)

@@ -1,0 +1,43 @@
+"""Masks by name: a coarse grid of clicks, and of all that they select what a text fits best.
+
+The simplest honest form: no detector. What lies between the clicks of the grid, or is smaller than its step, is missed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from semsam_model.candidates import Options, distinct, tidy
+from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.names import LabelSet, label_scores
+from semsam_model.predict import decode_clicks, offer
+from semsam_model.transforms import LOGIT_STRIDE
+from semsam_model.types import Candidate, Click
+
+GRID = 8  #: clicks along each side of the photo
+OPTIONS = Options(same_iou=0.6)  #: neighbouring clicks select one thing a little differently
+
+
+def find(model: SemanticSAM, embedding: ImageEmbedding, labels: LabelSet, threshold: float) -> list[Candidate]:
+    """Masks for which the first of `labels` is the best of them and reaches the threshold, at most six, best first.
+
+    The other labels are what the masks could be instead: with none, everything would fit. A candidate's score is the
+    label's score times the predicted IoU. [] for a model without names. Raises ConfigError as `label_scores`.
+    """
+    height, width = embedding.frame.photo
+    steps = (np.arange(GRID) + 0.5) / GRID
+    clicks = [Click(float(x * width), float(y * height)) for y in steps for x in steps]
+    wanted = labels.values[0]
+    found = []
+    for proposal in (p for answer in decode_clicks(model, embedding, clicks) for p in answer):
+        if proposal.name_embedding is None:
+            return []
+        best, score = label_scores(proposal.name_embedding, labels)[0]
+        if best == wanted and score >= threshold:
+            found.append(replace(proposal, score=score * float(np.clip(proposal.predicted_iou, 0, 1))))
+    found.sort(key=lambda p: p.score or 0.0, reverse=True)
+    min_cells = OPTIONS.min_region / LOGIT_STRIDE**2
+    kept = distinct([tidy(p, min_cells) for p in found], OPTIONS)
+    return offer(kept, embedding.frame, model.config.tokens, OPTIONS)

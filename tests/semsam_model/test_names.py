@@ -1,0 +1,147 @@
+"""Which label a candidate gets, by its class embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semsam_model.config import read_model_config
+from semsam_model.errors import ConfigError
+from semsam_model.find import GRID, find
+from semsam_model.model import SemanticSAM, build_model
+from semsam_model.names import KINDS, LabelSet, label_scores, name_candidates
+from semsam_model.predict import propose, raw_levels
+from semsam_model.types import Candidate, Click, Prompt
+
+quick = settings(max_examples=40, deadline=None)
+SIZE = (60, 84)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def label_set(seed: int, count: int = 5, width: int = 8) -> LabelSet:
+    rng = np.random.default_rng(seed)
+    kinds = tuple((*KINDS, None)[i] for i in rng.integers(0, 3, count))
+    return LabelSet(tuple(f"label {i}" for i in range(count)), kinds, unit(rng.normal(size=(count, width))))
+
+
+def embedding(seed: int, width: int = 8) -> np.ndarray:
+    return 20 * unit(np.random.default_rng(seed).normal(size=(2, width)))
+
+
+def candidate(name_embedding: np.ndarray | None) -> Candidate:
+    return Candidate(1, 0, 3, 0.5, 0.5, 0.5, SIZE, (0, 0, 2, 2), np.ones((2, 2), bool), name_embedding=name_embedding)
+
+
+@pytest.fixture(scope="module")
+def model() -> SemanticSAM:
+    torch.manual_seed(3)
+    network = build_model(replace(read_model_config("tiny"), name_features=True)).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim > 1 and name.startswith("decoder"):
+                parameter.copy_(torch.randn_like(parameter) * parameter[0].numel() ** -0.5 * 2)
+    return network
+
+
+@pytest.fixture(scope="module")
+def rgb() -> np.ndarray:
+    coarse = np.random.default_rng(0).integers(0, 255, (5, 7, 3), np.uint8)
+    return np.kron(coarse, np.ones((12, 12, 1), np.uint8))
+
+
+@quick
+@given(st.integers(0, 10**6), st.permutations(range(5)))
+def test_another_order_of_the_labels_changes_no_labels_score(seed: int, order: list[int]) -> None:
+    labels = label_set(seed)
+    shuffled = LabelSet(
+        tuple(labels.values[i] for i in order), tuple(labels.kinds[i] for i in order), labels.vectors[order]
+    )
+    before, after = (dict(label_scores(embedding(seed), one)) for one in (labels, shuffled))
+    assert before == pytest.approx(after)
+
+
+@quick
+@given(st.integers(0, 10**6))
+def test_scores_are_shares_of_one_best_first(seed: int) -> None:
+    scores = [score for _, score in label_scores(embedding(seed), label_set(seed))]
+    assert sum(scores) == pytest.approx(1)
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("head", [0, 1])
+def test_only_its_own_head_speaks_for_a_label_and_the_better_one_where_it_has_no_kind(head: int) -> None:
+    vectors = np.eye(3, dtype=np.float32)
+    labels = LabelSet(("one", "two", "three"), (KINDS[head], KINDS[head], None), vectors)
+    said = np.zeros((2, 3), np.float32)
+    said[head] = 8, 4, 0
+    before = label_scores(said, labels)
+    assert [name for name, _ in before] == ["one", "two", "three"]
+    said[1 - head] = 20, 30, 0  # the other head may say what it likes
+    assert label_scores(said, labels) == before
+    said[1 - head, 2] = 40
+    assert label_scores(said, labels)[0][0] == "three"
+
+
+def test_it_abstains_below_the_threshold_but_still_says_what_it_thought() -> None:
+    labels, one = label_set(1), candidate(embedding(1))
+    best, score = label_scores(embedding(1), labels)[0]
+    (sure,) = name_candidates([one], labels, score - 0.01)
+    (unsure,) = name_candidates([one], labels, score + 0.01)
+    assert (sure.label, unsure.label) == (best, None)
+    assert sure.names == unsure.names == tuple(label_scores(embedding(1), labels))
+
+
+def test_a_model_without_names_says_nothing(rgb: np.ndarray) -> None:
+    nameless = build_model(read_model_config("tiny")).eval()
+    embedded = nameless.encode(rgb)
+    named = name_candidates(propose(nameless, embedded, Prompt((Click(30, 30),))), label_set(0, width=16), 0)
+    assert named and all(c.names == () and c.label is None for c in named)
+    assert find(nameless, embedded, label_set(0, width=16), 0) == []
+
+
+def test_vectors_of_another_dimension_are_refused() -> None:
+    with pytest.raises(ConfigError, match="8 dimensions, the text encoder gives 6"):
+        label_scores(embedding(0), label_set(0, width=6))
+
+
+def test_candidates_carry_the_networks_own_class_embeddings_times_its_scales(
+    model: SemanticSAM, rgb: np.ndarray
+) -> None:
+    embedded, click = model.encode(rgb), Click(30, 30)
+    output, scales = model.decode(embedded, [click]), model.name_scales().detach()
+    for found in (raw_levels, propose):
+        for c in found(model, embedded, Prompt((click,))):
+            assert c.name_embedding is not None
+            np.testing.assert_allclose(c.name_embedding[0], scales[0] * output.object_embedding[0, c.token], rtol=1e-4)
+            np.testing.assert_allclose(c.name_embedding[1], scales[1] * output.part_embedding[0, c.token], rtol=1e-4)
+
+
+def test_combined_masks_can_be_named_too(model: SemanticSAM, rgb: np.ndarray) -> None:
+    clicks = (Click(10, 10), Click(75, 50), Click(40, 30, positive=False))
+    named = name_candidates(propose(model, model.encode(rgb), Prompt(clicks)), label_set(0, width=16), 0)
+    assert named and all(len(c.names) == 5 and c.label for c in named)
+
+
+def test_what_is_found_by_name_is_distinct_and_bears_the_name_first(model: SemanticSAM, rgb: np.ndarray) -> None:
+    embedded = model.encode(rgb)
+    steps = [((i % GRID + 0.5) / GRID * SIZE[1], (i // GRID + 0.5) / GRID * SIZE[0]) for i in range(GRID**2)]
+    every = [c for x, y in steps[::9] for c in raw_levels(model, embedded, Prompt((Click(x, y),)))]
+    labels = label_set(2, width=16)
+    best = label_scores(next(c.name_embedding for c in every if c.name_embedding is not None), labels)[0][0]
+    order = [labels.values.index(best), *(i for i, value in enumerate(labels.values) if value != best)]
+    labels = LabelSet(
+        tuple(labels.values[i] for i in order), tuple(labels.kinds[i] for i in order), labels.vectors[order]
+    )
+    found = name_candidates(find(model, embedded, labels, 0.0), labels, 0.0)
+    assert 1 <= len(found) <= 6
+    assert all(c.label == best for c in found)
+    assert [c.score for c in found] == sorted((c.score for c in found), reverse=True)
+    assert find(model, embedded, labels, 1.01) == []
