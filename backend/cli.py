@@ -284,6 +284,44 @@ def clicks(
     print(f"written to {out / 'report.json'} and {out / 'report.html'}")
 
 
+@evaluate_app.command()
+def names(
+    data: Annotated[list[Path], typer.Argument(help="Folders with SOURCE.json and photos, see docs/data.md.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for names.json.")],
+    model: ModelName = "mobile",
+    weights: WeightsFile = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many photos a source, evenly spaced.")] = None,
+) -> None:
+    """One click a named mask: how often the right label of its source is first, or among the first three."""
+    import json
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from backend.settings import load_settings
+    from semsam_model.checkpoint import load_model
+    from semsam_model.data import evenly, read_samples
+    from semsam_model.evaluate_names import evaluate_names
+    from semsam_model.text import TextEncoder
+
+    settings = load_settings()
+    readings = [read_samples(folder) for folder in data]
+    every = [sample for reading in readings for sample in reading.samples]
+    samples = [sample for reading in readings for sample in evenly(reading.samples, limit)]
+    network, version = load_model(model, weights, folder=settings.data_dir / "weights")
+    with Progress() as progress:
+        task = progress.add_task("photos", total=len(samples))
+        encoder = TextEncoder(settings.text_encoder)
+        report = evaluate_names(network, samples, encoder, lists=every, on_photo=lambda: progress.advance(task))
+    content = {"model": version.version, "photos_per_source": limit or "all", "examples_per_label": 0}
+    content |= report.to_dict()
+    content["skipped"] = [*(line for reading in readings for line in reading.skipped), *report.skipped]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "names.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    Console().print(report.table(f"names, {version}, percent of masks"))
+    print(f"written to {out / 'names.json'}")
+
+
 @app.command()
 def demo(
     port: Annotated[int, typer.Option(help="Port of Label Studio.")] = 8080,

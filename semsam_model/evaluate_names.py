@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from rich.table import Table
 
 from semsam_model.candidates import iou
 from semsam_model.data import Sample
@@ -73,6 +74,15 @@ class NameReport:
             "thresholds": self.thresholds(),
             "skipped": list(self.skipped),
         }
+
+    def table(self, title: str) -> Table:
+        """For the terminal: a row a source and kind."""
+        table = Table("source", "kind", *MEASURES, "labels", "masks", title=title)
+        for source, kinds in sorted(self.by_source.items()):
+            for kind, scores in sorted(kinds.items()):
+                row = scores.percent()
+                table.add_row(source, kind, *(f"{row[m]:.1f}" for m in MEASURES), str(row["labels"]), str(row["n"]))
+        return table
 
     def thresholds(self) -> list[dict[str, float]]:
         """All masks, both kinds in one list: at each threshold the share that gets a name, and how much is right."""
