@@ -333,7 +333,8 @@ CONTROL = {
 
 def candidate(rank: int, mask: np.ndarray, parent: int | None, label: str) -> Candidate:
     crop, bbox = crop_mask(mask)
-    return Candidate(rank, 0, rank, 0.9, 0.9, 0.9, mask.shape, bbox, crop, parent, label)  # type: ignore[arg-type]
+    figures = {"token": 0, "level": rank, "score": 0.9, "predicted_iou": 0.9, "stability": 0.9}
+    return Candidate(rank=rank, size=mask.shape, bbox=bbox, crop=crop, parent=parent, label=label, **figures)  # type: ignore[arg-type]
 
 
 def accepted(kind: str, *candidates: Candidate) -> list[dict]:
