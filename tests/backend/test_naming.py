@@ -1,0 +1,243 @@
+"""Regions named by the labels of the project's own config, and found by a text: real encoder, tiny network."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from backend.label_config import Label, LabelConfig
+from backend.labelstudio import LabelStudio
+from backend.metrics import Metrics
+from backend.naming import Namer, telling
+from backend.predictor import Predictor, loader
+from backend.service import SemsamService, build_service
+from backend.settings import Settings
+from backend.text_prompt import ELSE, against, asked_label
+from semsam_model.checkpoint import load, save
+from semsam_model.config import read_model_config
+from semsam_model.model import build_model
+from semsam_model.predict import propose
+from semsam_model.text import TextEncoder
+from semsam_model.types import Click, Prompt
+
+LABELS = (
+    '<Label value="car" kind="object"/>',
+    '<Label value="House" alias="c7" kind="object"/>',
+    '<Label value="wheel" of="car"/>',
+    '<Label value="door" kind="part"/>',
+    '<Label value="something else"/>',
+)
+LOADS_IN_S = 120
+
+
+def config(*labels: str) -> str:
+    return (
+        '<View><KeyPoint name="click_all" toName="image" smartOnly="true"/><Image name="image" value="$image"/>'
+        f'<BrushLabels name="mask" toName="image" smart="false">{"".join(labels)}</BrushLabels>'
+        '<TextArea name="note" toName="image" perRegion="true" smart="false"/>'
+        '<TextArea name="find" toName="image"/></View>'
+    )
+
+
+def rgb() -> np.ndarray:
+    return np.kron(np.random.default_rng(0).integers(0, 255, (5, 7, 3), np.uint8), np.ones((12, 12, 1), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return TextEncoder()
+
+
+@pytest.fixture(scope="module")
+def namer(encoder: TextEncoder) -> Namer:
+    namer = Namer(encoder)
+    namer.wait(LOADS_IN_S)
+    return namer
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    Image.fromarray(rgb()).save(folder / "a.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    own = replace(read_model_config("tiny"), name_features=True, text_dim=384)
+    path = tmp_path_factory.mktemp("weights") / "named.safetensors"
+    save(path, build_model(own), own)
+    return path
+
+
+Build = Callable[..., SemsamService]
+
+
+@pytest.fixture
+def served(photos: Path, weights: Path, namer: Namer) -> Build:
+    """The service over the weights with names."""
+
+    def build(using: Namer | None = namer, threshold: float = 0.0) -> SemsamService:
+        settings = Settings(model="tiny", weights=weights, local_files_root=photos, name_threshold=threshold)
+        metrics = Metrics()
+        predictor = Predictor(loader(settings), cache_bytes=10**8, metrics=metrics)
+        predictor.start()
+        return SemsamService(settings, predictor, LabelStudio(settings), metrics, "named-0", using)
+
+    return build
+
+
+def ask(service: SemsamService, labels: tuple[str, ...] = LABELS, text: str | None = None) -> list[dict[str, Any]]:
+    """The rows of the answer to a click at (21, 30), or to a text."""
+    row: dict[str, Any] = {"id": "k", "type": "keypoint", "from_name": "click_all", "to_name": "image"}
+    row |= {"is_positive": True, "original_width": 84, "original_height": 60, "value": {"x": 25, "y": 50, "width": 0.2}}
+    if text is not None:
+        row = {"id": "t", "type": "textarea", "from_name": "find", "to_name": "image", "value": {"text": [text]}}
+    tasks = [{"id": 1, "project": 1, "data": {"image": "/data/local-files/?d=a.png"}}]
+    body = {"project": "1.2", "label_config": config(*labels), "params": {"context": {"result": [row]}}, "tasks": tasks}
+    (answer,) = service.predict_request(body, "r1")
+    found: list[dict[str, Any]] = answer["result"]
+    return found
+
+
+def said(rows: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
+    """Rank, label and note of every region."""
+    notes = {row["id"]: row["value"]["text"][0] for row in rows if row["type"] == "textarea"}
+    regions = [row for row in rows if row["type"] == "brushlabels"]
+    assert all(notes[row["id"]] == row["meta"]["text"][0] for row in regions)
+    return sorted((r["meta"]["candidate"], r["value"]["brushlabels"][0], notes[r["id"]]) for r in regions)
+
+
+def test_a_region_bears_the_best_label_by_its_alias_and_the_three_best_with_scores_in_its_note(
+    served: Build, weights: Path, encoder: TextEncoder
+) -> None:
+    model, _ = load(weights)
+    embedding, click = model.encode(rgb()), Click(21, 30)
+    output, scales = model.decode(embedding, [click]), model.name_scales().detach()
+    texts = encoder.embed(["car", "house", "wheel", "door", "something else"])
+    values = ["car", "c7", "wheel", "door", "something else"]
+    expected = []
+    for c in propose(model, embedding, Prompt((click,))):
+        of_object = scales[0] * (texts @ output.object_embedding[0, c.token])
+        of_part = scales[1] * (texts @ output.part_embedding[0, c.token])
+        either = torch.maximum(of_object, of_part)
+        logits = torch.stack((of_object[0], of_object[1], of_part[2], of_part[3], either[4]))
+        scores = logits.softmax(0)
+        best = scores.argsort(descending=True)[:3].tolist()
+        note = " | ".join(f"{values[i]} {scores[i]:.2f}" for i in best)
+        expected.append((c.rank, values[best[0]], f"L{c.level}/6 {note}"))
+    assert said(ask(served())) == expected
+
+
+def test_the_order_of_the_labels_in_the_config_does_not_matter(served: Build) -> None:
+    service = served()
+    assert said(ask(service)) == said(ask(service, LABELS[::-1]))
+
+
+def test_below_the_threshold_the_rule_chooses_the_label_and_the_note_says_so(served: Build) -> None:
+    for _, label, note in said(ask(served(threshold=1.0))):
+        assert label in ("car", "wheel")  # the first of each kind
+        assert re.fullmatch(r"L[1-6]/6 \? [\w ]+ 0\.\d\d \| [\w ]+ 0\.\d\d \| [\w ]+ 0\.\d\d", note)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ('<Label value="object" kind="object"/>', '<Label value="Part" kind="part"/>'),
+        ('<Label value="object"/>', '<Label value="wheel" kind="part"/>'),
+    ],
+)
+def test_labels_that_leave_nothing_to_choose_keep_the_rule(served: Build, labels: tuple[str, ...]) -> None:
+    for _, label, note in said(ask(served(), labels)):
+        assert re.fullmatch(rf"L[1-6]/6 {label} \d\.\d\d", note)
+
+
+def test_a_missing_encoder_leaves_the_choice_to_the_rule_and_is_logged_once(
+    served: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = Namer(TextEncoder(tmp_path / "nowhere", "0" * 64))
+    missing.wait(LOADS_IN_S)
+    service = served(missing)
+    by_rule = said(ask(served(None)))
+    assert by_rule and said(ask(service)) == said(ask(service)) == by_rule
+    assert ask(service, text="wheel") == []
+    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(warnings) == 1 and "by rule" in warnings[0] and "nowhere" in warnings[0]
+
+
+class _Held(TextEncoder):
+    """The real encoder, which begins to load when told."""
+
+    def __init__(self, begin: threading.Event) -> None:
+        super().__init__()
+        self.begin = begin
+
+    def _load(self) -> Any:
+        self.begin.wait(LOADS_IN_S)
+        return super()._load()
+
+
+def test_no_click_waits_for_the_encoder_to_load(served: Build) -> None:
+    begin = threading.Event()
+    loading = Namer(_Held(begin))
+    service = served(loading)
+    assert said(ask(service)) == said(ask(served(None)))
+    begin.set()
+    loading.wait(LOADS_IN_S)
+    assert said(ask(service)) == said(ask(served()))
+
+
+def test_a_text_returns_masks_of_that_name_and_says_which(served: Build, namer: Namer) -> None:
+    service = served()
+    parsed = LabelConfig.parse(config(*LABELS))
+    answers = {}
+    for text in ("car", " HOUSE", "c7", "Wheel", "door"):
+        value = asked_label(text, parsed).value
+        answers[text] = said(ask(service, text=text))
+        assert all(label == value and re.search(rf" {value} [01]\.\d\d", note) for _, label, note in answers[text])
+        assert len(answers[text]) <= 6
+    assert any(answers.values())
+    assert answers[" HOUSE"] == answers["c7"]
+
+
+def test_an_empty_answer_to_a_text_is_logged_with_its_reason(
+    served: Build, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nameless = read_model_config("tiny")
+    save(tmp_path / "tiny.safetensors", build_model(nameless), nameless)
+    settings = Settings(model="tiny", weights=tmp_path / "tiny.safetensors", local_files_root=photos)
+    with caplog.at_level(logging.INFO):
+        assert ask(build_service(settings, Metrics()), text="wheel") == []
+        assert "cannot name things" in caplog.text
+        assert ask(served(threshold=1.0), text="wheel") == []
+        assert "no mask that is sure enough to be 'wheel'" in caplog.text
+        assert ask(served(), text="_ _") == []
+        assert "expected at least a word" in caplog.text
+
+
+def test_what_is_of_something_is_a_part_and_words_that_fit_everything_name_nothing(namer: Namer) -> None:
+    parsed = LabelConfig.parse(config(*LABELS, '<Label value="Unknown"/>'))
+    assert [label.text for label in telling(parsed.labels)] == ["car", "House", "wheel", "door", "something else"]
+    labels = namer.labels(parsed)
+    assert labels is not None
+    assert labels.kinds == ("object", "object", "part", "part", None)
+
+
+def test_words_that_nearly_mean_the_text_are_not_held_against_it(namer: Namer) -> None:
+    bare = LabelConfig.parse(config('<Label value="object"/>'))
+    for text, near in (("vehicles", "vehicle"), ("buildings", "building")):
+        labels = against(Label(text, text), bare, namer)
+        assert labels is not None and labels.values[0] == text
+        assert near not in labels.values
+        assert 1 < len(labels.values) <= len(ELSE)
