@@ -313,7 +313,11 @@ def names(
         task = progress.add_task("photos", total=len(samples))
         encoder = TextEncoder(settings.text_encoder)
         report = evaluate_names(network, samples, encoder, lists=every, on_photo=lambda: progress.advance(task))
-    content = {"model": version.version, "photos_per_source": limit or "all", "examples_per_label": 0}
+    content: dict[str, object] = {
+        "model": version.version,
+        "photos_per_source": limit or "all",
+        "examples_per_label": 0,
+    }
     content |= report.to_dict()
     content["skipped"] = [*(line for reading in readings for line in reading.skipped), *report.skipped]
     out.mkdir(parents=True, exist_ok=True)

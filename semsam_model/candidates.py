@@ -186,6 +186,13 @@ def parents(masks: Sequence[np.ndarray], options: Options) -> list[int | None]:
     return found
 
 
+def crop_iou(crop: np.ndarray, bbox: tuple[int, int, int, int], mask: np.ndarray) -> float:
+    """IoU of a mask that is stored as its box x0, y0, x1, y1 and the crop inside it with a full bool (H, W) mask."""
+    x0, y0, x1, y1 = bbox
+    both = int(np.count_nonzero(crop & mask[y0:y1, x0:x1]))
+    return both / max(1, int(np.count_nonzero(crop)) + int(np.count_nonzero(mask)) - both)
+
+
 def iou(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union of two bool masks of one shape; 0 for two empty ones."""
     both = int(np.count_nonzero(a & b))

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semsam_model.candidates import Options
+from semsam_model.candidates import Options, crop_iou
 from semsam_model.corrections import innermost, next_click
 from semsam_model.data import Sample, evenly
 from semsam_model.errors import DataError
@@ -151,8 +151,8 @@ def _list(
     wanted_iou, any_iou = [], []
     for proposal in answers.proposals:
         crop, bbox = answers.frame.mask(proposal.logits)
-        wanted_iou.append(_iou(crop, bbox, masks[index]))
-        any_iou.append(max(_iou(crop, bbox, mask) for mask in agreeing))
+        wanted_iou.append(crop_iou(crop, bbox, masks[index]))
+        any_iou.append(max(crop_iou(crop, bbox, mask) for mask in agreeing))
     region = sample.regions[index]
     return ProposalList(
         proposal_features(answers.proposals, answers.prompt, answers.tokens),
@@ -163,12 +163,6 @@ def _list(
         region.granularity,
         region.name or "",
     )
-
-
-def _iou(crop: np.ndarray, bbox: tuple[int, int, int, int], mask: np.ndarray) -> float:
-    x0, y0, x1, y1 = bbox
-    both = int(np.count_nonzero(crop & mask[y0:y1, x0:x1]))
-    return both / max(1, int(np.count_nonzero(crop)) + int(np.count_nonzero(mask)) - both)
 
 
 @dataclass(frozen=True, eq=False)

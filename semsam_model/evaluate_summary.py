@@ -1,0 +1,155 @@
+"""From single clicks to figures: means by source, calibration, clicks needed. Percent, as report.json has it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from semsam_model.evaluate import MEASURES, ClickReport, ClickScore, GrabCutScore
+from semsam_model.evaluate_noc import MOST, Corrected
+
+BINS = 10
+#: name in the report -> measure -> how a click has it
+BASELINES: dict[str, dict[str, str]] = {
+    "predicted_iou": {"first": "predicted_first", "told": "predicted_told"},
+    "largest": {"first": "largest_first", "max": "largest_max"},
+}
+
+Row = TypeVar("Row", ClickScore, Corrected, GrabCutScore)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Clicks whose score fell into one tenth."""
+
+    score: float  #: mean, 0..1
+    iou: float  #: mean, 0..1
+    share: float  #: of the weight of all clicks
+
+
+@dataclass(frozen=True)
+class Calibration:
+    error: float  #: mean over the bins, by share, of the distance between score and IoU; 0..1
+    bins: tuple[Bin, ...]  #: those that are not empty
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"error": self.error, "bins": [vars(b) for b in self.bins]}
+
+
+def calibration(scores: Sequence[float], ious: Sequence[float], weights: Sequence[float] | None = None) -> Calibration:
+    """Expected calibration error of scores, 0..1, as predictions of IoU; every entry weighs alike without weights."""
+    score, worth = np.asarray(scores, float), np.asarray(ious, float)
+    weight = np.ones(len(score)) if weights is None else np.asarray(weights, float)
+    place = np.minimum((score * BINS).astype(int), BINS - 1)
+    bins = []
+    for at in np.unique(place):
+        inside = place == at
+        mean_score, mean_iou = (float(np.average(v[inside], weights=weight[inside])) for v in (score, worth))
+        bins.append(Bin(mean_score, mean_iou, float(weight[inside].sum() / weight.sum())))
+    return Calibration(sum(b.share * abs(b.score - b.iou) for b in bins), tuple(bins))
+
+
+def summarise(report: ClickReport, trained_on: Collection[str] | None = None) -> dict[str, Any]:
+    """What report.json holds. trained_on: sources the model has seen; the others are then reported apart too."""
+    by_source = {name: _of_source(report, name) for name in sorted(report.images)}
+    content: dict[str, Any] = {"by_source": by_source, "mean_over_sources": _mean(by_source.values())}
+    if trained_on is not None:
+        for key, seen in (("mean_over_seen", True), ("mean_over_zero_shot", False)):
+            content[key] = _mean(v for name, v in by_source.items() if (name in trained_on) == seen)
+    content["by_granularity"] = {
+        g: _mean(v["by_granularity"][g] for v in by_source.values() if g in v["by_granularity"])
+        for g in sorted({c.granularity for c in report.clicks})
+    }
+    content["baselines"] = _baselines(report)
+    content["calibration"] = _calibrations(report)
+    content["iou_after_clicks"] = _iou_after_clicks(report.corrected)
+    content["skipped"] = report.skipped
+    return content
+
+
+def _of_source(report: ClickReport, source: str) -> dict[str, Any]:
+    clicks = [c for c in report.clicks if c.source == source]
+    granularities = sorted({c.granularity for c in clicks})
+    figures: dict[str, Any] = _percent(clicks) | {
+        "n": len(clicks),
+        "images": report.images[source],
+        "by_granularity": {
+            g: _percent(of := [c for c in clicks if c.granularity == g]) | {"n": len(of)} for g in granularities
+        },
+    }
+    corrected = [c for c in report.corrected if c.source == source]
+    if corrected:
+        figures |= {
+            "noc80": round(float(np.mean([c.clicks_to(0.8) for c in corrected])), 2),
+            "noc90": round(float(np.mean([c.clicks_to(0.9) for c in corrected])), 2),
+            "noc_n": len(corrected),
+        }
+    return figures
+
+
+def _percent(clicks: Sequence[ClickScore]) -> dict[str, float]:
+    figures = {m: _mean_percent(clicks, m) for m in MEASURES}
+    error = calibration([c.first_score for c in clicks], [c.first for c in clicks]).error
+    told_error = calibration([c.told_score for c in clicks], [c.told for c in clicks]).error
+    return figures | {
+        "level_accuracy": _mean_percent(clicks, "first_best"),
+        "level_accuracy_told": _mean_percent(clicks, "told_best"),
+        "calibration_error": round(100 * error, 2),
+        "calibration_error_told": round(100 * told_error, 2),
+    }
+
+
+def _mean_percent(rows: Sequence[Row], measure: str) -> float:
+    return round(100 * float(np.mean([getattr(row, measure) for row in rows])), 2)
+
+
+def _mean(figures: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Of every number but the counts, over those that have it."""
+    rows = list(figures)
+    names = {k for row in rows for k, v in row.items() if isinstance(v, float)}
+    return {k: round(float(np.mean([row[k] for row in rows if k in row])), 2) for k in sorted(names)}
+
+
+def _baselines(report: ClickReport) -> dict[str, Any]:
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, measures in BASELINES.items():
+        found[name] = _by_source(report.clicks, measures)
+    found["grabcut"] = _by_source(report.grabcut, {"first": "first", "max": "max"})
+    return {
+        name: {"by_source": rows, "mean_over_sources": _mean(rows.values())} for name, rows in found.items() if rows
+    }
+
+
+def _by_source(rows: Sequence[Row], measures: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    found = {}
+    for source in sorted({row.source for row in rows}):
+        of = [row for row in rows if row.source == source]
+        found[source] = {m: _mean_percent(of, at) for m, at in measures.items()} | {"n": len(of)}
+    return found
+
+
+def _calibrations(report: ClickReport) -> dict[str, Any]:
+    """Over all clicks, sources weighing alike."""
+    clicks = report.clicks
+    counts = {source: sum(c.source == source for c in clicks) for source in report.images}
+    weights = [1 / counts[c.source] for c in clicks]
+    pairs = {
+        "first": [(c.first_score, c.first) for c in clicks],
+        "told": [(c.told_score, c.told) for c in clicks],
+        "predicted_iou": [(c.predicted_score, c.predicted_first) for c in clicks],
+    }
+    return {
+        name: calibration([s for s, _ in rows], [v for _, v in rows], weights).to_dict()
+        for name, rows in pairs.items()
+        if rows
+    }
+
+
+def _iou_after_clicks(corrected: Sequence[Corrected]) -> list[float]:
+    """Percent after 1, 2, ... 20 clicks, mean over masks."""
+    if not corrected:
+        return []
+    return [round(100 * float(np.mean([c.after(n) for c in corrected])), 2) for n in range(1, MOST + 1)]

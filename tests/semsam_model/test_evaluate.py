@@ -1,0 +1,231 @@
+"""Figures of an evaluation, on cases small enough to check by hand: houses, and a network that sees them perfectly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from houses import write_source
+
+from semsam_model.candidates import iou
+from semsam_model.config import read_model_config
+from semsam_model.corrections import innermost
+from semsam_model.data import Sample, read_samples
+from semsam_model.evaluate import ClickReport, evaluate_clicks, matched
+from semsam_model.evaluate_baselines import grabcut
+from semsam_model.evaluate_noc import MOST, Corrected, correct
+from semsam_model.evaluate_report import Case, draw_cases, page, worst
+from semsam_model.evaluate_summary import calibration, summarise
+from semsam_model.model import DecoderOutput, ImageEmbedding, SemanticSAM, build_model
+from semsam_model.ranker import FEATURES, Ranker
+from semsam_model.types import LEVEL_TOKENS, Click, Prompt
+
+WINDOW_IN_HOUSE = 100 * 14 * 12 / (40 * 48)  # percent IoU; the second window is 14 by 14
+OTHER_WINDOW_IN_HOUSE = 100 * 14 * 14 / (40 * 48)
+HOUSE_IN_PHOTO = 100 * 40 * 48 / (48 * 64)
+
+
+def seer(samples: Sequence[Sample], ranker: Ranker | None = None) -> SemanticSAM:
+    """Answers each click with the house at level 2, the window under it at level 5, the whole photo at level 1."""
+    torch.manual_seed(0)
+    network = build_model(read_model_config("tiny")).eval()
+    network.ranker = ranker
+    house, *windows = (samples[0].mask(i)[::2, ::2] for i in range(3))  # a cell is two pixels here
+    predicted = torch.zeros(6)
+    predicted[list(LEVEL_TOKENS)] = torch.tensor([0.1, 0.9, 0.2, 0.2, 0.8, 0.2])
+
+    def decode(embedding: ImageEmbedding, prompts: Sequence[Click]) -> DecoderOutput:
+        logits = torch.full((len(prompts), 6, *embedding.mask_features.shape[-2:]), -5.0)
+        logits[:, LEVEL_TOKENS[0]] = 5
+        for n, click in enumerate(prompts):
+            under = [w for w in windows if w[int(click.y) // 2, int(click.x) // 2]]
+            for level, mask in [(2, house), *((5, w) for w in under)]:
+                drawn = torch.from_numpy(np.where(mask, 5.0, -5.0)).float()
+                logits[n, LEVEL_TOKENS[level - 1], : mask.shape[0], : mask.shape[1]] = drawn
+        nothing = torch.zeros(len(prompts), 6, 4)
+        return DecoderOutput(logits, tuple(range(6)), predicted.expand(len(prompts), 6), nothing, nothing, nothing)
+
+    network.decode = decode  # type: ignore[method-assign, assignment]
+    return network
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Sequence[Sample]:
+    write_source(tmp_path, "houses", 2)
+    return read_samples(tmp_path).samples
+
+
+def evaluate(samples: Sequence[Sample], ranker: Ranker | None = None, **options: int) -> ClickReport:
+    return evaluate_clicks(seer(samples, ranker), samples, **options)
+
+
+def test_one_click_a_mask_gives_the_figures_that_follow_from_the_masks(samples: Sequence[Sample]) -> None:
+    report = evaluate(samples)
+    row = summarise(report)["by_source"]["houses"]
+    assert (row["n"], row["images"]) == (6, 2)
+    assert row["oracle"] == 100
+    assert row["first"] == 100  # the house is a right answer to a click on its window
+    assert row["told"] == 100  # level 5 when a part is wanted
+    assert row["max"] == pytest.approx((100 + WINDOW_IN_HOUSE + OTHER_WINDOW_IN_HOUSE) / 3, abs=0.01)
+    assert row["matched"] == 100
+    assert row["level_accuracy"] == row["level_accuracy_told"] == 100
+    assert row["calibration_error"] == pytest.approx(10)  # 0.9 predicted, 1 reached
+    assert set(row["by_granularity"]) == {"object", "part"}
+    assert row["by_granularity"]["part"]["n"] == 4
+    baselines = summarise(report)["baselines"]
+    assert baselines["largest"]["mean_over_sources"]["first"] == pytest.approx(HOUSE_IN_PHOTO)
+    assert baselines["predicted_iou"]["mean_over_sources"] == {"first": 100, "told": 100}
+    assert "grabcut" not in baselines
+
+
+def test_what_is_told_reaches_the_ranker(samples: Sequence[Sample]) -> None:
+    hidden = np.zeros((len(FEATURES), 2), np.float32)
+    hidden[FEATURES.index("level_2")] = (1, 0)
+    hidden[FEATURES.index("level_5")] = hidden[FEATURES.index("wants_part")] = (0, 1)
+    # the second unit tells a part where parts are wanted from the three other cases
+    ranker = Ranker(hidden, np.array((0, -2), np.float32), np.array((1, 2), np.float32), np.array(0, np.float32))
+    clicks = evaluate(samples, ranker).clicks
+    assert [c.told for c in clicks] == [1] * 6
+    assert all(c.first == 1 and c.first_best for c in clicks)
+    silent = Ranker(hidden * 0, np.zeros(2, np.float32), np.zeros(2, np.float32), np.array(2, np.float32))
+    scores = [c.first_score for c in evaluate(samples, silent).clicks]
+    assert scores == pytest.approx([1 / (1 + np.exp(-2))] * 6)
+
+
+def test_masks_below_the_least_area_and_photos_that_cannot_be_read_are_left_out(samples: Sequence[Sample]) -> None:
+    assert len(evaluate(samples, min_area=170).clicks) == 4  # the smaller window has 168 pixels
+    samples[1].path.write_bytes(b"no photo")
+    report = evaluate(samples)
+    assert len(report.clicks) == 3
+    assert "1.png" in report.skipped[0]
+
+
+def test_a_perfect_answer_takes_one_click_and_a_correction_tells_window_from_house(
+    samples: Sequence[Sample],
+) -> None:
+    shares = [1.0, WINDOW_IN_HOUSE / 100, OTHER_WINDOW_IN_HOUSE / 100]
+    found = evaluate(samples, corrected=2).corrected
+    assert len(found) == 2
+    for corrected in found:
+        assert min(abs(corrected.ious[0] - share) for share in shares) < 1e-9
+        assert corrected.ious[-1] == 1
+        assert len(corrected.ious) == corrected.clicks_to(0.9) == (1 if corrected.ious[0] == 1 else 2)
+    wanted = samples[0].mask(1)
+    assert correct(lambda prompt: wanted, wanted) == [1.0]
+
+
+def test_correcting_stops_when_right_and_counts_most_clicks_when_never_right() -> None:
+    wanted = np.zeros((30, 40), bool)
+    wanted[5:25, 5:35] = True
+
+    def disc_by_disc(prompt: Prompt) -> np.ndarray:
+        mask = np.zeros_like(wanted)
+        for click in prompt.positives:
+            mask[int(click.y) - 10 : int(click.y) + 11, int(click.x) - 10 : int(click.x) + 11] = True
+        return mask & wanted
+
+    ious = correct(disc_by_disc, wanted)
+    assert 1 < len(ious) < MOST
+    assert ious[-1] >= 0.9 > max(ious[:-1])
+    never = Corrected("made", tuple(correct(lambda prompt: np.zeros_like(wanted), wanted)))
+    assert never.ious == (0.0,) * MOST
+    assert never.clicks_to(0.8) == MOST
+
+
+def test_clicks_needed_and_iou_within_clicks_are_read_off_the_curve() -> None:
+    curve = Corrected("made", (0.5, 0.85, 0.7, 0.95))
+    assert [curve.clicks_to(t) for t in (0.4, 0.8, 0.9)] == [1, 2, 4]
+    assert Corrected("made", (0.5,)).clicks_to(0.8) == MOST
+    assert [curve.after(n) for n in (1, 2, 3, 20)] == [0.5, 0.85, 0.85, 0.95]
+
+
+def test_matching_pairs_each_prediction_with_one_mask_at_most() -> None:
+    assert matched([[0.9, 0.8], [0.7, 0.1], [0.0, 0.2]]) == pytest.approx((0.8 + 0.7) / 2)
+    assert matched([[0.3], [0.6]]) == pytest.approx(0.6)
+    assert matched([[0.2, 0.5, 0.1]]) == pytest.approx(0.5)
+
+
+def test_calibration_error_is_zero_where_scores_are_right_on_average_and_the_distance_elsewhere() -> None:
+    assert calibration([0.25, 0.25, 0.85], [0.0, 0.5, 0.85]).error == pytest.approx(0)
+    assert calibration([0.9, 0.9, 1.0, 1.0], [0.6, 0.6, 0.7, 0.7]).error == pytest.approx(0.3)
+    assert calibration([0.05, 0.95], [0.05, 0.45], weights=[3, 1]).error == pytest.approx(0.125)
+    bins = calibration([0.0, 1.0], [0.5, 0.5]).bins
+    assert [(b.score, b.iou, b.share) for b in bins] == [(0, 0.5, 0.5), (1, 0.5, 0.5)]
+
+
+def test_grabcut_finds_a_bright_patch_under_the_click_alone() -> None:
+    rgb = np.random.default_rng(0).integers(0, 40, (90, 120, 3)).astype(np.uint8)
+    wanted = np.zeros((90, 120), bool)
+    wanted[30:60, 40:80] = True
+    rgb[wanted] += 190
+    other = np.zeros_like(wanted)
+    other[5:20, 50:70] = True
+    rgb[other] += 190
+    found = grabcut(rgb, innermost(wanted))
+    assert iou(found, wanted) > 0.95
+    assert not (found & other).any()
+
+
+def test_sources_never_trained_on_are_reported_apart(tmp_path: Path) -> None:
+    for source in ("barns", "houses"):
+        write_source(tmp_path, source, 1)
+    samples = read_samples(tmp_path).samples
+    content = summarise(evaluate(samples, grabcut=1, corrected=1), trained_on={"houses", "castles"})
+    assert content["mean_over_seen"]["oracle"] == content["by_source"]["houses"]["oracle"]
+    assert content["mean_over_zero_shot"]["max"] == content["by_source"]["barns"]["max"]
+    assert content["baselines"]["grabcut"]["by_source"]["barns"]["n"] == 1
+    assert len(content["iou_after_clicks"]) == MOST
+    assert json.loads(json.dumps(content)) == content
+
+
+class Tags(HTMLParser):
+    """Fails on a page whose tags do not close in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.seen.append(tag)
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_shows_every_source_and_the_worst_cases_and_escapes_names(samples: Sequence[Sample]) -> None:
+    report = evaluate(samples, grabcut=1, corrected=1)
+    cases = draw_cases(seer(samples), samples, worst(report.clicks))
+    assert len(cases) == 2  # one a photo
+    assert all(case.url.startswith("data:image/webp;base64,") for case in cases)
+    tags = Tags()
+    content = {"model": "tiny-1", "photos_per_source": 2} | summarise(report)
+    tags.feed(page(content, [*cases, Case("data:,", "<script>name")]))
+    assert tags.open == []
+    assert tags.seen.count("img") == 3 and "script" not in tags.seen
+    for text in ("houses", "tiny-1", "grabcut", "<script>name", "houses/0.png: house (object)"):
+        assert text in tags.text
+
+
+def test_the_worst_cases_are_the_lowest_one_a_photo_and_few_a_source(samples: Sequence[Sample]) -> None:
+    base = evaluate(samples).clicks[0]
+    clicks = [replace(base, sample=i, source="ab"[i % 2], told=i / 100) for i in range(20)]
+    clicks.append(replace(base, sample=0, source="a", told=0.001))
+    found = worst(clicks, most=5, a_source=3)
+    assert [c.sample for c in found] == [0, 1, 2, 3, 4]
+    assert [c.sample for c in worst(clicks, most=24, a_source=2)] == [0, 1, 2, 3]
