@@ -166,8 +166,8 @@ def _score(
     levels = [(iou(c.mask, mask), c) for c in raw_levels(model, embedding, Prompt((innermost(mask),)))]
     best, candidate = max(levels, key=lambda pair: pair[0])
     assert candidate.name_embedding is not None
-    of_kind = [value for value, _ in label_scores(candidate.name_embedding, lists[row[1]])]
-    first, score = label_scores(candidate.name_embedding, lists[2])[0]
+    of_kind = [value for value, _ in label_scores(candidate.name_embedding, candidate.level, lists[row[1]])]
+    first, score = label_scores(candidate.name_embedding, candidate.level, lists[2])[0]
     scores.rank.append(of_kind.index(_value(row)) + 1)
     scores.together.append(first == _value(row))
     scores.score.append(score)

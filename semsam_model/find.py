@@ -13,6 +13,7 @@ from semsam_model.candidates import Options, distinct, tidy
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import LabelSet, label_scores
 from semsam_model.predict import decode_clicks, offer
+from semsam_model.ranker import level_of
 from semsam_model.transforms import LOGIT_STRIDE
 from semsam_model.types import Candidate, Click
 
@@ -34,7 +35,8 @@ def find(model: SemanticSAM, embedding: ImageEmbedding, labels: LabelSet, thresh
     for proposal in (p for answer in decode_clicks(model, embedding, clicks) for p in answer):
         if proposal.name_embedding is None:
             return []
-        best, score = label_scores(proposal.name_embedding, labels)[0]
+        level = level_of(proposal, model.config.tokens)
+        best, score = label_scores(proposal.name_embedding, level, labels)[0]
         if best == wanted and score >= threshold:
             found.append(replace(proposal, score=score * float(np.clip(proposal.predicted_iou, 0, 1))))
     found.sort(key=lambda p: p.score or 0.0, reverse=True)

@@ -26,6 +26,7 @@ from backend.text_prompt import ELSE, against, asked_label
 from semsam_model.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.model import build_model
+from semsam_model.names import EVEN_LEVEL, LOG_ODDS_A_LEVEL
 from semsam_model.predict import propose
 from semsam_model.text import TextEncoder
 from semsam_model.types import Click, Prompt
@@ -131,6 +132,8 @@ def test_a_region_bears_the_best_label_by_its_alias_and_the_three_best_with_scor
     for c in propose(model, embedding, Prompt((click,))):
         of_object = scales[0] * (texts @ output.object_embedding[0, c.token])
         of_part = scales[1] * (texts @ output.part_embedding[0, c.token])
+        part = torch.tensor(LOG_ODDS_A_LEVEL * (c.level - EVEN_LEVEL)).sigmoid()
+        of_object, of_part = of_object + (1 - part).log(), of_part + part.log()
         either = torch.maximum(of_object, of_part)
         logits = torch.stack((of_object[0], of_object[1], of_part[2], of_part[3], either[4]))
         scores = logits.softmax(0)

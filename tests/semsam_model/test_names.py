@@ -64,14 +64,14 @@ def test_another_order_of_the_labels_changes_no_labels_score(seed: int, order: l
     shuffled = LabelSet(
         tuple(labels.values[i] for i in order), tuple(labels.kinds[i] for i in order), labels.vectors[order]
     )
-    before, after = (dict(label_scores(embedding(seed), one)) for one in (labels, shuffled))
+    before, after = (dict(label_scores(embedding(seed), 2, one)) for one in (labels, shuffled))
     assert before == pytest.approx(after)
 
 
 @quick
 @given(st.integers(0, 10**6))
 def test_scores_are_shares_of_one_best_first(seed: int) -> None:
-    scores = [score for _, score in label_scores(embedding(seed), label_set(seed))]
+    scores = [score for _, score in label_scores(embedding(seed), 5, label_set(seed))]
     assert sum(scores) == pytest.approx(1)
     assert scores == sorted(scores, reverse=True)
 
@@ -82,21 +82,30 @@ def test_only_its_own_head_speaks_for_a_label_and_the_better_one_where_it_has_no
     labels = LabelSet(("one", "two", "three"), (KINDS[head], KINDS[head], None), vectors)
     said = np.zeros((2, 3), np.float32)
     said[head] = 8, 4, 0
-    before = label_scores(said, labels)
+    before = label_scores(said, 4, labels)
     assert [name for name, _ in before] == ["one", "two", "three"]
     said[1 - head] = 20, 30, 0  # the other head may say what it likes
-    assert label_scores(said, labels) == before
+    assert label_scores(said, 4, labels) == before
     said[1 - head, 2] = 40
-    assert label_scores(said, labels)[0][0] == "three"
+    assert label_scores(said, 4, labels)[0][0] == "three"
+
+
+def test_the_smaller_the_level_the_more_a_part_is_believed() -> None:
+    labels, said = LabelSet(("car", "door"), KINDS, np.eye(2, dtype=np.float32)), np.ones((2, 2), np.float32)
+    shares = [dict(label_scores(said, level, labels))["door"] for level in range(1, 7)]
+    assert shares == sorted(shares) and shares[0] < 0.2 and shares[3] == pytest.approx(0.5) and shares[5] > 0.7
+    alike = LabelSet(("door", "wheel"), (KINDS[1], KINDS[1]), np.eye(2, dtype=np.float32))
+    for level in range(1, 7):  # among parts alone the level says nothing
+        assert dict(label_scores(said, level, alike))["door"] == pytest.approx(0.5)
 
 
 def test_it_abstains_below_the_threshold_but_still_says_what_it_thought() -> None:
     labels, one = label_set(1), candidate(embedding(1))
-    best, score = label_scores(embedding(1), labels)[0]
+    best, score = label_scores(embedding(1), 3, labels)[0]
     (sure,) = name_candidates([one], labels, score - 0.01)
     (unsure,) = name_candidates([one], labels, score + 0.01)
     assert (sure.label, unsure.label) == (best, None)
-    assert sure.names == unsure.names == tuple(label_scores(embedding(1), labels))
+    assert sure.names == unsure.names == tuple(label_scores(embedding(1), 3, labels))
 
 
 def test_a_model_without_names_says_nothing(rgb: np.ndarray) -> None:
@@ -109,7 +118,7 @@ def test_a_model_without_names_says_nothing(rgb: np.ndarray) -> None:
 
 def test_vectors_of_another_dimension_are_refused() -> None:
     with pytest.raises(ConfigError, match="8 dimensions, the text encoder gives 6"):
-        label_scores(embedding(0), label_set(0, width=6))
+        label_scores(embedding(0), 1, label_set(0, width=6))
 
 
 def test_candidates_carry_the_networks_own_class_embeddings_times_its_scales(
@@ -135,7 +144,9 @@ def test_what_is_found_by_name_is_distinct_and_bears_the_name_first(model: Seman
     steps = [((i % GRID + 0.5) / GRID * SIZE[1], (i // GRID + 0.5) / GRID * SIZE[0]) for i in range(GRID**2)]
     every = [c for x, y in steps[::9] for c in raw_levels(model, embedded, Prompt((Click(x, y),)))]
     labels = label_set(2, width=16)
-    best = label_scores(next(c.name_embedding for c in every if c.name_embedding is not None), labels)[0][0]
+    one = every[0]
+    assert one.name_embedding is not None
+    best = label_scores(one.name_embedding, one.level, labels)[0][0]
     order = [labels.values.index(best), *(i for i, value in enumerate(labels.values) if value != best)]
     labels = LabelSet(
         tuple(labels.values[i] for i in order), tuple(labels.kinds[i] for i in order), labels.vectors[order]
