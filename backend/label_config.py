@@ -10,7 +10,7 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 from backend.errors import BadRequest
@@ -146,6 +146,14 @@ class LabelConfig:
             )
         values = iter(found)
         return variable.sub(lambda _: next(values)[1], self.image_value)
+
+    @property
+    def granularity(self) -> Literal["object", "part"] | None:
+        """What the project wants, where every label says kind="object", or every label kind="part"."""
+        kinds = {label.kind for label in self.labels}
+        if kinds == {"object"}:
+            return "object"
+        return "part" if kinds == {"part"} else None
 
     def label_for(self, *, part: bool) -> str | None:
         """The label a mask gets when nothing names it: a rule, not a recognition.

@@ -29,7 +29,7 @@ from semsam_model.find import find
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import LabelSet
 from semsam_model.predict import propose
-from semsam_model.types import Candidate, Prompt
+from semsam_model.types import Candidate, Prompt, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -119,14 +119,14 @@ class Predictor:
         return self._loaded
 
     def propose(
-        self, sha256: str, pixels: Callable[[], np.ndarray], prompt: Prompt
+        self, sha256: str, pixels: Callable[[], np.ndarray], prompt: Prompt, wanted: Wanted | None = None
     ) -> tuple[list[Candidate], Version, Timings]:
         """Candidates for a prompt on the photo whose file has this digest.
 
         pixels is called only when the embedding is not cached; it gives uint8 RGB (H, W, 3), EXIF-oriented. The whole
         answer comes from one model. Raises NotReady, PromptError, ImageError, and whatever `pixels` raises.
         """
-        return self._ask(sha256, pixels, lambda model, embedding: propose(model, embedding, prompt))
+        return self._ask(sha256, pixels, lambda model, embedding: propose(model, embedding, prompt, wanted=wanted))
 
     def find(
         self, sha256: str, pixels: Callable[[], np.ndarray], labels: LabelSet, threshold: float

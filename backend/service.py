@@ -31,7 +31,7 @@ from semsam_model.checkpoint import Version, read_header, weights_path
 from semsam_model.errors import SemsamError
 from semsam_model.names import name_candidates
 from semsam_model.text import TextEncoder, normalise_label
-from semsam_model.types import Candidate
+from semsam_model.types import Candidate, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,9 @@ class SemsamService:
         else:
             if self._namer:
                 self._namer.prepare(request.config)  # while the model looks at the photo
-            candidates, version, timings = self._predictor.propose(file.sha256, pixels, asked.prompt)
+            candidates, version, timings = self._predictor.propose(
+                file.sha256, pixels, asked.prompt, Wanted(request.config.granularity)
+            )
         decoded = time.perf_counter()
         offered = self._named(asked.offered(candidates), request.config)
         prediction = protocol.build_prediction(

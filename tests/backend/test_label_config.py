@@ -181,3 +181,15 @@ def test_any_text_is_a_config_or_a_bad_request(text: str) -> None:
     for xml in (text, f"<View>{text}</View>"):
         with contextlib.suppress(BadRequest):
             LabelConfig.parse(xml).problems()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "granularity"),
+    [(["part", "part"], "part"), (["object"], "object"), (["part", "object"], None), ([""], None)],
+)
+def test_a_project_wants_one_granularity_only_where_every_label_says_so(
+    kinds: list[str], granularity: str | None
+) -> None:
+    labels = "".join(f'<Label value="l{i}" {f"kind={k!r}" if k else ""}/>' for i, k in enumerate(kinds))
+    xml = f'<View><Image name="i" value="$image"/><BrushLabels name="b" toName="i">{labels}</BrushLabels></View>'
+    assert LabelConfig.parse(xml).granularity == granularity
