@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from semsam_model.candidates import Options, distinct, tidy
+from semsam_model.candidates import Options, Proposal, tidy
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import LabelSet, label_scores
 from semsam_model.predict import decode_clicks, offer
@@ -18,7 +18,9 @@ from semsam_model.transforms import LOGIT_STRIDE
 from semsam_model.types import Candidate, Click
 
 GRID = 8  #: clicks along each side of the photo
-OPTIONS = Options(same_iou=0.6)  #: neighbouring clicks select one thing a little differently
+#: Two masks of a name that share more than this much of the smaller one are the same thing, or a piece of it.
+SHARED = 0.5
+OPTIONS = Options()
 
 
 def find(model: SemanticSAM, embedding: ImageEmbedding, labels: LabelSet, threshold: float) -> list[Candidate]:
@@ -41,5 +43,13 @@ def find(model: SemanticSAM, embedding: ImageEmbedding, labels: LabelSet, thresh
             found.append(replace(proposal, score=score * float(np.clip(proposal.predicted_iou, 0, 1))))
     found.sort(key=lambda p: p.score or 0.0, reverse=True)
     min_cells = OPTIONS.min_region / LOGIT_STRIDE**2
-    kept = distinct([tidy(p, min_cells) for p in found], OPTIONS)
+    kept: list[Proposal] = []
+    for cleaned in (tidy(p, min_cells) for p in found):
+        if len(kept) < OPTIONS.most and cleaned.cells.any() and all(_apart(cleaned, k) for k in kept):
+            kept.append(cleaned)
     return offer(kept, embedding.frame, model.config.tokens, OPTIONS)
+
+
+def _apart(a: Proposal, b: Proposal) -> bool:
+    both = np.count_nonzero(a.cells & b.cells)
+    return both <= SHARED * min(np.count_nonzero(a.cells), np.count_nonzero(b.cells))
