@@ -37,6 +37,9 @@ def main() -> None:
     except SemsamError as error:
         print(f"semsam: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        print(f"semsam: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("semsam: stopped", file=sys.stderr)
         sys.exit(130)
@@ -73,10 +76,14 @@ def click(
     box: Annotated[list[str], typer.Option("--box", help="X0,Y0,X1,Y1 around the object.")] = [],  # noqa: B006
     model: ModelName = "mobile",
     weights: WeightsFile = None,
-    all_levels: Annotated[bool, typer.Option("--all-levels", help="All six levels, raw.")] = False,
+    all_levels: Annotated[bool, typer.Option("--all-levels", help="All six levels of one prompt, raw.")] = False,
 ) -> None:
     """Segment what is under a click, without Label Studio."""
     prompt = _prompt(point, negative, box)
+    if all_levels and (negative or len(point) + len(box) != 1):
+        raise PromptError(
+            "--all-levels: expected exactly one --point or --box and no --not: raw levels are of one prompt"
+        )
     from backend.click import write
     from backend.images import load_photo
     from backend.settings import load_settings

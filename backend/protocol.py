@@ -85,8 +85,9 @@ def check_size(declared: Size, photo: Size) -> None:
 class Interaction:
     """What the annotator asks, in photo pixels.
 
-    mode "all": offer every candidate. mode "cycle": offer one, number `cycle_index` from the best, counted from 0;
-    after the last comes the first. `prompt` is None when there is nothing to point at (no rows, negative points only).
+    mode "all": offer every candidate. mode "cycle": offer one: first the best, then level by level towards the parts,
+    after the smallest the largest; `cycle_index` counts from 0.
+    `prompt` is None when there is nothing to point at (no rows, negative points only).
     """
 
     mode: Literal["all", "cycle"]
@@ -100,7 +101,9 @@ class Interaction:
         """The candidates, best first, that the answer should hold."""
         if self.mode == "all" or not candidates:
             return candidates
-        return [candidates[self.cycle_index % len(candidates)]]
+        by_level = sorted(candidates, key=lambda c: (c.level, -c.area))
+        start = next(i for i, c in enumerate(by_level) if c.rank == min(c.rank for c in candidates))
+        return [by_level[(start + self.cycle_index) % len(by_level)]]
 
 
 def interaction(rows: Sequence[PromptRow], config: LabelConfig, photo: Size | None = None) -> Interaction:

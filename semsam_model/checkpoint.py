@@ -165,7 +165,7 @@ def read_header(path: Path) -> Header:
 def load(
     path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[SemanticSAM, Version]:
-    """Read a weights file into a model in eval mode on `device`, floats cast to `dtype`.
+    """Read a weights file into a model in eval mode on `device`, its backbone in `dtype`.
 
     Raises CheckpointError when the file is missing, cut short, not safetensors, not written by `save`, of a config
     that this release does not know, when a name or shape differs from what its config asks for, or when the content
@@ -181,7 +181,8 @@ def load(
     _same_names_and_shapes(path, model.state_dict(), network)
     model.load_state_dict(network)
     model.ranker = _ranker(path, tensors)
-    return model.to(device, dtype).eval(), header.version
+    model.backbone.to(dtype)
+    return model.to(device).eval(), header.version
 
 
 def load_default(

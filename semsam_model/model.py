@@ -140,7 +140,8 @@ class SemanticSAM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.decoder.content.dtype
+        """Of the backbone. Both decoders stay float32: in half precision their sampling points move."""
+        return next(self.backbone.parameters()).dtype
 
     # -- batches, model frame, with gradients
 
@@ -151,6 +152,8 @@ class SemanticSAM(nn.Module):
     def features(self, images: Tensor) -> Features:
         """(B, 3, H, W) normalised, H and W multiples of 32."""
         maps = self.backbone(images)
+        if self.dtype != torch.float32:
+            maps = [m.float() for m in maps]
         features = self.pixel_decoder(maps)
         return features if self.name_head is None else replace(features, name_maps=tuple(maps[2:]))
 

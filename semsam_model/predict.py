@@ -14,6 +14,7 @@ from semsam_model.candidates import (
     PromptCells,
     Proposal,
     agreeing,
+    clean_pixels,
     combine,
     distinct,
     obeyed,
@@ -90,7 +91,8 @@ def rank(
 
 def offer(kept: Sequence[Proposal], frame: Frame, tokens: int, options: Options) -> list[Candidate]:
     """Proposals, best first -> candidates in photo pixels, ranked in this order, parents linked."""
-    drawn = [_Drawn(p, *frame.mask(p.logits)) for p in kept]
+    least = options.min_region * frame.photo_pixels
+    drawn = [_Drawn(p, *clean_pixels(*frame.mask(p.logits), least)) for p in kept]
     # a mask may be so small that no photo pixel's centre lies in it
     return _offer([d for d in drawn if d.crop.size], frame, tokens, options)
 
@@ -146,7 +148,8 @@ class _Drawn(NamedTuple):
 
 def _offer(drawn: Sequence[_Drawn], frame: Frame, tokens: int, options: Options) -> list[Candidate]:
     level_of = {token: i + 1 for i, token in enumerate(level_tokens(tokens))}
-    holders = parents([d.proposal.cells for d in drawn], options)
+    sizes = [int(np.count_nonzero(d.crop)) for d in drawn]
+    holders = parents([d.proposal.cells for d in drawn], sizes, options)
     return [
         Candidate(
             rank=i + 1,

@@ -118,6 +118,11 @@ class Frame:
         """(h, w) of the mask logits that touch the unpadded frame."""
         return -(-self.resized[0] // LOGIT_STRIDE), -(-self.resized[1] // LOGIT_STRIDE)
 
+    @property
+    def photo_pixels(self) -> float:
+        """Photo pixels under one model-frame pixel."""
+        return (self.photo[0] / self.resized[0]) * (self.photo[1] / self.resized[1])
+
     def mask(self, logits: np.ndarray, threshold: float = 0.0) -> tuple[np.ndarray, tuple[int, int, int, int]]:
         """One mask in the photo's own pixels: logits are upsampled (bilinear) and *then* thresholded.
 

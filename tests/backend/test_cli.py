@@ -81,6 +81,8 @@ def test_all_levels_gives_each_of_the_six(tmp_path: Path, weights: Path, photo: 
         (["--point", "500,40"], "inside the photo"),
         (["--box", "50,50,40,60"], "x0 < x1"),
         (["--point", "60,40", "--model", "huge"], "expected one of"),
+        (["--point", "60,40", "--not", "5,5", "--all-levels"], "exactly one --point or --box"),
+        (["--point", "60,40", "--out", "/proc/nowhere"], "/proc/nowhere"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_was_expected(

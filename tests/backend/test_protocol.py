@@ -153,11 +153,11 @@ def test_polygons_are_always_offered_one_at_a_time() -> None:
     assert again.prompt.boxes == (Box(480, 360, 552, 414), Box(80, 60, 240, 180))
 
 
-def test_a_cycle_offers_the_candidates_in_turn_and_starts_over() -> None:
+def test_a_cycle_starts_with_the_best_goes_down_the_levels_and_starts_over() -> None:
     three = nested()
     rows = [key(50, 50, "click_cycle")]
-    ranks = [c.rank for n in range(1, 5) for c in protocol.interaction(rows * n, BRUSH).offered(three)]
-    assert ranks == [1, 2, 3, 1]
+    levels = [c.level for n in range(1, 5) for c in protocol.interaction(rows * n, BRUSH).offered(three)]
+    assert levels == [3, 6, 1, 3]
     assert protocol.interaction([key(50, 50)], BRUSH).offered(three) == three
     assert not protocol.interaction(rows, BRUSH).offered([])
 

@@ -73,12 +73,14 @@ def test_a_click_offers_distinct_masks_and_the_accepted_one_is_stored_as_it_was_
     assert np.array_equal(mask_of(stored), mask_of(wanted))
 
 
-def test_further_clicks_on_the_spot_offer_one_candidate_after_the_other(
+def test_further_clicks_on_the_spot_go_down_the_levels_from_the_best(
     editor: Editor, project: MakeProject, tmp_path: Path
 ) -> None:
     made = project([COFFEE, shutil.copy(COFFEE, tmp_path / "coffee-again.jpg")])
     start(editor, made, "click_all")
-    candidates = {row["meta"]["candidate"]: row for row in editor.click(IN_THE_CUP).regions}
+    candidates = sorted(editor.click(IN_THE_CUP).regions, key=lambda row: row["meta"]["level"])
+    best = next(i for i, row in enumerate(candidates) if row["meta"]["candidate"] == 1)
+    in_turn = candidates[best:] + candidates[:best]
 
     start(editor, made, "click_cycle", task=1)
     beside = (IN_THE_CUP[0] + 0.015, IN_THE_CUP[1])
@@ -87,9 +89,9 @@ def test_further_clicks_on_the_spot_offer_one_candidate_after_the_other(
     for index, answer in enumerate(rounds):
         assert [prompt["from_name"] for prompt in answer.prompts] == ["click_cycle"] * (index + 1)
         (row,) = answer.regions
-        rank = index % len(candidates) + 1
-        assert row["meta"]["candidate"] == rank
-        assert np.array_equal(mask_of(row), mask_of(candidates[rank]))
+        expected = in_turn[index % len(in_turn)]
+        assert row["meta"]["level"] == expected["meta"]["level"]
+        assert np.array_equal(mask_of(row), mask_of(expected))
     editor.accept_all()
     assert [region["id"] for region in editor.regions()] == [rounds[-1].regions[0]["id"]]
 

@@ -166,11 +166,12 @@ def test_bfloat16_gives_nearly_the_same_masks(model: SemanticSAM, rgb: np.ndarra
     torch.manual_seed(3)
     half = build_model(read_model_config("tiny"))
     half.load_state_dict(model.state_dict())
-    half = half.eval().to(torch.bfloat16)
+    half = half.eval()
+    half.backbone.to(torch.bfloat16)
     a = model.decode(embedding, [Click(70, 50)])
     b = half.decode(half.encode(rgb), [Click(70, 50)])
-    assert ((a.logits > 0) == (b.logits > 0)).float().mean() > 0.9
-    torch.testing.assert_close(a.predicted_iou, b.predicted_iou, atol=0.15, rtol=0.1)
+    assert ((a.logits > 0) == (b.logits > 0)).float().mean() > 0.97
+    torch.testing.assert_close(a.predicted_iou, b.predicted_iou, atol=0.05, rtol=0.05)
 
 
 @pytest.mark.parametrize("name", ["mobile", "swin_l_many2one"])
