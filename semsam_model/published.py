@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
@@ -82,7 +83,7 @@ _REASONS = {
 class Entry:
     """What became of one published key."""
 
-    key: str
+    key: str  #: as in the file
     fate: str  #: one of FATES
     note: str = ""
 
@@ -172,7 +173,9 @@ def convert(path_in: Path, model_name: str, path_out: Path, *, card: Mapping[str
     sha256 = file_sha256(path_in)
     source = {"source": path_in.name, "source_sha256": sha256, "untrained": UNTRAINED}
     version = save(path_out, weights, config, card={**source, **(card or {})})
-    casts = tuple((key, str(value.dtype).removeprefix("torch.")) for key, value in state.items() if _needs_cast(value))
+    casts = tuple(
+        (_PREFIX + key, str(value.dtype).removeprefix("torch.")) for key, value in state.items() if _needs_cast(value)
+    )
     return Report(path_out, version, sha256, (*entries, *beside), casts)
 
 
@@ -207,6 +210,32 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class _NumberType:
+    """Stands in for numpy.dtype in a pickle: a plain number's kind and byte order, nothing else."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        if not (isinstance(code, str) and re.fullmatch(r"b1|[iu][1248]|f[248]", code)):
+            raise pickle.UnpicklingError(f"GLOBAL numpy.dtype of {code!r}")
+        self.code, self.order = code, "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = ">" if state[1] == ">" else "<"
+
+
+def _number(kind: _NumberType, data: bytes) -> Any:
+    """Stands in for numpy's reconstruction of a scalar."""
+    return np.frombuffer(data, kind.order + kind.code, count=1)[0].item()
+
+
+#: Schedulers and optimizers keep numpy scalars beside the weights, whose pickles name these (the last two by the age of
+#: numpy). numpy's own are not called: they would take any dtype, objects among them.
+_NUMBERS: list[Any] = [
+    (_NumberType, "numpy.dtype"),
+    (_number, "numpy._core.multiarray.scalar"),
+    (_number, "numpy.core.multiarray.scalar"),
+]
+
+
 def _read_pickle(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
@@ -218,7 +247,8 @@ def _read_pickle(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on the pickle's protocol before it reads or refuses it
             # mapped, so that optimizer state beside the weights is never read
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
+            with torch.serialization.safe_globals(_NUMBERS):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
     except CheckpointError:
         raise
     except pickle.UnpicklingError as exc:
@@ -304,18 +334,17 @@ def _collect(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) -> tu
                 raise CheckpointError(f"{path}: {other} differs from {first}, in published models they are one tensor")
         value = state[first].float()
         weights[ours] = value[0] if first == _CONTENT else value
-        entries.append(Entry(first, "loaded", "row 0; row 1 is never used" if first == _CONTENT else ""))
-        entries += [Entry(other, "tied", f"equal to {first}") for other in others]
-        entries += [Entry(alias, "missing", _MISSING_NAME) for alias in aliases if alias not in state]
+        entries.append(Entry(_PREFIX + first, "loaded", "row 0; row 1 is never used" if first == _CONTENT else ""))
+        entries += [Entry(_PREFIX + other, "tied", f"equal to {_PREFIX}{first}") for other in others]
+        entries += [Entry(_PREFIX + alias, "missing", _MISSING_NAME) for alias in aliases if alias not in state]
     taken = {entry.key for entry in entries}
     for key in published_shapes(config):
-        if key not in taken:
+        if _PREFIX + key not in taken:
             reason = _REASONS["index" if key.endswith(_INDEX) else "lang_mapper"]
-            entries.append(
-                Entry(key, "ignored", reason) if key in state else Entry(key, "missing", "not needed: " + reason)
-            )
+            fate, note = ("ignored", reason) if key in state else ("missing", "not needed: " + reason)
+            entries.append(Entry(_PREFIX + key, fate, note))
     if _EMPTY_WEIGHT in state:
-        entries.append(Entry(_EMPTY_WEIGHT, "ignored", _REASONS["empty_weight"]))
+        entries.append(Entry(_PREFIX + _EMPTY_WEIGHT, "ignored", _REASONS["empty_weight"]))
     return weights, entries
 
 

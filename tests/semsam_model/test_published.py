@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import pickle
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from file_server import FileServer
@@ -22,7 +24,7 @@ from torch import Tensor
 from semsam_model.checkpoint import load, load_model, read_header
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ConfigError
-from semsam_model.published import Report, convert, fetch, file_sha256, published_names, published_shapes
+from semsam_model.published import Report, _read_pickle, convert, fetch, file_sha256, published_names, published_shapes
 
 MANIFESTS = Path(__file__).parent.parent / "fixtures" / "published_manifests.json.gz"
 TINY = read_model_config("tiny")
@@ -94,7 +96,7 @@ def test_a_whole_swin_t_is_accounted_for_key_by_key(converted_swin_t: Report) ->
     # 648 published keys, the buffer of the training loss, and two entries beside 'model'
     assert converted_swin_t.counts == {"loaded": 525, "tied": 110, "ignored": 1 + 12 + 1 + 2, "missing": 0}
     assert len(fates(converted_swin_t)) == len(converted_swin_t.entries) == 648 + 3
-    assert fates(converted_swin_t)["optimizer"] == fates(converted_swin_t)["criterion.empty_weight"] == "ignored"
+    assert fates(converted_swin_t)["optimizer"] == fates(converted_swin_t)["model.criterion.empty_weight"] == "ignored"
     assert converted_swin_t.version == read_header(converted_swin_t.path).version
 
 
@@ -163,7 +165,7 @@ def test_other_names_of_a_tied_tensor_may_be_missing_and_are_reported(state: Sta
     report = converted({"model": state}, out)
     assert report.version == whole.version
     assert report.counts["missing"] == len(gone)
-    assert all(fates(report)[key.removeprefix("model.")] == "missing" for key in gone)
+    assert all(fates(report)[key] == "missing" for key in gone)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -171,13 +173,43 @@ def test_other_float_types_are_cast_and_reported(dtype: torch.dtype, state: Stat
     state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
     report = converted({"model": state}, out)
     name = str(dtype).removeprefix("torch.")
-    assert dict(report.casts) == {k.removeprefix("model."): name for k, v in state.items() if v.is_floating_point()}
+    assert dict(report.casts) == {k: name for k, v in state.items() if v.is_floating_point()}
     found = load(out)[0].state_dict()["decoder.level_tokens"]
     assert torch.equal(found, state[MASK_TOKENS].float())
 
 
 def test_float32_needs_no_cast(state: State, out: Path) -> None:
     assert converted({"model": state}, out).casts == ()
+
+
+@pytest.mark.parametrize("module", ["numpy._core.multiarray", "numpy.core.multiarray"])
+def test_numpy_scalars_of_a_scheduler_beside_the_weights_are_passed_over(
+    module: str, state: State, out: Path, tmp_path: Path
+) -> None:
+    pth = tmp_path / "in.pth"
+    numbers = [np.float64(1e-4), np.float32(2), np.int64(7), np.uint8(9), np.bool_(True), np.array(3.0, ">f8")[()]]
+    content = {"model": state, "scheduler": {"base_lrs": numbers}}
+    torch.save(content, pth, _use_new_zipfile_serialization=False)  # the layout without checksums
+    named = re.sub(rb"numpy\._?core\.multiarray(?=\nscalar\n)", module.encode(), pth.read_bytes())
+    assert module.encode() in named
+    pth.write_bytes(named)
+    report = convert(pth, "tiny", out)
+    assert report.version == converted({"model": state}, out).version
+    assert fates(report)["scheduler"] == "ignored"
+
+
+@pytest.mark.parametrize("number", [np.float64(1e-4), np.int8(-3), np.bool_(True), np.array(2.5, ">f4")[()]], ids=repr)
+def test_numpy_scalars_are_read_with_their_value(number: Any, tmp_path: Path) -> None:
+    torch.save({"number": number}, tmp_path / "in.pth")
+    assert _read_pickle(tmp_path / "in.pth") == {"number": number.item()}
+
+
+def test_every_name_in_the_report_is_one_of_the_file(state: State, out: Path) -> None:
+    content = {"model": {**state, "model.criterion.empty_weight": torch.ones(2)}, "iteration": 7}
+    assert {key for key, fate in fates(converted(content, out)).items() if fate != "missing"} == {
+        *content["model"],
+        "iteration",
+    }
 
 
 def test_a_config_of_other_sizes_is_converted_by_its_file(state: State, out: Path, tmp_path: Path) -> None:
@@ -344,6 +376,21 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(
     assert "weights_only" not in str(caught.value)  # torch's own advice is to switch the check off
     pickle.loads(pickle.dumps(Attack(harm))).close()
     assert harm.exists(), "the attack of this test does nothing"
+
+
+@pytest.mark.parametrize(
+    ("extra", "asks"),
+    [
+        (np.dtype("O"), "numpy.dtype"),
+        (np.array([(1, 2.0)], [("a", "i4"), ("b", "f8")])[0], "numpy.dtype"),
+        (np.datetime64("2024-01-01"), "numpy.dtype"),
+        (np.ones(2), r"numpy\._core\.multiarray\._reconstruct"),
+        (np.float64, r"numpy\.float64"),
+    ],
+    ids=["object type", "structured", "date", "array", "class"],
+)
+def test_numpy_beyond_plain_numbers_is_refused(extra: Any, asks: str, state: State, out: Path) -> None:
+    assert re.search(f"refused, its pickle asks for {asks}", refused({"model": state, "extra": extra}, out))
 
 
 # -- fetch
