@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,14 @@ def test_without_a_python_that_is_new_enough_it_says_which_are(checkout: Path, t
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("Python 3.11, 3.12 or 3.13 is needed")
     assert not (checkout / ".venv").exists()
+
+
+def test_the_read_me_the_package_and_the_installer_name_the_same_pythons() -> None:
+    oldest, newest = re.findall(r"\(3, (\d+)\)", (ROOT / "scripts" / "install.sh").read_text())
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert wanted == f">=3.{oldest},<3.{int(newest) + 1}"
+    *others, last = [f"3.{minor}" for minor in range(int(oldest), int(newest) + 1)]
+    assert f"Python {', '.join(others)} or {last}" in (ROOT / "README.md").read_text()
 
 
 def test_a_full_disk_is_found_before_anything_is_made(checkout: Path, tmp_path: Path) -> None:
