@@ -25,7 +25,7 @@ check: ## lint, format and types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-bench: ## the benchmark of the default model
+bench: ## speed and memory, default model and Swin-T
 	@scripts/install.sh semsam
 	@.venv/bin/python -m benchmarks.run
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import io
 import os
 import platform
 import resource
@@ -27,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backend.formats import encode_brush_rle
+from backend.images import decode_photo
 from backend.metrics import Metrics
 from backend.predictor import Loaded, Predictor
 from semsam_model.checkpoint import load_default, load_model
@@ -73,7 +73,7 @@ def cold_click(model: SemanticSAM, photo: bytes) -> float:
     """Milliseconds from the bytes of a photo to brush RLE, nothing cached."""
 
     def run() -> None:
-        rgb = np.asarray(Image.open(io.BytesIO(photo)).convert("RGB"))
+        rgb = decode_photo(photo, max_bytes=len(photo), max_pixels=100_000_000).rgb
         for c in propose(model, model.encode(rgb), Prompt((Click(rgb.shape[1] / 2, rgb.shape[0] / 2),))):
             encode_brush_rle(c.crop, c.bbox, c.size)
 
