@@ -1,6 +1,8 @@
 """docker-compose.yml and Dockerfile, as far as they can be checked where no Docker engine runs."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,24 @@ def test_every_volume_and_network_that_a_service_uses_is_declared(compose: dict[
 def test_only_this_machine_reaches_the_published_port(compose: dict[str, Any]) -> None:
     published = [port for service in compose["services"].values() for port in service.get("ports", [])]
     assert published == ["127.0.0.1:${PORT:-8080}:8080"]
+
+
+@pytest.mark.parametrize(("prepared", "status"), [(True, 0), (False, 3)])
+def test_the_demo_service_ends_by_saying_where_to_go_and_who_to_be_only_when_the_project_is_there(
+    prepared: bool, status: int, compose: dict[str, Any], tmp_path: Path
+) -> None:
+    program = tmp_path / "semsam"
+    program.write_text(f"#!/bin/sh\nexit {status}\n")
+    program.chmod(0o755)
+    shell, option, script = compose["services"]["demo"]["command"]
+    script = script.replace("$$", "$").replace("${PORT:-8080}", "8081")  # as compose does
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run([shell, option, script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    said = done.stdout
+    account = compose["services"]["label-studio"]["environment"]["LABEL_STUDIO_USERNAME"]
+    reader = "docker compose exec label-studio cat /credentials/password"
+    assert [words in said for words in ("http://localhost:8081", account, reader)] == [prepared] * 3
 
 
 def test_compose_and_make_install_the_same_label_studio() -> None:
