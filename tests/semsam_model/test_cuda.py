@@ -1,0 +1,80 @@
+"""What the CPU answers, a GPU answers too. Nothing here runs where there is none."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from semsam_model.config import read_model_config
+from semsam_model.model import DecoderOutput, SemanticSAM, build_model
+from semsam_model.predict import propose
+from semsam_model.types import Box, Click, Prompt
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+PROMPTS = (Click(30.0, 40.0), Click(100.5, 20.25), Box(10, 10, 70, 60))
+FIELDS = ("logits", "predicted_iou", "boxes", "object_embedding", "part_embedding")
+
+
+@pytest.fixture(autouse=True)
+def full_float32() -> Iterator[None]:
+    """Matrix products and convolutions in float32, not in the shorter TF32."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        yield
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture(scope="module", params=["tiny", "mobile"])
+def model(request: pytest.FixtureRequest) -> SemanticSAM:
+    torch.manual_seed(0)
+    return build_model(read_model_config(request.param)).eval()
+
+
+@pytest.fixture(scope="module")
+def rgb() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
+
+
+def assert_close(found: DecoderOutput, wanted: DecoderOutput, tolerance: float) -> None:
+    assert found.tokens == wanted.tokens
+    for field in FIELDS:
+        here, there = getattr(found, field).cpu(), getattr(wanted, field)
+        torch.testing.assert_close(here, there, rtol=tolerance, atol=tolerance * max(1.0, float(there.abs().max())))
+
+
+def test_cuda_answers_as_the_cpu_does(model: SemanticSAM, rgb: np.ndarray) -> None:
+    there = copy.deepcopy(model).cuda()
+    embedding = there.encode(rgb)
+    assert embedding.memory.is_cuda and embedding.mask_features.is_cuda
+    assert_close(there.decode(embedding, PROMPTS), model.decode(model.encode(rgb), PROMPTS), 1e-3)
+
+
+def test_an_embedding_moves_between_devices(model: SemanticSAM, rgb: np.ndarray) -> None:
+    there = copy.deepcopy(model).cuda()
+    on_cpu = model.encode(rgb)
+    assert_close(there.decode(on_cpu.to("cuda"), PROMPTS), model.decode(on_cpu, PROMPTS), 1e-3)
+    on_cuda = there.encode(rgb)
+    back = on_cuda.to("cpu")
+    assert not back.memory.is_cuda and back.nbytes == on_cuda.nbytes
+    assert_close(there.decode(on_cuda, PROMPTS), model.decode(back, PROMPTS), 1e-3)
+
+
+def test_a_bfloat16_backbone_runs_on_cuda_with_finite_float32_answers(model: SemanticSAM, rgb: np.ndarray) -> None:
+    there = copy.deepcopy(model).cuda()
+    there.backbone.to(torch.bfloat16)
+    output = there.decode(there.encode(rgb), PROMPTS)
+    for field in FIELDS:
+        value = getattr(output, field)
+        assert value.dtype == torch.float32 and value.isfinite().all()
+
+
+def test_candidates_of_a_click_come_from_cuda_as_arrays_in_photo_pixels(model: SemanticSAM, rgb: np.ndarray) -> None:
+    there = copy.deepcopy(model).cuda()
+    for candidate in propose(there, there.encode(rgb), Prompt(PROMPTS[:1])):
+        assert candidate.mask.shape == rgb.shape[:2]
