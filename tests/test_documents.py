@@ -1,0 +1,35 @@
+"""The documents lead somewhere, and the embedded weights say what they are."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from semsam_model.checkpoint import read_header
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
+
+
+def relative_links(document: Path) -> list[str]:
+    """Targets of links and images within the repository, without code and without the part after #."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    targets = [target.split("#")[0] for target in LINK.findall(text) if not re.match(r"[a-z]+:", target)]
+    return [target for target in targets if target]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_relative_link_and_image_of_a_document_is_there(document: Path) -> None:
+    missing = [target for target in relative_links(document) if not (document.parent / target).exists()]
+    assert not missing
+
+
+def test_the_links_of_the_read_me_are_found_pictures_too() -> None:
+    found = relative_links(ROOT / "README.md")
+    assert any(target.endswith(".png") for target in found)
+    assert any(target.endswith(".md") for target in found)
+
+
+def test_the_embedded_weights_carry_a_card() -> None:
+    assert read_header(ROOT / "semsam_model" / "weights" / "mobile.safetensors").card
