@@ -15,9 +15,10 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from flask import Flask, Response, g, request
@@ -35,6 +36,9 @@ from semsam_model.errors import SemsamError
 log = logging.getLogger(__name__)
 
 EXIT_CANNOT_LISTEN = 98  # the errno of an address in use
+SPARE_THREADS = 4  #: beyond the predictions, so that /health and /setup are answered whatever the others do
+QUEUED = 2  #: predictions that wait for a place; each holds a spare thread meanwhile
+QUEUE_S = 3.0  #: seconds that they wait
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>semsam</title></head><body>
@@ -73,6 +77,7 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
     app.url_map.merge_slashes = False  # a redirect would lose the body
     # One more, to tell a body at the limit from one over it: where no length is announced, werkzeug just cuts
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
+    places = _Places(settings.threads)
 
     @app.get("/")
     def index() -> Response:
@@ -94,11 +99,21 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
 
     @app.post("/predict")
     def predict() -> Response:
-        body = _body(settings)
-        tasks = body.get("tasks")
-        if not isinstance(tasks, list):
-            raise BadRequest(f"tasks: expected a list, got {type(tasks).__name__}")
-        g.tasks = len(tasks)
+        with places.one() as free:  # from before the body is read: a slow sender takes a place too
+            body = _body(settings)
+            tasks = body.get("tasks")
+            if not isinstance(tasks, list):
+                raise BadRequest(f"tasks: expected a list, got {type(tasks).__name__}")
+            g.tasks = len(tasks)
+            if free:
+                return answer(body, tasks)
+            line = (
+                "request %s: %d empty answers: busy: %d predictions are running, the setting threads (SEMSAM_THREADS)"
+            )
+            log.warning(line, g.request_id, len(tasks), settings.threads)
+            return empty(tasks, "busy")
+
+    def answer(body: dict[str, Any], tasks: list[Any]) -> Response:
         try:
             results = service.predict_request(body, g.request_id)
             if len(results) != len(tasks):
@@ -106,10 +121,12 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
             return _json({"results": results})
         except SemsamError as error:
             log.warning("request %s: %d empty answers: %s", g.request_id, len(tasks), error)
-            reason = type(error).__name__
+            return empty(tasks, type(error).__name__)
         except Exception:
             log.exception("request %s: %d empty answers: unexpected failure", g.request_id, len(tasks))
-            reason = "unexpected"
+            return empty(tasks, "unexpected")
+
+    def empty(tasks: list[Any], reason: str) -> Response:
         for _ in tasks:
             metrics.empty_answer(reason)
         return _json({"results": [{"result": [], "score": 0.0} for _ in tasks]})
@@ -169,6 +186,32 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
         return _error("unexpected failure; the backend's log has the reason under this request_id", 500)
 
     return app
+
+
+class _Places:
+    """Places for predictions that run at the same time, and a short queue for them."""
+
+    def __init__(self, count: int) -> None:
+        self._free = threading.BoundedSemaphore(count)
+        self._queue = threading.BoundedSemaphore(QUEUED)
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[bool]:
+        """Hold a place; False where none came free in time."""
+        got = self._free.acquire(blocking=False) or self._wait()
+        try:
+            yield got
+        finally:
+            if got:
+                self._free.release()
+
+    def _wait(self) -> bool:
+        if not self._queue.acquire(blocking=False):
+            return False
+        try:
+            return self._free.acquire(timeout=QUEUE_S)
+        finally:
+            self._queue.release()
 
 
 def _may_call(settings: Settings, is_webhook: bool) -> bool:
@@ -291,7 +334,7 @@ class _Gunicorn(BaseApplication):
             "bind": f"fd://{self._listener.fileno()}",
             "workers": 1,
             "worker_class": "gthread",
-            "threads": self._settings.threads,
+            "threads": self._settings.threads + SPARE_THREADS,
             "preload_app": False,  # torch does not survive a fork
             "timeout": 120,  # a worker that is stuck, not a slow request: threads answer for themselves
             "graceful_timeout": 10,

@@ -69,7 +69,7 @@ class Settings:
 
     host: str = "127.0.0.1"  #: address to listen on
     port: Annotated[int, Field(ge=0, le=65535)] = 9090  #: 0 = any free one
-    threads: Annotated[int, Field(ge=1, le=256)] = 8  #: requests handled at the same time
+    threads: Annotated[int, Field(ge=1, le=256)] = 8  #: predictions made at the same time
     data_dir: _Folder = Path(".semsam")  #: where the service keeps its files
 
     label_studio_url: _BaseUrl = "http://localhost:8080"  #: as the backend reaches it

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
 import logging
 import os
 import re
@@ -9,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +361,22 @@ def test_metrics_tell_stages_cache_model_and_events_and_keep_unknown_events_toge
 
 # ---- the process
 
+BLOCKED = """
+import logging, threading
+from backend.app import create_app, serve
+from backend.metrics import Metrics
+from backend.settings import Settings
+from tests.backend.test_app import StandIn
+
+class Stuck(StandIn):
+    def predict_request(self, body, request_id):
+        print("inside", flush=True)
+        threading.Event().wait()
+
+logging.basicConfig(level=logging.INFO)
+serve(Settings(port=0, threads=2), lambda settings: create_app(settings, Stuck(), Metrics()))
+"""
+
 SCRIPT = """
 import logging, sys
 from backend.app import create_app, serve
@@ -401,6 +420,58 @@ def test_the_real_server_answers_keeps_to_the_body_limit_and_stops_when_told(pro
         assert (too_long.status_code, too_long.json()["status"]) == (413, 413)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
+
+
+def test_while_every_prediction_is_stuck_health_and_setup_answer_and_further_clicks_get_a_busy_answer() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    body = b'{"tasks": [{}, {}]}'
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", BLOCKED],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        ) as running,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(os.killpg, running.pid, signal.SIGKILL)  # its threads are stuck: it cannot end by itself
+        assert running.stdout is not None and running.stderr is not None
+        url = next(line for line in running.stderr if "listening on" in line).split()[-1]
+        address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+
+        def click() -> socket.socket:
+            connection = stack.enter_context(socket.create_connection(address, timeout=30))
+            connection.sendall(head + body)
+            return connection
+
+        for _ in range(2):
+            click()
+            assert running.stdout.readline() == "inside\n"
+        waiting = [click() for _ in range(4)]
+        for _ in range(3):
+            # Label Studio waits 1 s and 3 s for these
+            assert requests.get(url + "/health", timeout=1).json()["status"] == "UP"
+            assert requests.post(url + "/setup", json={"project": "1.2"}, timeout=3).status_code == 200
+        for connection in waiting:
+            answer = HTTPResponse(connection)
+            answer.begin()
+            assert answer.status == 200
+            assert [entry["result"] for entry in json.load(answer)["results"]] == [[], []]
+        text = requests.get(url + "/metrics", timeout=5).text
+        assert 'semsam_empty_answers_total{reason="busy"} 8.0' in text
+        assert "busy" in next(line for line in running.stderr if "empty answers" in line)
+
+
+def test_a_place_is_free_again_after_a_prediction_however_it_ended(service: StandIn) -> None:
+    http = client(service, threads=1)
+    for error in (RuntimeError("broken"), NotReady("loading"), None, None):
+        service.error = error
+        answer = http.post("/predict", json={"tasks": [{}]})
+        http.post("/predict", data=b"{")
+    assert answer.json == {"results": [PREDICTION]}
 
 
 def test_a_service_that_cannot_start_ends_the_process_with_one_line() -> None:
