@@ -294,20 +294,38 @@ def create_from_env() -> Flask:
 
 
 def _build(settings: Settings) -> Flask:
-    from backend.service import build_service  # brings torch
+    from backend.service import build_service
 
     metrics = Metrics()
     return create_app(settings, build_service(settings, metrics), metrics)
 
 
-def serve(settings: Settings, build: Callable[[Settings], Flask] = _build) -> None:
-    """Serve until told to stop: one process, since the model and its cache are large, and `threads` threads.
+def _check(settings: Settings) -> None:
+    from backend.service import served_weights
 
-    Exits with EXIT_CANNOT_LISTEN and one line when the address cannot be had.
+    served_weights(settings)
+
+
+def serve(
+    settings: Settings,
+    build: Callable[[Settings], Flask] = _build,
+    check: Callable[[Settings], None] = _check,
+) -> None:
+    """Serve until told to stop: one process, since the model and its cache are large, and `threads` predictions.
+
+    check: called before the port opens; what it raises is raised. build: called after, in the worker; it is to be
+    quick, for those who connect wait for it. Exits with EXIT_CANNOT_LISTEN and one line when the address cannot be had.
     """
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=256)
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.ExitStack() as unused:
+            unused.callback(listener.close)
+            listener.bind((settings.host, settings.port))  # nobody can connect before it listens
+            check(settings)
+            listener.listen(256)
+            unused.pop_all()
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         print(
@@ -316,7 +334,6 @@ def serve(settings: Settings, build: Callable[[Settings], Flask] = _build) -> No
             file=sys.stderr,
         )
         raise SystemExit(EXIT_CANNOT_LISTEN) from None
-    log.info("listening on http://%s:%d", settings.host, listener.getsockname()[1])
     _Gunicorn(settings, listener, build).run()
 
 
@@ -325,13 +342,14 @@ class _Gunicorn(BaseApplication):
 
     def __init__(self, settings: Settings, listener: socket.socket, build: Callable[[Settings], Flask]) -> None:
         self._settings = settings
-        self._listener = listener
+        self._port = listener.getsockname()[1]
+        self._descriptor = listener.detach()  # gunicorn closes it
         self._build = build
         super().__init__()
 
     def load_config(self) -> None:
         values: dict[str, Any] = {
-            "bind": f"fd://{self._listener.fileno()}",
+            "bind": f"fd://{self._descriptor}",
             "workers": 1,
             "worker_class": "gthread",
             "threads": self._settings.threads + SPARE_THREADS,
@@ -339,11 +357,15 @@ class _Gunicorn(BaseApplication):
             "timeout": 120,  # a worker that is stuck, not a slow request: threads answer for themselves
             "graceful_timeout": 10,
             "loglevel": "warning",
+            "post_worker_init": self._say_ready,
             "control_socket_disable": True,
         }
         for name, value in values.items():
             if name in self.cfg.settings:  # the last one is unknown to gunicorn before 25
                 self.cfg.set(name, value)
+
+    def _say_ready(self, _: object) -> None:
+        log.info("listening on http://%s:%d", self._settings.host, self._port)
 
     def load(self) -> Flask:
         try:

@@ -14,22 +14,22 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from cachetools import LRUCache
 
 from backend.errors import NotReady
 from backend.metrics import Metrics
 from backend.settings import Settings
-from semsam_model.checkpoint import Version, load_model
 from semsam_model.errors import SemsamError
-from semsam_model.find import find
-from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.header import Version
 from semsam_model.names import LabelSet
-from semsam_model.predict import propose
 from semsam_model.types import Candidate, Prompt, Wanted
+
+# torch takes seconds to import: the thread that loads the model pays for it, not the first answers about health
+if TYPE_CHECKING:
+    from semsam_model.model import ImageEmbedding, SemanticSAM
 
 log = logging.getLogger(__name__)
 
@@ -126,13 +126,25 @@ class Predictor:
         pixels is called only when the embedding is not cached; it gives uint8 RGB (H, W, 3), EXIF-oriented. The whole
         answer comes from one model. Raises NotReady, PromptError, ImageError, and whatever `pixels` raises.
         """
-        return self._ask(sha256, pixels, lambda model, embedding: propose(model, embedding, prompt, wanted=wanted))
+
+        def answer(model: SemanticSAM, embedding: ImageEmbedding) -> list[Candidate]:
+            from semsam_model.predict import propose
+
+            return propose(model, embedding, prompt, wanted=wanted)
+
+        return self._ask(sha256, pixels, answer)
 
     def find(
         self, sha256: str, pixels: Callable[[], np.ndarray], labels: LabelSet, threshold: float
     ) -> tuple[list[Candidate], Version, Timings]:
         """Masks that the first of the labels fits best, see `semsam_model.find`; the rest as `propose`."""
-        return self._ask(sha256, pixels, lambda model, embedding: find(model, embedding, labels, threshold))
+
+        def answer(model: SemanticSAM, embedding: ImageEmbedding) -> list[Candidate]:
+            from semsam_model.find import find
+
+            return find(model, embedding, labels, threshold)
+
+        return self._ask(sha256, pixels, answer)
 
     def _ask(
         self,
@@ -203,6 +215,10 @@ def loader(settings: Settings) -> Callable[[], Loaded]:
     """How the process gets its model: name, weights file, device and precision from the settings."""
 
     def load() -> Loaded:
+        import torch
+
+        from semsam_model.checkpoint import load_model
+
         device = settings.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"

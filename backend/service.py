@@ -27,8 +27,8 @@ from backend.naming import Namer
 from backend.predictor import Predictor, Timings, loader
 from backend.settings import Settings
 from backend.text_prompt import against, asked_label
-from semsam_model.checkpoint import Version, read_header, weights_path
 from semsam_model.errors import SemsamError
+from semsam_model.header import Header, Version, find_weights
 from semsam_model.names import name_candidates
 from semsam_model.text import TextEncoder, normalise_label
 from semsam_model.types import Candidate, Wanted
@@ -253,13 +253,17 @@ class _NothingToSay(Exception):
         self.kind = kind
 
 
-def build_service(settings: Settings, metrics: Metrics) -> SemsamService:
-    """Wire everything and start loading model and text encoder in the background.
+def served_weights(settings: Settings) -> Header:
+    """What the weights to serve say about themselves. Raises CheckpointError when they are missing or another model."""
+    return find_weights(settings.model, settings.weights, folder=settings.data_dir / "weights")[1]
 
-    Raises CheckpointError for missing weights.
+
+def build_service(settings: Settings, metrics: Metrics) -> SemsamService:
+    """Wire everything and start loading model and text encoder in the background: takes no time, brings no torch.
+
+    Raises CheckpointError as `served_weights` does.
     """
-    path = weights_path(settings.model, settings.weights, folder=settings.data_dir / "weights")
-    header = read_header(path)
+    header = served_weights(settings)
     predictor = Predictor(loader(settings), cache_bytes=settings.embedding_cache_bytes, metrics=metrics)
     predictor.start()
     namer = None

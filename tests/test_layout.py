@@ -14,6 +14,7 @@ FORBIDDEN = {
     "semsam_model": {"backend", "flask", "sqlalchemy", "label_studio_sdk"},
     "semsam_model.config": {"torch"},
     "semsam_model.types": {"torch"},
+    "semsam_model.header": {"torch"},
     "semsam_model.mask_codecs": {"torch"},
     "semsam_model.label_studio_masks": {"torch"},
     "semsam_model.samples": {"torch"},
@@ -71,7 +72,10 @@ def test_the_table_names_only_modules_that_exist() -> None:
     assert set(FORBIDDEN) <= set(modules())
 
 
-@pytest.mark.parametrize("module", ["semsam_model", "semsam_model.config", "semsam_model.types", "backend.cli"])
+@pytest.mark.parametrize(
+    "module",
+    ["semsam_model", "semsam_model.config", "semsam_model.types", "backend.cli", "backend.service", "backend.app"],
+)
 def test_light_modules_load_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

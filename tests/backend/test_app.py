@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from http.client import HTTPResponse
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any
 
 import pytest
 import requests
-from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -374,7 +374,7 @@ class Stuck(StandIn):
         threading.Event().wait()
 
 logging.basicConfig(level=logging.INFO)
-serve(Settings(port=0, threads=2), lambda settings: create_app(settings, Stuck(), Metrics()))
+serve(Settings(port=0, threads=2), lambda settings: create_app(settings, Stuck(), Metrics()), lambda settings: None)
 """
 
 SCRIPT = """
@@ -391,7 +391,7 @@ def build(settings):
     return create_app(settings, StandIn(), Metrics())
 
 logging.basicConfig(level=logging.INFO)
-serve(Settings(port=0, threads=2, max_body_bytes=1000), build)
+serve(Settings(port=0, threads=2, max_body_bytes=1000), build, lambda settings: None)
 """
 
 
@@ -484,14 +484,51 @@ def test_a_service_that_cannot_start_ends_the_process_with_one_line() -> None:
     assert "Traceback" not in done.stderr
 
 
+SEMSAM = [sys.executable, "-c", "from backend.cli import main; main()"]
+
+
+def test_whoever_connects_is_answered_at_once_though_the_model_is_still_loading() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = free.getsockname()
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "SEMSAM_PORT": str(address[1])}
+    with subprocess.Popen([*SEMSAM, "serve"], stderr=subprocess.PIPE, text=True, env=environment) as running:
+        try:
+            while True:
+                assert running.poll() is None
+                with contextlib.suppress(ConnectionRefusedError), socket.create_connection(address, timeout=5) as first:
+                    first.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+                    answer = HTTPResponse(first)
+                    answer.begin()
+                    health = json.load(answer)
+                    break
+                time.sleep(0.02)
+            assert health["status"] == "UP"
+            assert health["model_state"] == "loading"  # so nobody waited for torch
+            assert health["model_version"].startswith("mobile-")
+        finally:
+            running.terminate()
+
+
+@pytest.mark.parametrize("content", [None, b"not weights"])
+def test_wrong_weights_are_one_line_an_exit_code_and_no_open_port(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "w.safetensors"
+    if content:
+        path.write_bytes(content)
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "SEMSAM_PORT": "0", "SEMSAM_WEIGHTS": str(path)}
+    done = subprocess.run([*SEMSAM, "serve"], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert str(path) in done.stderr
+
+
 def test_a_taken_port_is_one_clear_line_and_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
-    def never(_: Settings) -> Flask:
+    def never(_: Settings) -> Any:
         raise AssertionError("nothing may be built for a port that cannot be had")
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SystemExit) as exit_:
-            serve(Settings(port=port), never)
+            serve(Settings(port=port), never, never)
     assert exit_.value.code == EXIT_CANNOT_LISTEN
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
