@@ -1,5 +1,6 @@
 import cv2
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,6 +86,34 @@ def test_parts_and_holes_are_joined_by_the_shortest_bridges() -> None:
 
     bridges = length(joined) - sum(length(ring.points) for ring in rings)
     assert np.isclose(bridges, 2 * (np.hypot(4, 5) + np.hypot(2, 1)))
+
+
+def large_blob() -> np.ndarray:
+    """bool (2100, 2800), wavy, with a hole, touching the left edge."""
+    y, x = np.mgrid[:2100, :2800]
+    angle = np.arctan2(y - 1000, x - 900)
+    return (np.hypot(y - 1000, x - 900) < 950 + 60 * np.sin(9 * angle)) & (np.hypot(y - 900, x - 1000) > 200)
+
+
+def test_a_large_mask_over_budget_stays_close_and_reaches_its_box() -> None:
+    mask = large_blob()
+    crop, bbox = formats.crop_mask(mask)
+    points = polygons.encode_polygon(crop, bbox)
+    assert len(points) <= polygons.DEFAULT_MAX_VERTICES
+    assert iou(mask, mask_codecs.decode_polygons([points], mask.shape)) > 0.99
+    assert np.abs(np.array([*points.min(axis=0), *points.max(axis=0)]) - bbox).max() < 3
+
+
+@pytest.mark.parametrize("budget", [16, 40, 90, 200])
+def test_strides_end_at_the_tolerance_that_single_steps_find(budget: int) -> None:
+    crop, bbox = formats.crop_mask(large_blob()[::4, ::4])
+    found = polygons.mask_to_rings(crop, bbox, budget)
+    # one step at a time, over the rings that the budget leaves room for
+    traced = sorted(polygons._trace(crop), key=lambda ring: -polygons._area(ring.points))[: (budget + 2) // 5]
+    step = 0
+    while polygons._cost(wanted := polygons._simplified(traced, step, crop.shape)) > budget:
+        step += 1
+    assert [len(ring.points) for ring in found] == [len(ring.points) for ring in wanted]
 
 
 def test_an_empty_mask_has_no_outline() -> None:
