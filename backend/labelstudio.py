@@ -52,6 +52,7 @@ class LabelStudio:
     def connect(self, project: str, hostname: str, access_token: str | None = None) -> None:
         """Remember which server `project` lives on. Called for each /setup: cheap, no network, never raises.
 
+        `project` is "<id>.<created>" as Label Studio sends it: ids alone are the same on every server.
         `hostname` is the address Label Studio gives for itself. `access_token` is used only where no API key is
         configured and `hostname` is an allowed origin.
         """

@@ -90,7 +90,9 @@ def _project_id(value: Any, name: str) -> int | None:
     return _id(value, name)
 
 
-# ------------------------------------------------------------------------------------------------------- what is asked
+def _project_key(value: Any) -> str | None:
+    """The whole text, creation time included: two Label Studio servers may both have a project 45."""
+    return None if value is None else str(value)
 
 
 # ------------------------------------------------------------------------------------------------------------- /predict
@@ -132,6 +134,7 @@ class PredictRequest:
     tasks: tuple[TaskRef, ...]
     context: tuple[PromptRow, ...] | None
     ignored: tuple[str, ...] = ()  #: rows of the context that are no prompts, in words for the log
+    project_key: str | None = None  #: the project as Label Studio sends it, "45.1795362232": unlike any other server's
 
 
 def parse_predict(body: Any) -> PredictRequest:
@@ -141,17 +144,17 @@ def parse_predict(body: Any) -> PredictRequest:
     if not isinstance(xml, str):
         raise wrong_field("label_config", "the project's labeling config as text", xml)
     config = LabelConfig.parse(xml)
-    project = _project_id(body.get("project"), "project")
+    project, key = _project_id(body.get("project"), "project"), _project_key(body.get("project"))
     tasks = tuple(
         _task(task, f"tasks[{k}]", project, config)
         for k, task in enumerate(as_list(body.get("tasks", MISSING), "tasks"))
     )
     params = as_object(body.get("params") or {}, "params")
     if params.get("context") is None:
-        return PredictRequest(project, config, tasks, None)
+        return PredictRequest(project, config, tasks, None, project_key=key)
     context = as_object(params["context"], "params.context")
     prompts, ignored = _prompt_rows(context.get("result") or [], "params.context.result")
-    return PredictRequest(project, config, tasks, prompts, ignored)
+    return PredictRequest(project, config, tasks, prompts, ignored, key)
 
 
 def _task(value: Any, name: str, project: int | None, config: LabelConfig) -> TaskRef:
@@ -229,6 +232,7 @@ class Setup:
     access_token: str = field(default="", repr=False)
     extra_params: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()  #: of the config and of extra_params, in words
+    project_key: str | None = None  #: as in PredictRequest
 
 
 def parse_setup(body: Any) -> Setup:
@@ -258,7 +262,8 @@ def parse_setup(body: Any) -> Setup:
         problems.append('extra_params: expected a JSON object such as {"key": "value"}; it is not used')
         extra = {}
     project = _project_id(body.get("project"), "project")
-    return Setup(project, config, text["hostname"], text["access_token"], extra, tuple(problems))
+    whole = _project_key(body.get("project"))
+    return Setup(project, config, text["hostname"], text["access_token"], extra, tuple(problems), whole)
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,8 @@ class SemsamService:
     def setup(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A project introduces itself: note its server, look at its labeling config, name the model."""
         request = protocol.parse_setup(body)
-        if request.project is not None and request.hostname:
-            self._label_studio.connect(str(request.project), request.hostname, request.access_token)
+        if request.project_key is not None and request.hostname:
+            self._label_studio.connect(request.project_key, request.hostname, request.access_token)
         for problem in request.problems:
             log.warning("project %s: %s", request.project, problem)
         if self._namer and request.config:
@@ -147,7 +147,7 @@ class SemsamService:
             raise BackendError("; ".join(request.config.problems()) or "the labeling config has no control for answers")
 
         began = time.perf_counter()
-        project = None if request.project is None else str(request.project)
+        project = request.project_key
         file, data = self._file(project, task)
         fetched = time.perf_counter()
         asked = protocol.interaction(request.context, request.config, file.size)

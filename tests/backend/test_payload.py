@@ -40,7 +40,8 @@ def body(*rows: dict[str, Any], **own: Any) -> dict[str, Any]:
 
 def test_an_interactive_request_is_read() -> None:
     request = parse_predict(body(keypoint(), keypoint("p2", 31.0, 69.0, is_positive=False), rectangle()))
-    assert request.project == 45 and request.context is not None
+    assert (request.project, request.project_key) == (45, "45.1795362232")
+    assert request.context is not None
     assert [(t.id, t.project, t.image_url) for t in request.tasks] == [(296, 45, "/data/upload/45/1a832500-car.png")]
     assert [(row.kind, row.control, row.positive, row.size) for row in request.context] == [
         ("keypoint", "kp", True, (600, 800)),

@@ -1,5 +1,6 @@
 """A Label Studio request in, a prediction for each task out, over a real HTTP server with real photo files."""
 
+import contextlib
 import io
 import logging
 import threading
@@ -55,15 +56,15 @@ class Files:
         self.fetched: list[str] = []
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, Files]]:
-    files = Files()
+@contextlib.contextmanager
+def serving(files: Files, token: str = TOKEN) -> Iterator[str]:
+    """Address of a Label Studio that holds these files."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             files.fetched.append(self.path)
             body = files.content.get(self.path)
-            if self.headers.get("Authorization") != f"Token {TOKEN}":
+            if self.headers.get("Authorization") != f"Token {token}":
                 self.send_response(401)
                 body = b""
             elif body is None:
@@ -81,9 +82,16 @@ def server() -> Iterator[tuple[str, Files]]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         thread = threading.Thread(target=http.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{http.server_port}", files
+        yield f"http://127.0.0.1:{http.server_port}"
         http.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, Files]]:
+    files = Files()
+    with serving(files) as url:
+        yield url, files
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +187,33 @@ def test_further_clicks_fetch_the_photo_no_more(service: SemsamService, server: 
     for x in (25, 30, 60):
         service.predict_request(body([keypoint(x, 50)], "a.png"), "r5")
     assert server[1].fetched == ["/data/upload/1/a.png"]
+
+
+def test_two_servers_with_the_same_project_id_and_path_keep_their_pictures_and_tokens_apart(
+    server: tuple[str, Files], weights: Path
+) -> None:
+    path, other_token = "/data/upload/1/a.png", "f" * 40
+    other = Files()
+    other.content[path] = png(picture(7)[:48])
+    with serving(other, other_token) as other_url:
+        settings = Settings(
+            label_studio_url=server[0],
+            label_studio_api_key=TOKEN,
+            label_studio_keys={other_url: other_token},
+            model="tiny",
+            weights=weights,
+        )
+        service = build_service(settings, Metrics())
+        for project, url in (("1.17", server[0]), ("1.18", other_url)):
+            service.setup({"project": project, "schema": CONFIG, "hostname": url})
+        server[1].fetched.clear()
+        sizes = []
+        for project, height in (("1.17", 60), ("1.18", 48), ("1.17", 60)):
+            asked = body([keypoint(25, 50, original_height=height)], "a.png") | {"project": project}
+            (answer,) = service.predict_request(asked, "r")
+            sizes += [masks(answer)[0].shape]
+    assert sizes == [(60, 84), (48, 84), (60, 84)]
+    assert (server[1].fetched, other.fetched) == ([path], [path])
 
 
 def test_cycling_offers_one_candidate_and_the_next_at_each_further_click(service: SemsamService) -> None:
