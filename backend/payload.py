@@ -1,7 +1,7 @@
 """The bodies that Label Studio posts, read field by field into values; coordinates stay percent, as sent.
 
-Whatever is malformed raises BadRequest naming the field, the value and the form expected; nothing else is raised,
-whatever the JSON. Written against what Label Studio 1.23 really sends.
+Whatever is malformed raises BadRequest naming the field, the value and the form expected, or is noted as the problem of
+its task; nothing else is raised, whatever the JSON. Written against what Label Studio 1.23 really sends.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def as_number(value: Any, name: str, expected: str) -> float:
 def _id(value: Any, name: str) -> int | None:
     if value is None or value is MISSING:
         return None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+        return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise wrong_field(name, "an integer", value)
     return value
@@ -138,7 +140,10 @@ class PredictRequest:
 
 
 def parse_predict(body: Any) -> PredictRequest:
-    """The body of POST /predict. A task that names no photo keeps its place, with `problem`. Raises BadRequest."""
+    """The body of POST /predict. Raises BadRequest.
+
+    A task that names no photo, or is malformed, keeps its place, with `problem`: the others are answered.
+    """
     body = as_object(body, "body")
     xml = body.get("label_config", MISSING)
     if not isinstance(xml, str):
@@ -158,9 +163,14 @@ def parse_predict(body: Any) -> PredictRequest:
 
 
 def _task(value: Any, name: str, project: int | None, config: LabelConfig) -> TaskRef:
-    task = as_object(value, name)
-    data = as_object(task.get("data", MISSING), f"{name}.data")
-    task_id, own = _id(task.get("id"), f"{name}.id"), _id(task.get("project"), f"{name}.project")
+    task_id: int | None = None
+    try:
+        task = as_object(value, name)
+        task_id = _id(task.get("id"), f"{name}.id")
+        own = _id(task.get("project"), f"{name}.project")
+        data = as_object(task.get("data", MISSING), f"{name}.data")
+    except BadRequest as exc:
+        return TaskRef(task_id, project, {}, None, str(exc))
     try:
         url, problem = config.image_url(data), None
     except BadRequest as exc:

@@ -84,6 +84,30 @@ def test_text_prompts_need_no_size() -> None:
     assert request.context[0].size is None
 
 
+@pytest.mark.parametrize(
+    ("bad", "problem"),
+    [
+        (3, "tasks[1]: expected an object, got 3"),
+        (None, "tasks[1]: expected an object, got None"),
+        ({"id": "seven", "data": {"image": "b"}}, "tasks[1].id: expected an integer, got 'seven'"),
+        ({"id": float("nan"), "data": {"image": "b"}}, "tasks[1].id: expected an integer, got nan"),
+        ({"id": 2, "project": [], "data": {"image": "b"}}, "tasks[1].project: expected an integer, got []"),
+        ({"id": 2, "data": None}, "tasks[1].data: expected an object, got None"),
+        ({"id": 2}, "tasks[1].data: expected an object, got nothing"),
+    ],
+)
+def test_a_malformed_task_keeps_its_place_with_its_problem_and_the_others_are_read(bad: Any, problem: str) -> None:
+    tasks = [{"id": 1, "data": {"image": "a"}}, bad, {"id": 3, "data": {"image": "c"}}]
+    request = parse_predict(body(keypoint(), tasks=tasks))
+    assert [task.image_url for task in request.tasks] == ["a", None, "c"]
+    assert [task.problem for task in request.tasks] == [None, problem, None]
+
+
+def test_an_id_may_be_a_number_as_text() -> None:
+    (task,) = parse_predict(body(tasks=[{"id": "296", "project": "45", "data": {"image": "a"}}])).tasks
+    assert (task.id, task.project, task.problem) == (296, 45, None)
+
+
 VALUE = "params.context.result[0].value"
 
 
@@ -94,9 +118,6 @@ VALUE = "params.context.result[0].value"
         (lambda b: b.update(label_config="<View>"), "label_config: expected XML"),
         (lambda b: b.update(project="x.1"), "project: expected a project such as"),
         (lambda b: b.pop("tasks"), "tasks: expected a list, got nothing"),
-        (lambda b: b.update(tasks=[3]), "tasks[0]: expected an object, got 3"),
-        (lambda b: b["tasks"][0].update(id="7"), "tasks[0].id: expected an integer, got '7'"),
-        (lambda b: b["tasks"][0].update(data=None), "tasks[0].data: expected an object, got None"),
         (lambda b: b.update(params=[1]), "params: expected an object"),
         (lambda b: b["params"].update(context=[1]), "params.context: expected an object"),
         (lambda b: b["params"]["context"].update(result={"a": 1}), "params.context.result: expected a list"),
