@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from semsam_model.config import ModelConfig, model_names, read_model_config
+from semsam_model.config import ModelConfig, config_root, model_names, read_model_config, read_yaml
 from semsam_model.errors import ConfigError
 
 
@@ -96,3 +96,28 @@ def test_a_missing_file_and_an_unknown_name_say_what_there_is(tmp_path: Path) ->
         read_model_config(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match=r"'huge': expected one of .*mobile.*swin_t"):
         read_model_config("huge")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: 1\nb: 2\na: 1\n", r"line 3: key 'a' is there already, in line 1"),
+        ("top:\n  - {b: 1}\n  - b: 1\n    b: 2\n", r"line 4: key 'b' is there already, in line 3"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused_with_its_lines(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        read_yaml(path)
+
+
+def test_the_same_key_in_different_mappings_is_no_twin(tmp_path: Path) -> None:
+    path = tmp_path / "once.yaml"
+    path.write_text("one: &x {a: 1}\ntwo: {<<: *x, b: 2}\nthree: [{a: 1}, {a: 2}, *x]\n")
+    assert read_yaml(path) == {"one": {"a": 1}, "two": {"a": 1, "b": 2}, "three": [{"a": 1}, {"a": 2}, {"a": 1}]}
+
+
+@pytest.mark.parametrize("path", sorted(config_root().rglob("*.yaml")), ids=lambda path: path.name)
+def test_every_configuration_file_of_the_repository_can_be_read(path: Path) -> None:
+    assert read_yaml(path)
