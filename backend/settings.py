@@ -2,14 +2,17 @@
 
 The file is `configs/backend.yaml`, or the one that `SEMSAM_CONFIG` names. Every field `x` may be set as `SEMSAM_X`; an
 empty variable counts as not set. `LABEL_STUDIO_URL`, `LABEL_STUDIO_HOST` and `LABEL_STUDIO_API_KEY` are read too, as
-other Label Studio backends do, and give way to their `SEMSAM_` forms. An unknown key or a wrong type stops the start.
+other Label Studio backends do, and give way to their `SEMSAM_` forms. An unknown key or a wrong type stops the start;
+variables that Kubernetes makes for a service called "semsam" are ignored.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -23,6 +26,8 @@ from backend.errors import SettingsError
 from semsam_model.config import config_root, read_yaml
 from semsam_model.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 _PREFIX = "SEMSAM_"
 _CONFIG_VARIABLE = "SEMSAM_CONFIG"
 #: Names that Label Studio backends use, the later one winning.
@@ -31,6 +36,11 @@ _FOREIGN_VARIABLES = {
     "LABEL_STUDIO_URL": "label_studio_url",
     "LABEL_STUDIO_API_KEY": "label_studio_api_key",
 }
+#: What Kubernetes puts into every container beside a service called "semsam": SEMSAM_PORT=tcp://10.0.0.1:9090, ...
+_KUBERNETES_VARIABLE = re.compile(
+    r"SEMSAM_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://\S+")
 _SECRETS = ("label_studio_api_key", "label_studio_keys", "basic_auth_pass", "webhook_secret")
 
 
@@ -155,6 +165,11 @@ def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
     found = [(variable, _FOREIGN_VARIABLES[variable], text) for variable, text in foreign.items()]
     for variable, text in environ.items():
         if not variable.startswith(_PREFIX) or variable == _CONFIG_VARIABLE or not text:
+            continue
+        if _KUBERNETES_VARIABLE.fullmatch(variable) or (
+            variable == f"{_PREFIX}PORT" and _KUBERNETES_PORT.fullmatch(text)
+        ):
+            log.warning("environment %s: not a setting, looks like one that Kubernetes makes; ignored", variable)
             continue
         name = variable.removeprefix(_PREFIX).lower()
         # A typing error in a variable would otherwise be found only when the setting is missed.

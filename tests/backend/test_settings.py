@@ -116,7 +116,9 @@ def test_a_wrong_file_stops_the_start_and_names_the_setting(tmp_path: Path, text
     ("variable", "value"),
     [
         ("SEMSAM_PROT", "1"),
-        ("SEMSAM_PORT", "tcp://10.0.0.1:80"),
+        ("SEMSAM_PORT", "http://10.0.0.1:80"),
+        ("SEMSAM_SERVICE", "1"),
+        ("SEMSAM_PORT_X", "1"),
         ("SEMSAM_LABEL_STUDIO_KEYS", "one"),
         ("SEMSAM_THREADS", "["),
     ],
@@ -124,6 +126,25 @@ def test_a_wrong_file_stops_the_start_and_names_the_setting(tmp_path: Path, text
 def test_a_wrong_variable_stops_the_start_and_is_named(empty_file: Path, variable: str, value: str) -> None:
     with pytest.raises(SettingsError, match=variable):
         load_settings(empty_file, {variable: value})
+
+
+KUBERNETES = {
+    "SEMSAM_PORT": "tcp://10.0.0.1:80",
+    "SEMSAM_PORT_80_TCP": "tcp://10.0.0.1:80",
+    "SEMSAM_PORT_80_TCP_PROTO": "tcp",
+    "SEMSAM_PORT_80_TCP_PORT": "80",
+    "SEMSAM_PORT_80_TCP_ADDR": "10.0.0.1",
+    "SEMSAM_SERVICE_HOST": "10.0.0.1",
+    "SEMSAM_SERVICE_PORT": "80",
+    "SEMSAM_SERVICE_PORT_HTTP": "80",
+}
+
+
+def test_variables_that_kubernetes_makes_are_ignored_with_a_warning_each(
+    empty_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert load_settings(empty_file, KUBERNETES | {"SEMSAM_THREADS": "3"}) == Settings(threads=3)
+    assert {name for name in KUBERNETES if f"environment {name}:" in caplog.text} == set(KUBERNETES)
 
 
 def test_a_missing_file_stops_the_start_and_is_named(tmp_path: Path) -> None:
