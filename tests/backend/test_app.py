@@ -137,7 +137,7 @@ def test_predict_without_a_list_of_tasks_is_a_bad_request_that_says_so(service: 
 
 
 @pytest.mark.parametrize("route", ["/predict", "/setup", "/webhook"])
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\xfe", b'"text"', b'{"a": NaN}', b"[" * 100_000, b"null"])
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\xfe", b'"text"', b"[" * 100_000, b"null"])
 def test_a_body_that_is_no_json_object_is_a_bad_request(service: StandIn, route: str, data: bytes) -> None:
     answer = client(service).post(route, data=data)
     assert answer.status_code == 400

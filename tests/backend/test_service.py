@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from backend.app import create_app
 from backend.labelstudio import LabelStudio
 from backend.metrics import Metrics
 from backend.predictor import Predictor, loader
@@ -151,9 +153,12 @@ def test_a_click_returns_the_models_masks_on_the_right_pixels_best_last(service:
 def test_each_task_gets_one_entry_in_order_whatever_happens_to_the_others(
     service: SemsamService, caplog: pytest.LogCaptureFixture
 ) -> None:
+    asked = body([keypoint(25, 50)], "a.png", "missing.png", "broken.png", "b.png")
+    asked["tasks"].insert(1, "no task")
     with caplog.at_level(logging.INFO):
-        answers = service.predict_request(body([keypoint(25, 50)], "a.png", "missing.png", "broken.png", "b.png"), "r7")
-    assert [bool(a["result"]) for a in answers] == [True, False, False, True]
+        answers = service.predict_request(asked, "r7")
+    assert [bool(a["result"]) for a in answers] == [True, False, False, False, True]
+    assert "tasks[1]: expected an object" in caplog.text
     assert "r7" in caplog.text and "missing.png" in caplog.text
     assert "Traceback" not in caplog.text
 
@@ -174,6 +179,18 @@ def test_an_empty_answer_is_logged_with_its_reason(
         (answer,) = service.predict_request(body(rows, "a.png"), "r2")
     assert answer["result"] == []
     assert why in caplog.text
+
+
+@pytest.mark.parametrize("odd", ["NaN", "Infinity", "1e999"])
+def test_a_coordinate_that_is_no_number_gives_an_empty_answer_with_its_reason_over_http(
+    service: SemsamService, caplog: pytest.LogCaptureFixture, odd: str
+) -> None:
+    http = create_app(Settings(), service, Metrics()).test_client()
+    sent = json.dumps(body([keypoint(25, 50)], "a.png", "b.png")).replace('"x": 25', f'"x": {odd}')
+    answer = http.post("/predict", data=sent)
+    assert answer.status_code == 200
+    assert [entry["result"] for entry in answer.json["results"]] == [[], []]
+    assert "result[0].value.x: expected a percent number" in caplog.text
 
 
 def test_a_photo_with_exif_orientation_gets_the_same_masks_as_its_upright_twin(service: SemsamService) -> None:
