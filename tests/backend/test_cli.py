@@ -89,7 +89,7 @@ def test_a_mistake_is_one_line_that_says_what_was_expected(
     tmp_path: Path, weights: Path, photo: Path, arguments: list[str], says: str
 ) -> None:
     model = [] if "--model" in arguments else ["--model", "tiny", "--weights", str(weights)]
-    result = semsam("click", photo, *arguments, *model, "--out", tmp_path / "out")
+    result = semsam("click", photo, "--out", tmp_path / "out", *arguments, *model)
     assert result.returncode == 1
     assert says in result.stderr
     assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
