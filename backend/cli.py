@@ -6,12 +6,15 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from semsam_model.errors import PromptError, SemsamError
 from semsam_model.types import Box, Click, Prompt
+
+if TYPE_CHECKING:
+    from semsam_model.samples import Sample
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -243,6 +246,16 @@ def make_data(
     print(f"written to {write_scenes(out, count, seed=seed, size=(size, size))}")
 
 
+def _photos(data: list[Path], limit: int | None) -> tuple[list[Sample], list[Sample], list[str]]:
+    """Every photo of the folders, those to look at, and what could not be read."""
+    from semsam_model.data import evenly, read_samples
+
+    readings = [read_samples(folder) for folder in data]
+    every = [sample for reading in readings for sample in reading.samples]
+    chosen = [sample for reading in readings for sample in evenly(reading.samples, limit)]
+    return every, chosen, [line for reading in readings for line in reading.skipped]
+
+
 @evaluate_app.command()
 def clicks(
     data: Annotated[list[Path], typer.Argument(help="Folders with SOURCE.json and photos, see docs/data.md.")],
@@ -265,13 +278,12 @@ def clicks(
 
     from backend.settings import load_settings
     from semsam_model.checkpoint import load_model
-    from semsam_model.data import evenly, read_samples
+    from semsam_model.data import read_samples
     from semsam_model.evaluate import evaluate_clicks
     from semsam_model.evaluate_report import draw_cases, page, tables, worst
     from semsam_model.evaluate_summary import summarise
 
-    readings = [read_samples(folder) for folder in data]
-    samples = [sample for reading in readings for sample in evenly(reading.samples, limit)]
+    _, samples, skipped = _photos(data, limit)
     seen = None if trained_on is None else read_samples(trained_on).sources
     network, version = load_model(model, weights, folder=load_settings().data_dir / "weights", device=device)
     with Progress() as progress:
@@ -279,7 +291,7 @@ def clicks(
         report = evaluate_clicks(
             network, samples, corrected=noc, grabcut=grabcut, on_photo=lambda: progress.advance(task)
         )
-    report.skipped[:0] = [line for reading in readings for line in reading.skipped]
+    report.skipped[:0] = skipped
     about = {"model": version.version, "ranker": "learned" if network.ranker else "none: by predicted IoU"}
     content = about | {"photos_per_source": limit or "all"} | summarise(report, seen)
     out.mkdir(parents=True, exist_ok=True)
@@ -307,14 +319,11 @@ def names(
 
     from backend.settings import load_settings
     from semsam_model.checkpoint import load_model
-    from semsam_model.data import evenly, read_samples
     from semsam_model.evaluate_names import evaluate_names
     from semsam_model.text import TextEncoder
 
     settings = load_settings()
-    readings = [read_samples(folder) for folder in data]
-    every = [sample for reading in readings for sample in reading.samples]
-    samples = [sample for reading in readings for sample in evenly(reading.samples, limit)]
+    every, samples, skipped = _photos(data, limit)
     network, version = load_model(model, weights, folder=settings.data_dir / "weights")
     with Progress() as progress:
         task = progress.add_task("photos", total=len(samples))
@@ -326,7 +335,7 @@ def names(
         "examples_per_label": 0,
     }
     content |= report.to_dict()
-    content["skipped"] = [*(line for reading in readings for line in reading.skipped), *report.skipped]
+    content["skipped"] = [*skipped, *report.skipped]
     out.mkdir(parents=True, exist_ok=True)
     (out / "names.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     Console().print(report.table(f"names, {version}, percent of masks"))

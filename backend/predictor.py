@@ -44,12 +44,6 @@ class Loaded:
     model: SemanticSAM
     version: Version
 
-    @property
-    def preprocessing(self) -> tuple[object, ...]:
-        """What, beside the weights, shapes an embedding."""
-        config = self.model.config
-        return config.resize_side, config.resize_pixels, config.pixel_mean, config.pixel_std
-
 
 @dataclass
 class Timings:
@@ -70,8 +64,8 @@ class Predictor:
         self._done = threading.Event()
         self._lock = threading.Lock()  # guards the cache and the table of running computations
         self._encoding = threading.Lock()  # one encoder run at a time: memory stays that of one photo
-        self._cache: LRUCache[tuple[object, ...], ImageEmbedding] = LRUCache(cache_bytes, getsizeof=_nbytes)
-        self._running: dict[tuple[object, ...], Future[ImageEmbedding]] = {}
+        self._cache: LRUCache[tuple[str, str], ImageEmbedding] = LRUCache(cache_bytes, getsizeof=_nbytes)
+        self._running: dict[tuple[str, str], Future[ImageEmbedding]] = {}
 
     def start(self) -> None:
         """Begin loading; returns at once."""
@@ -163,7 +157,7 @@ class Predictor:
     def _embedding(
         self, loaded: Loaded, sha256: str, pixels: Callable[[], np.ndarray], timings: Timings
     ) -> ImageEmbedding:
-        key = (sha256, loaded.version.digest, *loaded.preprocessing)
+        key = sha256, loaded.version.digest  # the digest covers the weights and the config, preprocessing included
         with self._lock:
             cached = self._cache.get(key)
             if cached is not None:

@@ -8,13 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pycocotools import mask as coco
 
-from semsam_model.checkpoint import read_header, save
-from semsam_model.config import read_model_config
-from semsam_model.model import build_model
+from semsam_model.checkpoint import read_header
 
 SIZE = (75, 121)
 
@@ -22,15 +19,6 @@ SIZE = (75, 121)
 def semsam(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from backend.cli import main; main()", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    config = read_model_config("tiny")
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save(path, build_model(config), config)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from backend.app import create_app
@@ -21,11 +20,9 @@ from backend.metrics import Metrics
 from backend.predictor import Predictor, loader
 from backend.service import SemsamService, build_service
 from backend.settings import Settings
-from semsam_model.checkpoint import load, save
-from semsam_model.config import read_model_config
+from semsam_model.checkpoint import load
 from semsam_model.errors import CheckpointError
 from semsam_model.mask_codecs import decode_brush_rle
-from semsam_model.model import build_model
 from semsam_model.predict import propose
 from semsam_model.types import Click, Prompt
 
@@ -94,15 +91,6 @@ def server() -> Iterator[tuple[str, Files]]:
     files = Files()
     with serving(files) as url:
         yield url, files
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    config = read_model_config("tiny")
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save(path, build_model(config), config)
-    return path
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import structured
 
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
@@ -42,13 +42,7 @@ def candidate(name_embedding: np.ndarray | None) -> Candidate:
 
 @pytest.fixture(scope="module")
 def model() -> SemanticSAM:
-    torch.manual_seed(3)
-    network = build_model(replace(read_model_config("tiny"), name_features=True)).eval()
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if parameter.ndim > 1 and name.startswith("decoder"):
-                parameter.copy_(torch.randn_like(parameter) * parameter[0].numel() ** -0.5 * 2)
-    return network
+    return structured(replace(read_model_config("tiny"), name_features=True))
 
 
 @pytest.fixture(scope="module")

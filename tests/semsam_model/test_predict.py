@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from networks import structured
 
 from semsam_model.config import read_model_config
 from semsam_model.errors import ImageError, PromptError
@@ -15,14 +16,7 @@ SIZE = (101, 147)
 
 @pytest.fixture(scope="module")
 def model() -> SemanticSAM:
-    """Random weights, scaled so that masks have structure and the six levels differ."""
-    torch.manual_seed(3)
-    network = build_model(read_model_config("tiny")).eval()
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if parameter.ndim > 1 and name.startswith("decoder"):
-                parameter.copy_(torch.randn_like(parameter) * parameter[0].numel() ** -0.5 * 2)
-    return network
+    return structured(read_model_config("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,17 @@
+"""Small networks with random weights that behave as trained ones in what a test looks at."""
+
+import torch
+
+from semsam_model.config import ModelConfig
+from semsam_model.model import SemanticSAM, build_model
+
+
+def structured(config: ModelConfig) -> SemanticSAM:
+    """Random weights, scaled so that masks have structure and the six levels differ."""
+    torch.manual_seed(3)
+    network = build_model(config).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim > 1 and name.startswith("decoder"):
+                parameter.copy_(torch.randn_like(parameter) * parameter[0].numel() ** -0.5 * 2)
+    return network
