@@ -233,6 +233,39 @@ def check_data(
         check(mixture, out, console=progress.console, on_photo=lambda: progress.advance(task))
 
 
+@data_app.command("pack")
+def pack_data(
+    config: Annotated[Path, typer.Argument(help="configs/data/NAME.yaml")],
+    out: Annotated[Path, typer.Option("--out", help="Empty folder for the tars and mixture.yaml.")],
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Where the file's paths start; the current folder.")
+    ] = None,
+    shard_mb: Annotated[float, typer.Option(help="Largest size of a tar, MiB.")] = 60,
+    longest_side: Annotated[
+        int | None, typer.Option(min=64, help="Photos above this are made smaller, pixels; all kept when absent.")
+    ] = None,
+) -> None:
+    """Pack a mixture into tars to train from elsewhere: semsam train --data-config OUT/mixture.yaml --root OUT."""
+    from rich.progress import Progress
+
+    from semsam_model.mixture import read_mixture
+    from semsam_model.shards import pack_mixture
+
+    mixture = read_mixture(config, root)
+    with Progress() as progress:
+        task = progress.add_task("photos", total=len(mixture.samples))
+        packed = pack_mixture(
+            mixture,
+            out,
+            shard_bytes=int(shard_mb * 2**20),
+            longest_side=longest_side,
+            on_photo=lambda: progress.advance(task),
+        )
+    for line in packed.skipped:
+        print(f"left out: {line}")
+    print(f"{packed.photos} photos in {len(packed.shards)} tars; train from {packed.mixture}")
+
+
 @data_app.command("make")
 def make_data(
     out: Annotated[Path, typer.Option("--out", help="Folder for synthetic.json and photos; see docs/data.md.")],

@@ -2,19 +2,22 @@
 
 Only names (and in tars places) are held, in flat arrays; a photo's JSON is opened when its regions are asked for and
 is not kept, so memory does not grow while a set is read. The masks have neither names nor parents and are of every
-size: their granularity is `region`.
+size: their granularity is `region`. Packed shards (see `shards`) are the same with all that is known of a mask.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import operator
 import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from types import NoneType
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +25,7 @@ from semsam_model.errors import DataError
 from semsam_model.samples import (
     BAD_ENTRY,
     EVERY_LOSS,
+    GRANULARITIES,
     Annotation,
     CocoMask,
     Feeds,
@@ -106,10 +110,19 @@ def _annotation(content: bytes, where: str) -> Annotation:
     try:
         parsed = json.loads(content)
         image = parsed["image"]
-        regions = tuple(Region(CocoMask(entry["segmentation"]), "region", None) for entry in parsed["annotations"])
-        return Annotation(int(image["width"]), int(image["height"]), regions)
+        regions = tuple(_region(entry, len(parsed["annotations"])) for entry in parsed["annotations"])
+        return Annotation(int(image["width"]), int(image["height"]), regions, bool(image.get("partial", False)))
     except (RecursionError, *BAD_ENTRY) as exc:
         raise DataError(f"{where}: expected the annotation of an SA-1B photo: {exc!r}") from exc
+
+
+def _region(entry: dict[str, Any], count: int) -> Region:
+    granularity, name, parent = entry.get("granularity", "region"), entry.get("name"), entry.get("parent")
+    if granularity not in GRANULARITIES or not isinstance(name, (str, NoneType)):
+        raise ValueError(f"granularity {granularity!r}, name {name!r}")
+    if parent is not None and not 0 <= operator.index(parent) < count:
+        raise ValueError(f"parent {parent!r} of {count} regions")
+    return Region(CocoMask(entry["segmentation"]), granularity, name, parent, bool(entry.get("box_only", False)))
 
 
 # ----------------------------------------------------------------------------------------------------------------- tars
@@ -132,9 +145,12 @@ class PhotoInTar:
     start: int
     length: int
 
+    def content(self) -> bytes:
+        """The file as it is. Raises DataError when the tar cannot be read or is cut short."""
+        return _span(self.path, self.start, self.length, f"{self.path}: {self.name}")
+
     def pixels(self) -> np.ndarray:
-        where = f"{self.path}: {self.name}"
-        return read_rgb(io.BytesIO(_span(self.path, self.start, self.length, where)), where)
+        return read_rgb(io.BytesIO(self.content()), f"{self.path}: {self.name}")
 
 
 def _span(path: Path, start: int, length: int, where: str) -> bytes:

@@ -189,6 +189,10 @@ class PhotoFile:
     def name(self) -> str:
         return self.path.name
 
+    def content(self) -> bytes:
+        """The file as it is. Raises OSError."""
+        return self.path.read_bytes()
+
     def pixels(self) -> np.ndarray:
         return read_rgb(self.path, str(self.path))
 

@@ -25,6 +25,7 @@ FORBIDDEN = {
     "semsam_model.synthetic": {"torch"},
     "semsam_model.mixture": {"torch"},
     "semsam_model.data_check": {"torch"},
+    "semsam_model.shards": {"torch"},
     "semsam_model.candidates": {"torch", "semsam_model.model"},
     "semsam_model.names": {"torch", "semsam_model.model"},
     "backend.protocol": {"torch", "flask", "requests", "semsam_model.model"},

@@ -1,0 +1,158 @@
+"""A mixture packed into plain tars of limited size, to be moved and read elsewhere: `semsam data pack`.
+
+    OUT/mixture.yaml               the same sources with their weights and feeds, of kind sa1b; --root is OUT
+    OUT/SOURCE/00000.tar, ...      for each photo N.webp (or as it was) and N.json
+
+The JSON is that of SA-1B, and more: `partial` of the image; `granularity`, `name`, `parent` (a place in the list) and
+`box_only` of an annotation. `readers_sa1b` reads it. One photo is held at a time.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+from PIL import Image
+
+from semsam_model.errors import ConfigError, DataError
+from semsam_model.mixture import Mixture
+from semsam_model.readers_sa1b import PHOTO_SUFFIXES, PhotoInTar
+from semsam_model.samples import Annotation, CocoMask, PhotoFile, Sample
+
+_QUALITY = 92  #: of a photo that is made smaller (WebP)
+_NAME = "{:08d}.{}"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What `pack_mixture` wrote."""
+
+    mixture: Path  #: the YAML file to train from
+    photos: int
+    shards: tuple[Path, ...]
+    skipped: tuple[str, ...]  #: what could not be read or is alone larger than a shard, and why
+
+
+def pack_mixture(
+    mixture: Mixture,
+    out: Path,
+    *,
+    shard_bytes: int,
+    longest_side: int | None = None,
+    on_photo: Callable[[], None] = lambda: None,
+) -> Packed:
+    """Write every readable photo with its masks; no tar is larger than `shard_bytes`.
+
+    Photos keep their bytes, so what is read back is equal pixel for pixel, unless their longer side is above
+    `longest_side` pixels: then photo and masks are made smaller. Raises ConfigError when OUT holds something already,
+    DataError when a source has no readable photo.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out}: expected an empty folder for the shards")
+    shards, skipped, photos = list[Path](), list(mixture.skipped), 0
+    for source, reading in mixture.readings.items():
+        with _Shards(out / source, shard_bytes) as tars:
+            for index in range(len(reading.samples)):
+                try:
+                    tars.add(*_members(reading.samples[index], longest_side))
+                except DataError as exc:
+                    skipped.append(str(exc))
+                on_photo()
+        if not tars.photos:
+            raise DataError(f"source {source!r}: no readable photo; {skipped[-3:]}")
+        photos += tars.photos
+        shards += tars.paths
+    sources = [
+        {
+            "name": name,
+            "kind": "sa1b",
+            "path": name,
+            "weight": float(mixture.shares[name]),
+            "feeds": [loss for loss, fed in asdict(reading.samples[0].feeds).items() if fed],
+        }
+        for name, reading in mixture.readings.items()
+    ]
+    path = out / "mixture.yaml"
+    path.write_text(yaml.safe_dump({"sources": sources}, sort_keys=False), encoding="utf-8")
+    return Packed(path, photos, tuple(shards), tuple(skipped))
+
+
+class _Shards:
+    """Tars of one source; the next one begins where a photo would not fit any more."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        self.paths: list[Path] = []
+        self.photos = 0
+        self.tar: tarfile.TarFile | None = None
+
+    def __enter__(self) -> _Shards:
+        self.folder.mkdir(parents=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.tar is not None:
+            self.tar.close()
+
+    def add(self, photo: bytes, suffix: str, annotation: bytes, where: str) -> None:
+        """One photo and its JSON. Raises DataError when they alone are too large."""
+        blocks = sum(1 + -(-len(content) // tarfile.BLOCKSIZE) for content in (photo, annotation))
+        size, end = blocks * tarfile.BLOCKSIZE, tarfile.RECORDSIZE  # a tar is filled up to whole records
+        if size + end > self.limit:
+            raise DataError(f"{where}: expected at most {self.limit} bytes with its masks, it takes {size + end}")
+        if self.tar is None or self.tar.offset + size + end > self.limit:
+            if self.tar is not None:
+                self.tar.close()
+            self.paths.append(self.folder / f"{len(self.paths):05d}.tar")
+            self.tar = tarfile.open(self.paths[-1], "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 closed above
+        for content, ending in ((photo, suffix), (annotation, "json")):
+            member = tarfile.TarInfo(_NAME.format(self.photos, ending))
+            member.size = len(content)
+            self.tar.addfile(member, io.BytesIO(content))
+        self.tar.members.clear()  # type: ignore[attr-defined]  # else every header stays
+        self.photos += 1
+
+
+def _members(sample: Sample, longest_side: int | None) -> tuple[bytes, str, bytes, str]:
+    """Photo, its suffix, its JSON, and a name for messages. Raises DataError when any of it cannot be read."""
+    rgb = sample.image()
+    masks: Sequence[np.ndarray] = [sample.mask(index) for index in range(len(sample.regions))]
+    scale = 1.0 if longest_side is None else longest_side / max(rgb.shape[:2])
+    suffix = Path(sample.photo.name).suffix.lstrip(".").lower()
+    if scale < 1:
+        size = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
+        photo = _webp(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), lossless=False)
+        levels = [mask.view(np.uint8) * np.uint8(255) for mask in masks]
+        masks = [cv2.resize(level, size, interpolation=cv2.INTER_AREA) > 127 for level in levels]
+        suffix = "webp"
+    elif isinstance(sample.photo, (PhotoFile, PhotoInTar)) and suffix in PHOTO_SUFFIXES:
+        photo = sample.photo.content()
+    else:
+        photo, suffix = _webp(rgb, lossless=True), "webp"
+    return photo, suffix, _json(sample.annotation, masks), f"{sample.path}: {sample.photo.name}"
+
+
+def _webp(rgb: np.ndarray, *, lossless: bool) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(rgb).save(file, "WEBP", lossless=lossless, quality=_QUALITY)
+    return file.getvalue()
+
+
+def _json(annotation: Annotation, masks: Sequence[np.ndarray]) -> bytes:
+    height, width = masks[0].shape if masks else (annotation.height, annotation.width)
+    regions = [
+        {
+            "segmentation": CocoMask.of(mask).segmentation,
+            **{f.name: getattr(region, f.name) for f in fields(region) if f.name != "segmentation"},
+        }
+        for region, mask in zip(annotation.regions, masks, strict=True)
+    ]
+    image = {"width": width, "height": height, "partial": annotation.partial}
+    return json.dumps({"image": image, "annotations": regions}, ensure_ascii=False).encode()
