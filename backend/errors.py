@@ -12,6 +12,7 @@ SemsamError
     ├── Unauthorized            401  credentials are missing or wrong
     ├── NotReady                503  the model is not loaded (yet)
     ├── DemoError               500  `make run` cannot start or go on
+    ├── StoreError              503  the database of corrections cannot be opened, read or written
     └── LabelStudioError        502  Label Studio, or the store behind it, did not give what was asked
         ├── OriginRefused       403  an address outside the allowed origins and folders
         ├── TokenRefused        502  Label Studio does not accept our token
@@ -76,6 +77,12 @@ class DemoError(BackendError):
     """`make run` cannot start or go on; the message says what to do."""
 
     http_status = 500
+
+
+class StoreError(BackendError):
+    """The database of corrections cannot be opened, read or written, or does not hold what was asked for."""
+
+    http_status = 503
 
 
 class LabelStudioError(BackendError):

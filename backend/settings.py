@@ -41,7 +41,7 @@ _KUBERNETES_VARIABLE = re.compile(
     r"SEMSAM_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 _KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://\S+")
-_SECRETS = ("label_studio_api_key", "label_studio_keys", "basic_auth_pass", "webhook_secret")
+_SECRETS = ("label_studio_api_key", "label_studio_keys", "basic_auth_pass", "webhook_secret", "database_url")
 
 
 def _base_url(value: str) -> str:
@@ -81,6 +81,7 @@ class Settings:
     port: Annotated[int, Field(ge=0, le=65535)] = 9090  #: 0 = any free one
     threads: Annotated[int, Field(ge=1, le=256)] = 8  #: predictions made at the same time
     data_dir: _Folder = Path(".semsam")  #: where the service keeps its files
+    database_url: str | None = None  #: postgresql://..., sqlite:///...; None = semsam.db in the data folder
 
     label_studio_url: _BaseUrl = "http://localhost:8080"  #: as the backend reaches it
     label_studio_api_key: str | None = None  #: personal access token or legacy token

@@ -39,6 +39,11 @@ FORBIDDEN = {
     "backend.text_prompt": {"flask", "torch", "requests", "backend.predictor"},
     "backend.service": {"flask", "torch", "requests"},
     "backend.app": {"torch", "numpy", "cv2", "PIL"},
+    "backend.records": {"torch", "flask", "requests", "sqlalchemy"},
+    "backend.tables": {"torch", "flask", "requests"},
+    "backend.store": {"torch", "flask", "requests"},
+    "backend.corrections": {"torch", "flask", "requests"},
+    "backend.photos": {"torch", "flask", "requests", "sqlalchemy"},
     "backend.settings": {"torch", "flask", "requests"},
 }
 

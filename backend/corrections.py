@@ -1,0 +1,197 @@
+"""Reading the store: projects, regions in key order, offers, counts. Rows become `records` here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Row, Select, and_, func, not_, select, tuple_
+
+from backend.errors import StoreError
+from backend.records import (
+    OUTCOMES,
+    Counts,
+    Offer,
+    OfferedCandidate,
+    ProjectKey,
+    RegionKey,
+    StoredProject,
+    StoredRegion,
+)
+from backend.store import Store
+from backend.tables import annotations as annotation_rows
+from backend.tables import offers, projects, regions
+
+PAGE = 200  #: regions in memory at a time
+
+_KEY = (regions.c.origin, regions.c.project, regions.c.task, regions.c.annotation, regions.c.region)
+_USABLE = and_(regions.c.deleted_at.is_(None), regions.c.problem.is_(None))
+
+
+def list_projects(store: Store) -> list[StoredProject]:
+    """Every project, deleted ones too, by key."""
+    with store.read() as connection:
+        rows = connection.execute(select(projects).order_by(projects.c.origin, projects.c.project)).all()
+    return [
+        StoredProject(ProjectKey(row.origin, row.project), row.title, row.label_config, row.synced_at, row.deleted_at)
+        for row in rows
+    ]
+
+
+def find_project(store: Store, project: int, origin: str | None = None) -> StoredProject:
+    """The project with this id. Raises StoreError when there is none, or several servers have one."""
+    known = list_projects(store)
+    found = [each for each in known if each.key.project == project and origin in (None, each.key.origin)]
+    if not found:
+        names = ", ".join(str(each.key) for each in known) or "none"
+        raise StoreError(f"project {project}: not in the store; it knows {names}. `semsam sync` asks Label Studio")
+    if len(found) > 1:
+        servers = ", ".join(each.key.origin for each in found)
+        raise StoreError(f"project {project}: on several servers, {servers}; name one of them")
+    return found[0]
+
+
+def stream_regions(store: Store, key: ProjectKey, page: int = PAGE) -> Iterator[StoredRegion]:
+    """Every usable region of a project in the order of its key, `page` in memory at a time.
+
+    Each page is one consistent view; what changes meanwhile is seen or not, but no region comes twice. Raises
+    StoreError.
+    """
+    after: RegionKey | None = None
+    query = select(regions).where(regions.c.origin == key.origin, regions.c.project == key.project, _USABLE)
+    query = query.order_by(*_KEY).limit(page)
+    while True:
+        with store.read() as connection:
+            rows = connection.execute(query if after is None else query.where(_beyond(after))).all()
+        for row in rows:
+            yield _region(row)
+        if len(rows) < page:
+            return
+        after = _region_key(rows[-1])
+
+
+def _beyond(key: RegionKey) -> Any:
+    columns = (regions.c.task, regions.c.annotation, regions.c.region)
+    return tuple_(*columns) > tuple_(key.task, key.annotation, key.region)
+
+
+def find_region(store: Store, key: RegionKey) -> StoredRegion | None:
+    """The region, if it is usable and not deleted."""
+    values = (key.origin, key.project, key.task, key.annotation, key.region)
+    matches = [column == value for column, value in zip(_KEY, values, strict=True)]
+    with store.read() as connection:
+        row = connection.execute(select(regions).where(_USABLE, *matches)).one_or_none()
+    return _region(row) if row else None
+
+
+def problems(store: Store, key: ProjectKey) -> dict[RegionKey, str]:
+    """Regions that cannot be used, with the reason."""
+    query = select(regions).where(
+        regions.c.origin == key.origin, regions.c.project == key.project, regions.c.problem.is_not(None)
+    )
+    with store.read() as connection:
+        rows = connection.execute(query.where(regions.c.deleted_at.is_(None)).order_by(*_KEY)).all()
+    return {_region_key(row): row.problem for row in rows}
+
+
+def find_offer(store: Store, prompt_id: str) -> Offer | None:
+    """What was offered under this prompt id."""
+    with store.read() as connection:
+        row = connection.execute(select(offers).where(offers.c.prompt_id == prompt_id)).one_or_none()
+    return offer_of(row) if row else None
+
+
+def rejected_prompts(key: ProjectKey) -> Select[Any]:
+    """Query: `prompt_id` of prompts of which nothing was accepted, on tasks that were submitted after them."""
+    submitted = select(annotation_rows.c.annotation).where(
+        annotation_rows.c.origin == offers.c.origin,
+        annotation_rows.c.project == offers.c.project,
+        annotation_rows.c.task == offers.c.task,
+        annotation_rows.c.updated_at >= offers.c.created_at,
+        annotation_rows.c.deleted_at.is_(None),
+        not_(annotation_rows.c.cancelled),
+    )
+    accepted = select(regions.c.region).where(regions.c.prompt_id == offers.c.prompt_id, regions.c.deleted_at.is_(None))
+    return select(offers.c.prompt_id).where(
+        offers.c.origin == key.origin, offers.c.project == key.project, submitted.exists(), ~accepted.exists()
+    )
+
+
+def count(store: Store, key: ProjectKey) -> Counts:
+    """How much a project has given."""
+    mine = and_(regions.c.origin == key.origin, regions.c.project == key.project)
+    amount = func.count()
+    with store.read() as connection:
+        pairs = connection.execute(
+            select(regions.c.outcome, amount.label("number")).where(mine, _USABLE).group_by(regions.c.outcome)
+        ).all()
+        images = connection.scalar(select(func.count(regions.c.image_sha256.distinct())).where(mine, _USABLE))
+        malformed = connection.scalar(
+            select(amount)
+            .select_from(regions)
+            .where(mine, regions.c.problem.is_not(None), regions.c.deleted_at.is_(None))
+        )
+        deleted = connection.scalar(select(amount).select_from(regions).where(mine, regions.c.deleted_at.is_not(None)))
+        rejected = connection.scalar(select(amount).select_from(rejected_prompts(key).subquery()))
+    by_outcome = dict.fromkeys(OUTCOMES, 0) | {row.outcome: row.number for row in pairs}
+    return Counts(sum(by_outcome.values()), images or 0, by_outcome, rejected or 0, malformed or 0, deleted or 0)
+
+
+def _region_key(row: Row[Any]) -> RegionKey:
+    return RegionKey(row.origin, row.project, row.task, row.annotation, row.region)
+
+
+def _region(row: Row[Any]) -> StoredRegion:
+    return StoredRegion(
+        key=_region_key(row),
+        image_sha256=row.image_sha256,
+        image_url=row.image_url,
+        width=row.width,
+        height=row.height,
+        labels=tuple(row.labels),
+        granularity=row.granularity,
+        parent=row.parent,
+        mask={"size": [row.height, row.width], "counts": row.mask},
+        outcome=row.outcome,
+        updated_at=row.updated_at,
+        annotator=row.annotator,
+        ground_truth=row.ground_truth,
+        prompt_id=row.prompt_id,
+        rank=row.rank,
+        level=row.level,
+        score=row.score,
+        model_version=row.model_version,
+        iou_with_offer=row.iou_with_offer,
+        click=None if row.click_x is None else (row.click_x, row.click_y),
+        seconds=row.seconds,
+    )
+
+
+def offer_of(row: Row[Any]) -> Offer:
+    """A row of the table of offers as a value."""
+    return Offer(
+        prompt_id=row.prompt_id,
+        key=ProjectKey(row.origin, row.project),
+        task=row.task,
+        image_sha256=row.image_sha256,
+        size=(row.height, row.width),
+        clicks=tuple((x, y, positive) for x, y, positive in row.prompt["clicks"]),
+        boxes=tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in row.prompt["boxes"]),
+        text=row.prompt["text"],
+        candidates=tuple(
+            OfferedCandidate(
+                region=each["region"],
+                rank=each["rank"],
+                level=each["level"],
+                score=each["score"],
+                bbox=tuple(each["bbox"]),
+                mask={"size": [row.height, row.width], "counts": each["mask"]},
+                label=each["label"],
+                names=tuple((name, score) for name, score in each["names"]),
+            )
+            for each in row.candidates
+        ),
+        model_version=row.model_version,
+        milliseconds=row.milliseconds,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,49 @@
+"""Original picture files by the digest of their bytes: what training and export read, without Label Studio.
+
+`photos/<first two digits>/<sha256>` in the data folder. A file is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+
+class PhotoFolder:
+    """A folder of picture files. Safe to use from several processes."""
+
+    def __init__(self, root: Path) -> None:
+        """root: made when the first file is kept."""
+        self._root = root
+
+    def path(self, sha256: str) -> Path:
+        """Where the file with this digest lies, or would lie. Raises ValueError for what is no digest."""
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise ValueError(f"photo {sha256[:80]!r}: expected 64 hexadecimal digits")
+        return self._root / sha256[:2] / sha256
+
+    def has(self, sha256: str) -> bool:
+        """Whether the file is kept."""
+        return self.path(sha256).is_file()
+
+    def keep(self, data: bytes) -> str:
+        """Store a file's bytes, synced to disk, and give their digest. Raises OSError when the disk takes no more."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = self.path(sha256)
+        if path.is_file():
+            return sha256
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        return sha256

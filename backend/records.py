@@ -1,0 +1,128 @@
+"""What the store keeps of annotators' work, as plain values: no SQL, no HTTP.
+
+Frame of everything here: pixels of the EXIF-oriented photo. Times are UTC, with their zone. A mask is COCO RLE,
+`{"size": [H, W], "counts": compressed text}`, as pycocotools reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+Granularity = Literal["object", "part", "region"]
+
+#: accepted: as offered. corrected: offered, then its mask was edited. relabelled: the mask as offered, another label.
+#: drawn: by hand, or by another tool.
+Outcome = Literal["accepted", "corrected", "relabelled", "drawn"]
+OUTCOMES: tuple[Outcome, ...] = ("accepted", "corrected", "relabelled", "drawn")
+
+
+@dataclass(frozen=True, order=True)
+class ProjectKey:
+    """A project of one Label Studio server."""
+
+    origin: str  #: scheme://host:port of the server, as the backend reaches it
+    project: int
+
+    def __str__(self) -> str:
+        return f"{self.project} of {self.origin}"
+
+
+@dataclass(frozen=True, order=True)
+class RegionKey:
+    """One region, for ever: Label Studio gives no id twice. Orders as the store streams."""
+
+    origin: str
+    project: int
+    task: int
+    annotation: int
+    region: str
+
+
+@dataclass(frozen=True)
+class StoredProject:
+    """A project that the backend has heard of."""
+
+    key: ProjectKey
+    title: str
+    label_config: str  #: XML, untrusted
+    synced_at: datetime | None  #: last time that all its annotations were compared with Label Studio's
+    deleted_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class StoredRegion:
+    """One region of a submitted annotation, as it stands now."""
+
+    key: RegionKey
+    image_sha256: str | None  #: of the picture file; None until the file could be fetched
+    image_url: str | None  #: what the task's data names as its picture
+    width: int
+    height: int
+    labels: tuple[str, ...]
+    granularity: Granularity | None  #: what the label's `kind` says, else the level chosen; None: unknown
+    parent: str | None  #: id of the region, of the same annotation, that contains it; it need not exist
+    mask: Mapping[str, Any] = field(repr=False)
+    outcome: Outcome
+    updated_at: datetime  #: of the annotation, by Label Studio's clock
+    annotator: int | None = None  #: Label Studio's user id
+    ground_truth: bool = False
+    # ---- of a region that was offered; None for one drawn by hand
+    prompt_id: str | None = None
+    rank: int | None = None  #: 1 = was offered as the best
+    level: int | None = None  #: 1 whole .. 6 smallest part: of the candidate, or chosen by the annotator
+    score: float | None = None
+    model_version: str | None = None
+    iou_with_offer: float | None = None  #: of the mask as it is now and as it was offered; None: the offer is lost
+    click: tuple[float, float] | None = None  #: the newest positive click of the prompt, (x, y)
+    seconds: float | None = None  #: from the answer until the next prompt on the task, or the submit: at most
+
+    @property
+    def project_key(self) -> ProjectKey:
+        return ProjectKey(self.key.origin, self.key.project)
+
+
+@dataclass(frozen=True)
+class OfferedCandidate:
+    """One mask as Label Studio was shown it."""
+
+    region: str  #: the id that the region has if it is accepted
+    rank: int  #: 1 = best
+    level: int  #: 1 whole .. 6 smallest part
+    score: float
+    bbox: tuple[int, int, int, int]  #: half-open x0, y0, x1, y1
+    mask: Mapping[str, Any] = field(repr=False)
+    label: str | None = None  #: the label it was shown with
+    names: tuple[tuple[str, float], ...] = ()  #: labels with scores, best first
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One answer to a prompt."""
+
+    prompt_id: str
+    key: ProjectKey
+    task: int
+    image_sha256: str
+    size: tuple[int, int]  #: (H, W)
+    clicks: tuple[tuple[float, float, bool], ...]  #: (x, y, positive) in the order made
+    boxes: tuple[tuple[float, float, float, float], ...]  #: half-open x0, y0, x1, y1
+    text: str | None
+    candidates: tuple[OfferedCandidate, ...]
+    model_version: str
+    milliseconds: float  #: from the request to the answer
+    created_at: datetime  #: of the answer, by our clock
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much a project has given. `by_outcome` has every outcome; `rejected` counts prompts, the rest regions."""
+
+    regions: int
+    images: int
+    by_outcome: Mapping[str, int]
+    rejected: int  #: prompts of which nothing was accepted, on tasks that were submitted after them
+    malformed: int
+    deleted: int

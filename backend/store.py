@@ -1,0 +1,141 @@
+"""The database: SQLite in one file, or PostgreSQL by URL; transactions; migrations. What is in it: `tables`.
+
+SQLite runs in WAL mode with every commit synced to disk; a transaction that will write takes the write lock at its
+start, so it waits its turn and never fails half-way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from backend.errors import StoreError
+from backend.settings import Settings
+
+BUSY_S = 10.0  #: seconds that a writer waits for another one
+CONNECT_S = 3
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_LOCK = 0x73656D73616D  # "semsam": one process migrates a PostgreSQL database at a time
+
+
+class Store:
+    """One database. Safe to use from several threads and, opened by each of them, from several processes."""
+
+    def __init__(self, engine: Engine) -> None:
+        """See `open`."""
+        self._engine = engine
+        self.name = engine.url.render_as_string(hide_password=True)
+
+    @classmethod
+    def open(cls, url: str) -> Store:
+        """The database at `url`, made or migrated to the newest form where it is not in it.
+
+        `url`: sqlite:///PATH or postgresql://user:password@host:port/name. Raises StoreError when it cannot be
+        reached, read or migrated.
+        """
+        try:
+            parsed = _with_driver(make_url(url))
+            engine = create_engine(parsed, **_arguments(parsed))
+        except (ArgumentError, ImportError):
+            # its text may hold a password
+            raise StoreError(
+                "database_url (SEMSAM_DATABASE_URL): expected sqlite:///PATH or"
+                " postgresql://user:password@host:port/name"
+            ) from None
+        store = cls(engine)
+        try:
+            if parsed.get_backend_name() == "sqlite":
+                _prepare_sqlite(engine)
+            with store.write() as connection:
+                if connection.dialect.name == "postgresql":
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+                config = Config()
+                config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+        except Exception as error:
+            engine.dispose()
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"database {store.name}: cannot be opened or migrated: {_reason(error)}") from error
+        return store
+
+    @property
+    def dialect(self) -> str:
+        """sqlite or postgresql."""
+        return self._engine.dialect.name
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction: all of it, or, after an exception, nothing. Raises StoreError where the database fails."""
+        with self._translated(), self._engine.connect() as plain:
+            connection = plain.execution_options(semsam_writes=True)
+            with connection.begin():
+                yield connection
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One consistent view. Keep it short. Raises StoreError where the database fails."""
+        with self._translated(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise StoreError(f"database {self.name}: {_reason(error)}") from error
+
+    def close(self) -> None:
+        """Give connections back; what was committed stays."""
+        self._engine.dispose()
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that the settings name: `database_url`, else `semsam.db` in the data folder."""
+    if settings.database_url is not None:
+        return Store.open(settings.database_url)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return Store.open(URL.create("sqlite", database=str(settings.data_dir / "semsam.db")).render_as_string())
+
+
+def _with_driver(url: URL) -> URL:
+    if url.drivername in ("postgres", "postgresql"):
+        return url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ArgumentError("another kind of database")
+    return url
+
+
+def _arguments(url: URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": BUSY_S}}
+    return {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_S}}
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    """Transactions begin where we say: the driver would begin them at the first change, too late for the lock."""
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _: object) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("semsam_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _reason(error: BaseException) -> str:
+    """The driver's own words, in a line: SQLAlchemy's add the statement and its values."""
+    cause = getattr(error, "orig", None) or error
+    return " ".join(f"{type(cause).__name__}: {cause}".split())[:500]

@@ -1,0 +1,160 @@
+"""The store's tables. `backend/migrations` makes them; a test compares the two.
+
+Keys of Label Studio's are kept as they are, so that a repeated delivery meets its own row. Nothing is ever removed by
+Label Studio's events: `deleted_at` marks it.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+metadata = MetaData()
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware datetimes in, aware UTC datetimes out, on databases with and without time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+#: Text that sorts by code point on every database, so that streams have one order everywhere.
+Key = String().with_variant(String(collation="C"), "postgresql")
+#: Label Studio's ids; a plain INTEGER is 64 bits wide in SQLite, and alone counts by itself there.
+Id = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _key(name: str, kind: Any) -> Column[Any]:
+    return Column(name, kind, primary_key=True, nullable=False, autoincrement=False)
+
+
+projects = Table(
+    "projects",
+    metadata,
+    _key("origin", Key),
+    _key("project", Id),
+    Column("title", Text, nullable=False),
+    Column("label_config", Text, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("synced_at", UtcDateTime),
+    Column("deleted_at", UtcDateTime),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    _key("origin", Key),
+    _key("project", Id),
+    _key("task", Id),
+    Column("image_url", Text),
+    Column("image_sha256", String(64)),
+    Column("problem", Text),  # why its picture could not be kept
+    Column("tried_at", UtcDateTime),  # last attempt to fetch it
+    Column("deleted_at", UtcDateTime),
+)
+
+# An annotation may be deleted before we hear what task it was of: Label Studio's ids are unique within a server.
+annotations = Table(
+    "annotations",
+    metadata,
+    _key("origin", Key),
+    _key("annotation", Id),
+    Column("project", Id, nullable=False),
+    Column("task", Id),
+    Column("annotator", Id),
+    Column("cancelled", Boolean, nullable=False, default=False),
+    Column("ground_truth", Boolean, nullable=False, default=False),
+    Column("created_at", UtcDateTime),
+    Column("updated_at", UtcDateTime),  # None: only its deletion is known
+    Column("received_at", UtcDateTime, nullable=False),  # by our clock
+    Column("deleted_at", UtcDateTime),  # by our clock
+    Index("annotations_of_task", "origin", "project", "task"),
+)
+
+regions = Table(
+    "regions",
+    metadata,
+    _key("origin", Key),
+    _key("project", Id),
+    _key("task", Id),
+    _key("annotation", Id),
+    _key("region", Key),
+    Column("image_sha256", String(64)),
+    Column("image_url", Text),
+    Column("width", Integer),
+    Column("height", Integer),
+    Column("labels", JSON, nullable=False),
+    Column("granularity", String(8)),
+    Column("parent", Text),
+    Column("mask", Text),  # COCO RLE counts; None where `problem` is not
+    Column("outcome", String(16)),
+    Column("prompt_id", String(64)),
+    Column("rank", Integer),
+    Column("level", Integer),
+    Column("score", Float),
+    Column("model_version", Text),
+    Column("iou_with_offer", Float),
+    Column("click_x", Float),
+    Column("click_y", Float),
+    Column("seconds", Float),
+    Column("annotator", Id),
+    Column("ground_truth", Boolean, nullable=False, default=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("problem", Text),  # why the region cannot be used
+    Column("raw", JSON(none_as_null=True)),  # the rows as they came, where there is a problem
+    Column("deleted_at", UtcDateTime),
+    Index("regions_of_prompt", "prompt_id"),
+    Index("regions_of_image", "image_sha256"),
+)
+
+offers = Table(
+    "offers",
+    metadata,
+    Column("prompt_id", String(64), primary_key=True),
+    Column("origin", Key, nullable=False),
+    Column("project", Id, nullable=False),
+    Column("task", Id, nullable=False),
+    Column("image_sha256", String(64), nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("prompt", JSON, nullable=False),  # clicks, boxes, text
+    Column("candidates", JSON, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("milliseconds", Float, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("offers_of_task", "origin", "project", "task", "created_at"),
+)
+
+# Deliveries that were acknowledged and not yet worked into the tables above.
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("delivery", Text, nullable=False),  # JSON
+    Column("problem", Text),  # set where it can never be worked in: it is kept to be looked at
+)
