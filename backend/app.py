@@ -67,8 +67,8 @@ class Service(Protocol):
     def event(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Take note of a webhook delivery; at once."""
 
-    def versions(self) -> list[str]:
-        """Model versions that can answer."""
+    def versions(self) -> dict[str, Any]:
+        """At least `versions`, names of those that can answer; at once."""
 
 
 def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
@@ -137,7 +137,7 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
 
     @app.get("/versions")
     def versions() -> Response:
-        return _json({"versions": service.versions()})
+        return _json(service.versions())
 
     @app.get("/metrics")
     def render_metrics() -> Response:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backend import cli_versions
 from semsam_model.errors import PromptError, SemsamError
 from semsam_model.types import Box, Click, Prompt
 
@@ -28,6 +29,7 @@ evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model on annota
 app.add_typer(evaluate_app, name="evaluate")
 data_app = typer.Typer(no_args_is_help=True, help="Look at training data, or make some.")
 app.add_typer(data_app, name="data")
+app.add_typer(cli_versions.app, name="versions")
 
 ModelName = Annotated[str, typer.Option("--model", help="mobile, swin_t, swin_l, ...: a name in configs/model.")]
 WeightsFile = Annotated[Path | None, typer.Option("--weights", help="Safetensors file; the embedded one for mobile.")]
@@ -121,6 +123,7 @@ def serve(
     if port is not None:
         environ["SEMSAM_PORT"] = str(port)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its own parts
     run(load_settings(config, environ))
 
 

@@ -12,6 +12,7 @@ SemsamError
     ├── Unauthorized            401  credentials are missing or wrong
     ├── NotReady                503  the model is not loaded (yet)
     ├── DemoError               500  `make run` cannot start or go on
+    ├── VersionError            409  a model version is unknown, damaged or not to be changed like that
     ├── StoreError              503  the database of corrections cannot be opened, read or written
     └── LabelStudioError        502  Label Studio, or the store behind it, did not give what was asked
         ├── OriginRefused       403  an address outside the allowed origins and folders
@@ -77,6 +78,12 @@ class DemoError(BackendError):
     """`make run` cannot start or go on; the message says what to do."""
 
     http_status = 500
+
+
+class VersionError(BackendError):
+    """A model version is unknown, its files are not what was registered, or it is not to be changed like that."""
+
+    http_status = 409
 
 
 class StoreError(BackendError):

@@ -41,7 +41,9 @@ class SemanticSAMBackend(LabelStudioMLBase):
         self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any
     ) -> ModelResponse:
         predictions = service().predict(tasks, context, label_config=self.label_config, project=self.project_id)
-        return ModelResponse(predictions=predictions, model_version=service().model_version)
+        # not that of now: another model may have taken over while this one answered
+        version = predictions[0]["model_version"] if predictions else service().model_version
+        return ModelResponse(predictions=predictions, model_version=version)
 
     def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return service().fit(event, data, **kwargs)

@@ -48,6 +48,10 @@ class Metrics:
         )
         self._events = Counter("semsam_events", "Events Label Studio reported", ["action"], registry=self.registry)
         self._model = Info("semsam_model", "The model that answers", registry=self.registry)
+        self._switches = Counter("semsam_model_switches", "Models put in place of another", registry=self.registry)
+        self._load_failures = Counter(
+            "semsam_model_load_failures", "Models that could not be loaded", registry=self.registry
+        )
 
     def request(self, route: str, status: int) -> None:
         """One HTTP request answered; `route` is the rule, not the path that came."""
@@ -78,9 +82,14 @@ class Metrics:
         """Label Studio reported an event."""
         self._events.labels(action if action in _EVENTS else "other").inc()
 
-    def model_ready(self, name: str, version: str) -> None:
-        """The model that answers from now on."""
+    def model_ready(self, name: str, version: str, *, switched: bool = False) -> None:
+        """The model that answers from now on; switched: in place of another one."""
         self._model.info({"name": name, "version": version})
+        self._switches.inc(int(switched))
+
+    def model_failed(self) -> None:
+        """A model could not be loaded; the one before it, if any, goes on answering."""
+        self._load_failures.inc()
 
     def render(self) -> bytes:
         """Everything, in the format that `content_type` names."""

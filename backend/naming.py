@@ -57,10 +57,20 @@ class Namer:
         if len(wanted) > 1:
             self._begin(wanted)
 
-    def labels(self, config: LabelConfig) -> LabelSet | None:
-        """The labels that say something; None while there is no vector for them, or when there are fewer than two."""
+    def labels(self, config: LabelConfig, dimension: int | None = None) -> LabelSet | None:
+        """The labels that say something; None while there is no vector for them, or when there are fewer than two.
+
+        dimension: in which the model compares texts; None too where the encoder gives another one.
+        """
         wanted = telling(config.labels)
-        return self._result(wanted) if len(wanted) > 1 else None
+        labels = self._result(wanted) if len(wanted) > 1 else None
+        if labels is None or dimension in (None, labels.vectors.shape[1]):
+            return labels
+        self._once(
+            f"labels are chosen by rule, not by name: the model compares texts in {dimension} dimensions, the text"
+            f" encoder gives {labels.vectors.shape[1]}"
+        )
+        return None
 
     def embed(self, labels: Sequence[Label]) -> LabelSet | None:
         """Any labels, each with at least a word; None while the encoder is not loaded or cannot be."""

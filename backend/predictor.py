@@ -1,8 +1,9 @@
 """The loaded model and the embeddings it has made. Handed pixels; never fetches, knows no Label Studio.
 
-One model a process, loaded once in the background. Embeddings are values in a cache bounded by bytes; the key holds
-everything that shaped them, so two photos can never mix and a stale one can never be used. Two requests for one photo
-share one computation: the second waits for the first.
+One model answers at a time. It is loaded in the background, and so is the one that takes its place: warmed beside the
+old one, which goes on answering until then and stays when the new one cannot be loaded. Embeddings are values in a
+cache bounded by bytes; the key holds everything that shaped them, so two photos can never mix and a stale one can never
+be used. Two requests for one photo share one computation: the second waits for the first.
 """
 
 from __future__ import annotations
@@ -54,10 +55,12 @@ class Timings:
 
 
 class Predictor:
-    """Thread-safe. `start` loads in the background; `propose` answers prompts."""
+    """Thread-safe. `start` loads in the background; `propose` answers prompts; `switch` puts another model in place."""
 
     def __init__(self, load: Callable[[], Loaded], *, cache_bytes: int, metrics: Metrics) -> None:
         self._load = load
+        self._listeners: list[Callable[[Loaded], None]] = []
+        self._loading = threading.Lock()  # one model is loaded at a time: two in memory, never three
         self._metrics = metrics
         self._loaded: Loaded | None = None
         self._problem: str | None = None
@@ -67,26 +70,64 @@ class Predictor:
         self._cache: LRUCache[tuple[str, str], ImageEmbedding] = LRUCache(cache_bytes, getsizeof=_nbytes)
         self._running: dict[tuple[str, str], Future[ImageEmbedding]] = {}
 
+    def listen(self, listener: Callable[[Loaded], None]) -> None:
+        """To be called before `start`: the listener gets each model that begins to answer, in the loading thread."""
+        self._listeners.append(listener)
+
     def start(self) -> None:
         """Begin loading; returns at once."""
-        threading.Thread(target=self._load_and_warm, name="load-model", daemon=True).start()
+        threading.Thread(target=self._start, name="load-model", daemon=True).start()
 
-    def _load_and_warm(self) -> None:
-        began = time.perf_counter()
+    def _start(self) -> None:
         try:
-            loaded = self._load()
-            loaded.model.encode(np.zeros((64, 64, 3), np.uint8))  # the first run allocates; let no click pay for it
-            self._loaded = loaded
-            log.info("model %s ready in %.1f s", loaded.version, time.perf_counter() - began)
-            self._metrics.model_ready(loaded.version.name, loaded.version.version)
-        except SemsamError as error:
-            self._problem = str(error)
-            log.error("model cannot be loaded: %s", error)
-        except Exception:
-            self._problem = "unexpected failure while loading, see the log"
-            log.exception("model cannot be loaded")
+            self.switch(self._load)
         finally:
             self._done.set()
+
+    def switch(self, load: Callable[[], Loaded]) -> bool:
+        """Load and warm a model, then let it answer from the next request on; returns whether it does.
+
+        Takes as long as loading does, in the caller's thread. When loading fails, the model that answers goes on, and
+        `problem` says why until a switch succeeds or `settle` is called. Requests that have begun are finished by the
+        model they began with.
+        """
+        began = time.perf_counter()
+        with self._loading:
+            try:
+                loaded = load()
+                loaded.model.encode(np.zeros((64, 64, 3), np.uint8))  # the first run allocates; let no click pay for it
+            except SemsamError as error:
+                log.error("model cannot be loaded: %s", error)
+                return self._failed(str(error))
+            except Exception:
+                log.exception("model cannot be loaded")
+                return self._failed("unexpected failure while loading, see the log")
+            with self._lock:
+                before, self._loaded, self._problem = self._loaded, loaded, None
+                for key in [key for key in self._cache if key[1] != loaded.version.digest]:
+                    del self._cache[key]
+                self._metrics.cache_size(int(self._cache.currsize), len(self._cache))
+            self._metrics.model_ready(loaded.version.name, loaded.version.version, switched=before is not None)
+            seconds = time.perf_counter() - began
+            log.info(
+                "model %s ready in %.1f s%s", loaded.version, seconds, f", after {before.version}" if before else ""
+            )
+        for listener in self._listeners:
+            try:
+                listener(loaded)
+            except Exception:
+                log.exception("model %s answers, but who was told of it failed", loaded.version)
+        return True
+
+    def _failed(self, reason: str) -> bool:
+        self._problem = reason
+        self._metrics.model_failed()
+        return False
+
+    def settle(self) -> None:
+        """Forget why the last switch failed: the model that answers is the wanted one after all."""
+        if self._loaded is not None:
+            self._problem = None
 
     @property
     def state(self) -> State:
@@ -96,7 +137,7 @@ class Predictor:
 
     @property
     def problem(self) -> str | None:
-        """Why loading failed."""
+        """Why the last loading failed; another model may answer all the same."""
         return self._problem
 
     @property
@@ -113,12 +154,19 @@ class Predictor:
         return self._loaded
 
     def propose(
-        self, sha256: str, pixels: Callable[[], np.ndarray], prompt: Prompt, wanted: Wanted | None = None
+        self,
+        sha256: str,
+        pixels: Callable[[], np.ndarray],
+        prompt: Prompt,
+        wanted: Wanted | None = None,
+        *,
+        using: Loaded | None = None,
     ) -> tuple[list[Candidate], Version, Timings]:
         """Candidates for a prompt on the photo whose file has this digest.
 
-        pixels is called only when the embedding is not cached; it gives uint8 RGB (H, W, 3), EXIF-oriented. The whole
-        answer comes from one model. Raises NotReady, PromptError, ImageError, and whatever `pixels` raises.
+        pixels is called only when the embedding is not cached; it gives uint8 RGB (H, W, 3), EXIF-oriented. using: what
+        `ready` gave, for several answers from one model; None = the model of now. The whole answer comes from one
+        model. Raises NotReady, PromptError, ImageError, and whatever `pixels` raises.
         """
 
         def answer(model: SemanticSAM, embedding: ImageEmbedding) -> list[Candidate]:
@@ -126,10 +174,16 @@ class Predictor:
 
             return propose(model, embedding, prompt, wanted=wanted)
 
-        return self._ask(sha256, pixels, answer)
+        return self._ask(using or self.ready(), sha256, pixels, answer)
 
     def find(
-        self, sha256: str, pixels: Callable[[], np.ndarray], labels: LabelSet, threshold: float
+        self,
+        sha256: str,
+        pixels: Callable[[], np.ndarray],
+        labels: LabelSet,
+        threshold: float,
+        *,
+        using: Loaded | None = None,
     ) -> tuple[list[Candidate], Version, Timings]:
         """Masks that the first of the labels fits best, see `semsam_model.find`; the rest as `propose`."""
 
@@ -138,15 +192,15 @@ class Predictor:
 
             return find(model, embedding, labels, threshold)
 
-        return self._ask(sha256, pixels, answer)
+        return self._ask(using or self.ready(), sha256, pixels, answer)
 
     def _ask(
         self,
+        loaded: Loaded,
         sha256: str,
         pixels: Callable[[], np.ndarray],
         answer: Callable[[SemanticSAM, ImageEmbedding], list[Candidate]],
     ) -> tuple[list[Candidate], Version, Timings]:
-        loaded = self.ready()
         timings = Timings()
         embedding = self._embedding(loaded, sha256, pixels, timings)
         began = time.perf_counter()
@@ -184,7 +238,8 @@ class Predictor:
             raise
         with self._lock:
             del self._running[key]
-            if embedding.nbytes <= self._cache.maxsize:  # larger than the whole cache: use it once
+            # larger than the whole cache, or of a model that has been replaced meanwhile: used once
+            if embedding.nbytes <= self._cache.maxsize and loaded is self._loaded:
                 self._cache[key] = embedding
             self._metrics.cache_size(int(self._cache.currsize), len(self._cache))
         future.set_result(embedding)
@@ -205,22 +260,16 @@ def _nbytes(embedding: ImageEmbedding) -> int:
     return embedding.nbytes
 
 
-def loader(settings: Settings) -> Callable[[], Loaded]:
-    """How the process gets its model: name, weights file, device and precision from the settings."""
+def read_model(settings: Settings, path: Path) -> Loaded:
+    """The model in a weights file, on the device and in the precision of the settings. Raises CheckpointError."""
+    import torch
 
-    def load() -> Loaded:
-        import torch
+    from semsam_model.checkpoint import load
 
-        from semsam_model.checkpoint import load_model
-
-        device = settings.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if settings.torch_threads:
-            torch.set_num_threads(settings.torch_threads)
-        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[settings.dtype]
-        folder: Path = settings.data_dir / "weights"
-        model, version = load_model(settings.model, settings.weights, folder=folder, device=device, dtype=dtype)
-        return Loaded(model, version)
-
-    return load
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[settings.dtype]
+    return Loaded(*load(path, device=device, dtype=dtype))

@@ -6,6 +6,7 @@ object under that framework; `backend.app` serves it under Flask.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -13,19 +14,23 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from cachetools import TTLCache
 
 from backend import protocol
-from backend.errors import BackendError
+from backend.errors import BackendError, StoreError
 from backend.images import decode_photo, probe_size
 from backend.labelstudio import LabelStudio
 from backend.metrics import Metrics
 from backend.naming import Namer
-from backend.predictor import Predictor, Timings, loader
+from backend.predictor import Loaded, Predictor, Timings, read_model
+from backend.registry import Registry, open_registry
 from backend.settings import Settings
+from backend.store import open_store
+from backend.switching import Follower, load_live
 from backend.text_prompt import against, asked_label
 from semsam_model.errors import SemsamError
 from semsam_model.header import Header, Version, find_weights
@@ -57,16 +62,23 @@ class SemsamService:
         metrics: Metrics,
         weights_version: str,
         namer: Namer | None = None,
+        registry: Registry | None = None,
     ) -> None:
-        """namer: what names masks; None for a model without names."""
+        """namer: what names masks, None = by rule. registry: of versions, None = only the predictor's model."""
         self._settings = settings
         self._predictor = predictor
         self._label_studio = label_studio
         self._metrics = metrics
         self._weights_version = weights_version
         self._namer = namer
+        self._registry = registry
+        self.closing = contextlib.ExitStack()  #: what to do at the end
         self._files: TTLCache[tuple[str, str], _File] = TTLCache(REMEMBERED_FILES, settings.image_recheck_seconds)
         self._files_lock = threading.Lock()
+
+    def close(self) -> None:
+        """Stop what runs in the background and give connections back."""
+        self.closing.close()
 
     # ---- what Label Studio asks about us: answered from memory
 
@@ -92,9 +104,19 @@ class SemsamService:
             self._namer.prepare(request.config)
         return {"model_version": self.model_version}
 
-    def versions(self) -> list[str]:
-        """Versions that can answer; one until training adds more."""
-        return [self.model_version]
+    def versions(self) -> dict[str, Any]:
+        """`versions`: names of those that can be made live, `live`: of the one that is, `details` of each."""
+        answering = {"versions": [self.model_version], "live": self.model_version}
+        if self._registry is None:
+            return answering
+        try:
+            live = self._registry.live().version
+            every = [version for version in self._registry.all() if version.model == live.model]
+        except StoreError as error:
+            log.warning("versions: only the one that answers is known: %s", error)
+            return answering
+        details = [{k: v for k, v in version.to_dict().items() if k != "weights"} for version in every]
+        return {"versions": [version.version for version in every], "live": live.version, "details": details}
 
     # ---- predictions
 
@@ -117,26 +139,29 @@ class SemsamService:
         body that is no predict request at all.
         """
         request = protocol.parse_predict(body)
-        return [self._answer(request, task, request_id) for task in request.tasks]
+        model = _OneModel(self._predictor)
+        return [self._answer(request, task, request_id, model) for task in request.tasks]
 
-    def _answer(self, request: protocol.PredictRequest, task: protocol.TaskRef, request_id: str) -> dict[str, Any]:
+    def _answer(
+        self, request: protocol.PredictRequest, task: protocol.TaskRef, request_id: str, model: _OneModel
+    ) -> dict[str, Any]:
         where = f"request {request_id} project {request.project} task {task.id}"
         try:
-            return self._answer_or_raise(request, task, where)
+            return self._answer_or_raise(request, task, where, model)
         except _NothingToSay as nothing:
-            return self._empty(where, nothing.kind, str(nothing), logging.INFO)
+            kind, reason, level = nothing.kind, str(nothing), logging.INFO
         except SemsamError as error:
-            return self._empty(where, type(error).__name__, str(error), logging.WARNING)
+            kind, reason, level = type(error).__name__, str(error), logging.WARNING
         except Exception:
             log.exception("%s: unexpected failure", where)
-            return self._empty(where, "unexpected", "see the traceback above", logging.ERROR)
-
-    def _empty(self, where: str, kind: str, reason: str, level: int) -> dict[str, Any]:
+            kind, reason, level = "unexpected", "see the traceback above", logging.ERROR
         log.log(level, "%s: empty answer (%s): %s", where, kind, reason)
         self._metrics.empty_answer(kind)
-        return protocol.empty_prediction(self.model_version)
+        return protocol.empty_prediction(model.loaded.version.version if model.loaded else self.model_version)
 
-    def _answer_or_raise(self, request: protocol.PredictRequest, task: protocol.TaskRef, where: str) -> dict[str, Any]:
+    def _answer_or_raise(
+        self, request: protocol.PredictRequest, task: protocol.TaskRef, where: str, model: _OneModel
+    ) -> dict[str, Any]:
         if request.context is None:
             raise _NothingToSay("no_prompt", "no click or box came with it; pictures are not annotated without one yet")
         if not request.context:
@@ -160,16 +185,17 @@ class SemsamService:
                 content, max_bytes=self._settings.max_image_bytes, max_pixels=self._settings.max_image_pixels
             ).rgb
 
+        loaded = model.ready()
         if asked.prompt is None:
-            candidates, version, timings = self._find(asked.text[-1], request.config, file.sha256, pixels)
+            candidates, version, timings = self._find(asked.text[-1], request.config, file.sha256, pixels, loaded)
         else:
-            if self._namer:
-                self._namer.prepare(request.config)  # while the model looks at the photo
+            if namer := self._namer_of(loaded):
+                namer.prepare(request.config)  # while the model looks at the photo
             candidates, version, timings = self._predictor.propose(
-                file.sha256, pixels, asked.prompt, Wanted(request.config.granularity)
+                file.sha256, pixels, asked.prompt, Wanted(request.config.granularity), using=loaded
             )
         decoded = time.perf_counter()
-        offered = self._named(asked.offered(candidates), request.config)
+        offered = self._named(asked.offered(candidates), request.config, loaded)
         prediction = protocol.build_prediction(
             offered, config=request.config, prompt_id=uuid.uuid4().hex, model_version=version.version
         )
@@ -191,26 +217,39 @@ class SemsamService:
             raise _NothingToSay("no_mask", f"the model found no mask {where_not}")
         return prediction
 
-    def _named(self, candidates: Sequence[Candidate], config: protocol.LabelConfig) -> Sequence[Candidate]:
+    def _namer_of(self, loaded: Loaded) -> Namer | None:
+        """What gives the masks of this model their names; None for a model without names."""
+        return self._namer if loaded.model.config.name_features else None
+
+    def _named(
+        self, candidates: Sequence[Candidate], config: protocol.LabelConfig, loaded: Loaded
+    ) -> Sequence[Candidate]:
         """The candidates with names of the project's labels, where they can be named; a text prompt's have theirs."""
-        labels = self._namer.labels(config) if self._namer else None
+        namer = self._namer_of(loaded)
+        labels = namer.labels(config, dimension=loaded.model.config.text_dim) if namer else None
         if labels is None or any(candidate.names for candidate in candidates):
             return candidates
         return name_candidates(candidates, labels, self._settings.name_threshold)
 
     def _find(
-        self, text: str, config: protocol.LabelConfig, sha256: str, pixels: Callable[[], np.ndarray]
+        self,
+        text: str,
+        config: protocol.LabelConfig,
+        sha256: str,
+        pixels: Callable[[], np.ndarray],
+        loaded: Loaded,
     ) -> tuple[list[Candidate], Version, Timings]:
         """Masks of the name that the annotator wrote."""
-        if self._namer is None:
-            raise _NothingToSay("no_names", f"text prompt {text!r}: model {self.model_version} cannot name things")
+        namer = self._namer_of(loaded)
+        if namer is None:
+            raise _NothingToSay("no_names", f"text prompt {text!r}: model {loaded.version} cannot name things")
         if not normalise_label(text):
             raise _NothingToSay("no_prompt", f"text prompt {text!r}: expected at least a word")
-        labels = against(asked_label(text, config), config, self._namer)
+        labels = against(asked_label(text, config), config, namer)
         if labels is None:
             raise _NothingToSay("no_names", f"text prompt {text!r}: the text encoder is not ready, or not installed")
         threshold = self._settings.name_threshold
-        candidates, version, timings = self._predictor.find(sha256, pixels, labels, threshold)
+        candidates, version, timings = self._predictor.find(sha256, pixels, labels, threshold, using=loaded)
         return name_candidates(candidates, labels, threshold), version, timings
 
     def _file(self, project: str | None, task: protocol.TaskRef) -> tuple[_File, bytes | None]:
@@ -245,6 +284,20 @@ class SemsamService:
         return {"status": "noted", "action": event.action}
 
 
+class _OneModel:
+    """The model that answers a request: the one that was there when it was first needed, to the request's end."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self.loaded: Loaded | None = None  #: None until then
+
+    def ready(self) -> Loaded:
+        """Raises NotReady."""
+        if self.loaded is None:
+            self.loaded = self._predictor.ready()
+        return self.loaded
+
+
 class _NothingToSay(Exception):
     """An empty answer that is nobody's fault."""
 
@@ -261,13 +314,24 @@ def served_weights(settings: Settings) -> Header:
 def build_service(settings: Settings, metrics: Metrics) -> SemsamService:
     """Wire everything and start loading model and text encoder in the background: takes no time, brings no torch.
 
-    Raises CheckpointError as `served_weights` does.
+    Raises CheckpointError as `served_weights` does, and StoreError.
     """
     header = served_weights(settings)
-    predictor = Predictor(loader(settings), cache_bytes=settings.embedding_cache_bytes, metrics=metrics)
-    predictor.start()
-    namer = None
+    store = open_store(settings)
+    registry = open_registry(settings, store)
+    read = partial(read_model, settings)
+    predictor = Predictor(
+        partial(load_live, registry, read), cache_bytes=settings.embedding_cache_bytes, metrics=metrics
+    )
+    namer = Namer(TextEncoder(settings.text_encoder))
     if header.config.name_features:
-        namer = Namer(TextEncoder(settings.text_encoder))
         namer.start()
-    return SemsamService(settings, predictor, LabelStudio(settings), metrics, header.version.version, namer)
+    predictor.listen(lambda loaded: namer.start() if loaded.model.config.name_features else None)
+    predictor.start()
+    follower = Follower(registry, predictor, read, settings.version_poll_seconds)
+    follower.start()
+    live = registry.live().version.version
+    service = SemsamService(settings, predictor, LabelStudio(settings), metrics, live, namer, registry)
+    service.closing.callback(store.close)
+    service.closing.callback(follower.stop)
+    return service

@@ -15,6 +15,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Float,
+    ForeignKey,
     Index,
     Integer,
     MetaData,
@@ -157,4 +158,33 @@ inbox = Table(
     Column("received_at", UtcDateTime, nullable=False),
     Column("delivery", Text, nullable=False),  # JSON
     Column("problem", Text),  # set where it can never be worked in: it is kept to be looked at
+)
+
+# Version 0, the model of the settings, has no row.
+versions = Table(
+    "versions",
+    metadata,
+    _key("number", Id),
+    Column("version", Key, nullable=False, unique=True),
+    Column("model", Key, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("parent", Text),
+    Column("data_digest", Text),
+    Column("figures", JSON, nullable=False),
+    Column("files_digest", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("pinned", Boolean, nullable=False, default=False),
+    Column("pruned_at", UtcDateTime),
+)
+
+# Only grows; the row with the largest number says what is live.
+activations = Table(
+    "activations",
+    metadata,
+    _key("model", Key),
+    _key("number", Id),
+    Column("version", Key, ForeignKey("versions.version")),  # None: version 0
+    Column("over", Id),  # the activation that a rollback goes back to
+    Column("at", UtcDateTime, nullable=False),
+    Column("reason", Text, nullable=False),
 )

@@ -61,8 +61,8 @@ class StandIn:
         self._asked(body)
         return {"status": "noted"}
 
-    def versions(self) -> list[str]:
-        return [self.version]
+    def versions(self) -> dict[str, Any]:
+        return {"versions": [self.version], "live": self.version}
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_health_setup_versions_and_webhook_answer_what_the_service_says(service:
     http = client(service)
     assert http.get("/health").json == service.health()
     assert http.post("/setup", json={"project": "1.2"}).json == {"model_version": "v1"}
-    assert http.get("/versions").json == {"versions": ["v1"]}
+    assert http.get("/versions").json == {"versions": ["v1"], "live": "v1"}
     assert http.post("/webhook", json={"action": "START_TRAINING"}).json == {"status": "noted"}
     assert service.bodies == [{"project": "1.2"}, {"action": "START_TRAINING"}]
 

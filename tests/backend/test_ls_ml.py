@@ -48,7 +48,7 @@ class Service:
 
     def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> list[dict[str, Any]]:
         self.asked.append((tasks, context, kwargs))
-        return [{"result": [], "score": 0.0}]
+        return [{"result": [], "score": 0.0, "model_version": "mobile-1"}]
 
     def fit(self, event: str, data: Any, **kwargs: Any) -> dict[str, Any]:
         return {"action": event}
@@ -70,6 +70,6 @@ def test_requests_reach_the_service_with_the_projects_own_config(monkeypatch: py
     backend = adapter.SemanticSAMBackend("7", "<View/>")
     assert backend.values == {"model_version": "mobile-1"}
     response = backend.predict([{"id": 1}], {"result": []})
-    assert response.predictions == [{"result": [], "score": 0.0}]
+    assert response.predictions == [{"result": [], "score": 0.0, "model_version": "mobile-1"}]
     assert service.asked == [([{"id": 1}], {"result": []}, {"label_config": "<View/>", "project": "7"})]
     assert backend.fit("START_TRAINING", {}) == {"action": "START_TRAINING"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
@@ -19,7 +20,7 @@ from backend.label_config import Label, LabelConfig
 from backend.labelstudio import LabelStudio
 from backend.metrics import Metrics
 from backend.naming import Namer, telling
-from backend.predictor import Predictor, loader
+from backend.predictor import Predictor, read_model
 from backend.service import SemsamService, build_service
 from backend.settings import Settings
 from backend.text_prompt import ELSE, against, asked_label
@@ -92,7 +93,7 @@ def served(photos: Path, weights: Path, namer: Namer) -> Build:
     def build(using: Namer | None = namer, threshold: float = 0.0) -> SemsamService:
         settings = Settings(model="tiny", weights=weights, local_files_root=photos, name_threshold=threshold)
         metrics = Metrics()
-        predictor = Predictor(loader(settings), cache_bytes=10**8, metrics=metrics)
+        predictor = Predictor(lambda: read_model(settings, weights), cache_bytes=10**8, metrics=metrics)
         predictor.start()
         return SemsamService(settings, predictor, LabelStudio(settings), metrics, "named-0", using)
 
@@ -219,9 +220,10 @@ def test_an_empty_answer_to_a_text_is_logged_with_its_reason(
 ) -> None:
     nameless = read_model_config("tiny")
     save(tmp_path / "tiny.safetensors", build_model(nameless), nameless)
-    settings = Settings(model="tiny", weights=tmp_path / "tiny.safetensors", local_files_root=photos)
+    settings = Settings(model="tiny", weights=tmp_path / "tiny.safetensors", local_files_root=photos, data_dir=tmp_path)
     with caplog.at_level(logging.INFO):
-        assert ask(build_service(settings, Metrics()), text="wheel") == []
+        with contextlib.closing(build_service(settings, Metrics())) as nameless_service:
+            assert ask(nameless_service, text="wheel") == []
         assert "cannot name things" in caplog.text
         assert ask(served(threshold=1.0), text="wheel") == []
         assert "no mask that is sure enough to be 'wheel'" in caplog.text

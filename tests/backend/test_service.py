@@ -17,7 +17,7 @@ from PIL import Image
 from backend.app import create_app
 from backend.labelstudio import LabelStudio
 from backend.metrics import Metrics
-from backend.predictor import Predictor, loader
+from backend.predictor import Predictor, read_model
 from backend.service import SemsamService, build_service
 from backend.settings import Settings
 from semsam_model.checkpoint import load
@@ -94,10 +94,13 @@ def server() -> Iterator[tuple[str, Files]]:
 
 
 @pytest.fixture
-def service(server: tuple[str, Files], weights: Path) -> SemsamService:
+def service(server: tuple[str, Files], weights: Path, tmp_path: Path) -> Iterator[SemsamService]:
     server[1].fetched.clear()
-    settings = Settings(label_studio_url=server[0], label_studio_api_key=TOKEN, model="tiny", weights=weights)
-    return build_service(settings, Metrics())
+    settings = Settings(
+        label_studio_url=server[0], label_studio_api_key=TOKEN, model="tiny", weights=weights, data_dir=tmp_path
+    )
+    with contextlib.closing(build_service(settings, Metrics())) as service:
+        yield service
 
 
 def keypoint(x: float, y: float, *, positive: bool = True, control: str = "click_all", **more: Any) -> dict[str, Any]:
@@ -195,7 +198,7 @@ def test_further_clicks_fetch_the_photo_no_more(service: SemsamService, server: 
 
 
 def test_two_servers_with_the_same_project_id_and_path_keep_their_pictures_and_tokens_apart(
-    server: tuple[str, Files], weights: Path
+    server: tuple[str, Files], weights: Path, tmp_path: Path
 ) -> None:
     path, other_token = "/data/upload/1/a.png", "f" * 40
     other = Files()
@@ -207,16 +210,17 @@ def test_two_servers_with_the_same_project_id_and_path_keep_their_pictures_and_t
             label_studio_keys={other_url: other_token},
             model="tiny",
             weights=weights,
+            data_dir=tmp_path,
         )
-        service = build_service(settings, Metrics())
-        for project, url in (("1.17", server[0]), ("1.18", other_url)):
-            service.setup({"project": project, "schema": CONFIG, "hostname": url})
-        server[1].fetched.clear()
-        sizes = []
-        for project, height in (("1.17", 60), ("1.18", 48), ("1.17", 60)):
-            asked = body([keypoint(25, 50, original_height=height)], "a.png") | {"project": project}
-            (answer,) = service.predict_request(asked, "r")
-            sizes += [masks(answer)[0].shape]
+        with contextlib.closing(build_service(settings, Metrics())) as service:
+            for project, url in (("1.17", server[0]), ("1.18", other_url)):
+                service.setup({"project": project, "schema": CONFIG, "hostname": url})
+            server[1].fetched.clear()
+            sizes = []
+            for project, height in (("1.17", 60), ("1.18", 48), ("1.17", 60)):
+                asked = body([keypoint(25, 50, original_height=height)], "a.png") | {"project": project}
+                (answer,) = service.predict_request(asked, "r")
+                sizes += [masks(answer)[0].shape]
     assert sizes == [(60, 84), (48, 84), (60, 84)]
     assert (server[1].fetched, other.fetched) == ([path], [path])
 
@@ -246,7 +250,7 @@ def test_it_can_be_called_as_label_studio_ml_calls_it(service: SemsamService) ->
 def test_setup_and_health_name_the_version_before_the_model_is_loaded(server: tuple[str, Files], weights: Path) -> None:
     settings = Settings(label_studio_url=server[0], model="tiny", weights=weights)
     metrics = Metrics()
-    predictor = Predictor(loader(settings), cache_bytes=1, metrics=metrics)
+    predictor = Predictor(lambda: read_model(settings, weights), cache_bytes=1, metrics=metrics)
     service = SemsamService(settings, predictor, LabelStudio(settings), metrics, "tiny-0123")
     assert service.health() == {"status": "UP", "model_version": "tiny-0123", "model_state": "loading"}
     asked = {"project": "1.17", "schema": CONFIG, "hostname": server[0], "access_token": "x", "extra_params": "{}"}
@@ -255,7 +259,7 @@ def test_setup_and_health_name_the_version_before_the_model_is_loaded(server: tu
 
 def test_missing_weights_stop_the_start(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"none\.safetensors"):
-        build_service(Settings(model="tiny", weights=tmp_path / "none.safetensors"), Metrics())
+        build_service(Settings(model="tiny", weights=tmp_path / "none.safetensors", data_dir=tmp_path), Metrics())
 
 
 def test_setup_says_in_the_log_what_is_wrong_with_a_labeling_config(
