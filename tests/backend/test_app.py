@@ -487,10 +487,11 @@ def test_a_service_that_cannot_start_ends_the_process_with_one_line() -> None:
 SEMSAM = [sys.executable, "-c", "from backend.cli import main; main()"]
 
 
-def test_whoever_connects_is_answered_at_once_though_the_model_is_still_loading() -> None:
+def test_whoever_connects_is_answered_at_once_though_the_model_is_still_loading(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = free.getsockname()
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "SEMSAM_PORT": str(address[1])}
+    environment["SEMSAM_DATA_DIR"] = str(tmp_path)
     with subprocess.Popen([*SEMSAM, "serve"], stderr=subprocess.PIPE, text=True, env=environment) as running:
         try:
             while True:

@@ -180,6 +180,22 @@ def test_a_missing_encoder_leaves_the_choice_to_the_rule_and_is_logged_once(
     assert len(warnings) == 1 and "by rule" in warnings[0] and "nowhere" in warnings[0]
 
 
+def test_names_follow_a_switch_to_a_model_that_has_none_or_others_and_back(
+    served: Build, namer: Namer, weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    service, settings = served(), Settings()
+    named = said(ask(service))
+    for name, changes in (("nameless", {}), ("foreign", {"name_features": True})):  # in 16 dimensions
+        own = replace(read_model_config("tiny"), **changes)
+        save(tmp_path / name, build_model(own), own)
+        assert service._predictor.switch(lambda name=name: read_model(settings, tmp_path / name))
+        assert all(re.fullmatch(r"L[1-6]/6 \w+ \d\.\d\d", note) for _, _, note in said(ask(service))), name
+        assert ask(service, text="wheel") == []
+    assert "16 dimensions" in caplog.text
+    assert service._predictor.switch(lambda: read_model(settings, weights))
+    assert said(ask(service)) == named
+
+
 class _Held(TextEncoder):
     """The real encoder, which begins to load when told."""
 

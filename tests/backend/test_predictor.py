@@ -1,6 +1,8 @@
 """One model, many photos and threads: embeddings are shared, bounded and never mixed."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -142,6 +144,72 @@ def test_a_model_that_cannot_be_loaded_is_said_at_once_and_to_every_click() -> N
     with pytest.raises(NotReady, match="cut short"):
         predictor.propose("5", lambda: photo(5), CLICK)
     assert (predictor.state, predictor.problem) == ("failed", "mobile.safetensors: cut short")
+
+
+def test_a_request_that_has_begun_is_finished_by_the_model_it_began_with(model: SemanticSAM) -> None:
+    predictor, other = started(model), tiny_model(7)
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow() -> np.ndarray:
+        entered.set()
+        leave.wait(10)
+        return photo(7)
+
+    with ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(predictor.propose, "7", slow, CLICK)
+        assert entered.wait(10)
+        assert predictor.switch(lambda: Loaded(other, Version("tiny", "b" * 64)))
+        leave.set()
+        old, version, _ = begun.result()
+    assert version.digest == "a" * 64
+    new, version, timings = predictor.propose("7", lambda: photo(7), CLICK)
+    assert (version.digest, timings.cache_hit) == ("b" * 64, False)
+    for got, network in ((old, model), (new, other)):
+        expected = propose(network, network.encode(photo(7)), CLICK)
+        assert [c.area for c in got] == [c.area for c in expected]
+        assert [c.score for c in got] == pytest.approx([c.score for c in expected])
+
+
+def test_a_switch_lets_go_of_the_old_model_and_its_embeddings() -> None:
+    models = [tiny_model()]
+    gone = weakref.ref(models[0])
+    predictor = Predictor(lambda: Loaded(models.pop(), Version("tiny", "a" * 64)), cache_bytes=10**9, metrics=Metrics())
+    predictor.start()
+    predictor.propose("8", lambda: photo(8), CLICK)
+    assert predictor.switch(lambda: Loaded(tiny_model(7), Version("tiny", "b" * 64)))
+    gc.collect()
+    assert gone() is None
+    assert (len(predictor._cache), predictor._cache.currsize) == (0, 0)
+
+
+def test_when_the_new_model_cannot_be_loaded_the_old_one_goes_on_and_says_why(model: SemanticSAM) -> None:
+    predictor = started(model)
+
+    def broken() -> Loaded:
+        raise CheckpointError("new.safetensors: cut short")
+
+    assert not predictor.switch(broken)
+    assert (predictor.state, predictor.problem) == ("ready", "new.safetensors: cut short")
+    _, version, _ = predictor.propose("9", lambda: photo(9), CLICK)
+    assert version.digest == "a" * 64
+    assert predictor.switch(lambda: Loaded(model, Version("tiny", "b" * 64)))
+    assert predictor.problem is None
+
+
+def test_who_listens_hears_of_every_model_that_begins_to_answer(model: SemanticSAM) -> None:
+    first, second = (Loaded(model, Version("tiny", digit * 64)) for digit in "ab")
+    predictor = Predictor(lambda: first, cache_bytes=1, metrics=Metrics())
+    heard = []
+
+    def listener(loaded: Loaded) -> None:
+        heard.append((loaded.version.digest[0], predictor.version == loaded.version))
+        raise RuntimeError("a listener that fails changes nothing")
+
+    predictor.listen(listener)
+    predictor.start()
+    predictor.ready()
+    assert predictor.switch(lambda: second)
+    assert heard == [("a", True), ("b", True)]
 
 
 def test_starting_does_not_wait_for_the_model_and_a_click_does(model: SemanticSAM) -> None:
