@@ -64,6 +64,8 @@ class ModelConfig:
     """Each level token starts from its own learned box size around a click (published: click_box for all)"""
     click_features: bool = False
     """Image features under the click are added to the query content (published: no)"""
+    corrections: bool = False
+    """Further clicks of a prompt are tokens that its level queries attend to (published: one click a prompt)"""
     name_features: bool = False
     """Class embeddings also read image features pooled inside the query's mask (published: the query alone)"""
 

@@ -20,6 +20,15 @@ from semsam_model.pixel_decoder import LEVELS, Features, sine
 from semsam_model.types import level_tokens
 
 CLICK_MAPS = (3, 2, 1)  #: memory levels read under a click: strides 8, 16, 32
+NEGATIVE, POSITIVE, ABSENT = 0, 1, -1  #: kinds of a further click
+
+
+@dataclass(frozen=True)
+class FurtherClicks:
+    """K clicks of each of N prompts beside the one (or the box) that the prompt starts from."""
+
+    points: Tensor  #: (B, N, K, 2) x, y, shares of the padded frame
+    kinds: Tensor  #: long (B, N, K): POSITIVE, NEGATIVE, or ABSENT where a prompt has fewer
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,15 @@ def inverse_sigmoid(x: Tensor) -> Tensor:
     return (x.clamp(min=1e-5) / (1 - x).clamp(min=1e-5)).log()
 
 
+@dataclass(frozen=True)
+class _Context:
+    """What the level queries of a prompt attend to beside each other; prompts of the batch in one row."""
+
+    key: Tensor  #: (B * N, K, C)
+    value: Tensor  #: (B * N, K, C)
+    absent: Tensor  #: bool (B * N, K)
+
+
 class DecoderLayer(nn.Module):
     def __init__(self, width: int, heads: int, points: int, ffn: int) -> None:
         super().__init__()
@@ -60,11 +78,17 @@ class DecoderLayer(nn.Module):
         # published numbering: norm2 follows self-attention, norm1 cross-attention
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, positions: Tensor, reference: Tensor, features: Features) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor, reference: Tensor, features: Features, context: _Context | None = None
+    ) -> Tensor:
         """x, positions (B, N, T, C); reference (B, N, T, 4)."""
         b, n, t, c = x.shape
-        q = (x + positions).view(b * n, t, c)
-        y, _ = self.self_attn(q, q, x.view(b * n, t, c), need_weights=False)
+        query = (x + positions).view(b * n, t, c)
+        key, value, ignored = query, x.view(b * n, t, c), None
+        if context is not None:
+            key, value = torch.cat((key, context.key), 1), torch.cat((value, context.value), 1)
+            ignored = F.pad(context.absent, (t, 0))
+        y, _ = self.self_attn(query, key, value, key_padding_mask=ignored, need_weights=False)
         x = self.norm2(x + y.view(b, n, t, c))
         y = self.cross_attn((x + positions).flatten(1, 2), reference.flatten(1, 2), features.memory, features.shapes)
         x = self.norm1(x + y.view(b, n, t, c))
@@ -95,14 +119,25 @@ class PromptDecoder(nn.Module):
             sides = torch.empty(t)
             sides[list(level_tokens(t))] = torch.logspace(math.log10(0.8), math.log10(0.04), t)
             self.token_size = nn.Parameter(inverse_sigmoid(sides))
+        self.correction_embed: nn.Parameter | None = None
+        if config.corrections:
+            self.correction_embed = nn.Parameter(torch.empty(2, c).normal_())  # row NEGATIVE, row POSITIVE
+        self.click_box = config.click_box
         self.click_projections: nn.ModuleList | None = None
         if config.click_features:
             self.click_projections = nn.ModuleList(nn.Linear(c, c) for _ in range(1 + len(CLICK_MAPS)))
 
-    def forward(self, features: Features, boxes: Tensor, kinds: Tensor, all_layers: bool = False) -> list[LayerOutput]:
+    def forward(
+        self,
+        features: Features,
+        boxes: Tensor,
+        kinds: Tensor,
+        all_layers: bool = False,
+        further: FurtherClicks | None = None,
+    ) -> list[LayerOutput]:
         """boxes (B, N, 4) cx, cy, w, h, shares of the padded frame; kinds (B, N) long, 0 click, 1 box.
 
-        Returns the last layer's output, or every layer's in order.
+        further: only where the config has `corrections`. Returns the last layer's output, or every layer's in order.
         """
         t = self.level_tokens.shape[0]
         content = self.content + self.kind_embed[kinds]  # (B, N, C)
@@ -115,9 +150,10 @@ class PromptDecoder(nn.Module):
             side = torch.where(kinds[:, :, None, None] == 0, own, reference[..., 2:])
             reference = torch.cat((reference[..., :2], side), -1)
         reference = inverse_sigmoid(reference).sigmoid()
+        context = None if further is None else self._context(features, further)
         outputs = []
         for i, layer in enumerate(self.layers):
-            x = layer(x, self.position_head(self._positions(reference).to(x.dtype)), reference, features)
+            x = layer(x, self.position_head(self._positions(reference).to(x.dtype)), reference, features, context)
             if all_layers or i == len(self.layers) - 1:
                 outputs.append(self._heads(x, reference))
             reference = (self.box_head(x).float() + inverse_sigmoid(reference)).sigmoid().detach()
@@ -138,6 +174,17 @@ class PromptDecoder(nn.Module):
             object_embedding=h @ self.object_projection,
             part_embedding=h @ self.part_projection,
         )
+
+    def _context(self, features: Features, further: FurtherClicks) -> _Context:
+        """A token for each further click: what it is, what lies under it, and where; the same in every layer."""
+        assert self.correction_embed is not None
+        value = self.correction_embed[further.kinds.clamp(min=0)]  # (B, N, K, C)
+        if self.click_projections is not None:
+            value = value + self._under(features, further.points.flatten(1, 2)).view_as(value)
+        place = torch.cat((further.points, torch.full_like(further.points, self.click_box)), -1)
+        key = value + self.position_head(self._positions(place).to(value.dtype))
+        absent = further.kinds == ABSENT
+        return _Context(key.flatten(0, 1), value.flatten(0, 1), absent.flatten(0, 1))
 
     def _under(self, features: Features, points: Tensor) -> Tensor:
         """Bilinear samples of the mask features and three memory levels at points (B, N, 2) -> (B, N, C)."""

@@ -110,6 +110,7 @@ class LossOutput:
     layers: tuple[LayerLoss, ...]
     matches: tuple[Match, ...]  #: of the B images: which query of the last layer is held to which mask
     names: NameLoss | None = None  #: where names are learned; part of `total` then
+    corrected: LossOutput | None = None  #: of prompts with further clicks, where such are learned; in `total` too
 
 
 def uniform_points(device: torch.device, generator: torch.Generator | None = None) -> RandomPoints:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from semsam_model.config import ModelConfig
-from semsam_model.decoder import LayerOutput, PromptDecoder
+from semsam_model.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks, LayerOutput, PromptDecoder
 from semsam_model.deformable import Shapes
 from semsam_model.mobilenet import MobileNetV2
 from semsam_model.name_head import FIRST_SCALE, NameHead
@@ -109,16 +109,22 @@ class SemanticSAM(nn.Module):
 
     @torch.inference_mode()
     def decode(
-        self, embedding: ImageEmbedding, prompts: Sequence[Click | Box], tokens: Sequence[int] | None = None
+        self,
+        embedding: ImageEmbedding,
+        prompts: Sequence[Click | Box],
+        tokens: Sequence[int] | None = None,
+        further: Sequence[Sequence[Click]] | None = None,
     ) -> DecoderOutput:
         """Answer each prompt alone. tokens: the level tokens whose mask logits are wanted (all when None).
 
+        further: for each prompt its other clicks; only where the config has `corrections`.
         Raises PromptError for a prompt outside the photo.
         """
         boxes, kinds = embedding.frame.prompts(prompts, self.config)
         device = embedding.memory.device
         features = embedding.features
-        (last,) = self.decoder(features, boxes[None].to(device), kinds[None].to(device))
+        more = None if further is None else self._further(embedding.frame, further, device)
+        (last,) = self.decoder(features, boxes[None].to(device), kinds[None].to(device), further=more)
         wanted = tuple(range(self.config.tokens)) if tokens is None else tuple(tokens)
         object_embedding, part_embedding = last.object_embedding[0], last.part_embedding[0]
         if self.name_head is None:
@@ -137,6 +143,21 @@ class SemanticSAM(nn.Module):
             object_embedding=nn.functional.normalize(object_embedding.float(), dim=-1),
             part_embedding=nn.functional.normalize(part_embedding.float(), dim=-1),
         )
+
+    def _further(
+        self, frame: Frame, further: Sequence[Sequence[Click]], device: torch.device
+    ) -> FurtherClicks | None:
+        most = max(map(len, further), default=0)
+        if not most:
+            return None
+        points = torch.zeros(1, len(further), most, 2)
+        kinds = torch.full((1, len(further), most), ABSENT)
+        for n, clicks in enumerate(further):
+            if clicks:
+                places, _ = frame.prompts(clicks, self.config)
+                points[0, n, : len(clicks)] = places[:, :2]
+                kinds[0, n, : len(clicks)] = torch.tensor([POSITIVE if c.positive else NEGATIVE for c in clicks])
+        return FurtherClicks(points.to(device), kinds.to(device))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -157,9 +178,16 @@ class SemanticSAM(nn.Module):
         features = self.pixel_decoder(maps)
         return features if self.name_head is None else replace(features, name_maps=tuple(maps[2:]))
 
-    def prompt(self, features: Features, boxes: Tensor, kinds: Tensor, all_layers: bool = False) -> list[LayerOutput]:
+    def prompt(
+        self,
+        features: Features,
+        boxes: Tensor,
+        kinds: Tensor,
+        all_layers: bool = False,
+        further: FurtherClicks | None = None,
+    ) -> list[LayerOutput]:
         """See PromptDecoder.forward."""
-        return self.decoder(features, boxes, kinds, all_layers)
+        return self.decoder(features, boxes, kinds, all_layers, further)
 
     def class_embeddings(
         self, features: Features, output: LayerOutput, image: int, query: Tensor

@@ -9,6 +9,7 @@ from semsam_model.batches import SamplingConfig, Stage
 from semsam_model.config import check_fields, read_yaml
 from semsam_model.errors import ConfigError
 from semsam_model.losses import LossConfig
+from semsam_model.rounds import RoundsConfig
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class TrainConfig:
     """Stretches of optimiser steps at one image size, in order"""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
     seed: int = 0
     init: str | None = None
     """Weights of the whole model to start from (a run's model.safetensors)"""
@@ -92,7 +94,7 @@ class TrainConfig:
     def from_dict(cls, values: object, where: str = "training config") -> TrainConfig:
         """Checked construction from plain values. Raises ConfigError naming the key."""
         known = check_fields(cls, values, where)
-        parts: dict[str, type] = {"sampling": SamplingConfig, "loss": LossConfig}
+        parts: dict[str, type] = {"sampling": SamplingConfig, "loss": LossConfig, "rounds": RoundsConfig}
         for name, part in parts.items():
             if name in known:
                 known[name] = part(**check_fields(part, known[name], f"{where}: {name}"))

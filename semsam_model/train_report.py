@@ -76,6 +76,12 @@ class Reporter:
                 term.name: round(float(getattr(result.layers[-1], term.name).detach()), 4)
                 for term in dataclasses.fields(result.layers[-1])
             }
+            if result.corrected is not None:
+                again = result.corrected.layers[-1]
+                terms |= {
+                    "corrected_dice": round(float(again.mask_dice.detach()), 4),
+                    "corrected_iou": round(float(again.iou.detach()), 4),
+                }
             if result.names is not None:
                 names, scales = result.names, self.run.model.name_scales().tolist()
                 terms |= {

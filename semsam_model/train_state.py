@@ -24,12 +24,13 @@ from semsam_model.losses import LossOutput, training_loss
 from semsam_model.model import SemanticSAM, build_model
 from semsam_model.name_losses import name_loss
 from semsam_model.pixel_decoder import Features
+from semsam_model.rounds import correct
 from semsam_model.train_config import TrainConfig
 from semsam_model.vocabulary import NO_LABEL, NameTable, Vocabulary
 
 STATE = "state.pt"
 #: What `init` weights may lack: learned on top of them.
-MAY_BE_FRESH = ("name_head.",)
+MAY_BE_FRESH = ("name_head.", "decoder.correction_embed")
 #: Parameters that may come from ImageNet and learn with `lr_backbone`.
 PRETRAINED = ("backbone.", "name_head.classes.")
 
@@ -57,6 +58,11 @@ class Run:
         self.model: SemanticSAM = build_model(read_model_config(config.model)).to(device)
         if config.init_backbone is not None:
             self._start_backbone(Path(config.init_backbone))
+        if config.rounds.prompts and not self.model.config.corrections:
+            raise ConfigError(
+                f"rounds: prompts {config.rounds.prompts}, but model {config.model} takes no further clicks; "
+                "set `corrections: true` in its config, or prompts to 0"
+            )
         if config.init is not None:
             self.fresh = _load_whole(self.model, Path(config.init))
         self.ema: SemanticSAM = copy.deepcopy(self.model).eval().requires_grad_(False)
@@ -102,12 +108,21 @@ class Run:
         images = self.model.normalise(batch.images.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
             features = self.model.features(images)
-            layers = self.model.prompt(
-                features, batch.boxes.to(self.device), batch.kinds.to(self.device), all_layers=True
-            )
+            boxes, kinds = batch.boxes.to(self.device), batch.kinds.to(self.device)
+            layers = self.model.prompt(features, boxes, kinds, all_layers=True)
             targets = batch.targets.to(self.device)
             result = training_loss(layers, features.mask_features, targets, self.config.loss)
-            return result if self.name_table is None else self._with_names(result, features, layers[-1], batch)
+            if self.name_table is not None:
+                result = self._with_names(result, features, layers[-1], batch)
+            if self.config.rounds.prompts:
+                rounds = self.config.rounds
+                rng = np.random.default_rng(int(torch.randint(2**31, ())))  # of this step, as every random number
+                again, held_to = correct(self.model, features, boxes, kinds, targets, layers[-1], rounds, rng)
+                corrected = training_loss(again, features.mask_features, held_to, self.config.loss)
+                result = dataclasses.replace(
+                    result, total=result.total + rounds.weight * corrected.total, corrected=corrected
+                )
+            return result
 
     def _with_names(self, result: LossOutput, features: Features, last: LayerOutput, batch: Batch) -> LossOutput:
         assert self.name_table is not None

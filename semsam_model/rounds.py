@@ -1,0 +1,135 @@
+"""Correction rounds in training: a prompt is answered, clicks are added where the answer is wrong, it is answered again.
+
+The simulated annotator sees the best of the levels, as a person takes the nearest candidate before correcting it, and
+clicks the deepest wrong place or any wrong place by turns of chance (RITM, Sofiiuk et al. 2022, section 3.2; Semantic-
+SAM's own training has one click a prompt). All but the last answer are made without gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from semsam_model.corrections import next_click
+from semsam_model.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks, LayerOutput
+from semsam_model.errors import ConfigError
+from semsam_model.matching import NO_TARGET, Targets
+from semsam_model.model import SemanticSAM
+from semsam_model.pixel_decoder import Features
+from semsam_model.types import Click
+
+
+@dataclass(frozen=True)
+class RoundsConfig:
+    """How much of a step learns from corrections."""
+
+    prompts: int = 0
+    """Prompts an image that are corrected; 0: none. Only for a model config with `corrections`"""
+    clicks: int = 4
+    """Most further clicks of such a prompt; their number is drawn anew for each batch, 1 to this"""
+    deepest: float = 0.5
+    """Share of the clicks that go to the deepest wrong place; the others go to any wrong cell"""
+    weight: float = 0.5
+    """Of the corrected prompts' losses beside those of first answers"""
+
+    def __post_init__(self) -> None:
+        if self.prompts < 0 or self.clicks < 1 or not 0 <= self.deepest <= 1 or self.weight < 0:
+            raise ConfigError(f"rounds {self}: expected prompts >= 0, clicks >= 1, deepest 0..1 and weight >= 0")
+
+
+def correct(
+    model: SemanticSAM,
+    features: Features,
+    boxes: Tensor,
+    kinds: Tensor,
+    targets: Targets,
+    first: LayerOutput,
+    config: RoundsConfig,
+    rng: np.random.Generator,
+) -> tuple[list[LayerOutput], Targets]:
+    """Some prompts of a batch once more, with clicks where the answer was wrong.
+
+    boxes (B, N, 4) and kinds (B, N) as drawn, `first` the last layer's answer to them. Returns the answers of every
+    layer to at most `config.prompts` prompts an image, with gradients, and what they are held to: of the masks that a
+    prompt may mean those that agree with all its clicks, the wanted one among them.
+    """
+    chosen = np.sort(rng.permutation(boxes.shape[1])[: config.prompts])
+    columns = torch.from_numpy(chosen).to(boxes.device)
+    boxes, kinds, of_prompt = boxes[:, columns], kinds[:, columns], targets.of_prompt[:, columns]
+    size = (features.mask_features.shape[-2], features.mask_features.shape[-1])
+    small = [F.adaptive_avg_pool2d(masks[:, None].float(), size).squeeze(1) > 0.5 for masks in targets.masks]
+    count = int(rng.integers(1, config.clicks + 1))
+    points = torch.zeros(*kinds.shape, count, 2, device=boxes.device)
+    signs = torch.full((*kinds.shape, count), ABSENT, device=boxes.device)
+    with torch.no_grad():
+        embedding = first.mask_embedding[:, columns]
+        for number in range(count):
+            if number:
+                so_far = FurtherClicks(points[:, :, :number], signs[:, :, :number])
+                embedding = model.prompt(features, boxes, kinds, further=so_far)[-1].mask_embedding
+            for image, masks in enumerate(small):
+                logits = model.mask_logits(
+                    Features(features.mask_features[image : image + 1], features.memory[:0], ()),
+                    embedding[image : image + 1],
+                )[0]
+                wanted = masks[of_prompt[image, :, 0]]
+                answers = _nearest(logits > 0, wanted)
+                places, kind = _clicks(wanted, answers, points[image, :, :number], config, rng)
+                points[image, :, number], signs[image, :, number] = places, kind
+    allowed = torch.stack([_agreeing(small[b], of_prompt[b], points[b], signs[b]) for b in range(len(small))])
+    layers = model.prompt(features, boxes, kinds, all_layers=True, further=FurtherClicks(points, signs))
+    return layers, Targets(targets.masks, targets.boxes, allowed, targets.partial)
+
+
+def _nearest(answers: Tensor, wanted: Tensor) -> Tensor:
+    """bool (N, T, h, w) and (N, h, w) -> of each prompt the level of highest IoU, (N, h, w)."""
+    inner = (answers & wanted[:, None]).sum((2, 3))
+    union = (answers | wanted[:, None]).sum((2, 3)).clamp(min=1)
+    best = (inner / union).argmax(1)
+    return answers[torch.arange(len(answers), device=best.device), best]
+
+
+def _clicks(
+    wanted: Tensor, answers: Tensor, before: Tensor, config: RoundsConfig, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """One more click for each of N prompts: places (N, 2) as shares, kinds (N,), ABSENT where nothing is wrong."""
+    h, w = wanted.shape[-2:]
+    places, kinds = torch.zeros(len(wanted), 2), torch.full((len(wanted),), ABSENT)
+    right, given = wanted.cpu().numpy(), answers.cpu().numpy()
+    earlier = (before.cpu().numpy() * (w, h)).tolist()
+    for n in range(len(right)):
+        if rng.random() < config.deepest:
+            click = next_click(right[n], given[n], [Click(x, y) for x, y in earlier[n]])
+        else:
+            click = _anywhere(right[n], given[n], rng)
+        if click is not None:
+            places[n] = torch.tensor([click.x / w, click.y / h])
+            kinds[n] = POSITIVE if click.positive else NEGATIVE
+    return places.to(wanted.device), kinds.to(wanted.device)
+
+
+def _anywhere(wanted: np.ndarray, answer: np.ndarray, rng: np.random.Generator) -> Click | None:
+    wrong = np.flatnonzero(wanted ^ answer)
+    if not wrong.size:
+        return None
+    i, j = divmod(int(rng.choice(wrong)), wanted.shape[1])
+    return Click(j + 0.5, i + 0.5, bool(wanted[i, j]))
+
+
+def _agreeing(masks: Tensor, of_prompt: Tensor, points: Tensor, kinds: Tensor) -> Tensor:
+    """`of_prompt` (N, K) without the masks that contradict a click; the first, which is the wanted one, stays.
+
+    masks bool (G, h, w), points (N, clicks, 2) as shares, kinds (N, clicks).
+    """
+    h, w = masks.shape[-2:]
+    row = (points[..., 1] * h).long().clamp(0, h - 1)
+    column = (points[..., 0] * w).long().clamp(0, w - 1)
+    inside = masks[:, row, column]  # (G, N, clicks)
+    agrees = ((inside == (kinds == POSITIVE)) | (kinds == ABSENT)).all(2)  # (G, N)
+    kept = agrees.T.gather(1, of_prompt.clamp(min=0))
+    kept[:, 0] = True
+    return of_prompt.where(kept, torch.full_like(of_prompt, NO_TARGET))
