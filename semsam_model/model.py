@@ -144,9 +144,7 @@ class SemanticSAM(nn.Module):
             part_embedding=nn.functional.normalize(part_embedding.float(), dim=-1),
         )
 
-    def _further(
-        self, frame: Frame, further: Sequence[Sequence[Click]], device: torch.device
-    ) -> FurtherClicks | None:
+    def _further(self, frame: Frame, further: Sequence[Sequence[Click]], device: torch.device) -> FurtherClicks | None:
         most = max(map(len, further), default=0)
         if not most:
             return None

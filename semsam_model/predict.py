@@ -33,7 +33,7 @@ from semsam_model.types import Box, Candidate, Click, Prompt, Wanted, level_toke
 class Answers:
     """What the network says to one prompt, before anything is ranked or left out."""
 
-    proposals: tuple[Proposal, ...]  #: cleaned; six a prompt, and the combined ones
+    proposals: tuple[Proposal, ...]  #: cleaned; six a prompt, those of the whole prompt, and the combined ones
     prompt: PromptCells
     frame: Frame
     tokens: int  #: level tokens of the model
@@ -64,13 +64,25 @@ def ask(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt, options: 
     negatives = prompt.negatives
     answers = decode_clicks(model, embedding, [*positive, *centres, *negatives])
     mine, centred = answers[: len(positive)], answers[len(positive) : len(positive) + len(centres)]
-    proposals = [p for answer in mine + centred for p in answer]
+    proposals = [p for answer in [*_together(model, embedding, prompt), *mine, *centred] for p in answer]
     clicks = len(prompt.clicks)
     if clicks > 1 and all(obeyed(p.cells, cells.positives, cells.negatives) < clicks for p in proposals):
         against = answers[len(positive) + len(centres) :]
         proposals += combine(mine, against, cells.positives, cells.negatives)
     min_cells = options.min_region / LOGIT_STRIDE**2
     return Answers(tuple(tidy(p, min_cells) for p in proposals), cells, frame, model.config.tokens)
+
+
+def _together(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt) -> list[list[Proposal]]:
+    """The whole prompt asked at once, where the model has learned that: from its first box and its first and last
+    positive click, the other clicks beside it.
+    """
+    starts: list[Click | Box] = [*prompt.boxes[:1], *prompt.positives[:1], *prompt.positives[1:][-1:]]
+    asked = [(start, [click for click in prompt.clicks if click is not start]) for start in starts]
+    asked = [(start, others) for start, others in asked if others]
+    if not asked or not model.config.corrections:
+        return []
+    return decode_clicks(model, embedding, [start for start, _ in asked], [others for _, others in asked])
 
 
 def rank(
@@ -106,10 +118,13 @@ def raw_levels(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt) ->
 
 
 def decode_clicks(
-    model: SemanticSAM, embedding: ImageEmbedding, prompts: Sequence[Click | Box]
+    model: SemanticSAM,
+    embedding: ImageEmbedding,
+    prompts: Sequence[Click | Box],
+    further: Sequence[Sequence[Click]] | None = None,
 ) -> list[list[Proposal]]:
-    """For each prompt its proposals in token order, cropped to the unpadded frame."""
-    output = model.decode(embedding, prompts)
+    """For each prompt its proposals in token order, cropped to the unpadded frame. further: see `decode`."""
+    output = model.decode(embedding, prompts, further=further)
     h, w = embedding.frame.logits
     logits = output.logits[..., :h, :w].cpu().numpy()
     ious = output.predicted_iou.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Correction rounds in training: a prompt is answered, clicks are added where the answer is wrong, it is answered again.
+"""Correction rounds in training: a prompt is answered, clicked where the answer is wrong, and answered again.
 
 The simulated annotator sees the best of the levels, as a person takes the nearest candidate before correcting it, and
 clicks the deepest wrong place or any wrong place by turns of chance (RITM, Sofiiuk et al. 2022, section 3.2; Semantic-
