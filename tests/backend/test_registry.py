@@ -44,14 +44,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-def opened(data_dir: Path, weights: Path) -> Registry:
-    settings = Settings(model="tiny", weights=weights, data_dir=data_dir)
+def opened(data_dir: Path, weights: Path, database: str) -> Registry:
+    settings = Settings(model="tiny", weights=weights, data_dir=data_dir, database_url=database)
     return open_registry(settings, open_store(settings))
 
 
+on_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture
-def registry(tmp_path: Path, weights: Path) -> Iterator[Registry]:
-    registry = opened(tmp_path, weights)
+def registry(tmp_path: Path, weights: Path, database: str) -> Iterator[Registry]:
+    registry = opened(tmp_path, weights, database)
     yield registry
     registry._store.close()
 
@@ -70,6 +73,7 @@ def test_version_0_is_the_model_of_the_settings_and_is_live_until_another_one_is
         registry.rollback()
 
 
+@on_both
 def test_what_is_registered_is_what_is_found(registry: Registry, trained: list[Path], tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     report.write_text("<p>better</p>")
@@ -166,7 +170,7 @@ def test_activating_is_refused_when_something_else_became_live_meanwhile(
     assert registry.activate(two.version, if_live=one.version).version == two
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.one_of(st.integers(0, 3), st.just("back")), max_size=12))
 def test_rolling_back_undoes_activations_one_by_one(
     registry: Registry, trained: list[Path], steps: list[int | str]
@@ -199,11 +203,12 @@ def test_each_model_has_its_own_live_version(registry: Registry, trained: list[P
         other.activate("1")
 
 
+@on_both
 def test_many_processes_that_register_and_activate_at_once_lose_nothing(
-    registry: Registry, trained: list[Path], tmp_path: Path, weights: Path
+    registry: Registry, trained: list[Path], tmp_path: Path, weights: Path, database: str
 ) -> None:
     def act(path: Path) -> str:
-        own = opened(tmp_path, weights)
+        own = opened(tmp_path, weights, database)
         try:
             return own.activate(own.register(path, parent=None).version).version.version
         finally:
@@ -215,6 +220,7 @@ def test_many_processes_that_register_and_activate_at_once_lose_nothing(
     assert {a.version.version for a in registry.stack()} == {registry.base.version, *made}
 
 
+@on_both
 def test_pruning_keeps_what_is_live_pinned_recent_or_on_the_way_back(registry: Registry, trained: list[Path]) -> None:
     made = [add(registry, path) for path in trained]
     for which in (0, 1, 2):
