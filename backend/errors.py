@@ -14,6 +14,7 @@ SemsamError
     ├── DemoError               500  `make run` cannot start or go on
     ├── VersionError            409  a model version is unknown, damaged or not to be changed like that
     ├── StoreError              503  the database of corrections cannot be opened, read or written
+    ├── ExportError             500  an export cannot be made where and how it was asked for
     └── LabelStudioError        502  Label Studio, or the store behind it, did not give what was asked
         ├── OriginRefused       403  an address outside the allowed origins and folders
         ├── TokenRefused        502  Label Studio does not accept our token
@@ -90,6 +91,12 @@ class StoreError(BackendError):
     """The database of corrections cannot be opened, read or written, or does not hold what was asked for."""
 
     http_status = 503
+
+
+class ExportError(BackendError):
+    """An export cannot be made where and how it was asked for."""
+
+    http_status = 500
 
 
 class LabelStudioError(BackendError):

@@ -1,0 +1,140 @@
+"""`semsam export`: what the store keeps of a project -> files that others read; split by photo, resumable.
+
+Regions are read once, into a file of the system's that nobody else sees: what arrives in the store meanwhile changes
+nothing of an export that runs. Memory holds one task at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import IO
+
+from backend import export_formats as entries
+from backend.export_staging import check_target, staged
+from backend.export_writers import Format, Images, Job, writer
+from backend.photos import PhotoFolder
+from backend.records import StoredProject, StoredRegion
+from backend.split import SPLITS
+
+#: Regions between two checkpoints: what a kill costs at most.
+CHECKPOINT = 500
+_LAYOUT = 1  #: of the files below; another one does not go on where this one was killed
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export holds: tasks and regions by split, and what is missing."""
+
+    tasks: dict[str, int]
+    regions: dict[str, int]
+    left_out: int  #: regions whose photo is not known yet
+    photos_missing: int  #: tasks whose photo is known but not kept, so that it could not be copied or pointed to
+    digest: str  #: of everything exported
+
+
+@dataclass(frozen=True)
+class _Survey:
+    digest: str
+    regions: int
+    left_out: int
+    categories: dict[tuple[str, str], int]
+
+
+def export(
+    regions: Iterable[StoredRegion],
+    project: StoredProject,
+    photos: PhotoFolder,
+    out: Path,
+    *,
+    form: Format,
+    images: Images = "copy",
+    complete: bool = False,
+    on_start: Callable[[int], None] = lambda total: None,
+    on_task: Callable[[int], None] = lambda regions: None,
+    checkpoint: int = CHECKPOINT,
+) -> Exported:
+    """Write the regions, which come in the order of their keys, to the folder `out`.
+
+    The same regions give the same bytes. Killed, it goes on where it was when it is called again with the same ones; an
+    export that was in `out` stays until the new one is whole. `complete`: everything visible was annotated. `on_start`
+    is told the number of regions, `on_task` how many more are done. Raises ExportError for a folder that holds
+    something else, StoreError, OSError.
+    """
+    out = out.resolve()
+    check_target(out)
+    with tempfile.TemporaryFile(dir=out) as kept:
+        found = _keep(regions, kept)
+        on_start(found.regions)
+        identity = [_LAYOUT, found.digest, form, images, complete, project.key.origin, project.key.project]
+        with staged(out, [*identity, project.title, project.label_config]) as staging:
+            job = Job(project, found.categories, photos, out, images, not complete)
+            write = writer(form, staging, job)
+            resumed, since = staging.after is None, 0
+            for task in entries.by_task(_kept(kept)):
+                size = sum(map(len, task.annotations))
+                on_task(size)
+                if not resumed:
+                    resumed = task.id == staging.after
+                    continue
+                write.write(task)
+                staging.add(f"{task.split} tasks")
+                staging.add(f"{task.split} regions", size if form == "labelstudio" else len(task.latest))
+                since += size
+                if since >= checkpoint:
+                    staging.checkpoint(task.id)
+                    since = 0
+            write.finish()
+            result = Exported(
+                {split: staging.count(f"{split} tasks") for split in SPLITS},
+                {split: staging.count(f"{split} regions") for split in SPLITS},
+                found.left_out,
+                staging.count("photos missing"),
+                found.digest,
+            )
+            staging.publish(
+                {
+                    "format": form,
+                    "project": {"origin": project.key.origin, "id": project.key.project, "title": project.title},
+                    "images": images,
+                    "tasks": result.tasks,
+                    "regions": result.regions,
+                    "regions_without_photo": result.left_out,
+                    "photos_missing": result.photos_missing,
+                    "digest": result.digest,
+                }
+            )
+    return result
+
+
+def _keep(regions: Iterable[StoredRegion], kept: IO[bytes]) -> _Survey:
+    """Put the regions into a file, and look at all of them once: categories are needed before the first is written."""
+    digest, number, left_out = hashlib.sha256(), 0, 0
+    kinds: set[tuple[str, str]] = set()
+    names = [field.name for field in fields(StoredRegion)]
+
+    def seen() -> Iterator[StoredRegion]:
+        nonlocal number, left_out
+        for region in regions:
+            pickle.dump(region, kept, protocol=pickle.HIGHEST_PROTOCOL)
+            digest.update(repr([getattr(region, name) for name in names]).encode())
+            number += region.image_sha256 is not None
+            left_out += region.image_sha256 is None
+            yield region
+
+    for task in entries.by_task(seen()):
+        kinds |= {entries.category(region, task.latest) for region in task.latest}
+    return _Survey(digest.hexdigest(), number, left_out, {kind: k for k, kind in enumerate(sorted(kinds), start=1)})
+
+
+def _kept(kept: IO[bytes]) -> Iterator[StoredRegion]:
+    kept.seek(0)
+    while True:
+        try:
+            yield pickle.load(kept)
+        except EOFError:
+            return
