@@ -220,6 +220,7 @@ def _decoded(region: StoredRegion) -> np.ndarray:
 
 # --------------------------------------------------------------------------------------------------------- Label Studio
 
+_NOT_IN_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _OWN_CONFIG = """<View>
   <Image name="image" value="$image" zoom="true" zoomControl="true"/>
   <BrushLabels name="mask" toName="image" smart="false" choice="single"/>
@@ -240,7 +241,7 @@ def importing_config(project_config: str, categories: Categories) -> str:
     root = ElementTree.fromstring(_OWN_CONFIG)
     labels, choices = root[1], root[2]
     for name, kind in sorted(categories):
-        if name and name not in {label.get("value") for label in labels}:
+        if name not in {"", *(label.get("value") for label in labels)} and not _NOT_IN_XML.search(name):
             ElementTree.SubElement(labels, "Label", {"value": name} | ({"kind": kind} if kind != "region" else {}))
     for level in range(1, LEVELS + 1):
         ElementTree.SubElement(choices, "Choice", {"value": f"level {level}"})

@@ -6,7 +6,7 @@ What tells a part from an object, the first that is there:
     category `granularity`              the same
     category `part_of`                  a part; name or id of the category of the whole
     category `supercategory`            PART or OBJECT, as PACO has them
-    category name "whole:part"          a part, and its name is what follows the colon
+    category name "whole:part"          a part, and its name is what follows the colon; not with `granularity`
     the source's `granularity` setting  for files of parts alone, as PartImageNet's
     category `isthing` 0                a region: panoptic stuff
     otherwise                           an object
@@ -226,7 +226,9 @@ def _category(row: dict[str, Any], spelled: Mapping[Any, str], options: CocoOpti
         granularity = "region"
     if granularity not in (None, *GRANULARITIES):
         raise ValueError(f"granularity {granularity!r}")
-    if (granularity or options.granularity) == "part" and not whole and isinstance(above, str) and above != "PART":
+    if row.get("granularity") is not None and of is None:
+        whole, part = "", name  # our own export: a colon in a label means nothing
+    elif (granularity or options.granularity) == "part" and not whole and isinstance(above, str) and above != "PART":
         # PartImageNet: "Quadruped Head" under "Quadruped".
         whole, part = above, name.removeprefix(above).strip(" _-") or name
     label = part if whole and part else name

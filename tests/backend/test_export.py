@@ -1,0 +1,421 @@
+"""An export holds what the store holds: masks to the pixel, names, parents, split by photo for ever, whole or not."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from typer.testing import CliRunner
+
+from backend.cli import app
+from backend.errors import ExportError
+from backend.export import Exported, export
+from backend.export_writers import Format
+from backend.label_config import LabelConfig
+from backend.photos import PhotoFolder
+from backend.records import StoredRegion
+from backend.split import SPLITS, VALIDATION_SHARE, split_of
+from backend.store import Store
+from semsam_model.readers_coco import read_coco
+from semsam_model.readers_label_studio import read_label_studio
+from semsam_model.readers_sa1b import read_sa1b
+from semsam_model.samples import Reading
+from tests.backend.masks import any_mask, blobs
+from tests.backend.stored import ORIGIN, car_park, fill, photo, project, region
+
+ROOT = Path(__file__).resolve().parents[2]
+FORMATS: tuple[Format, ...] = ("coco", "sa1b", "labelstudio", "masks")
+few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> PhotoFolder:
+    return PhotoFolder(tmp_path / "photos")
+
+
+def run(regions: list[StoredRegion], photos: PhotoFolder, out: Path, form: Format = "coco", **options: Any) -> Exported:
+    return export(regions, project(), photos, out, form=form, **options)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder, hidden ones too, by its path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def loaded(path: Path) -> COCO:
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(path))
+
+
+def masks_by_task(regions: list[StoredRegion]) -> dict[int, list[np.ndarray]]:
+    """What should come out: of each task its latest annotation, in order."""
+    last = {each.key.task: each.key.annotation for each in regions}
+    found: dict[int, list[np.ndarray]] = {}
+    for each in regions:
+        if each.key.annotation == last[each.key.task]:
+            found.setdefault(each.key.task, []).append(decoded(each))
+    return found
+
+
+def decoded(each: StoredRegion) -> np.ndarray:
+    from pycocotools import mask as coco_mask
+
+    rle = {"size": [each.height, each.width], "counts": each.mask["counts"].encode()}
+    return coco_mask.decode(rle).astype(bool)
+
+
+def same_masks(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
+    return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------------------- split
+
+
+@given(st.lists(st.binary(max_size=8), min_size=1, max_size=40, unique=True))
+def test_the_split_of_a_photo_depends_on_nothing_but_its_digest(photos: list[bytes]) -> None:
+    digests = [hashlib.sha256(data).hexdigest() for data in photos]
+    alone = [split_of(digest) for digest in digests]
+    assert alone == [split_of(digest) for digest in reversed(digests)][::-1]
+    assert set(alone) <= set(SPLITS)
+
+
+def test_a_fifth_of_photos_validates_and_photos_of_earlier_releases_stay_where_they_were() -> None:
+    digests = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(4000)]
+    sides = "".join(split_of(digest)[0] for digest in digests)
+    assert abs(sides.count("v") / len(sides) - VALIDATION_SHARE) < 0.02
+    assert sides[:40] == "ttvttttttttttttttvvtvvvtttttttttttttvvtt"
+
+
+@few
+@given(st.sets(st.integers(1, 60), min_size=1, max_size=12), st.sets(st.integers(61, 99), max_size=6))
+def test_adding_data_moves_no_photo_across(
+    tmp_path_factory: pytest.TempPathFactory, before: set[int], more: set[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("split")
+    photos = PhotoFolder(folder / "photos")
+
+    def sides(tasks: set[int], out: Path) -> dict[str, str]:
+        run([each for task in sorted(tasks) for each in car_park(photos, 1, task)], photos, out, images="none")
+        return {
+            image["sha256"]: split
+            for split in SPLITS
+            for image in json.loads((out / f"{split}.json").read_text())["images"]
+        }
+
+    first = sides(before, folder / "a")
+    assert first.items() <= sides(before | more, folder / "b").items()
+
+
+# ----------------------------------------------------------------------------------------------------------------- COCO
+
+
+def test_coco_loads_in_pycocotools_and_its_masks_are_the_stores(tmp_path: Path, photos: PhotoFolder) -> None:
+    regions = car_park(photos, 12)
+    result = run(regions, photos, tmp_path / "out")
+    found: dict[int, list[np.ndarray]] = {}
+    for split in SPLITS:
+        coco = loaded(tmp_path / "out" / f"{split}.json")
+        assert len(coco.imgs) == result.tasks[split] and len(coco.anns) == result.regions[split]
+        for entry in coco.anns.values():
+            mask = coco.annToMask(entry).astype(bool)
+            found.setdefault(entry["image_id"], []).append(mask)
+            assert entry["area"] == mask.sum()
+            x, y, width, height = entry["bbox"]
+            assert mask[y : y + height, x : x + width].sum() == mask.sum()
+            assert coco.imgs[entry["image_id"]]["height"] == mask.shape[0]
+    expected = masks_by_task(regions)
+    assert found.keys() == expected.keys() and min(result.tasks.values()) > 0
+    assert all(same_masks(found[task], expected[task]) for task in expected)
+
+
+def test_coco_evaluation_runs_and_the_truth_held_against_itself_is_perfect(tmp_path: Path, photos: PhotoFolder) -> None:
+    run(car_park(photos, 12), photos, tmp_path / "out")
+    truth = loaded(tmp_path / "out" / "train.json")
+    with contextlib.redirect_stdout(io.StringIO()):
+        answers = [entry | {"score": 0.9} for entry in truth.anns.values()]
+        evaluation = COCOeval(truth, truth.loadRes(answers), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert evaluation.stats[0] == 1.0
+
+
+def test_coco_tells_objects_from_parts_and_who_contains_whom_to_our_reader(tmp_path: Path, photos: PhotoFolder) -> None:
+    run(car_park(photos, 3), photos, tmp_path / "out")
+    samples = [sample for split in SPLITS for sample in read_coco(tmp_path / "out" / f"{split}.json").samples]
+    told = [("object", "car", None), ("part", "wheel", 0), ("part", "wheel", 0), ("region", None, None)]
+    assert len(samples) == 3
+    for sample in samples:
+        assert [(each.granularity, each.name, each.parent) for each in sample.regions] == told
+        assert sample.partial
+
+
+def test_coco_says_level_labels_and_where_a_mask_comes_from(tmp_path: Path, photos: PhotoFolder) -> None:
+    run(car_park(photos, 1), photos, tmp_path / "out")
+    (content,) = (c for s in SPLITS if (c := json.loads((tmp_path / "out" / f"{s}.json").read_text()))["images"])
+    car, wheel, other, sky = content["annotations"]
+    assert (car["level"], wheel["level"], sky["level"]) == (1, 4, None)
+    assert other["labels"] == ["wheel", "round"] and other["parent_id"] == car["id"]
+    assert car["provenance"] == {
+        "annotation": 10,
+        "region": "a",
+        "outcome": "accepted",
+        "updated_at": "2026-03-01T09:10:00+00:00",
+        "model_version": "v0",
+        "rank": 2,
+        "score": 0.75,
+        "click": [9.5, 8.0],
+    }
+    kinds = {(row["name"], row["granularity"], row["supercategory"]) for row in content["categories"]}
+    assert kinds == {("car", "object", "OBJECT"), ("wheel", "part", "PART"), ("", "region", "REGION")}
+
+
+def test_a_complete_export_says_that_what_has_no_mask_is_background(tmp_path: Path, photos: PhotoFolder) -> None:
+    run(car_park(photos, 3), photos, tmp_path / "out", complete=True)
+    images = [image for s in SPLITS for image in json.loads((tmp_path / "out" / f"{s}.json").read_text())["images"]]
+    assert images and not any(image["partial"] for image in images)
+
+
+@few
+@given(
+    masks=st.lists(any_mask | blobs(), min_size=1, max_size=4),
+    labels=st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=9), min_size=4, max_size=4),
+    kinds=st.lists(st.sampled_from(["object", "part", "region"]), min_size=4, max_size=4),
+)
+def test_any_mask_and_any_label_come_back_through_our_readers_in_every_format(
+    tmp_path_factory: pytest.TempPathFactory, masks: list[np.ndarray], labels: list[str], kinds: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("round")
+    photos = PhotoFolder(folder / "photos")
+    size = masks[0].shape
+    masks = [np.resize(mask, size) for mask in masks]
+    sha256 = photos.keep(photo(1, size))
+    regions = [
+        region(mask, name=f"r{k}", labels=(labels[k],), granularity=kinds[k], image_sha256=sha256)
+        for k, mask in enumerate(masks)
+    ]
+    side = split_of(sha256)
+    for form in FORMATS:
+        run(regions, photos, folder / form, form)
+    coco = read_coco(folder / "coco" / f"{side}.json")
+    sa1b = read_sa1b(folder / "sa1b" / side)
+    studio = read_label_studio(folder / "labelstudio" / f"{side}.json", folder / "labelstudio")
+    pngs = [np.asarray(Image.open(path)) for path in sorted((folder / "masks" / side).rglob("*.png"))]
+    assert same_masks(read(coco), masks) and same_masks(read(sa1b), masks) and same_masks(read(studio), masks)
+    assert same_masks(pngs, masks)
+    for reading in (coco, studio):
+        told = [(each.name, each.granularity) for each in reading.samples[0].regions]
+        assert told == list(zip(labels, kinds, strict=False))[: len(masks)]
+
+
+def read(reading: Reading) -> list[np.ndarray]:
+    (sample,) = reading.samples
+    assert not reading.skipped and sample.image().shape[:2] == sample.mask(0).shape
+    return [sample.mask(index) for index in range(len(sample.regions))]
+
+
+# -------------------------------------------------------------------------------------------------------- Label Studio
+
+
+def test_label_studio_tasks_keep_every_annotation_parents_levels_and_the_projects_own_controls(
+    tmp_path: Path, photos: PhotoFolder
+) -> None:
+    xml = (ROOT / "configs" / "labeling.xml").read_text()
+    export(car_park(photos, 3), project(xml), photos, tmp_path / "out", form="labelstudio", images="none")
+    assert (tmp_path / "out" / "labeling.xml").read_text() == xml
+    tasks = [task for split in SPLITS for task in json.loads((tmp_path / "out" / f"{split}.json").read_text())]
+    tasks.sort(key=lambda task: task["data"]["image"])
+    assert [task["data"] for task in tasks] == [{"image": f"/data/upload/1/{number}.png"} for number in (1, 2, 3)]
+    assert [len(task["annotations"]) for task in tasks] == [1, 1, 2]
+    rows = tasks[0]["annotations"][0]["result"]
+    assert [(row["id"], row["from_name"], row.get("parentID")) for row in rows] == [
+        ("a", "mask", None),
+        ("a", "level", None),
+        ("b", "mask", "a"),
+        ("b", "level", None),
+        ("c", "mask", "a"),
+        ("d", "mask", None),
+    ]
+    assert rows[1]["value"] == {"choices": ["level 1"]}
+
+
+def test_a_project_of_polygons_is_exported_for_a_config_with_a_brush_and_its_labels(
+    tmp_path: Path, photos: PhotoFolder
+) -> None:
+    polygons = (ROOT / "configs" / "labeling_polygon.xml").read_text()
+    export(car_park(photos, 3), project(polygons), photos, tmp_path / "out", form="labelstudio")
+    config = LabelConfig.parse((tmp_path / "out" / "labeling.xml").read_text())
+    assert config.answer is not None and config.answer.tag == "brushlabels" and len(config.level_values) == 6
+    assert {(label.value, label.kind) for label in config.labels} == {("car", "object"), ("wheel", "part")}
+
+
+# --------------------------------------------------------------------------------------------------------------- photos
+
+
+def test_photos_are_copied_pointed_to_or_only_named(tmp_path: Path, photos: PhotoFolder) -> None:
+    regions = car_park(photos, 6)
+    digests = {each.image_sha256 for each in regions}
+    for form in FORMATS:
+        run(regions, photos, tmp_path / form, form, images="copy")
+        copied = [data for name, data in files(tmp_path / form).items() if name.endswith((".jpg", ".webp", ".png"))]
+        assert digests <= {hashlib.sha256(data).hexdigest() for data in copied}
+        run(regions, photos, tmp_path / f"{form}-none", form, images="none")
+        assert not list((tmp_path / f"{form}-none").rglob("*.jpg"))
+    for form in ("coco", "sa1b"):
+        out = tmp_path / f"{form}-reference"
+        run(regions, photos, out, form, images="reference")
+        for split in SPLITS:
+            reading = read_coco(out / f"{split}.json") if form == "coco" else read_sa1b(out / split)
+            assert reading.samples and not reading.skipped
+            assert all(sample.image().shape == (24, 32, 3) for sample in reading.samples)
+
+
+def test_regions_without_a_known_photo_are_counted_and_photos_not_kept_are_named_only(
+    tmp_path: Path, photos: PhotoFolder
+) -> None:
+    regions = car_park(photos, 4)
+    regions = [replace(each, image_sha256=None) if each.key.task == 1 else each for each in regions]
+    photos.path(next(each.image_sha256 for each in regions if each.key.task == 2) or "").unlink()
+    result = run(regions, photos, tmp_path / "out")
+    assert (result.left_out, result.photos_missing, sum(result.tasks.values())) == (4, 1, 3)
+    manifest = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert (manifest["regions_without_photo"], manifest["photos_missing"]) == (4, 1)
+
+
+# ----------------------------------------------------------------------------------------------------- whole or nothing
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_same_regions_give_the_same_bytes_whatever_was_in_the_folder(
+    tmp_path: Path, photos: PhotoFolder, form: Format
+) -> None:
+    regions = car_park(photos, 8)
+    run(regions, photos, tmp_path / "fresh", form)
+    run(car_park(photos, 20), photos, tmp_path / "used", "masks" if form == "coco" else "coco")
+    run(car_park(photos, 20), photos, tmp_path / "used", form)
+    run(regions, photos, tmp_path / "used", form)
+    assert files(tmp_path / "fresh") == files(tmp_path / "used")
+    assert not any(name.startswith(".") for name in files(tmp_path / "fresh"))
+
+
+_KILLED = """
+import hashlib, json, os, signal, sys
+from pathlib import Path
+from backend.export import export
+from backend.photos import PhotoFolder
+from tests.backend.stored import car_park, project
+
+folder, form, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[1]) / "out"
+photos = PhotoFolder(folder / "photos")
+regions = car_park(photos, 30)
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def export_until(after):
+    left = [after or -1]
+    def on_task(regions):
+        left[0] -= 1
+        if left[0] == 0:
+            die()
+    if after is None:
+        rename = Path.rename
+        Path.rename = lambda self, target: (rename(self, target), die())
+    export(regions, project(), photos, out, form=form, on_task=on_task, checkpoint=10)
+
+for after in (3, 14, 29, None):  # the last one while the files are moved to their places
+    child = os.fork()
+    if child == 0:
+        export_until(after)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    print(json.dumps({
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in out.rglob("*") if path.is_file() and ".export" not in path.parts
+    }))
+"""
+
+
+@pytest.mark.parametrize("form", ["coco", "masks"])
+def test_an_export_killed_again_and_again_ends_with_the_bytes_of_one_that_was_not(tmp_path: Path, form: Format) -> None:
+    photos = PhotoFolder(tmp_path / "photos")
+    run(car_park(photos, 2), photos, tmp_path / "out", form)
+    before = {name: hashlib.sha256(data).hexdigest() for name, data in files(tmp_path / "out").items()}
+    command = [sys.executable, "-c", _KILLED, tmp_path, form]
+    seen = [json.loads(line) for line in subprocess.check_output(command, cwd=ROOT, text=True).splitlines()]
+    assert seen[:3] == [before] * 3, "the export before stays until the new one is whole"
+    assert seen[3] != before
+    regions = car_park(photos, 30)
+    run(regions, photos, tmp_path / "out", form, checkpoint=10)
+    run(regions, photos, tmp_path / "whole", form)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_a_killed_export_goes_on_where_it_was_unless_the_regions_are_others(
+    tmp_path: Path, photos: PhotoFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backend import export_writers
+
+    written: list[int] = []
+    write = export_writers.CocoWriter.write
+
+    def watched(self: export_writers.CocoWriter, task: Any) -> None:
+        if task.id == 15 and not written.count(-1):
+            written.append(-1)
+            raise KeyboardInterrupt
+        written.append(task.id)
+        write(self, task)
+
+    monkeypatch.setattr(export_writers.CocoWriter, "write", watched)
+    regions = car_park(photos, 20)
+    with pytest.raises(KeyboardInterrupt):
+        run(regions, photos, tmp_path / "out", checkpoint=1)
+    assert run(regions, photos, tmp_path / "out", checkpoint=1).tasks["train"]
+    assert written == [*range(1, 15), -1, *range(15, 21)]
+
+    written[:] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(regions, photos, tmp_path / "out", checkpoint=1)
+    run(car_park(photos, 21), photos, tmp_path / "out", checkpoint=1)
+    assert written == [*range(1, 15), -1, *range(1, 22)]
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path, photos: PhotoFolder) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ExportError, match=r"found thesis\.tex"):
+        run(car_park(photos, 1), photos, tmp_path / "out")
+    assert files(tmp_path / "out") == {"thesis.tex": b"years of work"}
+
+
+# -------------------------------------------------------------------------------------------------------------- command
+
+
+def test_the_command_exports_what_the_database_holds(
+    tmp_path: Path, photos: PhotoFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    regions = car_park(photos, 9)
+    store = Store.open(f"sqlite:///{tmp_path}/semsam.db")
+    fill(store, project(), regions)
+    store.close()
+    monkeypatch.setenv("SEMSAM_DATA_DIR", str(tmp_path))
+    line = ["export", "--project", "1", "--origin", ORIGIN, "--format", "coco", "--out", str(tmp_path / "out")]
+    answer = CliRunner().invoke(app, line)
+    assert answer.exit_code == 0, answer.output
+    assert "written to" in answer.output
+    run(regions, photos, tmp_path / "direct")
+    assert files(tmp_path / "out") == files(tmp_path / "direct")
