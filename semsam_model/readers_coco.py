@@ -6,10 +6,12 @@ What tells a part from an object, the first that is there:
     category `granularity`              the same
     category `part_of`                  a part; name or id of the category of the whole
     category `supercategory`            PART or OBJECT, as PACO has them
-    category name "whole:part"          a part, and its name is what follows the colon; not with `granularity`
+    category name "whole:part"          a part, and its name is what follows the colon
     the source's `granularity` setting  for files of parts alone, as PartImageNet's
     category `isthing` 0                a region: panoptic stuff
     otherwise                           an object
+
+The name: the first of the annotation's `labels`, as in our own exports, else the category's.
 
 The enclosing annotation: `parent_id`, else PACO's `obj_ann_id`, else, where the category of the whole is known, the
 smallest annotation of that category whose box holds nine tenths of the part's box.
@@ -226,9 +228,7 @@ def _category(row: dict[str, Any], spelled: Mapping[Any, str], options: CocoOpti
         granularity = "region"
     if granularity not in (None, *GRANULARITIES):
         raise ValueError(f"granularity {granularity!r}")
-    if row.get("granularity") is not None and of is None:
-        whole, part = "", name  # our own export: a colon in a label means nothing
-    elif (granularity or options.granularity) == "part" and not whole and isinstance(above, str) and above != "PART":
+    if (granularity or options.granularity) == "part" and not whole and isinstance(above, str) and above != "PART":
         # PartImageNet: "Quadruped Head" under "Quadruped".
         whole, part = above, name.removeprefix(above).strip(" _-") or name
     label = part if whole and part else name
@@ -251,8 +251,15 @@ def _regions(
         parent = place.get(entry.get("parent_id", entry.get("obj_ann_id")))
         if parent is None and granularity == "part" and kind.whole is not None:
             parent = _whole(entry, kind.whole, entries, kinds)
-        regions.append(Region(mask, granularity, kind.name or None, None if parent == index else parent))
+        regions.append(Region(mask, granularity, _name(entry, kind, options), None if parent == index else parent))
     return tuple(regions)
+
+
+def _name(entry: dict[str, Any], kind: _Category, options: CocoOptions) -> str | None:
+    labels = entry.get("labels")
+    if isinstance(labels, list) and labels and isinstance(labels[0], str):
+        return options.names.get(labels[0], labels[0])  # our own export: a colon in a label means nothing
+    return kind.name or None
 
 
 def _whole(
