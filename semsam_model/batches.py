@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 
 from semsam_model.data import GRANULARITIES, Region, Sample
 from semsam_model.errors import ConfigError, DataError
+from semsam_model.generic_losses import GenericTargets, at_logits
 from semsam_model.matching import NO_TARGET, Targets
 from semsam_model.transforms import BOX, CLICK, PAD_TO
 from semsam_model.vocabulary import NO_LABEL, Vocabulary
@@ -67,6 +69,7 @@ class Batch:
     labels: list[Tensor]  #: long (G_b,) for each image: the masks' rows in the vocabulary, or NO_LABEL
     names: list[str]
     skipped: list[str]  #: photos or masks that could not be read, and why
+    generic: tuple[GenericTargets, ...] = ()  #: of each image, where object queries are learned
 
 
 def augment(
@@ -190,6 +193,19 @@ class Stage:
             raise ConfigError(f"stage {self}: expected steps, batch >= 1 and a size that is a multiple of {PAD_TO}")
 
 
+def annotated_kinds(samples: Sequence[Sample], looked_at: int = 100) -> dict[str, Tensor]:
+    """Source -> bool (3,): which granularities it annotates, judged by its first photos."""
+    found: dict[str, Tensor] = {}
+    seen: Counter[str] = Counter()
+    for sample in samples:
+        kinds = found.setdefault(sample.source, torch.zeros(len(GRANULARITIES), dtype=torch.bool))
+        if seen[sample.source] < looked_at:
+            seen[sample.source] += 1
+            for region in sample.regions:
+                kinds[GRANULARITIES.index(region.granularity)] = True
+    return found
+
+
 class TrainingBatches(Dataset[Batch]):
     """Batch number -> batch, the same for the same seed whatever was read before, by whichever worker.
 
@@ -207,8 +223,11 @@ class TrainingBatches(Dataset[Batch]):
         fill: Sequence[float],
         seed: int,
         vocabulary: Vocabulary | None = None,
+        generic: bool = False,
     ) -> None:
+        """generic: with what object queries are held to."""
         self.vocabulary = vocabulary
+        self.annotates = annotated_kinds(samples) if generic else None
         self.samples, self.stages, self.config = samples, stages, config
         self.click_box, self.fill, self.seed = click_box, fill, seed
         counts = {s.source: 0 for s in samples}
@@ -243,6 +262,7 @@ class TrainingBatches(Dataset[Batch]):
         first += steps * stage.batch
         rng = np.random.default_rng([self.seed, 2, index])
         images, prompts, masks, labels, names, partial = [], [], [], [], [], []
+        generic: list[GenericTargets] = []
         skipped: list[str] = []
         for place in range(first, first + stage.batch):
             number, position = divmod(place, len(self.samples))
@@ -255,13 +275,14 @@ class TrainingBatches(Dataset[Batch]):
                 chosen = int(rng.integers(len(self.samples)))
             else:
                 raise DataError(f"{_TRIES} photos in turn gave no usable mask, the last {sample.path}; {skipped[-3:]}")
-            image, kept, drawn, rows = made
+            image, kept, drawn, rows, everything = made
             images.append(torch.from_numpy(image).permute(2, 0, 1))
             masks.append(kept)
             labels.append(torch.from_numpy(rows))
             prompts.append(drawn)
             names.append(sample.name)
             partial.append(sample.partial)
+            generic += everything
         targets = Targets(
             [torch.from_numpy(kept) for kept in masks],
             [torch.from_numpy(mask_boxes(kept)) for kept in masks],
@@ -276,12 +297,15 @@ class TrainingBatches(Dataset[Batch]):
             labels,
             names,
             skipped,
+            tuple(generic),
         )
 
     def _make(
         self, sample: Sample, size: int, rng: np.random.Generator, skipped: list[str]
-    ) -> tuple[np.ndarray, np.ndarray, DrawnPrompts, np.ndarray] | None:
-        """Image, the masks that its prompts may mean, prompts, the masks' labels; None without anything usable."""
+    ) -> tuple[np.ndarray, np.ndarray, DrawnPrompts, np.ndarray, list[GenericTargets]] | None:
+        """Image, the masks that its prompts may mean, prompts, the masks' labels, and one or no value for object
+        queries; None without anything usable.
+        """
         try:
             photo = sample.image()
         except DataError as exc:
@@ -304,7 +328,21 @@ class TrainingBatches(Dataset[Batch]):
         renumber = np.full(len(large) + 1, NO_TARGET)
         renumber[used] = np.arange(len(used))
         prompts = DrawnPrompts(drawn.boxes, drawn.kinds, renumber[drawn.targets])
-        return image, placed[large][used], prompts, np.array(labels, np.int64)[large][used]
+        rows = np.array(labels, np.int64)[large]
+        generic = (
+            []
+            if self.annotates is None
+            else [self._generic(sample, placed[large], [granularity[i] for i in large], rows)]
+        )
+        return image, placed[large][used], prompts, rows[used], generic
+
+    def _generic(
+        self, sample: Sample, masks: np.ndarray, granularity: Sequence[str], labels: np.ndarray
+    ) -> GenericTargets:
+        assert self.annotates is not None
+        kinds = torch.tensor([GRANULARITIES.index(kind) for kind in granularity])
+        known = self.annotates[sample.source] & (not sample.partial)
+        return GenericTargets(at_logits(torch.from_numpy(masks)), kinds, torch.from_numpy(labels), known)
 
     def _label(self, sample: Sample, region: Region) -> int:
         if self.vocabulary is None:

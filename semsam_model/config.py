@@ -68,6 +68,10 @@ class ModelConfig:
     """Further clicks of a prompt are tokens that its level queries attend to (published: one click a prompt)"""
     name_features: bool = False
     """Class embeddings also read image features pooled inside the query's mask (published: the query alone)"""
+    generic_queries: int = 0
+    """Object queries: masks of the whole photo without a click; 0: none (published)"""
+    generic_layers: int = 2
+    """Decoder layers of the object queries"""
 
     def __post_init__(self) -> None:
         checks = (
@@ -75,6 +79,10 @@ class ModelConfig:
             (self.resize_side in ("short", "long"), f"resize_side {self.resize_side!r}: expected short or long"),
             (self.width % self.heads == 0, f"width {self.width}: expected a multiple of heads {self.heads}"),
             (self.width % 32 == 0, f"width {self.width}: expected a multiple of 32 (group norm, sine positions)"),
+            (
+                self.generic_queries >= 0 and self.generic_layers >= 1,
+                "generic_queries, generic_layers: expected at least 0 and 1",
+            ),
             (self.tokens in (3, 6), f"tokens {self.tokens}: expected 3 or 6"),
             (len(self.pixel_mean) == len(self.pixel_std) == 3, "pixel_mean, pixel_std: expected three values each"),
         )

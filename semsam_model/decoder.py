@@ -40,6 +40,7 @@ class LayerOutput:
     boxes: Tensor  #: (B, N, T, 4) cx, cy, w, h, shares of the padded frame
     object_embedding: Tensor  #: (B, N, T, E), not normalised
     part_embedding: Tensor  #: (B, N, T, E), not normalised
+    state: Tensor  #: (B, N, T, C), what all of these are read from
 
 
 class MLP(nn.Module):
@@ -67,6 +68,12 @@ class _Context:
     key: Tensor  #: (B * N, K, C)
     value: Tensor  #: (B * N, K, C)
     absent: Tensor  #: bool (B * N, K)
+
+
+def box_positions(reference: Tensor, width: int) -> Tensor:
+    """Sine embedding of cx, cy, w, h (..., 4) -> (..., 2 * width), order y, x, w, h."""
+    yxwh = reference[..., [1, 0, 2, 3]] * (2 * math.pi)
+    return sine(yxwh, width // 2).flatten(-2)
 
 
 class DecoderLayer(nn.Module):
@@ -153,16 +160,12 @@ class PromptDecoder(nn.Module):
         context = None if further is None else self._context(features, further)
         outputs = []
         for i, layer in enumerate(self.layers):
-            x = layer(x, self.position_head(self._positions(reference).to(x.dtype)), reference, features, context)
+            positions = self.position_head(box_positions(reference, x.shape[-1]).to(x.dtype))
+            x = layer(x, positions, reference, features, context)
             if all_layers or i == len(self.layers) - 1:
                 outputs.append(self._heads(x, reference))
             reference = (self.box_head(x).float() + inverse_sigmoid(reference)).sigmoid().detach()
         return outputs
-
-    def _positions(self, reference: Tensor) -> Tensor:
-        """Sine embedding of cx, cy, w, h -> (..., 2C), order y, x, w, h."""
-        yxwh = reference[..., [1, 0, 2, 3]] * (2 * math.pi)
-        return sine(yxwh, self.level_tokens.shape[1] // 2).flatten(-2)
 
     def _heads(self, x: Tensor, reference: Tensor) -> LayerOutput:
         # The norm is applied twice, as trained: once when the layer's state is kept, once before the heads.
@@ -173,6 +176,7 @@ class PromptDecoder(nn.Module):
             boxes=(self.box_head(h).float() + inverse_sigmoid(reference)).sigmoid(),
             object_embedding=h @ self.object_projection,
             part_embedding=h @ self.part_projection,
+            state=h,
         )
 
     def _context(self, features: Features, further: FurtherClicks) -> _Context:
@@ -182,7 +186,7 @@ class PromptDecoder(nn.Module):
         if self.click_projections is not None:
             value = value + self._under(features, further.points.flatten(1, 2)).view_as(value)
         place = torch.cat((further.points, torch.full_like(further.points, self.click_box)), -1)
-        key = value + self.position_head(self._positions(place).to(value.dtype))
+        key = value + self.position_head(box_positions(place, value.shape[-1]).to(value.dtype))
         absent = further.kinds == ABSENT
         return _Context(key.flatten(0, 1), value.flatten(0, 1), absent.flatten(0, 1))
 

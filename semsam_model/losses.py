@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semsam_model.errors import ConfigError
+from semsam_model.generic_losses import GenericLoss
 from semsam_model.matching import (
     NO_TARGET,
     Match,
@@ -64,6 +65,8 @@ class LossConfig:
     iou: float = 1.0
     #: Of the names' cross-entropies, on the last layer only; 0: no names are learned, and no text encoder is needed.
     names: float = 0.0
+    #: Of the object queries, where the model has them; 0: they learn nothing.
+    generic: float = 0.0
     points: int = 1024  #: per mask; published: 12544 at 1024 pixels
     match_points: int = 2048  #: shared by all masks of an image
     oversample: float = 3.0
@@ -79,7 +82,10 @@ class LossConfig:
         checks = (
             (self.mode in get_args(LossMode), f"mode {self.mode!r}: expected one of {get_args(LossMode)}"),
             (self.iou_target in get_args(IouTarget), f"iou_target {self.iou_target!r}: expected {get_args(IouTarget)}"),
-            (self.names >= 0, f"names {self.names}: expected at least 0"),
+            (
+                self.names >= 0 and self.generic >= 0,
+                f"names {self.names}, generic {self.generic}: expected at least 0",
+            ),
             (self.points >= 1 and self.match_points >= 1, "points, match_points: expected at least 1"),
             (self.oversample >= 1 and 0 <= self.importance <= 1, "oversample >= 1 and importance 0..1 expected"),
         )
@@ -111,6 +117,7 @@ class LossOutput:
     matches: tuple[Match, ...]  #: of the B images: which query of the last layer is held to which mask
     names: NameLoss | None = None  #: where names are learned; part of `total` then
     corrected: LossOutput | None = None  #: of prompts with further clicks, where such are learned; in `total` too
+    generic: GenericLoss | None = None  #: where object queries are learned; part of `total` then
 
 
 def uniform_points(device: torch.device, generator: torch.Generator | None = None) -> RandomPoints:

@@ -14,17 +14,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semsam_model.config import ModelConfig
 from semsam_model.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks, LayerOutput, PromptDecoder
 from semsam_model.deformable import Shapes
+from semsam_model.errors import ConfigError
+from semsam_model.generic import GenericHead, GenericOutput, choose_seeds
 from semsam_model.mobilenet import MobileNetV2
 from semsam_model.name_head import FIRST_SCALE, NameHead
-from semsam_model.pixel_decoder import Features, PixelDecoder
+from semsam_model.pixel_decoder import Features, PixelDecoder, cell_centres
 from semsam_model.ranker import Ranker
 from semsam_model.swin import Swin
-from semsam_model.transforms import Frame
+from semsam_model.transforms import CLICK, Frame
 from semsam_model.types import Box, Click
 
 
@@ -87,6 +90,9 @@ class SemanticSAM(nn.Module):
         self.name_head: NameHead | None = None
         if config.name_features:
             self.name_head = NameHead(backbone.channels[2:], config.width, config.text_dim)
+        self.generic: GenericHead | None = None
+        if config.generic_queries:
+            self.generic = GenericHead(config)
         self.ranker: Ranker | None = None  #: orders candidates; a plain value, stored with the weights
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -202,6 +208,26 @@ class SemanticSAM(nn.Module):
         size = features.mask_features.shape[-2:]
         pooled_object, pooled_part = self.name_head(features, image, logits.unflatten(1, size))
         return of_object + pooled_object, of_part + pooled_part
+
+    def object_queries(self, features: Features, image: int, frozen: bool = False) -> GenericOutput:
+        """The object queries of one image of the batch. frozen: no gradient goes beyond what is learned for them alone.
+
+        Raises ConfigError for a model without generic_queries.
+        """
+        if self.generic is None:
+            raise ConfigError(f"model {self.config.name}: has no object queries; its config has generic_queries: 0")
+        one = features.only(image)
+        token_scores = self.generic.tokens(one)
+        seeds = choose_seeds(token_scores.detach(), one.shapes, self.generic.queries)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            boxes = F.pad(cell_centres(one.shapes, seeds.device)[seeds], (0, 2), value=self.click_box)
+            (answer,) = self.decoder(one, boxes[None], torch.full((1, len(seeds)), CLICK, device=seeds.device))
+            logits = self.mask_logits(one, answer.mask_embedding).flatten(0, 2).float()
+            names = answer.object_embedding.flatten(0, 2), answer.part_embedding.flatten(0, 2)
+            if self.name_head is not None:
+                pooled = self.name_head(one, 0, logits)
+                names = names[0] + pooled[0], names[1] + pooled[1]
+        return self.generic(one, token_scores, answer, logits, names)
 
     def name_scales(self) -> Tensor:
         """(2,) what cosines of objects and of parts are multiplied with before the softmax over labels."""

@@ -28,13 +28,27 @@ class NameLoss:
         return self.object_name + self.part_name
 
 
+@dataclass(frozen=True, eq=False)
+class Abstaining:
+    """Lists that lack the right label: what n queries learn "none of these" from."""
+
+    none: Tensor  #: (2,), the logit of "none of these" beside the labels of the object and of the part head
+    lacks: Tensor  #: bool (n,): this query's own label is taken off its list, and none is right
+
+
 def name_loss(
-    object_embedding: Tensor, part_embedding: Tensor, labels: Tensor, table: NameTable, scales: Tensor
+    object_embedding: Tensor,
+    part_embedding: Tensor,
+    labels: Tensor,
+    table: NameTable,
+    scales: Tensor,
+    abstaining: Abstaining | None = None,
 ) -> NameLoss:
     """n queries: two embeddings (n, E), any length; labels long (n,) rows of `table` or NO_LABEL; scales (2,).
 
-    Softmax over scale times cosine with the labels of the same source and kind; mean over objects, and over parts,
-    weighted by label. Heads without a named query get exactly no gradient.
+    Softmax over scale times cosine with the labels of the same source and kind, and "none of these" where abstaining
+    is learned; mean over objects, and over parts, weighted by label. Heads without a named query get exactly no
+    gradient.
     """
     terms: list[Tensor] = []
     shares: list[float | None] = []
@@ -49,6 +63,12 @@ def name_loss(
         logits = scales[head].float() * (F.normalize(embedding[chosen].float(), dim=-1) @ table.vectors.T)
         logits = logits.masked_fill(table.lists[wanted][:, None] != table.lists, float("-inf"))
         weights = table.weights[wanted]
+        if abstaining is not None:
+            lacks = abstaining.lacks[chosen]
+            logits = logits.masked_fill(lacks[:, None] & F.one_hot(wanted, logits.shape[1]).bool(), float("-inf"))
+            none = abstaining.none[head].float().expand(len(logits), 1)
+            logits = torch.cat((logits, none), 1)
+            wanted = torch.where(lacks, logits.shape[1] - 1, wanted)
         terms.append((weights * F.cross_entropy(logits, wanted, reduction="none")).sum() / weights.sum())
         shares.append(float((logits.detach().argmax(1) == wanted).float().mean()))
     return NameLoss(terms[0], terms[1], shares[0], shares[1])

@@ -27,6 +27,12 @@ class Features:
     shapes: Shapes  #: (h, w) of the memory levels
     name_maps: tuple[Tensor, ...] = ()  #: backbone maps (B, C_i, h_i, w_i) at strides 16 and 32, where names read them
 
+    def only(self, image: int) -> Features:
+        """One image of the batch, as a batch of one."""
+        one = slice(image, image + 1)
+        maps = tuple(m[one] for m in self.name_maps)
+        return Features(self.mask_features[one], self.memory[one], self.shapes, maps)
+
     def level(self, index: int) -> Tensor:
         """Memory level as a map (B, C, h, w); 0 is stride 64, 3 is stride 8."""
         start = sum(h * w for h, w in self.shapes[:index])
@@ -97,7 +103,7 @@ class PixelDecoder(nn.Module):
         positions = torch.cat(
             [sine_positions(s, x.shape[-1], device) + self.level_embed[i] for i, s in enumerate(shapes)]
         ).to(x.dtype)
-        reference = torch.cat([_cell_centres(s, device) for s in shapes])[None]
+        reference = torch.cat([cell_grid(s, device) for s in shapes])[None]
         for layer in self.layers:
             x = layer(x, positions, reference, shapes)
         levels = x.split([h * w for h, w in shapes], 1)
@@ -108,9 +114,14 @@ class PixelDecoder(nn.Module):
         return Features(mask_features, torch.cat(levels[::-1], 1), shapes[::-1])
 
 
-def _cell_centres(shape: tuple[int, int], device: torch.device) -> Tensor:
+def cell_grid(shape: tuple[int, int], device: torch.device) -> Tensor:
     """(h * w, 2) x, y of cell centres, shares of the map."""
     h, w = shape
     y = (torch.arange(h, device=device) + 0.5) / h
     x = (torch.arange(w, device=device) + 0.5) / w
     return torch.stack((x[None].expand(h, -1), y[:, None].expand(-1, w)), -1).flatten(0, 1)
+
+
+def cell_centres(shapes: Shapes, device: torch.device) -> Tensor:
+    """(S, 2) x, y of every memory token, shares of the frame."""
+    return torch.cat([cell_grid(shape, device) for shape in shapes])

@@ -178,6 +178,8 @@ def _offer(drawn: Sequence[_Drawn], frame: Frame, tokens: int, options: Options)
             crop=crop,
             parent=None if holder is None else holder + 1,
             name_embedding=p.name_embedding,
+            names=p.names,
+            label=p.label,
         )
         for i, ((p, crop, bbox), holder) in enumerate(zip(drawn, holders, strict=True))
     ]

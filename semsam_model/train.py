@@ -110,6 +110,7 @@ def train(
         fill=run.model.config.pixel_mean,
         seed=config.seed,
         vocabulary=vocabulary,
+        generic=config.loss.generic > 0,
     )
     out.mkdir(parents=True, exist_ok=True)
     probes = pick_probes(val, config.probe_per_source)

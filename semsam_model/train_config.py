@@ -30,6 +30,8 @@ class TrainConfig:
     """ImageNet weights of the backbone to start from (safetensors)"""
     text_encoder: str | None = None
     """Folder or hub name of the encoder of labels; the installed package when null. Only where names are learned"""
+    learn: str = "everything"
+    """everything, or generic: only what object queries add; clicks and their names stay bit for bit (needs init)"""
     lr: float = 4e-4
     lr_backbone: float = 5e-5
     lr_final: float = 0.01
@@ -65,6 +67,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         checks = (
             (len(self.stages) > 0, "stages: expected at least one"),
+            (self.learn in ("everything", "generic"), f"learn {self.learn!r}: expected everything or generic"),
+            (
+                self.learn == "everything" or (self.init is not None and self.loss.generic > 0),
+                "learn: generic needs init, the weights to build on, and loss.generic above 0",
+            ),
             (self.anneal in ("steps", "time"), f"anneal {self.anneal!r}: expected steps or time"),
             (self.anneal == "steps" or self.time_limit_minutes is not None, "anneal: time needs time_limit_minutes"),
             (

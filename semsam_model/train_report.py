@@ -73,8 +73,9 @@ class Reporter:
         if self.run.step % self.config.log_every == 0 or self.run.step == 1:
             rate = self.images / max(self.run.seconds - self.seconds, 1e-9)
             terms = {
-                term.name: round(float(getattr(result.layers[-1], term.name).detach()), 4)
-                for term in dataclasses.fields(result.layers[-1])
+                term.name: round(float(getattr(layer, term.name).detach()), 4)
+                for layer in result.layers[-1:]
+                for term in dataclasses.fields(layer)
             }
             if result.corrected is not None:
                 again = result.corrected.layers[-1]
@@ -92,6 +93,8 @@ class Reporter:
                 }
                 shares = {"object_top1": names.object_top1, "part_top1": names.part_top1}
                 terms |= {name: round(share, 4) for name, share in shares.items() if share is not None}
+            if result.generic is not None:
+                terms |= {f"generic_{name}": round(value, 4) for name, value in result.generic.figures().items()}
             row = {
                 "loss": round(float(np.mean(self.totals)), 4),
                 "images_per_second": round(rate, 3),

@@ -17,9 +17,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from semsam_model.batches import Batch
+from semsam_model.checkpoint import RANKER
 from semsam_model.config import read_model_config
 from semsam_model.decoder import LayerOutput
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
+from semsam_model.generic_losses import generic_loss, with_names
 from semsam_model.losses import LossOutput, training_loss
 from semsam_model.model import SemanticSAM, build_model
 from semsam_model.name_losses import name_loss
@@ -30,7 +32,7 @@ from semsam_model.vocabulary import NO_LABEL, NameTable, Vocabulary
 
 STATE = "state.pt"
 #: What `init` weights may lack: learned on top of them.
-MAY_BE_FRESH = ("name_head.", "decoder.correction_embed")
+MAY_BE_FRESH = ("name_head.", "decoder.correction_embed", "generic.")
 #: Parameters that may come from ImageNet and learn with `lr_backbone`.
 PRETRAINED = ("backbone.", "name_head.classes.")
 
@@ -67,6 +69,12 @@ class Run:
             self.fresh = _load_whole(self.model, Path(config.init))
         self.ema: SemanticSAM = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.model.train()
+        if config.loss.generic > 0 and self.model.generic is None:
+            raise ConfigError(f"loss.generic: model {config.model} has no object queries; set generic_queries in it")
+        if config.learn == "generic":
+            assert self.model.generic is not None
+            self.model.requires_grad_(False)
+            self.model.generic.requires_grad_(True)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), betas=(0.9, 0.999))
         self.step = 0
         self.seconds = 0.0
@@ -107,6 +115,10 @@ class Run:
     def forward(self, batch: Batch) -> LossOutput:
         images = self.model.normalise(batch.images.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            if self.config.learn == "generic":
+                with torch.no_grad():
+                    features = self.model.features(images)
+                return self._with_generic(LossOutput(images.new_zeros(()), (), ()), features, batch)
             features = self.model.features(images)
             boxes, kinds = batch.boxes.to(self.device), batch.kinds.to(self.device)
             layers = self.model.prompt(features, boxes, kinds, all_layers=True)
@@ -122,7 +134,7 @@ class Run:
                 result = dataclasses.replace(
                     result, total=result.total + rounds.weight * corrected.total, corrected=corrected
                 )
-            return result
+            return self._with_generic(result, features, batch) if batch.generic else result
 
     def _with_names(self, result: LossOutput, features: Features, last: LayerOutput, batch: Batch) -> LossOutput:
         assert self.name_table is not None
@@ -138,6 +150,16 @@ class Run:
             torch.cat(objects), torch.cat(parts), torch.cat(labels), self.name_table, self.model.name_scales()
         )
         return dataclasses.replace(result, total=result.total + self.config.loss.names * names.total, names=names)
+
+    def _with_generic(self, result: LossOutput, features: Features, batch: Batch) -> LossOutput:
+        frozen = self.config.learn == "generic"
+        wanted = [targets.to(self.device) for targets in batch.generic]
+        outputs = [self.model.object_queries(features, image, frozen) for image in range(len(wanted))]
+        loss = generic_loss(outputs, features.mask_features, features.shapes, wanted)
+        if self.name_table is not None:
+            assert self.model.generic is not None
+            loss = with_names(loss, outputs, wanted, self.name_table, self.model.name_scales(), self.model.generic.none)
+        return dataclasses.replace(result, total=result.total + self.config.loss.generic * loss.total, generic=loss)
 
     def optimise(self, batches: Sequence[Batch]) -> tuple[LossOutput, float]:
         """One step; returns the loss of the last batch and the mean total. Raises TrainingError when not finite."""
@@ -228,7 +250,8 @@ def _as_json(vocabulary: Vocabulary) -> str:
 def _load_whole(model: nn.Module, path: Path) -> list[str]:
     """Load a state dict; returns the parameters that it lacks and may lack, which stay as initialised."""
     try:
-        found = load_file(path)
+        # a packed file holds half precision and a ranker beside the network
+        found = {name: value.float() for name, value in load_file(path).items() if not name.startswith(RANKER)}
     except Exception as exc:  # missing file, not safetensors
         raise CheckpointError(f"{path}: expected a state dict of this model as safetensors: {exc}") from exc
     fresh = [name for name in model.state_dict() if name not in found and name.startswith(MAY_BE_FRESH)]
@@ -247,6 +270,8 @@ def parameter_groups(model: SemanticSAM, config: TrainConfig) -> list[dict[str, 
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         key = (name.startswith(PRETRAINED), parameter.ndim >= 2 and name.endswith("weight"))
         groups.setdefault(key, []).append(parameter)
     return [

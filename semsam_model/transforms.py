@@ -155,6 +155,14 @@ class Frame:
         top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
         return crop[top:bottom, left:right], (x0 + left, y0 + top, x0 + right, y0 + bottom)
 
+    def enlarge(self, logits: np.ndarray) -> np.ndarray:
+        """float32 (h, w) at stride 4, padding allowed beyond `self.logits` -> (H, W) of the photo, bilinear."""
+        _, rows, row_share = self._taps(-1, logits.shape[0], 0, logits.shape[0])
+        _, columns, column_share = self._taps(-1, logits.shape[1], 1, logits.shape[1])
+        narrow = torch.from_numpy(np.ascontiguousarray(logits, np.float32))
+        narrow = torch.lerp(narrow[:, columns[0]], narrow[:, columns[1]], torch.from_numpy(column_share)[None])
+        return torch.lerp(narrow[rows[0]], narrow[rows[1]], torch.from_numpy(row_share)[:, None]).numpy()
+
     def _taps(
         self, first: int, last: int, axis: int, cells: int
     ) -> tuple[int, tuple[np.ndarray, np.ndarray], np.ndarray]:

@@ -1,0 +1,183 @@
+"""Object queries: everything in the photo without a click, on top of what clicks have learned.
+
+Two stages, as in Mask DINO, but the first stage proposes masks and not only places:
+
+    tokens     every memory token gets a score for each granularity; the local maxima are the seeds
+    proposals  each seed is a click: the prompt decoder answers with one mask a level token, and each gets a first score
+    queries    the best of the proposals that differ become the object queries. They see each other and the image
+               through decoder layers of their own, and say what they are: a score a granularity and class embeddings;
+               they correct the proposal's mask
+
+A click's mask is good long before a query that starts from nothing finds its object, so that a little training of
+scores is enough. What queries correct starts at zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semsam_model.config import ModelConfig
+from semsam_model.decoder import MLP, DecoderLayer, LayerOutput, box_positions, inverse_sigmoid
+from semsam_model.deformable import Shapes
+from semsam_model.pixel_decoder import LEVELS, Features
+from semsam_model.samples import GRANULARITIES
+
+KINDS = len(GRANULARITIES)  #: object, part, region
+HIDDEN = 256
+GEOMETRY = 7  #: predicted IoU, IoU that the logits expect, area, box
+#: Logit of every score before training: few tokens and few masks are things.
+FIRST_LOGIT = -3.0
+#: Of two proposals with a larger IoU only the better one becomes a query.
+SAME_PROPOSAL = 0.75
+#: Mask logits are compared at stride 8.
+COMPARED = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """Every mask that the seeds of one image gave, P of them: one a seed and level token."""
+
+    mask_embedding: Tensor  #: (P, C)
+    logits: Tensor  #: (P, H/4, W/4)
+    predicted_iou: Tensor  #: (P,), raw
+    scores: Tensor  #: (P, KINDS), logits
+
+
+@dataclass(frozen=True, eq=False)
+class GenericOutput:
+    """The object queries of one image, Q of them, and what they came from."""
+
+    token_scores: Tensor  #: (S, KINDS), logits, in the order of the memory
+    proposals: Proposals
+    chosen: Tensor  #: long (Q,), rows of `proposals`, best first
+    mask_embedding: Tensor  #: (Q, C), dot it with mask features
+    scores: Tensor  #: (Q, KINDS), logits of the expected IoU with an annotated mask of the granularity
+    object_embedding: Tensor  #: (Q, E), not normalised
+    part_embedding: Tensor  #: (Q, E), not normalised
+
+
+class GenericHead(nn.Module):
+    """What is learned for object queries. Methods take one image: a `Features` with a batch of one."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c, e = config.width, config.text_dim
+        self.queries, self.click_box = config.generic_queries, config.click_box
+        self.level_embed = nn.Parameter(torch.zeros(LEVELS, c))
+        self.token_norm = nn.LayerNorm(c)
+        self.token_score = MLP(c, c, KINDS, 3)
+        described = 2 * c + 2 * e + GEOMETRY
+        self.state_norm, self.pooled_norm = nn.LayerNorm(c), nn.LayerNorm(c)
+        self.proposal_score = MLP(described, HIDDEN, KINDS, 3)
+        self.content = nn.Linear(described, c)
+        self.position_head = MLP(2 * c, c, c, 2)
+        self.layers = nn.ModuleList(
+            DecoderLayer(c, config.heads, config.points, config.ffn) for _ in range(config.generic_layers)
+        )
+        self.norm = nn.LayerNorm(c)
+        self.query_score = MLP(c, c, KINDS, 3)
+        self.mask_change = MLP(c, c, c, 3)
+        self.object_change, self.part_change = nn.Linear(c, e), nn.Linear(c, e)
+        self.none = nn.Parameter(torch.zeros(2))  # logits of "no label of the list", beside those of objects, of parts
+        for last in (self.query_score.layers[-1], self.mask_change.layers[-1], self.object_change, self.part_change):
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
+        for scores in (self.token_score, self.proposal_score):
+            nn.init.constant_(scores.layers[-1].get_parameter("bias"), FIRST_LOGIT)
+
+    def tokens(self, features: Features) -> Tensor:
+        """(S, KINDS) logits: is the middle of an object, part or region that has this level's size here?"""
+        levels = torch.cat([self.level_embed[i].expand(h * w, -1) for i, (h, w) in enumerate(features.shapes)])
+        return self.token_score(self.token_norm(features.memory[0]) + levels)
+
+    def describe(self, features: Features, answer: LayerOutput, logits: Tensor, names: tuple[Tensor, Tensor]) -> Tensor:
+        """(P, D): the query's state, the memory of stride 8 pooled inside its mask, its names, its shape."""
+        h, w = features.shapes[-1]
+        inside = logits.sigmoid()
+        share = F.adaptive_avg_pool2d(inside[:, None], (h, w)).flatten(1)
+        pooled = share @ features.level(LEVELS - 1)[0].flatten(1).T / share.sum(1, keepdim=True).clamp(min=1e-6)
+        hard = logits > 0
+        area = hard.flatten(1).float().mean(1)
+        soft = (inside * hard).flatten(1).sum(1) / torch.maximum(inside, hard.float()).flatten(1).sum(1).clamp(min=1e-6)
+        geometry = torch.cat(
+            (
+                answer.predicted_iou.flatten()[:, None],
+                soft[:, None],
+                (area + 1e-4).log10()[:, None],
+                inverse_sigmoid(answer.boxes.flatten(0, 2)) / 4,
+            ),
+            1,
+        )
+        return torch.cat(
+            (
+                self.state_norm(answer.state.flatten(0, 2)),
+                self.pooled_norm(pooled),
+                *(F.normalize(name, dim=-1) * name.shape[-1] ** 0.5 / 4 for name in names),
+                geometry,
+            ),
+            1,
+        )
+
+    def forward(
+        self,
+        features: Features,
+        token_scores: Tensor,
+        answer: LayerOutput,
+        logits: Tensor,
+        names: tuple[Tensor, Tensor],
+    ) -> GenericOutput:
+        """Proposals -> object queries. answer: of the prompt decoder at the seeds, N clicks; logits (P, H/4, W/4);
+        names: class embeddings of the proposals for objects and parts, (P, E) each."""
+        description = self.describe(features, answer, logits, names)
+        scores = self.proposal_score(description)
+        embedding = answer.mask_embedding.flatten(0, 2)
+        chosen = distinct_proposals(scores.detach(), logits.detach(), self.queries)
+        x = (self.content(description[chosen]))[None, None]
+        reference = answer.boxes.flatten(0, 2)[chosen].detach()[None, None]
+        for layer in self.layers:
+            x = layer(x, self.position_head(box_positions(reference, x.shape[-1])), reference, features)
+        h = self.norm(x[0, 0])
+        return GenericOutput(
+            token_scores,
+            Proposals(embedding, logits, answer.predicted_iou.flatten(), scores),
+            chosen,
+            embedding[chosen] + self.mask_change(h),
+            scores[chosen] + self.query_score(h),
+            names[0][chosen] + self.object_change(h),
+            names[1][chosen] + self.part_change(h),
+        )
+
+
+def choose_seeds(token_scores: Tensor, shapes: Shapes, count: int) -> Tensor:
+    """Rows of the memory (n,), n <= count: the best local maxima (3x3, inside a level), then the best of the rest."""
+    best = token_scores.amax(1).sigmoid()
+    peaks = []
+    for level, (h, w) in zip(best.split([h * w for h, w in shapes]), shapes, strict=True):
+        around = F.max_pool2d(level.view(1, 1, h, w), 3, 1, 1).flatten()
+        peaks.append(level == around)
+    return (best + torch.cat(peaks)).topk(min(count, len(best))).indices
+
+
+def distinct_proposals(scores: Tensor, logits: Tensor, count: int) -> Tensor:
+    """Rows (n,) of at most `count` masks, best first by their best score, no two with an IoU over SAME_PROPOSAL."""
+    best = scores.amax(1)
+    inside = F.avg_pool2d(logits[:, None].float(), COMPARED, ceil_mode=True).flatten(1) > 0
+    order = best.argsort(descending=True)
+    order = order[inside[order].any(1)]
+    masks = inside[order].float()
+    both = masks @ masks.T
+    area = masks.sum(1)
+    same = (both / (area[:, None] + area - both).clamp(min=1) > SAME_PROPOSAL).cpu().numpy()
+    free, kept = np.ones(len(order), bool), []
+    for row in range(len(order)):
+        if free[row]:
+            kept.append(row)
+            free &= ~same[row]
+            if len(kept) == count:
+                break
+    return order[torch.tensor(kept, dtype=torch.long, device=order.device)]

@@ -1,0 +1,229 @@
+"""What object queries are held to: all annotated masks of an image, each in the granularity it was annotated in.
+
+    tokens     focal loss; positive are the cells in the inner half of a mask, at the stride that fits its size
+    proposals  binary cross-entropy of each score with the IoU with the best mask of the granularity (0 below half)
+    queries    matched one to one (Hungarian) to the masks: scores as above, but only the matched query of a mask is
+               worth something; mask and dice loss of what is matched; names against the source's own list
+
+A photo does not show everything that it contains: where a source does not annotate a granularity, or not all of it,
+what is not annotated is not negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from semsam_model.deformable import Shapes
+from semsam_model.generic import KINDS, GenericOutput
+from semsam_model.name_losses import Abstaining, NameLoss, name_loss
+from semsam_model.transforms import LOGIT_STRIDE
+from semsam_model.vocabulary import NameTable
+
+#: Sides (root of the area) of the masks that a memory level of stride s answers for, in units of s. Levels overlap.
+FITTING = (1.5, 6.0)
+#: A mask is worth the IoU only from here on.
+LEAST_IOU = 0.5
+LACKING = 0.25  #: share of queries whose own label is taken off the list
+TERMS = ("tokens", "proposals", "queries", "mask_bce", "mask_dice")
+GAMMA = 2.0  #: of the focal loss
+SCORE_SCALE = 5.0  #: of the mean cross-entropy of scores, most of which are easy
+LEAST_MATCH = 0.2  #: pairs with a smaller IoU teach a query nothing about its mask
+
+
+@dataclass(frozen=True, eq=False)
+class GenericTargets:
+    """All annotated masks of one image, G of them, at stride 4."""
+
+    masks: Tensor  #: bool (G, H/4, W/4)
+    kinds: Tensor  #: long (G,), index into GRANULARITIES
+    labels: Tensor  #: long (G,), rows of the vocabulary, or NO_LABEL
+    complete: Tensor  #: bool (KINDS,): whatever is not annotated is not there
+
+    def to(self, device: torch.device | str) -> GenericTargets:
+        masks, kinds, labels, complete = (
+            value.to(device) for value in (self.masks, self.kinds, self.labels, self.complete)
+        )
+        return GenericTargets(masks, kinds, labels, complete)
+
+
+def at_logits(masks: Tensor) -> Tensor:
+    """bool (G, S, S) -> (G, S/4, S/4): cells that are mostly covered."""
+    g, h, w = masks.shape
+    return (
+        masks.view(g, h // LOGIT_STRIDE, LOGIT_STRIDE, w // LOGIT_STRIDE, LOGIT_STRIDE).sum((2, 4)) * 2
+        > LOGIT_STRIDE**2
+    )
+
+
+def token_targets(masks: Tensor, kinds: Tensor, shapes: Shapes) -> Tensor:
+    """float (S, KINDS): 1 in the middle of a mask of a size that fits the level, -1 elsewhere inside masks, else 0.
+
+    masks bool (G, h, w). Every mask that is not empty has at least one positive cell.
+    """
+    height, width = masks.shape[-2:]
+    wanted = [np.zeros((KINDS, h, w), np.float32) for h, w in shapes]
+    for mask, kind in zip(masks.cpu().numpy(), kinds.tolist(), strict=True):
+        area = int(mask.sum())
+        if not area:
+            continue
+        depth = cv2.distanceTransform(np.pad(mask, 1).view(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+        side = area**0.5
+        strides = [width / w for _, w in shapes]
+        fits = [FITTING[0] <= side / stride < FITTING[1] for stride in strides]
+        if not any(fits):
+            fits[-1 if side < FITTING[0] * strides[-1] else 0] = True
+        inner = int(depth.argmax())
+        for level, (h, w) in enumerate(shapes):
+            rows = ((np.arange(h) + 0.5) * height / h).astype(int)
+            columns = ((np.arange(w) + 0.5) * width / w).astype(int)
+            at = depth[np.ix_(rows, columns)]
+            here = wanted[level][kind]
+            here[(at > 0) & (here == 0)] = -1
+            if fits[level]:
+                here[at > 0.5 * depth.flat[inner]] = 1
+                here[inner // width * h // height, inner % width * w // width] = 1
+    return torch.from_numpy(np.concatenate([level.reshape(KINDS, -1) for level in wanted], 1).T.copy())
+
+
+def mask_ious(first: Tensor, second: Tensor) -> Tensor:
+    """bool (P, h, w) and (G, h, w) -> (P, G)"""
+    a, b = first.flatten(1).float(), second.flatten(1).float()
+    both = a @ b.T
+    return both / (a.sum(1)[:, None] + b.sum(1) - both).clamp(min=1)
+
+
+@dataclass(frozen=True, eq=False)
+class GenericLoss:
+    """Unweighted terms, scalars, means over the batch; and what was matched, for the names."""
+
+    tokens: Tensor
+    proposals: Tensor
+    queries: Tensor
+    mask_bce: Tensor
+    mask_dice: Tensor
+    named: tuple[tuple[Tensor, Tensor], ...]  #: of each image: queries (n,) and the masks (n,) that they are good for
+    names: NameLoss | None = None
+
+    @property
+    def total(self) -> Tensor:
+        masks = self.tokens + self.proposals + self.queries + self.mask_bce + self.mask_dice
+        return masks if self.names is None else masks + self.names.total
+
+    def figures(self) -> dict[str, float]:
+        """Name -> value, for the log."""
+        terms = [self.tokens, self.proposals, self.queries, self.mask_bce, self.mask_dice]
+        found = dict(zip(TERMS, (float(term.detach()) for term in terms), strict=True))
+        if self.names is not None:
+            found |= {
+                "object_name": float(self.names.object_name.detach()),
+                "part_name": float(self.names.part_name.detach()),
+            }
+            found |= {
+                k: v
+                for k, v in (("object_top1", self.names.object_top1), ("part_top1", self.names.part_top1))
+                if v is not None
+            }
+        return found
+
+
+def generic_loss(
+    outputs: Sequence[GenericOutput], mask_features: Tensor, shapes: Shapes, targets: Sequence[GenericTargets]
+) -> GenericLoss:
+    """Loss of the object queries of B images; mask_features (B, C, H/4, W/4), shapes of the memory."""
+    terms, named = [], []
+    for image, (output, wanted) in enumerate(zip(outputs, targets, strict=True)):
+        tokens = _token_loss(output.token_scores.float(), wanted, shapes)
+        worth = _worth(mask_ious(output.proposals.logits > 0, wanted.masks), wanted)
+        proposals = _score_loss(output.proposals.scores.float(), worth, wanted)
+        features = mask_features[image].float()
+        logits = (output.mask_embedding.float() @ features.flatten(1)).unflatten(1, features.shape[-2:])
+        ious = mask_ious(logits.detach() > 0, wanted.masks)
+        query, mask = _match(output.scores.detach().float(), ious, wanted)
+        good = ious[query, mask] >= LEAST_IOU
+        mine = torch.zeros_like(output.scores, dtype=torch.float32)
+        mine[query[good], wanted.kinds[mask[good]]] = ious[query[good], mask[good]]
+        queries = _score_loss(output.scores.float(), mine, wanted)
+        terms.append(
+            torch.stack((tokens, proposals, queries, *_mask_losses(logits[query], wanted.masks[mask].float())))
+        )
+        named.append((query[good], mask[good]))
+    means = torch.stack(terms).mean(0)
+    return GenericLoss(means[0], means[1], means[2], means[3], means[4], tuple(named))
+
+
+def _token_loss(scores: Tensor, wanted: GenericTargets, shapes: Shapes) -> Tensor:
+    """Focal loss, a sum over the number of positive cells."""
+    truth = token_targets(wanted.masks, wanted.kinds, shapes).to(scores.device)
+    positive = truth > 0
+    weight = torch.where(positive, 1.0, wanted.complete.float())
+    probability = scores.sigmoid()
+    wrong = torch.where(positive, 1 - probability, probability)
+    cross_entropy = F.binary_cross_entropy_with_logits(scores, positive.float(), reduction="none")
+    balance = torch.where(positive, 0.75, 0.25)
+    return (weight * balance * wrong**GAMMA * cross_entropy).sum() / positive.sum().clamp(min=1)
+
+
+def _worth(ious: Tensor, wanted: GenericTargets) -> Tensor:
+    """(P, G) -> (P, KINDS), IoU with the best mask of each granularity, 0 below LEAST_IOU."""
+    best = ious.new_zeros(len(ious), KINDS)
+    for kind in range(KINDS):
+        chosen = ious[:, wanted.kinds == kind]
+        if chosen.shape[1]:
+            best[:, kind] = chosen.amax(1)
+    return best * (best >= LEAST_IOU)
+
+
+def _score_loss(scores: Tensor, worth: Tensor, wanted: GenericTargets) -> Tensor:
+    """Cross-entropy with the worth 0..1; where the granularity is not complete only what is worth something counts."""
+    known = (worth > 0) | wanted.complete
+    losses = F.binary_cross_entropy_with_logits(scores, worth, reduction="none")
+    return KINDS * (losses * known).sum() / known.sum().clamp(min=1) * SCORE_SCALE
+
+
+def _match(scores: Tensor, ious: Tensor, wanted: GenericTargets) -> tuple[Tensor, Tensor]:
+    """One to one, dearest first by IoU; what a query already says of its kind decides between equals."""
+    likes = scores.sigmoid()[:, wanted.kinds]
+    rows, columns = linear_sum_assignment(-(ious + 0.3 * likes * ious).cpu().numpy())
+    query, mask = (torch.as_tensor(at, device=ious.device) for at in (rows, columns))
+    useful = ious[query, mask] > LEAST_MATCH
+    return query[useful], mask[useful]
+
+
+def _mask_losses(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and dice loss of n masks (n, h, w), means; 0 of none."""
+    if not len(logits):
+        return logits.sum(), logits.sum()
+    flat, truth = logits.flatten(1), masks.flatten(1)
+    bce = F.binary_cross_entropy_with_logits(flat, truth)
+    inside = flat.sigmoid()
+    dice = 1 - (2 * (inside * truth).sum(1) + 1) / (inside.sum(1) + truth.sum(1) + 1)
+    return bce, dice.mean()
+
+
+def with_names(
+    loss: GenericLoss,
+    outputs: Sequence[GenericOutput],
+    targets: Sequence[GenericTargets],
+    table: NameTable,
+    scales: Tensor,
+    none: Tensor,
+) -> GenericLoss:
+    """The loss with the names of matched queries whose mask is good enough. A share of them look at a list without
+    their own label, from which "none of these" is learned. scales, none (2,)."""
+    objects, parts, labels = [], [], []
+    for output, wanted, (query, mask) in zip(outputs, targets, loss.named, strict=True):
+        objects.append(output.object_embedding[query])
+        parts.append(output.part_embedding[query])
+        labels.append(wanted.labels[mask])
+    rows = torch.cat(labels)
+    lacks = torch.rand(len(rows), device=rows.device) < LACKING
+    names = name_loss(torch.cat(objects), torch.cat(parts), rows, table, scales, Abstaining(none, lacks))
+    return replace(loss, names=names)

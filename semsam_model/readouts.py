@@ -1,0 +1,191 @@
+"""What object queries say, read as instances, parts, a semantic map or a panoptic map. NumPy, no torch.
+
+A query's score for a label is calibrated: the expected IoU with an annotated mask of the label's kind, times the share
+of the label among the list and "none of these". So a word that fits nothing gets low scores from every query.
+
+All read-outs are pure functions of a `Finding`, on its own grid (cells of the unpadded model frame) or enlarged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from semsam_model.names import KINDS, Kind, LabelSet
+
+#: Columns of `Finding.kinds` that a label of a kind may be: named regions ("sky") count as objects.
+COLUMNS: dict[Kind, tuple[int, ...]] = {"object": (0, 2), "part": (1,)}
+NOTHING = -1  #: entry of a map where no label is sure enough
+
+
+#: One query's logits (h, w) on the grid (H, W) that an answer is wanted on.
+Grid = Callable[[np.ndarray], np.ndarray]
+
+
+def _as_it_is(logits: np.ndarray) -> np.ndarray:
+    return logits
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How scores become answers."""
+
+    most: int = 100  #: answers for one photo
+    same_iou: float = 0.6  #: of two masks with a larger IoU only the one with the higher score is an answer
+    least: float = 0.02  #: answers below this score are left out
+    present: float = 0.15  #: least score of a segment, and of a label at a pixel of the semantic map
+    visible: float = 0.6  #: a segment that keeps less than this share of its mask beside better ones is left out
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """The object queries of one photo, Q of them, held against a list of L labels."""
+
+    logits: np.ndarray  #: float32 (Q, h, w)
+    kinds: np.ndarray  #: float32 (Q, 3), expected IoU with an annotated object, part, region, 0..1
+    names: np.ndarray  #: float32 (Q, 2, L), share of each label by the object and the part head; 0 for the other kind
+    label_kinds: tuple[Kind | None, ...]
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(Q, L): how well each label fits each query's mask, 0..1."""
+        of_head = [
+            self.kinds[:, COLUMNS[kind]].max(1)[:, None] * self.names[:, head] for head, kind in enumerate(KINDS)
+        ]
+        return np.maximum(*of_head)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One label for one mask."""
+
+    query: int
+    label: int  #: index in the label list
+    score: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One piece of a panoptic map."""
+
+    id: int  #: its number in the map, from 1
+    label: int
+    score: float
+    queries: tuple[int, ...]  #: whose masks it is made of; several only where pieces of one stuff were joined
+
+
+def name_shares(embeddings: np.ndarray, none: np.ndarray, labels: LabelSet) -> np.ndarray:
+    """Class embeddings (Q, 2, E), scales in them, and logits of "none of these" (2,) -> (Q, 2, L) for `Finding.names`.
+
+    One softmax a head, over the labels that it may give and none: a label without a kind is asked of both.
+    """
+    shares = np.zeros((len(embeddings), len(KINDS), len(labels.values)), np.float32)
+    for head, kind in enumerate(KINDS):
+        mine = [i for i, other in enumerate(labels.kinds) if other in (None, kind)]
+        if mine and len(embeddings):
+            logits = embeddings[:, head] @ labels.vectors[mine].T
+            logits = np.concatenate((logits, np.full((len(logits), 1), none[head])), 1)
+            weights = np.exp(logits - logits.max(1, keepdims=True))
+            shares[:, head, mine] = (weights / weights.sum(1, keepdims=True))[:, :-1]
+    return shares
+
+
+def instances(found: Finding, kind: Kind | None = None, options: ReadOptions | None = None) -> list[Answer]:
+    """Masks with labels, best first; masks that differ, each with every label that fits well enough.
+
+    kind: only labels of this kind or without one ("part": part instances); None: all, objects and parts in one list,
+    in which an object and a part may share a mask. As COCO evaluates: a mask may have several labels.
+    """
+    options = options or ReadOptions()
+    scores, masks = found.scores, found.logits > 0
+    answers = []
+    for group in KINDS if kind is None else (kind,):
+        mine = np.array([other in (None, group) for other in found.label_kinds])
+        if not mine.any():
+            continue
+        best = found.kinds[:, COLUMNS[group]].max(1)
+        for query in distinct(masks, best, options.same_iou):
+            answers += [
+                Answer(query, int(label), float(scores[query, label]))
+                for label in np.flatnonzero(mine & (scores[query] >= options.least))
+            ]
+    unique = {(a.query, a.label): a for a in answers}
+    return sorted(unique.values(), key=lambda a: -a.score)[: options.most]
+
+
+def distinct(masks: np.ndarray, scores: np.ndarray, same_iou: float) -> list[int]:
+    """Rows of bool (Q, h, w), best first, without the empty ones and those alike to a better one."""
+    flat = masks.reshape(len(masks), -1).astype(np.float32)
+    both = flat @ flat.T
+    area = flat.sum(1)
+    same = both > same_iou * (area[:, None] + area - both)
+    kept: list[int] = []
+    free = area > 0
+    for row in np.argsort(-scores, kind="stable"):
+        if free[row]:
+            kept.append(int(row))
+            free &= ~same[row]
+    return kept
+
+
+def semantic(found: Finding, options: ReadOptions | None = None, enlarge: Grid = _as_it_is) -> np.ndarray:
+    """int (H, W): index of the label that fits each pixel best, NOTHING where none reaches `options.present`.
+
+    A pixel's score for a label is the best query's: label score times mask probability. enlarge: one query's logits
+    (h, w) -> (H, W).
+    """
+    options = options or ReadOptions()
+    label_of, best = found.scores.argmax(1), found.scores.max(1)
+    size = enlarge(np.zeros(found.logits.shape[1:], np.float32)).shape
+    value, labels = np.full(size, options.present, np.float32), np.full(size, NOTHING)
+    for query in np.flatnonzero(best > options.present):
+        claim = best[query] * _sigmoid(enlarge(found.logits[query]))
+        better = claim > value
+        value[better], labels[better] = claim[better], label_of[query]
+    return labels
+
+
+def panoptic(
+    found: Finding, stuff: Collection[int] = (), options: ReadOptions | None = None, enlarge: Grid = _as_it_is
+) -> tuple[np.ndarray, list[Segment]]:
+    """int (H, W) of segment ids, 0 for none, and the segments, best first; they do not overlap.
+
+    Each query bears its best label. A pixel belongs to the query with the highest score times mask probability among
+    those whose mask covers it; a query that keeps less than `options.visible` of its mask is left out. Queries with
+    the same label of `stuff` (indices into the label list) are one segment. enlarge: as in `semantic`.
+    """
+    options = options or ReadOptions()
+    label_of, best = found.scores.argmax(1), found.scores.max(1)
+    chosen = [q for q in distinct(found.logits > 0, best, options.same_iou) if best[q] >= options.present]
+    size = enlarge(np.zeros(found.logits.shape[1:], np.float32)).shape
+    value, owner = np.zeros(size, np.float32), np.full(size, NOTHING)
+    whole = {}
+    for query in chosen:
+        logits = enlarge(found.logits[query])
+        whole[query] = np.count_nonzero(logits > 0)
+        claim = np.where(logits > 0, best[query] * _sigmoid(logits), 0)
+        better = claim > value
+        value[better], owner[better] = claim[better], query
+    ids = np.zeros(size, np.int32)
+    segments: list[Segment] = []
+    joined: dict[int, int] = {}
+    for query in chosen:
+        mine = owner == query
+        kept, label = np.count_nonzero(mine), int(label_of[query])
+        if not kept or kept < options.visible * whole[query]:
+            continue
+        if label in stuff and label in joined:
+            before = segments[joined[label]]
+            segments[joined[label]] = replace(before, queries=(*before.queries, query))
+            ids[mine] = before.id
+            continue
+        joined[label] = len(segments)
+        segments.append(Segment(len(segments) + 1, label, float(best[query]), (query,)))
+        ids[mine] = len(segments)
+    return ids, segments
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 0.5 + 0.5 * np.tanh(0.5 * logits)

@@ -1,0 +1,154 @@
+"""A whole photo without a click: the object queries of an embedded photo -> named candidates, maps, masks by name.
+
+found = find_queries(model, embedding, labels)      # the network, once
+segment(found, embedding.frame, ...)                 # named candidates, parents linked
+readouts.panoptic(found.finding, stuff, enlarge=embedding.frame.enlarge)
+by_name(found, embedding.frame, ("car", "wheel of car"), embed)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from semsam_model.candidates import Options, Proposal, stability, tidy
+from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.names import Kind, LabelSet
+from semsam_model.predict import offer
+from semsam_model.readouts import Answer, Finding, ReadOptions, instances, name_shares
+from semsam_model.transforms import LOGIT_STRIDE, Frame
+from semsam_model.types import Candidate
+
+#: Labels -> float32 (n, E), unit length; `TextEncoder.embed` as an array.
+Embed = Callable[[Sequence[str]], np.ndarray]
+#: Share of a part that lies in the whole whose part it is.
+INSIDE = 0.7
+OF = " of "
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """The object queries of one photo; labels may be asked of them again and again."""
+
+    logits: np.ndarray  #: float32 (Q, h, w), stride 4 of the unpadded model frame
+    kinds: np.ndarray  #: float32 (Q, 3), expected IoU with an annotated object, part, region, 0..1
+    embeddings: np.ndarray  #: float32 (Q, 2, E), as Candidate.name_embedding
+    none: np.ndarray  #: float32 (2,), logits of "none of these labels"
+    tokens: np.ndarray  #: int (Q,), level token of the click that proposed the mask
+    predicted_iou: np.ndarray  #: float32 (Q,), of that click
+    level_tokens: int  #: level tokens of the model
+
+    def against(self, labels: LabelSet) -> Finding:
+        """Raises ConfigError when the text vectors are not of the model's dimension."""
+        return Finding(self.logits, self.kinds, name_shares(self.embeddings, self.none, labels), labels.kinds)
+
+
+@torch.inference_mode()
+def find_queries(model: SemanticSAM, embedding: ImageEmbedding) -> Queries:
+    """Raises ConfigError for a model without object queries."""
+    output = model.object_queries(embedding.features, 0)
+    assert model.generic is not None
+    h, w = embedding.frame.logits
+    logits = (output.mask_embedding @ embedding.mask_features.flatten(1).float()).unflatten(
+        1, embedding.mask_features.shape[-2:]
+    )
+    names = torch.stack((output.object_embedding, output.part_embedding), 1).float()
+    embeddings = F.normalize(names, dim=-1) * model.name_scales().float()[:, None]
+    tokens = model.config.tokens
+    return Queries(
+        logits[:, :h, :w].float().cpu().numpy(),
+        output.scores.float().sigmoid().cpu().numpy(),
+        embeddings.cpu().numpy(),
+        model.generic.none.float().cpu().numpy(),
+        (output.chosen % tokens).cpu().numpy(),
+        output.proposals.predicted_iou[output.chosen].float().cpu().numpy(),
+        tokens,
+    )
+
+
+def segment(
+    queries: Queries,
+    frame: Frame,
+    labels: LabelSet | None = None,
+    kind: Kind | None = None,
+    options: ReadOptions | None = None,
+) -> list[Candidate]:
+    """Masks in photo pixels, best first, parents linked; each with its names, best first, and the best as `label`.
+
+    Without labels: everything that looks like an object, part or region, unnamed, by that score alone.
+    kind: only labels of this kind, or without one. Raises ConfigError as `Queries.against`.
+    """
+    options = options or ReadOptions()
+    values: tuple[str, ...]
+    if labels is None:
+        found, values = _unnamed(queries.logits, queries.kinds, kind), ("",)
+    else:
+        found, values = queries.against(labels), labels.values
+    answers = instances(found, kind, options)
+    named: dict[int, list[Answer]] = {}
+    for answer in answers:
+        named.setdefault(answer.query, []).append(answer)
+    return _drawn(queries, frame, [(q, [(values[a.label], a.score) for a in of]) for q, of in named.items()])
+
+
+def by_name(
+    queries: Queries, frame: Frame, words: Sequence[str], embed: Embed, options: ReadOptions | None = None
+) -> dict[str, list[Candidate]]:
+    """The masks of each word, best first: "car" is asked as object and as part, "wheel of car" is the part "wheel"
+    inside a "car", and scores as both together. Words do not compete with each other.
+    """
+    options = options or ReadOptions()
+    found = {}
+    for word in words:
+        part, _, whole = word.rpartition(OF)
+        if not part.strip():
+            part, whole = word, ""
+        scores = _alone(queries, part, "part" if whole else None, embed)
+        if whole:
+            inside = _shares_inside(queries.logits > 0)
+            wholes = _alone(queries, whole, "object", embed)
+            scores = scores * np.where(inside >= INSIDE, wholes[None], 0).max(1, initial=0)
+        finding = _unnamed(queries.logits, np.repeat(scores[:, None], queries.kinds.shape[1], 1), None)
+        answers = instances(finding, None, options)
+        found[word] = _drawn(queries, frame, [(a.query, [(word, a.score)]) for a in answers])
+    return found
+
+
+def _unnamed(logits: np.ndarray, kinds: np.ndarray, kind: Kind | None) -> Finding:
+    """The one label that everything bears."""
+    return Finding(logits, kinds, np.ones((len(logits), 2, 1), np.float32), (kind,))
+
+
+def _alone(queries: Queries, word: str, kind: Kind | None, embed: Embed) -> np.ndarray:
+    """(Q,) scores of one word against none."""
+    return queries.against(LabelSet((word,), (kind,), embed([word]))).scores[:, 0]
+
+
+def _shares_inside(masks: np.ndarray) -> np.ndarray:
+    """bool (Q, h, w) -> (Q, Q): share of mask i that lies in mask j; 0 for itself."""
+    flat = masks.reshape(len(masks), -1).astype(np.float32)
+    inside = flat @ flat.T / np.maximum(flat.sum(1), 1)[:, None]
+    np.fill_diagonal(inside, 0)
+    return inside
+
+
+def _drawn(queries: Queries, frame: Frame, chosen: Sequence[tuple[int, list[tuple[str, float]]]]) -> list[Candidate]:
+    options = Options(same_iou=1.0, most=len(chosen))
+    proposals = []
+    for query, names in chosen:
+        proposal = Proposal(
+            queries.logits[query],
+            int(queries.tokens[query]),
+            float(queries.predicted_iou[query]),
+            stability(queries.logits[query]),
+            score=names[0][1],
+            name_embedding=queries.embeddings[query],
+            names=tuple(n for n in names if n[0]),
+            label=names[0][0] or None,
+        )
+        proposals.append(tidy(proposal, options.min_region / LOGIT_STRIDE**2))
+    return offer(proposals, frame, queries.level_tokens, options)
