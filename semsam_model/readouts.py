@@ -117,7 +117,7 @@ def instances(found: Finding, kind: Kind | None = None, options: ReadOptions | N
 
 def distinct(masks: np.ndarray, scores: np.ndarray, same_iou: float) -> list[int]:
     """Rows of bool (Q, h, w), best first, without the empty ones and those alike to a better one."""
-    flat = masks.reshape(len(masks), -1).astype(np.float32)
+    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2]).astype(np.float32)
     both = flat @ flat.T
     area = flat.sum(1)
     same = both > same_iou * (area[:, None] + area - both)

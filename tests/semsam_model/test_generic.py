@@ -1,0 +1,276 @@
+"""Object queries: what they are made of, what they are held to, and that clicks know nothing of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from houses import write_source
+from networks import structured
+from rich.console import Console
+from safetensors.torch import load_file
+
+from semsam_model.batches import SamplingConfig, Stage, TrainingBatches
+from semsam_model.checkpoint import load, pack, save
+from semsam_model.config import ModelConfig, read_model_config
+from semsam_model.data import read_samples
+from semsam_model.errors import ConfigError
+from semsam_model.generic import choose_seeds, distinct_proposals
+from semsam_model.generic_losses import GenericTargets, at_logits, generic_loss, token_targets
+from semsam_model.losses import LossConfig
+from semsam_model.model import SemanticSAM, build_model
+from semsam_model.names import LabelSet
+from semsam_model.readouts import ReadOptions
+from semsam_model.segment import Queries, by_name, find_queries, segment
+from semsam_model.train import train
+from semsam_model.train_config import TrainConfig
+from semsam_model.transforms import Frame
+from semsam_model.types import Click
+
+TINY = read_model_config("tiny")
+GENERIC = dataclasses.replace(TINY, generic_queries=6, generic_layers=1)
+SHAPES = ((1, 1), (2, 2), (4, 4), (8, 8))
+
+
+@pytest.fixture(scope="module")
+def model() -> SemanticSAM:
+    return structured(GENERIC)
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    pixels = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+    pixels[20:60, 30:90] = (200, 30, 30)
+    return pixels
+
+
+# ------------------------------------------------------------------------------------------------------- the queries
+
+
+def test_seeds_are_local_maxima_before_anything_else() -> None:
+    scores = torch.full((sum(h * w for h, w in SHAPES), 3), -9.0)
+    fine = scores[-64:].view(8, 8, 3)
+    fine[2, 2, 1], fine[2, 3, 1], fine[6, 6, 0] = 5.0, 4.0, 1.0
+    seeds = choose_seeds(scores, SHAPES, 2).tolist()
+    assert seeds == [21 + 2 * 8 + 2, 21 + 6 * 8 + 6]
+
+
+def test_of_proposals_that_are_alike_the_best_remains_and_empty_ones_do_not() -> None:
+    logits = torch.full((4, 8, 8), -1.0)
+    logits[0, :4], logits[1, :4], logits[2, 4:] = 1.0, 1.0, 1.0
+    scores = torch.tensor([[0.0, 0, 0], [0, 2.0, 0], [1.0, 0, 0], [9.0, 0, 0]])
+    assert distinct_proposals(scores, logits, 10).tolist() == [1, 2]
+    assert distinct_proposals(scores, logits, 1).tolist() == [1]
+
+
+def test_an_untrained_query_is_the_click_that_proposed_it(model: SemanticSAM, photo: np.ndarray) -> None:
+    embedding = model.encode(photo)
+    queries = find_queries(model, embedding)
+    assert 1 <= len(queries.logits) <= GENERIC.generic_queries
+    with torch.inference_mode():
+        output = model.object_queries(embedding.features, 0)
+    proposed = output.proposals.logits[output.chosen].numpy()
+    assert np.allclose(queries.logits, proposed[:, : queries.logits.shape[1], : queries.logits.shape[2]], atol=1e-4)
+
+
+def test_a_model_without_queries_says_so(photo: np.ndarray) -> None:
+    plain = build_model(TINY).eval()
+    with pytest.raises(ConfigError, match="generic_queries: 0"):
+        find_queries(plain, plain.encode(photo))
+
+
+def test_clicks_do_not_know_of_queries(model: SemanticSAM, photo: np.ndarray) -> None:
+    plain = build_model(TINY).eval()
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("generic.")}
+    plain.load_state_dict(state)
+    ours, theirs = (m.decode(m.encode(photo), [Click(60, 40)]) for m in (model, plain))
+    assert torch.equal(ours.logits, theirs.logits)
+    assert torch.equal(ours.object_embedding, theirs.object_embedding)
+
+
+@pytest.mark.parametrize("name", ["swin_t", "swin_l", "swin_l_many2one"])
+def test_published_models_have_none(name: str) -> None:
+    assert read_model_config(name).generic_queries == 0
+
+
+def test_queries_go_through_a_weights_file(model: SemanticSAM, photo: np.ndarray, tmp_path: Path) -> None:
+    save(tmp_path / "w.safetensors", model, GENERIC)
+    again, _ = load(tmp_path / "w.safetensors")
+    ours, theirs = (find_queries(m, m.encode(photo)) for m in (model, again))
+    assert np.array_equal(ours.logits, theirs.logits)
+    assert np.array_equal(ours.kinds, theirs.kinds)
+
+
+# ------------------------------------------------------------------------------------------------------ read as masks
+
+
+def invented() -> tuple[Queries, Frame]:
+    """A car with a wheel, and a wheel that lies on the ground. Texts: car along x, wheel along y, moon against both."""
+    masks = np.zeros((3, 32, 32), bool)
+    masks[0, 4:20, 4:28] = masks[1, 14:20, 6:12] = masks[2, 24:30, 20:26] = True
+    kinds = np.array([[0.9, 0, 0], [0, 0.8, 0], [0, 0.8, 0]], np.float32)
+    embeddings = np.zeros((3, 2, 3), np.float32)
+    embeddings[0, :, 0] = embeddings[1:, :, 1] = 8
+    logits = np.where(masks, 9.0, -9.0).astype(np.float32)
+    queries = Queries(logits, kinds, embeddings, np.full(2, 3.0), np.array([3, 5, 5]), np.full(3, 0.8), 6)
+    return queries, Frame((128, 128), (128, 128), (128, 128))
+
+
+def embed(words: object) -> np.ndarray:
+    vectors = {"car": (1, 0, 0), "wheel": (0, 1, 0), "moon": (0, 0, 1)}
+    return np.array([vectors[str(word)] for word in words], np.float32)  # type: ignore[attr-defined]
+
+
+def test_a_photo_becomes_named_candidates_with_parents() -> None:
+    queries, frame = invented()
+    labels = LabelSet(("car", "wheel", "moon"), ("object", "part", None), embed(["car", "wheel", "moon"]))
+    found = segment(queries, frame, labels, options=ReadOptions(least=0.3))
+    assert [c.label for c in found] == ["car", "wheel", "wheel"]
+    assert [c.parent for c in found] == [None, 1, None]
+    assert found[0].score == pytest.approx(0.9, abs=0.02)
+    assert found[0].bbox == (16, 16, 112, 80)
+    assert [c.label for c in segment(queries, frame, labels, "part", ReadOptions(least=0.3))] == ["wheel", "wheel"]
+    assert [c.label for c in segment(queries, frame)] == [None, None, None]
+
+
+def test_a_part_of_a_whole_is_found_in_that_whole_alone() -> None:
+    queries, frame = invented()
+    found = by_name(queries, frame, ("wheel", "wheel of car", "car", "moon"), embed, ReadOptions(least=0.1))
+    assert [c.bbox[0] for c in found["car"]] == [16]
+    assert len(found["wheel"]) == 2
+    assert [c.bbox[:2] for c in found["wheel of car"]] == [(24, 56)]
+    assert found["wheel of car"][0].score < found["wheel"][0].score
+    assert found["moon"] == []
+
+
+# ---------------------------------------------------------------------------------------------------- what is learned
+
+
+def targets(*spans: tuple[int, int, int, int], kinds: tuple[int, ...] | None = None) -> GenericTargets:
+    masks = torch.zeros(len(spans), 32, 32, dtype=torch.bool)
+    for mask, (top, bottom, left, right) in zip(masks, spans, strict=True):
+        mask[top:bottom, left:right] = True
+    count = len(spans)
+    return GenericTargets(
+        masks, torch.tensor(kinds or (0,) * count), torch.full((count,), -1), torch.ones(3, dtype=torch.bool)
+    )
+
+
+def test_every_mask_has_a_middle_at_a_level_of_its_size() -> None:
+    shapes = ((2, 2), (4, 4), (8, 8), (16, 16))
+    wanted = targets((0, 31, 0, 31), (4, 6, 9, 11), (0, 12, 20, 32), kinds=(0, 1, 2))
+    levels = token_targets(wanted.masks, wanted.kinds, shapes).split([4, 16, 64, 256])
+    positive = [[int((level[:, kind] == 1).sum()) for level in levels] for kind in range(3)]
+    assert positive[0][0] > 0
+    assert positive[0][3] == 0
+    assert positive[1][:3] == [0, 0, 0]
+    assert positive[1][3] >= 1
+    assert positive[2][1] > 0
+    elsewhere = token_targets(wanted.masks, wanted.kinds, shapes)
+    assert set(elsewhere.unique().tolist()) == {-1.0, 0.0, 1.0}
+
+
+def test_what_is_not_annotated_is_no_mistake_where_annotation_is_not_complete(model: SemanticSAM) -> None:
+    images = torch.randn(1, 3, 128, 128)
+    features = model.features(images)
+    output = model.object_queries(features, 0)
+    wanted = targets((2, 20, 2, 20))
+    nothing_else = dataclasses.replace(wanted, complete=torch.zeros(3, dtype=torch.bool))
+    sure = dataclasses.replace(output, token_scores=output.token_scores + 9)
+    losses = [
+        [float(generic_loss([o], features.mask_features, features.shapes, [t]).tokens.detach()) for o in (output, sure)]
+        for t in (wanted, nothing_else)
+    ]
+    assert losses[0][1] > losses[0][0]
+    assert losses[1][1] < losses[1][0]
+
+
+def test_a_frozen_network_gets_no_gradient_and_the_queries_all_of_it() -> None:
+    network = structured(dataclasses.replace(GENERIC, generic_layers=1)).train()
+    features = network.features(torch.randn(1, 3, 128, 128))
+    output = network.object_queries(features, 0, frozen=True)
+    generic_loss([output], features.mask_features.detach(), features.shapes, [targets((2, 20, 2, 20))]).total.backward()
+    touched = {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None}
+    assert touched >= {"generic"}
+    assert "decoder" not in touched
+
+
+def test_masks_at_stride_four_are_the_cells_mostly_covered() -> None:
+    masks = torch.zeros(1, 8, 8, dtype=torch.bool)
+    masks[0, :4, :3] = masks[0, 4:, 4:6] = True
+    assert at_logits(masks)[0].tolist() == [[True, False], [False, False]]
+
+
+def test_batches_carry_every_mask_and_what_its_source_annotates(tmp_path: Path) -> None:
+    write_source(tmp_path, "houses", 2)
+    samples = read_samples(tmp_path).samples
+    stages, config = [Stage(1, 64, 2)], SamplingConfig(prompts=1, scale_min=1, scale_max=1)
+    made = TrainingBatches(samples, stages, config, click_box=0.005, fill=(128.0,) * 3, seed=0, generic=True)[0]
+    assert len(made.generic) == 2
+    for one in made.generic:
+        assert one.masks.shape == (3, 16, 16)
+        assert one.kinds.tolist() == [0, 1, 1]
+        assert one.complete.tolist() == [True, True, False]
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def small(model: str, init: Path, **changes: object) -> TrainConfig:
+    config = TrainConfig(
+        model=model,
+        init=str(init),
+        learn="generic",
+        stages=(Stage(3, 64, 1),),
+        sampling=SamplingConfig(prompts=1, scale_min=1, scale_max=1, flip=False),
+        loss=LossConfig(generic=1.0),
+        lr=3e-3,
+        warmup=0,
+        bfloat16=False,
+        threads=1,
+        workers=0,
+        log_every=1,
+        ema=0.5,
+    )
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+
+def written(config: ModelConfig, path: Path) -> str:
+    import yaml
+
+    path.write_text(yaml.safe_dump(config.to_dict()))
+    return str(path)
+
+
+def test_queries_learn_on_packed_weights_and_clicks_stay_bit_for_bit(tmp_path: Path) -> None:
+    write_source(tmp_path / "data", "houses", 2)
+    samples = read_samples(tmp_path / "data").samples
+    start = tmp_path / "start.safetensors"
+    save(start, structured(TINY), TINY, half=True)
+    config = small(written(GENERIC, tmp_path / "model.yaml"), start)
+    result = train(config, samples, tmp_path / "run", console=quiet())
+    before, after = load_file(start), load_file(result.weights)
+    assert {name for name in after if name not in before} == {n for n in after if n.startswith("generic.")}
+    for name, value in before.items():
+        assert torch.equal(value.float(), after[name]), name
+    rows = [line for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if "generic_tokens" in line]
+    assert len(rows) == 3
+    pack(result.weights, GENERIC, tmp_path / "packed.safetensors")
+    packed = load_file(tmp_path / "packed.safetensors")
+    for name, value in before.items():
+        assert torch.equal(value, packed[name]), name
+
+
+def test_learning_queries_needs_a_model_with_them_and_weights_to_build_on(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs init"):
+        TrainConfig(model="tiny", stages=(Stage(1, 64, 1),), learn="generic")
+    write_source(tmp_path / "data", "houses", 1)
+    start = tmp_path / "start.safetensors"
+    save(start, structured(TINY), TINY)
+    with pytest.raises(ConfigError, match="set generic_queries"):
+        train(small("tiny", start), read_samples(tmp_path / "data").samples, tmp_path / "run", console=quiet())
