@@ -28,6 +28,7 @@ FORBIDDEN = {
     "semsam_model.shards": {"torch"},
     "semsam_model.candidates": {"torch", "semsam_model.model"},
     "semsam_model.names": {"torch", "semsam_model.model"},
+    "semsam_model.readouts": {"torch", "semsam_model.model"},
     "backend.protocol": {"torch", "flask", "requests", "semsam_model.model"},
     "backend.label_config": {"torch", "flask", "requests"},
     "backend.formats": {"torch", "flask", "requests"},
