@@ -226,7 +226,7 @@ def small(model: str, init: Path, **changes: object) -> TrainConfig:
         model=model,
         init=str(init),
         learn="generic",
-        stages=(Stage(3, 64, 1),),
+        stages=(Stage(3, 96, 1),),
         sampling=SamplingConfig(prompts=1, scale_min=1, scale_max=1, flip=False),
         loss=LossConfig(generic=1.0),
         lr=3e-3,
