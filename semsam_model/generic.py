@@ -34,8 +34,6 @@ GEOMETRY = 7  #: predicted IoU, IoU that the logits expect, area, box
 FIRST_LOGIT = -3.0
 #: Of two proposals with a larger IoU only the better one becomes a query.
 SAME_PROPOSAL = 0.75
-#: Mask logits are compared at stride 8.
-COMPARED = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,15 +93,16 @@ class GenericHead(nn.Module):
         levels = torch.cat([self.level_embed[i].expand(h * w, -1) for i, (h, w) in enumerate(features.shapes)])
         return self.token_score(self.token_norm(features.memory[0]) + levels)
 
-    def describe(self, features: Features, answer: LayerOutput, logits: Tensor, names: tuple[Tensor, Tensor]) -> Tensor:
-        """(P, D): the query's state, the memory of stride 8 pooled inside its mask, its names, its shape."""
-        h, w = features.shapes[-1]
-        inside = logits.sigmoid()
-        share = F.adaptive_avg_pool2d(inside[:, None], (h, w)).flatten(1)
-        pooled = share @ features.level(LEVELS - 1)[0].flatten(1).T / share.sum(1, keepdim=True).clamp(min=1e-6)
-        hard = logits > 0
-        area = hard.flatten(1).float().mean(1)
-        soft = (inside * hard).flatten(1).sum(1) / torch.maximum(inside, hard.float()).flatten(1).sum(1).clamp(min=1e-6)
+    def describe(self, features: Features, answer: LayerOutput, coarse: Tensor, names: tuple[Tensor, Tensor]) -> Tensor:
+        """(P, D): the query's state, the memory of stride 8 pooled inside its mask, its names, its shape.
+
+        coarse (P, cells of stride 8): mask logits.
+        """
+        inside = coarse.sigmoid()
+        pooled = inside @ features.level(LEVELS - 1)[0].flatten(1).T / inside.sum(1, keepdim=True).clamp(min=1e-6)
+        hard = (coarse > 0).float()
+        area = hard.mean(1)
+        soft = (inside * hard).sum(1) / torch.maximum(inside, hard).sum(1).clamp(min=1e-6)
         geometry = torch.cat(
             (
                 answer.predicted_iou.flatten()[:, None],
@@ -133,10 +132,12 @@ class GenericHead(nn.Module):
     ) -> GenericOutput:
         """Proposals -> object queries. answer: of the prompt decoder at the seeds, N clicks; logits (P, H/4, W/4);
         names: class embeddings of the proposals for objects and parts, (P, E) each."""
-        description = self.describe(features, answer, logits, names)
+        # at stride 8, a cell where any quarter of it is inside: small masks must not vanish
+        coarse = F.max_pool2d(logits[:, None], 2)[:, 0].flatten(1)
+        description = self.describe(features, answer, coarse, names)
         scores = self.proposal_score(description)
         embedding = answer.mask_embedding.flatten(0, 2)
-        chosen = distinct_proposals(scores.detach(), logits.detach(), self.queries)
+        chosen = distinct_proposals(scores.detach(), coarse.detach(), self.queries)
         x = (self.content(description[chosen]))[None, None]
         reference = answer.boxes.flatten(0, 2)[chosen].detach()[None, None]
         for layer in self.layers:
@@ -164,9 +165,12 @@ def choose_seeds(token_scores: Tensor, shapes: Shapes, count: int) -> Tensor:
 
 
 def distinct_proposals(scores: Tensor, logits: Tensor, count: int) -> Tensor:
-    """Rows (n,) of at most `count` masks, best first by their best score, no two with an IoU over SAME_PROPOSAL."""
+    """Rows (n,) of at most `count` masks, best first by their best score, no two with an IoU over SAME_PROPOSAL.
+
+    scores (P, KINDS), logits (P, cells). Empty masks are left out.
+    """
     best = scores.amax(1)
-    inside = F.avg_pool2d(logits[:, None].float(), COMPARED, ceil_mode=True).flatten(1) > 0
+    inside = logits > 0
     order = best.argsort(descending=True)
     order = order[inside[order].any(1)]
     masks = inside[order].float()

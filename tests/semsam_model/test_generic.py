@@ -63,8 +63,8 @@ def test_of_proposals_that_are_alike_the_best_remains_and_empty_ones_do_not() ->
     logits = torch.full((4, 8, 8), -1.0)
     logits[0, :4], logits[1, :4], logits[2, 4:] = 1.0, 1.0, 1.0
     scores = torch.tensor([[0.0, 0, 0], [0, 2.0, 0], [1.0, 0, 0], [9.0, 0, 0]])
-    assert distinct_proposals(scores, logits, 10).tolist() == [1, 2]
-    assert distinct_proposals(scores, logits, 1).tolist() == [1]
+    assert distinct_proposals(scores, logits.flatten(1), 10).tolist() == [1, 2]
+    assert distinct_proposals(scores, logits.flatten(1), 1).tolist() == [1]
 
 
 def test_an_untrained_query_is_the_click_that_proposed_it(model: SemanticSAM, photo: np.ndarray) -> None:
