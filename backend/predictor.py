@@ -95,7 +95,7 @@ class Predictor:
         with self._loading:
             try:
                 loaded = load()
-                loaded.model.encode(np.zeros((64, 64, 3), np.uint8))  # the first run allocates; let no click pay for it
+                loaded.model.encode(np.zeros((36, 64, 3), np.uint8))  # the first run allocates; let no click pay for it
             except SemsamError as error:
                 log.error("model cannot be loaded: %s", error)
                 return self._failed(str(error))

@@ -108,7 +108,7 @@ class Settings:
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"  #: auto, cpu, cuda, cuda:N
     dtype: _Dtype = "float32"  #: of the image encoder
     torch_threads: _Count | None = None  #: CPU threads of the network; None = torch's choice
-    version_poll_seconds: _Seconds = 3.0  #: how often to look whether another version has been made live
+    version_poll_seconds: _Seconds = 1.0  #: how often to look whether another version has been made live
     text_encoder: str | None = None  #: sentence-transformers folder or hub name; None = the installed package
     name_threshold: Annotated[float, Field(ge=0, le=1)] = 0.4  #: score below which a name is only guessed, not given
     embedding_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20  #: memory for embeddings kept
