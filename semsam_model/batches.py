@@ -144,12 +144,13 @@ def draw_prompts(
     config: SamplingConfig,
     click_box: float,
     rng: np.random.Generator,
+    weights: Sequence[float] | None = None,
 ) -> DrawnPrompts:
     """Draw prompts from bool (G, S, S) masks, none empty: a granularity, a mask of it, then a pixel of it or its box.
 
     Granularities take turns by chance, so that three hundred windows do not drown one house; inside one, every mask
-    comes before any comes again. A click may mean every mask that contains it (at most `max_targets`, the drawn one
-    first), a box only its own.
+    comes before any comes again; with `weights` of the masks, each is drawn with a chance in proportion to its own. A
+    click may mean every mask that contains it (at most `max_targets`, the drawn one first), a box only its own.
     """
     groups = [np.flatnonzero(np.asarray(granularity) == kind) for kind in GRANULARITIES]
     queues: list[list[int]] = [[] for _ in groups]
@@ -161,9 +162,13 @@ def draw_prompts(
     targets = np.full((config.prompts, config.max_targets), NO_TARGET)
     for row in range(config.prompts):
         group = int(rng.choice(present))
-        if not queues[group]:
-            queues[group] = rng.permutation(groups[group]).tolist()
-        wanted = queues[group].pop()
+        if weights is not None:
+            chances = np.asarray(weights, float)[groups[group]]
+            wanted = int(rng.choice(groups[group], p=chances / chances.sum()))
+        else:
+            if not queues[group]:
+                queues[group] = rng.permutation(groups[group]).tolist()
+            wanted = queues[group].pop()
         targets[row, 0] = wanted
         if rng.random() < config.box_share:
             kinds[row] = BOX

@@ -91,6 +91,7 @@ class Region:
     name: str | None  #: of the object or part, as the source spells it
     parent: int | None = None  #: index, among the sample's regions, of the enclosing one
     box_only: bool = False  #: nobody drew its outline: the mask is a filled rectangle
+    weight: float = 1.0  #: how often fine-tuning asks for it beside others, more than 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,150 @@
+"""python -m benchmarks.finetune DATA: what corrections of a new domain give, and what they cost elsewhere.
+
+DATA holds adapt/ and val/ with SOURCE.json and photos (docs/data.md). Photos of DATA/adapt are taken in a fixed
+shuffled order until they have as many regions as asked for; the weight of a region is what the model's best candidate
+missed, as an annotator's correction of it would say. Measured before and after on all of DATA/val of the same source,
+as `semsam evaluate clicks` counts, and on the gate's guard set. With --shuffle the masks (or names) are dealt out anew
+among the regions, also of the held-out fifth: the gate has to refuse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from semsam_model.candidates import crop_iou
+from semsam_model.checkpoint import load_model
+from semsam_model.corrections import innermost
+from semsam_model.data import read_samples
+from semsam_model.evaluate import evaluate_clicks
+from semsam_model.evaluate_names import evaluate_names
+from semsam_model.finetune import fine_tune, read_finetune_config
+from semsam_model.gate import GateConfig, compare, guard_samples
+from semsam_model.model import SemanticSAM
+from semsam_model.predict import raw_levels
+from semsam_model.samples import Annotation, CocoMask, Region, Sample
+from semsam_model.text import TextEncoder
+from semsam_model.types import Prompt
+
+MEASURES = ("oracle", "first", "told", "max")
+
+
+def corrections(model: SemanticSAM, pool: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+    """Photos with at least `count` regions in all, each region weighted by what the model missed."""
+    taken: list[Sample] = []
+    for index in np.random.default_rng(seed).permutation(len(pool)):
+        if sum(len(s.regions) for s in taken) >= count:
+            break
+        sample = pool[index]
+        embedding = model.encode(sample.image())
+        regions = []
+        for number, region in enumerate(sample.regions):
+            mask = sample.mask(number)
+            levels = raw_levels(model, embedding, Prompt((innermost(mask),))) if mask.any() else []
+            missed = 1 - max((crop_iou(c.crop, c.bbox, mask) for c in levels), default=0.0)
+            regions.append(dataclasses.replace(region, weight=0.25 + 0.75 * missed))
+        annotation = Annotation(sample.width, sample.height, tuple(regions))
+        taken.append(Sample(sample.photo, sample.source, annotation))
+    return taken
+
+
+def shuffled(samples: Sequence[Sample], what: str, seed: int) -> list[Sample]:
+    """The masks, or the names, of all regions dealt out anew; a mask is stretched to the photo it comes to."""
+    rng = np.random.default_rng(seed)
+    places = [(s, i) for s, sample in enumerate(samples) for i in range(len(sample.regions))]
+    order = rng.permutation(len(places))
+    dealt: list[list[Region]] = [[] for _ in samples]
+    for (s, i), other in zip(places, order, strict=True):
+        region, (t, j) = samples[s].regions[i], places[other]
+        if what == "names":
+            dealt[s].append(dataclasses.replace(region, name=samples[t].regions[j].name))
+            continue
+        mask = samples[t].mask(j)
+        rows = np.arange(samples[s].height) * mask.shape[0] // samples[s].height
+        columns = np.arange(samples[s].width) * mask.shape[1] // samples[s].width
+        dealt[s].append(dataclasses.replace(region, segmentation=CocoMask.of(mask[rows][:, columns])))
+    return [
+        Sample(sample.photo, sample.source, Annotation(sample.width, sample.height, tuple(regions)))
+        for sample, regions in zip(samples, dealt, strict=True)
+    ]
+
+
+def figures(model: SemanticSAM, samples: Sequence[Sample], encoder: TextEncoder | None) -> dict[str, float]:
+    clicks = evaluate_clicks(model, samples).clicks
+    found = {m: round(100 * float(np.mean([getattr(c, m) for c in clicks])), 1) for m in MEASURES}
+    if encoder is not None:
+        kinds = evaluate_names(model, samples, encoder).by_source
+        for source in kinds.values():
+            found |= {f"{kind} top-1": scores.percent()["top1"] for kind, scores in source.items()}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--source", nargs="+", default=["car_parts", "wbc"])
+    parser.add_argument("--count", nargs="+", type=int, default=[32, 128])
+    parser.add_argument("--shuffle", choices=["masks", "names"])
+    parser.add_argument("--config", type=Path, help="configs/finetune.yaml when not given")
+    parser.add_argument("--weights", type=Path, help="of the model to start from; the default when not given")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the section finetune")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("out/finetune.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    config, gate = read_finetune_config(arguments.config)
+    changes = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in arguments.set)}
+    config, gate_config = dataclasses.replace(config, **changes), GateConfig.from_dict(gate)
+    model, version = load_model("mobile", arguments.weights)
+    encoder = TextEncoder()
+    rows = []
+    guard = guard_samples(gate_config)
+    for source in arguments.source:
+        pool = read_samples(arguments.data / "adapt", [source]).samples
+        val = read_samples(arguments.data / "val", [source]).samples
+        before = {"val": figures(model, val, encoder), "guard": figures(model, guard, None)}
+        print(json.dumps({"source": source, "model": version.version, "before": before}), flush=True)
+        for count in arguments.count:
+            began = time.monotonic()
+            taken = corrections(model, pool, count, config.seed)
+            if arguments.shuffle:
+                taken = shuffled(taken, arguments.shuffle, config.seed)
+            train, held_out = taken, val
+            if arguments.shuffle:  # as the worker does: a fifth of the same corrections is held out
+                cut = max(1, len(taken) // 5)
+                train, held_out = taken[cut:], taken[:cut]
+            learned = time.monotonic()
+            with tempfile.TemporaryDirectory() as folder:
+                tuned = fine_tune(model, train, config, Path(folder), encoder=encoder)
+            assert tuned is not None
+            minutes = (time.monotonic() - learned) / 60
+            row = {
+                "source": source,
+                "regions": sum(len(s.regions) for s in train),
+                "photos": len(train),
+                "shuffled": arguments.shuffle,
+                "minutes": round(minutes, 1),
+                "prepared": round((learned - began) / 60, 1),
+                "loss": round(tuned.loss, 2),
+            }
+            if not arguments.shuffle:
+                row["before"] = before
+                row["after"] = {"val": figures(tuned.model, val, encoder), "guard": figures(tuned.model, guard, None)}
+            verdict = compare(model, tuned.model, held_out, gate_config, encoder=encoder, lists=taken).verdict
+            row["gate"] = {k: v for k, v in verdict.to_dict().items() if k not in ("by_level", "by_label")}
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,505 @@
+"""Fine-tuning: a trained model learns from a project's corrections, in minutes on a CPU, without forgetting the rest.
+
+What learns is the prompt decoder and the heads, by default. Then the image features never change, so each view (a
+scaled, cropped, flipped copy) of a photo is encoded once and kept, and a step costs only prompts and losses. Among the
+corrections come made scenes, which keep the model what it was. Prompts are drawn as in training, a correction more
+often the more wrong the model was about it (`Region.weight`). Weights are averaged over the steps.
+
+The random numbers of a step depend on the seed and the step's number alone, and the state is on disk every few steps:
+a run that was killed goes on, and ends as if it had not been.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semsam_model.batches import DrawnPrompts, SamplingConfig, augment, draw_prompts, mask_boxes
+from semsam_model.config import check_fields, config_root, read_yaml
+from semsam_model.decoder import LayerOutput
+from semsam_model.errors import ConfigError, DataError, TrainingError
+from semsam_model.losses import LossConfig, training_loss
+from semsam_model.matching import Match, Targets
+from semsam_model.model import SemanticSAM
+from semsam_model.name_losses import name_loss
+from semsam_model.pixel_decoder import Features
+from semsam_model.ranker_training import fit_ranker
+from semsam_model.samples import Sample
+from semsam_model.synthetic import made_samples
+from semsam_model.text import TextEncoder
+from semsam_model.vocabulary import NO_LABEL, NameTable, Vocabulary, encode_vocabulary
+
+log = logging.getLogger(__name__)
+
+STATE = "finetune.pt"
+SCENES = 1  #: seed of the made scenes that are mixed in; the gate's have another
+Learn = Literal["heads", "decoder", "everything"]
+#: Beginnings of the names of parameters that learn.
+LEARNS: dict[str, tuple[str, ...]] = {
+    "heads": (
+        "decoder.mask_head.",
+        "decoder.iou_head.",
+        "decoder.object_projection",
+        "decoder.part_projection",
+        "name_head.",
+    ),
+    "decoder": ("decoder.", "name_head."),
+    "everything": ("",),
+}
+#: Learn with `lr_features`: they know more than a project's photos can tell.
+FEATURES = ("backbone.", "pixel_decoder.", "name_head.classes.")
+
+
+@dataclass(frozen=True)
+class FineTuneConfig:
+    """How a job learns. The values of configs/finetune.yaml are those that were measured (docs/finetune.md)."""
+
+    learn: Learn = "decoder"
+    """heads, decoder (with heads), or everything: the last encodes photos at every step, and takes many times longer"""
+    steps: int = 240
+    batch: int = 2
+    """Photos a step"""
+    size: int | None = None
+    """Side of a view, pixels, a multiple of 32; null = the size that the model sees photos at"""
+    views: int = 4
+    """Views of a photo; each is encoded once"""
+    lr: float = 2e-4
+    lr_features: float = 2e-5
+    """Of backbone and pixel decoder, where everything learns, and of the class features of the name head"""
+    warmup: int = 20
+    """Steps of linear warm-up; a half cosine down follows"""
+    weight_decay: float = 0.02
+    clip: float = 1.0
+    """Largest norm of the gradient"""
+    ema: float = 0.99
+    """Decay of the averaged weights"""
+    scenes: int = 32
+    """Made scenes mixed in"""
+    replay_share: float = 0.35
+    """Chance that a photo of a batch is one of them, or of other earlier data"""
+    names: float = 1.0
+    """Weight of the names' loss, where there are labels; 0: masks alone"""
+    ranker_photos: int = 24
+    """Photos of the project, and as many of the earlier data, that the order of candidates is learned from anew at the
+    end; 0: it stays"""
+    save_every: int = 20
+    cache_bytes: int = 1_500_000_000
+    """Memory for encoded views; more views than fit are encoded again"""
+    seed: int = 0
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    loss: LossConfig = field(default_factory=lambda: LossConfig(points=512, match_points=768))
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.learn in get_args(Learn), f"learn {self.learn!r}: expected heads, decoder or everything"),
+            (
+                min(self.steps, self.batch, self.views, self.save_every) >= 1,
+                "steps, batch, views, save_every: expected at least 1",
+            ),
+            (
+                self.size is None or (self.size >= 64 and self.size % 32 == 0),
+                "size: expected a multiple of 32, from 64",
+            ),
+            (
+                self.lr > 0 and self.lr_features >= 0 and self.clip > 0,
+                "lr, lr_features, clip: expected positive numbers",
+            ),
+            (0 <= self.ema < 1 and 0 <= self.replay_share < 1, "ema, replay_share: expected 0 <= value < 1"),
+            (
+                min(self.warmup, self.scenes, self.names, self.ranker_photos, self.weight_decay, self.seed) >= 0,
+                "warmup, scenes, names, ranker_photos, weight_decay, seed: expected at least 0",
+            ),
+        )
+        for good, message in checks:
+            if not good:
+                raise ConfigError(f"fine-tuning: {message}")
+
+    @classmethod
+    def from_dict(cls, values: object, where: str = "fine-tuning") -> FineTuneConfig:
+        """Checked construction from plain values. Raises ConfigError naming the key."""
+        known = check_fields(cls, values, where)
+        for name, part in (("sampling", SamplingConfig), ("loss", LossConfig)):
+            if name in known:
+                known[name] = part(**check_fields(part, known[name], f"{where}: {name}"))
+        return cls(**known)
+
+
+def read_finetune_config(path: Path | None = None) -> tuple[FineTuneConfig, dict[str, Any]]:
+    """configs/finetune.yaml, or another file: how to learn, and the plain values of its section `gate`.
+
+    Raises ConfigError, also for unknown keys.
+    """
+    path = path or config_root() / "finetune.yaml"
+    content = read_yaml(path)
+    if not isinstance(content, dict) or set(content) - {"finetune", "gate"}:
+        raise ConfigError(f"{path}: expected the sections finetune and gate")
+    return FineTuneConfig.from_dict(content.get("finetune") or {}, f"{path}: finetune"), content.get("gate") or {}
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuned:
+    """A model that has learned from corrections; on the device of the one it started from."""
+
+    model: SemanticSAM
+    steps: int
+    seconds: float  #: of the steps, over resumed runs
+    loss: float  #: mean of the last steps
+    named: int  #: labels whose names were learned
+
+
+def fine_tune(
+    model: SemanticSAM,
+    corrections: Sequence[Sample],
+    config: FineTuneConfig,
+    out: Path,
+    *,
+    replay: Sequence[Sample] = (),
+    encoder: TextEncoder | None = None,
+    stop: Callable[[int], bool] = lambda step: False,
+) -> FineTuned | None:
+    """Learn from corrections; `model` itself stays as it is. Goes on where an earlier call with the same `out` ended.
+
+    corrections: photos of the project, of one source. replay: earlier data beside the made scenes. encoder: for names;
+    without it, or where the model cannot name or there are fewer than two labels, masks alone are learned. stop: asked
+    before each step with its number; when true, the state is saved and None returned.
+    Raises DataError when nothing can be learned from, TrainingError when the loss is no longer a number.
+    """
+    scenes: list[Sample] = list(made_samples(config.scenes, seed=SCENES, source="made"))
+    earlier = [*scenes, *replay]
+    run = _Run(model, corrections, earlier, config, out, encoder)
+    out.mkdir(parents=True, exist_ok=True)
+    run.load()
+    while run.step < config.steps:
+        if stop(run.step):
+            run.save()
+            return None
+        run.advance()
+        if run.step % config.save_every == 0:
+            run.save()
+    run.save()
+    tuned = run.averaged
+    if config.ranker_photos:
+        per_source = config.ranker_photos
+        taken = [*_spread(corrections, per_source), *_spread(earlier, per_source)]
+        try:
+            tuned.ranker = fit_ranker(tuned, taken, per_source=None, seed=config.seed)
+        except DataError as error:
+            log.warning("the order of candidates stays as it was: %s", error)
+    loss = float(np.mean(run.losses[-20:])) if run.losses else math.nan
+    return FineTuned(tuned, run.step, run.seconds, loss, len(run.table.heads) if run.table else 0)
+
+
+def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
+    places = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int))
+    return [samples[place] for place in places] if len(samples) else []
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """One augmented copy of a photo; S x S pixels."""
+
+    image: Tensor  #: uint8 (1, 3, S, S)
+    features: Features | None  #: float16, of a batch of one; None where features learn
+    masks: np.ndarray  #: bool (G, S, S), G >= 1
+    granularity: list[str]
+    weights: list[float]
+    rows: np.ndarray  #: long (G,) in the vocabulary
+
+
+class _Views:
+    """Views by (photo, number), the last ones kept."""
+
+    def __init__(
+        self, model: SemanticSAM, samples: Sequence[Sample], config: FineTuneConfig, vocabulary: Vocabulary | None
+    ) -> None:
+        self.model, self.samples, self.config, self.vocabulary = model, samples, config, vocabulary
+        self.size = config.size or -(-model.config.resize_pixels // 32) * 32
+        self._kept: OrderedDict[tuple[int, int], _View | None] = OrderedDict()
+        self._bytes = 0
+
+    def view(self, photo: int, number: int) -> _View | None:
+        """None where nothing of the photo can be used."""
+        key = (photo, number)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        made = self._kept[key] = self._make(photo, number)
+        self._bytes += _size(made)
+        while self._bytes > self.config.cache_bytes and len(self._kept) > 1:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+        return made
+
+    def _make(self, photo: int, number: int) -> _View | None:
+        sample, model = self.samples[photo], self.model
+        masks: list[np.ndarray] = []
+        regions = []
+        try:
+            pixels = sample.image()
+            for index, region in enumerate(sample.regions):
+                masks.append(sample.mask(index))
+                regions.append(region)
+        except DataError as error:
+            log.warning("not learned from: %s", error)
+            return None
+        rng = np.random.default_rng([self.config.seed, 1, photo, number])
+        image, placed = augment(pixels, masks, self.size, self.config.sampling, model.config.pixel_mean, rng)
+        large = np.flatnonzero(placed.sum((1, 2)) >= self.config.sampling.min_area)
+        if not len(large):
+            return None
+        chosen = [regions[i] for i in large]
+        rows = [NO_LABEL] * len(chosen)
+        if self.vocabulary is not None:
+            rows = [self.vocabulary.row(sample.source, r.granularity, r.name) for r in chosen]
+        tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
+        features = None
+        if self.config.learn != "everything":
+            with torch.no_grad():
+                features = _cast(model.features(model.normalise(tensor.to(model.pixel_mean.device))), torch.float16)
+        return _View(
+            tensor, features, placed[large], [r.granularity for r in chosen], [r.weight for r in chosen], np.array(rows)
+        )
+
+
+def _size(view: _View | None) -> int:
+    if view is None:
+        return 0
+    tensors = [view.image] + ([] if view.features is None else _tensors(view.features))
+    return view.masks.nbytes + sum(t.nbytes for t in tensors)
+
+
+def _tensors(features: Features) -> list[Tensor]:
+    return [features.mask_features, features.memory, *features.name_maps]
+
+
+def _cast(features: Features, dtype: torch.dtype) -> Features:
+    maps = tuple(m.to(dtype) for m in features.name_maps)
+    return Features(features.mask_features.to(dtype), features.memory.to(dtype), features.shapes, maps)
+
+
+def _batched(features: Sequence[Features]) -> Features:
+    """Features of one image each -> float32 of a batch."""
+    return Features(
+        torch.cat([f.mask_features for f in features]).float(),
+        torch.cat([f.memory for f in features]).float(),
+        features[0].shapes,
+        tuple(torch.cat(maps).float() for maps in zip(*(f.name_maps for f in features), strict=True)),
+    )
+
+
+class _Run:
+    """Model, averages, optimiser and step: what a killed run must find again."""
+
+    def __init__(
+        self,
+        parent: SemanticSAM,
+        corrections: Sequence[Sample],
+        earlier: Sequence[Sample],
+        config: FineTuneConfig,
+        out: Path,
+        encoder: TextEncoder | None,
+    ) -> None:
+        if not corrections:
+            raise DataError("fine-tuning: expected at least one photo with corrections, got none")
+        self.config, self.out = config, out
+        self.samples, self.own = [*corrections, *earlier], len(corrections)
+        self.model = copy.deepcopy(parent).float()
+        # where features are kept, they must be what they will be when the model answers
+        self.model.train(config.learn == "everything")
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name.startswith(LEARNS[config.learn]))
+        self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(_groups(self.model, config))
+        self.vocabulary, self.table = self._names(encoder)
+        self.views = _Views(self.model, self.samples, config, self.vocabulary)
+        #: photos come by what their regions are worth together
+        worth = np.array([sum(r.weight for r in s.regions) for s in corrections], float)
+        if not worth.sum() > 0:
+            raise DataError("fine-tuning: expected regions in the corrections, got none")
+        self.chance = worth / worth.sum()
+        self.key = self._key(parent)
+        self.step, self.seconds = 0, 0.0
+        self.losses: list[float] = []
+
+    def _names(self, encoder: TextEncoder | None) -> tuple[Vocabulary | None, NameTable | None]:
+        if encoder is None or self.model.name_head is None or not self.config.names:
+            return None, None
+        vocabulary = Vocabulary.of(self.samples)
+        if not any(row[0] == self.samples[0].source for row in vocabulary.rows):
+            return None, None
+        vectors = encode_vocabulary(vocabulary, encoder, self.model.config.text_dim)
+        return vocabulary, NameTable.of(vocabulary, vectors).to(self.model.pixel_mean.device)
+
+    def _key(self, parent: SemanticSAM) -> str:
+        """Of all that a saved state must have in common with this run."""
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.config), sort_keys=True).encode())
+        for sample in self.samples[: self.own]:
+            digest.update(f"{sample.name} {len(sample.regions)}\0".encode())
+        first = next(p for p in parent.parameters())
+        digest.update(first.detach().cpu().float().numpy().tobytes())
+        return digest.hexdigest()
+
+    def advance(self) -> None:
+        """One step."""
+        began = time.monotonic()
+        rng = np.random.default_rng([self.config.seed, 2, self.step])
+        torch.manual_seed(int(rng.integers(2**31)))
+        views = self._draw(rng)
+        total = self._loss(views, rng)
+        value = float(total.detach())
+        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = float(nn.utils.clip_grad_norm_(learning, self.config.clip))
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise TrainingError(
+                f"fine-tuning, step {self.step}: expected a finite loss and gradient, got {value} and {norm}; "
+                "try again with a smaller lr"
+            )
+        factor = self._factor()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self.optimizer.step()
+        self.step += 1
+        decay = min(self.config.ema, self.step / (9 + self.step))
+        with torch.no_grad():
+            averages: list[Tensor] = list(self.averaged.parameters())
+            torch._foreach_lerp_(averages, [p.detach() for p in self.model.parameters()], 1 - decay)
+        self.losses.append(value)
+        self.seconds += time.monotonic() - began
+
+    def _factor(self) -> float:
+        warm = min(1.0, (self.step + 1) / (self.config.warmup + 1))
+        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps)))
+
+    def _draw(self, rng: np.random.Generator) -> list[_View]:
+        found: list[_View] = []
+        tries = 0
+        while len(found) < self.config.batch:
+            if self.own < len(self.samples) and rng.random() < self.config.replay_share:
+                # earlier data is many photos, each seen from one side
+                view = self.views.view(int(rng.integers(self.own, len(self.samples))), 0)
+            else:
+                photo = int(rng.choice(self.own, p=self.chance))
+                view = self.views.view(photo, int(rng.integers(self.config.views)))
+            tries += 1
+            if view is not None:
+                found.append(view)
+            elif tries > 50 * self.config.batch:
+                raise DataError(f"fine-tuning: {tries} photos in turn gave no usable mask")
+        return found
+
+    def _loss(self, views: Sequence[_View], rng: np.random.Generator) -> Tensor:
+        model, device = self.model, self.model.pixel_mean.device
+        prompts = [
+            draw_prompts(v.masks, v.granularity, self.config.sampling, model.click_box, rng, v.weights) for v in views
+        ]
+        cached = [v.features for v in views if v.features is not None]
+        if cached:
+            features = _batched(cached)
+        else:
+            features = model.features(model.normalise(torch.cat([v.image for v in views]).to(device)))
+        targets = _targets(views, prompts).to(device)
+        boxes = torch.from_numpy(np.stack([p.boxes for p in prompts])).to(device)
+        kinds = torch.from_numpy(np.stack([p.kinds for p in prompts])).to(device)
+        layers = model.prompt(features, boxes, kinds, all_layers=True)
+        result = training_loss(layers, features.mask_features, targets, self.config.loss)
+        if self.table is None:
+            return result.total
+        return result.total + self.config.names * self._name_loss(
+            self.table, features, layers[-1], result.matches, views
+        )
+
+    def _name_loss(
+        self,
+        table: NameTable,
+        features: Features,
+        last: LayerOutput,
+        matches: Sequence[Match],
+        views: Sequence[_View],
+    ) -> Tensor:
+        objects, parts, labels = [], [], []
+        for image, match in enumerate(matches):
+            rows = torch.from_numpy(views[image].rows).to(match.target.device)[match.target]
+            query, rows = match.query[rows != NO_LABEL], rows[rows != NO_LABEL]
+            of_object, of_part = self.model.class_embeddings(features, last, image, query)
+            objects.append(of_object)
+            parts.append(of_part)
+            labels.append(rows)
+        return name_loss(torch.cat(objects), torch.cat(parts), torch.cat(labels), table, self.model.name_scales()).total
+
+    # ---- on disk
+
+    def save(self) -> None:
+        state = {
+            "key": self.key,
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "losses": self.losses,
+        }
+        temporary = self.out / (STATE + ".tmp")
+        torch.save(state, temporary)
+        temporary.replace(self.out / STATE)
+
+    def load(self) -> None:
+        """Go on where `save` left off, if it was this run's; what cannot be read or is another's is begun anew."""
+        path = self.out / STATE
+        if not path.is_file():
+            return
+        try:
+            state = torch.load(path, map_location=self.model.pixel_mean.device, weights_only=True)
+        except Exception as error:  # torch raises many kinds for a file that is none
+            log.warning("%s: cannot be read, fine-tuning begins anew: %s", path, error)
+            return
+        if state.get("key") != self.key:
+            log.warning("%s: of another run, fine-tuning begins anew", path)
+            return
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds, self.losses = state["step"], state["seconds"], state["losses"]
+        log.info("fine-tuning goes on at step %d", self.step)
+
+
+def _targets(views: Sequence[_View], prompts: Sequence[DrawnPrompts]) -> Targets:
+    return Targets(
+        [torch.from_numpy(v.masks) for v in views],
+        [torch.from_numpy(mask_boxes(v.masks)) for v in views],
+        torch.from_numpy(np.stack([p.targets for p in prompts])),
+        # what a project does not label is not what it wants: its candidates may well be told to be worth little
+        [False] * len(views),
+    )
+
+
+def _groups(model: SemanticSAM, config: FineTuneConfig) -> list[dict[str, Any]]:
+    """Of what learns: features and the rest, each with and without weight decay (matrices and kernels alone)."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = (name.startswith(FEATURES), parameter.ndim >= 2 and name.endswith("weight"))
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "base_lr": config.lr_features if features else config.lr,
+            "lr": 0.0,
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (features, decays), parameters in groups.items()
+    ]

@@ -1,0 +1,132 @@
+"""Fine-tuning a tiny network on made scenes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from networks import structured
+
+from semsam_model.batches import SamplingConfig, draw_prompts
+from semsam_model.config import read_model_config
+from semsam_model.errors import ConfigError, DataError, TrainingError
+from semsam_model.finetune import LEARNS, FineTuneConfig, fine_tune, read_finetune_config
+from semsam_model.gate import GateConfig
+from semsam_model.losses import LossConfig
+from semsam_model.model import SemanticSAM
+from semsam_model.samples import Annotation, Sample
+from semsam_model.synthetic import made_samples
+
+CONFIG = FineTuneConfig(
+    steps=6,
+    batch=1,
+    size=96,
+    views=2,
+    warmup=1,
+    scenes=2,
+    ranker_photos=0,
+    save_every=2,
+    sampling=SamplingConfig(prompts=3),
+    loss=LossConfig(points=32, match_points=32),
+)
+SAMPLES = list(made_samples(3, seed=8, size=(64, 64), source="project"))
+
+
+@pytest.fixture
+def model() -> SemanticSAM:
+    return structured(read_model_config("tiny"))
+
+
+@pytest.mark.parametrize("learn", ["heads", "decoder", "everything"])
+def test_only_what_is_to_learn_changes_and_the_parent_never_does(
+    model: SemanticSAM, tmp_path: Path, learn: str
+) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = dataclasses.replace(CONFIG, learn=learn, steps=2)
+    tuned = fine_tune(model, SAMPLES, config, tmp_path)
+    assert tuned is not None
+    changed = {name for name, value in tuned.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith(LEARNS[learn]) for name in changed)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(model: SemanticSAM, tmp_path: Path) -> None:
+    whole = fine_tune(model, SAMPLES, CONFIG, tmp_path / "whole")
+    assert fine_tune(model, SAMPLES, CONFIG, tmp_path / "parts", stop=lambda step: step == 3) is None
+    asked: list[int] = []
+    rest = fine_tune(model, SAMPLES, CONFIG, tmp_path / "parts", stop=lambda step: bool(asked.append(step)))
+    assert whole is not None
+    assert rest is not None
+    assert asked == [3, 4, 5]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, rest.model.state_dict()[name]), name
+
+
+def test_a_saved_state_of_other_settings_or_a_torn_one_is_begun_anew(model: SemanticSAM, tmp_path: Path) -> None:
+    asked: list[int] = []
+    fine_tune(model, SAMPLES, dataclasses.replace(CONFIG, steps=2), tmp_path)
+    again = dataclasses.replace(CONFIG, steps=2, lr=1e-5)
+    fine_tune(model, SAMPLES, again, tmp_path, stop=lambda step: bool(asked.append(step)))
+    (tmp_path / "finetune.pt").write_bytes(b"torn")
+    fine_tune(model, SAMPLES, again, tmp_path, stop=lambda step: bool(asked.append(step)))
+    assert asked == [0, 1, 0, 1]
+
+
+def test_the_loss_falls(model: SemanticSAM, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, steps=25, lr=3e-3, views=1, replay_share=0.0, save_every=50)
+    short = fine_tune(model, SAMPLES[:1], dataclasses.replace(config, steps=1), tmp_path / "short")
+    long = fine_tune(model, SAMPLES[:1], config, tmp_path / "long")
+    assert short is not None
+    assert long is not None
+    assert long.loss < 0.9 * short.loss
+
+
+def test_views_beyond_the_memory_given_are_made_again_with_the_same_result(model: SemanticSAM, tmp_path: Path) -> None:
+    kept = fine_tune(model, SAMPLES, CONFIG, tmp_path / "kept")
+    again = fine_tune(model, SAMPLES, dataclasses.replace(CONFIG, cache_bytes=0), tmp_path / "again")
+    assert kept is not None
+    assert again is not None
+    assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in kept.model.state_dict().items())
+
+
+def test_a_loss_that_is_no_number_stops_the_run(model: SemanticSAM, tmp_path: Path) -> None:
+    with torch.no_grad():
+        model.decoder.content.fill_(torch.nan)
+    with pytest.raises(TrainingError, match=r"step 0: .*nan"):
+        fine_tune(model, SAMPLES, CONFIG, tmp_path)
+
+
+def test_nothing_to_learn_from_is_refused(model: SemanticSAM, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="at least one photo"):
+        fine_tune(model, [], CONFIG, tmp_path)
+    bare = Sample(SAMPLES[0].photo, "project", Annotation(64, 64, ()))
+    with pytest.raises(DataError, match="expected regions"):
+        fine_tune(model, [bare], CONFIG, tmp_path)
+
+
+def test_a_correction_is_asked_for_in_proportion_to_its_weight() -> None:
+    masks = np.zeros((2, 32, 32), bool)
+    masks[0, :16], masks[1, 16:] = True, True
+    config = SamplingConfig(prompts=4000, box_share=0.0)
+    drawn = draw_prompts(masks, ["part", "part"], config, 0.01, np.random.default_rng(0), [0.25, 0.75])
+    assert np.mean(drawn.targets[:, 0] == 1) == pytest.approx(0.75, abs=0.03)
+
+
+def test_the_settings_in_the_repository_are_valid_and_wrong_ones_are_named(tmp_path: Path) -> None:
+    _, gate = read_finetune_config()
+    GateConfig.from_dict(gate)
+    for text, named in (
+        ("finetune: {lern: heads}", "lern"),
+        ("finetune: {learn: encoder}", "learn"),
+        ("finetune: {size: 65}", "multiple of 32"),
+        ("finetune: {loss: {dice: 1}}", "dice"),
+        ("train: {}", "sections"),
+    ):
+        path = tmp_path / "wrong.yaml"
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=named):
+            read_finetune_config(path)
