@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from flask import Flask, Response, g, request
 from gunicorn.app.base import BaseApplication
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 EXIT_CANNOT_LISTEN = 98  # the errno of an address in use
 SPARE_THREADS = 4  #: beyond the predictions, so that /health and /setup are answered whatever the others do
 QUEUED = 2  #: predictions that wait for a place; each holds a spare thread meanwhile
+MAX_TRAINING_BODY = 4 * 2**20  #: of a webhook without secret
 QUEUE_S = 3.0  #: seconds that they wait
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PAGE = """<!doctype html>
@@ -133,7 +134,13 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
 
     @app.post("/webhook")
     def webhook() -> Response:
-        return _json(service.event(_body(settings)))
+        if g.rights == "all":
+            return _json(service.event(_body(settings)))
+        # Label Studio's Start Training button: sent as /predict is, without the webhook's headers
+        body = _body(settings, MAX_TRAINING_BODY)
+        if body.get("action") != "START_TRAINING":
+            raise Unauthorized("webhook secret: missing or wrong; give the webhook the header X-Semsam-Secret")
+        return _json(service.event(body))
 
     @app.get("/versions")
     def versions() -> Response:
@@ -148,7 +155,8 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
         g.started = time.perf_counter()
         wanted = request.headers.get("X-Request-Id", "")
         g.request_id = wanted if _REQUEST_ID.fullmatch(wanted) else uuid.uuid4().hex[:12]
-        if request.endpoint != "health" and not _may_call(settings, request.endpoint == "webhook"):
+        g.rights = _rights(settings, request.endpoint == "webhook")
+        if request.endpoint != "health" and g.rights is None:
             raise Unauthorized("credentials: missing or wrong; set user and password where the backend is connected")
 
     @app.after_request
@@ -214,16 +222,21 @@ class _Places:
             self._queue.release()
 
 
-def _may_call(settings: Settings, is_webhook: bool) -> bool:
-    """Whether the current request carries what the settings ask for."""
+def _rights(settings: Settings, is_webhook: bool) -> Literal["all", "training"] | None:
+    """What the current request may do, by what it carries and what the settings ask for.
+
+    "training": a webhook may only ask for training, which brings no data and is what a connection may do, too.
+    """
     wants_basic = settings.basic_auth_user is not None
     wants_secret = is_webhook and settings.webhook_secret is not None
     if not wants_basic and not wants_secret:
-        return True
+        return "all"
     expected = f"{settings.basic_auth_user}:{settings.basic_auth_pass}"
     basic = wants_basic and _same(_basic_credentials(), expected)
     secret = request.headers.get("X-Semsam-Secret", "").encode("latin-1")  # the bytes that came
-    return basic or (wants_secret and _same(secret, settings.webhook_secret or ""))
+    if basic or (wants_secret and _same(secret, settings.webhook_secret or "")):
+        return "all"
+    return None if wants_basic else "training"
 
 
 def _basic_credentials() -> bytes:
@@ -243,16 +256,20 @@ def _same(given: bytes, expected: str) -> bool:
     return same
 
 
-def _body(settings: Settings) -> dict[str, Any]:
-    """The request's JSON object. Raises BadRequest, RequestTooLarge."""
+def _body(settings: Settings, limit: int | None = None) -> dict[str, Any]:
+    """The request's JSON object, of at most `limit` bytes (default: `max_body_bytes`).
+
+    Raises BadRequest, RequestTooLarge.
+    """
+    limit = min(limit or settings.max_body_bytes, settings.max_body_bytes)
+    request.max_content_length = limit + 1
     try:
         data = request.get_data(cache=False)
     except RequestEntityTooLarge:
         data = None
-    if data is None or len(data) > settings.max_body_bytes:
+    if data is None or len(data) > limit:
         raise RequestTooLarge(
-            f"request body: more than {settings.max_body_bytes} bytes, the setting max_body_bytes"
-            " (SEMSAM_MAX_BODY_BYTES)"
+            f"request body: more than {limit} bytes, the setting max_body_bytes (SEMSAM_MAX_BODY_BYTES)"
         )
     try:
         body = json.loads(data)  # NaN too, which is no JSON: refused where it is a coordinate, as every wrong field is

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from backend import cli_versions
+from backend.cli_store import sync
 from semsam_model.errors import PromptError, SemsamError
 from semsam_model.types import Box, Click, Prompt
 
@@ -31,6 +32,8 @@ app.add_typer(evaluate_app, name="evaluate")
 data_app = typer.Typer(no_args_is_help=True, help="Look at training data, or make some.")
 app.add_typer(data_app, name="data")
 app.add_typer(cli_versions.app, name="versions")
+
+app.command()(sync)
 
 ModelName = Annotated[str, typer.Option("--model", help="mobile, swin_t, swin_l, ...: a name in configs/model.")]
 WeightsFile = Annotated[Path | None, typer.Option("--weights", help="Safetensors file; the embedded one for mobile.")]

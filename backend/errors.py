@@ -13,8 +13,9 @@ SemsamError
     ├── NotReady                503  the model is not loaded (yet)
     ├── DemoError               500  `make run` cannot start or go on
     ├── VersionError            409  a model version is unknown, damaged or not to be changed like that
-    ├── StoreError              503  the database of corrections cannot be opened, read or written
     ├── ExportError             500  an export cannot be made where and how it was asked for
+    ├── StoreError              503  the database cannot be used, or does not hold what was asked for
+    │   └── StoreUnavailable    503  it is away, locked or full: the same may work later
     └── LabelStudioError        502  Label Studio, or the store behind it, did not give what was asked
         ├── OriginRefused       403  an address outside the allowed origins and folders
         ├── TokenRefused        502  Label Studio does not accept our token
@@ -97,6 +98,12 @@ class ExportError(BackendError):
     """An export cannot be made where and how it was asked for."""
 
     http_status = 500
+
+
+class StoreUnavailable(StoreError):
+    """The database is away, locked or full: the same may work later."""
+
+    http_status = 503
 
 
 class LabelStudioError(BackendError):

@@ -68,6 +68,30 @@ class LabelStudio:
             while len(self._projects) > _MAX_REMEMBERED:
                 self._projects.popitem(last=False)
 
+    def origin(self, project: str | None) -> str:
+        """scheme://host:port of the server that a project lives on. Raises OriginRefused, LabelStudioError."""
+        return str(self._server_of(project).origin)
+
+    def project_on(self, origin: str, project: int) -> str:
+        """The name under which the methods below take project `project` of the server at `origin`.
+
+        Raises OriginRefused when none of this backend's servers is there.
+        """
+        name = f"{project} on {origin}"
+        with self._lock:
+            servers = [*self._servers.values(), *(each for each in self._projects.values() if isinstance(each, Server))]
+            # one that /setup brought a token for goes before the same server without one
+            found = sorted(
+                (each for each in servers if str(each.origin) == origin), key=lambda each: each.token is None
+            )
+            if found:
+                self._projects[name] = found[0]
+                return name
+        raise OriginRefused(
+            f"project {project}: its Label Studio {origin} is none of this backend's servers, {self._known()};"
+            " see label_studio_url and label_studio_keys"
+        )
+
     def _server_named(self, hostname: str, access_token: str | None) -> Server:
         only = next(iter(self._servers.values())) if len(self._servers) == 1 else None
         try:
@@ -225,6 +249,15 @@ class LabelStudio:
     def get_task(self, task_id: int, *, project: str | None = None) -> dict[str, Any]:
         """The task as Label Studio's API gives it. This and the next three raise as `fetch_image` does."""
         return self._call("GET", f"/api/tasks/{int(task_id)}/", project)
+
+    def get_project(self, number: int, *, project: str | None = None) -> dict[str, Any]:
+        """The project as Label Studio's API gives it."""
+        return self._call("GET", f"/api/projects/{int(number)}/", project)
+
+    def list_tasks(self, number: int, page: int, page_size: int, *, project: str | None = None) -> dict[str, Any]:
+        """`tasks`, each with `id` and `updated_at`, and `total`, their number. Pages count from 1."""
+        query = f"project={int(number)}&page={page}&page_size={page_size}&include=id,updated_at"
+        return self._call("GET", f"/api/tasks/?{query}", project)
 
     def create_prediction(self, prediction: dict[str, Any], *, project: str | None = None) -> dict[str, Any]:
         """Store a prediction `{task, model_version, score, result}`; Label Studio does not check the result."""

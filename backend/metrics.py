@@ -47,6 +47,9 @@ class Metrics:
             "semsam_empty_answers", "Tasks that got an empty prediction", ["reason"], registry=self.registry
         )
         self._events = Counter("semsam_events", "Events Label Studio reported", ["action"], registry=self.registry)
+        self._offers_lost = Counter(
+            "semsam_offers_lost", "Answers of which the store has no record", registry=self.registry
+        )
         self._model = Info("semsam_model", "The model that answers", registry=self.registry)
         self._switches = Counter("semsam_model_switches", "Models put in place of another", registry=self.registry)
         self._load_failures = Counter(
@@ -81,6 +84,10 @@ class Metrics:
     def event(self, action: str) -> None:
         """Label Studio reported an event."""
         self._events.labels(action if action in _EVENTS else "other").inc()
+
+    def offer_lost(self) -> None:
+        """What was offered could not be stored."""
+        self._offers_lost.inc()
 
     def model_ready(self, name: str, version: str, *, switched: bool = False) -> None:
         """The model that answers from now on; switched: in place of another one."""

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -23,9 +24,11 @@ from cachetools import TTLCache
 from backend import protocol
 from backend.errors import BackendError, StoreError
 from backend.images import decode_photo, probe_size
+from backend.intake import Intake, open_intake
 from backend.labelstudio import LabelStudio
 from backend.metrics import Metrics
 from backend.naming import Namer
+from backend.offering import Answered
 from backend.predictor import Loaded, Predictor, Timings, read_model
 from backend.registry import Registry, open_registry
 from backend.settings import Settings
@@ -63,8 +66,12 @@ class SemsamService:
         weights_version: str,
         namer: Namer | None = None,
         registry: Registry | None = None,
+        intake: Intake | None = None,
     ) -> None:
-        """namer: what names masks, None = by rule. registry: of versions, None = only the predictor's model."""
+        """namer: what names masks, None = by rule. registry: of versions, None = only the predictor's model.
+
+        intake: of annotators' work, None = none is stored.
+        """
         self._settings = settings
         self._predictor = predictor
         self._label_studio = label_studio
@@ -72,6 +79,7 @@ class SemsamService:
         self._weights_version = weights_version
         self._namer = namer
         self._registry = registry
+        self._intake = intake
         self.closing = contextlib.ExitStack()  #: what to do at the end
         self._files: TTLCache[tuple[str, str], _File] = TTLCache(REMEMBERED_FILES, settings.image_recheck_seconds)
         self._files_lock = threading.Lock()
@@ -98,6 +106,8 @@ class SemsamService:
         request = protocol.parse_setup(body)
         if request.project_key is not None and request.hostname:
             self._label_studio.connect(request.project_key, request.hostname, request.access_token)
+        if self._intake and request.config:
+            self._intake.introduced(request.project_key, request.project, body["schema"])
         for problem in request.problems:
             log.warning("project %s: %s", request.project, problem)
         if self._namer and request.config:
@@ -215,7 +225,29 @@ class SemsamService:
         if not prediction["result"]:
             where_not = "there" if asked.prompt else f"that is sure enough to be {asked.text[-1]!r}"
             raise _NothingToSay("no_mask", f"the model found no mask {where_not}")
+        self._note_offer(request, task, file, asked, offered, prediction, time.perf_counter() - began)
         return prediction
+
+    def _note_offer(
+        self,
+        request: protocol.PredictRequest,
+        task: protocol.TaskRef,
+        file: _File,
+        asked: protocol.Interaction,
+        offered: Sequence[Candidate],
+        prediction: dict[str, Any],
+        seconds: float,
+    ) -> None:
+        if self._intake is None or task.id is None:
+            return
+        key = self._intake.key(request.project_key, request.project if task.project is None else task.project)
+        if key is None:
+            return
+        text = asked.text[-1] if asked.prompt is None else None
+        now, ms = datetime.now(UTC), 1000 * seconds
+        self._intake.answered(
+            Answered(key, task.id, file.sha256, file.size, asked.prompt, text, offered, prediction, ms, now)
+        )
 
     def _namer_of(self, loaded: Loaded) -> Namer | None:
         """What gives the masks of this model their names; None for a model without names."""
@@ -273,15 +305,19 @@ class SemsamService:
     # ---- events
 
     def fit(self, event: str, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """label-studio-ml 2.x: something happened in a project. Counted; nothing trains inside a request."""
+        """label-studio-ml 2.x: something happened in a project. Noted; nothing trains inside a request."""
         return self.event({**data, "action": event})
 
     def event(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A webhook delivery. Corrections are not stored yet: the event is counted and acknowledged."""
+        """A webhook delivery: counted, and what it says about annotations is on disk when this returns.
+
+        Raises BadRequest, StoreError, LabelStudioError: then it is not acknowledged.
+        """
         event = protocol.parse_event(body)
         self._metrics.event(event.action)
         log.info("event %s of project %s", event.action, event.project_id)
-        return {"status": "noted", "action": event.action}
+        kept = self._intake is not None and self._intake.event(event.action, body)
+        return {"status": "noted" if kept else "ignored", "action": event.action}
 
 
 class _OneModel:
@@ -331,7 +367,11 @@ def build_service(settings: Settings, metrics: Metrics) -> SemsamService:
     follower = Follower(registry, predictor, read, settings.version_poll_seconds)
     follower.start()
     live = registry.live().version.version
-    service = SemsamService(settings, predictor, LabelStudio(settings), metrics, live, namer, registry)
+    label_studio = LabelStudio(settings)
+    intake = open_intake(settings, store, label_studio, metrics)
+    intake.start()
+    service = SemsamService(settings, predictor, label_studio, metrics, live, namer, registry, intake)
     service.closing.callback(store.close)
     service.closing.callback(follower.stop)
+    service.closing.callback(intake.close)
     return service

@@ -82,6 +82,8 @@ class Settings:
     threads: Annotated[int, Field(ge=1, le=256)] = 8  #: predictions made at the same time
     data_dir: _Folder = Path(".semsam")  #: where the service keeps its files
     database_url: str | None = None  #: postgresql://..., sqlite:///...; None = semsam.db in the data folder
+    #: seconds between comparisons of all projects with Label Studio; 0 = at the start and when asked only
+    sync_seconds: Annotated[float, Field(ge=0, le=86400)] = 600.0
 
     label_studio_url: _BaseUrl = "http://localhost:8080"  #: as the backend reaches it
     label_studio_api_key: str | None = None  #: personal access token or legacy token

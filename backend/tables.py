@@ -75,6 +75,7 @@ tasks = Table(
     Column("image_sha256", String(64)),
     Column("problem", Text),  # why its picture could not be kept
     Column("tried_at", UtcDateTime),  # last attempt to fetch it
+    Column("seen", Text),  # its `updated_at` in Label Studio when its annotations were last compared
     Column("deleted_at", UtcDateTime),
 )
 

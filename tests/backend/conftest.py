@@ -22,11 +22,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """See `postgres.running`."""
+    """URL of a running PostgreSQL, see `postgres.Server`; where there is none, tests that need it fail, not skip."""
     if postgres.program("initdb") is None:
-        pytest.skip("PostgreSQL is not installed")
-    with postgres.running() as url:
-        yield url
+        pytest.fail("PostgreSQL is not installed: `make test` installs it where it can")
+    server = postgres.Server()
+    yield server.url
+    server.remove()
 
 
 @pytest.fixture
@@ -35,3 +36,14 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if getattr(request, "param", "sqlite") == "sqlite":
         return f"sqlite:///{tmp_path}/semsam.db"
     return postgres.new_database(request.getfixturevalue("postgres_server"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty store, on each kind of database."""
+    url = f"sqlite:///{tmp_path}/semsam.db"
+    if request.param == "postgresql":
+        url = postgres.new_database(request.getfixturevalue("postgres_server"))
+    opened = Store.open(url)
+    yield opened
+    opened.close()

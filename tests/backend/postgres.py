@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import sqlalchemy
@@ -21,29 +19,40 @@ def program(name: str) -> str | None:
     return shutil.which(name) or next((found for place in _PLACES if (found := shutil.which(name, path=place))), None)
 
 
-@contextlib.contextmanager
-def running() -> Iterator[str]:
-    """URL of a running server, which ends with `?host=...`: a database's name goes before that."""
-    user = "postgres" if os.geteuid() == 0 else None  # the server refuses to be root
-    folder = Path(tempfile.mkdtemp(prefix="semsam-postgres-"))
-    if user:
-        shutil.chown(folder, user)
+class Server:
+    """Made and started at once; may be stopped and started again."""
 
-    def call(*arguments: object) -> None:
+    def __init__(self) -> None:
+        # not pytest's folder: a socket's path has to be short, and the server's user has to get there
+        self._folder = Path(tempfile.mkdtemp(prefix="semsam-postgres-"))
+        self._user = "postgres" if os.geteuid() == 0 else None  # the server refuses to be root
+        if self._user:
+            shutil.chown(self._folder, self._user)
+        #: ends with `?host=...`: a database's name goes before that
+        self.url = f"postgresql://tests@/?host={self._folder}"
+        arguments = ("--pgdata", self._folder / "data", "--username", "tests", "--auth", "trust", "--no-sync")
+        self._call(program("initdb"), *arguments)
+        self.start()
+
+    def start(self) -> None:
+        options = f"-c listen_addresses='' -c unix_socket_directories={self._folder} -c fsync=off"
+        self._control("--log", self._folder / "log", "--options", options, "start")
+
+    def stop(self) -> None:
+        """As a crash does it: connections are cut, nothing is finished."""
+        self._control("--mode", "immediate", "stop")
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _control(self, *arguments: object) -> None:
+        self._call(program("pg_ctl"), "--pgdata", self._folder / "data", "--wait", *arguments)
+
+    def _call(self, *arguments: object) -> None:
         command = [str(argument) for argument in arguments]
-        subprocess.run(command, check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    control = (program("pg_ctl"), "--pgdata", folder / "data")
-    options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
-    try:
-        call(program("initdb"), "--pgdata", folder / "data", "--username", "tests", "--auth", "trust", "--no-sync")
-        call(*control, "--wait", "--log", folder / "log", "--options", options, "start")
-        try:
-            yield f"postgresql://tests@/?host={folder}"
-        finally:
-            call(*control, "--wait", "--mode", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        quiet = subprocess.DEVNULL
+        subprocess.run(command, check=True, user=self._user, cwd=self._folder, stdout=quiet, stderr=quiet)
 
 
 def new_database(server: str) -> str:

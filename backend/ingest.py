@@ -1,0 +1,345 @@
+"""Deliveries of Label Studio -> the store's tables: noted at once, worked in later, each in one transaction.
+
+A delivery lies in the inbox from before it is acknowledged until the transaction that works it in, so it can be neither
+lost nor half done. Working in twice changes nothing: of an annotation the newest `updated_at` counts, and a deletion is
+final, unless Label Studio itself lists the annotation later (`backend.reconcile`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, null, or_, select, update
+
+from backend.corrections import offer_of
+from backend.deliveries import Delivery
+from backend.errors import BadRequest, StoreUnavailable
+from backend.formats import crop_mask, encode_coco_rle
+from backend.label_config import LabelConfig
+from backend.outcomes import judge, seconds_until
+from backend.records import Offer, ProjectKey
+from backend.store import Store, upsert
+from backend.submissions import MalformedRegion, Submission, SubmittedRegion, clean, parse_submission
+from backend.tables import annotations as annotation_rows
+from backend.tables import inbox, offers, projects, regions, tasks
+
+log = logging.getLogger(__name__)
+
+_MAX_RAW = 100_000  #: characters of a malformed region kept
+
+
+def receive(store: Store, delivery: Delivery, now: datetime | None = None) -> None:
+    """Note a delivery. When this returns, it is on disk. Raises StoreError."""
+    with store.write() as connection:
+        connection.execute(insert(inbox), {"received_at": now or datetime.now(UTC), "delivery": delivery.to_json()})
+
+
+def work_in(store: Store) -> int:
+    """Work in everything that waits in the inbox; how many deliveries that was.
+
+    One that cannot be worked in stays there with its reason. Raises StoreUnavailable when the database fails: what
+    waits goes on waiting.
+    """
+    done = 0
+    while True:
+        with store.read() as connection:
+            query = select(inbox).where(inbox.c.problem.is_(None)).order_by(inbox.c.id).limit(1)
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return done
+        try:
+            _work_in_one(store, row.id, Delivery.from_json(row.delivery), row.received_at)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # whatever it is, the deliveries behind this one must not wait for ever
+            log.warning(
+                "delivery %d cannot be worked in: %s", row.id, error, exc_info=not isinstance(error, BadRequest)
+            )
+            with store.write() as connection:
+                problem = clean(f"{type(error).__name__}: {error}")[:2000]
+                connection.execute(update(inbox).where(inbox.c.id == row.id).values(problem=problem))
+        done += 1
+
+
+def _work_in_one(store: Store, number: int, delivery: Delivery, received_at: datetime) -> None:
+    key = delivery.key
+    config = LabelConfig() if delivery.label_config is None else config_or_empty(delivery.label_config)
+    submissions = [parse_submission(each, project=key.project, task=delivery.task) for each in delivery.annotations]
+    prepared = [(submission, prepare(store, key, submission, config)) for submission in submissions]
+    with store.write() as connection:
+        if delivery.title is not None and delivery.label_config is not None:
+            note_project(connection, key, delivery.title, delivery.label_config, delivery.project_updated_at)
+        if delivery.task is not None and delivery.image_url is not None:
+            note_task(connection, key, delivery.task, delivery.image_url)
+        for submission, rows in prepared:
+            apply(connection, key, submission, rows, received_at)
+        mark_deleted(connection, key, delivery.deleted_annotations, received_at)
+        for task in delivery.deleted_tasks:
+            mark_task_deleted(connection, key, task, received_at)
+        if delivery.project_deleted:
+            mine = and_(projects.c.origin == key.origin, projects.c.project == key.project)
+            connection.execute(update(projects).where(mine).values(deleted_at=received_at))
+        connection.execute(delete(inbox).where(inbox.c.id == number))
+
+
+def config_or_empty(xml: str) -> LabelConfig:
+    """A labeling config that cannot be read says nothing about labels, and makes no correction worthless."""
+    try:
+        return LabelConfig.parse(xml)
+    except BadRequest:
+        return LabelConfig()
+
+
+# ----------------------------------------------------------------------------------------------- rows, outside the lock
+
+
+def prepare(store: Store, key: ProjectKey, submission: Submission, config: LabelConfig) -> list[dict[str, Any]]:
+    """Rows of the table of regions for a submission: masks decoded, held against what was offered."""
+    if submission.cancelled:
+        return []
+    known: dict[str, tuple[Offer, datetime | None] | None] = {}
+    rows = []
+    for region in submission.regions(config):
+        if isinstance(region, MalformedRegion):
+            log.warning("project %s annotation %d: %s", key, submission.annotation, region.problem)
+            rows.append(_malformed_row(region))
+            continue
+        if region.prompt_id is not None and region.prompt_id not in known:
+            known[region.prompt_id] = _offer_and_next(store, key, submission.task, region.prompt_id)
+        rows.append(_usable_row(region, known.get(region.prompt_id or ""), submission))
+    return [_common(key, submission) | row for row in rows]
+
+
+def _common(key: ProjectKey, submission: Submission) -> dict[str, Any]:
+    """Every column, so that all rows of one statement have the same."""
+    row: dict[str, Any] = dict.fromkeys(column.name for column in regions.columns)
+    return row | {
+        "origin": key.origin,
+        "project": key.project,
+        "task": submission.task,
+        "annotation": submission.annotation,
+        "annotator": submission.annotator,
+        "ground_truth": submission.ground_truth,
+        "updated_at": submission.updated_at,
+        "labels": [],
+    }
+
+
+def _malformed_row(region: MalformedRegion) -> dict[str, Any]:
+    raw = json.dumps(list(region.rows))[:_MAX_RAW]
+    return {"region": region.id, "problem": clean(region.problem)[:2000], "raw": raw}
+
+
+def _usable_row(
+    region: SubmittedRegion, known: tuple[Offer, datetime | None] | None, submission: Submission
+) -> dict[str, Any]:
+    offer, next_prompt = known or (None, None)
+    judgement = judge(region, offer)
+    height, width = region.mask.shape
+    click = judgement.click or (None, None)
+    return {
+        "region": region.id,
+        "image_sha256": offer.image_sha256 if offer else None,
+        "width": width,
+        "height": height,
+        "labels": list(region.labels),
+        "granularity": region.granularity,
+        "parent": region.parent,
+        "mask": encode_coco_rle(*crop_mask(region.mask), (height, width))["counts"],
+        "outcome": judgement.outcome,
+        "prompt_id": region.prompt_id,
+        "rank": region.rank,
+        "level": region.level,
+        "score": region.score,
+        "model_version": region.model_version,
+        "iou_with_offer": judgement.iou_with_offer,
+        "click_x": click[0],
+        "click_y": click[1],
+        "seconds": seconds_until(submission.updated_at, offer.created_at, next_prompt) if offer else None,
+    }
+
+
+def _offer_and_next(store: Store, key: ProjectKey, task: int, prompt_id: str) -> tuple[Offer, datetime | None] | None:
+    """What was offered, if on this very task, and when the task's next prompt was answered."""
+    mine = and_(offers.c.origin == key.origin, offers.c.project == key.project, offers.c.task == task)
+    with store.read() as connection:
+        row = connection.execute(select(offers).where(mine, offers.c.prompt_id == prompt_id)).one_or_none()
+        if row is None:
+            return None
+        later = select(func.min(offers.c.created_at)).where(mine, offers.c.created_at > row.created_at)
+        return offer_of(row), connection.scalar(later)
+
+
+# ------------------------------------------------------------------------------------------------- writes, inside of it
+
+
+def note_project(
+    connection: Connection, key: ProjectKey, title: str, label_config: str, updated_at: datetime | None
+) -> None:
+    """Title and labeling config, unless newer ones are known. updated_at: by Label Studio's clock."""
+    updated_at = updated_at or datetime.now(UTC)
+    statement = upsert(connection, projects).values(
+        origin=key.origin,
+        project=key.project,
+        title=clean(title),
+        label_config=clean(label_config),
+        updated_at=updated_at,
+    )
+    new = statement.excluded
+    statement = statement.on_conflict_do_update(
+        index_elements=["origin", "project"],
+        set_={"title": new.title, "label_config": new.label_config, "updated_at": new.updated_at},
+        where=projects.c.updated_at <= new.updated_at,
+    )
+    connection.execute(statement)
+
+
+def note_project_config(connection: Connection, key: ProjectKey, label_config: str) -> None:
+    """A project that introduced itself: Label Studio says its labeling config there and not its title."""
+    statement = upsert(connection, projects).values(
+        origin=key.origin,
+        project=key.project,
+        title="",
+        label_config=clean(label_config),
+        updated_at=datetime.fromtimestamp(0, UTC),
+    )
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["origin", "project"],
+            set_={"label_config": statement.excluded.label_config, "deleted_at": null()},
+        )
+    )
+
+
+def note_task(connection: Connection, key: ProjectKey, task: int, image_url: str) -> None:
+    """The picture that a task names. Another one than before has to be fetched."""
+    statement = upsert(connection, tasks).values(
+        origin=key.origin, project=key.project, task=task, image_url=clean(image_url)
+    )
+    statement = statement.on_conflict_do_update(
+        index_elements=["origin", "project", "task"],
+        set_={"image_url": statement.excluded.image_url, "image_sha256": null(), "problem": null(), "tried_at": null()},
+        where=or_(tasks.c.image_url.is_(None), tasks.c.image_url != statement.excluded.image_url),
+    )
+    connection.execute(statement)
+
+
+def apply(
+    connection: Connection,
+    key: ProjectKey,
+    submission: Submission,
+    rows: list[dict[str, Any]],
+    received_at: datetime,
+    *,
+    listed_at: datetime | None = None,
+) -> bool:
+    """Make the store hold this submission, unless it holds a newer one; whether anything changed.
+
+    rows: of `prepare`. listed_at: when Label Studio was asked for its annotations and named this one, which takes back
+    a deletion noted before; None for a webhook.
+    """
+    if not _claim(connection, key, submission, received_at, listed_at):
+        return False
+    mine = and_(regions.c.origin == key.origin, regions.c.annotation == submission.annotation)
+    before = connection.execute(select(regions.c.region, regions.c.seconds).where(mine)).all()
+    seconds = {row.region: row.seconds for row in before}
+    connection.execute(update(regions).where(mine, regions.c.deleted_at.is_(None)).values(deleted_at=received_at))
+    if rows:
+        task = and_(tasks.c.origin == key.origin, tasks.c.project == key.project, tasks.c.task == submission.task)
+        picture = connection.execute(select(tasks).where(task)).one_or_none()
+        if picture is not None:
+            rows = [row | _picture(row, picture.image_sha256, picture.image_url) for row in rows]
+        # the first submit is the one that the accept was followed by
+        rows = [row | {"seconds": seconds.get(row["region"]) or row["seconds"]} for row in rows]
+        statement = upsert(connection, regions)
+        primary = [column.name for column in regions.primary_key]
+        values = {name: statement.excluded[name] for name in rows[0] if name not in primary}
+        connection.execute(statement.on_conflict_do_update(index_elements=primary, set_=values), rows)
+    return True
+
+
+def _picture(row: Mapping[str, Any], sha256: str | None, url: str | None) -> dict[str, Any]:
+    return {"image_sha256": row["image_sha256"] or sha256, "image_url": url}
+
+
+def _claim(
+    connection: Connection,
+    key: ProjectKey,
+    submission: Submission,
+    received_at: datetime,
+    listed_at: datetime | None,
+) -> bool:
+    """Write the annotation's own row if this is news: one statement, so that of two writers the newer one wins."""
+    statement = upsert(connection, annotation_rows).values(
+        origin=key.origin,
+        annotation=submission.annotation,
+        project=key.project,
+        task=submission.task,
+        annotator=submission.annotator,
+        cancelled=submission.cancelled,
+        ground_truth=submission.ground_truth,
+        created_at=submission.created_at,
+        updated_at=submission.updated_at,
+        received_at=received_at,
+        deleted_at=None,
+    )
+    old, new = annotation_rows.c, statement.excluded
+    is_news: ColumnElement[bool] = and_(
+        old.deleted_at.is_(None), or_(old.updated_at.is_(None), old.updated_at < new.updated_at)
+    )
+    if listed_at is not None:
+        not_older = or_(old.updated_at.is_(None), old.updated_at <= new.updated_at)
+        is_news = or_(is_news, and_(old.deleted_at < listed_at, not_older))
+    changed = {column.name: new[column.name] for column in annotation_rows.columns if not column.primary_key}
+    statement = statement.on_conflict_do_update(index_elements=["origin", "annotation"], set_=changed, where=is_news)
+    return connection.execute(statement.returning(annotation_rows.c.annotation)).one_or_none() is not None
+
+
+def mark_deleted(connection: Connection, key: ProjectKey, gone: tuple[int, ...], now: datetime) -> None:
+    """Mark annotations and their regions. One that nobody has heard of is remembered: its creation may come later."""
+    for annotation in gone:
+        statement = upsert(connection, annotation_rows).values(
+            origin=key.origin,
+            annotation=annotation,
+            project=key.project,
+            cancelled=False,
+            ground_truth=False,
+            received_at=now,
+            deleted_at=now,
+        )
+        statement = statement.on_conflict_do_update(
+            index_elements=["origin", "annotation"],
+            set_={"deleted_at": now},
+            where=annotation_rows.c.deleted_at.is_(None),
+        )
+        connection.execute(statement)
+        mine = and_(regions.c.origin == key.origin, regions.c.annotation == annotation)
+        connection.execute(update(regions).where(mine, regions.c.deleted_at.is_(None)).values(deleted_at=now))
+
+
+def mark_task_deleted(connection: Connection, key: ProjectKey, task: int, now: datetime) -> None:
+    """Mark a task and everything that is known of it."""
+    statement = upsert(connection, tasks).values(origin=key.origin, project=key.project, task=task, deleted_at=now)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["origin", "project", "task"],
+            set_={"deleted_at": now},
+            where=tasks.c.deleted_at.is_(None),
+        )
+    )
+    mark_deleted(connection, key, live_annotations(connection, key, task), now)
+
+
+def live_annotations(connection: Connection, key: ProjectKey, task: int) -> tuple[int, ...]:
+    """Annotations of a task that are not marked as deleted."""
+    found = select(annotation_rows.c.annotation).where(
+        annotation_rows.c.origin == key.origin,
+        annotation_rows.c.project == key.project,
+        annotation_rows.c.task == task,
+        annotation_rows.c.deleted_at.is_(None),
+    )
+    return tuple(connection.scalars(found))

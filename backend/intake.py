@@ -1,0 +1,93 @@
+"""What the service hands over of annotators' work: offers, projects, events. Joins the threads that deal with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from backend.deliveries import KEPT, project_name, read_delivery
+from backend.errors import StoreError
+from backend.labelstudio import LabelStudio
+from backend.metrics import Metrics
+from backend.offering import Answered
+from backend.photos import PhotoFolder
+from backend.recorder import Recorder
+from backend.records import ProjectKey
+from backend.settings import Settings
+from backend.store import Store
+from backend.synchroniser import Synchroniser
+from semsam_model.errors import SemsamError
+
+log = logging.getLogger(__name__)
+
+
+class Intake:
+    """Thread-safe."""
+
+    def __init__(self, label_studio: LabelStudio, recorder: Recorder, synchroniser: Synchroniser) -> None:
+        self._label_studio = label_studio
+        self._recorder = recorder
+        self._synchroniser = synchroniser
+
+    def start(self) -> None:
+        """Begin writing, and comparing with Label Studio."""
+        self._recorder.start()
+        self._synchroniser.start()
+
+    def close(self) -> None:
+        """Write what is left and end."""
+        self._synchroniser.stop()
+        self._recorder.stop()
+
+    def key(self, project_key: str | None, project: int | None) -> ProjectKey | None:
+        """The store's key of a project as Label Studio names it; None while its server is not known."""
+        if project is None:
+            return None
+        try:
+            return ProjectKey(self._label_studio.origin(project_key), project)
+        except SemsamError:
+            return None
+
+    def introduced(self, project_key: str | None, project: int | None, label_config: str) -> None:
+        """A project posted its /setup. Never raises."""
+        if label_config and (key := self.key(project_key, project)) is not None:
+            self._recorder.project(key, label_config)
+
+    def answered(self, answered: Answered) -> None:
+        """A prompt was answered. Never raises."""
+        self._recorder.answered(answered)
+
+    def event(self, action: str, body: Mapping[str, Any]) -> bool:
+        """An event of a project: noted on disk before this returns; whether there was anything to note.
+
+        Raises BadRequest; StoreError or LabelStudioError where it could not be noted, and then the project will be
+        compared with Label Studio, which still has it.
+        """
+        if action not in KEPT and action != "START_TRAINING":
+            return False
+        name = project_name(body)
+        origin = self._label_studio.origin(name)
+        if action == "START_TRAINING":
+            if name is not None:
+                self._synchroniser.want(ProjectKey(origin, int(name.split(".")[0])))
+            return True
+        delivery = read_delivery(body, origin)
+        try:
+            self._recorder.deliver(delivery)
+        except StoreError:
+            self._synchroniser.want(delivery.key)
+            raise
+        return True
+
+
+def open_intake(settings: Settings, store: Store, label_studio: LabelStudio, metrics: Metrics) -> Intake:
+    """With its threads, not started yet."""
+    synchroniser = Synchroniser(store, label_studio, open_photos(settings), settings.sync_seconds)
+    recorder = Recorder(store, metrics, lambda _: synchroniser.want_pictures())
+    return Intake(label_studio, recorder, synchroniser)
+
+
+def open_photos(settings: Settings) -> PhotoFolder:
+    """Where the settings say that pictures of corrections are kept."""
+    return PhotoFolder(settings.data_dir / "photos")

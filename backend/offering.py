@@ -1,0 +1,111 @@
+"""What was offered -> an `Offer`, and into the store. Encoding masks takes milliseconds, which no answer waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from backend.formats import crop_mask, encode_coco_rle
+from backend.protocol import region_mask
+from backend.records import Offer, OfferedCandidate, ProjectKey
+from backend.store import upsert
+from backend.submissions import clean
+from backend.tables import offers
+from semsam_model.types import Candidate, Prompt
+
+#: Answers whose regions do not carry the candidate's mask, but an outline or a box.
+_OUTLINES = ("polygonlabels", "rectanglelabels")
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """One answer, as the service had it when it answered."""
+
+    key: ProjectKey
+    task: int
+    image_sha256: str
+    size: tuple[int, int]  #: (H, W)
+    prompt: Prompt | None
+    text: str | None
+    candidates: Sequence[Candidate]
+    prediction: Mapping[str, Any]
+    milliseconds: float
+    at: datetime
+
+    def offer(self) -> Offer | None:
+        """None for an answer with nothing in it."""
+        by_rank = {candidate.rank: candidate for candidate in self.candidates}
+        rows = [row for row in self.prediction["result"] if "meta" in row]
+        if not rows:
+            return None
+        prompt = self.prompt
+        return Offer(
+            prompt_id=rows[0]["meta"]["prompt_id"],
+            key=self.key,
+            task=self.task,
+            image_sha256=self.image_sha256,
+            size=self.size,
+            clicks=tuple((click.x, click.y, click.positive) for click in prompt.clicks) if prompt else (),
+            boxes=tuple((box.x0, box.y0, box.x1, box.y1) for box in prompt.boxes) if prompt else (),
+            text=self.text,
+            candidates=tuple(_offered(row, by_rank[row["meta"]["candidate"]]) for row in rows),
+            model_version=self.prediction["model_version"],
+            milliseconds=self.milliseconds,
+            created_at=self.at,
+        )
+
+
+def _offered(row: Mapping[str, Any], candidate: Candidate) -> OfferedCandidate:
+    crop, bbox = candidate.crop, candidate.bbox
+    if row["type"] in _OUTLINES and (drawn := region_mask(dict(row))) is not None and drawn.any():
+        crop, bbox = crop_mask(drawn)
+    labels = row["value"].get(row["type"])
+    return OfferedCandidate(
+        region=row["id"],
+        rank=candidate.rank,
+        level=candidate.level,
+        score=row["score"],
+        bbox=(int(bbox[0]), int(bbox[1]), int(bbox[2]), int(bbox[3])),
+        mask=encode_coco_rle(crop, bbox, candidate.size),
+        label=labels[0] if labels else None,
+        names=tuple((name, round(float(score), 4)) for name, score in candidate.names),
+    )
+
+
+def save_offers(connection: Connection, new: Sequence[Offer]) -> None:
+    """Write offers; one that is there already stays as it is."""
+    if new:
+        connection.execute(upsert(connection, offers).on_conflict_do_nothing(), [_row(offer) for offer in new])
+
+
+def _row(offer: Offer) -> dict[str, Any]:
+    return {
+        "prompt_id": offer.prompt_id,
+        "origin": offer.key.origin,
+        "project": offer.key.project,
+        "task": offer.task,
+        "image_sha256": offer.image_sha256,
+        "height": offer.size[0],
+        "width": offer.size[1],
+        "prompt": {"clicks": offer.clicks, "boxes": offer.boxes, "text": clean(offer.text) if offer.text else None},
+        "candidates": [
+            {
+                "region": each.region,
+                "rank": each.rank,
+                "level": each.level,
+                "score": each.score,
+                "bbox": each.bbox,
+                "mask": each.mask["counts"],
+                "label": None if each.label is None else clean(each.label),
+                "names": [(clean(name), score) for name, score in each.names],
+            }
+            for each in offer.candidates
+        ],
+        "model_version": offer.model_version,
+        "milliseconds": offer.milliseconds,
+        "created_at": offer.created_at,
+    }

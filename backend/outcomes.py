@@ -1,0 +1,66 @@
+"""What became of an offer: a region as submitted against the candidate it came from. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from backend.records import Offer, OfferedCandidate, Outcome
+from backend.submissions import SubmittedRegion
+from semsam_model.mask_codecs import decode_coco_rle
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """See `StoredRegion` for the fields."""
+
+    outcome: Outcome
+    iou_with_offer: float | None = None
+    click: tuple[float, float] | None = None
+
+
+def judge(region: SubmittedRegion, offer: Offer | None) -> Judgement:
+    """Outcome of a region, with what was offered under its prompt id where that is known.
+
+    A mask that differs from the offered one is corrected when the editor says that it was edited: outlines that only
+    passed through the editor may differ by a pixel. Where both mask and label changed, the mask counts.
+    """
+    if not region.offered:
+        return Judgement("drawn")
+    candidate = candidate_of(region, offer)
+    if candidate is None or offer is None:
+        return Judgement("corrected" if region.edited else "accepted", click=_click(offer))
+    overlap = iou(region.mask, decode_coco_rle(dict(candidate.mask))) if offer.size == region.mask.shape else 0.0
+    if region.edited and overlap < 1:
+        outcome: Outcome = "corrected"
+    else:
+        label = region.labels[0] if region.labels else None
+        outcome = "accepted" if label == candidate.label else "relabelled"
+    return Judgement(outcome, overlap, _click(offer))
+
+
+def candidate_of(region: SubmittedRegion, offer: Offer | None) -> OfferedCandidate | None:
+    """The candidate that a region was: by its id, which the editor keeps, else by its rank."""
+    candidates = offer.candidates if offer else ()
+    by_id = (each for each in candidates if each.region == region.id)
+    by_rank = (each for each in candidates if each.rank == region.rank)
+    return next(by_id, next(by_rank, None))
+
+
+def _click(offer: Offer | None) -> tuple[float, float] | None:
+    positives = [(x, y) for x, y, positive in offer.clicks if positive] if offer else []
+    return positives[-1] if positives else None
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two bool (H, W); 1 for two empty ones."""
+    union = int(np.count_nonzero(a | b))
+    return int(np.count_nonzero(a & b)) / union if union else 1.0
+
+
+def seconds_until(end: datetime, answered: datetime, next_prompt: datetime | None) -> float:
+    """From an answer until what is known to have come after the accept: the task's next prompt, else the submit."""
+    until = min(end, next_prompt) if next_prompt else end
+    return max(0.0, (until - answered).total_seconds())

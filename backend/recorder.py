@@ -1,0 +1,143 @@
+"""The thread that writes: offers after they were answered, projects that introduced themselves, and what waits in the
+inbox. Whatever the database does, no request waits for it but a webhook's, which must not be acknowledged before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from backend.deliveries import Delivery
+from backend.errors import StoreError, StoreUnavailable
+from backend.ingest import note_project_config, receive, work_in
+from backend.metrics import Metrics
+from backend.offering import Answered, save_offers
+from backend.records import Offer, ProjectKey
+from backend.store import Store
+
+log = logging.getLogger(__name__)
+
+WAITING_ANSWERS = 64  #: with their masks, until they are encoded
+WAITING_OFFERS = 10_000  #: encoded, while the database is away
+RETRY_S = 2.0
+_IDLE_S = 30.0  #: seconds after which the inbox is looked into unasked: another process may have filled it
+
+
+class Recorder:
+    """Thread-safe. `start` before use, `stop` writes what is left."""
+
+    def __init__(self, store: Store, metrics: Metrics, on_worked_in: Callable[[int], None] = lambda _: None) -> None:
+        """on_worked_in: called on the recorder's thread with the number of deliveries that came into the store."""
+        self._store = store
+        self._metrics = metrics
+        self._on_worked_in = on_worked_in
+        self._answers: queue.Queue[Answered] = queue.Queue(WAITING_ANSWERS)
+        self._offers: deque[Offer] = deque(maxlen=WAITING_OFFERS)
+        self._projects: dict[ProjectKey, str] = {}
+        self._projects_written: dict[ProjectKey, bytes] = {}
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="record", daemon=True)
+
+    def start(self) -> None:
+        """Begin; what an earlier process left in the inbox is worked in first."""
+        self._wake.set()
+        self._thread.start()
+
+    def stop(self, wait_s: float = 10.0) -> None:
+        """Write what is left and end."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(wait_s)
+
+    def answered(self, answered: Answered) -> None:
+        """Note what was offered; at once. Where too many wait, the offer is lost and counted, never the click."""
+        try:
+            self._answers.put_nowait(answered)
+        except queue.Full:
+            self._metrics.offer_lost()
+            log.warning("task %d: what was offered is not stored: too much is waiting for the database", answered.task)
+        self._wake.set()
+
+    def project(self, key: ProjectKey, label_config: str) -> None:
+        """Note a project that introduced itself; at once. Label Studio does that again and again."""
+        with self._lock:
+            if self._projects_written.get(key) == _digest(label_config) or len(self._projects) > 1000:
+                return
+            self._projects[key] = label_config
+        self._wake.set()
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Note a delivery. When this returns it is on disk. Raises StoreError."""
+        receive(self._store, delivery)
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.wait(_IDLE_S)
+            self._wake.clear()
+            if not self._write() and not self._stopping.wait(RETRY_S):
+                self._wake.set()
+        self._write()
+
+    def _write(self) -> bool:
+        """Write everything that waits; False when the database failed and it waits on."""
+        try:
+            self._write_projects()
+            self._write_offers()
+            done = work_in(self._store)
+        except StoreUnavailable as error:
+            log.warning("%s; tried again", error)
+            return False
+        except Exception:
+            log.exception("unexpected failure while writing")
+            return True
+        if done:
+            self._on_worked_in(done)
+        return True
+
+    def _write_projects(self) -> None:
+        with self._lock:
+            waiting = dict(self._projects)
+        if not waiting:
+            return
+        with self._store.write() as connection:
+            for key, config in waiting.items():
+                note_project_config(connection, key, config)
+        with self._lock:
+            for key, config in waiting.items():
+                self._projects_written[key] = _digest(config)
+                if self._projects.get(key) == config:
+                    del self._projects[key]
+
+    def _write_offers(self) -> None:
+        while True:
+            try:
+                offer = self._answers.get_nowait().offer()
+            except queue.Empty:
+                break
+            if offer is not None:
+                if len(self._offers) == WAITING_OFFERS:
+                    self._metrics.offer_lost()
+                self._offers.append(offer)
+        while self._offers:
+            some = [self._offers[index] for index in range(min(50, len(self._offers)))]
+            try:
+                with self._store.write() as connection:
+                    save_offers(connection, some)
+            except StoreUnavailable:
+                raise
+            except StoreError as error:
+                log.warning("%d offers are not stored: %s", len(some), error)
+            for _ in some:
+                self._offers.popleft()
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()

@@ -1,0 +1,120 @@
+"""The thread that reconciles: at the start, on a timer, when training is asked for, and after a delivery was missed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from backend.corrections import list_projects
+from backend.errors import NotFound, StoreError
+from backend.keeping import keep_pictures
+from backend.labelstudio import LabelStudio
+from backend.photos import PhotoFolder
+from backend.reconcile import synchronise
+from backend.records import ProjectKey
+from backend.store import Store
+from semsam_model.errors import SemsamError
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 30.0
+
+
+class Synchroniser:
+    """Thread-safe. Fetches pictures, too, so nothing else waits for a slow store of pictures."""
+
+    def __init__(self, store: Store, label_studio: LabelStudio, photos: PhotoFolder, every_s: float) -> None:
+        """every_s: seconds between comparisons of all projects; 0 = only at the start and when asked."""
+        self._store = store
+        self._label_studio = label_studio
+        self._photos = photos
+        self._every_s = every_s
+        self._wanted: set[ProjectKey] = set()
+        self._pictures = False
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="synchronise", daemon=True)
+
+    def start(self) -> None:
+        """Begin with all projects that the store knows."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; a comparison under way is cut off with the process and loses nothing."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(2.0)
+
+    def want(self, key: ProjectKey) -> None:
+        """Compare this project soon."""
+        with self._lock:
+            self._wanted.add(key)
+        self._wake.set()
+
+    def want_pictures(self) -> None:
+        """Look soon whether pictures are to be kept."""
+        with self._lock:
+            self._pictures = True
+        self._wake.set()
+
+    def _run(self) -> None:
+        next_all = time.monotonic()
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            with self._lock:
+                wanted, self._wanted = self._wanted, set()
+                pictures, self._pictures = self._pictures, False
+            every = now >= next_all
+            well = self._pass(None if every else wanted, pictures)
+            if every:
+                next_all = now + (self._every_s or float("inf")) if well else now + RETRY_S
+            elif not well:
+                next_all = min(next_all, now + RETRY_S)
+            with self._lock:
+                idle = not self._wanted and not self._pictures
+            if idle:
+                self._wake.wait(min(max(0.0, next_all - time.monotonic()), threading.TIMEOUT_MAX))
+            self._wake.clear()
+
+    def _pass(self, wanted: set[ProjectKey] | None, pictures: bool) -> bool:
+        """Compare the projects (None: all), keep pictures; whether all went well."""
+        try:
+            known = [project.key for project in list_projects(self._store) if project.deleted_at is None]
+        except StoreError as error:
+            log.warning("not compared with Label Studio: %s", error)
+            return False
+        well = True
+        chosen = known if wanted is None else sorted(wanted)
+        for key in chosen:
+            well &= not self._stopping.is_set() and self._one(key)
+        for key in known if pictures else chosen:
+            well &= self._pictures_of(key)
+        return well
+
+    def _one(self, key: ProjectKey) -> bool:
+        try:
+            synced = synchronise(self._store, self._label_studio, key)
+        except NotFound as error:
+            log.warning("project %s is gone, or not to be seen with this token: %s", key, error)
+            return True
+        except SemsamError as error:
+            log.warning("project %s: not compared with Label Studio: %s", key, error)
+            return False
+        except Exception:
+            log.exception("project %s: unexpected failure while comparing it with Label Studio", key)
+            return True
+        log.info("project %s: compared with Label Studio: %s", key, synced)
+        return True
+
+    def _pictures_of(self, key: ProjectKey) -> bool:
+        try:
+            kept, failed = keep_pictures(self._store, self._label_studio, self._photos, key)
+        except SemsamError as error:
+            log.warning("project %s: pictures not kept: %s", key, error)
+            return False
+        if kept or failed:
+            log.info("project %s: %d pictures kept, %d could not be", key, kept, failed)
+        return True
