@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from backend.store import Store
 from semsam_model.checkpoint import save
 from semsam_model.config import read_model_config
 from semsam_model.model import build_model
