@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from backend import cli_versions
+from backend import cli_photos, cli_versions
 from backend.cli_store import sync
 from semsam_model.errors import PromptError, SemsamError
 from semsam_model.types import Box, Click, Prompt
@@ -29,6 +29,7 @@ weights_app = typer.Typer(no_args_is_help=True, help="Convert or fetch published
 app.add_typer(weights_app, name="weights")
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model on annotated photos.")
 app.add_typer(evaluate_app, name="evaluate")
+cli_photos.add_to(evaluate_app)
 data_app = typer.Typer(no_args_is_help=True, help="Look at training data, or make some.")
 app.add_typer(data_app, name="data")
 app.add_typer(cli_versions.app, name="versions")

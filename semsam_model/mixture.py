@@ -173,6 +173,11 @@ def _read(source: SourceConfig, root: Path) -> Reading:
         )
         return Reading(made, ())
     path = root / str(source.path)
+    if not path.exists():
+        raise DataError(
+            f"source {source.name!r}: {path} is not there; its {'folder or tar' if source.kind == 'sa1b' else 'JSON'} "
+            f"belongs at {source.path} under the folder given with --root"
+        )
     images = None if source.images is None else root / source.images
     if source.kind == "sa1b":
         return read_sa1b(path, source=source.name, feeds=feeds)

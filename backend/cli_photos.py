@@ -1,0 +1,102 @@
+"""`semsam evaluate TASK DATASET`, a command a task: whole photos without a click."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TASKS = {
+    "instance": "Mask AP of named objects, as COCO counts it.",
+    "parts": "Mask AP of named parts, as PACO, PartImageNet and Pascal-Part report it.",
+    "semantic": "Mean IoU of the map of objects and named regions.",
+    "panoptic": "PQ, SQ and RQ; what only regions are called is stuff.",
+    "open-vocabulary": "gIoU and cIoU of the masks of each word; mean IoU of the map of parts, seen and unseen.",
+    "everything": "Without labels: average recall; objects as sets: best Dice, difference in count, borders.",
+}
+
+
+def add_to(evaluate_app: typer.Typer) -> None:
+    """Add a command for each task."""
+    for task, text in TASKS.items():
+        evaluate_app.command(task, help=text)(_command(task))
+
+
+def _command(task: str) -> Callable[..., None]:
+    def run(
+        data: Annotated[
+            list[Path],
+            typer.Argument(metavar="DATASET...", help="Folders with SOURCE.json, or configs/data/NAME.yaml."),
+        ],
+        out: Annotated[Path, typer.Option("--out", help="Folder for report.json.")],
+        root: Annotated[Path | None, typer.Option("--root", help="Where the paths of a YAML file start.")] = None,
+        model: Annotated[str, typer.Option("--model", help="A name in configs/model.")] = "mobile",
+        weights: Annotated[Path | None, typer.Option("--weights", help="Safetensors file.")] = None,
+        limit: Annotated[int | None, typer.Option(help="At most this many photos a source, evenly spaced.")] = None,
+        trained_on: Annotated[
+            Path | None, typer.Option(help="Folder with the SOURCE.json of training: other labels count as unseen.")
+        ] = None,
+        device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N")] = "cpu",
+    ) -> None:
+        evaluate(task, data, out, root, model, weights, limit, trained_on, device)
+
+    return run
+
+
+def evaluate(
+    task: str,
+    data: list[Path],
+    out: Path,
+    root: Path | None,
+    model: str,
+    weights: Path | None,
+    limit: int | None,
+    trained_on: Path | None,
+    device: str,
+) -> None:
+    """Evaluate, print a table, write OUT/report.json."""
+    import json
+    from collections.abc import Sequence
+
+    import numpy as np
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from backend.settings import load_settings
+    from semsam_model.checkpoint import load_model
+    from semsam_model.data import evenly, read_samples
+    from semsam_model.evaluate_photos import evaluate_photos
+    from semsam_model.mixture import read_mixture
+    from semsam_model.samples import Sample
+    from semsam_model.text import TextEncoder
+
+    samples: list[Sample] = []
+    skipped: list[str] = []
+    for dataset in data:
+        if dataset.suffix in (".yaml", ".yml"):
+            mixture = read_mixture(dataset, root)
+            samples += evenly(mixture.samples, limit)
+            skipped += mixture.skipped
+        else:
+            reading = read_samples(dataset)
+            samples += evenly(reading.samples, limit)
+            skipped += reading.skipped
+    settings = load_settings()
+    network, version = load_model(model, weights, folder=settings.data_dir / "weights", device=device)
+    encoder = TextEncoder(settings.text_encoder)
+
+    def embed(labels: Sequence[str]) -> np.ndarray:
+        return encoder.embed(list(labels)).numpy()
+
+    seen = None if trained_on is None else read_samples(trained_on).samples
+    with Progress() as progress:
+        bar = progress.add_task("photos", total=len(samples))
+        report = evaluate_photos(network, samples, embed, task, seen=seen, on_photo=lambda: progress.advance(bar))
+    content = {"model": version.version, "photos_per_source": limit or "all", **report.to_dict()}
+    content["skipped"] = [*skipped, *report.skipped]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    Console().print(report.table(f"{task}, {version}"))
+    print(f"written to {out / 'report.json'}")

@@ -1,0 +1,126 @@
+"""Panoptic quality and mean IoU of label maps. NumPy; functions of maps alone.
+
+Panoptic quality: Kirillov et al. 2019, "Panoptic Segmentation", equations 1 and 2. A predicted and an annotated segment
+of one label match where their IoU is over 0.5, which can be true of one pair only. Pixels without an annotation (void)
+count neither in unions nor against a prediction that lies mostly in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+VOID = 0  #: segment id of pixels without a segment
+UNLABELLED = -1  #: entry of a label map where nothing is annotated or said
+
+
+@dataclass
+class PanopticCount:
+    """What matched so far, for one label."""
+
+    iou: float = 0.0  #: sum over matches
+    matched: int = 0
+    predicted_alone: int = 0
+    annotated_alone: int = 0
+
+    @property
+    def seen(self) -> bool:
+        return bool(self.matched + self.predicted_alone + self.annotated_alone)
+
+
+@dataclass
+class PanopticQuality:
+    """Adds up photos; `percent` gives PQ, SQ and RQ as means over the labels that occurred."""
+
+    counts: dict[int, PanopticCount] = field(default_factory=dict)
+
+    def add(
+        self, predicted: np.ndarray, predicted_labels: Mapping[int, int], wanted: np.ndarray, labels: Mapping[int, int]
+    ) -> None:
+        """Maps int (H, W) of segment ids, VOID where there is none; id -> label for every id of each map."""
+        codes, areas = np.unique(wanted.astype(np.int64) << 32 | predicted.astype(np.int64), return_counts=True)
+        pairs = {(int(code >> 32), int(code & 0xFFFFFFFF)): int(area) for code, area in zip(codes, areas, strict=True)}
+        size_of_wanted, size_of_predicted = _sizes(pairs, 0), _sizes(pairs, 1)
+        matched_wanted, matched_predicted = set(), set()
+        for (one, other), both in pairs.items():
+            if VOID in (one, other) or labels[one] != predicted_labels[other]:
+                continue
+            union = size_of_wanted[one] + size_of_predicted[other] - both - pairs.get((VOID, other), 0)
+            if both > 0.5 * union:
+                count = self._of(labels[one])
+                count.matched += 1
+                count.iou += both / union
+                matched_wanted.add(one)
+                matched_predicted.add(other)
+        for one in size_of_wanted:
+            if one != VOID and one not in matched_wanted:
+                self._of(labels[one]).annotated_alone += 1
+        for other, size in size_of_predicted.items():
+            in_void = pairs.get((VOID, other), 0)
+            if other != VOID and other not in matched_predicted and in_void <= 0.5 * size:
+                self._of(predicted_labels[other]).predicted_alone += 1
+
+    def percent(self, only: Collection[int] | None = None) -> dict[str, float | int]:
+        """PQ, SQ, RQ in percent over the labels that occurred (those of `only`), and how many they are."""
+        chosen = [c for label, c in self.counts.items() if c.seen and (only is None or label in only)]
+        if not chosen:
+            return {"pq": 0.0, "sq": 0.0, "rq": 0.0, "labels": 0}
+        sq = [c.iou / c.matched if c.matched else 0.0 for c in chosen]
+        rq = [c.matched / (c.matched + 0.5 * (c.predicted_alone + c.annotated_alone)) for c in chosen]
+        pq = [a * b for a, b in zip(sq, rq, strict=True)]
+        means = {"pq": pq, "sq": sq, "rq": rq}
+        return {name: round(100 * float(np.mean(values)), 2) for name, values in means.items()} | {
+            "labels": len(chosen)
+        }
+
+    def _of(self, label: int) -> PanopticCount:
+        return self.counts.setdefault(label, PanopticCount())
+
+
+def _sizes(pairs: Mapping[tuple[int, int], int], side: int) -> dict[int, int]:
+    sizes: dict[int, int] = {}
+    for pair, area in pairs.items():
+        sizes[pair[side]] = sizes.get(pair[side], 0) + area
+    return sizes
+
+
+class MeanIou:
+    """Adds up label maps of `labels` labels; pixels without an annotation are left out."""
+
+    def __init__(self, labels: int) -> None:
+        self.confusion = np.zeros((labels, labels + 1), np.int64)  #: annotated x said; last column: nothing said
+
+    def add(self, predicted: np.ndarray, wanted: np.ndarray) -> None:
+        """int (H, W) twice, label indices or UNLABELLED."""
+        labels = len(self.confusion)
+        known = wanted != UNLABELLED
+        said = np.where(predicted[known] == UNLABELLED, labels, predicted[known])
+        codes = wanted[known].astype(np.int64) * (labels + 1) + said
+        self.confusion += np.bincount(codes, minlength=labels * (labels + 1)).reshape(labels, labels + 1)
+
+    def by_label(self) -> np.ndarray:
+        """IoU of each label, 0..1; NaN for a label that was neither annotated nor said."""
+        square = self.confusion[:, :-1]
+        inner = np.diagonal(square).astype(float)
+        union = self.confusion.sum(1) + square.sum(0) - inner
+        return np.divide(inner, union, out=np.full(len(inner), np.nan), where=union > 0)
+
+    def percent(self, seen: Collection[int] | None = None) -> dict[str, float]:
+        """`miou` over annotated labels; with `seen` also of seen and unseen labels and their harmonic mean (OV-PARTS).
+
+        seen: label indices that training had.
+        """
+        iou, annotated = self.by_label(), self.confusion.sum(1) > 0
+        figures = {"miou": _mean(iou[annotated])}
+        if seen is not None:
+            had = np.isin(np.arange(len(iou)), list(seen))
+            one, other = _mean(iou[annotated & had]), _mean(iou[annotated & ~had])
+            both = 2 * one * other / (one + other) if one + other > 0 else 0.0
+            figures |= {"seen": one, "unseen": other, "harmonic": both}
+        return {name: round(100 * value, 2) for name, value in figures.items()}
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else 0.0

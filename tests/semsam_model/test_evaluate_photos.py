@@ -1,0 +1,146 @@
+"""Whole photos against their annotation: what a perfect and an empty answer are worth, task by task."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import structured
+
+from semsam_model import evaluate_photos as module
+from semsam_model.config import read_model_config
+from semsam_model.errors import ConfigError
+from semsam_model.evaluate_photos import TASKS, evaluate_photos
+from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.samples import Annotation, CocoMask, Region, Sample
+from semsam_model.segment import Queries
+
+SIZE = 128
+LABELS = {"house": 0, "grass": 1, "window": 2, "door": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Painted:
+    """A photo that is nowhere on a disk."""
+
+    name: str = "painted.png"
+    path: Path = Path("painted.png")
+
+    def pixels(self) -> np.ndarray:
+        return np.full((SIZE, SIZE, 3), 90, np.uint8)
+
+
+def rectangle(top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+MASKS = {
+    "house": rectangle(8, 8, 88, 72),
+    "grass": rectangle(88, 0, 128, 128),
+    "window": rectangle(16, 16, 40, 40),
+    "door": rectangle(48, 32, 88, 60),
+}
+GRANULARITY = {"house": "object", "grass": "region", "window": "part", "door": "part"}
+
+
+@pytest.fixture(scope="module")
+def model() -> SemanticSAM:
+    return structured(dataclasses.replace(read_model_config("tiny"), generic_queries=4))
+
+
+def sample(**changes: object) -> Sample:
+    regions = tuple(Region(CocoMask.of(mask), GRANULARITY[name], name) for name, mask in MASKS.items())
+    return Sample(Painted(), "made", Annotation(SIZE, SIZE, regions, **changes))  # type: ignore[arg-type]
+
+
+def embed(labels: object) -> np.ndarray:
+    return np.eye(len(LABELS), dtype=np.float32)[[LABELS[label] for label in labels]]  # type: ignore[attr-defined]
+
+
+def answers(*names: str, called: dict[str, str] | None = None) -> object:
+    """`find_queries` that finds exactly the named masks."""
+
+    def find(_: SemanticSAM, embedding: ImageEmbedding) -> Queries:
+        h, w = embedding.frame.logits
+        logits, kinds, vectors = [], [], []
+        for name in names:
+            cells = MASKS[name].reshape(h, SIZE // h, w, SIZE // w).mean((1, 3))
+            logits.append((cells * 20 - 10).astype(np.float32))
+            place = ("object", "part", "region").index(GRANULARITY[name])
+            kinds.append(np.eye(3, dtype=np.float32)[place] * 0.9)
+            vectors.append(np.stack([embed([(called or {}).get(name, name)])[0] * 20] * 2))
+        n = len(names)
+        return Queries(
+            np.stack(logits) if n else np.zeros((0, h, w), np.float32),
+            np.array(kinds, np.float32).reshape(n, 3),
+            np.array(vectors, np.float32).reshape(n, 2, len(LABELS)),
+            np.full(2, 10, np.float32),
+            np.zeros(n, int),
+            np.full(n, 0.9, np.float32),
+            6,
+        )
+
+    return find
+
+
+def figures(model: SemanticSAM, task: str, **options: object) -> dict[str, object]:
+    return evaluate_photos(model, [sample()], embed, task, **options).by_source["made"]  # type: ignore[arg-type]
+
+
+MAIN = {
+    "instance": "ap50",
+    "parts": "ap50",
+    "semantic": "miou",
+    "panoptic": "pq",
+    "open-vocabulary": "giou",
+    "everything": "ar100",
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_annotation_itself_scores_near_hundred_and_nothing_scores_zero(
+    model: SemanticSAM, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_queries", answers(*MASKS))
+    assert figures(model, task)[MAIN[task]] > 90
+    monkeypatch.setattr(module, "find_queries", answers())
+    assert figures(model, task)[MAIN[task]] == 0
+
+
+def test_right_masks_under_wrong_names_are_wrong_where_names_count(
+    model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swapped = {"window": "door", "door": "window"}
+    monkeypatch.setattr(module, "find_queries", answers(*MASKS, called=swapped))
+    assert figures(model, "parts")["ap50"] == 0
+    assert figures(model, "instance")["ap50"] == 100
+    assert figures(model, "everything")["ar100"] > 90
+
+
+def test_a_missing_part_costs_the_parts_alone(model: SemanticSAM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_queries", answers("house", "grass", "door"))
+    assert figures(model, "parts")["ap50"] == pytest.approx(50)
+    assert figures(model, "panoptic")["pq"] > 90
+
+
+def test_labels_that_training_had_are_told_from_others(model: SemanticSAM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_queries", answers("house", "grass", "window"))
+    whole = sample()
+    trained = Sample(whole.photo, "made", dataclasses.replace(whole.annotation, regions=whole.regions[:3]))
+    got = figures(model, "open-vocabulary", seen=[trained])
+    assert got["giou_seen"] > 90 and got["giou_unseen"] == 0
+    assert got["part_seen"] > 90 and got["part_unseen"] == 0 and got["part_harmonic"] == 0
+
+
+def test_a_model_without_queries_and_photos_without_what_is_measured_are_refused(model: SemanticSAM) -> None:
+    with pytest.raises(ConfigError, match="generic_queries"):
+        evaluate_photos(structured(read_model_config("tiny")), [sample()], embed, "instance")
+    bare = Sample(Painted(), "made", Annotation(SIZE, SIZE, (Region(CocoMask.of(MASKS["door"]), "object", None),)))
+    with pytest.raises(ConfigError, match="parts with names"):
+        evaluate_photos(model, [bare], embed, "parts")
+    with pytest.raises(ConfigError, match="expected one of instance"):
+        evaluate_photos(model, [bare], embed, "detection")

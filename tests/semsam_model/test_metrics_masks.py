@@ -1,0 +1,79 @@
+"""Scores of sets of masks, on masks that can be checked by hand, and their invariances."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from semsam_model.evaluate_ap import MaskAp
+from semsam_model.metrics_masks import InstanceSets, TextIou, best_dice, boundary_f, symmetric_best_dice
+
+MASKS = hnp.arrays(bool, (8, 9))
+
+
+def square(left: int, right: int, size: int = 40) -> np.ndarray:
+    mask = np.zeros((size, size), bool)
+    mask[10:30, left:right] = True
+    return mask
+
+
+def test_giou_is_the_mean_of_questions_and_ciou_counts_pixels() -> None:
+    scores = TextIou()
+    scores.add(square(0, 20), square(0, 20))
+    scores.add(square(0, 2), square(0, 4))
+    assert scores.percent() == {"giou": 75.0, "ciou": pytest.approx(100 * 440 / 480, abs=0.01), "n": 2}
+    nothing = TextIou()
+    nothing.add(np.zeros((4, 4), bool), np.zeros((4, 4), bool))
+    assert nothing.percent()["giou"] == 100
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(MASKS, min_size=1, max_size=4), st.lists(MASKS, min_size=1, max_size=4))
+def test_symmetric_best_dice_is_symmetric_and_one_only_for_the_same_set(
+    one: list[np.ndarray], other: list[np.ndarray]
+) -> None:
+    score = symmetric_best_dice(one, other)
+    assert score == symmetric_best_dice(other, one)
+    assert 0 <= score <= 1 + 1e-6
+    full = [mask for mask in one if mask.any()]
+    if full:
+        assert symmetric_best_dice(full, full[::-1]) == pytest.approx(1)
+
+
+def test_best_dice_by_hand() -> None:
+    assert best_dice([square(0, 20)], [square(10, 30)]) == pytest.approx(0.5)
+    assert best_dice([], [square(0, 20)]) == 0
+    assert best_dice([], []) == 1
+
+
+def test_a_border_within_the_tolerance_is_met_and_one_beyond_it_is_not() -> None:
+    assert boundary_f(square(5, 25), square(5, 25)) == 1
+    assert boundary_f(square(5, 25), square(6, 26)) == 1  # one pixel, the least tolerance
+    assert boundary_f(square(5, 25), square(12, 32)) < 0.8
+    assert boundary_f(square(5, 25), square(12, 32), tolerance=0.2) == 1
+    assert boundary_f(square(5, 25), np.zeros((40, 40), bool)) == 0
+
+
+def test_touching_instances_have_a_border_between_them() -> None:
+    two, one = [square(0, 10), square(10, 20)], [square(0, 20)]
+    sets = InstanceSets()
+    sets.add(one, two)
+    figures = sets.figures()
+    assert figures["dic"] == -1 and figures["abs_dic"] == 1
+    assert figures["boundary_f"] < 100
+    assert figures["sbd"] == pytest.approx(66.67)
+
+
+def test_average_precision_of_hand_made_masks() -> None:
+    ap = MaskAp(("cat", "dog"))
+    ap.add((40, 40), [(square(0, 20), 0), (square(20, 40), 1)], [(square(0, 20), 0, 0.9), (square(20, 40), 1, 0.8)])
+    perfect = ap.percent()
+    assert perfect["ap"] == perfect["ap50"] == perfect["ar100"] == 100
+    assert perfect["ap_large"] is None and perfect["n"] == 2
+    ap.add((40, 40), [(square(0, 20), 0)], [(square(0, 20), 1, 0.95)])  # the right mask under the wrong name
+    worse = ap.percent()
+    assert worse["ap50"] == pytest.approx(50, abs=1)
+    assert MaskAp(("cat",)).percent()["ap"] == 0
