@@ -11,7 +11,7 @@ back what answered before. Each model (mobile, swin_t, ...) has a stack of its o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -253,36 +253,40 @@ class Registry:
         those of the last hour, which a job may be about to activate. at: now, if not given.
         """
         at = at or datetime.now(UTC)
-        with contextlib.ExitStack() as stack:
-            connection = stack.enter_context(self._store.read() if dry_run else self._alone())
-            rows = connection.execute(select(versions).order_by(versions.c.number)).all()
-            every = [self._version(row) for row in rows]
+        with self._store.read() if dry_run else self._alone() as connection:
+            every = [self._version(row) for row in connection.execute(select(versions)).all()]
+            present = [version for version in every if version.pruned_at is None]
             needed = {
                 activation.version.version
-                for model in {version.model for version in every}
+                for model in {version.model for version in present}
                 for activation in self._stack(connection, model)[: steps + 1]
             }
             doomed = [
                 version
-                for version in every
-                if version.pruned_at is None and not version.pinned and version.version not in needed
+                for version in sorted(present, key=lambda version: version.number)
+                if not version.pinned and version.version not in needed
                 if version.created_at is None or at - version.created_at > RECENT
             ]
-            folders = [v.folder for v in doomed] + version_files.strays(self._folder, {v.version for v in every})
-            pruned = Pruned(doomed, folders[len(doomed) :], sum(map(version_files.size, folders)))
+            strays = version_files.strays(self._folder, {version.version for version in present})
+            pruned = Pruned(doomed, strays, sum(map(version_files.size, [v.folder for v in doomed] + strays)))
             if dry_run:
                 return pruned
             numbers = [version.number for version in doomed]
             connection.execute(update(versions).where(versions.c.number.in_(numbers)).values(pruned_at=at))
-            aside = [version_files.set_aside(folder) for folder in folders]
-        for folder in aside:
-            version_files.remove(folder)
+        # Rows first: killed in between, there are files that nobody needs, never a row whose files are gone
+        with self._alone() as connection:
+            rows = connection.execute(select(versions.c.version).where(versions.c.pruned_at.is_(None)))
+            registered_again = set(rows.scalars())
+            folders = [version.folder for version in doomed] + strays
+            aside = [version_files.set_aside(path) for path in folders if path.name not in registered_again]
+        for path in aside:
+            version_files.remove(path)
         return pruned
 
     # ---- rows
 
     @contextlib.contextmanager
-    def _alone(self) -> Any:
+    def _alone(self) -> Iterator[Connection]:
         """A transaction in which nobody else changes versions or what is live."""
         with self._store.write() as connection:  # on SQLite, that is enough
             if connection.dialect.name == "postgresql":

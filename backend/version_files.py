@@ -173,7 +173,7 @@ def remove(aside: Path) -> None:
 
 
 def strays(folder: Path, known: Iterable[str]) -> list[Path]:
-    """Folders that belong to no known version: what a process that was killed left, once it is an hour old."""
+    """Folders of no version that is `known`: what a process that was killed left, once they are an hour old."""
     if not folder.is_dir():
         return []
     names = set(known)

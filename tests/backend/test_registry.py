@@ -1,6 +1,10 @@
 """Versions are kept whole and unchanged; activating puts one on top of a stack, rolling back takes it off."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -282,3 +286,42 @@ def test_the_command_line_lists_activates_and_rolls_back(
     assert refused.exit_code == 1 and "altered" in str(refused.exception)
     table = semsam("list").stdout
     assert "damaged" in table and "cannot be served" in table
+
+
+ENDLESS = """
+import itertools, pathlib, random, sys
+from datetime import UTC, datetime, timedelta
+from backend.registry import open_registry
+from backend.settings import Settings
+from backend.store import open_store
+
+data, base, *weights = map(pathlib.Path, sys.argv[1:])
+settings = Settings(model="tiny", weights=base, data_dir=data)
+registry = open_registry(settings, open_store(settings))
+print("go", flush=True)
+while True:
+    made = registry.register(random.choice(weights), parent=None)
+    if random.random() < 0.5:
+        registry.activate(made.version)
+    if random.random() < 0.5:
+        registry.prune(steps=1, at=datetime.now(UTC) + timedelta(hours=2))
+"""
+
+
+def test_killed_at_any_point_every_version_that_is_there_is_whole_and_the_way_back_is_open(
+    registry: Registry, trained: list[Path], tmp_path: Path, weights: Path
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-c", ENDLESS, *map(str, [tmp_path, weights, *trained])]
+    for seconds in (0.3, 0.11, 0.53):
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as running:
+            assert running.stdout is not None and running.stdout.readline() == "go\n"
+            time.sleep(seconds)
+            assert running.poll() is None
+            running.kill()
+        assert [problem for version in registry.all() for problem in registry.problems(version)] == []
+        assert all(not registry.problems(activation.version) for activation in registry.stack()[1:])
+    assert registry.live().number > 0, "it got somewhere"
+    registry.prune(at=LATER)
+    for path in trained:
+        assert registry.problems(registry.register(path, parent=None)) == []
