@@ -19,18 +19,20 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from flask import Flask, Response, g, request
 from gunicorn.app.base import BaseApplication
 from gunicorn.errors import AppImportError
 from jinja2.utils import htmlsafe_json_dumps
-from markupsafe import escape
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from backend.errors import BadRequest, RequestTooLarge, Unauthorized, http_status
 from backend.metrics import Metrics
 from backend.settings import Settings, load_settings
+from backend.status import Status
+from backend.status_page import SECURITY, render
 from semsam_model.errors import SemsamError
 
 log = logging.getLogger(__name__)
@@ -41,16 +43,6 @@ QUEUED = 2  #: predictions that wait for a place; each holds a spare thread mean
 MAX_TRAINING_BODY = 4 * 2**20  #: of a webhook without secret
 QUEUE_S = 3.0  #: seconds that they wait
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>semsam</title></head><body>
-<h1>semsam</h1>
-<p>A Label Studio ML backend: one click, up to six masks from object to part.</p>
-<dl><dt>Health</dt><dd>{health}</dd><dt>Model version</dt><dd>{version}</dd><dt>Address for Label Studio</dt>
-<dd><code>{address}</code></dd></dl>
-<p>In Label Studio: Settings &rarr; Model &rarr; Connect Model, with the address above and
-"Interactive preannotations" on.</p>
-</body></html>
-"""
 
 
 class Service(Protocol):
@@ -68,6 +60,9 @@ class Service(Protocol):
     def event(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Take note of a webhook delivery; at once."""
 
+    def status(self) -> Status:
+        """What the store tells about annotators' work."""
+
     def versions(self) -> dict[str, Any]:
         """At least `versions`, names of those that can answer; at once."""
 
@@ -82,13 +77,12 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
 
     @app.get("/")
     def index() -> Response:
-        health = service.health()
-        page = _PAGE.format(
-            health=escape(f"{health.get('status', '?')}, model {health.get('model_state', '?')}"),
-            version=escape(health.get("model_version", "?")),
-            address=escape(request.url_root.rstrip("/")),
-        )
-        return Response(page, mimetype="text/html")
+        address = request.url_root.rstrip("/")
+        page = render(service.status(), service.health(), service.versions(), address, datetime.now(UTC))
+        response = Response(page, mimetype="text/html")
+        response.headers["Content-Security-Policy"] = SECURITY
+        response.headers["Cache-Control"] = "no-store"
+        return response
 
     @app.get("/health")
     def health() -> Response:

@@ -32,7 +32,8 @@ from backend.offering import Answered
 from backend.predictor import Loaded, Predictor, Timings, read_model
 from backend.registry import Registry, open_registry
 from backend.settings import Settings
-from backend.store import open_store
+from backend.status import Status, read_status
+from backend.store import Store, open_store
 from backend.switching import Follower, load_live
 from backend.text_prompt import against, asked_label
 from semsam_model.errors import SemsamError
@@ -67,10 +68,11 @@ class SemsamService:
         namer: Namer | None = None,
         registry: Registry | None = None,
         intake: Intake | None = None,
+        store: Store | None = None,
     ) -> None:
         """namer: what names masks, None = by rule. registry: of versions, None = only the predictor's model.
 
-        intake: of annotators' work, None = none is stored.
+        intake: of annotators' work, None = none is stored. store: what the status is read from, None = there is none.
         """
         self._settings = settings
         self._predictor = predictor
@@ -80,6 +82,7 @@ class SemsamService:
         self._namer = namer
         self._registry = registry
         self._intake = intake
+        self._store = store
         self.closing = contextlib.ExitStack()  #: what to do at the end
         self._files: TTLCache[tuple[str, str], _File] = TTLCache(REMEMBERED_FILES, settings.image_recheck_seconds)
         self._files_lock = threading.Lock()
@@ -127,6 +130,16 @@ class SemsamService:
             return answering
         details = [{k: v for k, v in version.to_dict().items() if k != "weights"} for version in every]
         return {"versions": [version.version for version in every], "live": live.version, "details": details}
+
+    def status(self) -> Status:
+        """What annotators' work has come to; without the store, why that is not known."""
+        if self._store is None:
+            return Status()
+        try:
+            return read_status(self._store)
+        except StoreError as error:
+            log.warning("status: %s", error)
+            return Status(problem=str(error))
 
     # ---- predictions
 
@@ -370,7 +383,7 @@ def build_service(settings: Settings, metrics: Metrics) -> SemsamService:
     label_studio = LabelStudio(settings)
     intake = open_intake(settings, store, label_studio, metrics)
     intake.start()
-    service = SemsamService(settings, predictor, label_studio, metrics, live, namer, registry, intake)
+    service = SemsamService(settings, predictor, label_studio, metrics, live, namer, registry, intake, store)
     service.closing.callback(store.close)
     service.closing.callback(follower.stop)
     service.closing.callback(intake.close)

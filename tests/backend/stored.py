@@ -80,7 +80,8 @@ def fill(store: Store, project: StoredProject, found: Sequence[StoredRegion]) ->
     with store.write() as connection:
         row: Mapping[str, Any] = {"origin": project.key.origin, "project": project.key.project, "title": project.title}
         connection.execute(insert(projects), [row | {"label_config": project.label_config, "updated_at": BEGAN}])
-        connection.execute(insert(regions), [_row(each) for each in found])
+        if found:
+            connection.execute(insert(regions), [_row(each) for each in found])
 
 
 def _row(each: StoredRegion) -> dict[str, Any]:

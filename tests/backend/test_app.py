@@ -26,6 +26,7 @@ from backend.app import EXIT_CANNOT_LISTEN, create_app, serve
 from backend.errors import BadRequest, NotReady
 from backend.metrics import Metrics
 from backend.settings import Settings
+from backend.status import Status
 
 PREDICTION = {"result": [{"id": "a"}], "score": 0.5, "model_version": "v1"}
 
@@ -60,6 +61,9 @@ class StandIn:
     def event(self, body: Mapping[str, Any]) -> dict[str, Any]:
         self._asked(body)
         return {"status": "noted"}
+
+    def status(self) -> Status:
+        return Status()
 
     def versions(self) -> dict[str, Any]:
         return {"versions": [self.version], "live": self.version}

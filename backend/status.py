@@ -1,0 +1,105 @@
+"""What the status page tells, out of the store: plain values, no HTML.
+
+Only light columns are read: no mask leaves the database.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+from sqlalchemy import and_, func, select
+
+from backend.corrections import count, list_projects
+from backend.records import Counts, StoredProject
+from backend.store import Store
+from backend.tables import inbox, regions
+
+#: Masks that the curves run over: the newest ones that were taken from a suggestion.
+RECENT = 2000
+POINTS = 20  #: of a curve, at most
+EACH = 10  #: masks that a point stands for, at least, but for a lone point
+
+
+@dataclass(frozen=True)
+class ProjectStatus:
+    """One project and what it has given."""
+
+    project: StoredProject
+    counts: Counts
+
+    @property
+    def accepted(self) -> float | None:
+        """Share of the masks submitted that were accepted as they were offered; None without any."""
+        return self.counts.by_outcome["accepted"] / self.counts.regions if self.counts.regions else None
+
+
+@dataclass(frozen=True)
+class Point:
+    """Some masks that were taken from suggestions one after another; a share is None where nothing can be said."""
+
+    masks: int
+    since: datetime
+    until: datetime
+    level: float | None  #: share that was the suggestion ranked first, and so of the level that the model would choose
+    label: float | None  #: share, of those whose outline stayed, that kept the label offered
+    seconds: float | None  #: median from the answer until the annotator went on, at most
+
+
+@dataclass(frozen=True)
+class Status:
+    """Everything; `overall` is one point over all of the curve's masks, None where there are none."""
+
+    projects: tuple[ProjectStatus, ...] = ()
+    curve: tuple[Point, ...] = ()
+    overall: Point | None = None
+    waiting: int = 0  #: deliveries that are acknowledged and not worked in yet
+    problem: str = ""  #: why the store tells nothing
+
+
+def read_status(store: Store) -> Status:
+    """The state of the store now. Raises StoreError."""
+    projects = [ProjectStatus(each, count(store, each.key)) for each in list_projects(store) if not each.deleted_at]
+    columns = (regions.c.updated_at, regions.c.outcome, regions.c.rank, regions.c.seconds)
+    usable = and_(regions.c.deleted_at.is_(None), regions.c.problem.is_(None), regions.c.rank.is_not(None))
+    newest = select(*columns).where(usable).order_by(regions.c.updated_at.desc()).limit(RECENT)
+    with store.read() as connection:
+        rows = connection.execute(newest).all()
+        waiting = connection.scalar(select(func.count()).select_from(inbox).where(inbox.c.problem.is_(None)))
+    rows = rows[::-1]
+    return Status(
+        projects=tuple(projects),
+        curve=tuple(_point(chunk) for chunk in _chunks(rows)),
+        overall=_point(rows) if rows else None,
+        waiting=waiting or 0,
+    )
+
+
+def _chunks(
+    rows: Sequence[Any],
+) -> list[Sequence[Any]]:
+    """The rows in order, in as many equal parts as there may be points."""
+    parts = min(POINTS, max(len(rows) // EACH, 1))
+    edges = [round(k * len(rows) / parts) for k in range(parts + 1)]
+    return [rows[a:b] for a, b in pairwise(edges) if b > a]
+
+
+def _point(rows: Sequence[Any]) -> Point:
+    labels = [row.outcome == "accepted" for row in rows if row.outcome in ("accepted", "relabelled")]
+    seconds = [row.seconds for row in rows if row.seconds is not None]
+    return Point(
+        masks=len(rows),
+        since=rows[0].updated_at,
+        until=rows[-1].updated_at,
+        level=_share([row.rank == 1 for row in rows]),
+        label=_share(labels),
+        seconds=statistics.median(seconds) if seconds else None,
+    )
+
+
+def _share(values: Sequence[bool]) -> float | None:
+    return sum(values) / len(values) if values else None

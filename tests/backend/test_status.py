@@ -1,0 +1,256 @@
+"""The status page: what the store holds, counted rightly, legible in a browser, harmless whatever labels say."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from playwright.sync_api import Page, Request, sync_playwright
+from werkzeug.serving import make_server
+
+from backend.app import create_app
+from backend.errors import StoreError
+from backend.metrics import Metrics
+from backend.records import StoredRegion
+from backend.settings import Settings
+from backend.status import POINTS, Point, Status, read_status
+from backend.status_page import CHART, ago, charts, render
+from backend.store import Store
+from tests.backend.stored import BEGAN, box, fill, project, region
+
+ROOT = Path(__file__).resolve().parents[2]
+NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
+on_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+READY = {"status": "UP", "model_version": "mobile-1", "model_state": "ready"}
+
+
+def history(count: int, number: int = 1) -> list[StoredRegion]:
+    """Masks one a minute, of which ever more are right: level, label, outline."""
+    found = []
+    for k in range(count):
+        right, named = (k * 7) % 100 < 40 + 50 * k / count, (k * 13) % 100 < 50 + 45 * k / count
+        outcome = "accepted" if named else "relabelled"
+        outcome = "corrected" if k % 9 == 0 else "drawn" if k % 17 == 0 else outcome
+        offered: dict[str, Any] = {"rank": 1 if right else 3, "seconds": 9 - 6 * k / count + k % 3, "score": 0.8}
+        found.append(
+            region(
+                box(2, 2, 12, 12),
+                task=k // 4 + 1,
+                annotation=k // 4 + 1,
+                name=f"r{k}",
+                outcome=outcome,
+                updated_at=BEGAN + timedelta(minutes=k),
+                **({} if outcome == "drawn" else offered),
+            )
+        )
+    return [replace(each, key=replace(each.key, project=number)) for each in found]
+
+
+@pytest.fixture
+def store(database: str) -> Iterator[Store]:
+    opened = Store.open(database)
+    yield opened
+    opened.close()
+
+
+@on_both
+def test_the_status_counts_what_was_taken_of_what_was_offered(store: Store) -> None:
+    regions = history(200)
+    fill(store, project(), regions)
+    status = read_status(store)
+    (mine,) = status.projects
+    outcomes = [each.outcome for each in regions]
+    assert mine.counts.by_outcome == {name: outcomes.count(name) for name in mine.counts.by_outcome}
+    assert mine.accepted == outcomes.count("accepted") / 200
+    offered = [each for each in regions if each.rank]
+    kept = [each for each in offered if each.outcome in ("accepted", "relabelled")]
+    assert status.overall is not None
+    assert status.overall.masks == len(offered)
+    assert status.overall.level == sum(each.rank == 1 for each in offered) / len(offered)
+    assert status.overall.label == sum(each.outcome == "accepted" for each in kept) / len(kept)
+    assert sum(point.masks for point in status.curve) == len(offered) and len(status.curve) <= POINTS
+    assert all(a.until <= b.since for a, b in zip(status.curve, status.curve[1:], strict=False))
+    first, last = status.curve[0], status.curve[-1]
+    assert (first.level or 1) < (last.level or 0) and (first.seconds or 0) > (last.seconds or 9)
+
+
+def test_an_empty_store_has_an_empty_status(store: Store) -> None:
+    assert read_status(store) == Status()
+
+
+def test_marked_deletions_and_deleted_projects_do_not_count(store: Store) -> None:
+    from sqlalchemy import update
+
+    from backend.tables import projects, regions
+
+    fill(store, project(), history(20))
+    with store.write() as connection:
+        connection.execute(update(regions).where(regions.c.task == 1).values(deleted_at=NOW))
+    status = read_status(store)
+    assert status.projects[0].counts.regions == 16
+    assert sum(point.masks for point in status.curve) == len([e for e in history(20) if e.rank and e.key.task > 1])
+    with store.write() as connection:
+        connection.execute(update(projects).values(deleted_at=NOW))
+    assert read_status(store).projects == ()
+
+
+# ----------------------------------------------------------------------------------------------------------------- page
+
+
+def page_of(status: Status, **versions: Any) -> str:
+    return render(status, READY, {"live": "mobile-1"} | versions, "http://localhost:9090", NOW)
+
+
+def test_a_title_with_markup_in_it_stays_text(store: Store) -> None:
+    fill(store, project(title="<script>alert(1)</script>"), history(20))
+    html = page_of(
+        read_status(store), details=[dict.fromkeys(("number", "version", "parent", "created_at"), "<i>v</i>")]
+    )
+    assert "<script" not in html and "<i>v" not in html
+    assert "&lt;script&gt;" in html
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.none() | st.floats(0, 1),
+            st.none() | st.floats(0, 1),
+            st.none() | st.floats(0, 1e5),
+        ),
+        min_size=1,
+        max_size=POINTS,
+    )
+)
+def test_curves_stay_inside_their_chart_and_go_from_left_to_right(values: list[tuple[Any, Any, Any]]) -> None:
+    points = [
+        Point(10, BEGAN + timedelta(hours=k), BEGAN + timedelta(hours=k + 1), *value) for k, value in enumerate(values)
+    ]
+    for chart in charts(points):
+        for curve in chart.curves:
+            assert curve.points
+            places = [x for x, _, _ in curve.points]
+            assert places == sorted(places) and len(set(places)) == len(places)
+            assert all(0 <= x <= CHART[0] + 1e-6 and -1e-6 <= y <= CHART[1] for x, y, _ in curve.points)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "just now"), (61, "1 minute ago"), (7300, "2 hours ago"), (2 * 86400 + 5, "2 days ago"), (-5, "just now")],
+)
+def test_a_time_is_told_in_its_largest_unit(seconds: float, said: str) -> None:
+    assert ago(NOW - timedelta(seconds=seconds), NOW) == said
+
+
+class Told:
+    """A service that has a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def health(self) -> dict[str, Any]:
+        return READY
+
+    def setup(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def predict_request(self, body: Any, request_id: str) -> list[dict[str, Any]]:
+        return []
+
+    def event(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def versions(self) -> dict[str, Any]:
+        made = {"created_at": "2026-03-01T21:04:11+00:00", "parent": "mobile-3f0a9d2c6e17", "pruned_at": None}
+        old = {"number": 0, "version": "mobile-3f0a9d2c6e17", "parent": None, "created_at": None, "pruned_at": None}
+        new = {"number": 1, "version": "mobile-81b2c44d90fe"} | made
+        return {"versions": [old["version"], new["version"]], "live": new["version"], "details": [old, new]}
+
+    def status(self) -> Status:
+        try:
+            return read_status(self._store)
+        except StoreError as error:
+            return Status(problem=str(error))
+
+
+@contextmanager
+def served(service: Told, **settings: Any) -> Iterator[str]:
+    """The application itself on a port of this machine."""
+    server = make_server("127.0.0.1", 0, create_app(Settings(**settings), service, Metrics()), threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def browser_page(**context: Any) -> Iterator[Page]:
+    from tests.journeys.conftest import CHROMIUM_FLAGS
+
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("Chromium is not installed: `make test` installs it where it can")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM_FLAGS)
+        yield browser.new_page(viewport={"width": 1240, "height": 900}, **context)
+        browser.close()
+
+
+@pytest.mark.browser
+def test_in_a_browser_the_page_fetches_nothing_runs_nothing_and_fits_the_window(store: Store, tmp_path: Path) -> None:
+    fill(store, project(), history(400))
+    fill(store, project(number=2, title="Blood cells <i>2</i>"), history(37, number=2))
+    fill(store, project(number=3, title="New"), [])
+    errors: list[str] = []
+    asked: list[Request] = []
+    with (
+        served(Told(store), basic_auth_user="ann", basic_auth_pass="secret") as url,
+        browser_page(http_credentials={"username": "ann", "password": "secret"}, java_script_enabled=False) as page,
+    ):
+        page.on("console", lambda message: errors.append(message.text))
+        page.on("request", lambda request: asked.append(request))
+        answer = page.goto(url)
+        assert answer is not None and answer.status == 200
+        assert page.locator("#live").inner_text() == "mobile-81b2c44d90fe"
+        rows = page.locator("#projects tr").all_inner_texts()
+        assert len(rows) == 4 and "400" in rows[1] and "Blood cells <i>2</i>" in rows[2]
+        assert page.locator("polyline").count() == 3
+        for line in page.locator("svg[role=img]").all():
+            place = line.bounding_box()
+            assert place is not None and place["width"] > 100 and place["x"] + place["width"] <= 1240
+        assert {request.url.rstrip("/") for request in asked} == {url}
+        assert errors == []
+        pictures = ROOT / "out" / "journeys"
+        pictures.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=pictures / "status.png", full_page=True)
+        page.set_viewport_size({"width": 390, "height": 800})
+        page.emulate_media(color_scheme="dark")
+        page.screenshot(path=pictures / "status-narrow.png", full_page=True)
+        wide = page.locator("main").bounding_box()
+        assert wide is not None and wide["width"] <= 390
+
+
+def test_the_page_wants_the_same_credentials_as_the_rest_and_says_when_the_database_is_gone(store: Store) -> None:
+    class Gone(Told):
+        def status(self) -> Status:
+            return Status(problem="database: no such file")
+
+    http = create_app(Settings(basic_auth_user="ann", basic_auth_pass="secret"), Gone(store), Metrics()).test_client()
+    assert http.get("/").status_code == 401
+    credentials = base64.b64encode(b"ann:secret").decode()
+    answer = http.get("/", headers={"Authorization": f"Basic {credentials}"})
+    assert answer.status_code == 200 and "database: no such file" in answer.text
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
