@@ -406,7 +406,7 @@ def export(
 
     from backend.corrections import find_project, stream_regions
     from backend.export import export as run
-    from backend.photos import PhotoFolder
+    from backend.intake import open_photos
     from backend.settings import load_settings
     from backend.store import open_store
 
@@ -419,7 +419,7 @@ def export(
             result = run(
                 stream_regions(store, found.key),
                 found,
-                PhotoFolder(settings.data_dir / "photos"),
+                open_photos(settings),
                 out,
                 form=form,
                 images=images,
