@@ -173,12 +173,16 @@ def pack(
     model: Annotated[str, typer.Option("--model", help="Name in configs/model.")],
     out: Annotated[Path, typer.Option("--out", help="Safetensors file to write, half precision.")],
     card: Annotated[Path | None, typer.Option("--card", help="YAML with data, licences, command and figures.")] = None,
+    ranker: Annotated[
+        Path | None, typer.Option("--ranker", help="Weights file whose order of candidates still holds.")
+    ] = None,
 ) -> None:
     """Make a weights file that can be served out of a training run."""
     from semsam_model.checkpoint import pack as run
     from semsam_model.config import read_model_config, read_yaml
 
-    print(f"written to {out} as {run(source, read_model_config(model), out, card=read_yaml(card) if card else None)}")
+    version = run(source, read_model_config(model), out, card=read_yaml(card) if card else None, ranker_of=ranker)
+    print(f"written to {out} as {version}")
 
 
 @app.command()

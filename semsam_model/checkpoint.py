@@ -141,16 +141,29 @@ def _write(path: Path, tensors: Mapping[str, Tensor], config: ModelConfig, card:
     return version
 
 
-def pack(run_weights: Path, config: ModelConfig, path: Path, *, card: Mapping[str, Any] | None = None) -> Version:
+def pack(
+    run_weights: Path,
+    config: ModelConfig,
+    path: Path,
+    *,
+    card: Mapping[str, Any] | None = None,
+    ranker_of: Path | None = None,
+) -> Version:
     """Turn the plain state dict that a training run writes into a half-precision weights file.
 
-    Raises CheckpointError when it cannot be read or does not fit the config.
+    ranker_of: weights file whose order of candidates goes with it, for a run that left the clicks of that file as they
+    were. Raises CheckpointError when a file cannot be read, the weights do not fit the config, or there is no ranker.
     """
     try:
         tensors = load_file(run_weights)
     except (OSError, SafetensorError) as exc:
         raise CheckpointError(f"{run_weights}: cannot be read as safetensors: {exc}") from exc
     _same_names_and_shapes(run_weights, build_model(config).state_dict(), tensors)
+    if ranker_of is not None:
+        ranker = {name: value for name, value in _read(ranker_of)[2].items() if name.startswith(RANKER)}
+        if not ranker:
+            raise CheckpointError(f"{ranker_of}: holds no order of candidates; make one with `semsam train-ranker`")
+        tensors |= ranker
     return save(path, tensors, config, card=card, half=True)
 
 

@@ -18,12 +18,13 @@ from semsam_model.batches import SamplingConfig, Stage, TrainingBatches
 from semsam_model.checkpoint import load, pack, save
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.data import read_samples
-from semsam_model.errors import ConfigError
+from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.generic import choose_seeds, distinct_proposals
 from semsam_model.generic_losses import GenericTargets, at_logits, generic_loss, token_targets
 from semsam_model.losses import LossConfig
 from semsam_model.model import SemanticSAM, build_model
 from semsam_model.names import LabelSet
+from semsam_model.ranker import FEATURES, Ranker
 from semsam_model.readouts import ReadOptions
 from semsam_model.segment import Queries, by_name, find_queries, segment
 from semsam_model.train import train
@@ -260,10 +261,21 @@ def test_queries_learn_on_packed_weights_and_clicks_stay_bit_for_bit(tmp_path: P
         assert torch.equal(value.float(), after[name]), name
     rows = [line for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if "generic_tokens" in line]
     assert len(rows) == 3
-    pack(result.weights, GENERIC, tmp_path / "packed.safetensors")
+    ranked = structured(TINY)
+    ranked.ranker = Ranker(
+        np.ones((len(FEATURES), 2), np.float32),
+        np.zeros(2, np.float32),
+        np.ones(2, np.float32),
+        np.zeros((), np.float32),
+    )
+    save(tmp_path / "ranked.safetensors", ranked, TINY, half=True)
+    pack(result.weights, GENERIC, tmp_path / "packed.safetensors", ranker_of=tmp_path / "ranked.safetensors")
     packed = load_file(tmp_path / "packed.safetensors")
-    for name, value in before.items():
+    for name, value in load_file(tmp_path / "ranked.safetensors").items():
         assert torch.equal(value, packed[name]), name
+    assert load(tmp_path / "packed.safetensors")[0].ranker is not None
+    with pytest.raises(CheckpointError, match="no order of candidates"):
+        pack(result.weights, GENERIC, tmp_path / "packed.safetensors", ranker_of=start)
 
 
 def test_learning_queries_needs_a_model_with_them_and_weights_to_build_on(tmp_path: Path) -> None:
