@@ -347,7 +347,8 @@ class TrainingBatches(Dataset[Batch]):
         assert self.annotates is not None
         kinds = torch.tensor([GRANULARITIES.index(kind) for kind in granularity])
         known = self.annotates[sample.source] & (not sample.partial)
-        return GenericTargets(at_logits(torch.from_numpy(masks)), kinds, torch.from_numpy(labels), known)
+        boxes = torch.from_numpy(mask_boxes(masks))
+        return GenericTargets(at_logits(torch.from_numpy(masks)), boxes, kinds, torch.from_numpy(labels), known)
 
     def _label(self, sample: Sample, region: Region) -> int:
         if self.vocabulary is None:

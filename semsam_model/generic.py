@@ -42,6 +42,7 @@ class Proposals:
 
     mask_embedding: Tensor  #: (P, C)
     logits: Tensor  #: (P, H/4, W/4)
+    boxes: Tensor  #: (P, 4) cx, cy, w, h, shares of the padded frame
     predicted_iou: Tensor  #: (P,), raw
     scores: Tensor  #: (P, KINDS), logits
 
@@ -53,7 +54,9 @@ class GenericOutput:
     token_scores: Tensor  #: (S, KINDS), logits, in the order of the memory
     proposals: Proposals
     chosen: Tensor  #: long (Q,), rows of `proposals`, best first
-    mask_embedding: Tensor  #: (Q, C), dot it with mask features
+    mask_embedding: Tensor  #: (Q, C), see `query_logits`
+    boxes: Tensor  #: (Q, 4) cx, cy, w, h, shares of the padded frame
+    box_trust: Tensor  #: (Q,), how much the box draws the mask
     scores: Tensor  #: (Q, KINDS), logits of the expected IoU with an annotated mask of the granularity
     object_embedding: Tensor  #: (Q, E), not normalised
     part_embedding: Tensor  #: (Q, E), not normalised
@@ -80,9 +83,18 @@ class GenericHead(nn.Module):
         self.norm = nn.LayerNorm(c)
         self.query_score = MLP(c, c, KINDS, 3)
         self.mask_change = MLP(c, c, c, 3)
+        self.box_change = MLP(c, c, 4, 3)
+        self.box_trust = nn.Linear(c, 1)
         self.object_change, self.part_change = nn.Linear(c, e), nn.Linear(c, e)
         self.none = nn.Parameter(torch.zeros(2))  # logits of "no label of the list", beside those of objects, of parts
-        for last in (self.query_score.layers[-1], self.mask_change.layers[-1], self.object_change, self.part_change):
+        for last in (
+            self.query_score.layers[-1],
+            self.mask_change.layers[-1],
+            self.box_change.layers[-1],
+            self.box_trust,
+            self.object_change,
+            self.part_change,
+        ):
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
         for scores in (self.token_score, self.proposal_score):
@@ -139,19 +151,46 @@ class GenericHead(nn.Module):
         embedding = answer.mask_embedding.flatten(0, 2)
         chosen = distinct_proposals(scores.detach(), coarse.detach(), self.queries)
         x = (self.content(description[chosen]))[None, None]
-        reference = answer.boxes.flatten(0, 2)[chosen].detach()[None, None]
+        boxes = answer.boxes.flatten(0, 2)
+        reference = boxes[chosen].detach()[None, None]
         for layer in self.layers:
-            x = layer(x, self.position_head(box_positions(reference, x.shape[-1])), reference, features)
-        h = self.norm(x[0, 0])
+            start = reference.detach()
+            x = layer(x, self.position_head(box_positions(start, x.shape[-1])), start, features)
+            h = self.norm(x)
+            reference = (self.box_change(h).float() + inverse_sigmoid(start)).sigmoid()
+        h = h[0, 0]
         return GenericOutput(
             token_scores,
-            Proposals(embedding, logits, answer.predicted_iou.flatten(), scores),
+            Proposals(embedding, logits, boxes, answer.predicted_iou.flatten(), scores),
             chosen,
             embedding[chosen] + self.mask_change(h),
+            reference[0, 0],
+            self.box_trust(h)[:, 0],
             scores[chosen] + self.query_score(h),
             names[0][chosen] + self.object_change(h),
             names[1][chosen] + self.part_change(h),
         )
+
+
+def query_logits(output: GenericOutput, mask_features: Tensor) -> Tensor:
+    """float32 (Q, h, w) for mask features (C, h, w): what the embedding says of a cell, plus how far the cell lies in
+    the query's box, as far as the query trusts it.
+
+    Mask features hardly tell a window from the same one beside it; a box does. Depth is 0 on the border and 1 in the
+    middle of the shorter side, and goes down to -2 outside.
+    """
+    height, width = mask_features.shape[-2:]
+    logits = (output.mask_embedding.float() @ mask_features.flatten(1).float()).unflatten(1, (height, width))
+    centre, half = output.boxes.float().split(2, -1)
+    half = (half / 2).clamp(min=1e-3)
+    size = half.new_tensor([width, height])
+    shorter = (half * size).amin(1)[:, None]  # in cells
+    x, y = (
+        (half[:, i, None] - ((torch.arange(n, device=half.device) + 0.5) / n - centre[:, i, None]).abs()) * n / shorter
+        for i, n in enumerate((width, height))
+    )
+    depth = torch.minimum(x[:, None], y[:, :, None]).clamp(-2, 1)  # (Q, h, w)
+    return logits + output.box_trust.float()[:, None, None] * depth
 
 
 def choose_seeds(token_scores: Tensor, shapes: Shapes, count: int) -> Tensor:

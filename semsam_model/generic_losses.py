@@ -1,9 +1,10 @@
 """What object queries are held to: all annotated masks of an image, each in the granularity it was annotated in.
 
     tokens     focal loss; positive are the cells in the inner half of a mask, at the stride that fits its size
-    proposals  binary cross-entropy of each score with the IoU with the best mask of the granularity (0 below half)
+    proposals  binary cross-entropy of each score with the IoU with the best mask of the granularity, or of their boxes
+               where those fit better, for a query can still correct the mask; 0 below half
     queries    matched one to one (Hungarian) to the masks: scores as above, but only the matched query of a mask is
-               worth something; mask and dice loss of what is matched; names against the source's own list
+               worth something; mask, dice and box loss of what is matched; names against the source's own list
 
 A photo does not show everything that it contains: where a source does not annotate a granularity, or not all of it,
 what is not annotated is not negative.
@@ -22,7 +23,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from semsam_model.deformable import Shapes
-from semsam_model.generic import KINDS, GenericOutput
+from semsam_model.generic import KINDS, GenericOutput, query_logits
+from semsam_model.matching import generalised_iou
 from semsam_model.name_losses import Abstaining, NameLoss, name_loss
 from semsam_model.transforms import LOGIT_STRIDE
 from semsam_model.vocabulary import NameTable
@@ -32,7 +34,7 @@ FITTING = (1.5, 6.0)
 #: A mask is worth the IoU only from here on.
 LEAST_IOU = 0.5
 LACKING = 0.25  #: share of queries whose own label is taken off the list
-TERMS = ("tokens", "proposals", "queries", "mask_bce", "mask_dice")
+TERMS = ("tokens", "proposals", "queries", "mask_bce", "mask_dice", "box")
 GAMMA = 2.0  #: of the focal loss
 SCORE_SCALE = 5.0  #: of the mean cross-entropy of scores, most of which are easy
 LEAST_MATCH = 0.2  #: pairs with a smaller IoU teach a query nothing about its mask
@@ -43,15 +45,14 @@ class GenericTargets:
     """All annotated masks of one image, G of them, at stride 4."""
 
     masks: Tensor  #: bool (G, H/4, W/4)
+    boxes: Tensor  #: (G, 4) cx, cy, w, h, shares of the padded frame
     kinds: Tensor  #: long (G,), index into GRANULARITIES
     labels: Tensor  #: long (G,), rows of the vocabulary, or NO_LABEL
     complete: Tensor  #: bool (KINDS,): whatever is not annotated is not there
 
     def to(self, device: torch.device | str) -> GenericTargets:
-        masks, kinds, labels, complete = (
-            value.to(device) for value in (self.masks, self.kinds, self.labels, self.complete)
-        )
-        return GenericTargets(masks, kinds, labels, complete)
+        values = self.masks, self.boxes, self.kinds, self.labels, self.complete
+        return GenericTargets(*(value.to(device) for value in values))
 
 
 def at_logits(masks: Tensor) -> Tensor:
@@ -109,17 +110,18 @@ class GenericLoss:
     queries: Tensor
     mask_bce: Tensor
     mask_dice: Tensor
+    box: Tensor
     named: tuple[tuple[Tensor, Tensor], ...]  #: of each image: queries (n,) and the masks (n,) that they are good for
     names: NameLoss | None = None
 
     @property
     def total(self) -> Tensor:
-        masks = self.tokens + self.proposals + self.queries + self.mask_bce + self.mask_dice
+        masks = self.tokens + self.proposals + self.queries + self.mask_bce + 2 * self.mask_dice + self.box
         return masks if self.names is None else masks + self.names.total
 
     def figures(self) -> dict[str, float]:
         """Name -> value, for the log."""
-        terms = [self.tokens, self.proposals, self.queries, self.mask_bce, self.mask_dice]
+        terms = [self.tokens, self.proposals, self.queries, self.mask_bce, self.mask_dice, self.box]
         found = dict(zip(TERMS, (float(term.detach()) for term in terms), strict=True))
         if self.names is not None:
             found |= {
@@ -141,22 +143,23 @@ def generic_loss(
     terms, named = [], []
     for image, (output, wanted) in enumerate(zip(outputs, targets, strict=True)):
         tokens = _token_loss(output.token_scores.float(), wanted, shapes)
-        worth = _worth(mask_ious(output.proposals.logits > 0, wanted.masks), wanted)
+        near = _box_ious(output.proposals.boxes.float(), wanted.boxes)
+        worth = _worth(torch.maximum(mask_ious(output.proposals.logits > 0, wanted.masks), near), wanted)
         proposals = _score_loss(output.proposals.scores.float(), worth, wanted)
-        features = mask_features[image].float()
-        logits = (output.mask_embedding.float() @ features.flatten(1)).unflatten(1, features.shape[-2:])
+        logits = query_logits(output, mask_features[image])
         ious = mask_ious(logits.detach() > 0, wanted.masks)
-        query, mask = _match(output.scores.detach().float(), ious, wanted)
+        near = torch.maximum(ious, _box_ious(output.boxes.detach(), wanted.boxes))
+        query, mask = _match(output.scores.detach().float(), near, wanted)
         good = ious[query, mask] >= LEAST_IOU
         mine = torch.zeros_like(output.scores, dtype=torch.float32)
         mine[query[good], wanted.kinds[mask[good]]] = ious[query[good], mask[good]]
         queries = _score_loss(output.scores.float(), mine, wanted)
-        terms.append(
-            torch.stack((tokens, proposals, queries, *_mask_losses(logits[query], wanted.masks[mask].float())))
-        )
+        bce, dice = _mask_losses(logits[query], wanted.masks[mask].float())
+        box = _box_loss(output.boxes[query], wanted.boxes[mask])
+        terms.append(torch.stack((tokens, proposals, queries, bce, dice, box)))
         named.append((query[good], mask[good]))
     means = torch.stack(terms).mean(0)
-    return GenericLoss(means[0], means[1], means[2], means[3], means[4], tuple(named))
+    return GenericLoss(means[0], means[1], means[2], means[3], means[4], means[5], tuple(named))
 
 
 def _token_loss(scores: Tensor, wanted: GenericTargets, shapes: Shapes) -> Tensor:
@@ -172,7 +175,7 @@ def _token_loss(scores: Tensor, wanted: GenericTargets, shapes: Shapes) -> Tenso
 
 
 def _worth(ious: Tensor, wanted: GenericTargets) -> Tensor:
-    """(P, G) -> (P, KINDS), IoU with the best mask of each granularity, 0 below LEAST_IOU."""
+    """(P, G) -> (P, KINDS), IoU with the best mask or its box of each granularity, 0 below LEAST_IOU."""
     best = ious.new_zeros(len(ious), KINDS)
     for kind in range(KINDS):
         chosen = ious[:, wanted.kinds == kind]
@@ -197,12 +200,28 @@ def _match(scores: Tensor, ious: Tensor, wanted: GenericTargets) -> tuple[Tensor
     return query[useful], mask[useful]
 
 
+def _box_ious(boxes: Tensor, wanted: Tensor) -> Tensor:
+    """(P, 4) and (G, 4) -> (P, G), as generalised IoU, never below 0."""
+    return generalised_iou(boxes[:, None], wanted[None]).clamp(min=0)
+
+
+def _box_loss(boxes: Tensor, wanted: Tensor) -> Tensor:
+    """L1 and generalised IoU of n boxes (n, 4), weighted as the clicks' are; 0 of none."""
+    if not len(boxes):
+        return boxes.sum()
+    l1 = (boxes - wanted).abs().sum(1)
+    return (5 * l1 + 2 * (1 - generalised_iou(boxes, wanted))).mean()
+
+
 def _mask_losses(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy and dice loss of n masks (n, h, w), means; 0 of none."""
     if not len(logits):
         return logits.sum(), logits.sum()
     flat, truth = logits.flatten(1), masks.flatten(1)
-    bce = F.binary_cross_entropy_with_logits(flat, truth)
+    # cells in and around the mask, and wherever the query sees one: most of a photo is easy
+    around = F.max_pool2d(masks[:, None], 5, 1, 2)[:, 0].flatten(1)
+    weight = torch.maximum(around, (flat.detach() > 0).float())
+    bce = F.binary_cross_entropy_with_logits(flat, truth, weight=weight, reduction="sum") / weight.sum()
     inside = flat.sigmoid()
     dice = 1 - (2 * (inside * truth).sum(1) + 1) / (inside.sum(1) + truth.sum(1) + 1)
     return bce, dice.mean()

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from semsam_model.candidates import Options, Proposal, stability, tidy
+from semsam_model.generic import query_logits
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import Kind, LabelSet
 from semsam_model.predict import offer
@@ -53,14 +54,12 @@ def find_queries(model: SemanticSAM, embedding: ImageEmbedding) -> Queries:
     output = model.object_queries(embedding.features, 0)
     assert model.generic is not None
     h, w = embedding.frame.logits
-    logits = (output.mask_embedding @ embedding.mask_features.flatten(1).float()).unflatten(
-        1, embedding.mask_features.shape[-2:]
-    )
+    logits = query_logits(output, embedding.mask_features)
     names = torch.stack((output.object_embedding, output.part_embedding), 1).float()
     embeddings = F.normalize(names, dim=-1) * model.name_scales().float()[:, None]
     tokens = model.config.tokens
     return Queries(
-        logits[:, :h, :w].float().cpu().numpy(),
+        logits[:, :h, :w].cpu().numpy(),
         output.scores.float().sigmoid().cpu().numpy(),
         embeddings.cpu().numpy(),
         model.generic.none.float().cpu().numpy(),

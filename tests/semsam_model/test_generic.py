@@ -14,12 +14,12 @@ from networks import structured
 from rich.console import Console
 from safetensors.torch import load_file
 
-from semsam_model.batches import SamplingConfig, Stage, TrainingBatches
+from semsam_model.batches import SamplingConfig, Stage, TrainingBatches, mask_boxes
 from semsam_model.checkpoint import load, pack, save
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.data import read_samples
 from semsam_model.errors import CheckpointError, ConfigError
-from semsam_model.generic import choose_seeds, distinct_proposals
+from semsam_model.generic import choose_seeds, distinct_proposals, query_logits
 from semsam_model.generic_losses import GenericTargets, at_logits, generic_loss, token_targets
 from semsam_model.losses import LossConfig
 from semsam_model.model import SemanticSAM, build_model
@@ -76,6 +76,22 @@ def test_an_untrained_query_is_the_click_that_proposed_it(model: SemanticSAM, ph
         output = model.object_queries(embedding.features, 0)
     proposed = output.proposals.logits[output.chosen].numpy()
     assert np.allclose(queries.logits, proposed[:, : queries.logits.shape[1], : queries.logits.shape[2]], atol=1e-4)
+
+
+def test_a_trusted_box_draws_itself_where_the_features_say_nothing(model: SemanticSAM, photo: np.ndarray) -> None:
+    with torch.inference_mode():
+        output = model.object_queries(model.encode(photo).features, 0)
+    box = dataclasses.replace(
+        output,
+        mask_embedding=torch.zeros(1, GENERIC.width),
+        boxes=torch.tensor([[0.5, 0.5, 0.5, 0.25]]),
+        box_trust=torch.tensor([4.0]),
+    )
+    logits = query_logits(box, torch.ones(GENERIC.width, 16, 16))
+    wanted = torch.zeros(16, 16, dtype=torch.bool)
+    wanted[6:10, 4:12] = True
+    assert torch.equal(logits[0] > 0, wanted)
+    assert logits.max() <= 4
 
 
 def test_a_model_without_queries_says_so(photo: np.ndarray) -> None:
@@ -157,7 +173,11 @@ def targets(*spans: tuple[int, int, int, int], kinds: tuple[int, ...] | None = N
         mask[top:bottom, left:right] = True
     count = len(spans)
     return GenericTargets(
-        masks, torch.tensor(kinds or (0,) * count), torch.full((count,), -1), torch.ones(3, dtype=torch.bool)
+        masks,
+        torch.from_numpy(mask_boxes(masks.numpy())),
+        torch.tensor(kinds or (0,) * count),
+        torch.full((count,), -1),
+        torch.ones(3, dtype=torch.bool),
     )
 
 
