@@ -99,12 +99,16 @@ def click(
     from backend.settings import load_settings
     from semsam_model.checkpoint import load_model
     from semsam_model.predict import propose, raw_levels
+    from semsam_model.zoom import looker
 
     settings = load_settings()
     picture = load_photo(photo, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     network, version = load_model(model, weights, folder=settings.data_dir / "weights")
     embedding = network.encode(picture.rgb)
-    candidates = (raw_levels if all_levels else propose)(network, embedding, prompt)
+    if all_levels:
+        candidates = raw_levels(network, embedding, prompt)
+    else:
+        candidates = propose(network, embedding, prompt, look=looker(network, picture.rgb))
     write(out, picture, prompt, candidates, version)
     for c in candidates:
         within = f"  part of {c.parent}" if c.parent else ""

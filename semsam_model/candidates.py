@@ -5,6 +5,9 @@ on those small maps; only what is offered is brought to the photo's size, and th
 show. A region where the bilinear surface is above zero always holds a cell above zero, so a speck removed from the
 cells is gone from the photo.
 
+The network may have looked twice, at the photo and closer at a window of it: each look is a `View` with its own frame.
+What compares masks of several views goes by `overlaps`, in photo pixels.
+
 What several prompts mean (published weights know one positive click):
   1. each positive click, each box, and each box's centre is decoded alone: six proposals each;
   2. proposals are ordered by how many clicks they obey (positive inside, negative outside), then by the ranker's
@@ -17,11 +20,16 @@ What several prompts mean (published weights know one positive click):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+
+from semsam_model.transforms import LOGIT_STRIDE, Frame
+from semsam_model.types import level_tokens
+
+LEVELS_A_DOUBLING = 1.2  #: the sizes that our tokens start from span 0.8 to 0.04 of the frame in five steps
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """One level's answer. Cells are logits at stride 4 of the unpadded model frame."""
+    """One level's answer. Cells are logits at stride 4 of the unpadded frame of its view."""
 
     logits: np.ndarray  #: float32 (h, w)
     token: int
@@ -160,41 +168,102 @@ def combine(
 
 @dataclass(frozen=True)
 class PromptCells:
-    """A prompt in logit cells: clicks as (row, col), boxes as x0, y0, x1, y1."""
+    """A prompt in logit cells of a view: clicks as (row, col), boxes as x0, y0, x1, y1."""
 
     positives: tuple[tuple[int, int], ...]
     negatives: tuple[tuple[int, int], ...]
     boxes: tuple[tuple[float, float, float, float], ...]
+    beyond: int = 0  #: negative clicks outside the view's window: whatever lies in the window obeys them
+
+    @property
+    def clicks(self) -> int:
+        return len(self.positives) + len(self.negatives) + self.beyond
+
+    def obeyed(self, proposal: Proposal) -> int:
+        """Number of clicks that the proposal agrees with."""
+        return obeyed(proposal.cells, self.positives, self.negatives) + self.beyond
+
+    def fit(self, proposal: Proposal) -> float:
+        """Mean IoU of the proposal's bounding box with the boxes; 0 without one."""
+        return float(np.mean([box_fit(proposal.cells, box) for box in self.boxes])) if self.boxes else 0.0
 
 
-def order(proposals: Sequence[Proposal], prompt: PromptCells) -> list[Proposal]:
-    """Best first: clicks obeyed, then the score, or without one predicted IoU times the fit to the boxes."""
+@dataclass(frozen=True, eq=False)
+class View:
+    """What the network says to one prompt when it looks at the photo, or closer at a window of it."""
 
-    def key(p: Proposal) -> tuple[int, float]:
-        if p.score is not None:
-            return obeyed(p.cells, prompt.positives, prompt.negatives), p.score
-        fit = float(np.mean([box_fit(p.cells, box) for box in prompt.boxes])) if prompt.boxes else 1.0
-        return obeyed(p.cells, prompt.positives, prompt.negatives), fit * p.predicted_iou
+    frame: Frame
+    prompt: PromptCells
+    proposals: tuple[Proposal, ...]  #: cleaned; six a prompt, those of the whole prompt, and the combined ones
 
-    return sorted(proposals, key=key, reverse=True)
+    @property
+    def cell_pixels(self) -> float:
+        """Photo pixels under a cell."""
+        return self.frame.photo_pixels * LOGIT_STRIDE**2
+
+    @property
+    def doublings(self) -> float:
+        """How often the photo's longer side is halved to that of the window; 0 for the whole photo."""
+        return float(np.log2(max(self.frame.photo) / max(self.frame.shown)))
+
+    def level(self, proposal: Proposal, tokens: int) -> int:
+        """1 = whole ... 6 = smallest part, by the size that the token stands for: in a window that is a smaller one."""
+        levels = level_tokens(tokens)
+        return min(len(levels), levels.index(proposal.token) + 1 + round(LEVELS_A_DOUBLING * self.doublings))
 
 
-def distinct(ordered: Sequence[Proposal], options: Options) -> list[Proposal]:
-    """Walk best first, keep what is not empty and not the same as one already kept; at most options.most."""
-    kept: list[Proposal] = []
-    for proposal in ordered:
-        cells = proposal.cells
-        if len(kept) < options.most and cells.any() and all(iou(cells, k.cells) <= options.same_iou for k in kept):
-            kept.append(proposal)
+def overlaps(views: Sequence[View]) -> np.ndarray:
+    """float32 (n, n): photo pixels that two proposals share, over the proposals of all views in turn; areas diagonal.
+
+    Two views are compared in the finer one's cells, which hold everything that its proposals cover.
+    """
+    blocks = [[np.zeros((len(a.proposals), len(b.proposals)), np.float32) for b in views] for a in views]
+    for i, a in enumerate(views):
+        for j, b in enumerate(views):
+            if a.proposals and b.proposals and (a.cell_pixels, i) <= (b.cell_pixels, j):
+                ours = _flat(p.cells for p in a.proposals)
+                theirs = ours if i == j else _flat(b.frame.onto(p.logits, a.frame) > 0 for p in b.proposals)
+                blocks[i][j] = (ours @ theirs.T) * np.float32(a.cell_pixels)
+                blocks[j][i] = blocks[i][j].T
+    return np.block(blocks) if views else np.zeros((0, 0), np.float32)
+
+
+def _flat(masks: Iterable[np.ndarray]) -> np.ndarray:
+    return np.stack([mask.ravel() for mask in masks]).astype(np.float32)
+
+
+def order(views: Sequence[View], scores: Sequence[float] | np.ndarray | None = None) -> list[int]:
+    """Places of all views' proposals, best first: clicks obeyed, then scores, one for each proposal in turn.
+
+    Without scores predicted IoU, times the fit to the boxes where there are any.
+    """
+    keys: list[tuple[int, float]] = []
+    for view in views:
+        for p in view.proposals:
+            worth = p.predicted_iou * (view.prompt.fit(p) if view.prompt.boxes else 1.0)
+            keys.append((view.prompt.obeyed(p), worth if scores is None else float(scores[len(keys)])))
+    return sorted(range(len(keys)), key=lambda place: keys[place], reverse=True)
+
+
+def distinct(ordered: Sequence[int], shared: np.ndarray, options: Options) -> list[int]:
+    """Walk best first, keep what is not empty and not the same as one already kept; at most options.most.
+
+    ordered: places in `shared`, what `overlaps` returned.
+    """
+    areas = np.diagonal(shared)
+    kept: list[int] = []
+    for at in ordered:
+        if len(kept) < options.most and areas[at] > 0:
+            both = shared[at, kept]
+            if (both <= options.same_iou * (areas[at] + areas[kept] - both)).all():
+                kept.append(at)
     return kept
 
 
-def agreeing(ordered: Sequence[Proposal], prompt: PromptCells, options: Options) -> list[Proposal]:
-    """Of an ordered list, those that obey as many clicks as the first; others only to reach options.least."""
-    counts = [obeyed(p.cells, prompt.positives, prompt.negatives) for p in ordered]
-    return [
-        p for i, (p, count) in enumerate(zip(ordered, counts, strict=True)) if i < options.least or count == counts[0]
-    ]
+def agreeing(ordered: Sequence[int], views: Sequence[View], options: Options) -> list[int]:
+    """Of ordered places, those that obey as many clicks as the first; others only to reach options.least."""
+    counts = [view.prompt.obeyed(p) for view in views for p in view.proposals]
+    return [at for i, at in enumerate(ordered) if i < options.least or counts[at] == counts[ordered[0]]]
 
 
 def tidy(proposal: Proposal, min_cells: float) -> Proposal:
@@ -202,17 +271,17 @@ def tidy(proposal: Proposal, min_cells: float) -> Proposal:
     return replace(proposal, logits=clean(proposal.logits, min_cells))
 
 
-def parents(masks: Sequence[np.ndarray], sizes: Sequence[int], options: Options) -> list[int | None]:
-    """For each mask (bool cells, same shape) the index of the next larger one that contains it, or None.
+def parents(shared: np.ndarray, sizes: Sequence[int], options: Options) -> list[int | None]:
+    """For each mask the index of the next larger one that contains it, or None.
 
-    sizes: areas in photo pixels, which decide what is larger.
+    shared: see `overlaps`, of these masks alone. sizes: areas as drawn, photo pixels, which decide what is larger.
 
     "Larger" leaves room for the duplicates rule: a pair more alike than same_iou never reaches this point.
     """
     found: list[int | None] = []
-    for i, mask in enumerate(masks):
-        enough = options.part_of * max(1, np.count_nonzero(mask))
-        holders = [j for j, m in enumerate(masks) if sizes[j] > sizes[i] and np.count_nonzero(mask & m) >= enough]
+    for i, own in enumerate(np.diagonal(shared)):
+        enough = max(options.part_of * own, np.finfo(np.float32).tiny)
+        holders = [j for j in range(len(shared)) if sizes[j] > sizes[i] and shared[i, j] >= enough]
         found.append(min(holders, key=lambda j: sizes[j]) if holders else None)
     return found
 

@@ -72,6 +72,8 @@ class ModelConfig:
     """Object queries: masks of the whole photo without a click; 0: none (published)"""
     generic_layers: int = 2
     """Decoder layers of the object queries"""
+    zoom: float = 0.0
+    """Magnification of a closer look where the first answers are small; 0: one look only (published)"""
 
     def __post_init__(self) -> None:
         checks = (
@@ -84,6 +86,7 @@ class ModelConfig:
                 "generic_queries, generic_layers: expected at least 0 and 1",
             ),
             (self.tokens in (3, 6), f"tokens {self.tokens}: expected 3 or 6"),
+            (self.zoom == 0 or 1 < self.zoom <= 16, f"zoom {self.zoom}: expected 0, or above 1 and at most 16"),
             (len(self.pixel_mean) == len(self.pixel_std) == 3, "pixel_mean, pixel_std: expected three values each"),
         )
         for good, message in checks:

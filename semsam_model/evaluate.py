@@ -1,13 +1,15 @@
 """How good a click is: every annotated mask is clicked once, at the point farthest from its border.
 
-    oracle   IoU of the best of the six levels with the wanted mask (as published)
-    max      IoU of the level with the highest predicted IoU with the wanted mask (as published)
+    oracle   IoU of the best of the six levels with the wanted mask (as published); where the photo was looked at twice,
+             of the best of the at most six candidates that are offered
+    max      IoU of the answer with the highest predicted IoU with the wanted mask (as published)
     first    IoU of the candidate ranked first with the best annotated mask that contains the click: on nested masks a
              click has several right answers, and only the annotator knows which one is meant
     told     IoU of the candidate ranked first when the wanted granularity, object or part, is known, with the wanted
              mask; a region is of neither, there nothing is told. Weights without a ranker are told by levels: objects
              are of levels 1 to 3, parts of 4 to 6, the best by predicted IoU of those
-    matched  the six levels matched one to one with the annotated masks that contain the click, mean IoU of the pairs
+    matched  those that `oracle` chooses from matched one to one with the annotated masks that contain the click, mean
+             IoU of the pairs
 
 All in the photo's own pixels, averaged over the masks of a source. The same run measures what a simple rule gives
 (`evaluate_baselines`), and on a subsample how many clicks it takes (`evaluate_noc`).
@@ -16,7 +18,7 @@ All in the photo's own pixels, averaged over the masks of a source. The same run
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -30,14 +32,17 @@ from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluate_baselines import grabcut
 from semsam_model.evaluate_noc import Corrected, correct
 from semsam_model.model import ImageEmbedding, SemanticSAM
-from semsam_model.predict import ask, rank, raw_levels
-from semsam_model.types import Candidate, Click, Prompt, Wanted
+from semsam_model.predict import Answers, ask, ask_each, draw, rank, shortlist
+from semsam_model.ranker import features
+from semsam_model.types import Click, Prompt, Wanted
+from semsam_model.zoom import Look, looker
 
 __all__ = ["MEASURES", "ClickReport", "ClickScore", "evaluate_clicks", "innermost", "wanted_by"]
 
 LEVELS_OF = {"object": (1, 2, 3), "part": (4, 5, 6)}
 MEASURES = ("oracle", "first", "told", "max", "matched")
 MIN_AREA = 64
+OPTIONS = Options()
 
 
 @dataclass(frozen=True)
@@ -118,61 +123,108 @@ def evaluate_clicks(
             rgb = embedding = None
         if rgb is not None and embedding is not None:
             report.images[sample.source] += 1
-            report.clicks += [_score(model, embedding, sample, masks, number, i) for i in wanted]
+            look = looker(model, rgb)
+            report.clicks += _scores(model, embedding, look, sample, masks, number, wanted)
             chosen = wanted[int(np.random.default_rng(number).integers(len(wanted)))]
             if id(sample) in to_correct:
-                report.corrected.append(_correct(model, embedding, sample, masks[chosen]))
+                report.corrected.append(_correct(model, embedding, look, sample, masks[chosen]))
             if id(sample) in to_cut:
                 report.grabcut.append(_grabcut(rgb, sample, masks, chosen))
         on_photo()
     return report
 
 
-def _score(
+def _scores(
     model: SemanticSAM,
     embedding: ImageEmbedding,
+    look: Look,
     sample: Sample,
     masks: Sequence[np.ndarray],
     number: int,
+    wanted: Sequence[int],
+) -> Iterator[ClickScore]:
+    clicks = [innermost(masks[i]) for i in wanted]
+    every = ask_each(model, embedding, [Prompt((click,)) for click in clicks], OPTIONS, look)
+    for index, click, answers in zip(wanted, clicks, every, strict=True):
+        yield _score(model, answers, _under(masks, click), masks[index], sample, number, index)
+
+
+def _score(
+    model: SemanticSAM,
+    answers: Answers,
+    under: Sequence[np.ndarray],
+    wanted: np.ndarray,
+    sample: Sample,
+    number: int,
     index: int,
 ) -> ClickScore:
-    wanted, granularity = masks[index], sample.regions[index].granularity
-    click = innermost(wanted)
-    prompt, options = Prompt((click,)), Options()
-    under = _under(masks, click)
-    levels = raw_levels(model, embedding, prompt)  # by predicted IoU
-    with_wanted = [_iou(c, wanted) for c in levels]
-    largest = max(range(len(levels)), key=lambda i: levels[i].area)
-    answers = ask(model, embedding, prompt, options)
-    predicted = rank(answers, options)
-    predicted_told = _by_level(predicted, granularity)
+    granularity = sample.regions[index].granularity
+    seen = _Seen(answers, wanted, under)
+    by_iou = np.array([p.predicted_iou for _, p in answers.proposals])
+    predicted = seen.offered(None)
+    predicted_told = sorted(predicted, key=lambda at: answers.levels[at] not in LEVELS_OF.get(granularity, ()))
     if model.ranker is None:
         first, told = predicted, predicted_told
+        first_scores = told_scores = np.clip(by_iou, 0, 1)
     else:
-        first = rank(answers, options, model.ranker)
-        told = rank(answers, options, model.ranker, wanted_by(granularity))
-    with_any = [_best(c, under) for c in first]
-    told_with_wanted = [_iou(c, wanted) for c in told]
+        first_scores = model.ranker.scores(features(answers.rows, answers.levels))
+        told_scores = model.ranker.scores(features(answers.rows, answers.levels, wanted_by(granularity)))
+        first, told = seen.offered(first_scores), seen.offered(told_scores)
+    looked_once = len(answers.views) == 1
+    levels = range(len(answers.proposals)) if looked_once else first
+    surest, largest = int(by_iou.argmax()), max(levels, key=seen.area, default=0)
     return ClickScore(
         sample=number,
         region=index,
         source=sample.source,
         granularity=granularity,
-        oracle=max(with_wanted),
-        first=with_any[0] if with_any else 0.0,
-        told=told_with_wanted[0] if told else 0.0,
-        max=with_wanted[0],
-        matched=matched([[_iou(c, mask) for mask in under] for c in levels]),
-        first_score=first[0].score if first else 0.0,
-        told_score=told[0].score if told else 0.0,
-        first_best=bool(first) and with_any[0] >= max(with_any),
-        told_best=bool(told) and told_with_wanted[0] >= max(told_with_wanted),
-        predicted_first=_best(predicted[0], under) if predicted else 0.0,
-        predicted_told=_iou(predicted_told[0], wanted) if predicted else 0.0,
-        predicted_score=predicted[0].score if predicted else 0.0,
-        largest_first=_best(levels[largest], under),
-        largest_max=with_wanted[largest],
+        oracle=max(map(seen.wanted, levels), default=0.0),
+        first=seen.any(first[0]) if first else 0.0,
+        told=seen.wanted(told[0]) if told else 0.0,
+        max=seen.wanted(surest),
+        matched=matched([seen.ious(at) for at in levels]) if levels else 0.0,
+        first_score=float(first_scores[first[0]]) if first else 0.0,
+        told_score=float(told_scores[told[0]]) if told else 0.0,
+        first_best=bool(first) and seen.any(first[0]) >= max(map(seen.any, first)),
+        told_best=bool(told) and seen.wanted(told[0]) >= max(map(seen.wanted, told)),
+        predicted_first=seen.any(predicted[0]) if predicted else 0.0,
+        predicted_told=seen.wanted(predicted_told[0]) if predicted else 0.0,
+        predicted_score=float(np.clip(by_iou[predicted[0]], 0, 1)) if predicted else 0.0,
+        largest_first=seen.any(largest),
+        largest_max=seen.wanted(largest),
     )
+
+
+class _Seen:
+    """The answers to one click beside the annotated masks under it; each proposal is drawn once, if at all."""
+
+    def __init__(self, answers: Answers, wanted: np.ndarray, under: Sequence[np.ndarray]) -> None:
+        self._answers, self._wanted, self._under = answers, wanted, under
+        self._drawn: dict[int, tuple[int, float, list[float]]] = {}
+
+    def _at(self, at: int) -> tuple[int, float, list[float]]:
+        """Area, IoU with the wanted mask, IoU with each mask under the click."""
+        if at not in self._drawn:
+            crop, bbox = draw(*self._answers.proposals[at], OPTIONS)
+            ious = [crop_iou(crop, bbox, mask) for mask in self._under]
+            self._drawn[at] = int(np.count_nonzero(crop)), crop_iou(crop, bbox, self._wanted), ious
+        return self._drawn[at]
+
+    def area(self, at: int) -> int:
+        return self._at(at)[0]
+
+    def wanted(self, at: int) -> float:
+        return self._at(at)[1]
+
+    def ious(self, at: int) -> list[float]:
+        return self._at(at)[2]
+
+    def any(self, at: int) -> float:
+        return max(self.ious(at))
+
+    def offered(self, scores: np.ndarray | None) -> list[int]:
+        """As `rank` would, best first."""
+        return [at for at in shortlist(self._answers, OPTIONS, scores) if self.area(at)]
 
 
 def matched(ious: Sequence[Sequence[float]]) -> float:
@@ -185,24 +237,9 @@ def _under(masks: Sequence[np.ndarray], click: Click) -> list[np.ndarray]:
     return [mask for mask in masks if mask[int(click.y), int(click.x)]]
 
 
-def _iou(candidate: Candidate, mask: np.ndarray) -> float:
-    return crop_iou(candidate.crop, candidate.bbox, mask)
-
-
-def _best(candidate: Candidate, masks: Sequence[np.ndarray]) -> float:
-    return max(_iou(candidate, mask) for mask in masks)
-
-
-def _by_level(ranked: Sequence[Candidate], granularity: str) -> list[Candidate]:
-    """Those of the granularity's levels first."""
-    levels = LEVELS_OF.get(granularity, ())
-    return sorted(ranked, key=lambda c: c.level not in levels)
-
-
-def _correct(model: SemanticSAM, embedding: ImageEmbedding, sample: Sample, mask: np.ndarray) -> Corrected:
+def _correct(model: SemanticSAM, embedding: ImageEmbedding, look: Look, sample: Sample, mask: np.ndarray) -> Corrected:
     def answer(prompt: Prompt) -> np.ndarray:
-        options = Options()
-        ranked = rank(ask(model, embedding, prompt, options), options, model.ranker)
+        ranked = rank(ask(model, embedding, prompt, OPTIONS, look), OPTIONS, model.ranker)
         return ranked[0].mask if ranked else np.zeros_like(mask)
 
     return Corrected(sample.source, tuple(correct(answer, mask)))

@@ -21,6 +21,7 @@ from semsam_model.evaluate import ClickScore, wanted_by
 from semsam_model.model import SemanticSAM
 from semsam_model.predict import propose
 from semsam_model.types import Prompt
+from semsam_model.zoom import looker
 
 WORST = 24
 A_SOURCE = 4  #: of them, so that one source does not fill the page
@@ -57,7 +58,13 @@ def draw_cases(model: SemanticSAM, samples: Sequence[Sample], clicks: Iterable[C
         sample = samples[score.sample]
         rgb, wanted = sample.image(), sample.mask(score.region)
         click = innermost(wanted)
-        told = propose(model, model.encode(rgb), Prompt((click,)), wanted=wanted_by(score.granularity))
+        told = propose(
+            model,
+            model.encode(rgb),
+            Prompt((click,)),
+            wanted=wanted_by(score.granularity),
+            look=looker(model, rgb),
+        )
         scale = SIDE / max(rgb.shape[:2])
         size = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
         picture = np.ascontiguousarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))

@@ -9,11 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from semsam_model.candidates import Options, Proposal, tidy
+from semsam_model.candidates import Options, PromptCells, Proposal, View, overlaps, tidy
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import LabelSet, label_scores
 from semsam_model.predict import decode_clicks, offer
-from semsam_model.ranker import level_of
 from semsam_model.transforms import LOGIT_STRIDE
 from semsam_model.types import Candidate, Click
 
@@ -32,12 +31,12 @@ def find(model: SemanticSAM, embedding: ImageEmbedding, labels: LabelSet, thresh
     height, width = embedding.frame.photo
     steps = (np.arange(GRID) + 0.5) / GRID
     clicks = [Click(float(x * width), float(y * height)) for y in steps for x in steps]
-    wanted = labels.values[0]
+    wanted, whole = labels.values[0], View(embedding.frame, PromptCells((), (), ()), ())
     found = []
     for proposal in (p for answer in decode_clicks(model, embedding, clicks) for p in answer):
         if proposal.name_embedding is None:
             return []
-        level = level_of(proposal, model.config.tokens)
+        level = whole.level(proposal, model.config.tokens)
         best, score = label_scores(proposal.name_embedding, level, labels)[0]
         if best == wanted and score >= threshold:
             found.append(replace(proposal, score=score * float(np.clip(proposal.predicted_iou, 0, 1))))
@@ -47,7 +46,8 @@ def find(model: SemanticSAM, embedding: ImageEmbedding, labels: LabelSet, thresh
     for cleaned in (tidy(p, min_cells) for p in found):
         if len(kept) < OPTIONS.most and cleaned.cells.any() and all(_apart(cleaned, k) for k in kept):
             kept.append(cleaned)
-    return offer(kept, embedding.frame, model.config.tokens, OPTIONS)
+    shared = overlaps([replace(whole, proposals=tuple(kept))])
+    return offer([(whole, p) for p in kept], shared, model.config.tokens, OPTIONS)
 
 
 def _apart(a: Proposal, b: Proposal) -> bool:

@@ -27,13 +27,13 @@ from semsam_model.name_head import FIRST_SCALE, NameHead
 from semsam_model.pixel_decoder import Features, PixelDecoder, cell_centres
 from semsam_model.ranker import Ranker
 from semsam_model.swin import Swin
-from semsam_model.transforms import CLICK, Frame
+from semsam_model.transforms import CLICK, Frame, Window
 from semsam_model.types import Box, Click
 
 
 @dataclass(frozen=True, eq=False)
 class ImageEmbedding:
-    """Everything a later prompt needs to know about one photo."""
+    """Everything a later prompt needs to know about one photo, or a window of it."""
 
     frame: Frame
     mask_features: Tensor  #: (C, H/4, W/4) of the padded frame
@@ -106,9 +106,12 @@ class SemanticSAM(nn.Module):
     # -- one photo, photo pixels, no gradients
 
     @torch.inference_mode()
-    def encode(self, rgb: np.ndarray) -> ImageEmbedding:
-        """uint8 RGB (H, W, 3) -> ImageEmbedding on the model's device. Raises ImageError."""
-        frame = Frame.of((rgb.shape[0], rgb.shape[1]), self.config)
+    def encode(self, rgb: np.ndarray, window: Window | None = None) -> ImageEmbedding:
+        """uint8 RGB (H, W, 3), the whole photo -> ImageEmbedding on the model's device. Raises ImageError.
+
+        window: the part of the photo that is looked at, as large as the photo would be.
+        """
+        frame = Frame.of((rgb.shape[0], rgb.shape[1]), self.config, window)
         images = frame.image(rgb, self.config).to(self.pixel_mean.device)
         f = self.features(images.to(self.dtype))
         return ImageEmbedding.of(frame, f)

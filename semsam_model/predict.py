@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -13,30 +14,54 @@ from semsam_model.candidates import (
     Options,
     PromptCells,
     Proposal,
+    View,
     agreeing,
     clean_pixels,
     combine,
     distinct,
-    obeyed,
     order,
+    overlaps,
     parents,
     stability,
     tidy,
 )
 from semsam_model.model import DecoderOutput, ImageEmbedding, SemanticSAM
-from semsam_model.ranker import Ranker, features
-from semsam_model.transforms import LOGIT_STRIDE, Frame
-from semsam_model.types import Box, Candidate, Click, Prompt, Wanted, level_tokens
+from semsam_model.ranker import Ranker, features, proposal_features
+from semsam_model.transforms import LOGIT_STRIDE, Frame, Window
+from semsam_model.types import Box, Candidate, Click, Prompt, Wanted
+from semsam_model.zoom import Look, uncut, where_to_look
+
+TOGETHER = 8  #: clicks and boxes that are decoded in one run
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What the network says to one prompt, before anything is ranked or left out."""
+    """What the network says to one prompt, before anything is ranked or left out.
 
-    proposals: tuple[Proposal, ...]  #: cleaned; six a prompt, those of the whole prompt, and the combined ones
-    prompt: PromptCells
-    frame: Frame
+    Proposals are counted through all views in turn: 0, 1, ...
+    """
+
+    views: tuple[View, ...]  #: the whole photo; then a closer look, if there was one
     tokens: int  #: level tokens of the model
+
+    @cached_property
+    def proposals(self) -> list[tuple[View, Proposal]]:
+        return [(view, p) for view in self.views for p in view.proposals]
+
+    @cached_property
+    def levels(self) -> list[int]:
+        """Of each proposal, 1 = whole ... 6 = smallest part."""
+        return [view.level(p, self.tokens) for view, p in self.proposals]
+
+    @cached_property
+    def shared(self) -> np.ndarray:
+        """See `overlaps`."""
+        return overlaps(self.views)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """See `proposal_features`."""
+        return proposal_features(self.views, self.tokens, self.shared)
 
 
 def propose(
@@ -45,32 +70,94 @@ def propose(
     prompt: Prompt,
     options: Options | None = None,
     wanted: Wanted | None = None,
+    look: Look | None = None,
 ) -> list[Candidate]:
     """At most `options.most` distinct, cleaned masks, best first, parents linked; [] only if every level is empty.
 
-    wanted: what the project is known to want; only a model with a ranker can use it.
-    Raises PromptError for a prompt outside the photo.
+    wanted: what the project is known to want; only a model with a ranker can use it. look: how to look closer at the
+    photo, for a model whose config wants that; see `semsam_model.zoom`. Raises PromptError for a prompt outside the
+    photo.
     """
     options = options or Options()
-    return rank(ask(model, embedding, prompt, options), options, model.ranker, wanted)
+    return rank(ask(model, embedding, prompt, options, look), options, model.ranker, wanted)
 
 
-def ask(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt, options: Options) -> Answers:
+def ask(
+    model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt, options: Options, look: Look | None = None
+) -> Answers:
     """Decode a prompt; every level of every part of it, cleaned. Raises PromptError for a prompt outside the photo."""
-    frame = embedding.frame
-    cells = _in_cells(frame, prompt)
-    positive: list[Click | Box] = [*prompt.positives, *prompt.boxes]
-    centres = [_centre(frame.clip(box)) for box in prompt.boxes]
-    negatives = prompt.negatives
-    answers = decode_clicks(model, embedding, [*positive, *centres, *negatives])
-    mine, centred = answers[: len(positive)], answers[len(positive) : len(positive) + len(centres)]
-    proposals = [p for answer in [*_together(model, embedding, prompt), *mine, *centred] for p in answer]
-    clicks = len(prompt.clicks)
-    if clicks > 1 and all(obeyed(p.cells, cells.positives, cells.negatives) < clicks for p in proposals):
-        against = answers[len(positive) + len(centres) :]
-        proposals += combine(mine, against, cells.positives, cells.negatives)
+    return ask_each(model, embedding, [prompt], options, look)[0]
+
+
+def ask_each(
+    model: SemanticSAM,
+    embedding: ImageEmbedding,
+    prompts: Sequence[Prompt],
+    options: Options,
+    look: Look | None = None,
+) -> list[Answers]:
+    """`ask` for prompts that know nothing of each other. Decoded together, they take less time."""
+    views = [[view] for view in _views(model, embedding, prompts, options)]
+    places_of: dict[Window, list[int]] = {}
+    if look is not None:
+        for place, prompt in enumerate(prompts):
+            window = where_to_look(views[place][0], prompt, model.config)
+            if window is not None:
+                places_of.setdefault(window, []).append(place)
+        for window, places in places_of.items():
+            closer = _views(model, look(window), [prompts[place] for place in places], options)
+            for place, view in zip(places, closer, strict=True):
+                views[place].append(uncut(view))
+    return [Answers(tuple(of), model.config.tokens) for of in views]
+
+
+class _Parts(NamedTuple):
+    """A prompt as the network knows it: clicks and boxes, each to be decoded alone."""
+
+    shown: Prompt  #: what of it the frame shows
+    positive: list[Click | Box]
+    centres: list[Click]  #: of the boxes
+    negative: list[Click]
+    cells: PromptCells
+
+    @classmethod
+    def of(cls, frame: Frame, prompt: Prompt) -> _Parts:
+        # a click beyond the photo is refused further on; beyond a window it says nothing
+        shown = tuple(c for c in prompt.clicks if c.positive or frame.whole or frame.holds(c.x, c.y))
+        negative = [click for click in shown if not click.positive]
+        boxes = [frame.clip(box) for box in prompt.boxes]
+        cells = PromptCells(
+            tuple(frame.cell_of(c.x, c.y) for c in prompt.positives),
+            tuple(frame.cell_of(c.x, c.y) for c in negative),
+            tuple((*frame.in_cells(b.x0, b.y0), *frame.in_cells(b.x1, b.y1)) for b in boxes),
+            beyond=len(prompt.negatives) - len(negative),
+        )
+        positive = [*prompt.positives, *prompt.boxes]
+        return cls(Prompt(shown, prompt.boxes), positive, [_centre(box) for box in boxes], negative, cells)
+
+
+def _views(
+    model: SemanticSAM, embedding: ImageEmbedding, prompts: Sequence[Prompt], options: Options
+) -> Iterator[View]:
+    """What one look says to each prompt."""
+    every = [_Parts.of(embedding.frame, prompt) for prompt in prompts]
+    flat = [part for parts in every for part in (*parts.positive, *parts.centres, *parts.negative)]
+    answers = (
+        answer
+        for start in range(0, len(flat), TOGETHER)
+        for answer in decode_clicks(model, embedding, flat[start : start + TOGETHER])
+    )
     min_cells = options.min_region / LOGIT_STRIDE**2
-    return Answers(tuple(tidy(p, min_cells) for p in proposals), cells, frame, model.config.tokens)
+    for parts in every:
+        mine, centred, against = (
+            [next(answers) for _ in of] for of in (parts.positive, parts.centres, parts.negative)
+        )
+        together = _together(model, embedding, parts.shown)
+        proposals = [p for answer in (*together, *mine, *centred) for p in answer]
+        cells = parts.cells
+        if cells.clicks > 1 and all(cells.obeyed(p) < cells.clicks for p in proposals):
+            proposals += combine(mine, against, cells.positives, cells.negatives)
+        yield View(embedding.frame, cells, tuple(tidy(p, min_cells) for p in proposals))
 
 
 def _together(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt) -> list[list[Proposal]]:
@@ -92,29 +179,45 @@ def rank(
 
     Without a ranker in the order of predicted IoU, whatever is wanted.
     """
-    proposals: Sequence[Proposal] = answers.proposals
-    if ranker is not None:
-        scores = ranker.scores(features(proposals, answers.prompt, answers.tokens, wanted))
-        proposals = [replace(p, score=float(score)) for p, score in zip(proposals, scores, strict=True)]
-    ordered = order(proposals, answers.prompt)
-    kept = agreeing(distinct(ordered, options), answers.prompt, options)
-    return offer(kept, answers.frame, answers.tokens, options)
+    scores = None if ranker is None else ranker.scores(features(answers.rows, answers.levels, wanted))
+    kept = shortlist(answers, options, scores)
+    chosen = [answers.proposals[at] for at in kept]
+    if scores is not None:
+        chosen = [(view, replace(p, score=float(scores[at]))) for at, (view, p) in zip(kept, chosen, strict=True)]
+    return offer(chosen, answers.shared[np.ix_(kept, kept)], answers.tokens, options)
 
 
-def offer(kept: Sequence[Proposal], frame: Frame, tokens: int, options: Options) -> list[Candidate]:
-    """Proposals, best first -> candidates in photo pixels, ranked in this order, parents linked."""
-    least = options.min_region * frame.photo_pixels
-    drawn = [_Drawn(p, *clean_pixels(*frame.mask(p.logits), least)) for p in kept]
+def shortlist(answers: Answers, options: Options, scores: np.ndarray | None = None) -> list[int]:
+    """Which proposals are offered, best first. scores: of the ranker, one for each proposal."""
+    ordered = order(answers.views, scores)
+    return agreeing(distinct(ordered, answers.shared, options), answers.views, options)
+
+
+def offer(
+    chosen: Sequence[tuple[View, Proposal]], shared: np.ndarray, tokens: int, options: Options
+) -> list[Candidate]:
+    """Proposals, best first -> candidates in photo pixels, ranked in this order, parents linked.
+
+    shared: their `overlaps`.
+    """
+    drawn = [_Drawn(view, p, *draw(view, p, options)) for view, p in chosen]
     # a mask may be so small that no photo pixel's centre lies in it
-    return _offer([d for d in drawn if d.crop.size], frame, tokens, options)
+    seen = [i for i, d in enumerate(drawn) if d.crop.size]
+    return _offer([drawn[i] for i in seen], shared[np.ix_(seen, seen)], tokens, options)
+
+
+def draw(view: View, proposal: Proposal, options: Options) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """A proposal in photo pixels, cleaned of what its cells could not show: bool crop and its box, as `Frame.mask`."""
+    return clean_pixels(*view.frame.mask(proposal.logits), options.min_region * view.frame.photo_pixels)
 
 
 def raw_levels(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt) -> list[Candidate]:
     """Every level of every positive prompt, by predicted IoU: no clean-up, no duplicate removal."""
     answers = decode_clicks(model, embedding, [*prompt.positives, *prompt.boxes])
     ordered = sorted((p for answer in answers for p in answer), key=lambda p: p.predicted_iou, reverse=True)
-    drawn = [_Drawn(p, *embedding.frame.mask(p.logits)) for p in ordered]
-    return _offer(drawn, embedding.frame, model.config.tokens, Options())
+    view = View(embedding.frame, PromptCells((), (), ()), tuple(ordered))
+    drawn = [_Drawn(view, p, *embedding.frame.mask(p.logits)) for p in ordered]
+    return _offer(drawn, overlaps([view]), model.config.tokens, Options())
 
 
 def decode_clicks(
@@ -156,24 +259,23 @@ def _name_embeddings(model: SemanticSAM, output: DecoderOutput) -> np.ndarray | 
 class _Drawn(NamedTuple):
     """A proposal and its mask in photo pixels."""
 
+    view: View
     proposal: Proposal
     crop: np.ndarray
     bbox: tuple[int, int, int, int]
 
 
-def _offer(drawn: Sequence[_Drawn], frame: Frame, tokens: int, options: Options) -> list[Candidate]:
-    level_of = {token: i + 1 for i, token in enumerate(level_tokens(tokens))}
-    sizes = [int(np.count_nonzero(d.crop)) for d in drawn]
-    holders = parents([d.proposal.cells for d in drawn], sizes, options)
+def _offer(drawn: Sequence[_Drawn], shared: np.ndarray, tokens: int, options: Options) -> list[Candidate]:
+    holders = parents(shared, [int(np.count_nonzero(d.crop)) for d in drawn], options)
     return [
         Candidate(
             rank=i + 1,
             token=p.token,
-            level=level_of[p.token],
+            level=view.level(p, tokens),
             score=float(np.clip(p.predicted_iou, 0, 1)) if p.score is None else p.score,
             predicted_iou=p.predicted_iou,
             stability=p.stability,
-            size=frame.photo,
+            size=view.frame.photo,
             bbox=bbox,
             crop=crop,
             parent=None if holder is None else holder + 1,
@@ -181,17 +283,8 @@ def _offer(drawn: Sequence[_Drawn], frame: Frame, tokens: int, options: Options)
             names=p.names,
             label=p.label,
         )
-        for i, ((p, crop, bbox), holder) in enumerate(zip(drawn, holders, strict=True))
+        for i, ((view, p, crop, bbox), holder) in enumerate(zip(drawn, holders, strict=True))
     ]
-
-
-def _in_cells(frame: Frame, prompt: Prompt) -> PromptCells:
-    boxes = [frame.clip(box) for box in prompt.boxes]
-    return PromptCells(
-        tuple(frame.cell_of(c.x, c.y) for c in prompt.positives),
-        tuple(frame.cell_of(c.x, c.y) for c in prompt.negatives),
-        tuple((*frame.in_cells(b.x0, b.y0), *frame.in_cells(b.x1, b.y1)) for b in boxes),
-    )
 
 
 def _centre(box: Box) -> Click:

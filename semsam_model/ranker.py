@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from semsam_model.candidates import PromptCells, Proposal, box_fit, obeyed
+from semsam_model.candidates import PromptCells, Proposal, View
 from semsam_model.types import LEVEL_TOKENS, Wanted, level_tokens
 
 LEVELS = tuple(range(1, len(LEVEL_TOKENS) + 1))
@@ -49,9 +49,13 @@ OF_PROPOSAL = (
     "has_box",
     "name_score",
     "has_name_score",
+    "doublings",  # of the magnification at which it was seen
+    "looks",  # at the photo
 )
 OF_WANTED = ("wants_object", "wants_part", "own_level", "near_levels", "accepted")
 FEATURES = OF_PROPOSAL + OF_WANTED
+#: What rankers of earlier weights were not trained with: it has no say in them.
+ADDED = ("doublings", "looks")
 
 _CONTAINS = 0.9  #: share of a mask inside a larger one that counts as contained
 _SAME = 0.9
@@ -82,7 +86,13 @@ class Ranker:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Ranker:
-        """The reverse of `to_arrays`. Raises ValueError naming what is missing, unknown or of another shape."""
+        """The reverse of `to_arrays`. Raises ValueError naming what is missing, unknown or of another shape.
+
+        Features of ADDED may be missing.
+        """
+        if "output" in arrays:
+            without = {f"hidden.{name}": np.zeros(arrays["output"].shape, np.float32) for name in ADDED}
+            arrays = without | dict(arrays)
         expected = [*(f"hidden.{name}" for name in FEATURES), "hidden_bias", "output", "output_bias"]
         wrong = sorted(set(expected) ^ set(arrays))
         if wrong:
@@ -96,18 +106,10 @@ class Ranker:
         return cls(hidden, arrays["hidden_bias"], arrays["output"], arrays["output_bias"])
 
 
-def features(
-    proposals: Sequence[Proposal], prompt: PromptCells, tokens: int, wanted: Wanted | None = None
-) -> np.ndarray:
-    """Cleaned proposals of one prompt -> float32 (n, len(FEATURES)). tokens: level tokens of the model."""
-    shape = proposal_features(proposals, prompt, tokens)
-    wants = [wanted_features(level_of(p, tokens), wanted or Wanted()) for p in proposals]
-    return np.concatenate([shape, np.array(wants, np.float32).reshape(len(proposals), len(OF_WANTED))], 1)
-
-
-def level_of(proposal: Proposal, tokens: int) -> int:
-    """1 = whole ... 6 = smallest part."""
-    return level_tokens(tokens).index(proposal.token) + 1
+def features(rows: np.ndarray, levels: Sequence[int], wanted: Wanted | None = None) -> np.ndarray:
+    """What `proposal_features` returned and the proposals' levels -> float32 (n, len(FEATURES))."""
+    wants = [wanted_features(level, wanted or Wanted()) for level in levels]
+    return np.concatenate([rows, np.array(wants, np.float32).reshape(len(levels), len(OF_WANTED))], 1)
 
 
 def wanted_features(level: int, wanted: Wanted) -> list[float]:
@@ -125,29 +127,46 @@ def wanted_features(level: int, wanted: Wanted) -> list[float]:
     ]
 
 
-def proposal_features(proposals: Sequence[Proposal], prompt: PromptCells, tokens: int) -> np.ndarray:
-    """OF_PROPOSAL, float32 (n, len(OF_PROPOSAL))."""
-    if not proposals:
+def proposal_features(views: Sequence[View], tokens: int, shared: np.ndarray) -> np.ndarray:
+    """Cleaned proposals of all views in turn -> OF_PROPOSAL, float32 (n, len(OF_PROPOSAL)).
+
+    tokens: level tokens of the model. shared: the `overlaps` of the views.
+    """
+    seen = [view for view in views if view.proposals]
+    if not seen:
         return np.zeros((0, len(OF_PROPOSAL)), np.float32)
+    alone = [_alone(view, tokens) for view in seen]
+    columns = {name: np.concatenate([np.asarray(of[name], np.float32) for of in alone]) for name in alone[0]}
+    predicted = columns["predicted_iou"]
+    columns |= {
+        "below_best": predicted.max() - predicted,
+        "looks": np.full(len(predicted), len(views), np.float32),
+        **_among(shared),
+    }
+    return np.stack([columns[name] for name in OF_PROPOSAL], 1).astype(np.float32)
+
+
+def _alone(view: View, tokens: int) -> dict[str, np.ndarray | list[float]]:
+    """What the proposals of a view, one at least, are like without the others."""
+    proposals, prompt = view.proposals, view.prompt
     predicted = np.clip([p.predicted_iou for p in proposals], -0.5, 1.5)
-    levels = np.array([level_of(p, tokens) for p in proposals])
+    levels = np.array([level_tokens(tokens).index(p.token) + 1 for p in proposals])
     cells = np.stack([p.cells for p in proposals])
-    columns: dict[str, np.ndarray | list[float]] = {
+    height, width = view.frame.photo
+    return {
         "predicted_iou": predicted,
         "predicted_iou_clipped": np.clip(predicted, 0, 1),
-        "below_best": predicted.max() - predicted,
         "stability": [p.stability for p in proposals],
         "soft_iou": _soft_iou(np.stack([p.logits for p in proposals]), cells),
         **{f"level_{level}": levels == level for level in LEVELS},
-        **_extent(cells),
-        **_clicks(cells, prompt),
-        **_among(cells),
-        "box_fit": [float(np.mean([box_fit(c, b) for b in prompt.boxes])) if prompt.boxes else 0.0 for c in cells],
+        **_extent(cells, view.cell_pixels / (height * width)),
+        **_clicks(proposals, cells, prompt),
+        "box_fit": [prompt.fit(p) for p in proposals],
         "has_box": np.full(len(proposals), bool(prompt.boxes)),
         "name_score": [p.name_score or 0.0 for p in proposals],
         "has_name_score": [p.name_score is not None for p in proposals],
+        "doublings": np.full(len(proposals), view.doublings),
     }
-    return np.stack([np.asarray(columns[name], np.float32) for name in OF_PROPOSAL], 1)
 
 
 def _soft_iou(logits: np.ndarray, cells: np.ndarray) -> np.ndarray:
@@ -157,15 +176,14 @@ def _soft_iou(logits: np.ndarray, cells: np.ndarray) -> np.ndarray:
     return inside / np.maximum(cells.sum((1, 2)) + outside, 1e-6)
 
 
-def _extent(cells: np.ndarray) -> dict[str, np.ndarray]:
-    """Area, bounding box, sides of the photo."""
-    photo = cells[0].size
+def _extent(cells: np.ndarray, share: float) -> dict[str, np.ndarray]:
+    """Area, bounding box, sides of the photo. share: of the photo, that a cell covers."""
     areas = cells.sum((1, 2))
     box = _span(np.any(cells, 2)) * _span(np.any(cells, 1))
     sides = cells[:, 0].any(1) * 1.0 + cells[:, -1].any(1) + cells[:, :, 0].any(1) + cells[:, :, -1].any(1)
     return {
-        "log_area": np.log10(np.maximum(areas, 1) / photo),
-        "box_area": box / photo,
+        "log_area": np.log10(np.maximum(areas, 1) * share),
+        "box_area": box * share,
         "fill": areas / np.maximum(box, 1),
         "sides": sides / 4,
     }
@@ -176,12 +194,14 @@ def _span(hit: np.ndarray) -> np.ndarray:
     return np.where(hit.any(1), hit.shape[1] - hit[:, ::-1].argmax(1) - hit.argmax(1), 0)
 
 
-def _clicks(cells: np.ndarray, prompt: PromptCells) -> dict[str, np.ndarray | list[float]]:
-    clicks = len(prompt.positives) + len(prompt.negatives)
+def _clicks(
+    proposals: Sequence[Proposal], cells: np.ndarray, prompt: PromptCells
+) -> dict[str, np.ndarray | list[float]]:
+    clicks = prompt.clicks
     return {
-        "obeys": [obeyed(c, prompt.positives, prompt.negatives) / max(1, clicks) for c in cells],
+        "obeys": [prompt.obeyed(p) / max(1, clicks) for p in proposals],
         "clicks": np.full(len(cells), np.log2(1 + clicks)),
-        "negatives": np.full(len(cells), len(prompt.negatives) / max(1, clicks)),
+        "negatives": np.full(len(cells), (clicks - len(prompt.positives)) / max(1, clicks)),
         "depth": [_depth(c, prompt.positives) for c in cells],
     }
 
@@ -194,17 +214,16 @@ def _depth(cells: np.ndarray, positives: Sequence[tuple[int, int]]) -> float:
     return min(float(distance[at]) for at in inside) / float(np.sqrt(np.count_nonzero(cells)))
 
 
-def _among(cells: np.ndarray) -> dict[str, np.ndarray]:
-    """Each mask against the others that are not empty."""
-    flat = cells.reshape(len(cells), -1).astype(np.float32)
-    both = flat @ flat.T
+def _among(both: np.ndarray) -> dict[str, np.ndarray]:
+    """Each mask against the others that are not empty. both (n, n): see `overlaps`."""
     areas = np.diagonal(both)
-    other = (areas[None] > 0) & (areas[:, None] > 0) & ~np.eye(len(cells), dtype=bool)
+    other = (areas[None] > 0) & (areas[:, None] > 0) & ~np.eye(len(both), dtype=bool)
     others = np.maximum(other.sum(1), 1)
-    iou = np.where(other, both / np.maximum(areas[:, None] + areas[None] - both, 1), 0)
+    tiny = np.finfo(np.float32).tiny
+    iou = np.where(other, both / np.maximum(areas[:, None] + areas[None] - both, tiny), 0)
     larger = other & (areas[None] > areas[:, None])  # [i, j]: j is larger than i
     holds = larger & (both >= _CONTAINS * areas[:, None])  # [i, j]: j contains i
-    own = np.maximum(areas, 1)
+    own = np.where(areas > 0, areas, 1)
     parent = np.where(holds, areas[None], np.inf).min(1)
     child = np.where(holds, areas[:, None], 0).max(0)
     return {

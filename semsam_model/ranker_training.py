@@ -29,8 +29,9 @@ from semsam_model.data import Sample, evenly
 from semsam_model.errors import DataError
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.predict import Answers, ask, rank
-from semsam_model.ranker import FEATURES, LEVELS, Ranker, level_of, proposal_features, wanted_features
+from semsam_model.ranker import FEATURES, LEVELS, Ranker, wanted_features
 from semsam_model.types import Box, Click, Prompt, Wanted
+from semsam_model.zoom import Look, looker
 
 MIN_AREA = 64  #: photo pixels; smaller masks are not asked for
 MASKS = 12  #: of a photo, at most
@@ -90,9 +91,10 @@ def collect(
                 if np.count_nonzero(mask) >= MIN_AREA and not sample.regions[i].box_only
             ]
             if wanted:
-                embedding = model.encode(sample.image())
+                rgb = sample.image()
+                embedding, look = model.encode(rgb), looker(model, rgb)
                 for i in sorted(rng.permutation(wanted)[:MASKS]):
-                    found += _lists(model, embedding, sample, masks, int(i), rng)
+                    found += _lists(model, embedding, look, sample, masks, int(i), rng)
         except DataError:
             pass
         on_photo()
@@ -102,6 +104,7 @@ def collect(
 def _lists(
     model: SemanticSAM,
     embedding: ImageEmbedding,
+    look: Look,
     sample: Sample,
     masks: Sequence[np.ndarray],
     index: int,
@@ -111,7 +114,7 @@ def _lists(
     clicks = [_near_middle(wanted, rng) if rng.random() < 0.5 else innermost(wanted)]
     corrections = CORRECTIONS if rng.random() < CORRECTED else 0
     for left in range(corrections, -1, -1):
-        answers = ask(model, embedding, Prompt(tuple(clicks)), options)
+        answers = ask(model, embedding, Prompt(tuple(clicks)), options, look)
         yield _list(answers, sample, masks, index, clicks)
         offered = rank(answers, options) if left else []
         click = next_click(wanted, offered[0].mask, clicks) if offered else None
@@ -119,7 +122,7 @@ def _lists(
             break
         clicks.append(click)
     if rng.random() < BOXED:
-        answers = ask(model, embedding, Prompt((), (_loose_box(wanted, rng),)), options)
+        answers = ask(model, embedding, Prompt((), (_loose_box(wanted, rng),)), options, look)
         yield _list(answers, sample, masks, index, ())
 
 
@@ -149,14 +152,14 @@ def _list(
         if i == index or (clicks and all(mask[int(c.y), int(c.x)] == c.positive for c in clicks))
     ]
     wanted_iou, any_iou = [], []
-    for proposal in answers.proposals:
-        crop, bbox = answers.frame.mask(proposal.logits)
+    for view, proposal in answers.proposals:
+        crop, bbox = view.frame.mask(proposal.logits)
         wanted_iou.append(crop_iou(crop, bbox, masks[index]))
         any_iou.append(max(crop_iou(crop, bbox, mask) for mask in agreeing))
     region = sample.regions[index]
     return ProposalList(
-        proposal_features(answers.proposals, answers.prompt, answers.tokens),
-        tuple(level_of(p, answers.tokens) for p in answers.proposals),
+        answers.rows,
+        tuple(answers.levels),
         np.array(wanted_iou, np.float32),
         np.array(any_iou, np.float32),
         sample.source,

@@ -3,6 +3,9 @@
 The photo is resized with PIL's antialiased bicubic filter, normalised, and zero-padded on the bottom and right to a
 multiple of 32 (zero after normalisation is the mean colour). Prompts are divided by the photo's size and scaled by
 resized/padded, because the network's coordinates are shares of the padded frame.
+
+A frame may show a window of the photo instead of all of it: a closer look. Everything outside the network stays in
+pixels of the whole photo.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -21,27 +25,36 @@ from semsam_model.types import Box, Click
 
 PAD_TO = 32  #: stride of the coarsest backbone map
 LOGIT_STRIDE = 4  #: mask logits have one value per 4x4 model-frame pixels
+NOWHERE = -1e4  #: logit of what a frame does not show
 CLICK, BOX = 0, 1  #: prompt kinds; published weights know CLICK (their pb flag 0) and never trained BOX
+
+
+Window = tuple[int, int, int, int]  #: half-open x0, y0, x1, y1, whole photo pixels
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One photo's place in the model frame. Sizes are (H, W)."""
+    """The place of one photo, or of a window of it, in the model frame. Sizes are (H, W)."""
 
     photo: tuple[int, int]
     resized: tuple[int, int]
     padded: tuple[int, int]
+    window: Window  #: what is shown, inside the photo
 
     @classmethod
-    def of(cls, photo: tuple[int, int], config: ModelConfig) -> Frame:
-        """Geometry for a photo of size (H, W). The other side is truncated, as published: int(target * other / side).
+    def of(cls, photo: tuple[int, int], config: ModelConfig, window: Window | None = None) -> Frame:
+        """Geometry for a photo of size (H, W), or for a window of it that is shown as large as a photo would be.
 
-        Raises ImageError for an empty photo or one too long and thin to keep a pixel on its short side.
+        The other side is truncated, as published: int(target * other / side). Raises ImageError for an empty photo or
+        window, a window that leaves the photo, and one too long and thin to keep a pixel on its short side.
         """
-        height, width = photo
+        x0, y0, x1, y1 = window or (0, 0, photo[1], photo[0])
+        height, width = y1 - y0, x1 - x0
         if height < 1 or width < 1:
             raise ImageError(f"photo of {width}x{height} pixels: expected at least 1x1")
-        side = min(photo) if config.resize_side == "short" else max(photo)
+        if min(x0, y0) < 0 or x1 > photo[1] or y1 > photo[0]:
+            raise ImageError(f"window {window}: expected it inside the photo of {photo[1]}x{photo[0]} pixels")
+        side = min(height, width) if config.resize_side == "short" else max(height, width)
         resized = (
             max(1, config.resize_pixels * height // side),
             max(1, config.resize_pixels * width // side),
@@ -52,7 +65,13 @@ class Frame:
                 "expected an aspect ratio of at most 32:1"
             )
         padded = tuple(-(-side // PAD_TO) * PAD_TO for side in resized)
-        return cls(photo, resized, (padded[0], padded[1]))
+        return cls(photo, resized, (padded[0], padded[1]), (x0, y0, x1, y1))
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """(H, W) of the window, photo pixels."""
+        x0, y0, x1, y1 = self.window
+        return y1 - y0, x1 - x0
 
     def image(self, rgb: np.ndarray, config: ModelConfig) -> Tensor:
         """uint8 RGB (H, W, 3) of the photo -> normalised, padded float32 (1, 3, H_pad, W_pad). Raises ImageError."""
@@ -62,7 +81,8 @@ class Frame:
                 f"got {rgb.dtype} {rgb.shape}"
             )
         height, width = self.resized
-        resized = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC))
+        x0, y0, x1, y1 = self.window
+        resized = np.asarray(Image.fromarray(rgb[y0:y1, x0:x1]).resize((width, height), Image.Resampling.BICUBIC))
         pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1).float()
         mean = torch.tensor(config.pixel_mean)[:, None, None]
         std = torch.tensor(config.pixel_std)[:, None, None]
@@ -73,26 +93,27 @@ class Frame:
     def prompts(self, prompts: Sequence[Click | Box], config: ModelConfig) -> tuple[Tensor, Tensor]:
         """Clicks and boxes in photo pixels -> boxes (N, 4) cx, cy, w, h as shares of the padded frame, kinds (N,) long.
 
-        A click is the box of side `config.click_box` around it. Raises PromptError for a click outside the photo.
-        Boxes are clipped to the photo.
+        A click is the box of side `config.click_box` around it. Raises PromptError for a click outside the window.
+        Boxes are clipped to the window.
         """
-        height, width = self.photo
+        left, top, right, bottom = self.window
+        height, width = self.shown
         rows, kinds = [], []
         for prompt in prompts:
             if isinstance(prompt, Click):
-                if not (0 <= prompt.x <= width and 0 <= prompt.y <= height):
+                if not (left <= prompt.x <= right and top <= prompt.y <= bottom):
                     raise PromptError(
-                        f"click ({prompt.x:g}, {prompt.y:g}): expected a point inside the photo, "
+                        f"click ({prompt.x:g}, {prompt.y:g}): expected a point inside {self._whole_or_window}, "
                         f"which is {width} wide and {height} high"
                     )
-                rows.append((prompt.x / width, prompt.y / height, config.click_box, config.click_box))
+                rows.append(((prompt.x - left) / width, (prompt.y - top) / height, config.click_box, config.click_box))
                 kinds.append(CLICK)
             else:
                 box = self.clip(prompt)
                 rows.append(
                     (
-                        (box.x0 + box.x1) / 2 / width,
-                        (box.y0 + box.y1) / 2 / height,
+                        ((box.x0 + box.x1) / 2 - left) / width,
+                        ((box.y0 + box.y1) / 2 - top) / height,
                         (box.x1 - box.x0) / width,
                         (box.y1 - box.y0) / height,
                     )
@@ -103,15 +124,24 @@ class Frame:
         return torch.tensor(rows, dtype=torch.float32).reshape(-1, 4) * scale, torch.tensor(kinds, dtype=torch.long)
 
     def clip(self, box: Box) -> Box:
-        """The part of a box that lies on the photo. Raises PromptError when there is none."""
-        height, width = self.photo
-        x0, y0, x1, y1 = max(0.0, box.x0), max(0.0, box.y0), min(float(width), box.x1), min(float(height), box.y1)
+        """The part of a box that lies in the window. Raises PromptError when there is none."""
+        left, top, right, bottom = map(float, self.window)
+        x0, y0, x1, y1 = max(left, box.x0), max(top, box.y0), min(right, box.x1), min(bottom, box.y1)
         if x1 <= x0 or y1 <= y0:
             raise PromptError(
                 f"box {box.x0:g},{box.y0:g},{box.x1:g},{box.y1:g}: "
-                f"expected it to overlap the photo of {width}x{height} pixels"
+                f"expected it to overlap {self._whole_or_window} of {self.shown[1]}x{self.shown[0]} pixels"
             )
         return Box(x0, y0, x1, y1)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the window is the photo."""
+        return self.shown == self.photo
+
+    @property
+    def _whole_or_window(self) -> str:
+        return "the photo" if self.whole else f"the window {self.window}"
 
     @property
     def logits(self) -> tuple[int, int]:
@@ -121,7 +151,32 @@ class Frame:
     @property
     def photo_pixels(self) -> float:
         """Photo pixels under one model-frame pixel."""
-        return (self.photo[0] / self.resized[0]) * (self.photo[1] / self.resized[1])
+        return (self.shown[0] / self.resized[0]) * (self.shown[1] / self.resized[1])
+
+    def onto(self, logits: np.ndarray, other: Frame) -> np.ndarray:
+        """Mask logits of this frame, float32 (h, w), at the cells of another frame of the same photo (bilinear).
+
+        (h', w') as `other.logits`; NOWHERE where the centre of a cell lies outside this window.
+        """
+        steps, starts, inside = [], [], []
+        for axis in (0, 1):
+            # photo pixels a cell
+            ours, theirs = (f.shown[axis] / f.resized[axis] * LOGIT_STRIDE for f in (self, other))
+            away = other.window[1 - axis] - self.window[1 - axis]
+            steps.append(theirs / ours)
+            starts.append((away + theirs / 2) / ours - 0.5)
+            centre = away + (np.arange(other.logits[axis]) + 0.5) * theirs
+            inside.append((centre >= 0) & (centre <= self.shown[axis]))
+        matrix = np.array([[steps[1], 0, starts[1]], [0, steps[0], starts[0]]])
+        size = other.logits[1], other.logits[0]
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        moved = cv2.warpAffine(logits, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        return np.where(inside[0][:, None] & inside[1], moved, np.float32(NOWHERE))
+
+    def holds(self, x: float, y: float) -> bool:
+        """Whether the window shows a photo point."""
+        x0, y0, x1, y1 = self.window
+        return x0 <= x <= x1 and y0 <= y <= y1
 
     def mask(self, logits: np.ndarray, threshold: float = 0.0) -> tuple[np.ndarray, tuple[int, int, int, int]]:
         """One mask in the photo's own pixels: logits are upsampled (bilinear) and *then* thresholded.
@@ -153,6 +208,7 @@ class Frame:
         if not rows.size:
             return nothing
         top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
+        x0, y0 = x0 + self.window[0], y0 + self.window[1]
         return crop[top:bottom, left:right], (x0 + left, y0 + top, x0 + right, y0 + bottom)
 
     def enlarge(self, logits: np.ndarray) -> np.ndarray:
@@ -166,30 +222,30 @@ class Frame:
     def _taps(
         self, first: int, last: int, axis: int, cells: int
     ) -> tuple[int, tuple[np.ndarray, np.ndarray], np.ndarray]:
-        """Photo pixels along one axis whose centre lies between logit cells `first` and `last`.
+        """Pixels of the window along one axis whose centre lies between logit cells `first` and `last`.
 
         Returns the first such pixel, the two cells that each pixel blends (edge cells repeated, as align_corners=False
         does), and the second cell's share. Pixel centre j + 0.5 lies at logit coordinate (j + 0.5) * scale - 0.5.
         """
-        scale = self.resized[axis] / self.photo[axis] / LOGIT_STRIDE
+        scale = self.resized[axis] / self.shown[axis] / LOGIT_STRIDE
         start = max(0, int(np.floor((first + 0.5) / scale - 0.5)))
-        stop = min(self.photo[axis], int(np.ceil((last + 0.5) / scale - 0.5)) + 1)
+        stop = min(self.shown[axis], int(np.ceil((last + 0.5) / scale - 0.5)) + 1)
         if first < 0:
             start = 0
         if last >= cells:
-            stop = self.photo[axis]
+            stop = self.shown[axis]
         at = (np.arange(start, stop) + 0.5) * scale - 0.5
         at = np.clip(at, 0, cells - 1)
         low = np.floor(at).astype(np.int64)
         return start, (low, np.minimum(low + 1, cells - 1)), (at - low).astype(np.float32)
 
     def cell_of(self, x: float, y: float) -> tuple[int, int]:
-        """(row, col) of the logit cell under a photo point, clipped to the unpadded frame."""
+        """(row, col) of the logit cell under a photo point, clipped to the window."""
         h, w = self.logits
         at_x, at_y = self.in_cells(x, y)
         return min(max(int(at_y), 0), h - 1), min(max(int(at_x), 0), w - 1)
 
     def in_cells(self, x: float, y: float) -> tuple[float, float]:
         """Photo point x, y in units of logit cells, x, y."""
-        scale_y, scale_x = (r / p / LOGIT_STRIDE for r, p in zip(self.resized, self.photo, strict=True))
-        return x * scale_x, y * scale_y
+        scale_y, scale_x = (r / p / LOGIT_STRIDE for r, p in zip(self.resized, self.shown, strict=True))
+        return (x - self.window[0]) * scale_x, (y - self.window[1]) * scale_y

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +13,14 @@ from houses import write_source
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semsam_model.candidates import Options, PromptCells, Proposal, obeyed
+from semsam_model.candidates import Options, PromptCells, Proposal, View, obeyed
 from semsam_model.checkpoint import RANKER, load, read_header, save, with_ranker
 from semsam_model.config import read_model_config
 from semsam_model.data import read_samples
 from semsam_model.errors import CheckpointError, DataError, PromptError
 from semsam_model.model import SemanticSAM, build_model
 from semsam_model.predict import Answers, propose, rank
-from semsam_model.ranker import FEATURES, OF_PROPOSAL, Ranker, features, proposal_features
+from semsam_model.ranker import ADDED, FEATURES, OF_PROPOSAL, Ranker, features
 from semsam_model.ranker_training import ProposalList, fit_ranker, learn
 from semsam_model.transforms import Frame
 from semsam_model.types import LEVEL_TOKENS, Click, Prompt, Wanted
@@ -42,6 +43,12 @@ def square(token: int, y0: int, x0: int, side: int, predicted_iou: float = 0.5) 
     logits = np.full(SIZE, -4, np.float32)
     logits[y0 : y0 + side, x0 : x0 + side] = 4
     return Proposal(logits, token, predicted_iou, 0.9)
+
+
+def answers(proposals: Sequence[Proposal], prompt: PromptCells) -> Answers:
+    """One look at a photo of four pixels a cell."""
+    frame = Frame.of((SIZE[0] * 4, SIZE[1] * 4), CONFIG)
+    return Answers((View(frame, prompt, tuple(proposals)),), 6)
 
 
 PROPOSALS = st.lists(
@@ -75,9 +82,11 @@ def test_scores_are_shares_and_do_not_depend_on_the_order_of_the_candidates(
     places = list(range(len(proposals)))
     random.shuffle(places)  # type: ignore[attr-defined]
     ranker = made_ranker()
-    scores = ranker.scores(features(proposals, prompt, 6, wanted))
+    there = answers(proposals, prompt)
+    scores = ranker.scores(features(there.rows, there.levels, wanted))
     assert ((scores >= 0) & (scores <= 1)).all()
-    shuffled = ranker.scores(features([proposals[i] for i in places], prompt, 6, wanted))
+    there = answers([proposals[i] for i in places], prompt)
+    shuffled = ranker.scores(features(there.rows, there.levels, wanted))
     np.testing.assert_allclose(shuffled, scores[places], atol=1e-5)
 
 
@@ -86,8 +95,7 @@ def test_scores_are_shares_and_do_not_depend_on_the_order_of_the_candidates(
 def test_no_score_lets_a_mask_pass_one_that_obeys_more_clicks(
     proposals: list[Proposal], prompt: PromptCells, seed: int
 ) -> None:
-    frame = Frame.of((SIZE[0] * 4, SIZE[1] * 4), CONFIG)
-    ranked = rank(Answers(tuple(proposals), prompt, frame, 6), Options(), made_ranker(seed), Wanted("part"))
+    ranked = rank(answers(proposals, prompt), Options(), made_ranker(seed), Wanted("part"))
     clicks = (
         [(slice(4 * y + 1, 4 * y + 2), slice(4 * x + 1, 4 * x + 2)) for y, x in prompt.positives],
         [(slice(4 * y + 1, 4 * y + 2), slice(4 * x + 1, 4 * x + 2)) for y, x in prompt.negatives],
@@ -105,7 +113,7 @@ def test_what_a_row_says_about_nested_squares() -> None:
         square(5, 6, 6, 6, 0.7),
         square(1, 0, 0, 0),
     ]
-    rows = proposal_features(proposals, PromptCells(((8, 8),), ((20, 20),), ()), 6)
+    rows = answers(proposals, PromptCells(((8, 8),), ((20, 20),), ())).rows
     of = {name: rows[:, i].tolist() for i, name in enumerate(OF_PROPOSAL)}
     assert of["level_1"] == [1, 0, 0, 0] and of["level_3"] == [0, 1, 0, 0] and of["level_6"] == [0, 0, 1, 0]
     assert of["obeys"] == [0.5, 1, 1, 0.5]
@@ -121,9 +129,7 @@ def test_what_a_row_says_about_nested_squares() -> None:
 
 
 def test_a_name_score_is_told_from_none() -> None:
-    rows = proposal_features(
-        [replace(square(0, 4, 4, 9), name_score=0.0), square(0, 4, 4, 9)], PromptCells((), (), ()), 6
-    )
+    rows = answers([replace(square(0, 4, 4, 9), name_score=0.0), square(0, 4, 4, 9)], PromptCells((), (), ())).rows
     at = OF_PROPOSAL.index("has_name_score")
     assert rows[:, at].tolist() == [1, 0]
 
@@ -141,7 +147,7 @@ def made_lists(seed: int, count: int = 150) -> list[ProposalList]:
         part, lid = rng.random() < 0.5, rng.random() < 0.5
         meant = (6 if lid else 4) if part else 2
         worth = np.array([(min(s, sides[meant - 1]) / max(s, sides[meant - 1])) ** 2 for s in sides], np.float32)
-        rows = proposal_features(proposals, PromptCells(((1, 1),), (), ()), 6)
+        rows = answers(proposals, PromptCells(((1, 1),), (), ())).rows
         granularity = "part" if part else "object"
         any_iou = np.array([1, 0.9, 0.5, 0.4, 0.3, 0.2], np.float32)
         lists.append(
@@ -155,10 +161,7 @@ def made_lists(seed: int, count: int = 150) -> list[ProposalList]:
 def mean_worth(ranker: Ranker | None, lists: list[ProposalList], wanted: dict[str, Wanted]) -> float:
     worth = []
     for entry in lists:
-        # the features know proposals, not lists, so the wanted columns are made the same way as in use
-        proposals = [square(LEVEL_TOKENS[level - 1], 0, 0, 1) for level in entry.levels]
-        columns = features(proposals, PromptCells((), (), ()), 6, wanted[entry.name])[:, len(OF_PROPOSAL) :]
-        rows = np.concatenate([entry.rows, columns], 1)
+        rows = features(entry.rows, entry.levels, wanted[entry.name])
         scores = rows[:, FEATURES.index("predicted_iou")] if ranker is None else ranker.scores(rows)
         worth.append(float(entry.wanted_iou[scores.argmax()]))
     return float(np.mean(worth))
@@ -179,8 +182,7 @@ def test_scores_are_expected_iou_on_unseen_lists() -> None:
     ranker = learn(made_lists(0))
     errors = []
     for entry in made_lists(2):
-        rows = np.concatenate([entry.rows, np.zeros((6, len(FEATURES) - len(OF_PROPOSAL)), np.float32)], 1)
-        errors.append(ranker.scores(rows) - entry.any_iou)
+        errors.append(ranker.scores(features(entry.rows, entry.levels)) - entry.any_iou)
     assert abs(np.mean(errors)) < 0.03
     assert np.abs(np.mean(errors, 0)).max() < 0.1  # level by level
 
@@ -249,6 +251,13 @@ def test_weights_come_back_with_their_ranker_and_without(model: SemanticSAM, tmp
     assert with_ranker(again, made_ranker(), again) == version
     network, _ = load(ranked)
     assert save(again, network, CONFIG, half=True) == version
+
+
+def test_a_ranker_that_knows_less_gives_what_came_later_no_say() -> None:
+    arrays = made_ranker().to_arrays()
+    older = Ranker.from_arrays({name: v for name, v in arrays.items() if name.removeprefix("hidden.") not in ADDED})
+    for name, value in older.to_arrays().items():
+        np.testing.assert_array_equal(value, 0 if name.removeprefix("hidden.") in ADDED else arrays[name])
 
 
 def test_a_ranker_of_another_release_is_refused_with_the_way_out(model: SemanticSAM, tmp_path: Path) -> None:
