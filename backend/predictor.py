@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,10 +32,13 @@ from semsam_model.types import Candidate, Prompt, Wanted
 # torch takes seconds to import: the thread that loads the model pays for it, not the first answers about health
 if TYPE_CHECKING:
     from semsam_model.model import ImageEmbedding, SemanticSAM
+    from semsam_model.transforms import Window
+    from semsam_model.zoom import Look
 
 log = logging.getLogger(__name__)
 
 State = Literal["loading", "ready", "failed"]
+_Key = tuple[str, str, "Window | None"]  #: photo, model, what of the photo is shown
 LOAD_WAIT_S = 60.0  #: how long a click waits for a model that is still loading
 
 
@@ -51,7 +55,11 @@ class Timings:
     """Seconds spent on one answer, by stage; a stage that was not needed is missing."""
 
     stages: dict[str, float] = field(default_factory=dict)
-    cache_hit: bool = False
+    cache_hit: bool = False  #: the photo's embedding was there
+
+    def add(self, stage: str, seconds: float) -> None:
+        """A stage may come twice: for the photo and for a window of it."""
+        self.stages[stage] = self.stages.get(stage, 0.0) + seconds
 
 
 class Predictor:
@@ -67,8 +75,8 @@ class Predictor:
         self._done = threading.Event()
         self._lock = threading.Lock()  # guards the cache and the table of running computations
         self._encoding = threading.Lock()  # one encoder run at a time: memory stays that of one photo
-        self._cache: LRUCache[tuple[str, str], ImageEmbedding] = LRUCache(cache_bytes, getsizeof=_nbytes)
-        self._running: dict[tuple[str, str], Future[ImageEmbedding]] = {}
+        self._cache: LRUCache[_Key, ImageEmbedding] = LRUCache(cache_bytes, getsizeof=_nbytes)
+        self._running: dict[_Key, Future[ImageEmbedding]] = {}
 
     def listen(self, listener: Callable[[Loaded], None]) -> None:
         """To be called before `start`: the listener gets each model that begins to answer, in the loading thread."""
@@ -164,15 +172,16 @@ class Predictor:
     ) -> tuple[list[Candidate], Version, Timings]:
         """Candidates for a prompt on the photo whose file has this digest.
 
-        pixels is called only when the embedding is not cached; it gives uint8 RGB (H, W, 3), EXIF-oriented. using: what
-        `ready` gave, for several answers from one model; None = the model of now. The whole answer comes from one
-        model. Raises NotReady, PromptError, ImageError, and whatever `pixels` raises.
+        pixels is called at most once, and only when an embedding is not cached, of the photo or of a window that is
+        looked at closer; it gives uint8 RGB (H, W, 3), EXIF-oriented. using: what `ready` gave, for several answers
+        from one model; None = the model of now. The whole answer comes from one model. Raises NotReady,
+        PromptError, ImageError, and whatever `pixels` raises.
         """
 
-        def answer(model: SemanticSAM, embedding: ImageEmbedding) -> list[Candidate]:
+        def answer(model: SemanticSAM, embedding: ImageEmbedding, look: Look) -> list[Candidate]:
             from semsam_model.predict import propose
 
-            return propose(model, embedding, prompt, wanted=wanted)
+            return propose(model, embedding, prompt, wanted=wanted, look=look)
 
         return self._ask(using or self.ready(), sha256, pixels, answer)
 
@@ -187,7 +196,7 @@ class Predictor:
     ) -> tuple[list[Candidate], Version, Timings]:
         """Masks that the first of the labels fits best, see `semsam_model.find`; the rest as `propose`."""
 
-        def answer(model: SemanticSAM, embedding: ImageEmbedding) -> list[Candidate]:
+        def answer(model: SemanticSAM, embedding: ImageEmbedding, look: Look) -> list[Candidate]:
             from semsam_model.find import find
 
             return find(model, embedding, labels, threshold)
@@ -199,23 +208,41 @@ class Predictor:
         loaded: Loaded,
         sha256: str,
         pixels: Callable[[], np.ndarray],
-        answer: Callable[[SemanticSAM, ImageEmbedding], list[Candidate]],
+        answer: Callable[[SemanticSAM, ImageEmbedding, Look], list[Candidate]],
     ) -> tuple[list[Candidate], Version, Timings]:
         timings = Timings()
-        embedding = self._embedding(loaded, sha256, pixels, timings)
+        once = lru_cache(1)(pixels)  # for the photo and a window of it: fetched and opened once
+        embedding = self._embedding(loaded, sha256, None, once, timings)
+        looking = 0.0
+
+        def look(window: Window) -> ImageEmbedding:
+            nonlocal looking
+            began = time.perf_counter()
+            try:
+                return self._embedding(loaded, sha256, window, once, timings)
+            finally:
+                looking += time.perf_counter() - began
+
         began = time.perf_counter()
-        candidates = answer(loaded.model, embedding)
-        timings.stages["decode_prompt"] = time.perf_counter() - began
+        candidates = answer(loaded.model, embedding, look)
+        timings.stages["decode_prompt"] = time.perf_counter() - began - looking
         return candidates, loaded.version, timings
 
     def _embedding(
-        self, loaded: Loaded, sha256: str, pixels: Callable[[], np.ndarray], timings: Timings
+        self,
+        loaded: Loaded,
+        sha256: str,
+        window: Window | None,
+        pixels: Callable[[], np.ndarray],
+        timings: Timings,
     ) -> ImageEmbedding:
-        key = sha256, loaded.version.digest  # the digest covers the weights and the config, preprocessing included
+        """Of the photo, or of a window of it."""
+        # the digest covers the weights and the config, preprocessing included
+        key = sha256, loaded.version.digest, window
         with self._lock:
             cached = self._cache.get(key)
             if cached is not None:
-                timings.cache_hit = True
+                timings.cache_hit |= window is None
                 self._metrics.cache_hit()
                 return cached
             future = self._running.get(key)
@@ -227,10 +254,10 @@ class Predictor:
             try:
                 return future.result()
             finally:
-                timings.stages["encode"] = time.perf_counter() - began
+                timings.add("encode", time.perf_counter() - began)
         self._metrics.cache_miss()
         try:
-            embedding = self._encode(loaded, pixels, timings)
+            embedding = self._encode(loaded, window, pixels, timings)
         except BaseException as error:
             with self._lock:
                 del self._running[key]
@@ -245,14 +272,16 @@ class Predictor:
         future.set_result(embedding)
         return embedding
 
-    def _encode(self, loaded: Loaded, pixels: Callable[[], np.ndarray], timings: Timings) -> ImageEmbedding:
+    def _encode(
+        self, loaded: Loaded, window: Window | None, pixels: Callable[[], np.ndarray], timings: Timings
+    ) -> ImageEmbedding:
         began = time.perf_counter()
         rgb = pixels()
         decoded = time.perf_counter()
         with self._encoding:
-            embedding = loaded.model.encode(rgb)
-        timings.stages["decode_image"] = decoded - began
-        timings.stages["encode"] = time.perf_counter() - decoded
+            embedding = loaded.model.encode(rgb, window)
+        timings.add("decode_image", decoded - began)
+        timings.add("encode", time.perf_counter() - decoded)
         return embedding
 
 

@@ -34,6 +34,7 @@ from semsam_model.config import read_model_config
 from semsam_model.model import SemanticSAM, build_model
 from semsam_model.predict import propose
 from semsam_model.types import Click, Prompt
+from semsam_model.zoom import looker
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,7 +75,8 @@ def cold_click(model: SemanticSAM, photo: bytes) -> float:
 
     def run() -> None:
         rgb = decode_photo(photo, max_bytes=len(photo), max_pixels=100_000_000).rgb
-        for c in propose(model, model.encode(rgb), Prompt((Click(rgb.shape[1] / 2, rgb.shape[0] / 2),))):
+        prompt = Prompt((Click(rgb.shape[1] / 2, rgb.shape[0] / 2),))
+        for c in propose(model, model.encode(rgb), prompt, look=looker(model, rgb)):
             encode_brush_rle(c.crop, c.bbox, c.size)
 
     return median_ms(run, 9)

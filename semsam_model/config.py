@@ -73,7 +73,9 @@ class ModelConfig:
     generic_layers: int = 2
     """Decoder layers of the object queries"""
     zoom: float = 0.0
-    """Magnification of a closer look where the first answers are small; 0: one look only (published)"""
+    """A closer look shows 1/zoom of the photo's sides, where the first answers are small; 0: one look (published)"""
+    zoom_pixels: int = 256
+    """Like resize_pixels, for the window that a closer look shows"""
 
     def __post_init__(self) -> None:
         checks = (

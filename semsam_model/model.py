@@ -109,7 +109,7 @@ class SemanticSAM(nn.Module):
     def encode(self, rgb: np.ndarray, window: Window | None = None) -> ImageEmbedding:
         """uint8 RGB (H, W, 3), the whole photo -> ImageEmbedding on the model's device. Raises ImageError.
 
-        window: the part of the photo that is looked at, as large as the photo would be.
+        window: the part of the photo that is looked at.
         """
         frame = Frame.of((rgb.shape[0], rgb.shape[1]), self.config, window)
         images = frame.image(rgb, self.config).to(self.pixel_mean.device)

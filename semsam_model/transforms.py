@@ -43,7 +43,7 @@ class Frame:
 
     @classmethod
     def of(cls, photo: tuple[int, int], config: ModelConfig, window: Window | None = None) -> Frame:
-        """Geometry for a photo of size (H, W), or for a window of it that is shown as large as a photo would be.
+        """Geometry for a photo of size (H, W), or for a window of it.
 
         The other side is truncated, as published: int(target * other / side). Raises ImageError for an empty photo or
         window, a window that leaves the photo, and one too long and thin to keep a pixel on its short side.
@@ -55,11 +55,9 @@ class Frame:
         if min(x0, y0) < 0 or x1 > photo[1] or y1 > photo[0]:
             raise ImageError(f"window {window}: expected it inside the photo of {photo[1]}x{photo[0]} pixels")
         side = min(height, width) if config.resize_side == "short" else max(height, width)
-        resized = (
-            max(1, config.resize_pixels * height // side),
-            max(1, config.resize_pixels * width // side),
-        )
-        if max(resized) > 32 * config.resize_pixels:
+        target = config.zoom_pixels if window else config.resize_pixels
+        resized = (max(1, target * height // side), max(1, target * width // side))
+        if max(resized) > 32 * target:
             raise ImageError(
                 f"photo of {width}x{height} pixels: too long and thin for model {config.name}, "
                 "expected an aspect ratio of at most 32:1"

@@ -1,7 +1,7 @@
 """A second, closer look at the photo, where the first says that something small may be meant.
 
 The photo is shown to the network at a fixed size, so that what is small in it is a few cells of the mask map. A closer
-look shows a window of the photo as large as the photo was shown. Windows lie on a grid with half their side as step:
+look shows a window of the photo alone, magnified. Windows lie on a grid with half their side as step:
 neighbouring clicks share one, and its embedding can be kept like that of a photo.
 
     look = looker(model, rgb)                     # Look: Window -> ImageEmbedding, the last few are kept

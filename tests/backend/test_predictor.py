@@ -5,6 +5,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from semsam_model.errors import CheckpointError, ImageError
 from semsam_model.model import SemanticSAM, build_model
 from semsam_model.predict import propose
 from semsam_model.types import Click, Prompt
+from semsam_model.zoom import looker
 
 CLICK = Prompt((Click(20, 20),))
 
@@ -229,3 +231,20 @@ def test_starting_does_not_wait_for_the_model_and_a_click_does(model: SemanticSA
         go.set()
         assert answer.result()[0]
     assert predictor.state == "ready"
+
+
+def test_a_closer_look_opens_the_photo_once_and_the_next_click_there_neither_opens_nor_encodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("semsam_model.zoom.LARGE", 2.0)  # random weights answer with large masks
+    closer = build_model(replace(read_model_config("tiny"), zoom=4.0)).eval()
+    predictor, source = started(closer), Source(photo(8))
+    first, _, cold = predictor.propose("8", source, CLICK)
+    second, _, warm = predictor.propose("8", source, CLICK)
+    assert source.asked == 1
+    assert (cold.cache_hit, warm.cache_hit) == (False, True)
+    assert "encode" not in warm.stages
+    assert len(predictor._cache) == 2  # the photo and the window
+    expected = propose(closer, closer.encode(source.rgb), CLICK, look=looker(closer, source.rgb))
+    for answer in (first, second):
+        assert [c.bbox for c in answer] == [c.bbox for c in expected]
