@@ -132,7 +132,7 @@ class _Parts(NamedTuple):
             tuple((*frame.in_cells(b.x0, b.y0), *frame.in_cells(b.x1, b.y1)) for b in boxes),
             beyond=len(prompt.negatives) - len(negative),
         )
-        positive = [*prompt.positives, *prompt.boxes]
+        positive: list[Click | Box] = [*prompt.positives, *prompt.boxes]
         return cls(Prompt(shown, prompt.boxes), positive, [_centre(box) for box in boxes], negative, cells)
 
 
@@ -149,9 +149,7 @@ def _views(
     )
     min_cells = options.min_region / LOGIT_STRIDE**2
     for parts in every:
-        mine, centred, against = (
-            [next(answers) for _ in of] for of in (parts.positive, parts.centres, parts.negative)
-        )
+        mine, centred, against = ([next(answers) for _ in of] for of in (parts.positive, parts.centres, parts.negative))
         together = _together(model, embedding, parts.shown)
         proposals = [p for answer in (*together, *mine, *centred) for p in answer]
         cells = parts.cells
