@@ -40,7 +40,7 @@ def seer(samples: Sequence[Sample], ranker: Ranker | None = None) -> SemanticSAM
     predicted = torch.zeros(6)
     predicted[list(LEVEL_TOKENS)] = torch.tensor([0.1, 0.9, 0.2, 0.2, 0.8, 0.2])
 
-    def decode(embedding: ImageEmbedding, prompts: Sequence[Click]) -> DecoderOutput:
+    def decode(embedding: ImageEmbedding, prompts: Sequence[Click], further: object = None) -> DecoderOutput:
         logits = torch.full((len(prompts), 6, *embedding.mask_features.shape[-2:]), -5.0)
         logits[:, LEVEL_TOKENS[0]] = 5
         for n, click in enumerate(prompts):
