@@ -212,20 +212,31 @@ def train_ranker(
     per_source: Annotated[int, typer.Option(help="At most this many photos a source, evenly spaced.")] = 60,
     seed: Annotated[int, typer.Option(help="The same seed gives the same ranker.")] = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N")] = "cpu",
+    names: Annotated[bool, typer.Option(help="Let the sources' labels have a say; needs the text encoder.")] = True,
 ) -> None:
     """Learn which candidate to put first, for a trained network."""
     from rich.progress import Progress
 
+    from backend.settings import load_settings
     from semsam_model.checkpoint import load, with_ranker
     from semsam_model.data import evenly, read_samples
     from semsam_model.ranker_training import fit_ranker
+    from semsam_model.text import TextEncoder
 
     samples = evenly(read_samples(data).samples, per_source)
     network, _ = load(weights, device=device)
+    encoder = TextEncoder(load_settings().text_encoder) if network.name_head is not None and names else None
     with Progress() as progress:
         task = progress.add_task("photos", total=len(samples))
-        ranker = fit_ranker(network, samples, per_source=None, seed=seed, on_photo=lambda: progress.advance(task))
-    card = {"ranker": {"photos": len(samples), "per_source": per_source, "seed": seed}}
+        ranker = fit_ranker(
+            network,
+            samples,
+            per_source=None,
+            encoder=encoder,
+            seed=seed,
+            on_photo=lambda: progress.advance(task),
+        )
+    card = {"ranker": {"photos": len(samples), "per_source": per_source, "seed": seed, "names": encoder is not None}}
     print(f"written to {out} as {with_ranker(weights, ranker, out, card=card)}")
 
 

@@ -51,7 +51,6 @@ class Proposal:
     token: int
     predicted_iou: float
     stability: float
-    name_score: float | None = None  #: 0..1, how well the best of the project's labels fits; None when nothing is known
     score: float | None = None  #: 0..1, of the ranker; None without one
     name_embedding: np.ndarray | None = None  #: (2, E), see Candidate
     names: tuple[tuple[str, float], ...] = ()  #: see Candidate

@@ -33,7 +33,6 @@ from semsam_model.evaluate_baselines import grabcut
 from semsam_model.evaluate_noc import Corrected, correct
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.predict import Answers, ask, ask_each, draw, rank, shortlist
-from semsam_model.ranker import features
 from semsam_model.types import Click, Prompt, Wanted
 from semsam_model.zoom import Look, looker
 
@@ -167,8 +166,8 @@ def _score(
         first, told = predicted, predicted_told
         first_scores = told_scores = np.clip(by_iou, 0, 1)
     else:
-        first_scores = model.ranker.scores(features(answers.rows, answers.levels))
-        told_scores = model.ranker.scores(features(answers.rows, answers.levels, wanted_by(granularity)))
+        first_scores = answers.scores(model.ranker)
+        told_scores = answers.scores(model.ranker, wanted_by(granularity))
         first, told = seen.offered(first_scores), seen.offered(told_scores)
     looked_once = len(answers.views) == 1
     levels = range(len(answers.proposals)) if looked_once else first

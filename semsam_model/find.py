@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from semsam_model.candidates import Options, PromptCells, Proposal, View, overlaps, tidy
+from semsam_model.candidates import Options, Proposal, tidy
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import LabelSet, label_scores
-from semsam_model.predict import decode_clicks, offer
+from semsam_model.predict import decode_clicks, offer_all
 from semsam_model.transforms import LOGIT_STRIDE
-from semsam_model.types import Candidate, Click
+from semsam_model.types import Candidate, Click, level_tokens
 
 GRID = 8  #: clicks along each side of the photo
 #: Two masks of a name that share more than this much of the smaller one are the same thing, or a piece of it.
@@ -31,12 +31,12 @@ def find(model: SemanticSAM, embedding: ImageEmbedding, labels: LabelSet, thresh
     height, width = embedding.frame.photo
     steps = (np.arange(GRID) + 0.5) / GRID
     clicks = [Click(float(x * width), float(y * height)) for y in steps for x in steps]
-    wanted, whole = labels.values[0], View(embedding.frame, PromptCells((), (), ()), ())
+    wanted = labels.values[0]
     found = []
     for proposal in (p for answer in decode_clicks(model, embedding, clicks) for p in answer):
         if proposal.name_embedding is None:
             return []
-        level = whole.level(proposal, model.config.tokens)
+        level = level_tokens(model.config.tokens).index(proposal.token) + 1
         best, score = label_scores(proposal.name_embedding, level, labels)[0]
         if best == wanted and score >= threshold:
             found.append(replace(proposal, score=score * float(np.clip(proposal.predicted_iou, 0, 1))))
@@ -46,8 +46,7 @@ def find(model: SemanticSAM, embedding: ImageEmbedding, labels: LabelSet, thresh
     for cleaned in (tidy(p, min_cells) for p in found):
         if len(kept) < OPTIONS.most and cleaned.cells.any() and all(_apart(cleaned, k) for k in kept):
             kept.append(cleaned)
-    shared = overlaps([replace(whole, proposals=tuple(kept))])
-    return offer([(whole, p) for p in kept], shared, model.config.tokens, OPTIONS)
+    return offer_all(kept, embedding.frame, model.config.tokens, OPTIONS)
 
 
 def _apart(a: Proposal, b: Proposal) -> bool:

@@ -10,28 +10,19 @@ usually a weak one. Below a threshold nothing is said.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 
 from semsam_model.errors import ConfigError
+from semsam_model.types import KINDS as KINDS
 from semsam_model.types import Candidate
+from semsam_model.types import Kind as Kind
+from semsam_model.types import LabelSet as LabelSet
 
-Kind = Literal["object", "part"]
-KINDS: tuple[Kind, ...] = ("object", "part")  #: rows of Candidate.name_embedding
 #: Odds that a mask is a part: even at level 4, and doubled (nearly: e to the 0.6) with each level towards the smallest.
 #: A coarse fit to annotated photos, where the best level of an object is often 3 or 4, and of a part 5 or 6.
 EVEN_LEVEL, LOG_ODDS_A_LEVEL = 4, 0.6
-
-
-@dataclass(frozen=True, eq=False)
-class LabelSet:
-    """The labels of a project with their text vectors."""
-
-    values: tuple[str, ...]  #: what a result carries
-    kinds: tuple[Kind | None, ...]
-    vectors: np.ndarray  #: float32 (n, E), unit length
 
 
 def label_scores(name_embedding: np.ndarray, level: int, labels: LabelSet) -> list[tuple[str, float]]:
@@ -39,22 +30,54 @@ def label_scores(name_embedding: np.ndarray, level: int, labels: LabelSet) -> li
 
     name_embedding (2, E): see Candidate. Raises ConfigError when the text vectors are not of the model's dimension.
     """
-    if labels.vectors.shape[1] != name_embedding.shape[1]:
-        raise ConfigError(
-            f"names: the model compares texts in {name_embedding.shape[1]} dimensions, the text encoder gives "
-            f"{labels.vectors.shape[1]}; use the encoder that the weights were trained with"
-        )
-    odds = LOG_ODDS_A_LEVEL * (level - EVEN_LEVEL)
-    by_head = labels.vectors @ name_embedding.T - np.logaddexp(
-        0, [odds, -odds]
-    )  # (n, 2), plus log of each kind's share
-    logits = np.array(
-        [row.max() if kind is None else row[KINDS.index(kind)] for row, kind in zip(by_head, labels.kinds, strict=True)]
-    )
-    weights = np.exp(logits - logits.max())
-    scores = weights / weights.sum()
+    scores = label_shares(name_embedding[None], [level], labels)[0]
     best_first = np.argsort(-scores, kind="stable")
     return [(labels.values[i], float(scores[i])) for i in best_first]
+
+
+def label_shares(name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet) -> np.ndarray:
+    """(n, 2, E) of n masks and their levels -> (n, labels), each row adds up to 1. Raises as `label_scores`."""
+    logits = _logits(name_embeddings, levels, labels)
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(weights / weights.sum(1, keepdims=True))
+
+
+def _logits(name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet) -> np.ndarray:
+    if labels.vectors.shape[1] != name_embeddings.shape[2]:
+        raise ConfigError(
+            f"names: the model compares texts in {name_embeddings.shape[2]} dimensions, the text encoder gives "
+            f"{labels.vectors.shape[1]}; use the encoder that the weights were trained with"
+        )
+    odds = LOG_ODDS_A_LEVEL * (np.array(levels) - EVEN_LEVEL)
+    log_share = -np.logaddexp(0, np.stack((odds, -odds), 1))  # (n, 2), of each kind
+    by_head = name_embeddings @ labels.vectors.T + log_share[..., None]  # (n, 2, labels)
+    of_kind = [by_head.max(1) if k is None else by_head[:, KINDS.index(k)] for k in labels.kinds]
+    return np.stack([logits[:, i] for i, logits in enumerate(of_kind)], 1)
+
+
+#: What names say about which of several masks is meant: the best label's share; 1; the share of all part labels, 0.5
+#: where the labels are not of both kinds; the best label's logit, in tens.
+EVIDENCE = ("name_score", "has_name_score", "name_part", "name_logit")
+
+
+def evidence(
+    name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet, wanted: Kind | None = None
+) -> np.ndarray:
+    """EVIDENCE of n masks, float32 (n, 4). wanted: only labels of this kind, or without one, can be the best.
+
+    name_embeddings (n, 2, E), levels 1..6. Raises as `label_scores`.
+    """
+    logits, shares = _logits(name_embeddings, levels, labels), label_shares(name_embeddings, levels, labels)
+    fitting = [i for i, kind in enumerate(labels.kinds) if wanted in (None, kind) or kind is None]
+    parts = [i for i, kind in enumerate(labels.kinds) if kind == "part"]
+    both = {"object", "part"} <= set(labels.kinds)
+    columns = (
+        shares[:, fitting].max(1, initial=0),
+        np.ones(len(shares)),
+        shares[:, parts].sum(1) if both else np.full(len(shares), 0.5),
+        (logits[:, fitting] if fitting else logits).max(1) / 10,
+    )
+    return np.stack(columns, 1).astype(np.float32)
 
 
 def name_candidates(candidates: Sequence[Candidate], labels: LabelSet, threshold: float) -> list[Candidate]:

@@ -26,9 +26,10 @@ from semsam_model.candidates import (
     tidy,
 )
 from semsam_model.model import DecoderOutput, ImageEmbedding, SemanticSAM
+from semsam_model.names import evidence
 from semsam_model.ranker import Ranker, features, proposal_features
 from semsam_model.transforms import LOGIT_STRIDE, Frame, Window
-from semsam_model.types import Box, Candidate, Click, Prompt, Wanted
+from semsam_model.types import Box, Candidate, Click, Kind, LabelSet, Prompt, Wanted
 from semsam_model.zoom import Look, uncut, where_to_look
 
 TOGETHER = 8  #: clicks and boxes that are decoded in one run
@@ -62,6 +63,18 @@ class Answers:
     def rows(self) -> np.ndarray:
         """See `proposal_features`."""
         return proposal_features(self.views, self.tokens, self.shared)
+
+    def names(self, labels: LabelSet, wanted: Kind | None = None) -> np.ndarray | None:
+        """What the labels say about each proposal, see `evidence`; None for a model without names."""
+        embeddings = [p.name_embedding for _, p in self.proposals]
+        known = [e for e in embeddings if e is not None]
+        return evidence(np.stack(known), self.levels, labels, wanted) if known else None
+
+    def scores(self, ranker: Ranker, wanted: Wanted | None = None) -> np.ndarray:
+        """Of each proposal, 0..1. Raises ConfigError for labels embedded by another text encoder."""
+        labels = wanted.labels if wanted else None
+        named = None if labels is None or wanted is None else self.names(labels, wanted.granularity)
+        return ranker.scores(features(self.rows, self.levels, wanted, named))
 
 
 def propose(
@@ -177,7 +190,7 @@ def rank(
 
     Without a ranker in the order of predicted IoU, whatever is wanted.
     """
-    scores = None if ranker is None else ranker.scores(features(answers.rows, answers.levels, wanted))
+    scores = None if ranker is None else answers.scores(ranker, wanted)
     kept = shortlist(answers, options, scores)
     chosen = [answers.proposals[at] for at in kept]
     if scores is not None:
@@ -202,6 +215,12 @@ def offer(
     # a mask may be so small that no photo pixel's centre lies in it
     seen = [i for i, d in enumerate(drawn) if d.crop.size]
     return _offer([drawn[i] for i in seen], shared[np.ix_(seen, seen)], tokens, options)
+
+
+def offer_all(proposals: Sequence[Proposal], frame: Frame, tokens: int, options: Options) -> list[Candidate]:
+    """`offer` for proposals that come from no prompt, all of one frame."""
+    view = View(frame, PromptCells((), (), ()), tuple(proposals))
+    return offer([(view, p) for p in proposals], overlaps([view]), tokens, options)
 
 
 def draw(view: View, proposal: Proposal, options: Options) -> tuple[np.ndarray, tuple[int, int, int, int]]:

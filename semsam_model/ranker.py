@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from semsam_model.candidates import PromptCells, Proposal, View
+from semsam_model.names import EVIDENCE
 from semsam_model.types import LEVEL_TOKENS, Wanted, level_tokens
 
 LEVELS = tuple(range(1, len(LEVEL_TOKENS) + 1))
@@ -47,15 +48,13 @@ OF_PROPOSAL = (
     "larger",  # share of the others that are larger
     "box_fit",  # IoU of the bounding box with the box prompt
     "has_box",
-    "name_score",
-    "has_name_score",
     "doublings",  # of the magnification at which it was seen
     "looks",  # at the photo
 )
 OF_WANTED = ("wants_object", "wants_part", "own_level", "near_levels", "accepted")
-FEATURES = OF_PROPOSAL + OF_WANTED
+FEATURES = OF_PROPOSAL + OF_WANTED + EVIDENCE
 #: What rankers of earlier weights were not trained with: it has no say in them.
-ADDED = ("doublings", "looks")
+ADDED = ("doublings", "looks", "name_part", "name_logit")
 
 _CONTAINS = 0.9  #: share of a mask inside a larger one that counts as contained
 _SAME = 0.9
@@ -106,10 +105,16 @@ class Ranker:
         return cls(hidden, arrays["hidden_bias"], arrays["output"], arrays["output_bias"])
 
 
-def features(rows: np.ndarray, levels: Sequence[int], wanted: Wanted | None = None) -> np.ndarray:
-    """What `proposal_features` returned and the proposals' levels -> float32 (n, len(FEATURES))."""
-    wants = [wanted_features(level, wanted or Wanted()) for level in levels]
-    return np.concatenate([rows, np.array(wants, np.float32).reshape(len(levels), len(OF_WANTED))], 1)
+def features(
+    rows: np.ndarray, levels: Sequence[int], wanted: Wanted | None = None, names: np.ndarray | None = None
+) -> np.ndarray:
+    """What `proposal_features` returned and the proposals' levels -> float32 (n, len(FEATURES)).
+
+    names: the proposals' EVIDENCE, float32 (n, 4); zero where nothing is known of the project's labels.
+    """
+    wants = np.array([wanted_features(level, wanted or Wanted()) for level in levels], np.float32)
+    said = np.zeros((len(levels), len(EVIDENCE)), np.float32) if names is None else names
+    return np.concatenate([rows, wants.reshape(len(levels), len(OF_WANTED)), said], 1)
 
 
 def wanted_features(level: int, wanted: Wanted) -> list[float]:
@@ -163,8 +168,6 @@ def _alone(view: View, tokens: int) -> dict[str, np.ndarray | list[float]]:
         **_clicks(proposals, cells, prompt),
         "box_fit": [prompt.fit(p) for p in proposals],
         "has_box": np.full(len(proposals), bool(prompt.boxes)),
-        "name_score": [p.name_score or 0.0 for p in proposals],
-        "has_name_score": [p.name_score is not None for p in proposals],
         "doublings": np.full(len(proposals), view.doublings),
     }
 

@@ -1,12 +1,14 @@
 """Trains the ranker on the proposals of a network that stays as it is.
 
 Every annotated mask is clicked; some are corrected with further clicks, some asked for with a box. Each list of
-proposals is used three times, because different things may be known:
+proposals is used several times, because different things may be known of the project:
 
     nothing           a proposal is worth its IoU with the best annotated mask that agrees with the clicks
     the granularity   its IoU with the mask that was meant
-    accepted levels   the same, with levels drawn from those that were best for other masks of that source and name, as
-                      a project's history would show them; with or without the granularity
+    accepted levels   the same, with levels drawn from those that were best for other masks of that source and
+                      granularity, half of the time of that name, as a history would show them; with or without the
+                      granularity
+    labels            of objects and parts: worth as where nothing is known; of one kind: as where the granularity is
 
 The loss is the cross entropy of score and IoU, which is least where the score is the expected IoU. Sources weigh alike.
 """
@@ -16,7 +18,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -29,8 +30,10 @@ from semsam_model.data import Sample, evenly
 from semsam_model.errors import DataError
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.predict import Answers, ask, rank
-from semsam_model.ranker import FEATURES, LEVELS, Ranker, wanted_features
-from semsam_model.types import Box, Click, Prompt, Wanted
+from semsam_model.ranker import FEATURES, LEVELS, Ranker, features
+from semsam_model.text import TextEncoder
+from semsam_model.types import KINDS, Box, Click, LabelSet, Prompt, Wanted
+from semsam_model.vocabulary import NO_LABEL, Vocabulary, encode_vocabulary
 from semsam_model.zoom import Look, looker
 
 MIN_AREA = 64  #: photo pixels; smaller masks are not asked for
@@ -55,6 +58,10 @@ class ProposalList:
     source: str
     granularity: str
     name: str
+    #: float32 (n, 4), see `names.evidence`: from labels of both kinds, and from labels of the mask's own kind; None
+    #: where the mask has no label of a list.
+    of_labels: np.ndarray | None = None
+    of_kind: np.ndarray | None = None
 
     @property
     def best_level(self) -> int:
@@ -66,18 +73,55 @@ def fit_ranker(
     samples: Sequence[Sample],
     *,
     per_source: int | None = 60,
+    encoder: TextEncoder | None = None,
     seed: int = 0,
     on_photo: Callable[[], None] = lambda: None,
 ) -> Ranker:
     """A ranker for this model, the same for the same seed. `on_photo` is called after each photo.
 
-    per_source: photos of each source, evenly spaced. Raises DataError when no mask could be asked for.
+    per_source: photos of each source, evenly spaced. encoder: embeds the labels of the sources, for a model with
+    names; without one, names have no say. Raises DataError when no mask could be asked for, TextEncoderError.
     """
-    return learn(collect(model, evenly(samples, per_source), seed=seed, on_photo=on_photo), seed=seed)
+    labels = None if encoder is None or model.name_head is None else SourceLabels.of(samples, encoder, model)
+    chosen = evenly(samples, per_source)
+    return learn(collect(model, chosen, labels=labels, seed=seed, on_photo=on_photo), seed=seed)
+
+
+@dataclass(frozen=True, eq=False)
+class SourceLabels:
+    """The label lists of sources with their text vectors."""
+
+    vocabulary: Vocabulary
+    vectors: np.ndarray  #: float32 (rows of the vocabulary, E)
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], encoder: TextEncoder, model: SemanticSAM) -> SourceLabels | None:
+        """None where no source has two labels. Raises TextEncoderError, ConfigError for another dimension."""
+        vocabulary = Vocabulary.of(samples)
+        if not vocabulary.rows:
+            return None
+        return cls(vocabulary, encode_vocabulary(vocabulary, encoder, model.config.text_dim).numpy())
+
+    def drawn(self, row: int, rng: np.random.Generator) -> tuple[LabelSet, LabelSet]:
+        """Two lists that a project might have, with the label of this row: of both kinds, and of its kind alone."""
+        source, head, _ = self.vocabulary.rows[row]
+        same = [i for i, of in enumerate(self.vocabulary.rows) if of[0] == source and i != row]
+        chosen = [i for i in same if rng.random() < 0.5] or same[:1]
+        of_kind = [i for i in chosen if self.vocabulary.rows[i][1] == head]
+        return self._list([row, *chosen]), self._list([row, *of_kind])
+
+    def _list(self, rows: Sequence[int]) -> LabelSet:
+        of = [self.vocabulary.rows[i] for i in rows]
+        return LabelSet(tuple(label for *_, label in of), tuple(KINDS[head] for _, head, _ in of), self.vectors[rows])
 
 
 def collect(
-    model: SemanticSAM, samples: Iterable[Sample], *, seed: int = 0, on_photo: Callable[[], None] = lambda: None
+    model: SemanticSAM,
+    samples: Iterable[Sample],
+    *,
+    labels: SourceLabels | None = None,
+    seed: int = 0,
+    on_photo: Callable[[], None] = lambda: None,
 ) -> list[ProposalList]:
     """Ask for masks of every sample. A photo or mask that cannot be read gives nothing."""
     found: list[ProposalList] = []
@@ -94,36 +138,31 @@ def collect(
                 rgb = sample.image()
                 embedding, look = model.encode(rgb), looker(model, rgb)
                 for i in sorted(rng.permutation(wanted)[:MASKS]):
-                    found += _lists(model, embedding, look, sample, masks, int(i), rng)
+                    for answers, clicks in _asked(model, embedding, look, masks[i], rng):
+                        found.append(_list(answers, sample, masks, int(i), clicks, labels, rng))
         except DataError:
             pass
         on_photo()
     return found
 
 
-def _lists(
-    model: SemanticSAM,
-    embedding: ImageEmbedding,
-    look: Look,
-    sample: Sample,
-    masks: Sequence[np.ndarray],
-    index: int,
-    rng: np.random.Generator,
-) -> Iterator[ProposalList]:
-    wanted, options = masks[index], Options()
+def _asked(
+    model: SemanticSAM, embedding: ImageEmbedding, look: Look, wanted: np.ndarray, rng: np.random.Generator
+) -> Iterator[tuple[Answers, Sequence[Click]]]:
+    """The answers to a click, to corrections, to a box; with the clicks."""
+    options = Options()
     clicks = [_near_middle(wanted, rng) if rng.random() < 0.5 else innermost(wanted)]
     corrections = CORRECTIONS if rng.random() < CORRECTED else 0
     for left in range(corrections, -1, -1):
         answers = ask(model, embedding, Prompt(tuple(clicks)), options, look)
-        yield _list(answers, sample, masks, index, clicks)
+        yield answers, tuple(clicks)
         offered = rank(answers, options) if left else []
         click = next_click(wanted, offered[0].mask, clicks) if offered else None
         if click is None:
             break
         clicks.append(click)
     if rng.random() < BOXED:
-        answers = ask(model, embedding, Prompt((), (_loose_box(wanted, rng),)), options, look)
-        yield _list(answers, sample, masks, index, ())
+        yield ask(model, embedding, Prompt((), (_loose_box(wanted, rng),)), options, look), ()
 
 
 def _near_middle(mask: np.ndarray, rng: np.random.Generator) -> Click:
@@ -144,7 +183,13 @@ def _loose_box(mask: np.ndarray, rng: np.random.Generator) -> Box:
 
 
 def _list(
-    answers: Answers, sample: Sample, masks: Sequence[np.ndarray], index: int, clicks: Sequence[Click]
+    answers: Answers,
+    sample: Sample,
+    masks: Sequence[np.ndarray],
+    index: int,
+    clicks: Sequence[Click],
+    labels: SourceLabels | None,
+    rng: np.random.Generator,
 ) -> ProposalList:
     agreeing = [
         mask
@@ -157,6 +202,11 @@ def _list(
         wanted_iou.append(crop_iou(crop, bbox, masks[index]))
         any_iou.append(max(crop_iou(crop, bbox, mask) for mask in agreeing))
     region = sample.regions[index]
+    row = NO_LABEL if labels is None else labels.vocabulary.row(sample.source, region.granularity, region.name)
+    of_labels = of_kind = None
+    if labels is not None and row != NO_LABEL:
+        every, own = labels.drawn(row, rng)
+        of_labels, of_kind = answers.names(every), answers.names(own)
     return ProposalList(
         answers.rows,
         tuple(answers.levels),
@@ -165,6 +215,8 @@ def _list(
         sample.source,
         region.granularity,
         region.name or "",
+        of_labels,
+        of_kind,
     )
 
 
@@ -213,15 +265,16 @@ def learn(lists: Sequence[ProposalList], *, seed: int = 0) -> Ranker:
 
 def _table(lists: Sequence[ProposalList], rng: np.random.Generator) -> _Table:
     of_source = Counter(entry.source for entry in lists)
-    best_levels: dict[tuple[str, str, str], Counter[int]] = defaultdict(Counter)
+    best_levels: dict[tuple[str, ...], Counter[int]] = defaultdict(Counter)
     for entry in lists:
-        best_levels[_kind(entry)][entry.best_level] += 1
+        for kind in _kinds(entry):
+            best_levels[kind][entry.best_level] += 1
     rows, targets, weights = [], [], []
     for entry in lists:
-        others = best_levels[_kind(entry)] - Counter([entry.best_level])
-        for wanted, target in _known(entry, others, rng):
-            wants = np.array([wanted_features(level, wanted) for level in entry.levels], np.float32)
-            rows.append(np.concatenate([entry.rows, wants], 1))
+        kind = _kinds(entry)[int(rng.integers(2))]
+        others = best_levels[kind] - Counter([entry.best_level])
+        for wanted, names, target in _known(entry, others, rng):
+            rows.append(features(entry.rows, entry.levels, wanted, names))
             targets.append(target)
             weights.append(np.full(len(target), 1 / len(target) / of_source[entry.source]))
     weight = torch.from_numpy(np.concatenate(weights)).float()
@@ -232,17 +285,25 @@ def _table(lists: Sequence[ProposalList], rng: np.random.Generator) -> _Table:
     )
 
 
-def _kind(entry: ProposalList) -> tuple[str, str, str]:
-    return entry.source, entry.granularity, entry.name
+def _kinds(entry: ProposalList) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a project may be about: a label, a granularity."""
+    return (entry.source, entry.granularity, entry.name), (entry.source, entry.granularity)
 
 
-def _known(entry: ProposalList, others: Counter[int], rng: np.random.Generator) -> Iterator[tuple[Wanted, np.ndarray]]:
-    """What may be known when this list is ranked, and what the proposals are then worth."""
-    yield Wanted(), entry.any_iou
-    granularity = cast(Literal["object", "part"], entry.granularity) if entry.granularity != "region" else None
+def _known(
+    entry: ProposalList, others: Counter[int], rng: np.random.Generator
+) -> Iterator[tuple[Wanted, np.ndarray | None, np.ndarray]]:
+    """What may be known when this list is ranked, of the project and from its labels; what proposals are then worth."""
+    yield Wanted(), None, entry.any_iou
+    granularity = next((kind for kind in KINDS if kind == entry.granularity), None)
     if granularity is not None:
-        yield Wanted(granularity), entry.wanted_iou
+        yield Wanted(granularity), None, entry.wanted_iou
     if others:
         chance = np.array([others[level] for level in LEVELS]) / others.total()
         counts = tuple(int(n) for n in rng.multinomial(rng.choice(ACCEPTED), chance))
-        yield Wanted(granularity if rng.random() < 0.5 else None, counts), entry.wanted_iou
+        told = granularity if rng.random() < 0.5 else None
+        yield Wanted(told, counts), entry.of_kind if rng.random() < 0.5 else None, entry.wanted_iou
+    if entry.of_labels is not None:
+        yield Wanted(), entry.of_labels, entry.any_iou
+    if entry.of_kind is not None and granularity is not None:
+        yield Wanted(granularity), entry.of_kind, entry.wanted_iou

@@ -19,7 +19,7 @@ from semsam_model.candidates import Options, Proposal, stability, tidy
 from semsam_model.generic import query_logits
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import Kind, LabelSet
-from semsam_model.predict import offer
+from semsam_model.predict import offer_all
 from semsam_model.readouts import Answer, Finding, ReadOptions, instances, name_shares
 from semsam_model.transforms import LOGIT_STRIDE, Frame
 from semsam_model.types import Candidate
@@ -150,4 +150,4 @@ def _drawn(queries: Queries, frame: Frame, chosen: Sequence[tuple[int, list[tupl
             label=names[0][0] or None,
         )
         proposals.append(tidy(proposal, options.min_region / LOGIT_STRIDE**2))
-    return offer(proposals, frame, queries.level_tokens, options)
+    return offer_all(proposals, frame, queries.level_tokens, options)

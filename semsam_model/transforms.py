@@ -210,7 +210,7 @@ class Frame:
         return crop[top:bottom, left:right], (x0 + left, y0 + top, x0 + right, y0 + bottom)
 
     def enlarge(self, logits: np.ndarray) -> np.ndarray:
-        """float32 (h, w) at stride 4, padding allowed beyond `self.logits` -> (H, W) of the photo, bilinear."""
+        """float32 (h, w) at stride 4, padding allowed beyond `self.logits` -> (H, W) of the window, bilinear."""
         _, rows, row_share = self._taps(-1, logits.shape[0], 0, logits.shape[0])
         _, columns, column_share = self._taps(-1, logits.shape[1], 1, logits.shape[1])
         narrow = torch.from_numpy(np.ascontiguousarray(logits, np.float32))

@@ -77,12 +77,26 @@ class Prompt:
             raise PromptError("prompt: expected at least one positive click or one box, got none")
 
 
+Kind = Literal["object", "part"]
+KINDS: tuple[Kind, ...] = ("object", "part")  #: rows of Candidate.name_embedding
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSet:
+    """The labels of a project with their text vectors."""
+
+    values: tuple[str, ...]  #: what a result carries
+    kinds: tuple[Kind | None, ...]
+    vectors: np.ndarray  #: float32 (n, E), unit length
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What is known, beside the prompt, about the masks that a project wants. Nothing is known by default."""
 
     granularity: Literal["object", "part"] | None = None
     level_counts: tuple[int, ...] = (0,) * len(LEVEL_TOKENS)  #: candidates accepted so far, of level 1, 2, ... 6
+    labels: LabelSet | None = None  #: that the project can give
 
     def __post_init__(self) -> None:
         if self.granularity not in (None, "object", "part"):

@@ -78,7 +78,7 @@ def test_further_clicks_on_the_spot_go_down_the_levels_from_the_best(
 ) -> None:
     made = project([COFFEE, shutil.copy(COFFEE, tmp_path / "coffee-again.jpg")])
     start(editor, made, "click_all")
-    candidates = sorted(editor.click(IN_THE_CUP).regions, key=lambda row: row["meta"]["level"])
+    candidates = sorted(editor.click(IN_THE_CUP).regions, key=lambda row: (row["meta"]["level"], -mask_of(row).sum()))
     best = next(i for i, row in enumerate(candidates) if row["meta"]["candidate"] == 1)
     in_turn = candidates[best:] + candidates[:best]
 

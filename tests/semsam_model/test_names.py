@@ -14,7 +14,7 @@ from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
 from semsam_model.find import GRID, find
 from semsam_model.model import SemanticSAM, build_model
-from semsam_model.names import KINDS, LabelSet, label_scores, name_candidates
+from semsam_model.names import KINDS, Kind, LabelSet, evidence, label_scores, name_candidates
 from semsam_model.predict import propose, raw_levels
 from semsam_model.types import Candidate, Click, Prompt
 
@@ -152,3 +152,22 @@ def test_what_is_found_by_name_is_distinct_and_bears_the_name_first(model: Seman
     assert all(c.label == best for c in found)
     assert [c.score for c in found] == sorted((c.score for c in found), reverse=True)
     assert find(model, embedded, labels, 1.01) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 6))
+def test_what_names_say_about_masks_agrees_with_the_names_they_get(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    kinds: list[Kind | None] = [("object", "part", None)[int(i)] for i in rng.integers(3, size=count)]
+    labels = LabelSet(tuple(map(str, range(count))), tuple(kinds), rng.normal(size=(count, 8)).astype(np.float32))
+    masks, levels = rng.normal(size=(3, 2, 8)).astype(np.float32), rng.integers(1, 7, 3).tolist()
+    said = evidence(masks, levels, labels)
+    by_mask = [dict(label_scores(mask, level, labels)) for mask, level in zip(masks, levels, strict=True)]
+    np.testing.assert_allclose(said[:, 0], [max(scores.values()) for scores in by_mask], rtol=1e-5)
+    both = {"object", "part"} <= set(kinds)
+    parts = [sum(v for k, v in scores.items() if kinds[int(k)] == "part") if both else 0.5 for scores in by_mask]
+    np.testing.assert_allclose(said[:, 2], parts, atol=1e-5)
+    if "part" in kinds:
+        told = evidence(masks, levels, labels, "part")
+        fitting = [max(v for k, v in scores.items() if kinds[int(k)] != "object") for scores in by_mask]
+        np.testing.assert_allclose(told[:, 0], fitting, rtol=1e-5)

@@ -23,7 +23,7 @@ from semsam_model.predict import Answers, propose, rank
 from semsam_model.ranker import ADDED, FEATURES, OF_PROPOSAL, Ranker, features
 from semsam_model.ranker_training import ProposalList, fit_ranker, learn
 from semsam_model.transforms import Frame
-from semsam_model.types import LEVEL_TOKENS, Click, Prompt, Wanted
+from semsam_model.types import LEVEL_TOKENS, Click, Kind, LabelSet, Prompt, Wanted
 
 CONFIG = read_model_config("tiny")
 SIZE = (24, 32)
@@ -128,10 +128,25 @@ def test_what_a_row_says_about_nested_squares() -> None:
     assert of["depth"] == pytest.approx([9 / 24, 5 / 12, 3 / 6, 0], rel=0.1)
 
 
-def test_a_name_score_is_told_from_none() -> None:
-    rows = answers([replace(square(0, 4, 4, 9), name_score=0.0), square(0, 4, 4, 9)], PromptCells((), (), ())).rows
-    at = OF_PROPOSAL.index("has_name_score")
-    assert rows[:, at].tolist() == [1, 0]
+def labelled(kinds: Sequence[Kind | None]) -> LabelSet:
+    """Labels along the axes of a space of as many dimensions."""
+    return LabelSet(tuple(f"label {i}" for i in range(len(kinds))), tuple(kinds), np.eye(len(kinds), dtype=np.float32))
+
+
+def test_what_the_project_can_name_moves_the_order_and_only_for_a_ranker_that_reads_it() -> None:
+    liked, other = (
+        replace(square(token, 4, 4, side), name_embedding=np.array(heads, np.float32))
+        for token, side, heads in ((0, 9, [[8, 0], [0, 0]]), (3, 20, [[0, 1], [0, 0]]))
+    )
+    there = answers([other, liked], PromptCells(((6, 6),), (), ()))
+    hidden = np.zeros((len(FEATURES), 1), np.float32)
+    hidden[FEATURES.index("name_score")] = 1
+    reads = Ranker(hidden, np.zeros(1, np.float32), np.ones(1, np.float32), np.zeros((), np.float32))
+    wanted = Wanted(labels=labelled(["object", "object"]))
+    assert [c.token for c in rank(there, Options(), reads, wanted)] == [0, 3]
+    assert len({c.score for c in rank(there, Options(), reads, Wanted())}) == 1
+    deaf = replace(reads, hidden=np.zeros_like(hidden))
+    assert len({c.score for c in rank(there, Options(), deaf, wanted)}) == 1
 
 
 def made_lists(seed: int, count: int = 150) -> list[ProposalList]:
@@ -178,6 +193,26 @@ def test_it_learns_what_is_meant_from_granularity_and_history_where_predicted_io
     assert mean_worth(ranker, unseen, history) > 0.9
 
 
+def test_it_learns_which_label_is_meant_where_nothing_else_tells() -> None:
+    rng = np.random.default_rng(5)
+
+    def lists(count: int) -> list[ProposalList]:
+        made = []
+        for entry in made_lists(int(rng.integers(1000)), count):
+            meant = int(rng.integers(6))
+            worth = np.array([1.0 if i == meant else 0.2 for i in range(6)], np.float32)
+            named = np.stack((0.3 + 0.6 * (worth == 1), np.ones(6), np.full(6, 0.5), np.zeros(6)), 1)
+            made.append(replace(entry, wanted_iou=worth, name="", of_kind=named.astype(np.float32)))
+        return made
+
+    ranker, unseen = learn(lists(150)), lists(40)
+    worth = []
+    for entry in unseen:
+        scores = ranker.scores(features(entry.rows, entry.levels, Wanted("part"), entry.of_kind))
+        worth.append(entry.wanted_iou[scores.argmax()])
+    assert np.mean(worth) > 0.95
+
+
 def test_scores_are_expected_iou_on_unseen_lists() -> None:
     ranker = learn(made_lists(0))
     errors = []
@@ -215,6 +250,7 @@ def test_a_network_gets_its_ranker_from_annotated_photos(model: SemanticSAM, tmp
     rankers = [fit_ranker(model, samples, seed=4, on_photo=lambda: photos.append(None)) for _ in range(2)]
     assert len(photos) == 6
     assert (rankers[0].hidden == rankers[1].hidden).all()
+    assert not rankers[0].hidden[FEATURES.index("name_score")].any()  # no text encoder, no say
     assert all(np.isfinite(value).all() for value in rankers[0].to_arrays().values())
 
 
