@@ -134,7 +134,7 @@ def invented() -> tuple[Queries, Frame]:
     embeddings[0, :, 0] = embeddings[1:, :, 1] = 8
     logits = np.where(masks, 9.0, -9.0).astype(np.float32)
     queries = Queries(logits, kinds, embeddings, np.full(2, 3.0), np.array([3, 5, 5]), np.full(3, 0.8), 6)
-    return queries, Frame((128, 128), (128, 128), (128, 128))
+    return queries, Frame((128, 128), (128, 128), (128, 128), (0, 0, 128, 128))
 
 
 def embed(words: object) -> np.ndarray:
