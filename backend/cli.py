@@ -13,7 +13,7 @@ import typer
 
 from backend import cli_photos, cli_versions
 from backend.cli_store import sync
-from semsam_model.errors import PromptError, SemsamError
+from semsam_model.errors import ConfigError, PromptError, SemsamError
 from semsam_model.types import Box, Click, Prompt
 
 if TYPE_CHECKING:
@@ -192,16 +192,34 @@ def pack(
 @app.command()
 def train(
     config: Annotated[Path, typer.Option("--config", help="configs/train/NAME.yaml")],
-    data: Annotated[Path, typer.Option("--data", help="Folder with train/ and val/, see docs/data.md.")],
     out: Annotated[Path, typer.Option("--out", help="Run folder: state, weights, pictures, curves.")],
+    data: Annotated[Path | None, typer.Option("--data", help="Folder with train/ and val/, see docs/data.md.")] = None,
+    data_config: Annotated[
+        Path | None, typer.Option("--data-config", help="Instead: a mixture, configs/data/NAME.yaml.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Where a mixture's paths start, and val/ lies; the current folder.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N")] = "cpu",
     backbone: Annotated[Path | None, typer.Option("--backbone-weights", help="Features to start from.")] = None,
 ) -> None:
     """Train a model. Ctrl-C saves; --resume continues exactly."""
+    if (data is None) == (data_config is None):
+        raise ConfigError("train: expected either --data DIR or --data-config FILE with --root DIR")
+    if data is not None and root is not None:
+        raise ConfigError("train: --root goes with --data-config; --data says where train/ and val/ are")
     from semsam_model.train import train_from_config
 
-    train_from_config(config, data=data, out=out, resume=resume, device=device, backbone_weights=backbone)
+    train_from_config(
+        config,
+        data=data or root or Path(),
+        mixture=data_config,
+        out=out,
+        resume=resume,
+        device=device,
+        backbone_weights=backbone,
+    )
 
 
 @app.command("train-ranker")

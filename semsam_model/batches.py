@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -17,6 +16,8 @@ from semsam_model.data import GRANULARITIES, Region, Sample
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.generic_losses import GenericTargets, at_logits
 from semsam_model.matching import NO_TARGET, Targets
+from semsam_model.mixture import Mixture
+from semsam_model.order import Order
 from semsam_model.transforms import BOX, CLICK, PAD_TO
 from semsam_model.vocabulary import NO_LABEL, Vocabulary
 
@@ -37,7 +38,7 @@ class SamplingConfig:
     min_area: int = 16  #: masks smaller than this after scaling are dropped, pixels
     flip: bool = True
     jitter: float = 0.2  #: brightness and contrast; a quarter of it per colour channel
-    #: Relative share of a source; sources not named here get the square root of their number of photos.
+    #: Relative share of a source; sources not named here keep the weight that the mixture gives them.
     sources: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -69,6 +70,8 @@ class Batch:
     labels: list[Tensor]  #: long (G_b,) for each image: the masks' rows in the vocabulary, or NO_LABEL
     names: list[str]
     skipped: list[str]  #: photos or masks that could not be read, and why
+    seeds: list[int]  #: for what is drawn for an image later on, whatever else is in its batch
+    number: int  #: of the batch; processes that share a batch give their shares of it the same
     generic: tuple[GenericTargets, ...] = ()  #: of each image, where object queries are learned
 
 
@@ -198,29 +201,27 @@ class Stage:
             raise ConfigError(f"stage {self}: expected steps, batch >= 1 and a size that is a multiple of {PAD_TO}")
 
 
-def annotated_kinds(samples: Sequence[Sample], looked_at: int = 100) -> dict[str, Tensor]:
+def annotated_kinds(mixture: Mixture, looked_at: int = 100) -> dict[str, Tensor]:
     """Source -> bool (3,): which granularities it annotates, judged by its first photos."""
     found: dict[str, Tensor] = {}
-    seen: Counter[str] = Counter()
-    for sample in samples:
-        kinds = found.setdefault(sample.source, torch.zeros(len(GRANULARITIES), dtype=torch.bool))
-        if seen[sample.source] < looked_at:
-            seen[sample.source] += 1
-            for region in sample.regions:
-                kinds[GRANULARITIES.index(region.granularity)] = True
+    for source, reading in mixture.readings.items():
+        kinds = found.setdefault(source, torch.zeros(len(GRANULARITIES), dtype=torch.bool))
+        for index in range(min(looked_at, len(reading.samples))):
+            with suppress(DataError):  # named when it is drawn
+                for region in reading.samples[index].regions:
+                    kinds[GRANULARITIES.index(region.granularity)] = True
     return found
 
 
 class TrainingBatches(Dataset[Batch]):
     """Batch number -> batch, the same for the same seed whatever was read before, by whichever worker.
 
-    Photos come in rounds of one shuffled pass; in a round a photo of a favoured source may come several times and one
-    of a slighted source be left out, so that shares hold in every round. Raises DataError when nothing usable is found.
+    `Order` says which photo comes when. Raises DataError when nothing usable is found.
     """
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        mixture: Mixture,
         stages: Sequence[Stage],
         config: SamplingConfig,
         *,
@@ -229,32 +230,27 @@ class TrainingBatches(Dataset[Batch]):
         seed: int,
         vocabulary: Vocabulary | None = None,
         generic: bool = False,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
-        """generic: with what object queries are held to."""
-        self.vocabulary = vocabulary
-        self.annotates = annotated_kinds(samples) if generic else None
-        self.samples, self.stages, self.config = samples, stages, config
+        """generic: with what object queries are held to. processes: how many share each batch, taking `Stage.batch`
+        photos in turn; this one is number `rank`.
+        """
+        self.vocabulary, self.rank, self.processes = vocabulary, rank, processes
+        self.annotates = annotated_kinds(mixture) if generic else None
+        self.samples, self.stages, self.config = mixture.samples, stages, config
         self.click_box, self.fill, self.seed = click_box, fill, seed
-        counts = {s.source: 0 for s in samples}
+        counts = {source: len(reading.samples) for source, reading in mixture.readings.items()}
         unknown = sorted(set(config.sources) - set(counts))
         if unknown:
             raise ConfigError(f"sampling: sources: {unknown[0]!r} is not in the data; there are {', '.join(counts)}")
-        for sample in samples:
-            counts[sample.source] += 1
-        shares = np.array([config.sources.get(s.source, counts[s.source] ** 0.5) / counts[s.source] for s in samples])
-        if not shares.sum() > 0:
+        shares = [config.sources.get(source, mixture.shares[source]) for source in counts]
+        if not sum(shares) > 0:
             raise ConfigError("sampling: sources: every share is zero")
-        self._upto = np.cumsum(shares) / shares.sum()
-        self._round = lru_cache(2)(self._draw_round)
+        self._order = Order(list(counts.values()), shares, seed)
 
     def __len__(self) -> int:
         return sum(stage.steps for stage in self.stages)
-
-    def _draw_round(self, number: int) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, 1, number])
-        ticks = (np.arange(len(self.samples)) + rng.random()) / len(self.samples)
-        chosen = np.searchsorted(self._upto, ticks).clip(max=len(self.samples) - 1)
-        return rng.permutation(chosen)
 
     def __getitem__(self, index: int) -> Batch:
         if not 0 <= index < len(self):
@@ -264,26 +260,27 @@ class TrainingBatches(Dataset[Batch]):
             if steps < stage.steps:
                 break
             first, steps = first + stage.steps * stage.batch, steps - stage.steps
-        first += steps * stage.batch
-        rng = np.random.default_rng([self.seed, 2, index])
-        images, prompts, masks, labels, names, partial = [], [], [], [], [], []
+        first = (first + steps * stage.batch) * self.processes + self.rank * stage.batch
+        images, prompts, masks, labels, fed, names, partial, seeds = [], [], [], [], [], [], [], []
         generic: list[GenericTargets] = []
         skipped: list[str] = []
         for place in range(first, first + stage.batch):
-            number, position = divmod(place, len(self.samples))
-            chosen = int(self._round(number)[position])
+            rng = np.random.default_rng([self.seed, 2, place])
+            seeds.append(int(rng.integers(2**63)))
+            chosen = self._order(place)
             for _ in range(_TRIES):
                 sample = self.samples[chosen]
                 made = self._make(sample, stage.size, rng, skipped)
                 if made is not None:
                     break
-                chosen = int(rng.integers(len(self.samples)))
+                chosen = self._order.at(rng.random())
             else:
                 raise DataError(f"{_TRIES} photos in turn gave no usable mask, the last {sample.path}; {skipped[-3:]}")
-            image, kept, drawn, rows, everything = made
+            image, kept, drawn, rows, teaches, everything = made
             images.append(torch.from_numpy(image).permute(2, 0, 1))
             masks.append(kept)
             labels.append(torch.from_numpy(rows))
+            fed.append(torch.from_numpy(teaches))
             prompts.append(drawn)
             names.append(sample.name)
             partial.append(sample.partial)
@@ -293,6 +290,7 @@ class TrainingBatches(Dataset[Batch]):
             [torch.from_numpy(mask_boxes(kept)) for kept in masks],
             torch.from_numpy(np.stack([drawn.targets for drawn in prompts])),
             partial,
+            fed,
         )
         return Batch(
             torch.stack(images),
@@ -302,26 +300,30 @@ class TrainingBatches(Dataset[Batch]):
             labels,
             names,
             skipped,
+            seeds,
+            index,
             tuple(generic),
         )
 
     def _make(
         self, sample: Sample, size: int, rng: np.random.Generator, skipped: list[str]
-    ) -> tuple[np.ndarray, np.ndarray, DrawnPrompts, np.ndarray, list[GenericTargets]] | None:
-        """Image, the masks that its prompts may mean, prompts, the masks' labels, and one or no value for object
-        queries; None without anything usable.
+    ) -> tuple[np.ndarray, np.ndarray, DrawnPrompts, np.ndarray, np.ndarray, list[GenericTargets]] | None:
+        """Image, the masks that its prompts may mean, prompts, the masks' labels and whether they teach masks, boxes
+        and IoU (G, 3), and one or no value for object queries; None without anything usable.
         """
         try:
             photo = sample.image()
         except DataError as exc:
             skipped.append(str(exc))
             return None
-        masks, granularity, labels = [], [], []
+        masks, granularity, labels, fed = [], [], [], []
         for index, region in enumerate(sample.regions):
             try:
                 masks.append(sample.mask(index))
                 granularity.append(region.granularity)
                 labels.append(self._label(sample, region))
+                outlined = not region.box_only
+                fed.append((sample.feeds.masks and outlined, sample.feeds.boxes, sample.feeds.iou and outlined))
             except DataError as exc:
                 skipped.append(str(exc))
         image, placed = augment(photo, masks, size, self.config, self.fill, rng)
@@ -333,13 +335,13 @@ class TrainingBatches(Dataset[Batch]):
         renumber = np.full(len(large) + 1, NO_TARGET)
         renumber[used] = np.arange(len(used))
         prompts = DrawnPrompts(drawn.boxes, drawn.kinds, renumber[drawn.targets])
-        rows = np.array(labels, np.int64)[large]
+        rows, teaches = np.array(labels, np.int64)[large], np.array(fed, bool)[large]
         generic = (
             []
             if self.annotates is None
             else [self._generic(sample, placed[large], [granularity[i] for i in large], rows)]
         )
-        return image, placed[large][used], prompts, rows[used], generic
+        return image, placed[large][used], prompts, rows[used], teaches[used], generic
 
     def _generic(
         self, sample: Sample, masks: np.ndarray, granularity: Sequence[str], labels: np.ndarray

@@ -26,6 +26,7 @@ from semsam_model.deformable import Shapes
 from semsam_model.generic import KINDS, GenericOutput, query_logits
 from semsam_model.matching import generalised_iou
 from semsam_model.name_losses import Abstaining, NameLoss, name_loss
+from semsam_model.processes import Share, alone
 from semsam_model.transforms import LOGIT_STRIDE
 from semsam_model.vocabulary import NameTable
 
@@ -234,6 +235,7 @@ def with_names(
     table: NameTable,
     scales: Tensor,
     none: Tensor,
+    share: Share = alone,
 ) -> GenericLoss:
     """The loss with the names of matched queries whose mask is good enough. A share of them look at a list without
     their own label, from which "none of these" is learned. scales, none (2,)."""
@@ -244,5 +246,5 @@ def with_names(
         labels.append(wanted.labels[mask])
     rows = torch.cat(labels)
     lacks = torch.rand(len(rows), device=rows.device) < LACKING
-    names = name_loss(torch.cat(objects), torch.cat(parts), rows, table, scales, Abstaining(none, lacks))
+    names = name_loss(torch.cat(objects), torch.cat(parts), rows, table, scales, Abstaining(none, lacks), share)
     return replace(loss, names=names)

@@ -5,7 +5,8 @@ many_to_many   the six queries of a prompt are matched one-to-one (Hungarian) to
 many_to_one    every query of a prompt is held to the mask the prompt was drawn from, and per layer only the query that
                comes closest is counted.
 
-Mask losses look at random points of which three in four are the most uncertain of a larger draw (PointRend).
+Mask losses look at random points of which three in four are the most uncertain of a larger draw (PointRend). A mask
+that does not feed a loss, by the settings of its source, is matched like others and counts nowhere in that loss.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from semsam_model.matching import (
     sample_bilinear,
 )
 from semsam_model.name_losses import NameLoss
+from semsam_model.processes import Share, alone
 
 #: (rows, points) -> float (rows, points, 2), uniform in 0..1.
 RandomPoints = Callable[[int, int], Tensor]
@@ -120,7 +122,9 @@ class LossOutput:
     generic: GenericLoss | None = None  #: where object queries are learned; part of `total` then
 
 
-def uniform_points(device: torch.device, generator: torch.Generator | None = None) -> RandomPoints:
+def uniform_points(device: torch.device, seed: int | None = None) -> RandomPoints:
+    """Of a generator of its own with a seed, of the common one without."""
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     return lambda rows, points: torch.rand(rows, points, 2, device=device, generator=generator)
 
 
@@ -129,18 +133,20 @@ def training_loss(
     mask_features: Tensor,
     targets: Targets,
     config: LossConfig,
-    random_points: RandomPoints | None = None,
+    random_points: Sequence[RandomPoints] | None = None,
+    share: Share = alone,
 ) -> LossOutput:
     """Loss of the decoder layers (first to last) over a batch.
 
     `mask_features` (B, C, h, w): a mask's logits are its embedding times these. That product runs in the type of
-    `mask_features`, everything else in float32, under autocast too. `random_points` is asked first for the matching
-    points of each image, then, from the last layer, followed by first..second to last, for a draw of candidates and a
-    uniform remainder.
+    `mask_features`, everything else in float32, under autocast too. `random_points`, one for each image, is asked first
+    for the matching points, then, from the last layer, followed by first..second to last, for a draw of candidates and
+    a uniform remainder. Terms are means over what feeds them; with `share`, over that of the mean process, so that the
+    processes' losses average to the loss of their batches together.
     """
-    random_points = random_points or uniform_points(mask_features.device)
+    random_points = random_points or [uniform_points(mask_features.device)] * len(mask_features)
     with torch.autocast(mask_features.device.type, enabled=False):
-        return _training_loss(layers, mask_features, targets, config, random_points)
+        return _training_loss(layers, mask_features, targets, config, random_points, share)
 
 
 def _training_loss(
@@ -148,18 +154,24 @@ def _training_loss(
     mask_features: Tensor,
     targets: Targets,
     config: LossConfig,
-    random_points: RandomPoints,
+    random_points: Sequence[RandomPoints],
+    share: Share,
 ) -> LossOutput:
     truth = _Truth(targets, (mask_features.shape[-2], mask_features.shape[-1]))
+    free: list[Tensor] = []
     if config.mode == "many_to_many":
         matches = _match(layers[-1], mask_features, targets, config, random_points)
+        if config.iou_target == "mask_iou" and config.unmatched_iou:
+            free = _free_queries(layers[-1], truth, matches)
     else:
         matches = _all_to_first(layers[-1], targets)
+    counts = _counts(layers[-1], truth, matches, free, config, share)
     order = [len(layers) - 1, *range(len(layers) - 1)]
     losses: dict[int, LayerLoss] = {}
     for index in order:
+        last = index == len(layers) - 1
         pairs = _Pairs(layers[index], mask_features, truth, matches)
-        losses[index] = _layer_loss(pairs, truth, config, random_points, last=index == len(layers) - 1)
+        losses[index] = _layer_loss(pairs, truth, config, random_points, free if last else [], counts[int(last)])
     ordered = tuple(losses[index] for index in range(len(layers)))
     total = torch.stack([layer.weighted(config) for layer in ordered]).sum()
     return LossOutput(total, ordered, tuple(matches))
@@ -175,6 +187,8 @@ class _Truth:
         self.boxes = torch.cat(targets.boxes).float()
         counts = [len(masks) for masks in targets.masks]
         self.start = [sum(counts[:image]) for image in range(len(counts))]
+        fed = self.boxes.new_ones(len(self.masks), 3) if targets.fed is None else torch.cat(targets.fed).float()
+        self.fed = fed.to(self.boxes.device)  #: (G, 3), 1 or 0
         self.small = F.adaptive_avg_pool2d(self.masks[:, None].float(), size).squeeze(1) > 0.5
 
     def at(self, rows: Tensor, points: Tensor) -> Tensor:
@@ -220,12 +234,12 @@ def _match(
     mask_features: Tensor,
     targets: Targets,
     config: LossConfig,
-    random_points: RandomPoints,
+    random_points: Sequence[RandomPoints],
 ) -> list[Match]:
     matches = []
     for b, masks in enumerate(targets.masks):
         with torch.no_grad():
-            points = random_points(1, config.match_points)
+            points = random_points[b](1, config.match_points)
             # Sampling commutes with the product: few points of the features, not of every query's mask.
             features = sample_bilinear(mask_features[b : b + 1].float(), points)[0]
             logits = layer.mask_embedding[b].flatten(0, 1).float() @ features
@@ -250,21 +264,64 @@ def _all_to_first(layer: LayerPrediction, targets: Targets) -> list[Match]:
     return [Match(query, first.repeat_interleave(tokens)) for first in targets.of_prompt[:, :, 0]]
 
 
-def _uncertain_points(logits: Tensor, config: LossConfig, random_points: RandomPoints) -> Tensor:
+def _free_queries(layer: LayerPrediction, truth: _Truth, matches: Sequence[Match]) -> list[Tensor]:
+    """bool (N * T,) of each image: unmatched queries that learn what their best mask would be worth."""
+    found = []
+    for b, match in enumerate(matches):
+        rows = truth.targets.of_prompt[b]
+        fed = truth.fed[truth.start[b] + rows.clamp(min=0), 2] > 0
+        free = (fed | (rows == NO_TARGET)).all(1).repeat_interleave(layer.predicted_iou.shape[2])
+        free[match.query] = False
+        found.append(free & (not truth.targets.partial[b]))
+    return found
+
+
+def _counts(
+    layer: LayerPrediction,
+    truth: _Truth,
+    matches: Sequence[Match],
+    free: Sequence[Tensor],
+    config: LossConfig,
+    share: Share,
+) -> Tensor:
+    """(2, 3): how many pairs feed masks, boxes and IoU, on a layer but the last, and on the last; 0 counts as 1."""
+    pairs = torch.cat([truth.fed[match.target + truth.start[b]] for b, match in enumerate(matches)]).sum(0)
+    if config.mode == "many_to_one":  # one of a prompt's tokens counts
+        pairs = pairs / layer.predicted_iou.shape[2]
+    last = pairs.clone()
+    for queries in free:
+        last[2] += queries.sum()
+    counts = share(torch.stack((pairs, last)))
+    return counts.where(counts > 0, torch.ones_like(counts))
+
+
+def _uncertain_points(
+    logits: Tensor, matches: Sequence[Match], config: LossConfig, random_points: Sequence[RandomPoints]
+) -> Tensor:
     """(n, points, 2): the most uncertain of a larger draw, then a uniform rest."""
+
+    def draw(points: int) -> Tensor:
+        return torch.cat([of_image(len(m.query), points) for of_image, m in zip(random_points, matches, strict=True)])
+
     certain = int(config.importance * config.points)
     with torch.no_grad():
-        drawn = random_points(len(logits), int(config.oversample * config.points))
+        drawn = draw(int(config.oversample * config.points))
         doubt = -sample_bilinear(logits[:, None], drawn).squeeze(1).abs()
         chosen = doubt.topk(certain, dim=1).indices
-        rest = random_points(len(logits), config.points - certain)
+        rest = draw(config.points - certain)
         return torch.cat((drawn.gather(1, chosen[..., None].expand(-1, -1, 2)), rest), 1)
 
 
 def _layer_loss(
-    pairs: _Pairs, truth: _Truth, config: LossConfig, random_points: RandomPoints, *, last: bool
+    pairs: _Pairs,
+    truth: _Truth,
+    config: LossConfig,
+    random_points: Sequence[RandomPoints],
+    free: Sequence[Tensor],
+    counts: Tensor,
 ) -> LayerLoss:
-    points = _uncertain_points(pairs.logits, config, random_points)
+    """free: of each image the unmatched queries that learn their IoU; counts (3,): of pairs that feed the losses."""
+    points = _uncertain_points(pairs.logits, pairs.matches, config, random_points)
     logits = sample_bilinear(pairs.logits[:, None], points).squeeze(1)
     wanted = truth.at(pairs.rows, points)
     bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
@@ -273,21 +330,21 @@ def _layer_loss(
     boxes = truth.boxes[pairs.rows]
     l1 = (pairs.boxes - boxes).abs().sum(1)
     giou = 1 - generalised_iou(pairs.boxes, boxes)
+    fed = truth.fed[pairs.rows]
     if config.iou_target == "soft_dice":
-        iou_wanted = 1 - dice
+        iou_wanted = (1 - dice).where(fed[:, 0] > 0, 1 - dice.detach())
     else:
         iou_wanted = _iou(pairs.logits.detach() > 0, truth.small[pairs.rows])
     iou = (pairs.ious - iou_wanted).square()
-    terms = (bce, dice, l1, giou, iou)
+    terms = tuple(term * fed[:, of] for term, of in ((bce, 0), (dice, 0), (l1, 1), (giou, 1), (iou, 2)))
     if config.mode == "many_to_one":
         tokens = pairs.layer.predicted_iou.shape[2]
         best = (bce + dice).detach().unflatten(0, (-1, tokens)).argmin(1, keepdim=True)
         terms = tuple(term.unflatten(0, (-1, tokens)).gather(1, best).squeeze(1) for term in terms)
-    means = [term.sum() / max(len(term), 1) for term in terms]
-    if last and config.mode == "many_to_many" and config.iou_target == "mask_iou" and config.unmatched_iou:
-        others = _unmatched_iou_errors(pairs, truth)
-        means[-1] = (iou.sum() + others.sum()) / max(len(iou) + len(others), 1)
-    return LayerLoss(*means)
+    sums = [term.sum() for term in terms]
+    if free:
+        sums[-1] = sums[-1] + _unmatched_iou_errors(pairs, truth, free).sum()
+    return LayerLoss(*(total / counts[of] for total, of in zip(sums, (0, 0, 1, 1, 2), strict=True)))
 
 
 def _iou(first: Tensor, second: Tensor) -> Tensor:
@@ -296,10 +353,10 @@ def _iou(first: Tensor, second: Tensor) -> Tensor:
     return inner / (first | second).sum((1, 2)).clamp(min=1)
 
 
-def _unmatched_iou_errors(pairs: _Pairs, truth: _Truth) -> Tensor:
-    """Squared errors of the predicted IoU of unmatched queries against their best mask, over the whole batch."""
+def _unmatched_iou_errors(pairs: _Pairs, truth: _Truth, free: Sequence[Tensor]) -> Tensor:
+    """Squared errors of the predicted IoU of `free` queries against their best mask, over the whole batch."""
     errors = []
-    for b, match in enumerate(pairs.matches):
+    for b, queries in enumerate(free):
         if truth.targets.partial[b]:
             continue
         ious = pairs.layer.predicted_iou[b].float()
@@ -314,7 +371,5 @@ def _unmatched_iou_errors(pairs: _Pairs, truth: _Truth) -> Tensor:
             rows = truth.targets.of_prompt[b]
             of_prompt = table.gather(2, rows.clamp(min=0)[:, None].expand(-1, ious.shape[1], -1))
             best = of_prompt.masked_fill((rows == NO_TARGET)[:, None], 0).amax(2)
-            free = torch.ones(ious.numel(), dtype=torch.bool, device=ious.device)
-            free[match.query] = False
-        errors.append((ious - best).square().flatten()[free])
+        errors.append((ious - best).square().flatten()[queries])
     return torch.cat(errors) if errors else pairs.ious.new_zeros(0)

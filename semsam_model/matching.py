@@ -20,13 +20,15 @@ class Targets:
 
     `masks[b]` bool (G_b, S, S) and `boxes[b]` float (G_b, 4), cx, cy, w, h in 0..1 of the padded image, G_b >= 1.
     `of_prompt` long (B, N, K): rows of `masks[b]`, filled up with `NO_TARGET`; the first is the mask the prompt was
-    drawn from, so it is never `NO_TARGET`. `partial[b]`: not everything visible in image b is annotated.
+    drawn from, so it is never `NO_TARGET`. `partial[b]`: not everything visible in image b is annotated. `fed[b]` bool
+    (G_b, 3): whether a mask teaches masks, boxes and predicted IoU; None: everything.
     """
 
     masks: list[Tensor]
     boxes: list[Tensor]
     of_prompt: Tensor
     partial: list[bool]
+    fed: list[Tensor] | None = None
 
     def to(self, device: torch.device | str) -> Targets:
         return Targets(
@@ -34,6 +36,7 @@ class Targets:
             [boxes.to(device) for boxes in self.boxes],
             self.of_prompt.to(device),
             self.partial,
+            None if self.fed is None else [fed.to(device) for fed in self.fed],
         )
 
 

@@ -10,7 +10,7 @@ sources:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from semsam_model.errors import ConfigError, DataError
 from semsam_model.readers_coco import CocoOptions, read_coco, read_panoptic
 from semsam_model.readers_label_studio import read_label_studio
 from semsam_model.readers_sa1b import read_sa1b
-from semsam_model.samples import GRANULARITIES, Feeds, LazySamples, Reading, chain, pack
+from semsam_model.samples import GRANULARITIES, Feeds, LazySamples, Reading, Sample, chain, pack
 from semsam_model.synthetic import made_samples
 
 #: Settings, besides name, kind, weight and feeds, that a kind takes; the first are needed.
@@ -126,13 +126,28 @@ class MixtureConfig:
 class Mixture:
     """Sources as read."""
 
-    readings: Mapping[str, Reading]  #: by source name
+    readings: Mapping[str, Reading]  #: by source name; the samples of one feed the same losses
     shares: Mapping[str, float]  #: how much of what is shown is of a source; any scale. As `SamplingConfig.sources`
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Mixture:
+        """Of samples at hand: each source weighs the square root of its number of photos."""
+        groups: dict[str, list[Sample]] = {}
+        for sample in samples:
+            groups.setdefault(sample.source, []).append(sample)
+        readings = {source: Reading(tuple(group), ()) for source, group in groups.items()}
+        return cls(readings, {source: len(group) ** 0.5 for source, group in groups.items()})
 
     @cached_property
     def samples(self) -> LazySamples:
         """All sources one after another."""
         return chain([reading.samples for reading in self.readings.values()])
+
+    @cached_property
+    def named(self) -> LazySamples:
+        """Those of the sources that feed names; the others, which may be long, are not gone through."""
+        parts = [reading.samples for reading in self.readings.values()]
+        return chain([samples for samples in parts if samples[0].feeds.names])
 
     @property
     def skipped(self) -> list[str]:

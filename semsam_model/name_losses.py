@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semsam_model.processes import Share, alone
 from semsam_model.vocabulary import NO_LABEL, NameTable
 
 
@@ -43,18 +44,21 @@ def name_loss(
     table: NameTable,
     scales: Tensor,
     abstaining: Abstaining | None = None,
+    share: Share = alone,
 ) -> NameLoss:
     """n queries: two embeddings (n, E), any length; labels long (n,) rows of `table` or NO_LABEL; scales (2,).
 
     Softmax over scale times cosine with the labels of the same source and kind, and "none of these" where abstaining
-    is learned; mean over objects, and over parts, weighted by label. Heads without a named query get exactly no
-    gradient.
+    is learned; mean over objects, and over parts, weighted by label; with `share`, over those of the mean process.
+    Heads without a named query get exactly no gradient.
     """
     terms: list[Tensor] = []
     shares: list[float | None] = []
+    named = torch.nonzero(labels != NO_LABEL)[:, 0]
+    of_head = [named[table.heads[labels[named]] == head] for head in range(2)]
+    totals = share(torch.stack([table.weights[labels[chosen]].sum() for chosen in of_head]))
     for head, embedding in enumerate((object_embedding, part_embedding)):
-        chosen = torch.nonzero(labels != NO_LABEL)[:, 0]
-        chosen = chosen[table.heads[labels[chosen]] == head]
+        chosen = of_head[head]
         if not len(chosen):
             terms.append(embedding.new_zeros((), dtype=torch.float32))
             shares.append(None)
@@ -69,6 +73,6 @@ def name_loss(
             none = abstaining.none[head].float().expand(len(logits), 1)
             logits = torch.cat((logits, none), 1)
             wanted = torch.where(lacks, logits.shape[1] - 1, wanted)
-        terms.append((weights * F.cross_entropy(logits, wanted, reduction="none")).sum() / weights.sum())
+        terms.append((weights * F.cross_entropy(logits, wanted, reduction="none")).sum() / totals[head])
         shares.append(float((logits.detach().argmax(1) == wanted).float().mean()))
     return NameLoss(terms[0], terms[1], shares[0], shares[1])

@@ -7,7 +7,8 @@ SAM's own training has one click a prompt). All but the last answer are made wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,24 +50,25 @@ def correct(
     targets: Targets,
     first: LayerOutput,
     config: RoundsConfig,
-    rng: np.random.Generator,
+    count: int,
+    rngs: Sequence[np.random.Generator],
 ) -> tuple[list[LayerOutput], Targets]:
     """Some prompts of a batch once more, with clicks where the answer was wrong.
 
     boxes (B, N, 4) and kinds (B, N) as drawn, `first` the last layer's answer to them. Returns the answers of every
     layer to at most `config.prompts` prompts an image, with gradients, and what they are held to: of the masks that a
     prompt may mean those that agree with all its clicks, the wanted one among them.
+    count: at most this many further clicks; rngs: one for each image, so that its clicks depend on no other.
     """
-    chosen = np.sort(rng.permutation(boxes.shape[1])[: config.prompts])
-    columns = torch.from_numpy(chosen).to(boxes.device)
-    boxes, kinds, of_prompt = boxes[:, columns], kinds[:, columns], targets.of_prompt[:, columns]
+    chosen = np.stack([np.sort(rng.permutation(boxes.shape[1])[: config.prompts]) for rng in rngs])
+    row, column = torch.arange(len(rngs), device=boxes.device)[:, None], torch.from_numpy(chosen).to(boxes.device)
+    boxes, kinds, of_prompt = boxes[row, column], kinds[row, column], targets.of_prompt[row, column]
     size = (features.mask_features.shape[-2], features.mask_features.shape[-1])
     small = [F.adaptive_avg_pool2d(masks[:, None].float(), size).squeeze(1) > 0.5 for masks in targets.masks]
-    count = int(rng.integers(1, config.clicks + 1))
     points = torch.zeros(*kinds.shape, count, 2, device=boxes.device)
     signs = torch.full((*kinds.shape, count), ABSENT, device=boxes.device)
     with torch.no_grad():
-        embedding = first.mask_embedding[:, columns]
+        embedding = first.mask_embedding[row, column]
         for number in range(count):
             if number:
                 so_far = FurtherClicks(points[:, :, :number], signs[:, :, :number])
@@ -78,11 +80,11 @@ def correct(
                 )[0]
                 wanted = masks[of_prompt[image, :, 0]]
                 answers = _nearest(logits > 0, wanted)
-                places, kind = _clicks(wanted, answers, points[image, :, :number], config, rng)
+                places, kind = _clicks(wanted, answers, points[image, :, :number], config, rngs[image])
                 points[image, :, number], signs[image, :, number] = places, kind
     allowed = torch.stack([_agreeing(small[b], of_prompt[b], points[b], signs[b]) for b in range(len(small))])
     layers = model.prompt(features, boxes, kinds, all_layers=True, further=FurtherClicks(points, signs))
-    return layers, Targets(targets.masks, targets.boxes, allowed, targets.partial)
+    return layers, replace(targets, of_prompt=allowed)
 
 
 def _nearest(answers: Tensor, wanted: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ The random numbers of a step depend on the seed and the step's number alone, so 
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 import signal
 import threading
 import time
@@ -27,7 +29,9 @@ from torch.utils.data import DataLoader
 from semsam_model.batches import Batch, TrainingBatches
 from semsam_model.data import Sample, read_samples
 from semsam_model.errors import ConfigError
+from semsam_model.mixture import Mixture, read_mixture
 from semsam_model.name_head import KINDS
+from semsam_model.processes import Processes, joined
 from semsam_model.text import TextEncoder
 from semsam_model.train_config import TrainConfig, read_train_config
 from semsam_model.train_probe import Oracle, pick_probes
@@ -36,6 +40,8 @@ from semsam_model.train_state import STATE, Run, save_weights
 from semsam_model.vocabulary import Vocabulary, encode_vocabulary
 
 WEIGHTS = "model.safetensors"
+#: All steps done; `time_limit_minutes` over; asked to stop; the minutes of this call over. The last two are resumed.
+Stopped = Literal["finished", "time", "interrupted", "paused"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,8 @@ class TrainResult:
 
     weights: Path  #: averaged weights, plain state dict
     steps: int  #: steps done in all
-    stopped: Literal["finished", "time", "interrupted"]
-    oracle: Oracle | None  #: of the averaged weights; None without validation data or when interrupted
+    stopped: Stopped
+    oracle: Oracle | None  #: of the averaged weights; None without validation data, when interrupted or paused
 
 
 def train_from_config(
@@ -53,45 +59,80 @@ def train_from_config(
     *,
     data: Path,
     out: Path,
+    mixture: Path | None = None,
     resume: bool = False,
     device: str = "cpu",
+    minutes: float | None = None,
     backbone_weights: Path | None = None,
     console: Console | None = None,
 ) -> TrainResult:
-    """Train on DATA/train, look at DATA/val where there is one, write to OUT.
+    """Train on DATA/train, or on a mixture whose paths start at DATA; write to OUT. DATA/val, if any, is looked at.
 
-    `backbone_weights` stands in for the file's `init_backbone`. Raises ConfigError, DataError, CheckpointError, and
-    TrainingError when the loss is no longer a number.
+    `minutes`: pause after so much time in all, to be resumed. `backbone_weights` stands in for the file's
+    `init_backbone`. Raises ConfigError, DataError, CheckpointError, and TrainingError when the loss is no longer a
+    number.
     """
-    console = console or Console()
+    began = time.monotonic()
+    console = console or _console()
     config = read_train_config(path)
     if backbone_weights is not None:
         config = dataclasses.replace(config, init_backbone=str(backbone_weights))
-    reading = read_samples(data / "train")
-    say_skipped(console, reading.skipped)
+    if mixture is None:
+        reading = read_samples(data / "train")
+        sources, skipped = Mixture.of(reading.samples), list(reading.skipped)
+    else:
+        sources = read_mixture(mixture, data)
+        skipped = sources.skipped
+    say_skipped(console, skipped)
     val = read_samples(data / "val").samples if (data / "val").is_dir() else ()
-    console.print(f"{len(reading.samples)} photos to train on: {reading.sources}; {len(val)} for validation")
-    return train(config, reading.samples, out, val=val, resume=resume, device=device, console=console)
+    counts = {source: len(reading.samples) for source, reading in sources.readings.items()}
+    console.print(f"{sum(counts.values())} photos to train on: {counts}; {len(val)} for validation")
+    end = math.inf if minutes is None else began + 60 * minutes
+    return train(config, sources, out, val=val, resume=resume, device=device, end=end, console=console)
 
 
 def train(
     config: TrainConfig,
-    samples: Sequence[Sample],
+    data: Mixture | Sequence[Sample],
     out: Path,
     *,
     val: Sequence[Sample] = (),
     resume: bool = False,
     device: str = "cpu",
+    end: float = math.inf,
     console: Console | None = None,
 ) -> TrainResult:
-    """Train on `samples` until the stages, the time limit, Ctrl-C or SIGTERM end it; see `train_from_config`."""
-    console = console or Console()
+    """Train until the stages, the time limit, Ctrl-C or SIGTERM end it; see `train_from_config`.
+
+    end: reading of the monotonic clock at which to pause. Under torchrun every process calls this; one of them writes.
+    """
+    console = console or _console()
+    mixture = data if isinstance(data, Mixture) else Mixture.of(data)
+    with joined(device) as processes:
+        return _train(config, mixture, out, val, resume, processes, end, console)
+
+
+def _console() -> Console:
+    """Of the first process; the others speak only where something is wrong."""
+    return Console(quiet=int(os.environ.get("RANK", "0")) > 0)
+
+
+def _train(
+    config: TrainConfig,
+    mixture: Mixture,
+    out: Path,
+    val: Sequence[Sample],
+    resume: bool,
+    processes: Processes,
+    end: float,
+    console: Console,
+) -> TrainResult:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if not resume and (out / STATE).exists():
         raise ConfigError(f"{out}: already holds a run; expected an empty folder, or resume to go on with this one")
-    vocabulary = Vocabulary.of(samples) if config.loss.names > 0 else None
-    run = Run(config, out, torch.device(device), vocabulary)
+    vocabulary = Vocabulary.of(mixture.named) if config.loss.names > 0 else None
+    run = Run(config, out, processes, vocabulary)
     if resume:
         run.load(console)
     else:
@@ -103,7 +144,7 @@ def train(
             run.learn_names(encode_vocabulary(vocabulary, encoder, run.model.config.text_dim))
             console.print(f"names: {_lists(vocabulary)}")
     batches = TrainingBatches(
-        samples,
+        mixture,
         [dataclasses.replace(stage, steps=stage.steps * config.accumulate) for stage in config.stages],
         config.sampling,
         click_box=run.model.click_box,
@@ -111,14 +152,16 @@ def train(
         seed=config.seed,
         vocabulary=vocabulary,
         generic=config.loss.generic > 0,
+        rank=processes.rank,
+        processes=processes.count,
     )
     out.mkdir(parents=True, exist_ok=True)
-    probes = pick_probes(val, config.probe_per_source)
+    probes = pick_probes(val, config.probe_per_source) if processes.first else []
     with Reporter(config, out, console, probes, run) as reporter:
-        stopped = _loop(run, batches, reporter)
-        run.save()
-        save_weights(run.ema, out / WEIGHTS)
-        oracle = None if stopped == "interrupted" else reporter.probe()
+        stopped = _loop(run, batches, reporter, end)
+        _save(run)
+        oracle = None if stopped in ("interrupted", "paused") else reporter.probe()
+    processes.wait()  # a process that ends takes the others with it, the one that still writes too
     console.print(f"{stopped} after {run.step} steps; weights in {out / WEIGHTS}")
     return TrainResult(out / WEIGHTS, run.step, stopped, oracle)
 
@@ -128,26 +171,38 @@ def _lists(vocabulary: Vocabulary) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
-def _loop(run: Run, batches: TrainingBatches, reporter: Reporter) -> Literal["finished", "time", "interrupted"]:
+def _loop(run: Run, batches: TrainingBatches, reporter: Reporter, end: float) -> Stopped:
+    """end: reading of the monotonic clock at which this call pauses."""
     config = run.config
-    limit = None if config.time_limit_minutes is None else 60 * config.time_limit_minutes
+    limit = math.inf if config.time_limit_minutes is None else 60 * config.time_limit_minutes
     with _stop_signals() as stop, _batches(run, batches) as stream:
         while run.step < config.steps:
-            if stop.is_set():
+            # What one process is told or measures, all go by: they stop at the same step, and learn at the same rate.
+            said = run.processes.table([stop.is_set(), time.monotonic() >= end, run.seconds, reporter.skipped])
+            stopped, late, run.seconds = said[:, :3].max(0).tolist()
+            reporter.skipped_in_all = int(said[:, 3].sum())
+            if stopped:
                 return "interrupted"
-            if limit is not None and run.seconds >= limit:
+            if run.seconds >= limit:
                 return "time"
+            if late:
+                return "paused"
             started = time.monotonic()
             taken = [next(stream) for _ in range(config.accumulate)]
             result, total = run.optimise(taken)
             run.seconds += time.monotonic() - started
             reporter.step(result, total, taken)
             if run.step % config.save_every == 0:
-                run.save()
-                save_weights(run.ema, run.out / WEIGHTS)
+                _save(run)
             if run.step % config.probe_every == 0:
                 reporter.probe()
     return "finished"
+
+
+def _save(run: Run) -> None:
+    if run.processes.first:
+        run.save()
+        save_weights(run.ema, run.out / WEIGHTS)
 
 
 @contextmanager

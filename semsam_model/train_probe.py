@@ -106,8 +106,11 @@ def quick_oracle(model: SemanticSAM, probes: Sequence[Probe], pixels: int) -> Or
     )
 
 
-def save_preview(model: SemanticSAM, probes: Sequence[Probe], pixels: int, path: Path, height: int = 192) -> None:
-    """One row a probe, for its first mask: photo with the click, wanted mask, best of the levels."""
+def save_preview(model: SemanticSAM, probes: Sequence[Probe], pixels: int, path: Path, height: int = 192) -> np.ndarray:
+    """One row a probe, for its first mask: photo with the click, wanted mask, best of the levels; uint8 RGB (H, W, 3).
+
+    Also written to `path`.
+    """
     rows = []
     for probe in probes:
         iou, _, got = _answer(model, probe, pixels)
@@ -127,3 +130,4 @@ def save_preview(model: SemanticSAM, probes: Sequence[Probe], pixels: int, path:
     sheet = np.concatenate([np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0))) for row in rows])
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(path)
+    return sheet

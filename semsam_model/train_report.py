@@ -43,15 +43,16 @@ class Reporter:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not (console.is_terminal and run.processes.first),
         )
         self.task = self.bar.add_task("", total=config.steps, completed=run.step, loss=math.nan, rate=math.nan)
         self.totals: list[float] = []
-        self.images, self.seconds, self.skipped = 0, run.seconds, 0
+        self.images, self.seconds = 0, run.seconds
+        self.skipped, self.skipped_in_all = 0, 0  #: by this process, and by all until the step before
         self.board: Any = None
 
     def __enter__(self) -> Reporter:
-        if self.config.tensorboard:
+        if self.config.tensorboard and self.run.processes.first:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and rarely wanted
 
             self.board = SummaryWriter(str(self.out))
@@ -64,11 +65,13 @@ class Reporter:
             self.board.close()
 
     def step(self, result: LossOutput, total: float, batches: Sequence[Batch]) -> None:
-        self.totals.append(total)
-        self.images += sum(len(batch.images) for batch in batches)
         for batch in batches:
             self.skipped += len(batch.skipped)
             say_skipped(self.console, batch.skipped)
+        if not self.run.processes.first:
+            return
+        self.totals.append(total)
+        self.images += self.run.processes.count * sum(len(batch.images) for batch in batches)
         self.bar.update(self.task, completed=self.run.step, loss=total)
         if self.run.step % self.config.log_every == 0 or self.run.step == 1:
             rate = self.images / max(self.run.seconds - self.seconds, 1e-9)
@@ -99,7 +102,7 @@ class Reporter:
                 "loss": round(float(np.mean(self.totals)), 4),
                 "images_per_second": round(rate, 3),
                 "lr": self.run.optimizer.param_groups[-1]["lr"],
-                "skipped": self.skipped,
+                "skipped": max(self.skipped, self.skipped_in_all),
                 **terms,
             }
             self._write(row)
@@ -123,7 +126,10 @@ class Reporter:
             return None
         oracle = quick_oracle(self.run.ema, self.probes, self.run.size)
         one_each = list({probe.source: probe for probe in reversed(self.probes)}.values())[::-1]
-        save_preview(self.run.ema, one_each, self.run.size, self.out / "preview" / f"step_{self.run.step:06d}.png")
+        path = self.out / "preview" / f"step_{self.run.step:06d}.png"
+        sheet = save_preview(self.run.ema, one_each, self.run.size, path)
+        if self.board is not None:
+            self.board.add_image("preview", sheet, self.run.step, dataformats="HWC")
         self._write({"oracle": round(oracle.best, 4), "first": round(oracle.first, 4), "by_source": oracle.by_source})
         sources = "  ".join(f"{source} {100 * value:.0f}" for source, value in oracle.by_source.items())
         self.console.print(

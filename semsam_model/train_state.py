@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,13 @@ from torch import Tensor, nn
 from semsam_model.batches import Batch
 from semsam_model.checkpoint import RANKER
 from semsam_model.config import read_model_config
-from semsam_model.decoder import LayerOutput
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
-from semsam_model.generic_losses import generic_loss, with_names
-from semsam_model.losses import LossOutput, training_loss
+from semsam_model.losses import LossOutput
 from semsam_model.model import SemanticSAM, build_model
-from semsam_model.name_losses import name_loss
-from semsam_model.pixel_decoder import Features
-from semsam_model.rounds import correct
+from semsam_model.objective import Objective
+from semsam_model.processes import Processes
 from semsam_model.train_config import TrainConfig
-from semsam_model.vocabulary import NO_LABEL, NameTable, Vocabulary
+from semsam_model.vocabulary import NameTable, Vocabulary
 
 STATE = "state.pt"
 #: What `init` weights may lack: learned on top of them.
@@ -49,15 +46,14 @@ class Run:
     """Model, averaged model, optimiser and the count of steps: what a resumed run must find again."""
 
     def __init__(
-        self, config: TrainConfig, out: Path, device: torch.device, vocabulary: Vocabulary | None = None
+        self, config: TrainConfig, out: Path, processes: Processes, vocabulary: Vocabulary | None = None
     ) -> None:
         """vocabulary: labels of the data; names are learned once `learn_names` or `load` gave their vectors."""
-        self.config, self.out, self.device, self.vocabulary = config, out, device, vocabulary
+        self.config, self.out, self.processes, self.vocabulary = config, out, processes, vocabulary
         self.name_vectors: Tensor | None = None
-        self.name_table: NameTable | None = None
         self.fresh: list[str] = []
         torch.manual_seed(config.seed)
-        self.model: SemanticSAM = build_model(read_model_config(config.model)).to(device)
+        self.model: SemanticSAM = build_model(read_model_config(config.model)).to(processes.device)
         if config.init_backbone is not None:
             self._start_backbone(Path(config.init_backbone))
         if config.rounds.prompts and not self.model.config.corrections:
@@ -75,6 +71,8 @@ class Run:
             assert self.model.generic is not None
             self.model.requires_grad_(False)
             self.model.generic.requires_grad_(True)
+        self.objective = Objective(self.model, config, processes)
+        self.forward: Callable[[Batch], LossOutput] = processes.wrap(self.objective)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), betas=(0.9, 0.999))
         self.step = 0
         self.seconds = 0.0
@@ -93,7 +91,7 @@ class Run:
         """Text vectors (V, E) of the vocabulary's rows."""
         assert self.vocabulary is not None
         self.name_vectors = vectors
-        self.name_table = NameTable.of(self.vocabulary, vectors).to(self.device)
+        self.objective.name_table = NameTable.of(self.vocabulary, vectors).to(self.processes.device)
 
     @property
     def progress(self) -> float:
@@ -112,73 +110,29 @@ class Run:
             left -= stage.steps
         return stage.size
 
-    def forward(self, batch: Batch) -> LossOutput:
-        images = self.model.normalise(batch.images.to(self.device))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            if self.config.learn == "generic":
-                with torch.no_grad():
-                    features = self.model.features(images)
-                return self._with_generic(LossOutput(images.new_zeros(()), (), ()), features, batch)
-            features = self.model.features(images)
-            boxes, kinds = batch.boxes.to(self.device), batch.kinds.to(self.device)
-            layers = self.model.prompt(features, boxes, kinds, all_layers=True)
-            targets = batch.targets.to(self.device)
-            result = training_loss(layers, features.mask_features, targets, self.config.loss)
-            if self.name_table is not None:
-                result = self._with_names(result, features, layers[-1], batch)
-            if self.config.rounds.prompts:
-                rounds = self.config.rounds
-                rng = np.random.default_rng(int(torch.randint(2**31, ())))  # of this step, as every random number
-                again, held_to = correct(self.model, features, boxes, kinds, targets, layers[-1], rounds, rng)
-                corrected = training_loss(again, features.mask_features, held_to, self.config.loss)
-                result = dataclasses.replace(
-                    result, total=result.total + rounds.weight * corrected.total, corrected=corrected
-                )
-            return self._with_generic(result, features, batch) if batch.generic else result
-
-    def _with_names(self, result: LossOutput, features: Features, last: LayerOutput, batch: Batch) -> LossOutput:
-        assert self.name_table is not None
-        objects, parts, labels = [], [], []
-        for image, match in enumerate(result.matches):
-            rows = batch.labels[image].to(self.device)[match.target]
-            query, rows = match.query[rows != NO_LABEL], rows[rows != NO_LABEL]
-            of_object, of_part = self.model.class_embeddings(features, last, image, query)
-            objects.append(of_object)
-            parts.append(of_part)
-            labels.append(rows)
-        names = name_loss(
-            torch.cat(objects), torch.cat(parts), torch.cat(labels), self.name_table, self.model.name_scales()
-        )
-        return dataclasses.replace(result, total=result.total + self.config.loss.names * names.total, names=names)
-
-    def _with_generic(self, result: LossOutput, features: Features, batch: Batch) -> LossOutput:
-        frozen = self.config.learn == "generic"
-        wanted = [targets.to(self.device) for targets in batch.generic]
-        outputs = [self.model.object_queries(features, image, frozen) for image in range(len(wanted))]
-        loss = generic_loss(outputs, features.mask_features, features.shapes, wanted)
-        if self.name_table is not None:
-            assert self.model.generic is not None
-            loss = with_names(loss, outputs, wanted, self.name_table, self.model.name_scales(), self.model.generic.none)
-        return dataclasses.replace(result, total=result.total + self.config.loss.generic * loss.total, generic=loss)
-
     def optimise(self, batches: Sequence[Batch]) -> tuple[LossOutput, float]:
-        """One step; returns the loss of the last batch and the mean total. Raises TrainingError when not finite."""
+        """One step; returns this process's loss of the last batch, and the mean total of all batches and processes.
+
+        Raises TrainingError, in every process, when a loss or gradient is not finite; the batch is saved then.
+        """
         factor = learning_rate_factor(self.config, self.step, self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, self.step]).generate_state(1)[0]))
+        own = [self.config.seed, self.step] + [self.processes.rank] * (not self.processes.first)
+        torch.manual_seed(int(np.random.SeedSequence(own).generate_state(1)[0]))
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for batch in batches:
-            result = self.forward(batch)
-            value = float(result.total.detach())
-            if not math.isfinite(value):
-                raise self._not_finite(batch, value)
-            (result.total / len(batches)).backward()
-            total += value / len(batches)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        if not math.isfinite(float(norm)):
-            raise self._not_finite(batch, float(norm))
+        for number, batch in enumerate(batches, start=1):
+            with self.processes.together(self.forward, number == len(batches)):
+                result = self.forward(batch)
+                values = self.processes.table([float(result.total.detach())])[:, 0]
+                if not np.isfinite(values).all():
+                    raise self._not_finite(batch, values.tolist())
+                (result.total / len(batches)).backward()
+            total += float(values.mean()) / len(batches)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
+        if not math.isfinite(norm):
+            raise self._not_finite(batch, [norm] * self.processes.count)
         self.optimizer.step()
         self.step += 1
         self._average()
@@ -193,12 +147,19 @@ class Run:
         for average, buffer in zip(ours.buffers(), theirs.buffers(), strict=True):
             average.copy_(buffer)
 
-    def _not_finite(self, batch: Batch, value: float) -> TrainingError:
-        path = self.out / "not_finite.pt"
-        torch.save({"step": self.step, "names": batch.names, "images": batch.images, "boxes": batch.boxes}, path)
+    def _not_finite(self, batch: Batch, values: Sequence[float]) -> TrainingError:
+        """values: loss or norm of each process. Those whose own is not finite save their batch."""
+        value, step = values[self.processes.rank], f"step {self.step}: expected a finite loss and gradient, got"
+        if math.isfinite(value):
+            bad = [str(rank) for rank, other in enumerate(values) if not math.isfinite(other)]
+            return TrainingError(f"{step} another one in process {', '.join(bad)}, which names its photos")
+        path = self.out / ("not_finite.pt" if self.processes.first else f"not_finite_{self.processes.rank}.pt")
+        targets = {"masks": batch.targets.masks, "of_prompt": batch.targets.of_prompt, "labels": batch.labels}
+        prompts = {"boxes": batch.boxes, "kinds": batch.kinds, "seeds": batch.seeds, "number": batch.number}
+        torch.save({"step": self.step, "names": batch.names, "images": batch.images, **prompts, **targets}, path)
         return TrainingError(
-            f"step {self.step}: expected a finite loss and gradient, got {value}, on {', '.join(batch.names)}; batch "
-            f"saved in {path}. Resume from the last saved state with a smaller lr or bfloat16: false"
+            f"{step} {value}, on {', '.join(batch.names)}; batch saved in {path}. Resume from the last saved state "
+            "with a smaller lr or bfloat16: false"
         )
 
     def save(self) -> None:
@@ -210,6 +171,7 @@ class Run:
             "seconds": self.seconds,
             "labels": None if self.name_vectors is None or self.vocabulary is None else _as_json(self.vocabulary),
             "label_vectors": self.name_vectors,
+            "processes": self.processes.count,
             "config": json.dumps(dataclasses.asdict(self.config)),
         }
         temporary = self.out / (STATE + ".tmp")
@@ -222,7 +184,7 @@ class Run:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file; resume expects the folder of an earlier run")
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = torch.load(path, map_location=self.processes.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             self.ema.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -237,6 +199,7 @@ class Run:
             self.learn_names(state["label_vectors"].cpu())
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         before, now = json.loads(state["config"]), json.loads(json.dumps(dataclasses.asdict(self.config)))
+        before["processes"], now["processes"] = state.get("processes", 1), self.processes.count
         changed = [f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
         for group, fresh in zip(self.optimizer.param_groups, parameter_groups(self.model, self.config), strict=True):
             group.update({key: fresh[key] for key in ("base_lr", "weight_decay")})

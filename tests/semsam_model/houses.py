@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 
 from semsam_model.batches import SamplingConfig, Stage, TrainingBatches
 from semsam_model.data import Sample
+from semsam_model.mixture import Mixture
 
 FILL = (128.0, 128.0, 128.0)
 
@@ -59,4 +60,5 @@ def write_source(
 
 def batches(samples: tuple[Sample, ...], config: SamplingConfig | None = None, seed: int = 0) -> TrainingBatches:
     stages = [Stage(6, 64, 2), Stage(4, 96, 1)]
-    return TrainingBatches(samples, stages, config or SamplingConfig(prompts=5), click_box=0.005, fill=FILL, seed=seed)
+    config = config or SamplingConfig(prompts=5)
+    return TrainingBatches(Mixture.of(samples), stages, config, click_box=0.005, fill=FILL, seed=seed)

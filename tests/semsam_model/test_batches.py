@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from semsam_model.batches import SamplingConfig, Stage, TrainingBatches, augment
 from semsam_model.data import Sample, read_samples
 from semsam_model.errors import ConfigError
 from semsam_model.matching import NO_TARGET
+from semsam_model.mixture import Mixture
 from semsam_model.transforms import BOX, CLICK
 
 
@@ -29,7 +31,9 @@ def test_masks_move_with_the_photo(seed: int, shape: tuple[int, int]) -> None:
     photo, (moved,) = augment(image, [mask], 64, SamplingConfig(jitter=0), FILL, rng)
     seen = photo[..., 0] > 128
     # The photo is shrunk by area and the mask by interpolation: they may differ along the outline only.
-    assert (seen ^ moved).sum() <= 0.12 * max(moved.sum(), 64)
+    levels, around = np.pad(moved, 1, mode="edge").view(np.uint8), np.ones((3, 3), np.uint8)
+    outline = (cv2.dilate(levels, around) != cv2.erode(levels, around))[1:-1, 1:-1]
+    assert not (seen ^ moved)[~outline].any()
     scale_limits = 64 / max(shape) * np.array([0.6, 1.6])
     assert moved.sum() <= mask.sum() * (scale_limits[1] + 0.1) ** 2
 
@@ -121,4 +125,4 @@ def test_shares_of_sources_hold_in_a_round(tmp_path: Path) -> None:
 
 def _round(samples: tuple[Sample, ...], sources: dict[str, float]) -> TrainingBatches:
     config = SamplingConfig(prompts=1, sources=sources)
-    return TrainingBatches(samples, [Stage(20, 32, 1)], config, click_box=0.005, fill=FILL, seed=0)
+    return TrainingBatches(Mixture.of(samples), [Stage(20, 32, 1)], config, click_box=0.005, fill=FILL, seed=0)

@@ -22,6 +22,7 @@ from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.generic import choose_seeds, distinct_proposals, query_logits
 from semsam_model.generic_losses import GenericTargets, at_logits, generic_loss, token_targets
 from semsam_model.losses import LossConfig
+from semsam_model.mixture import Mixture
 from semsam_model.model import SemanticSAM, build_model
 from semsam_model.names import LabelSet
 from semsam_model.ranker import FEATURES, Ranker
@@ -228,9 +229,11 @@ def test_masks_at_stride_four_are_the_cells_mostly_covered() -> None:
 
 def test_batches_carry_every_mask_and_what_its_source_annotates(tmp_path: Path) -> None:
     write_source(tmp_path, "houses", 2)
-    samples = read_samples(tmp_path).samples
+    mixture = Mixture.of(read_samples(tmp_path).samples)
     stages, config = [Stage(1, 64, 2)], SamplingConfig(prompts=1, scale_min=1, scale_max=1)
-    made = TrainingBatches(samples, stages, config, click_box=0.005, fill=(128.0,) * 3, seed=0, generic=True)[0]
+    made = TrainingBatches(
+        Mixture.of(samples), stages, config, click_box=0.005, fill=(128.0,) * 3, seed=0, generic=True
+    )[0]
     assert len(made.generic) == 2
     for one in made.generic:
         assert one.masks.shape == (3, 16, 16)

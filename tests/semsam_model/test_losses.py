@@ -81,7 +81,7 @@ def assert_equals_published(result: LossOutput, published: dict[str, float]) -> 
 def test_many_to_many_equals_the_published_criterion(recorded: Recorded) -> None:
     points = recorded.replay("m2m_rand0", "m2m_rand1", "m2m_rand2", "m2m_rand3", "m2m_rand4")
     targets = recorded.targets(recorded.meta["level_target_inds"])
-    result = training_loss(recorded.layers, recorded.features, targets, PUBLISHED, lambda *_: next(points))
+    result = training_loss(recorded.layers, recorded.features, targets, PUBLISHED, [lambda *_: next(points)])
     assert_equals_published(result, recorded.meta["m2m_losses"])
     assert next(points, None) is None
 
@@ -90,7 +90,7 @@ def test_many_to_one_equals_the_published_criterion(recorded: Recorded) -> None:
     points = recorded.replay("mo1_rand0", "mo1_rand1", "mo1_rand2", "mo1_rand3")
     targets = recorded.targets([[mask] for mask in recorded.meta["mo1_gt_per_click"]])
     config = replace(PUBLISHED, mode="many_to_one")
-    result = training_loss(recorded.layers, recorded.features, targets, config, lambda *_: next(points))
+    result = training_loss(recorded.layers, recorded.features, targets, config, [lambda *_: next(points)])
     assert_equals_published(result, recorded.meta["mo1_losses"])
 
 
@@ -117,6 +117,9 @@ def grid_points(rows: int, points: int) -> Tensor:
     return torch.stack((steps % 1, (steps * 1.7320508) % 1), -1).expand(rows, -1, -1)
 
 
+EVENLY = [grid_points] * 2  # for each of two images
+
+
 def weighted_terms(result: LossOutput) -> list[float]:
     return [float(getattr(layer, name)) for layer in result.layers for name in vars(layer)]
 
@@ -125,14 +128,14 @@ def weighted_terms(result: LossOutput) -> list[float]:
 def test_order_of_tokens_and_prompts_does_not_matter(mode: str) -> None:
     layers, features, targets = random_case(0)
     config = LossConfig(mode=mode, points=64, match_points=64)
-    before = training_loss(layers, features, targets, config, grid_points)
+    before = training_loss(layers, features, targets, config, EVENLY)
     prompt, token = torch.tensor([2, 0, 1]), torch.tensor([5, 3, 1, 0, 2, 4])
     shuffled = [
         Layer(*(value[:, prompt][:, :, token] for value in (x.mask_embedding, x.predicted_iou, x.boxes)))
         for x in layers
     ]
     moved = replace(targets, of_prompt=targets.of_prompt[:, prompt])
-    after = training_loss(shuffled, features, moved, config, grid_points)
+    after = training_loss(shuffled, features, moved, config, EVENLY)
     assert weighted_terms(after) == pytest.approx(weighted_terms(before), rel=1e-4)
 
 
@@ -172,7 +175,7 @@ def test_unmatched_queries_learn_their_iou_except_in_partially_annotated_photos(
     for name, partial in (("complete", [False, False]), ("one partial", [False, True]), ("partial", [True, True])):
         predicted = layers[-1].predicted_iou.clone().requires_grad_()
         moved = [layers[0], replace(layers[-1], predicted_iou=predicted)]
-        loss = training_loss(moved, features, replace(targets, partial=partial), config, grid_points)
+        loss = training_loss(moved, features, replace(targets, partial=partial), config, EVENLY)
         (gradient,) = torch.autograd.grad(loss.layers[-1].iou, predicted)
         taught[name] = [int((image != 0).sum()) for image in gradient]
     assert taught == {"complete": [18, 18], "one partial": [18, 6], "partial": [6, 6]}
@@ -189,7 +192,7 @@ def test_a_prompt_is_never_held_to_the_mask_of_another() -> None:
     gradients = []
     for case in (targets, replace(targets, masks=masks)):
         moved = [replace(layers[-1], mask_embedding=boxes)]
-        loss = training_loss(moved, features, case, config, grid_points).layers[-1]
+        loss = training_loss(moved, features, case, config, EVENLY).layers[-1]
         gradients.append(torch.autograd.grad(loss.mask_bce, boxes)[0])
     for prompt in prompts:
         assert torch.allclose(gradients[0][:, prompt], gradients[1][:, prompt], atol=1e-6)
@@ -200,8 +203,8 @@ def test_bfloat16_features_give_the_float32_loss_nearly() -> None:
     layers, features, targets = random_case(4)
     config = LossConfig(points=256, match_points=256)
     with torch.autocast("cpu", torch.bfloat16):
-        half = training_loss(layers, features.bfloat16(), targets, config, grid_points)
-    full = training_loss(layers, features, targets, config, grid_points)
+        half = training_loss(layers, features.bfloat16(), targets, config, EVENLY)
+    full = training_loss(layers, features, targets, config, EVENLY)
     assert half.total.dtype == torch.float32
     assert float(half.total) == pytest.approx(float(full.total), rel=0.05)
 

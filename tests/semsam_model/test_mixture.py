@@ -48,9 +48,9 @@ def test_a_mixture_is_one_row_of_samples_with_shares_and_the_losses_each_source_
 def test_training_shows_a_source_as_often_as_its_weight_says(tmp_path: Path) -> None:
     write_source(tmp_path, "houses", 4)
     mixture = read_mixture(config(HOUSES | {"weight": 1}, MADE | {"weight": 3, "count": 12}), tmp_path)
-    sampling = SamplingConfig(prompts=4, min_area=1, sources=dict(mixture.shares))
+    sampling = SamplingConfig(prompts=4, min_area=1)
     stages = [Stage(steps=8, size=64, batch=2)]
-    batches = TrainingBatches(mixture.samples, stages, sampling, click_box=0.005, fill=FILL, seed=0)
+    batches = TrainingBatches(mixture, stages, sampling, click_box=0.005, fill=FILL, seed=0)
     names = [name for index in range(len(batches)) for name in batches[index].names]
     assert sum(name.startswith("made/") for name in names) == 12
 

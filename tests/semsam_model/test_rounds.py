@@ -20,6 +20,7 @@ from semsam_model.matching import NO_TARGET, Targets
 from semsam_model.model import SemanticSAM
 from semsam_model.pixel_decoder import Features
 from semsam_model.predict import ask
+from semsam_model.processes import Processes
 from semsam_model.rounds import RoundsConfig, correct
 from semsam_model.train_config import TrainConfig
 from semsam_model.train_state import Run
@@ -108,6 +109,11 @@ def test_the_clicks_of_one_prompt_do_not_reach_another(model: SemanticSAM, featu
     assert not torch.allclose(first[:, 1], second[:, 1], atol=1e-3)
 
 
+def generators(seed: int) -> list[np.random.Generator]:
+    """One for each of two images."""
+    return [np.random.default_rng([seed, image]) for image in range(2)]
+
+
 @pytest.mark.parametrize("deepest", [0.0, 1.0])
 def test_the_first_correction_lies_where_the_nearest_level_was_wrong(
     model: SemanticSAM,
@@ -130,7 +136,7 @@ def test_the_first_correction_lies_where_the_nearest_level_was_wrong(
     with torch.no_grad():
         first = forward(features, boxes, kinds)[-1]
     config = RoundsConfig(prompts=8, clicks=1, deepest=deepest)
-    correct(model, features, boxes, kinds, held_to, first, config, np.random.default_rng(0))
+    correct(model, features, boxes, kinds, held_to, first, config, 1, generators(0))
     (clicks,) = asked
     logits = model.mask_logits(features, first.mask_embedding)
     wrong_somewhere = 0
@@ -159,7 +165,7 @@ def test_corrected_prompts_are_held_to_masks_that_agree_with_every_click_and_to_
     with torch.no_grad():
         first = model.prompt(features, boxes, kinds)[-1]
     config = RoundsConfig(prompts=8, clicks=3)
-    layers, again = correct(model, features, boxes, kinds, held_to, first, config, np.random.default_rng(2))
+    layers, again = correct(model, features, boxes, kinds, held_to, first, config, 3, generators(2))
     assert len(layers) == 2 and layers[-1].mask_embedding.requires_grad
     assert torch.equal(again.of_prompt[..., 0], held_to.of_prompt[..., 0])
     kept, before = again.of_prompt != NO_TARGET, held_to.of_prompt != NO_TARGET
@@ -170,7 +176,7 @@ def test_corrected_prompts_are_held_to_masks_that_agree_with_every_click_and_to_
 def test_a_model_that_takes_no_further_clicks_is_not_trained_with_rounds() -> None:
     config = TrainConfig(model="tiny", stages=(Stage(1, 64, 1),), rounds=RoundsConfig(prompts=2))
     with pytest.raises(ConfigError, match="corrections: true"):
-        Run(config, Path("unused"), torch.device("cpu"))
+        Run(config, Path("unused"), Processes(torch.device("cpu")))
 
 
 def test_a_prompt_of_several_clicks_is_also_asked_as_a_whole(model: SemanticSAM) -> None:

@@ -1,0 +1,89 @@
+"""A batch -> its loss, in one call, so that DistributedDataParallel can stand around it.
+
+What is drawn on the way depends on an image's own seed, and on its batch's number where a number serves all images. So
+an image costs the same in whichever process, and beside whichever others, it is learned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import nn
+
+from semsam_model.batches import Batch
+from semsam_model.decoder import LayerOutput
+from semsam_model.generic_losses import generic_loss, with_names
+from semsam_model.losses import LossOutput, training_loss, uniform_points
+from semsam_model.model import SemanticSAM
+from semsam_model.name_losses import name_loss
+from semsam_model.pixel_decoder import Features
+from semsam_model.processes import Processes
+from semsam_model.rounds import correct
+from semsam_model.train_config import TrainConfig
+from semsam_model.vocabulary import NO_LABEL, NameTable
+
+
+class Objective(nn.Module):
+    """Loss of first answers, of names once `name_table` is set, of corrected prompts where `rounds` asks for them, and
+    of object queries where batches carry what they are held to.
+
+    Under several processes the mean over the processes of `total`, and of its gradients, is that of all their images in
+    one batch.
+    """
+
+    def __init__(self, model: SemanticSAM, config: TrainConfig, processes: Processes) -> None:
+        super().__init__()
+        self.model, self.config, self.processes = model, config, processes
+        self.name_table: NameTable | None = None
+
+    def forward(self, batch: Batch) -> LossOutput:
+        device, loss, rounds, share = self.processes.device, self.config.loss, self.config.rounds, self.processes.mean
+        images = self.model.normalise(batch.images.to(device))
+        random_points = [uniform_points(device, seed) for seed in batch.seeds]
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            if self.config.learn == "generic":
+                with torch.no_grad():
+                    features = self.model.features(images)
+                return self._with_generic(LossOutput(images.new_zeros(()), (), ()), features, batch)
+            features = self.model.features(images)
+            boxes, kinds, targets = batch.boxes.to(device), batch.kinds.to(device), batch.targets.to(device)
+            layers = self.model.prompt(features, boxes, kinds, all_layers=True)
+            result = training_loss(layers, features.mask_features, targets, loss, random_points, share)
+            if self.name_table is not None:
+                result = self._with_names(self.name_table, result, features, layers[-1], batch)
+            if rounds.prompts:
+                count = int(np.random.default_rng(batch.number).integers(1, rounds.clicks + 1))
+                rngs = [np.random.default_rng([seed, 1]) for seed in batch.seeds]
+                again, held_to = correct(self.model, features, boxes, kinds, targets, layers[-1], rounds, count, rngs)
+                corrected = training_loss(again, features.mask_features, held_to, loss, random_points, share)
+                total = result.total + rounds.weight * corrected.total
+                result = dataclasses.replace(result, total=total, corrected=corrected)
+            return self._with_generic(result, features, batch) if batch.generic else result
+
+    def _with_names(
+        self, table: NameTable, result: LossOutput, features: Features, last: LayerOutput, batch: Batch
+    ) -> LossOutput:
+        objects, parts, labels = [], [], []
+        for image, match in enumerate(result.matches):
+            rows = batch.labels[image].to(self.processes.device)[match.target]
+            query, rows = match.query[rows != NO_LABEL], rows[rows != NO_LABEL]
+            of_object, of_part = self.model.class_embeddings(features, last, image, query)
+            objects.append(of_object)
+            parts.append(of_part)
+            labels.append(rows)
+        of_objects, of_parts, scales = torch.cat(objects), torch.cat(parts), self.model.name_scales()
+        names = name_loss(of_objects, of_parts, torch.cat(labels), table, scales, share=self.processes.mean)
+        return dataclasses.replace(result, total=result.total + self.config.loss.names * names.total, names=names)
+
+    def _with_generic(self, result: LossOutput, features: Features, batch: Batch) -> LossOutput:
+        frozen = self.config.learn == "generic"
+        wanted = [targets.to(self.processes.device) for targets in batch.generic]
+        outputs = [self.model.object_queries(features, image, frozen) for image in range(len(wanted))]
+        loss = generic_loss(outputs, features.mask_features, features.shapes, wanted)
+        if self.name_table is not None:
+            assert self.model.generic is not None
+            scales, none = self.model.name_scales(), self.model.generic.none
+            loss = with_names(loss, outputs, wanted, self.name_table, scales, none, self.processes.mean)
+        return dataclasses.replace(result, total=result.total + self.config.loss.generic * loss.total, generic=loss)

@@ -1,0 +1,109 @@
+"""The processes that train one model together, started by torchrun; one process alone is the case of one.
+
+with joined("cuda") as processes:      # reads what torchrun set in the environment
+    objective = processes.wrap(objective)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from semsam_model.errors import ConfigError
+
+#: Counts of this process -> their mean over all processes that share a batch.
+Share = Callable[[Tensor], Tensor]
+
+
+def alone(counts: Tensor) -> Tensor:
+    """The counts of a batch that no other process shares."""
+    return counts
+
+
+@dataclass(frozen=True)
+class Processes:
+    """`count` processes, of which this is number `rank`, at `device`."""
+
+    device: torch.device
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes and speaks."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module, whose gradients are now means over the processes; its parameters become those of the first."""
+        if self.count == 1:
+            return module
+        # Which heads are used depends on the batch: one without names, say, has no use for the name head.
+        return DistributedDataParallel(
+            module,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            find_unused_parameters=True,
+            forward_sync_buffers=False,
+        )
+
+    def together(self, wrapped: Any, now: bool) -> AbstractContextManager[None]:
+        """Around forward and backward of a wrapped module: whether gradients are averaged now, or kept for later."""
+        if now or not isinstance(wrapped, DistributedDataParallel):
+            return nullcontext()
+        return wrapped.no_sync()
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Over the processes, the same for each; without gradients."""
+        if self.count == 1:
+            return values
+        total = values.detach().clone()
+        dist.all_reduce(total)
+        return total / self.count
+
+    def table(self, values: Sequence[float]) -> np.ndarray:
+        """What each process says, (count, len(values)) float64, the same for each."""
+        own = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.count == 1:
+            return own.cpu().numpy()[None]
+        every = [torch.empty_like(own) for _ in range(self.count)]
+        dist.all_gather(every, own)
+        return torch.stack(every).cpu().numpy()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """Join the other processes of torchrun while the block runs, each on a CUDA device of its own; else be alone.
+
+    Raises ConfigError when one CUDA device is asked for by several processes.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Processes(torch.device(device))
+        return
+    own = torch.device(device)
+    if own.type == "cuda":
+        if own.index is not None:
+            raise ConfigError(f"device {device}: torchrun gives each process its own device; say cuda")
+        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(own)
+    if dist.is_initialized():  # by the caller, whose group it stays
+        yield Processes(own, dist.get_rank(), count)
+        return
+    dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    try:
+        yield Processes(own, dist.get_rank(), count)
+    finally:
+        dist.destroy_process_group()
