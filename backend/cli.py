@@ -202,6 +202,9 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N")] = "cpu",
+    minutes: Annotated[
+        float | None, typer.Option(help="Save and stop after so much time, start included; --resume goes on.")
+    ] = None,
     backbone: Annotated[Path | None, typer.Option("--backbone-weights", help="Features to start from.")] = None,
 ) -> None:
     """Train a model. Ctrl-C saves; --resume continues exactly."""
@@ -218,6 +221,7 @@ def train(
         out=out,
         resume=resume,
         device=device,
+        minutes=minutes,
         backbone_weights=backbone,
     )
 

@@ -231,9 +231,7 @@ def test_batches_carry_every_mask_and_what_its_source_annotates(tmp_path: Path) 
     write_source(tmp_path, "houses", 2)
     mixture = Mixture.of(read_samples(tmp_path).samples)
     stages, config = [Stage(1, 64, 2)], SamplingConfig(prompts=1, scale_min=1, scale_max=1)
-    made = TrainingBatches(
-        Mixture.of(samples), stages, config, click_box=0.005, fill=(128.0,) * 3, seed=0, generic=True
-    )[0]
+    made = TrainingBatches(mixture, stages, config, click_box=0.005, fill=(128.0,) * 3, seed=0, generic=True)[0]
     assert len(made.generic) == 2
     for one in made.generic:
         assert one.masks.shape == (3, 16, 16)

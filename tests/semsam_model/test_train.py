@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from semsam_model.batches import SamplingConfig, Stage
-from semsam_model.config import read_model_config
+from semsam_model.config import config_root, read_model_config
 from semsam_model.data import read_samples
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
 from semsam_model.losses import LossConfig
@@ -123,7 +125,10 @@ def test_loss_falls_and_the_folder_holds_weights_log_and_pictures(data: Path, tm
     assert set(result.oracle.by_source) == {"squares"}
     with Image.open(tmp_path / "run" / "preview" / "step_000020.png") as picture:
         assert picture.height >= 192
-    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
+    board = EventAccumulator(str(tmp_path / "run"))
+    board.Reload()
+    assert [event.step for event in board.Images("preview")] == [20, 40, 40]
+    assert {"loss", "mask_dice", "oracle"} <= set(board.Tags()["scalars"])
     build_model(read_model_config("tiny")).load_state_dict(load_file(result.weights))
 
 
@@ -142,6 +147,30 @@ def test_a_yaml_file_trains_with_a_worker_and_a_time_limit(data: Path, tmp_path:
     again = train_from_config(path, data=data, out=tmp_path / "run", resume=True, console=console)
     assert again.steps == result.steps
     assert f"resumed at step {result.steps}" in written(console)
+
+
+def test_a_mixture_trains_many_to_one_in_pieces(data: Path, tmp_path: Path) -> None:
+    """Three tokens, each held to the drawn mask; a source that feeds boxes alone beside one that feeds all."""
+    tiny = yaml.safe_load((config_root() / "model" / "tiny.yaml").read_text())
+    (tmp_path / "three.yaml").write_text(yaml.safe_dump(tiny | {"tokens": 3}))
+    path, mixture = tmp_path / "run.yaml", tmp_path / "mixture.yaml"
+    path.write_text(
+        f"model: {tmp_path / 'three.yaml'}\nstages: [{{steps: 3, size: 96, batch: 2}}]\nsampling: {{prompts: 2}}\n"
+        "loss: {mode: many_to_one, points: 16, match_points: 16}\nworkers: 0\nthreads: 1\nbfloat16: false\n"
+        "log_every: 1\nprobe_per_source: 1\n"
+    )
+    squares = {"name": "squares", "kind": "coco", "path": "train/squares.json", "feeds": ["boxes"]}
+    made = {"name": "made", "kind": "synthetic", "count": 3, "size": 64, "feeds": ["masks", "boxes", "iou"]}
+    mixture.write_text(yaml.safe_dump({"sources": [squares, made]}))
+    console = quiet()
+    paused = train_from_config(path, data=data, mixture=mixture, out=tmp_path / "run", minutes=0, console=console)
+    assert (paused.stopped, paused.steps, paused.oracle) == ("paused", 0, None)
+    result = train_from_config(path, data=data, mixture=mixture, out=tmp_path / "run", resume=True, console=console)
+    assert (result.stopped, result.steps) == ("finished", 3)
+    assert result.oracle is not None and set(result.oracle.by_source) == {"squares"}
+    assert "{'squares': 4, 'made': 3}; 2 for validation" in written(console)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert all(row["box_l1"] > 0 for row in rows if "box_l1" in row)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_photos(data: Path, tmp_path: Path) -> None:
