@@ -55,6 +55,7 @@ class Proposal:
     name_embedding: np.ndarray | None = None  #: (2, E), see Candidate
     names: tuple[tuple[str, float], ...] = ()  #: see Candidate
     label: str | None = None
+    region: np.ndarray | None = None  #: (F,), see Candidate
 
     @property
     def cells(self) -> np.ndarray:

@@ -25,9 +25,11 @@ from semsam_model.candidates import (
     stability,
     tidy,
 )
+from semsam_model.few_shot import Preference, preference_vectors
 from semsam_model.model import DecoderOutput, ImageEmbedding, SemanticSAM
 from semsam_model.names import evidence
 from semsam_model.ranker import Ranker, features, proposal_features
+from semsam_model.region_features import region_features
 from semsam_model.transforms import LOGIT_STRIDE, Frame, Window
 from semsam_model.types import Box, Candidate, Click, Kind, LabelSet, Prompt, Wanted
 from semsam_model.zoom import Look, uncut, where_to_look
@@ -84,15 +86,22 @@ def propose(
     options: Options | None = None,
     wanted: Wanted | None = None,
     look: Look | None = None,
+    preference: Preference | None = None,
 ) -> list[Candidate]:
     """At most `options.most` distinct, cleaned masks, best first, parents linked; [] only if every level is empty.
 
     wanted: what the project is known to want; only a model with a ranker can use it. look: how to look closer at the
-    photo, for a model whose config wants that; see `semsam_model.zoom`. Raises PromptError for a prompt outside the
-    photo.
+    photo, for a model whose config wants that; see `semsam_model.zoom`. preference: what was learned from regions that
+    were accepted; with it, candidates have their `region`. Raises PromptError for a prompt outside the photo.
     """
     options = options or Options()
-    return rank(ask(model, embedding, prompt, options, look), options, model.ranker, wanted)
+    answers = ask(model, embedding, prompt, options, look)
+    if preference is None:
+        return rank(answers, options, model.ranker, wanted)
+    answers = describe(embedding, answers)
+    return select(
+        answers, options, preference.scores(learnable(answers), expected_worth(answers, model.ranker, wanted))
+    )
 
 
 def ask(
@@ -190,12 +199,44 @@ def rank(
 
     Without a ranker in the order of predicted IoU, whatever is wanted.
     """
-    scores = None if ranker is None else answers.scores(ranker, wanted)
+    return select(answers, options, None if ranker is None else expected_worth(answers, ranker, wanted))
+
+
+def select(answers: Answers, options: Options, scores: np.ndarray | None = None) -> list[Candidate]:
+    """As `rank`, by scores that were made elsewhere: 0..1, one for each proposal."""
     kept = shortlist(answers, options, scores)
     chosen = [answers.proposals[at] for at in kept]
     if scores is not None:
         chosen = [(view, replace(p, score=float(scores[at]))) for at, (view, p) in zip(kept, chosen, strict=True)]
     return offer(chosen, answers.shared[np.ix_(kept, kept)], answers.tokens, options)
+
+
+def expected_worth(answers: Answers, ranker: Ranker | None, wanted: Wanted | None = None) -> np.ndarray:
+    """(n,) what each proposal is worth, 0..1: the ranker's score, else predicted IoU times the fit to the boxes."""
+    if ranker is not None:
+        return answers.scores(ranker, wanted)
+    worth = [p.predicted_iou * (view.prompt.fit(p) if view.prompt.boxes else 1.0) for view, p in answers.proposals]
+    clipped: np.ndarray = np.clip(worth, 0, 1)
+    return clipped
+
+
+def describe(embedding: ImageEmbedding, answers: Answers) -> Answers:
+    """The answers with the `region` of every proposal. embedding: of the whole photo."""
+    cells = company(embedding, answers)
+    vectors = iter(region_features(embedding, np.array(cells), cells))
+    views = (replace(v, proposals=tuple(replace(p, region=next(vectors)) for p in v.proposals)) for v in answers.views)
+    return Answers(tuple(views), answers.tokens)
+
+
+def company(embedding: ImageEmbedding, answers: Answers) -> list[np.ndarray]:
+    """Every proposal as bool (h, w) cells of the whole photo's frame."""
+    frame = embedding.frame
+    return [p.cells if v.frame == frame else v.frame.onto(p.logits, frame) > 0 for v, p in answers.proposals]
+
+
+def learnable(answers: Answers) -> np.ndarray:
+    """Described answers -> a row for each proposal, see `few_shot.preference_vectors`."""
+    return preference_vectors(np.array([p.region for _, p in answers.proposals]), answers.rows)
 
 
 def shortlist(answers: Answers, options: Options, scores: np.ndarray | None = None) -> list[int]:
@@ -299,6 +340,7 @@ def _offer(drawn: Sequence[_Drawn], shared: np.ndarray, tokens: int, options: Op
             name_embedding=p.name_embedding,
             names=p.names,
             label=p.label,
+            region=p.region,
         )
         for i, ((view, p, crop, bbox), holder) in enumerate(zip(drawn, holders, strict=True))
     ]

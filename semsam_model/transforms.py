@@ -237,6 +237,16 @@ class Frame:
         low = np.floor(at).astype(np.int64)
         return start, (low, np.minimum(low + 1, cells - 1)), (at - low).astype(np.float32)
 
+    def coverage(self, mask: np.ndarray) -> np.ndarray:
+        """bool (H, W) of the photo -> float32 (h, w), share of each logit cell that the mask covers."""
+        h, w = self.logits
+        x0, y0, x1, y1 = self.window
+        resized = cv2.resize(mask[y0:y1, x0:x1].astype(np.float32), self.resized[::-1], interpolation=cv2.INTER_AREA)
+        whole = np.zeros((h * LOGIT_STRIDE, w * LOGIT_STRIDE), np.float32)
+        whole[: self.resized[0], : self.resized[1]] = resized
+        share: np.ndarray = whole.reshape(h, LOGIT_STRIDE, w, LOGIT_STRIDE).mean((1, 3))
+        return share
+
     def cell_of(self, x: float, y: float) -> tuple[int, int]:
         """(row, col) of the logit cell under a photo point, clipped to the window."""
         h, w = self.logits

@@ -127,6 +127,9 @@ class Candidate:
     #: float32 (2, E), of the object and the part head; the dot product with a label's unit vector is the label's logit,
     #: the learned scale being in it. None for a model without names.
     name_embedding: np.ndarray | None = None
+    region: np.ndarray | None = (
+        None  #: float32 (F,), see `region_features`; None unless a project has something to learn
+    )
     names: tuple[tuple[str, float], ...] = ()  #: labels with scores 0..1, best first; () when nothing was asked
     label: str | None = None  #: the best of `names` when it is sure enough
 

@@ -1,0 +1,136 @@
+"""What learning at once is worth: annotated photos replayed as an annotator would label them, one after another.
+
+Each region is clicked in its middle. The candidates are ordered and named twice, by the model alone and with what the
+regions before have taught; then the region is accepted as annotated, and learned from.
+
+    first    the candidate ranked first is the best of those offered, by its IoU with the region
+    iou      IoU of the candidate ranked first with the region
+    label    the best candidate's first name is the region's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich.table import Table
+
+from semsam_model.candidates import Options, crop_iou
+from semsam_model.corrections import innermost
+from semsam_model.data import Sample
+from semsam_model.errors import DataError, ImageError
+from semsam_model.evaluate_few_shot import MIN_AREA, label_set, region_label
+from semsam_model.learning import Learned, Lesson, learn, lesson_of
+from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.names import LabelSet, name_candidates
+from semsam_model.predict import ask, describe, expected_worth, learnable, rank, select
+from semsam_model.text import TextEncoder
+from semsam_model.types import Candidate, Prompt
+from semsam_model.zoom import Look, looker
+
+MEASURES = ("first", "iou", "label")
+BLOCKS = (25, 50, 100, 200, 400, 800, 1600, 3200)  #: accepts at which a row of the curve ends
+
+
+@dataclass
+class Replay:
+    """One entry a region in each list, in the order of accepting."""
+
+    alone: dict[str, list[float]] = field(default_factory=lambda: {measure: [] for measure in MEASURES})
+    learned: dict[str, list[float]] = field(default_factory=lambda: {measure: [] for measure in MEASURES})
+    photos: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def accepts(self) -> int:
+        return len(self.alone["first"])
+
+    def curve(self) -> list[dict[str, float | int]]:
+        """Rows of percent: after how many accepts a row begins and ends, each measure without and with learning."""
+        ends = [end for end in BLOCKS if end < self.accepts] + [self.accepts]
+        return [self._row(start, end) for start, end in zip([0, *ends], ends, strict=False) if end > start]
+
+    def total(self) -> dict[str, float | int]:
+        """The same over all accepts."""
+        return self._row(0, self.accepts)
+
+    def _row(self, start: int, end: int) -> dict[str, float | int]:
+        row: dict[str, float | int] = {"from": start, "to": end}
+        for measure in MEASURES:
+            for name, values in (("alone", self.alone[measure]), ("learned", self.learned[measure])):
+                row[f"{measure}_{name}"] = round(100 * float(np.mean(values[start:end])), 1)
+        return row
+
+    def table(self, title: str) -> Table:
+        """For the terminal: a row a stretch of accepts, without -> with learning."""
+        table = Table("accepts", *MEASURES, title=title)
+        for row in [*self.curve(), self.total()]:
+            cells = [f"{row[f'{measure}_alone']:.1f} -> {row[f'{measure}_learned']:.1f}" for measure in MEASURES]
+            table.add_row(f"{row['from']}..{row['to']}", *cells)
+        return table
+
+
+def replay(
+    model: SemanticSAM,
+    samples: Sequence[Sample],
+    encoder: TextEncoder,
+    *,
+    on_photo: Callable[[], None] = lambda: None,
+) -> Replay:
+    """Photos of one source, in the order given. A photo or mask that cannot be read is skipped and named.
+
+    Raises DataError where fewer than two labels are to be told apart, TextEncoderError.
+    """
+    labels, result, lessons = label_set(samples, encoder), Replay(), list[Lesson]()
+    for sample in samples:
+        try:
+            regions = [(sample.mask(i), region_label(region)) for i, region in enumerate(sample.regions)]
+            wanted = [(m, label) for m, label in regions if label is not None and np.count_nonzero(m) >= MIN_AREA]
+            rgb = sample.image() if wanted else None
+            embedding = None if rgb is None else model.encode(rgb)
+        except (DataError, ImageError) as error:
+            result.skipped.append(str(error))
+        else:
+            if embedding is not None and rgb is not None:
+                result.photos += 1
+                look = looker(model, rgb)
+                for mask, label in wanted:
+                    _accept(model, embedding, look, mask, label, str(sample.path), labels, lessons, result)
+        on_photo()
+    return result
+
+
+def _accept(
+    model: SemanticSAM,
+    embedding: ImageEmbedding,
+    look: Look,
+    mask: np.ndarray,
+    label: str,
+    photo: str,
+    labels: LabelSet,
+    lessons: list[Lesson],
+    result: Replay,
+) -> None:
+    options, learned = Options(), learn(lessons)
+    answers = describe(embedding, ask(model, embedding, Prompt((innermost(mask),)), options, look))
+    alone = rank(answers, options, model.ranker)
+    expected = expected_worth(answers, model.ranker)
+    ours = alone
+    if learned is not None:
+        ours = select(answers, options, learned.preference.scores(learnable(answers), expected))
+    if alone:
+        _note(result.alone, name_candidates(alone, labels, 0), mask, label)
+        _note(result.learned, _named(ours, learned, labels), mask, label)
+    lessons.append(lesson_of(embedding, answers, mask, label=label, photo=photo, expected=expected))
+
+
+def _named(candidates: Sequence[Candidate], learned: Learned | None, labels: LabelSet) -> list[Candidate]:
+    return name_candidates(candidates, labels, 0) if learned is None else learned.name(candidates, labels, 0)
+
+
+def _note(into: dict[str, list[float]], candidates: Sequence[Candidate], mask: np.ndarray, label: str) -> None:
+    ious = [crop_iou(c.crop, c.bbox, mask) for c in candidates]
+    into["first"].append(ious[0] >= max(ious))
+    into["iou"].append(ious[0])
+    into["label"].append(candidates[int(np.argmax(ious))].label == label)

@@ -1,0 +1,193 @@
+"""What accepted regions teach a project at once: names and preferences. Values in, values out; nothing trains.
+
+    lesson    one accepted region on its photo's embedding -> what it teaches, for keeps
+    learn     the lessons of a project -> Learned
+    Learned   names candidates by text and examples together; its preference orders proposals (`predict.propose`)
+
+What is learned depends on the set of lessons and their order in time (the newest count where there are many), not on
+the order in which they became known. Lessons belong to the model that made them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from semsam_model.candidates import Options, iou
+from semsam_model.corrections import innermost
+from semsam_model.errors import DataError
+from semsam_model.few_shot import LearnedNames, Preference, fit_names, fit_preference, newest_of_each
+from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.names import LabelSet, label_shares
+from semsam_model.predict import Answers, ask, company, describe, expected_worth, learnable
+from semsam_model.region_features import region_features
+from semsam_model.types import Candidate, Click, Prompt, Wanted
+from semsam_model.zoom import Look
+
+PER_LABEL, EXAMPLES = 40, 300  #: newest regions that names are learned from, of a label and in all
+#: A proposal of at least this IoU with the accepted region shows its label too: proposals are what will be named.
+ALIKE = 0.3
+PROMPTS = 80  #: newest regions that the preference is learned from
+_OPTIONS = Options()
+LAYOUT = 1  #: of what a lesson's arrays hold; another number, and kept lessons are made anew
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What one accepted region teaches. n proposals of the click that it answers; arrays are float16, as kept."""
+
+    photo: str
+    label: str
+    region: np.ndarray  #: (F,), of the accepted mask
+    name_embedding: np.ndarray  #: (2, E), of the proposal most like it; (2, 0) for a model without names
+    level: int  #: of that proposal
+    proposals: np.ndarray  #: (n, ...), see `few_shot.preference_vectors`
+    expected: np.ndarray  #: (n,), score before anything was learned
+    worth: np.ndarray  #: (n,), IoU with the accepted mask, in logit cells
+
+    @property
+    def examples(self) -> list[np.ndarray]:
+        """(F,) each: what bears the label, as accepted and as it was proposed."""
+        best = int(self.worth.argmax())
+        proposed = [self.proposals[best, : len(self.region)]] if self.worth[best] >= ALIKE else []
+        return [self.region, *proposed]
+
+    def to_bytes(self) -> bytes:
+        """For keeps; `from_bytes` gives the same lesson back."""
+        buffer = io.BytesIO()
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        np.savez_compressed(buffer, layout=LAYOUT, level=self.level, **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, photo: str, label: str) -> Lesson:
+        """Raises DataError for bytes that hold no lesson, or one of another layout."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                if int(arrays["layout"]) != LAYOUT:
+                    raise ValueError(f"layout {arrays['layout']}, expected {LAYOUT}")
+                return cls(photo, label, level=int(arrays["level"]), **{name: arrays[name] for name in _ARRAYS})
+        except Exception as error:
+            raise DataError(f"lesson of a region labelled {label!r}: cannot be read: {error}") from error
+
+
+_ARRAYS = ("region", "name_embedding", "proposals", "expected", "worth")
+
+
+def lesson(
+    model: SemanticSAM,
+    embedding: ImageEmbedding,
+    mask: np.ndarray,
+    *,
+    label: str,
+    photo: str,
+    click: Click | None = None,
+    wanted: Wanted | None = None,
+    look: Look | None = None,
+) -> Lesson:
+    """One accepted region: bool (H, W) mask of the embedded photo, not empty.
+
+    click: what it answered; where there is none, or it lies outside the mask, the middle of the mask. wanted, look: as
+    the project's prompts are asked. Raises DataError for an empty mask or one of another size.
+    """
+    if mask.shape != embedding.frame.photo or not mask.any():
+        raise DataError(f"accepted mask: expected {embedding.frame.photo} with something in it, got {mask.shape}")
+    inside = click is not None and mask[min(int(click.y), len(mask) - 1), min(int(click.x), mask.shape[1] - 1)]
+    prompt = Prompt((click if inside and click is not None else innermost(mask),))
+    answers = describe(embedding, ask(model, embedding, prompt, _OPTIONS, look))
+    return lesson_of(
+        embedding, answers, mask, label=label, photo=photo, expected=expected_worth(answers, model.ranker, wanted)
+    )
+
+
+def lesson_of(
+    embedding: ImageEmbedding, answers: Answers, mask: np.ndarray, *, label: str, photo: str, expected: np.ndarray
+) -> Lesson:
+    """As `lesson`, from described answers to a click in the mask and what each was expected to be worth."""
+    share = embedding.frame.coverage(mask)
+    proposed = company(embedding, answers)
+    accepted = share >= min(0.5, float(share.max()))
+    worth = np.array([iou(cells, accepted) for cells in proposed])
+    best = int(worth.argmax())
+    like = answers.proposals[best][1]
+    named = like.name_embedding if like.name_embedding is not None else np.zeros((2, 0))
+    return Lesson(
+        photo,
+        label,
+        region=region_features(embedding, share[None], proposed)[0].astype(np.float16),
+        name_embedding=named.astype(np.float16),
+        level=answers.levels[best],
+        proposals=learnable(answers).astype(np.float16),
+        expected=expected.astype(np.float16),
+        worth=worth.astype(np.float16),
+    )
+
+
+class Learned:
+    """What a project's lessons add up to. `preference` goes into `predict.propose`, `name` takes what comes out."""
+
+    def __init__(self, lessons: Sequence[Lesson], preference: Preference) -> None:
+        """See `learn`."""
+        self._lessons = lessons
+        self._names: dict[tuple[object, ...], LearnedNames] = {}
+        self.preference = preference
+        self.examples = len(lessons)
+
+    def scores(self, candidates: Sequence[Candidate], labels: LabelSet) -> np.ndarray:
+        """(m, C), each row adding up to 1. Candidates have `region`, as `propose` gives them with the preference."""
+        text = text_scores([c.name_embedding for c in candidates], [c.level for c in candidates], labels)
+        return self._names_of(labels).scores(np.array([c.region for c in candidates], np.float32), text)
+
+    def name(self, candidates: Sequence[Candidate], labels: LabelSet, threshold: float) -> list[Candidate]:
+        """As `names.name_candidates`, by text and examples together."""
+        if not candidates:
+            return []
+        named = []
+        for candidate, scores in zip(candidates, self.scores(candidates, labels), strict=True):
+            order = np.argsort(-scores, kind="stable")
+            names = tuple((labels.values[i], float(scores[i])) for i in order)
+            named.append(replace(candidate, names=names, label=names[0][0] if names[0][1] >= threshold else None))
+        return named
+
+    def _names_of(self, labels: LabelSet) -> LearnedNames:
+        key = labels.values, labels.kinds, labels.vectors.shape[1]
+        if key not in self._names:
+            index = {value: i for i, value in enumerate(labels.values)}
+            lessons = [each for each in self._lessons if each.label in index]
+            lessons = [lessons[i] for i in newest_of_each([each.label for each in lessons], PER_LABEL, EXAMPLES)]
+            shown = [(each, vector) for each in lessons for vector in each.examples]
+            text = text_scores([each.name_embedding for each, _ in shown], [each.level for each, _ in shown], labels)
+            self._names[key] = fit_names(
+                np.array([vector for _, vector in shown], np.float32),
+                np.array([index[each.label] for each, _ in shown], int),
+                [each.photo for each, _ in shown],
+                text,
+            )
+        return self._names[key]
+
+
+def learn(lessons: Sequence[Lesson]) -> Learned | None:
+    """Lessons of one project and one model, oldest first -> what they teach; None when there is none."""
+    if not lessons:
+        return None
+    newest = lessons[-PROMPTS:]
+    preference = fit_preference(
+        np.concatenate([each.proposals for each in newest]),
+        np.concatenate([each.expected for each in newest]).astype(np.float32),
+        np.concatenate([each.worth for each in newest]).astype(np.float32),
+    )
+    return Learned(lessons, preference)
+
+
+def text_scores(name_embeddings: Sequence[np.ndarray | None], levels: Sequence[int], labels: LabelSet) -> np.ndarray:
+    """(m, C) in the order of the labels, each row adding up to 1; all alike where there is no text to compare with.
+
+    Raises ConfigError as `label_shares`.
+    """
+    known = [each for each in name_embeddings if each is not None and each.shape[1]]
+    if not known or len(known) < len(name_embeddings) or not labels.vectors.shape[1]:
+        return np.full((len(name_embeddings), len(labels.values)), 1 / len(labels.values))
+    return label_shares(np.stack(known).astype(np.float32), levels, labels)

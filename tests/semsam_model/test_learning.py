@@ -1,0 +1,149 @@
+"""Accepted regions change the names and the order of the next candidates, and nothing else does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from networks import structured
+
+from semsam_model.candidates import Options, iou
+from semsam_model.config import read_model_config
+from semsam_model.corrections import innermost
+from semsam_model.errors import DataError
+from semsam_model.few_shot import Preference
+from semsam_model.learning import Learned, Lesson, learn, lesson
+from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.names import LabelSet, name_candidates
+from semsam_model.predict import ask, describe, learnable, propose
+from semsam_model.synthetic import made_samples
+from semsam_model.types import Candidate, Prompt
+
+SIZE = (64, 64)
+
+
+@pytest.fixture(scope="module")
+def model() -> SemanticSAM:
+    return structured(replace(read_model_config("tiny"), name_features=True))
+
+
+@pytest.fixture(scope="module")
+def labels(model: SemanticSAM) -> LabelSet:
+    vectors = np.random.default_rng(0).normal(size=(3, model.config.text_dim))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return LabelSet(("red", "green", "blue"), (None, None, None), vectors.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def accepted(model: SemanticSAM) -> list[tuple[ImageEmbedding, np.ndarray, str]]:
+    """Regions of made scenes; the label says where the region lies, which no text can know."""
+    found = []
+    for sample in made_samples(4, seed=1, size=SIZE):
+        embedding = model.encode(sample.image())
+        masks = [sample.mask(i) for i in range(len(sample.regions))]
+        for mask in [m for m in masks if m.sum() >= 40][:5]:
+            found.append((embedding, mask, "red" if innermost(mask).x < SIZE[1] / 2 else "green"))
+    assert {label for _, _, label in found} == {"red", "green"}
+    return found
+
+
+@pytest.fixture(scope="module")
+def lessons(model: SemanticSAM, accepted: list[tuple[ImageEmbedding, np.ndarray, str]]) -> list[Lesson]:
+    return [lesson(model, e, mask, label=label, photo=str(id(e))) for e, mask, label in accepted]
+
+
+def offered(model: SemanticSAM, embedding: ImageEmbedding, mask: np.ndarray, learned: Learned) -> list[Candidate]:
+    return propose(model, embedding, Prompt((innermost(mask),)), preference=learned.preference)
+
+
+def test_a_region_that_was_accepted_is_named_as_it_was(
+    model: SemanticSAM,
+    labels: LabelSet,
+    accepted: list[tuple[ImageEmbedding, np.ndarray, str]],
+    lessons: list[Lesson],
+) -> None:
+    learned = learn(lessons)
+    assert learned is not None
+    names = []
+    for embedding, mask, _ in accepted:
+        (first, *_) = offered(model, embedding, mask, learned)
+        shown = replace(first, region=lesson(model, embedding, mask, label="", photo="").region)
+        names.append(learned.name([shown], labels, 0)[0].label)
+    assert names == [label for _, _, label in accepted]
+
+
+def test_lessons_survive_their_bytes_and_teach_the_same_in_any_company(
+    model: SemanticSAM,
+    labels: LabelSet,
+    accepted: list[tuple[ImageEmbedding, np.ndarray, str]],
+    lessons: list[Lesson],
+) -> None:
+    read = [Lesson.from_bytes(each.to_bytes(), photo=each.photo, label=each.label) for each in lessons]
+    embedding, mask, _ = accepted[0]
+    answers = []
+    for taught in (lessons, read):
+        learned = learn(taught)
+        assert learned is not None
+        answers.append([(c.score, c.names) for c in learned.name(offered(model, embedding, mask, learned), labels, 0)])
+    assert answers[0] == answers[1]
+    with pytest.raises(DataError, match="'red': cannot be read"):
+        Lesson.from_bytes(lessons[0].to_bytes()[:-30], photo="", label="red")
+
+
+def test_nothing_learned_is_no_preference_and_a_preference_for_nothing_changes_nothing(
+    model: SemanticSAM, accepted: list[tuple[ImageEmbedding, np.ndarray, str]]
+) -> None:
+    assert learn([]) is None
+    embedding, mask, _ = accepted[0]
+    prompt = Prompt((innermost(mask),))
+    width = learnable(describe(embedding, ask(model, embedding, prompt, Options()))).shape[1]
+    before = propose(model, embedding, prompt)
+    after = propose(model, embedding, prompt, preference=Preference(np.zeros(width)))
+    assert [c.bbox for c in after] == [c.bbox for c in before]
+    assert all(c.region is None for c in before) and all(c.region is not None for c in after)
+
+
+def test_labels_nobody_has_used_leave_names_to_the_text(
+    model: SemanticSAM,
+    labels: LabelSet,
+    accepted: list[tuple[ImageEmbedding, np.ndarray, str]],
+    lessons: list[Lesson],
+) -> None:
+    learned = learn([replace(each, label="violet") for each in lessons])
+    assert learned is not None
+    candidates = offered(model, accepted[0][0], accepted[0][1], learned)
+    for ours, by_text in zip(
+        learned.name(candidates, labels, 0.5), name_candidates(candidates, labels, 0.5), strict=True
+    ):
+        assert (ours.label, [n for n, _ in ours.names]) == (by_text.label, [n for n, _ in by_text.names])
+        assert [s for _, s in ours.names] == pytest.approx([s for _, s in by_text.names])
+
+
+def test_what_annotators_keep_choosing_comes_first(
+    model: SemanticSAM, accepted: list[tuple[ImageEmbedding, np.ndarray, str]]
+) -> None:
+    """They accept the candidate that is offered last of those under the click."""
+    taught, chosen = [], []
+    for embedding, mask, label in accepted:
+        click = innermost(mask)
+        under = [c.mask for c in propose(model, embedding, Prompt((click,))) if c.mask[int(click.y), int(click.x)]]
+        if under:
+            chosen.append((embedding, Prompt((click,)), under[-1]))
+            taught.append(lesson(model, embedding, chosen[-1][2], label=label, photo=str(id(embedding)), click=click))
+    learned = learn(taught)
+    assert learned is not None
+
+    def first(preference: Preference | None) -> float:
+        return float(np.mean([iou(propose(model, e, p, preference=preference)[0].mask, m) for e, p, m in chosen]))
+
+    assert first(learned.preference) > first(None) + 0.02
+
+
+def test_a_mask_of_another_photo_teaches_nothing(
+    model: SemanticSAM, accepted: list[tuple[ImageEmbedding, np.ndarray, str]]
+) -> None:
+    with pytest.raises(DataError, match="expected"):
+        lesson(model, accepted[0][0], np.ones((5, 5), bool), label="red", photo="")
+    with pytest.raises(DataError, match="something in it"):
+        lesson(model, accepted[0][0], np.zeros(SIZE, bool), label="red", photo="")
