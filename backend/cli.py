@@ -7,11 +7,11 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from backend import cli_photos, cli_versions
+from backend import cli_adapt, cli_learner, cli_photos, cli_versions
 from backend.cli_store import sync
 from semsam_model.errors import ConfigError, PromptError, SemsamError
 from semsam_model.types import Box, Click, Prompt
@@ -30,9 +30,11 @@ app.add_typer(weights_app, name="weights")
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model on annotated photos.")
 app.add_typer(evaluate_app, name="evaluate")
 cli_photos.add_to(evaluate_app)
+evaluate_app.command()(cli_adapt.adapt)
 data_app = typer.Typer(no_args_is_help=True, help="Look at training data, or make some.")
 app.add_typer(data_app, name="data")
 app.add_typer(cli_versions.app, name="versions")
+app.add_typer(cli_learner.app, name="learner")
 
 app.command()(sync)
 
@@ -392,6 +394,11 @@ def names(
     model: ModelName = "mobile",
     weights: WeightsFile = None,
     limit: Annotated[int | None, typer.Option(help="At most this many photos a source, evenly spaced.")] = None,
+    few_shot: Annotated[bool, typer.Option(help="Also with 1, 5, 20 examples a label.")] = False,
+    examples: Annotated[
+        Path | None,
+        typer.Option(help="Folder with other photos of the sources to take examples from; else the other half of DIR."),
+    ] = None,
 ) -> None:
     """One click a named mask: how often the right label of its source is first, or among the first three."""
     import json
@@ -401,6 +408,7 @@ def names(
 
     from backend.settings import load_settings
     from semsam_model.checkpoint import load_model
+    from semsam_model.evaluate_few_shot import few_shot_table
     from semsam_model.evaluate_names import evaluate_names
     from semsam_model.text import TextEncoder
 
@@ -411,13 +419,17 @@ def names(
         task = progress.add_task("photos", total=len(samples))
         encoder = TextEncoder(settings.text_encoder)
         report = evaluate_names(network, samples, encoder, lists=every, on_photo=lambda: progress.advance(task))
-    content: dict[str, object] = {
+    content: dict[str, Any] = {
         "model": version.version,
         "photos_per_source": limit or "all",
         "examples_per_label": 0,
     }
     content |= report.to_dict()
     content["skipped"] = [*skipped, *report.skipped]
+    if few_shot or examples:
+        content["few_shot"], without = cli_adapt.few_shot(network, samples, examples, encoder)
+        content["skipped"] = [*skipped, *report.skipped, *without]
+        Console().print(few_shot_table(content["few_shot"], "top-1 / top-3 with k examples a label, masks given"))
     out.mkdir(parents=True, exist_ok=True)
     (out / "names.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     Console().print(report.table(f"names, {version}, percent of masks"))
@@ -494,7 +506,5 @@ def demo(
         demo.run(port=port, backend_port=backend_port)
         return
     settings = load_settings()
-    project = demo.prepare(
-        settings.label_studio_url, settings.label_studio_api_key or "", prepare, webhook_secret=settings.webhook_secret
-    )
+    project = demo.prepare(settings.label_studio_url, settings.label_studio_api_key or "", prepare)
     print(f"project {project.id} with {len(project.tasks)} tasks is connected to {prepare}")

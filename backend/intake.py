@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from backend.deliveries import KEPT, project_name, read_delivery
@@ -81,10 +81,21 @@ class Intake:
         return True
 
 
-def open_intake(settings: Settings, store: Store, label_studio: LabelStudio, metrics: Metrics) -> Intake:
-    """With its threads, not started yet."""
+def open_intake(
+    settings: Settings,
+    store: Store,
+    label_studio: LabelStudio,
+    metrics: Metrics,
+    on_change: Callable[[], None] = lambda: None,
+) -> Intake:
+    """With its threads, not started yet. on_change: called on one of them when regions came into the store."""
     synchroniser = Synchroniser(store, label_studio, open_photos(settings), settings.sync_seconds)
-    recorder = Recorder(store, metrics, lambda _: synchroniser.want_pictures())
+
+    def worked_in(_: int) -> None:
+        on_change()
+        synchroniser.want_pictures()
+
+    recorder = Recorder(store, metrics, worked_in)
     return Intake(label_studio, recorder, synchroniser)
 
 

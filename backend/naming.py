@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 
+import numpy as np
 from cachetools import LRUCache
 
 from backend.label_config import Label, LabelConfig
@@ -121,6 +122,14 @@ class Namer:
 def telling(labels: Sequence[Label]) -> tuple[Label, ...]:
     """The labels that name something: "object", "part" and the like fit every mask."""
     return tuple(label for label in labels if normalise_label(label.text) not in GENERIC)
+
+
+def without_text(config: LabelConfig) -> LabelSet:
+    """The labels that say something, without vectors: for naming by examples where there is no text to compare with."""
+    labels = telling(config.labels)
+    return LabelSet(
+        tuple(label.value for label in labels), tuple(map(_kind, labels)), np.zeros((len(labels), 0), np.float32)
+    )
 
 
 def _kind(label: Label) -> Kind | None:

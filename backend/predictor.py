@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from cachetools import LRUCache
@@ -27,16 +27,19 @@ from backend.settings import Settings
 from semsam_model.errors import SemsamError
 from semsam_model.header import Version
 from semsam_model.names import LabelSet
-from semsam_model.types import Candidate, Prompt, Wanted
+from semsam_model.types import Candidate, Click, Prompt, Wanted
 
 # torch takes seconds to import: the thread that loads the model pays for it, not the first answers about health
 if TYPE_CHECKING:
+    from semsam_model.few_shot import Preference
+    from semsam_model.learning import Lesson
     from semsam_model.model import ImageEmbedding, SemanticSAM
     from semsam_model.transforms import Window
     from semsam_model.zoom import Look
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 State = Literal["loading", "ready", "failed"]
 _Key = tuple[str, str, "Window | None"]  #: photo, model, what of the photo is shown
 LOAD_WAIT_S = 60.0  #: how long a click waits for a model that is still loading
@@ -169,19 +172,20 @@ class Predictor:
         wanted: Wanted | None = None,
         *,
         using: Loaded | None = None,
+        preference: Preference | None = None,
     ) -> tuple[list[Candidate], Version, Timings]:
         """Candidates for a prompt on the photo whose file has this digest.
 
         pixels is called at most once, and only when an embedding is not cached, of the photo or of a window that is
         looked at closer; it gives uint8 RGB (H, W, 3), EXIF-oriented. using: what `ready` gave, for several answers
-        from one model; None = the model of now. The whole answer comes from one model. Raises NotReady,
-        PromptError, ImageError, and whatever `pixels` raises.
+        from one model; None = the model of now. preference: what was learned for that model. The whole answer comes
+        from one model. Raises NotReady, PromptError, ImageError, and whatever `pixels` raises.
         """
 
         def answer(model: SemanticSAM, embedding: ImageEmbedding, look: Look) -> list[Candidate]:
             from semsam_model.predict import propose
 
-            return propose(model, embedding, prompt, wanted=wanted, look=look)
+            return propose(model, embedding, prompt, wanted=wanted, look=look, preference=preference)
 
         return self._ask(using or self.ready(), sha256, pixels, answer)
 
@@ -203,13 +207,36 @@ class Predictor:
 
         return self._ask(using or self.ready(), sha256, pixels, answer)
 
+    def lesson(
+        self,
+        sha256: str,
+        pixels: Callable[[], np.ndarray],
+        mask: np.ndarray,
+        *,
+        label: str,
+        click: Click | None,
+        wanted: Wanted,
+        using: Loaded,
+    ) -> Lesson:
+        """What an accepted mask of the photo teaches, see `semsam_model.learning`; the rest as `propose`.
+
+        Raises DataError for a mask that does not fit the photo.
+        """
+
+        def answer(model: SemanticSAM, embedding: ImageEmbedding, look: Look) -> Lesson:
+            from semsam_model.learning import lesson
+
+            return lesson(model, embedding, mask, label=label, photo=sha256, click=click, wanted=wanted, look=look)
+
+        return self._ask(using, sha256, pixels, answer)[0]
+
     def _ask(
         self,
         loaded: Loaded,
         sha256: str,
         pixels: Callable[[], np.ndarray],
-        answer: Callable[[SemanticSAM, ImageEmbedding, Look], list[Candidate]],
-    ) -> tuple[list[Candidate], Version, Timings]:
+        answer: Callable[[SemanticSAM, ImageEmbedding, Look], T],
+    ) -> tuple[T, Version, Timings]:
         timings = Timings()
         once = lru_cache(1)(pixels)  # for the photo and a window of it: fetched and opened once
         embedding = self._embedding(loaded, sha256, None, once, timings)
@@ -224,9 +251,9 @@ class Predictor:
                 looking += time.perf_counter() - began
 
         began = time.perf_counter()
-        candidates = answer(loaded.model, embedding, look)
+        found = answer(loaded.model, embedding, look)
         timings.stages["decode_prompt"] = time.perf_counter() - began - looking
-        return candidates, loaded.version, timings
+        return found, loaded.version, timings
 
     def _embedding(
         self,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cachetools import TTLCache
@@ -24,12 +24,14 @@ from cachetools import TTLCache
 from backend import protocol
 from backend.errors import BackendError, StoreError
 from backend.images import decode_photo, probe_size
-from backend.intake import Intake, open_intake
+from backend.intake import Intake, open_intake, open_photos
 from backend.labelstudio import LabelStudio
+from backend.learner import Learner
 from backend.metrics import Metrics
-from backend.naming import Namer
+from backend.naming import Namer, without_text
 from backend.offering import Answered
 from backend.predictor import Loaded, Predictor, Timings, read_model
+from backend.records import ProjectKey
 from backend.registry import Registry, open_registry
 from backend.settings import Settings
 from backend.status import Status, read_status
@@ -41,6 +43,9 @@ from semsam_model.header import Header, Version, find_weights
 from semsam_model.names import name_candidates
 from semsam_model.text import TextEncoder, normalise_label
 from semsam_model.types import Candidate, Wanted
+
+if TYPE_CHECKING:
+    from semsam_model.learning import Learned
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +74,12 @@ class SemsamService:
         registry: Registry | None = None,
         intake: Intake | None = None,
         store: Store | None = None,
+        learner: Learner | None = None,
     ) -> None:
         """namer: what names masks, None = by rule. registry: of versions, None = only the predictor's model.
 
         intake: of annotators' work, None = none is stored. store: what the status is read from, None = there is none.
+        learner: from what is stored, None = nothing is learned.
         """
         self._settings = settings
         self._predictor = predictor
@@ -83,6 +90,7 @@ class SemsamService:
         self._registry = registry
         self._intake = intake
         self._store = store
+        self._learner = learner
         self.closing = contextlib.ExitStack()  #: what to do at the end
         self._files: TTLCache[tuple[str, str], _File] = TTLCache(REMEMBERED_FILES, settings.image_recheck_seconds)
         self._files_lock = threading.Lock()
@@ -209,16 +217,22 @@ class SemsamService:
             ).rgb
 
         loaded = model.ready()
+        learned = self._learned(request, task, loaded)
         if asked.prompt is None:
             candidates, version, timings = self._find(asked.text[-1], request.config, file.sha256, pixels, loaded)
         else:
             if namer := self._namer_of(loaded):
                 namer.prepare(request.config)  # while the model looks at the photo
             candidates, version, timings = self._predictor.propose(
-                file.sha256, pixels, asked.prompt, Wanted(request.config.granularity), using=loaded
+                file.sha256,
+                pixels,
+                asked.prompt,
+                Wanted(request.config.granularity),
+                using=loaded,
+                preference=learned.preference if learned else None,
             )
         decoded = time.perf_counter()
-        offered = self._named(asked.offered(candidates), request.config, loaded)
+        offered = self._named(asked.offered(candidates), request.config, loaded, learned)
         prediction = protocol.build_prediction(
             offered, config=request.config, prompt_id=uuid.uuid4().hex, model_version=version.version
         )
@@ -251,10 +265,8 @@ class SemsamService:
         prediction: dict[str, Any],
         seconds: float,
     ) -> None:
-        if self._intake is None or task.id is None:
-            return
-        key = self._intake.key(request.project_key, request.project if task.project is None else task.project)
-        if key is None:
+        key = self._key(request, task)
+        if self._intake is None or task.id is None or key is None:
             return
         text = asked.text[-1] if asked.prompt is None else None
         now, ms = datetime.now(UTC), 1000 * seconds
@@ -262,17 +274,36 @@ class SemsamService:
             Answered(key, task.id, file.sha256, file.size, asked.prompt, text, offered, prediction, ms, now)
         )
 
+    def _key(self, request: protocol.PredictRequest, task: protocol.TaskRef) -> ProjectKey | None:
+        """The store's key of the project; None where nothing is stored."""
+        if self._intake is None:
+            return None
+        return self._intake.key(request.project_key, request.project if task.project is None else task.project)
+
+    def _learned(self, request: protocol.PredictRequest, task: protocol.TaskRef, loaded: Loaded) -> Learned | None:
+        """What the project's accepted regions have taught this model."""
+        key = self._key(request, task) if self._learner else None
+        return None if self._learner is None or key is None else self._learner.learned(key, loaded.version.digest)
+
     def _namer_of(self, loaded: Loaded) -> Namer | None:
         """What gives the masks of this model their names; None for a model without names."""
         return self._namer if loaded.model.config.name_features else None
 
     def _named(
-        self, candidates: Sequence[Candidate], config: protocol.LabelConfig, loaded: Loaded
+        self,
+        candidates: Sequence[Candidate],
+        config: protocol.LabelConfig,
+        loaded: Loaded,
+        learned: Learned | None,
     ) -> Sequence[Candidate]:
         """The candidates with names of the project's labels, where they can be named; a text prompt's have theirs."""
         namer = self._namer_of(loaded)
         labels = namer.labels(config, dimension=loaded.model.config.text_dim) if namer else None
-        if labels is None or any(candidate.names for candidate in candidates):
+        if any(candidate.names for candidate in candidates):
+            return candidates
+        if learned is not None and len((known := labels or without_text(config)).values) > 1:
+            return learned.name(candidates, known, self._settings.name_threshold)
+        if labels is None:
             return candidates
         return name_candidates(candidates, labels, self._settings.name_threshold)
 
@@ -381,10 +412,15 @@ def build_service(settings: Settings, metrics: Metrics) -> SemsamService:
     follower.start()
     live = registry.live().version.version
     label_studio = LabelStudio(settings)
-    intake = open_intake(settings, store, label_studio, metrics)
+    learner = Learner(store, open_photos(settings), predictor, settings) if settings.learning else None
+    intake = open_intake(settings, store, label_studio, metrics, learner.look if learner else lambda: None)
     intake.start()
-    service = SemsamService(settings, predictor, label_studio, metrics, live, namer, registry, intake, store)
+    service = SemsamService(settings, predictor, label_studio, metrics, live, namer, registry, intake, store, learner)
+    if learner:
+        learner.start()
     service.closing.callback(store.close)
     service.closing.callback(follower.stop)
     service.closing.callback(intake.close)
+    if learner:
+        service.closing.callback(learner.stop)
     return service

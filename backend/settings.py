@@ -113,6 +113,7 @@ class Settings:
     version_poll_seconds: _Seconds = 1.0  #: how often to look whether another version has been made live
     text_encoder: str | None = None  #: sentence-transformers folder or hub name; None = the installed package
     name_threshold: Annotated[float, Field(ge=0, le=1)] = 0.4  #: score below which a name is only guessed, not given
+    learning: bool = True  #: accepted regions change a project's next click; false: not, in no project
     embedding_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20  #: memory for embeddings kept
 
     def __post_init__(self) -> None:

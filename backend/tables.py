@@ -18,6 +18,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -188,4 +189,29 @@ activations = Table(
     Column("over", Id),  # the activation that a rollback goes back to
     Column("at", UtcDateTime, nullable=False),
     Column("reason", Text, nullable=False),
+)
+
+# What accepted regions teach a model at once; can be made anew from regions and pictures.
+lessons = Table(
+    "lessons",
+    metadata,
+    _key("origin", Key),
+    _key("project", Id),
+    _key("task", Id),
+    _key("annotation", Id),
+    _key("region", Key),
+    _key("model", String(64)),  # digest of the model that was taught
+    Column("updated_at", UtcDateTime, nullable=False),  # of the region when it taught
+    Column("lesson", LargeBinary, nullable=False),
+)
+
+# Projects whose learning was switched or reset; the others learn.
+learning = Table(
+    "learning",
+    metadata,
+    _key("origin", Key),
+    _key("project", Id),
+    Column("enabled", Boolean, nullable=False),
+    Column("forgotten_at", UtcDateTime),  # regions as old as this teach nothing, by Label Studio's clock
+    Column("changed_at", UtcDateTime, nullable=False),
 )

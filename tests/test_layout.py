@@ -28,6 +28,7 @@ FORBIDDEN = {
     "semsam_model.shards": {"torch"},
     "semsam_model.candidates": {"torch", "semsam_model.model"},
     "semsam_model.names": {"torch", "semsam_model.model"},
+    "semsam_model.few_shot": {"torch", "semsam_model.model"},
     "semsam_model.readouts": {"torch", "semsam_model.model"},
     "backend.protocol": {"torch", "flask", "requests", "semsam_model.model"},
     "backend.label_config": {"torch", "flask", "requests"},
@@ -65,6 +66,8 @@ FORBIDDEN = {
     "backend.synchroniser": {"torch", "flask", "requests", "backend.service"},
     "backend.intake": {"torch", "flask", "requests", "backend.service"},
     "backend.photos": {"torch", "flask", "requests", "sqlalchemy"},
+    "backend.lessons": {"torch", "flask", "requests", "backend.predictor"},
+    "backend.learner": {"torch", "flask", "requests", "sqlalchemy", "backend.labelstudio", "backend.service"},
     "backend.settings": {"torch", "flask", "requests"},
 }
 

@@ -1,0 +1,104 @@
+"""`semsam evaluate adapt`: what learning at once is worth on annotated photos of something new. Parses and calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from semsam_model.model import SemanticSAM
+    from semsam_model.samples import Sample
+    from semsam_model.text import TextEncoder
+
+
+def adapt(
+    examples: Annotated[Path, typer.Argument(help="Folder with SOURCE.json: the annotator's work, see docs/data.md.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for adapt.json.")],
+    val: Annotated[
+        Path | None, typer.Option("--val", help="Folder with other photos of the same sources, to be named.")
+    ] = None,
+    source: Annotated[list[str] | None, typer.Option("--source", help="Of the folder; all if not given.")] = None,
+    photos: Annotated[int, typer.Option(help="Photos a source to replay, evenly spaced; 0 = no replay.")] = 60,
+    model: Annotated[str, typer.Option("--model", help="Name in configs/model.")] = "mobile",
+    weights: Annotated[Path | None, typer.Option("--weights", help="Safetensors file.")] = None,
+) -> None:
+    """Replay photos as an annotator would label them; name other photos with 0, 1, 5, 20 examples a label."""
+    import json
+
+    from rich.console import Console
+
+    from backend.settings import load_settings
+    from semsam_model.checkpoint import load_model
+    from semsam_model.data import read_samples
+    from semsam_model.evaluate_few_shot import few_shot_table
+    from semsam_model.text import TextEncoder
+
+    settings = load_settings()
+    network, version = load_model(model, weights, folder=settings.data_dir / "weights")
+    encoder, console = TextEncoder(settings.text_encoder), Console()
+    given = read_samples(examples, source).samples
+    names = list(dict.fromkeys(sample.source for sample in given))
+    content: dict[str, Any] = {"model": version.version, "photos_per_source": photos, "replay": {}, "few_shot": {}}
+    for name in names:
+        mine = [sample for sample in given if sample.source == name]
+        if photos:
+            content["replay"][name] = _replay(network, mine, encoder, photos, console, f"{name}, {version}")
+        if val is not None:
+            asked = list(read_samples(val, [name]).samples)
+            content["few_shot"][name] = _few_shot(network, asked, mine, encoder)
+    if content["few_shot"]:
+        console.print(few_shot_table(content["few_shot"], f"top-1 / top-3 with k examples a label, {version}"))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "adapt.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    print(f"written to {out / 'adapt.json'}")
+
+
+def _replay(
+    network: SemanticSAM, samples: list[Sample], encoder: TextEncoder, photos: int, console: Any, title: str
+) -> dict[str, Any]:
+    from rich.progress import Progress
+
+    from semsam_model.data import evenly
+    from semsam_model.evaluate_replay import replay
+
+    chosen = evenly(samples, photos)
+    with Progress() as progress:
+        bar = progress.add_task("replay", total=len(chosen))
+        result = replay(network, chosen, encoder, on_photo=lambda: progress.advance(bar))
+    console.print(result.table(f"{title}, {result.photos} photos; percent, by the model alone -> with learning"))
+    return {"photos": result.photos, "curve": result.curve(), "total": result.total(), "skipped": result.skipped}
+
+
+def _few_shot(
+    network: SemanticSAM, asked: list[Sample], examples: list[Sample] | None, encoder: TextEncoder
+) -> dict[str, Any]:
+    from rich.progress import Progress
+
+    from semsam_model.evaluate_few_shot import few_shot_curve
+
+    with Progress() as progress:
+        bar = progress.add_task("examples and photos to name", total=len(asked) + len(examples or ()))
+        return dict(few_shot_curve(network, asked, encoder, examples=examples, on_photo=lambda: progress.advance(bar)))
+
+
+def few_shot(
+    network: SemanticSAM, samples: list[Sample], examples: Path | None, encoder: TextEncoder
+) -> tuple[dict[str, Any], list[str]]:
+    """Curves by source, and why a source has none. examples: a folder that may have other photos of it."""
+    from semsam_model.data import read_samples
+    from semsam_model.errors import DataError
+
+    curves: dict[str, Any] = {}
+    skipped = []
+    for name in dict.fromkeys(sample.source for sample in samples):
+        asked = [sample for sample in samples if sample.source == name]
+        given = None
+        if examples is not None and (examples / f"{name}.json").is_file():
+            given = list(read_samples(examples, [name]).samples)
+        try:
+            curves[name] = _few_shot(network, asked, given, encoder)
+        except DataError as error:
+            skipped.append(f"{name}, few examples: {error}")
+    return curves, skipped

@@ -1,0 +1,256 @@
+"""What is stored changes the next click; restarts, resets, switches and lost pictures do what they should to it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sqlalchemy import delete, update
+from typer.testing import CliRunner
+
+from backend.cli import app
+from backend.images import decode_photo
+from backend.learner import Learner
+from backend.lessons import forget, kept_lessons, switch_learning, taught_regions
+from backend.metrics import Metrics
+from backend.photos import PhotoFolder
+from backend.predictor import Loaded, Predictor
+from backend.records import StoredRegion
+from backend.settings import Settings
+from backend.store import Store, open_store
+from backend.tables import lessons, regions
+from semsam_model.checkpoint import load, save
+from semsam_model.config import read_model_config
+from semsam_model.model import build_model
+from semsam_model.types import Click, LabelSet, Prompt
+from tests.backend import stored
+
+KEY = stored.project().key
+LABELS = LabelSet(("wheel", "car", "sky"), (None, None, None), np.zeros((3, 0), np.float32))
+SOON = 60.0
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Loaded]:
+    """Two models of random weights."""
+    folder, config = tmp_path_factory.mktemp("models"), read_model_config("tiny")
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        save(folder / f"{seed}.safetensors", build_model(config), config)
+        found.append(Loaded(*load(folder / f"{seed}.safetensors")))
+    return found
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path, embedding_cache_bytes=0)
+
+
+@pytest.fixture
+def photos(settings: Settings) -> PhotoFolder:
+    return PhotoFolder(settings.data_dir / "photos")
+
+
+@pytest.fixture
+def park(photos: PhotoFolder) -> list[StoredRegion]:
+    return stored.car_park(photos, 3)
+
+
+@pytest.fixture
+def file(settings: Settings) -> Iterator[Store]:
+    opened = open_store(settings)
+    yield opened
+    opened.close()
+
+
+class Backend:
+    """A learner and the predictor that asks it, as in the service."""
+
+    def __init__(self, store: Store, photos: PhotoFolder, settings: Settings, model: Loaded) -> None:
+        self.predictor = Predictor(lambda: model, cache_bytes=0, metrics=Metrics())
+        self.predictor.start()
+        self.predictor.ready()
+        self.learner = Learner(store, photos, self.predictor, settings)
+        self.learner.start()
+        assert self.learner.wait(SOON)
+
+    def answer(self) -> Any:
+        """Scores, boxes and names of a click; how many regions they were learned from."""
+        loaded = self.predictor.ready()
+        learned = self.learner.learned(KEY, loaded.version.digest)
+        rgb = decode_photo(stored.photo(99), max_bytes=10**6, max_pixels=10**6).rgb
+        preference = learned.preference if learned else None
+        prompt = Prompt((Click(14, 11),))
+        candidates, _, _ = self.predictor.propose("9" * 64, lambda: rgb, prompt, using=loaded, preference=preference)
+        named = learned.name(candidates, LABELS, 0) if learned else candidates
+        return learned.examples if learned else 0, [(c.score, c.bbox, c.names) for c in named]
+
+
+@pytest.fixture
+def backend(file: Store, photos: PhotoFolder, settings: Settings, models: list[Loaded]) -> Iterator[Backend]:
+    made = Backend(file, photos, settings, models[0])
+    yield made
+    made.learner.stop()
+
+
+def looked(backend: Backend) -> Any:
+    assert backend.learner.wait(SOON)
+    return backend.answer()
+
+
+def test_what_was_accepted_is_learned_and_survives_a_restart_without_the_pictures(
+    store: Store, photos: PhotoFolder, settings: Settings, models: list[Loaded], park: list[StoredRegion]
+) -> None:
+    first = Backend(store, photos, settings, models[0])
+    untaught = first.answer()
+    stored.fill(store, stored.project(), park)
+    taught = looked(first)
+    first.learner.stop()
+    assert taught[0] == len(park) and taught != untaught
+    shutil.rmtree(settings.data_dir / "photos")
+    again = Backend(store, photos, settings, models[0])
+    assert again.answer() == taught
+    again.learner.stop()
+
+
+def test_regions_teach_the_same_in_whatever_order_they_come(
+    backend: Backend,
+    file: Store,
+    photos: PhotoFolder,
+    settings: Settings,
+    models: list[Loaded],
+    park: list[StoredRegion],
+) -> None:
+    stored.fill(file, stored.project(), park[::2])
+    half = looked(backend)
+    with file.write() as connection:
+        connection.execute(regions.insert(), [stored._row(each) for each in park[1::2]])
+    after_another = looked(backend)
+    assert half != after_another
+    with file.write() as connection:
+        connection.execute(delete(regions))
+    assert looked(backend)[0] == 0
+    with file.write() as connection:
+        connection.execute(regions.insert(), [stored._row(each) for each in park[::-1]])
+    assert looked(backend) == after_another
+
+
+def test_off_and_forgotten_answer_as_if_nothing_had_been_accepted(
+    backend: Backend, file: Store, park: list[StoredRegion]
+) -> None:
+    untaught = backend.answer()
+    stored.fill(file, stored.project(), park)
+    taught = looked(backend)
+    switch_learning(file, KEY, False)
+    assert looked(backend) == untaught
+    switch_learning(file, KEY, True)
+    assert looked(backend) == taught
+    assert forget(file, KEY) == len(park)
+    assert looked(backend) == untaught
+    later = max(each.updated_at for each in park) + (park[-1].updated_at - park[0].updated_at)
+    with file.write() as connection:
+        again = replace(park[0], key=replace(park[0].key, region="later"), updated_at=later)
+        connection.execute(regions.insert(), [stored._row(again)])
+    assert looked(backend)[0] == 1
+
+
+def test_another_model_learns_anew_and_the_first_one_finds_its_lessons_again(
+    backend: Backend, file: Store, settings: Settings, models: list[Loaded], park: list[StoredRegion]
+) -> None:
+    stored.fill(file, stored.project(), park)
+    taught = looked(backend)
+    backend.predictor.switch(lambda: models[1])
+    other = looked(backend)
+    assert other[0] == len(park) and other[1] != taught[1]
+    for model in models:
+        assert len(kept_lessons(file, KEY, model.version.digest)) == len(park)
+    shutil.rmtree(settings.data_dir / "photos")
+    backend.predictor.switch(lambda: models[0])
+    assert looked(backend) == taught
+
+
+def test_a_region_that_is_deleted_or_changed_teaches_what_it_is_now(
+    backend: Backend,
+    file: Store,
+    photos: PhotoFolder,
+    settings: Settings,
+    models: list[Loaded],
+    park: list[StoredRegion],
+) -> None:
+    stored.fill(file, stored.project(), park)
+    looked(backend)
+    with file.write() as connection:
+        changed = park[0].updated_at.replace(year=2027)
+        connection.execute(update(regions).where(regions.c.region == "a").values(labels=["sky"], updated_at=changed))
+        connection.execute(update(regions).where(regions.c.region == "b").values(deleted_at=changed))
+    now = looked(backend)
+    left = [each for each in park if each.key.region != "b"]
+    assert now[0] == len(left) == len(kept_lessons(file, KEY, models[0].version.digest))
+    assert {each.label for each in taught_regions(file, KEY)} == {"sky", "wheel", ""}
+    with file.write() as connection:  # learned anew from nothing but the regions, it is the same
+        connection.exec_driver_sql("DELETE FROM lessons")
+    afresh = Backend(file, photos, settings, models[0])
+    assert afresh.answer() == now
+    afresh.learner.stop()
+
+
+def test_a_picture_that_is_not_there_yet_teaches_when_it_is(
+    backend: Backend, file: Store, settings: Settings, park: list[StoredRegion]
+) -> None:
+    stored.fill(file, stored.project(), park)
+    aside = settings.data_dir / "aside"
+    (settings.data_dir / "photos").rename(aside)
+    assert looked(backend)[0] == 0
+    aside.rename(settings.data_dir / "photos")
+    assert looked(backend)[0] == len(park)
+
+
+def test_kept_lessons_that_cannot_be_read_are_made_anew(
+    backend: Backend,
+    file: Store,
+    photos: PhotoFolder,
+    settings: Settings,
+    models: list[Loaded],
+    park: list[StoredRegion],
+) -> None:
+    stored.fill(file, stored.project(), park)
+    taught = looked(backend)
+    with file.write() as connection:
+        connection.execute(update(lessons).values(lesson=b"of an older release"))
+    again = Backend(file, photos, settings, models[0])
+    assert again.answer() == taught
+    again.learner.stop()
+
+
+def test_a_region_that_fits_no_picture_costs_the_others_nothing(
+    backend: Backend, file: Store, park: list[StoredRegion], caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = stored.region(np.ones((5, 5), bool), image_sha256=park[0].image_sha256, name="wrong")
+    stored.fill(file, stored.project(), [*park, wrong])
+    assert looked(backend)[0] == len(park)
+    assert "region wrong of task 1: nothing is learned from it" in caplog.text
+
+
+def test_the_command_switches_and_resets_a_project(
+    settings: Settings, file: Store, park: list[StoredRegion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEMSAM_DATA_DIR", str(settings.data_dir))
+    stored.fill(file, stored.project(), park)
+
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(app, ["learner", *words, "--project", "1"])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert f": on, {len(park)} regions to learn from\n" in run("show")
+    assert "learning is off" in run("off") and ": off, " in run("show")
+    assert "learning is on" in run("on")
+    assert "0 lessons forgotten" in run("reset")
+    assert ": on, 0 regions to learn from, since 2026-03-01" in run("show")
