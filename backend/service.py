@@ -221,13 +221,13 @@ class SemsamService:
         if asked.prompt is None:
             candidates, version, timings = self._find(asked.text[-1], request.config, file.sha256, pixels, loaded)
         else:
-            if namer := self._namer_of(loaded):
-                namer.prepare(request.config)  # while the model looks at the photo
+            namer = self._namer_of(loaded)
+            labels = namer.labels(request.config) if namer else None
             candidates, version, timings = self._predictor.propose(
                 file.sha256,
                 pixels,
                 asked.prompt,
-                Wanted(request.config.granularity),
+                Wanted(request.config.granularity, labels=labels),
                 using=loaded,
                 preference=learned.preference if learned else None,
             )

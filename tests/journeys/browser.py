@@ -98,6 +98,14 @@ class Editor:
             self._page.mouse.up()
         return answers[0]
 
+    def write(self, control: str, text: str) -> Answer:
+        """Writes into the text field of `control` and presses Enter; waits for the suggestions."""
+        with self._answer() as answers:
+            field = self._page.locator(f"[name='{control}']").last
+            field.fill(text)
+            field.press("Enter")
+        return answers[0]
+
     def suggestions(self) -> list[str]:
         """Ids of the suggestions on the photo, in drawing order."""
         return self._page.evaluate(_SUGGESTIONS)
