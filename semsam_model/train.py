@@ -137,8 +137,10 @@ def _train(
         run.load(console)
     else:
         if run.fresh:
-            parts = ", ".join(sorted({name.split(".")[0] for name in run.fresh}))
-            console.print(f"{len(run.fresh)} tensors of {parts} are not in {config.init} and start anew")
+            parts = ", ".join(
+                sorted({".".join(name.split(".")[: 1 + name.startswith("decoder.")]) for name in run.fresh})
+            )
+            console.print(f"{len(run.fresh)} tensors of {parts} are not in {config.init}, or not of this size: new")
         if vocabulary is not None:
             encoder = TextEncoder(config.text_encoder)
             run.learn_names(encode_vocabulary(vocabulary, encoder, run.model.config.text_dim))

@@ -30,6 +30,8 @@ from semsam_model.vocabulary import NameTable, Vocabulary
 STATE = "state.pt"
 #: What `init` weights may lack: learned on top of them.
 MAY_BE_FRESH = ("name_head.", "decoder.correction_embed", "generic.")
+#: What they may have for another text encoder: useless then. Published ones were never trained.
+OF_TEXT = ("decoder.object_projection", "decoder.part_projection")
 #: Parameters that may come from ImageNet and learn with `lr_backbone`.
 PRETRAINED = ("backbone.", "name_head.classes.")
 
@@ -211,15 +213,19 @@ def _as_json(vocabulary: Vocabulary) -> str:
 
 
 def _load_whole(model: nn.Module, path: Path) -> list[str]:
-    """Load a state dict; returns the parameters that it lacks and may lack, which stay as initialised."""
+    """Load a state dict; returns the parameters that stay as initialised: what it lacks and may lack, and projections
+    to the space of another text encoder.
+    """
     try:
         # a packed file holds half precision and a ranker beside the network
         found = {name: value.float() for name, value in load_file(path).items() if not name.startswith(RANKER)}
     except Exception as exc:  # missing file, not safetensors
         raise CheckpointError(f"{path}: expected a state dict of this model as safetensors: {exc}") from exc
-    fresh = [name for name in model.state_dict() if name not in found and name.startswith(MAY_BE_FRESH)]
+    own = model.state_dict()
+    fresh = [name for name in own if name not in found and name.startswith(MAY_BE_FRESH)]
+    fresh += [name for name in OF_TEXT if name in found and found[name].shape[1:] != own[name].shape[1:]]
     try:
-        model.load_state_dict(found | {name: model.state_dict()[name] for name in fresh})
+        model.load_state_dict(found | {name: own[name] for name in fresh})
     except RuntimeError as exc:  # other names or shapes
         raise CheckpointError(f"{path}: expected a state dict of this model as safetensors: {exc}") from exc
     return fresh
