@@ -178,12 +178,16 @@ def _note_seen(connection: Connection, key: ProjectKey, task: int, stamp: str) -
 
 def _known_tasks(store: Store, key: ProjectKey, before: datetime) -> list[int]:
     """Tasks with annotations that are not marked, and that we had heard of by then."""
-    query = select(annotation_rows.c.task.distinct()).where(
-        annotation_rows.c.origin == key.origin,
-        annotation_rows.c.project == key.project,
-        annotation_rows.c.task.is_not(None),
-        annotation_rows.c.deleted_at.is_(None),
-        annotation_rows.c.received_at < before,
+    query = (
+        select(annotation_rows.c.task)
+        .distinct()
+        .where(
+            annotation_rows.c.origin == key.origin,
+            annotation_rows.c.project == key.project,
+            annotation_rows.c.task.is_not(None),
+            annotation_rows.c.deleted_at.is_(None),
+            annotation_rows.c.received_at < before,
+        )
     )
     with store.read() as connection:
         return sorted(connection.scalars(query))

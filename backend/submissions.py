@@ -133,9 +133,9 @@ def _time(annotation: Mapping[str, Any], key: str) -> datetime:
 
 
 def _region(name: str, rows: list[Any], config: LabelConfig) -> SubmittedRegion | None:
-    bad = next((row for row in rows if not isinstance(row, dict)), None)
-    if bad is not None:
-        raise wrong_field(f"region {name}", "an object", bad)
+    bad = [row for row in rows if not isinstance(row, dict)]
+    if bad:
+        raise wrong_field(f"region {name}", "an object", bad[0])
     geometry = next((row for row in rows if region_shape(row) is not None), None)
     if geometry is None:
         return None

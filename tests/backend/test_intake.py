@@ -1,0 +1,147 @@
+"""From a click to the store, through the service, with its own threads; and what cannot be understood."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.app import create_app
+from backend.corrections import count, find_offer, find_project, list_projects, problems, stream_regions
+from backend.deliveries import KEPT, Delivery, read_delivery
+from backend.errors import BadRequest
+from backend.ingest import config_or_empty
+from backend.labelstudio import LabelStudio
+from backend.metrics import Metrics
+from backend.photos import PhotoFolder
+from backend.records import ProjectKey
+from backend.service import SemsamService, build_service
+from backend.settings import Settings
+from backend.store import Store
+from backend.submissions import parse_submission
+from tests.backend.annotations import CONFIG, ORIGIN, annotation, brush_row, event, square
+from tests.backend.test_service import TOKEN, Files, body, keypoint, serving
+
+PROJECT = {
+    "id": 1,
+    "title": "p",
+    "label_config": CONFIG,
+    "created_at": "1970-01-01T00:00:17Z",
+    "updated_at": "1970-01-01T00:00:17Z",
+}
+
+
+def eventually(true: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not true():
+        time.sleep(0.02)
+    assert true()
+
+
+@pytest.fixture
+def settings(weights: Path, tmp_path: Path) -> Iterator[Settings]:
+    with serving(Files()) as url:
+        yield Settings(
+            label_studio_url=url, label_studio_api_key=TOKEN, model="tiny", weights=weights, data_dir=tmp_path
+        )
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[SemsamService]:
+    with contextlib.closing(build_service(settings, Metrics())) as service:
+        yield service
+
+
+@pytest.fixture
+def kept(settings: Settings, service: SemsamService) -> Iterator[Store]:
+    """The service's store, opened beside it."""
+    with contextlib.closing(Store.open(f"sqlite:///{settings.data_dir}/semsam.db")) as store:
+        yield store
+
+
+def submitted(*rows: dict[str, Any]) -> dict[str, Any]:
+    """The webhook of an annotation of the first task, made now."""
+    made = annotation(1, list(rows)) | {"project": 1, "updated_at": "2100-01-01T00:00:00Z"}
+    task = {"id": 1, "data": {"image": "/data/upload/1/a.png"}}
+    return {"action": "ANNOTATION_CREATED", "annotation": made, "task": task, "project": PROJECT}
+
+
+def test_what_was_clicked_and_accepted_is_in_the_store_with_its_picture(
+    settings: Settings, service: SemsamService, kept: Store
+) -> None:
+    (prediction,) = service.predict_request(body([keypoint(25, 50)], "a.png"), "r1")
+    rows = [row for row in prediction["result"] if "meta" in row]
+    drawn = brush_row("by-hand", square(1, 1, 5)) | {"original_width": 84, "original_height": 60}
+    key = ProjectKey(LabelStudio(settings).origin("1.17"), 1)
+    assert service.event(submitted(rows[-1], drawn))["status"] == "noted"
+    eventually(lambda: all(r.image_sha256 for r in stream_regions(kept, key)) and count(kept, key).regions == 1)
+
+    (region,) = stream_regions(kept, key)
+    assert (region.outcome, region.iou_with_offer, region.rank) == ("accepted", 1.0, 1)
+    assert region.click == (21, 30)
+    assert list(problems(kept, key).values()) != []  # drawn on a photo of another size
+    offer = find_offer(kept, region.prompt_id or "")
+    assert offer is not None
+    assert len(offer.candidates) == len(rows)
+    assert offer.model_version == prediction["model_version"] == region.model_version
+    photos = PhotoFolder(settings.data_dir / "photos")
+    eventually(lambda: photos.has(region.image_sha256 or ""))
+    assert photos.path(region.image_sha256 or "").read_bytes() == Files().content["/data/upload/1/a.png"]
+    assert find_project(kept, 1).label_config == CONFIG
+
+
+def test_a_project_is_known_from_its_introduction(service: SemsamService, kept: Store, settings: Settings) -> None:
+    setup = {"project": "5.17", "schema": CONFIG, "hostname": settings.label_studio_url, "access_token": ""}
+    service.setup(setup)
+    eventually(lambda: [(found.key.project, found.label_config) for found in list_projects(kept)] == [(5, CONFIG)])
+
+
+def test_an_event_that_brings_nothing_is_ignored(service: SemsamService) -> None:
+    assert service.event({"action": "LABEL_LINK_CREATED", "project": PROJECT})["status"] == "ignored"
+    assert service.event({"action": "SOMETHING_NEW"})["status"] == "ignored"
+
+
+def test_a_webhook_that_cannot_be_stored_is_not_acknowledged(
+    service: SemsamService, settings: Settings, kept: Store
+) -> None:
+    http = create_app(settings, service, Metrics()).test_client()
+    with kept.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE inbox RENAME TO away")
+    assert http.post("/webhook", json=submitted()).status_code == 503
+    with kept.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE away RENAME TO inbox")
+    assert http.post("/webhook", json=submitted()).status_code == 200
+
+
+words = st.sampled_from(
+    ["id", "type", "value", "rle", "brushlabels", "meta", "prompt_id", "origin", "parentID", "choices"]
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats() | st.text(max_size=4) | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words | st.text(max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
+row = st.dictionaries(words, json_values, max_size=6).map(lambda odd: brush_row("a", square(1, 1, 5)) | odd)
+
+
+@given(
+    st.sampled_from(sorted(KEPT)), st.dictionaries(st.sampled_from(["annotation", "annotations", "tasks"]), json_values)
+)
+def test_an_event_of_any_content_is_read_or_refused_by_name(action: str, odd: dict[str, Any]) -> None:
+    with contextlib.suppress(BadRequest):
+        delivery = read_delivery(event(action) | odd, ORIGIN)
+        assert vars(Delivery.from_json(delivery.to_json())).keys() == vars(delivery).keys()
+        for each in delivery.annotations:
+            parse_submission(each, project=1, task=1)
+
+
+@given(st.lists(row | json_values, max_size=4))
+def test_regions_of_any_content_are_read_or_kept_with_a_reason(rows: list[Any]) -> None:
+    regions = list(parse_submission(annotation(1, rows)).regions(config_or_empty(CONFIG)))
+    assert len({region.id for region in regions}) == len(regions)
