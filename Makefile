@@ -16,7 +16,7 @@ install: ## .venv with .venv/bin/semsam
 	@scripts/install.sh semsam
 
 test: ## every test, those in a real Label Studio and Chromium too
-	@scripts/install.sh semsam dev label-studio chromium
+	@scripts/install.sh semsam dev label-studio chromium postgres
 	@.venv/bin/python -m pytest
 
 check: ## lint, format and types

@@ -506,5 +506,7 @@ def demo(
         demo.run(port=port, backend_port=backend_port)
         return
     settings = load_settings()
-    project = demo.prepare(settings.label_studio_url, settings.label_studio_api_key or "", prepare)
+    project = demo.prepare(
+        settings.label_studio_url, settings.label_studio_api_key or "", prepare, webhook_secret=settings.webhook_secret
+    )
     print(f"project {project.id} with {len(project.tasks)} tasks is connected to {prepare}")

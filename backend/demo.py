@@ -64,8 +64,18 @@ class ProjectMaker:
             raise DemoError(f"Label Studio refused {method} {path} with {response.status_code}: {_reason(response)}")
         return response.json() if response.content else None
 
-    def make(self, title: str, labeling_config: str, photographs: Sequence[Path], backend_url: str) -> DemoProject:
-        """The project `title` with one task for each photograph and an interactive connection to `backend_url`."""
+    def make(
+        self,
+        title: str,
+        labeling_config: str,
+        photographs: Sequence[Path],
+        backend_url: str,
+        webhook_secret: str | None = None,
+    ) -> DemoProject:
+        """The project `title` with one task for each photograph and an interactive connection to `backend_url`.
+
+        `webhook_secret` is what its webhook shows to the backend; None leaves that as it is.
+        """
         projects = self.call("GET", "/api/projects", params={"title": title, "page_size": 100})["results"]
         project = next((found["id"] for found in projects if found["title"] == title), None)
         if project is None:
@@ -79,6 +89,8 @@ class ProjectMaker:
                 self.call("POST", f"/api/projects/{project}/import", files=files)
             tasks = self._tasks(project)
         self._connect(project, backend_url)
+        if webhook_secret is not None:
+            self._show_secret(project, f"{backend_url}/webhook", webhook_secret)
         return DemoProject(project, tasks)
 
     def _tasks(self, project: int) -> list[int]:
@@ -98,6 +110,17 @@ class ProjectMaker:
                 if webhook["url"] == f"{ours['url']}/webhook":
                     self.call("PATCH", f"/api/webhooks/{webhook['id']}/", json={"url": f"{backend_url}/webhook"})
 
+    def _show_secret(self, project: int, url: str, secret: str) -> None:
+        """Label Studio makes a webhook with each connection, where it can, and gives it no header."""
+        wanted = {"url": url, "headers": {"X-Semsam-Secret": secret}}
+        ours = [one for one in self.call("GET", "/api/webhooks/", params={"project": project}) if one["url"] == url]
+        for webhook in ours:
+            if webhook.get("headers") != wanted["headers"]:
+                self.call("PATCH", f"/api/webhooks/{webhook['id']}/", json=wanted)
+        if not ours:
+            every = {"project": project, "send_payload": True, "send_for_all_actions": True}
+            self.call("POST", "/api/webhooks/", json=wanted | every)
+
 
 def _reason(response: requests.Response) -> str:
     """What Label Studio says about a refusal, in a line without markup."""
@@ -109,16 +132,19 @@ def _reason(response: requests.Response) -> str:
     return re.sub(r"<[^>]*>", "", " ".join(text.split()))[:500]
 
 
-def prepare(label_studio_url: str, token: str, backend_url: str, root: Path | None = None) -> DemoProject:
+def prepare(
+    label_studio_url: str, token: str, backend_url: str, root: Path | None = None, webhook_secret: str | None = None
+) -> DemoProject:
     """The demo project in a Label Studio that already runs, with `configs/labeling.xml` and `samples/*.jpg` of `root`.
 
     `backend_url` is the backend as Label Studio reaches it; `root` the repository (default: the one this file is in).
-    Raises DemoError.
+    `webhook_secret` as in `ProjectMaker.make`. Raises DemoError.
     """
     root = root or Path(__file__).resolve().parents[1]
     config = (root / "configs" / "labeling.xml").read_text()
     photographs = sorted((root / "samples").glob("*.jpg"))
-    return ProjectMaker(label_studio_url, token).make(PROJECT_TITLE, config, photographs, backend_url)
+    maker = ProjectMaker(label_studio_url, token)
+    return maker.make(PROJECT_TITLE, config, photographs, backend_url, webhook_secret)
 
 
 def run(port: int = 8080, backend_port: int = 9090, root: Path | None = None, data: Path | None = None) -> None:
@@ -160,14 +186,14 @@ def _serve(
         unfinished.touch()
     studio = start_label_studio(program, port, database, credentials, data / "logs" / "label-studio.log")
     servers.callback(studio.stop)
-    backend = start_backend(backend_port, url, credentials.token, data, data / "logs" / "backend.log")
+    backend = start_backend(backend_port, url, credentials, data, data / "logs" / "backend.log")
     servers.callback(backend.stop)
     with _step(console, "Label Studio makes its database and starts" if first else "Label Studio starts"):
         studio.wait_until_healthy(300)
     with _step(console, "The backend starts"):
         backend.wait_until_healthy(120)
     with _step(console, "Project, sample photographs and connection"):
-        project = prepare(url, credentials.token, backend_url, root)
+        project = prepare(url, credentials.token, backend_url, root, credentials.webhook_secret)
     unfinished.unlink(missing_ok=True)
     task = f"?task={project.tasks[0]}" if project.tasks else ""
     console.print(_instructions(f"{url}/projects/{project.id}/data{task}", credentials))

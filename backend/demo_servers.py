@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import requests
@@ -35,23 +35,31 @@ _RESERVED_SUBNETS = [
 
 @dataclass(frozen=True)
 class Credentials:
-    """The one Label Studio user of the demo. `token` is its API token, 40 hexadecimal digits."""
+    """The one Label Studio user of the demo. `token` is its API token, 40 hexadecimal digits.
+
+    `webhook_secret` is what Label Studio's webhooks show to the backend.
+    """
 
     email: str
     password: str = field(repr=False)
     token: str = field(repr=False)
+    webhook_secret: str = field(default="", repr=False)
 
     @classmethod
     def load_or_create(cls, path: Path) -> Credentials:
         """Those in `path`, or new random ones, written there readable by the owner alone. Raises DemoError."""
+        known = None
         if path.exists():
             try:
-                return cls(**json.loads(path.read_text()))
+                known = cls(**json.loads(path.read_text()))
             except (ValueError, TypeError):
                 raise DemoError(
                     f"{path} is not a credentials file: restore it, or move {path.parent} away to start afresh"
                 ) from None
-        created = cls("annotator@example.com", secrets.token_urlsafe(9), secrets.token_hex(20))
+            if known.webhook_secret:
+                return known
+        created = known or cls("annotator@example.com", secrets.token_urlsafe(9), secrets.token_hex(20))
+        created = replace(created, webhook_secret=secrets.token_urlsafe(24))
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".tmp")
         unfinished.unlink(missing_ok=True)
@@ -168,11 +176,12 @@ def start_label_studio(program: Path, port: int, data: Path, credentials: Creden
     return Server("Label Studio", command, label_studio_environment(url, credentials), f"{url}/health", log)
 
 
-def start_backend(port: int, label_studio_url: str, token: str, data: Path, log: Path) -> Server:
+def start_backend(port: int, label_studio_url: str, credentials: Credentials, data: Path, log: Path) -> Server:
     """`semsam serve` on 127.0.0.1:`port`, with the token of Label Studio's user in its environment."""
     environment = {
         "LABEL_STUDIO_URL": label_studio_url,
-        "LABEL_STUDIO_API_KEY": token,
+        "LABEL_STUDIO_API_KEY": credentials.token,
+        "SEMSAM_WEBHOOK_SECRET": credentials.webhook_secret,
         "SEMSAM_DATA_DIR": str(data),
     }
     command: list[str | Path] = [Path(sys.executable).with_name("semsam")]

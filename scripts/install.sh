@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes what the Makefile's targets need, and returns at once when it is there already:
-#   scripts/install.sh [semsam] [dev] [label-studio] [chromium]
-# semsam: .venv with `.venv/bin/semsam`; dev: the test and lint tools in it; label-studio: .venv-ls; chromium: the browser of the journeys.
+#   scripts/install.sh [semsam] [dev] [label-studio] [chromium] [postgres]
+# semsam: .venv with `.venv/bin/semsam`; dev: the test and lint tools in it; label-studio: .venv-ls; chromium: the browser of the journeys; postgres: the server that the store is tested with.
 # A failure is one line on stderr and exit status 1; a virtual environment that could not be finished is removed again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -118,6 +118,20 @@ ensure_chromium() {
         die "Chromium could not be installed with apt-get: see $LOGS/install-chromium.log."
 }
 
+ensure_postgres() {
+    local place
+    for place in "" /usr/lib/postgresql/*/bin/; do
+        ! command -v "${place}initdb" >/dev/null || return 0
+    done
+    [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null ||
+        die "The tests of the store need PostgreSQL: install it (Debian: sudo apt-get install postgresql)."
+    # without a cluster of its own: tests make theirs
+    step "Installing PostgreSQL" "$LOGS/install-postgres.log" \
+        sh -c 'mkdir -p /etc/postgresql-common && echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
+               apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql' ||
+        die "PostgreSQL could not be installed with apt-get: see $LOGS/install-postgres.log."
+}
+
 requirements=$(cat requirements.txt pyproject.toml | cksum)
 for wanted in "$@"; do
     case $wanted in
@@ -134,7 +148,9 @@ for wanted in "$@"; do
             ensure_venv .venv-ls "Label Studio $LABEL_STUDIO_VERSION" 2500 "$LABEL_STUDIO_VERSION" "label-studio==$LABEL_STUDIO_VERSION" ;;
         chromium)
             ensure_chromium ;;
+        postgres)
+            ensure_postgres ;;
         *)
-            die "scripts/install.sh knows semsam, dev, label-studio and chromium, not '$wanted'." ;;
+            die "scripts/install.sh knows semsam, dev, label-studio, chromium and postgres, not '$wanted'." ;;
     esac
 done

@@ -22,13 +22,19 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """URL of a running PostgreSQL, see `postgres.Server`; where there is none, tests that need it fail, not skip."""
+def postgres_process() -> Iterator[postgres.Server]:
+    """A running PostgreSQL; where there is none, tests that need it fail, not skip."""
     if postgres.program("initdb") is None:
         pytest.fail("PostgreSQL is not installed: `make test` installs it where it can")
     server = postgres.Server()
-    yield server.url
+    yield server
     server.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_process: postgres.Server) -> str:
+    """URL of a running PostgreSQL."""
+    return postgres_process.url
 
 
 @pytest.fixture

@@ -278,11 +278,16 @@ def test_a_webhook_secret_guards_the_webhook_alone(service: StandIn) -> None:
     assert http.post("/webhook", json={}, headers={"X-Semsam-Secret": "other"}).status_code == 401
     assert http.post("/webhook", json={}, headers=basic("", "")).status_code == 401
     assert http.post("/webhook", json={}, headers=secret).status_code == 200
+    # Label Studio's Start Training button sends no headers of the webhook's, and asks for no more than a click may
+    assert http.post("/webhook", json={"action": "START_TRAINING"}).status_code == 200
+    assert http.post("/webhook", json={"action": "ANNOTATION_CREATED"}).status_code == 401
+    assert http.post("/webhook", json={"action": "START_TRAINING", "x": "x" * 5_000_000}).status_code == 413
     assert http.post("/setup", json={}).status_code == 200
 
 
 def test_the_webhook_takes_its_secret_or_the_password_and_other_routes_the_password_only(service: StandIn) -> None:
     http = client(service, webhook_secret="sesame", basic_auth_user="u", basic_auth_pass="p")
+    assert http.post("/webhook", json={"action": "START_TRAINING"}).status_code == 401
     secret = {"X-Semsam-Secret": "sesame"}
     assert http.post("/webhook", json={}, headers=secret).status_code == 200
     assert http.post("/webhook", json={}, headers=basic("u", "p")).status_code == 200

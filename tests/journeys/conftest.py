@@ -94,6 +94,8 @@ def project(studio: Studio, request: pytest.FixtureRequest) -> Callable[..., Dem
 
     def make(photographs: list[Path], config: str = "labeling.xml") -> DemoProject:
         labeling = (ROOT / "configs" / config).read_text()
-        return studio.api.make(request.node.name[:50], labeling, photographs, studio.backend_url)
+        return studio.api.make(
+            request.node.name[:50], labeling, photographs, studio.backend_url, studio.credentials.webhook_secret
+        )
 
     return make

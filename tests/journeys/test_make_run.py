@@ -53,6 +53,8 @@ def test_the_first_start_makes_the_project_and_says_how_to_log_in(studio: Studio
     assert len(made["tasks"]) == len(list((ROOT / "samples").glob("*.jpg")))
     assert made["connections"] == [(studio.backend_url, True, "CO")]
     assert made["webhooks"] == [f"{studio.backend_url}/webhook"]
+    (webhook,) = studio.api.call("GET", "/api/webhooks/", params={"project": made["project"][0]})
+    assert webhook["headers"] == {"X-Semsam-Secret": studio.credentials.webhook_secret}
     assert f"{studio.url}/projects/{made['project'][0]}/" in studio.printed
     assert studio.credentials.email in studio.printed
     assert studio.credentials.password in studio.printed
@@ -65,6 +67,7 @@ def test_secrets_are_in_one_private_file_and_in_no_log(studio: Studio) -> None:
     for log in logs:
         assert studio.credentials.token not in log.read_text()
         assert studio.credentials.password not in log.read_text()
+        assert studio.credentials.webhook_secret not in log.read_text()
 
 
 def test_a_second_start_on_other_ports_finds_everything_and_leaves_no_server_behind(

@@ -1,0 +1,113 @@
+"""Corrections on their way from a real Label Studio into the store: by webhook, or by comparison without one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from backend.corrections import count, find_project, stream_regions
+from backend.demo import DemoProject
+from backend.errors import NotFound
+from backend.keeping import keep_pictures
+from backend.labelstudio import LabelStudio
+from backend.photos import PhotoFolder
+from backend.reconcile import synchronise
+from backend.records import ProjectKey
+from backend.settings import Settings
+from backend.store import Store
+from tests.backend.annotations import brush_row, square
+from tests.journeys.conftest import Studio
+from tests.journeys.demo_process import ROOT
+
+pytestmark = pytest.mark.browser
+
+PHOTOGRAPHS = sorted((ROOT / "samples").glob("*.jpg"))
+
+
+def regions(store: Store, key: ProjectKey) -> dict[str, tuple[int, str | None]]:
+    """Region -> annotation and digest of its picture."""
+    return {each.key.region: (each.key.annotation, each.image_sha256) for each in stream_regions(store, key)}
+
+
+def eventually(wanted: Any, look: Callable[[], Any], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and look() != wanted:
+        time.sleep(0.1)
+    assert look() == wanted
+
+
+@pytest.fixture
+def backends_store(studio: Studio) -> Iterator[Store]:
+    """The running backend's own."""
+    store = Store.open(f"sqlite:///{studio.demo.data}/semsam.db")
+    yield store
+    store.close()
+
+
+def test_annotations_reach_the_store_by_webhook_and_another_one_by_comparison_alone(
+    studio: Studio, project: Callable[..., DemoProject], backends_store: Store, tmp_path: Path
+) -> None:
+    call, made = studio.api.call, project(PHOTOGRAPHS[:3])
+    key = ProjectKey(studio.url, made.id)
+    first, second, third = made.tasks
+
+    def annotate(task: int, *rows: dict[str, Any]) -> int:
+        return call("POST", f"/api/tasks/{task}/annotations/", json={"result": list(rows), "lead_time": 1})["id"]
+
+    one = annotate(first, brush_row("a", square(1, 1, 5)), brush_row("b", square(9, 9, 5)))
+    two = annotate(second, brush_row("c", square(1, 1, 5)))
+    three = annotate(third, brush_row("d", square(1, 1, 5)))
+    annotations = {"a": one, "b": one, "c": two, "d": three}
+    eventually(annotations, lambda: {name: known[0] for name, known in regions(backends_store, key).items()})
+    # their pictures are fetched afterwards, and kept
+    eventually(True, lambda: all(known[1] for known in regions(backends_store, key).values()))
+    photos = PhotoFolder(studio.demo.data / "photos")
+    kept = {photos.path(sha256 or "").read_bytes() for _, sha256 in regions(backends_store, key).values()}
+    assert kept == {photograph.read_bytes() for photograph in PHOTOGRAPHS[:3]}
+
+    # a backend that was down all the time, with another store
+    settings = Settings(label_studio_url=studio.url, label_studio_api_key=studio.credentials.token)
+    label_studio = LabelStudio(settings)
+    store = Store.open(f"sqlite:///{tmp_path}/semsam.db")
+    found = synchronise(store, label_studio, key)
+    assert (found.tasks, found.read, found.changed, found.deleted) == (3, 3, 3, 0)
+    assert keep_pictures(store, label_studio, PhotoFolder(tmp_path / "photos"), key) == (3, 0)
+    assert regions(store, key) == regions(backends_store, key)
+    again = synchronise(store, label_studio, key)
+    assert (again.read, again.changed, again.deleted) == (0, 0, 0)
+
+    call("PATCH", f"/api/annotations/{one}/", json={"result": [brush_row("b", square(9, 9, 7))]})
+    call("DELETE", f"/api/annotations/{two}/")
+    call("DELETE", f"/api/tasks/{third}/")
+    found = synchronise(store, label_studio, key)
+    assert (found.tasks, found.read, found.changed, found.deleted) == (2, 2, 1, 2)
+    assert set(regions(store, key)) == {"b"}
+    assert count(store, key).deleted == 3
+    eventually(regions(store, key), lambda: regions(backends_store, key))
+    assert [each.mask for each in stream_regions(store, key)] == [
+        each.mask for each in stream_regions(backends_store, key)
+    ]
+
+    call("DELETE", f"/api/projects/{made.id}/")
+    with pytest.raises(NotFound):
+        synchronise(store, label_studio, key)
+    assert find_project(store, made.id).deleted_at is not None
+    assert set(regions(store, key)) == {"b"}  # what was learned from a project outlives it
+    store.close()
+
+
+def test_a_webhook_without_the_secret_is_refused_and_start_training_is_not(
+    studio: Studio, project: Callable[..., DemoProject]
+) -> None:
+    body = {"action": "ANNOTATION_CREATED", "annotation": {}}
+    assert requests.post(f"{studio.backend_url}/webhook", json=body, timeout=30).status_code == 401
+    made = project(PHOTOGRAPHS[:1])
+    (connection,) = studio.api.call("GET", "/api/ml", params={"project": made.id})
+    studio.api.call("POST", f"/api/ml/{connection['id']}/train", json={})
+    (connection,) = studio.api.call("GET", "/api/ml", params={"project": made.id})
+    assert connection["error_message"] in (None, "")
