@@ -17,6 +17,7 @@ from semsam_model.data import Sample, read_samples
 from semsam_model.errors import ConfigError
 from semsam_model.matching import NO_TARGET
 from semsam_model.mixture import Mixture
+from semsam_model.samples import LazySamples, Reading
 from semsam_model.transforms import BOX, CLICK
 
 
@@ -126,3 +127,22 @@ def test_shares_of_sources_hold_in_a_round(tmp_path: Path) -> None:
 def _round(samples: tuple[Sample, ...], sources: dict[str, float]) -> TrainingBatches:
     config = SamplingConfig(prompts=1, sources=sources)
     return TrainingBatches(Mixture.of(samples), [Stage(20, 32, 1)], config, click_box=0.005, fill=FILL, seed=0)
+
+
+def test_a_source_of_a_billion_photos_beside_a_small_one_is_never_gone_through(tmp_path: Path) -> None:
+    write_source(tmp_path, "houses", 3)
+    samples = read_samples(tmp_path).samples
+    asked: list[int] = []
+
+    def make(index: int) -> Sample:
+        asked.append(index)
+        return samples[index % 3]
+
+    readings = {"long": Reading(LazySamples(10**9, make), ()), "houses": Reading(samples, ())}
+    mixture = Mixture(readings, {"long": 3.0, "houses": 1.0})
+    config = SamplingConfig(prompts=1)
+    source = TrainingBatches(mixture, [Stage(9, 32, 4)], config, click_box=0.005, fill=FILL, seed=0, generic=True)
+    del asked[:]
+    batch = source[8]
+    assert len(batch.names) == 4 and 1 <= len(asked) <= 4
+    assert len(set(asked)) == len(asked) and max(asked) > 10**6

@@ -66,3 +66,22 @@ def test_a_perfect_embedding_costs_nothing_at_a_high_scale(table: NameTable) -> 
 def test_a_rare_label_counts_more_a_mask_and_a_list_as_a_whole_counts_as_before(table: NameTable) -> None:
     assert torch.isclose(table.weights[1] / table.weights[0], torch.tensor(2.0))  # four times rarer
     assert torch.isclose(table.weights[0] * 0.8 + table.weights[1] * 0.2, torch.tensor(1.0))
+
+
+def test_names_shared_by_two_processes_average_to_the_loss_of_all(table: NameTable) -> None:
+    generator = torch.Generator().manual_seed(2)
+    of_object, of_part = torch.randn(2, 7, 8, generator=generator)
+    labels = torch.tensor([0, 2, NO_LABEL, 1, 4, 0, 3])
+    scales, halves = torch.full((2,), 10.0), (slice(0, 2), slice(2, 7))
+    totals: list[Tensor] = []
+
+    def noted(counts: Tensor) -> Tensor:
+        totals.append(counts)
+        return counts
+
+    for half in halves:
+        name_loss(of_object[half], of_part[half], labels[half], table, scales, share=noted)
+    mean = torch.stack(totals).mean(0)
+    parts = [name_loss(of_object[h], of_part[h], labels[h], table, scales, share=lambda _: mean).total for h in halves]
+    whole = name_loss(of_object, of_part, labels, table, scales).total
+    assert torch.allclose(torch.stack(parts).mean(), whole)

@@ -194,5 +194,5 @@ def test_a_prompt_of_several_clicks_is_also_asked_as_a_whole(model: SemanticSAM)
     moved = Prompt((Click(70, 50), Click(120, 80, positive=False)))
     assert any(
         (a.cells != b.cells).any()
-        for a, b in zip(once, ask(model, embedding, moved, Options()).proposals, strict=False)
+        for (_, a), (_, b) in zip(once, ask(model, embedding, moved, Options()).proposals, strict=False)
     )
