@@ -38,9 +38,12 @@ def _command(task: str) -> Callable[..., None]:
         trained_on: Annotated[
             Path | None, typer.Option(help="Folder with the SOURCE.json of training: other labels count as unseen.")
         ] = None,
+        grid: Annotated[
+            int | None, typer.Option(help="everything: clicks along each side in place of object queries.")
+        ] = None,
         device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N")] = "cpu",
     ) -> None:
-        evaluate(task, data, out, root, model, weights, limit, trained_on, device)
+        evaluate(task, data, out, root, model, weights, limit, trained_on, grid, device)
 
     return run
 
@@ -54,6 +57,7 @@ def evaluate(
     weights: Path | None,
     limit: int | None,
     trained_on: Path | None,
+    grid: int | None,
     device: str,
 ) -> None:
     """Evaluate, print a table, write OUT/report.json."""
@@ -93,7 +97,9 @@ def evaluate(
     seen = None if trained_on is None else read_samples(trained_on).samples
     with Progress() as progress:
         bar = progress.add_task("photos", total=len(samples))
-        report = evaluate_photos(network, samples, embed, task, seen=seen, on_photo=lambda: progress.advance(bar))
+        report = evaluate_photos(
+            network, samples, embed, task, seen=seen, grid=grid, on_photo=lambda: progress.advance(bar)
+        )
     content = {"model": version.version, "photos_per_source": limit or "all", **report.to_dict()}
     content["skipped"] = [*skipped, *report.skipped]
     out.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
-"""One click without Label Studio: what `semsam click` writes.
+"""Photos without Label Studio: what `semsam click` and `semsam segment` write.
 
 DIR/candidates.json    every candidate with its mask as COCO RLE
 DIR/mask_RANK.png      8-bit mask, 255 inside
-DIR/contact_sheet.png  the photo and the candidates side by side
+DIR/contact_sheet.png  one click: the photo and the candidates side by side
+DIR/overview.png       everything: all masks over the photo, small ones on top, with their names
 """
 
 from __future__ import annotations
@@ -30,10 +31,20 @@ COLOURS = ((230, 57, 70), (29, 120, 200), (42, 157, 70), (233, 150, 40), (140, 7
 
 def write(out: Path, photo: Photo, prompt: Prompt, candidates: Sequence[Candidate], version: Version) -> None:
     """Write all three kinds of file into `out`, made if missing. Raises OSError."""
+    _write_masks(out, photo, candidates, version)
+    contact_sheet(photo.rgb, prompt, candidates).save(out / "contact_sheet.png")
+
+
+def write_overview(out: Path, photo: Photo, candidates: Sequence[Candidate], version: Version) -> None:
+    """As `write`, with all masks in one picture. Raises OSError."""
+    _write_masks(out, photo, candidates, version)
+    overview(photo.rgb, candidates).save(out / "overview.png")
+
+
+def _write_masks(out: Path, photo: Photo, candidates: Sequence[Candidate], version: Version) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for candidate in candidates:
         Image.fromarray(candidate.mask.astype(np.uint8) * 255).save(out / f"mask_{candidate.rank}.png")
-    contact_sheet(photo.rgb, prompt, candidates).save(out / "contact_sheet.png")
     text = json.dumps(describe(photo, candidates, version), indent=1)
     (out / "candidates.json").write_text(text, encoding="utf-8")
 
@@ -88,6 +99,31 @@ def contact_sheet(rgb: np.ndarray, prompt: Prompt, candidates: Sequence[Candidat
         x, y = GAP + i % columns * cell_w, GAP + i // columns * cell_h
         sheet.paste(Image.fromarray(tile), (x, y))
         draw.text((x + 2, y + size[1] + 5), caption, fill="black", font=font)
+    return sheet
+
+
+def overview(rgb: np.ndarray, candidates: Sequence[Candidate]) -> Image.Image:
+    """All masks over the photo at its own size, small ones on top, in different colours, with their names."""
+    out = rgb.astype(np.float32)
+    shuffled = np.random.default_rng(0).permutation(180)
+    order = sorted(candidates, key=lambda c: -c.area)
+    for c in order:
+        hue = np.array([[[shuffled[c.rank % 180], 190, 235]]], np.uint8)
+        colour = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
+        x0, y0, x1, y1 = c.bbox
+        window = out[y0:y1, x0:x1]
+        window[c.crop] = 0.5 * rgb[y0:y1, x0:x1][c.crop] + 0.5 * colour
+        outline, _ = cv2.findContours(c.crop.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        painted = cv2.drawContours(np.ascontiguousarray(window), outline, -1, (255, 255, 255), 1)
+        out[y0:y1, x0:x1] = painted
+    sheet = Image.fromarray(out.clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(14)
+    for c in order:
+        if c.label:
+            x0, y0, x1, y1 = c.bbox
+            at = ((x0 + x1) / 2, (y0 + y1) / 2)
+            draw.text(at, c.label, fill="black", font=font, anchor="mm", stroke_width=2, stroke_fill="white")
     return sheet
 
 

@@ -25,6 +25,7 @@ from rich.table import Table
 from semsam_model.data import Sample
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluate_ap import MaskAp
+from semsam_model.everything import GridOptions, everything
 from semsam_model.metrics_maps import UNLABELLED, MeanIou, PanopticQuality
 from semsam_model.metrics_masks import InstanceSets, TextIou
 from semsam_model.model import SemanticSAM
@@ -33,7 +34,7 @@ from semsam_model.readouts import ReadOptions, panoptic, semantic
 from semsam_model.segment import Embed, Queries, by_name, find_queries, segment
 from semsam_model.text import GENERIC, normalise_label
 from semsam_model.transforms import Frame
-from semsam_model.types import Candidate
+from semsam_model.types import LEVEL_TOKENS, Candidate
 
 #: Answers below this score are no part of a set or of an answer to a word.
 PRESENT = ReadOptions().present
@@ -73,6 +74,7 @@ class Looked:
     frame: Frame
     queries: Queries
     labels: Labels
+    grid: Sequence[Candidate] | None = None  #: everything by a grid of clicks, where that is what is measured
 
     @property
     def size(self) -> tuple[int, int]:
@@ -112,18 +114,22 @@ def evaluate_photos(
     task: str,
     *,
     seen: Sequence[Sample] | None = None,
+    grid: int | None = None,
     on_photo: Callable[[], None] = lambda: None,
 ) -> PhotoReport:
     """Segment every photo and hold it against its annotation. `on_photo` is called after each.
 
     embed: label texts -> float32 (n, E), unit length. seen: training samples, whose labels count as seen
-    (open-vocabulary). A photo or mask that cannot be read is skipped and named.
+    (open-vocabulary). grid: clicks along each side of the photo in place of object queries (everything).
+    A photo or mask that cannot be read is skipped and named.
     Raises ConfigError for a model without object queries, an unknown task, or samples of which none has what the task
     measures.
     """
     if task not in TASKS:
         raise ConfigError(f"task {task!r}: expected one of {', '.join(TASKS)}")
-    if model.generic is None:
+    if grid is not None and task != "everything":
+        raise ConfigError(f"grid: only for the task everything, got {task}")
+    if model.generic is None and grid is None:
         raise ConfigError(
             f"model {model.config.name}: it has no object queries and answers clicks only; expected one with "
             "generic_queries in its config"
@@ -140,7 +146,12 @@ def evaluate_photos(
         except DataError as error:
             skipped.append(str(error))
         else:
-            photo = Looked(sample, masks, embedding.frame, find_queries(model, embedding), labels[sample.source])
+            found, by_grid = NO_QUERIES, None
+            if grid is None:
+                found = find_queries(model, embedding)
+            else:
+                by_grid = [f.candidate for f in everything(model, embedding, GridOptions(grid=grid))]
+            photo = Looked(sample, masks, embedding.frame, found, labels[sample.source], by_grid)
             if sample.source not in measures:
                 measures[sample.source] = TASKS[task](photo.labels, embed)
             measures[sample.source].add(photo)
@@ -385,6 +396,17 @@ def _union(candidates: Sequence[Candidate], size: tuple[int, int]) -> np.ndarray
     return found
 
 
+NO_QUERIES = Queries(
+    np.zeros((0, 1, 1), np.float32),
+    np.zeros((0, 3), np.float32),
+    np.zeros((0, 2, 1), np.float32),
+    np.zeros(2, np.float32),
+    np.zeros(0, int),
+    np.zeros(0, np.float32),
+    len(LEVEL_TOKENS),
+)
+
+
 class _Everything:
     """everything: recall of all annotated masks, objects as sets."""
 
@@ -392,14 +414,17 @@ class _Everything:
         self._recall, self._sets = MaskAp(("anything",)), InstanceSets()
 
     def add(self, photo: Looked) -> None:
-        found = segment(photo.queries, photo.frame)
+        found = segment(photo.queries, photo.frame) if photo.grid is None else photo.grid
         wanted = [(mask, 0) for mask in photo.masks if mask.any()]
         self._recall.add(photo.size, wanted, [(c.mask, 0, c.score) for c in found])
         regions = zip(photo.sample.regions, photo.masks, strict=True)
         objects = [mask for region, mask in regions if region.granularity == "object" and mask.any()]
         if objects:
-            likely = [c.mask for c in segment(photo.queries, photo.frame, kind="object") if c.score >= PRESENT]
-            self._sets.add(likely, objects)
+            if photo.grid is None:
+                likely = [c for c in segment(photo.queries, photo.frame, kind="object") if c.score >= PRESENT]
+            else:  # a grid does not tell objects from parts: what lies in nothing larger is a whole
+                likely = [c for c in photo.grid if c.parent is None]
+            self._sets.add([c.mask for c in likely], objects)
 
     def figures(self) -> Figures:
         recall = self._recall.percent()

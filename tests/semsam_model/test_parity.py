@@ -7,6 +7,7 @@ Records kept as float16 are given its rounding on top.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from published_rule import CLICKS, picture
 from torch import Tensor
 
 from semsam_model.checkpoint import load
+from semsam_model.everything import PUBLISHED, everything
 from semsam_model.model import DecoderOutput, ImageEmbedding, SemanticSAM
 from semsam_model.pixel_decoder import Features
 from semsam_model.published import Report
@@ -181,3 +183,19 @@ def test_the_published_generators_thresholds_keep_the_same_masks(grid: Records, 
     np.testing.assert_array_equal(grid["point"][kept], records["kept_point"])
     np.testing.assert_allclose(grid["predicted_iou"][kept], records["kept_predicted_iou"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(grid["stability_score"][kept], records["kept_stability_score"], rtol=0, atol=1e-4)
+
+
+def test_everything_by_the_published_rule_is_what_the_published_generator_kept(
+    model: SemanticSAM, embedding: ImageEmbedding, records: Records
+) -> None:
+    # the published masks live in the resized photo; random masks fill the frame, so duplicates are not removed
+    resized = replace(embedding, frame=Frame.of(RESIZED, model.config))
+    options = replace(PUBLISHED, grid=4, least_stability=0.85, same_iou=1.1, batch=5)
+    found = everything(model, resized, options)
+    points = [(f.click.x / RESIZED[1], f.click.y / RESIZED[0]) for f in found]
+    np.testing.assert_allclose(points, records["kept_point"], rtol=0, atol=1e-6)
+    for name, values in (
+        ("predicted_iou", [f.candidate.predicted_iou for f in found]),
+        ("stability_score", [f.candidate.stability for f in found]),
+    ):
+        np.testing.assert_allclose(values, records[f"kept_{name}"], rtol=0, atol=1e-4)

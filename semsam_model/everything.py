@@ -1,0 +1,227 @@
+"""Everything in a photo by a grid of clicks: many clicks, six levels each, what is sure and distinct is kept.
+
+The published automatic generator (SAM's, adapted: predicted IoU, stability, non-maximum suppression) with three
+differences, each of which `PUBLISHED` turns off:
+
+    filters look at the small map of logits, before anything is brought to the photo's size
+    duplicates are told by masks, not boxes, so that a part that fills its whole's box survives
+    masks of one level repeat each other sooner than masks of different levels
+
+Clicks never see each other, so the size of a batch changes memory and time alone. Of what a batch gives only bits and
+scores are kept; the few masks that are offered are decoded once more at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from semsam_model.candidates import Options, Proposal, tidy
+from semsam_model.errors import ConfigError
+from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.names import LabelSet, name_candidates
+from semsam_model.predict import decode_clicks, offer
+from semsam_model.ranker import LEVELS, level_of
+from semsam_model.transforms import LOGIT_STRIDE, Frame
+from semsam_model.types import Candidate, Click
+
+_COMPARED = 256  #: masks compared with those kept at a time
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """How many clicks, and what of their answers is kept."""
+
+    grid: int = 32  #: clicks along each side of the photo, at the centres of equal cells
+    levels: tuple[int, ...] = LEVELS  #: 1 = whole ... 6 = smallest part
+    least_iou: float = 0.4  #: predicted IoU must be above it (published: 0.88)
+    least_stability: float = 0.75  #: share of cells above -1 that are above +1 (published: 0.92)
+    duplicates: Literal["masks", "boxes"] = "masks"  #: what is compared (published: boxes, over all levels)
+    same_level_iou: float = 0.7  #: of two masks of one level with a larger IoU the surer one is kept
+    same_iou: float = 0.85  #: of two masks of different levels; published: 0.7 over boxes, whatever the level
+    most: int = 150  #: masks offered, the surest
+    min_region: float = 100.0  #: specks and pinholes below this many model-frame pixels go (published: 10)
+    stability_of: Literal["cells", "photo"] = "cells"  #: where stability is measured (published: on the photo)
+    batch: int = 64  #: clicks decoded together
+
+    def __post_init__(self) -> None:
+        if self.grid < 1 or self.batch < 1 or self.most < 1:
+            raise ConfigError(f"grid {self.grid}, batch {self.batch}, most {self.most}: expected at least 1 each")
+        if not self.levels or not set(self.levels) <= set(LEVELS):
+            raise ConfigError(f"levels {self.levels}: expected some of {LEVELS[0]} to {LEVELS[-1]}")
+
+
+PUBLISHED = GridOptions(
+    least_iou=0.88,
+    least_stability=0.92,
+    duplicates="boxes",
+    same_level_iou=0.7,
+    same_iou=0.7,
+    most=10_000,
+    min_region=10.0,
+    stability_of="photo",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One mask and the click of the grid that gave it."""
+
+    candidate: Candidate
+    click: Click
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """What is remembered of a mask that passed the filters."""
+
+    click: int
+    token: int
+    level: int
+    score: float
+    stability: float
+    bits: np.ndarray  #: packed cells
+    box: tuple[int, int, int, int]  #: x0, y0, x1, y1 with the last pixel's own coordinate; cells, or photo pixels
+
+
+def everything(
+    model: SemanticSAM,
+    embedding: ImageEmbedding,
+    options: GridOptions | None = None,
+    labels: LabelSet | None = None,
+    name_threshold: float = 0.0,
+) -> list[Found]:
+    """At most `options.most` masks, best first by predicted IoU (times stability, unless boxes are compared).
+
+    Candidates are ranked, cleaned, their parents linked; with labels (and a model with names) they have `names`, and
+    `label` where the best reaches `name_threshold`. Raises ConfigError as `label_scores`.
+    """
+    options = options or GridOptions()
+    frame = embedding.frame
+    clicks = _grid(frame, options.grid)
+    passed = [
+        kept
+        for first in range(0, len(clicks), options.batch)
+        for kept in _pass(model, embedding, clicks, first, options)
+    ]
+    passed.sort(key=lambda k: (-k.score, k.click, k.token))
+    distinct = (_by_masks if options.duplicates == "masks" else _by_boxes)(passed, options, frame)
+    chosen = distinct[: options.most]
+    offered, kept = _decoded(model, embedding, clicks, chosen, options)
+    if labels is not None:
+        offered = name_candidates(offered, labels, name_threshold)
+    return [Found(c, clicks[k.click]) for c, k in zip(offered, kept, strict=True)]
+
+
+def _grid(frame: Frame, side: int) -> list[Click]:
+    """Row by row, centres of side x side equal cells of the photo."""
+    height, width = frame.photo
+    steps = (np.arange(side) + 0.5) / side
+    return [Click(float(x * width), float(y * height)) for y in steps for x in steps]
+
+
+def _pass(
+    model: SemanticSAM, embedding: ImageEmbedding, clicks: Sequence[Click], first: int, options: GridOptions
+) -> Iterator[_Kept]:
+    answers = decode_clicks(model, embedding, clicks[first : first + options.batch])
+    for number, answer in enumerate(answers, first):
+        for proposal in answer:
+            level = level_of(proposal, model.config.tokens)
+            if level not in options.levels or not proposal.predicted_iou > options.least_iou:
+                continue
+            stability, box = proposal.stability, _box(proposal.cells)
+            if options.stability_of == "photo":
+                stability, box = _on_photo(proposal, embedding.frame)
+            if box is None or not stability >= options.least_stability:
+                continue
+            score = proposal.predicted_iou * (stability if options.duplicates == "masks" else 1.0)
+            yield _Kept(number, proposal.token, level, score, stability, np.packbits(proposal.cells), box)
+
+
+def _box(cells: np.ndarray) -> tuple[int, int, int, int] | None:
+    rows, columns = np.flatnonzero(cells.any(1)), np.flatnonzero(cells.any(0))
+    return (int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])) if rows.size else None
+
+
+def _on_photo(proposal: Proposal, frame: Frame) -> tuple[float, tuple[int, int, int, int] | None]:
+    """Stability and box measured on the mask at the photo's size, as published."""
+    sure, unsure = (np.count_nonzero(frame.mask(proposal.logits, at)[0]) for at in (1.0, -1.0))
+    crop, (x0, y0, x1, y1) = frame.mask(proposal.logits)
+    return sure / max(unsure, 1), (x0, y0, x1 - 1, y1 - 1) if crop.size else None
+
+
+def _by_masks(passed: Sequence[_Kept], options: GridOptions, frame: Frame) -> list[_Kept]:
+    """Greedy, best first: what repeats a better mask of its level, or nearly equals one of another, is left out."""
+    cells = frame.logits[0] * frame.logits[1]
+    kept: list[_Kept] = []
+    masks: np.ndarray = np.zeros((0, cells), np.float32)
+    for first in range(0, len(passed), _COMPARED):
+        part = passed[first : first + _COMPARED]
+        rows = np.unpackbits(np.stack([k.bits for k in part]), axis=1, count=cells).astype(np.float32)
+        # against those kept before, then among themselves
+        repeats = np.asarray(_repeats(rows, part, masks, kept, options).any(1))
+        among = _repeats(rows, part, rows, part, options)
+        mine: list[int] = []
+        for row in range(len(part)):
+            if not repeats[row] and not among[row, mine].any():
+                mine.append(row)
+        kept += [part[row] for row in mine]
+        masks = np.concatenate((masks, rows[mine]))
+        if len(kept) >= options.most:
+            break
+    return kept
+
+
+def _repeats(
+    rows: np.ndarray, of_rows: Sequence[_Kept], others: np.ndarray, of_others: Sequence[_Kept], options: GridOptions
+) -> np.ndarray:
+    """bool (n, m): whether a mask repeats another."""
+    both = rows @ others.T
+    iou = both / np.maximum(rows.sum(1)[:, None] + others.sum(1) - both, 1)
+    same_level = np.array([k.level for k in of_rows])[:, None] == np.array([k.level for k in of_others], int)
+    return iou > np.where(same_level, options.same_level_iou, options.same_iou)
+
+
+def _by_boxes(passed: Sequence[_Kept], options: GridOptions, _: Frame) -> list[_Kept]:
+    """Greedy over boxes, whatever the level (SAM's generator)."""
+    kept: list[_Kept] = []
+    boxes = np.array([k.box for k in passed], np.float64).reshape(-1, 4)
+    free = np.ones(len(passed), bool)
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    for row in range(len(passed)):
+        if free[row]:
+            kept.append(passed[row])
+            low, high = np.maximum(boxes[row, :2], boxes[:, :2]), np.minimum(boxes[row, 2:], boxes[:, 2:])
+            both = (high - low).clip(min=0).prod(1)
+            free &= both <= options.same_iou * np.maximum(areas[row] + areas - both, 1e-9)
+    return kept
+
+
+def _decoded(
+    model: SemanticSAM,
+    embedding: ImageEmbedding,
+    clicks: Sequence[Click],
+    chosen: Sequence[_Kept],
+    options: GridOptions,
+) -> tuple[list[Candidate], list[_Kept]]:
+    """The chosen masks in photo pixels, and those of `chosen` that they are."""
+    points = sorted({k.click for k in chosen})
+    answers: dict[tuple[int, int], Proposal] = {}  # by click and token
+    for first in range(0, len(points), options.batch):
+        some = points[first : first + options.batch]
+        decoded = decode_clicks(model, embedding, [clicks[i] for i in some])
+        answers |= {(i, p.token): p for i, answer in zip(some, decoded, strict=True) for p in answer}
+    least = options.min_region / LOGIT_STRIDE**2
+    proposals, kept = [], []
+    for k in chosen:
+        proposal = tidy(answers[k.click, k.token], least)
+        # what no photo pixel sees is not offered
+        if embedding.frame.mask(proposal.logits)[0].size:
+            score = float(np.clip(k.score, 0, 1))
+            proposals.append(replace(proposal, stability=k.stability, score=score))
+            kept.append(k)
+    offering = Options(min_region=options.min_region, most=len(proposals))
+    return offer(proposals, embedding.frame, model.config.tokens, offering), kept

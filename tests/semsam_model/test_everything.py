@@ -1,0 +1,107 @@
+"""The grid of clicks: independent of how it is cut into batches, and what it keeps of masks that repeat each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from networks import structured
+
+from semsam_model import everything as module
+from semsam_model.candidates import Proposal
+from semsam_model.config import read_model_config
+from semsam_model.errors import ConfigError
+from semsam_model.everything import PUBLISHED, Found, GridOptions, everything
+from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.types import Click
+
+LOOSE = GridOptions(grid=5, least_iou=-10, least_stability=0, min_region=1)
+
+
+@pytest.fixture(scope="module")
+def model() -> SemanticSAM:
+    return structured(read_model_config("tiny"))
+
+
+@pytest.fixture(scope="module")
+def embedding(model: SemanticSAM) -> ImageEmbedding:
+    coarse = np.random.default_rng(0).integers(0, 255, (7, 9, 3), np.uint8)
+    return model.encode(np.kron(coarse, np.ones((15, 17, 1), np.uint8)))
+
+
+def same(a: Sequence[Found], b: Sequence[Found]) -> bool:
+    return len(a) == len(b) and all(
+        x.click == y.click
+        and x.candidate.token == y.candidate.token
+        and np.array_equal(x.candidate.mask, y.candidate.mask)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_the_size_of_a_batch_changes_nothing(model: SemanticSAM, embedding: ImageEmbedding, batch: int) -> None:
+    whole = everything(model, embedding, LOOSE)
+    assert len(whole) > 5
+    assert same(whole, everything(model, embedding, replace(LOOSE, batch=batch)))
+
+
+def test_levels_and_the_budget_are_kept(model: SemanticSAM, embedding: ImageEmbedding) -> None:
+    whole = everything(model, embedding, LOOSE)
+    few = everything(model, embedding, replace(LOOSE, most=3))
+    assert same(few, whole[:3]) or len(few) == 3
+    second = everything(model, embedding, replace(LOOSE, levels=(2,)))
+    assert second and {f.candidate.level for f in second} == {2}
+    assert [f.candidate.rank for f in whole] == list(range(1, len(whole) + 1))
+    with pytest.raises(ConfigError, match="expected some of 1 to 6"):
+        GridOptions(levels=(7,))
+
+
+def test_what_is_unsure_or_unsteady_is_left_out(model: SemanticSAM, embedding: ImageEmbedding) -> None:
+    whole = everything(model, embedding, LOOSE)
+    middle = float(np.median([f.candidate.predicted_iou for f in whole]))
+    surer = everything(model, embedding, replace(LOOSE, least_iou=middle))
+    assert surer and all(f.candidate.predicted_iou > middle for f in surer)
+    steady = everything(model, embedding, replace(LOOSE, least_stability=0.9))
+    assert all(f.candidate.stability >= 0.9 for f in steady)
+
+
+def drawn(cells: np.ndarray, token: int, predicted_iou: float) -> Proposal:
+    return Proposal(np.where(cells, 8.0, -8.0).astype(np.float32), token, predicted_iou, 1.0)
+
+
+def test_a_part_that_fills_the_box_of_its_whole_survives_masks_and_not_boxes(
+    model: SemanticSAM, embedding: ImageEmbedding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h, w = embedding.frame.logits
+    whole = np.zeros((h, w), bool)
+    whole[2:18, 2:18] = True
+    ring = whole.copy()
+    ring[5:15, 5:15] = False
+
+    def decode(_: SemanticSAM, __: ImageEmbedding, clicks: Sequence[Click]) -> list[list[Proposal]]:
+        return [[drawn(whole, 3, 0.95), drawn(ring, 1, 0.9), drawn(whole, 2, 0.8)] for _ in clicks]
+
+    monkeypatch.setattr(module, "decode_clicks", decode)
+    by_masks = everything(model, embedding, replace(LOOSE, grid=2))
+    assert [f.candidate.token for f in by_masks] == [3, 1]
+    assert by_masks[1].candidate.parent == 1
+    by_boxes = everything(model, embedding, replace(PUBLISHED, grid=2))
+    assert [f.candidate.token for f in by_boxes] == [3]
+
+
+def test_masks_of_one_level_repeat_each_other_sooner_than_masks_of_two(
+    model: SemanticSAM, embedding: ImageEmbedding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h, w = embedding.frame.logits
+    first, second = np.zeros((h, w), bool), np.zeros((h, w), bool)
+    first[2:18, 2:18] = second[2:18, 2:15] = True  # IoU 0.81
+
+    def decode(tokens: tuple[int, int]) -> object:
+        return lambda *_: [[drawn(first, tokens[0], 0.9), drawn(second, tokens[1], 0.8)]]
+
+    monkeypatch.setattr(module, "decode_clicks", decode((3, 3)))
+    assert len(everything(model, embedding, replace(LOOSE, grid=1))) == 1
+    monkeypatch.setattr(module, "decode_clicks", decode((3, 1)))
+    assert len(everything(model, embedding, replace(LOOSE, grid=1))) == 2
