@@ -23,10 +23,10 @@ from semsam_model.candidates import Options, Proposal, tidy
 from semsam_model.errors import ConfigError
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import LabelSet, name_candidates
-from semsam_model.predict import decode_clicks, offer
-from semsam_model.ranker import LEVELS, level_of
+from semsam_model.predict import decode_clicks, offer_all
+from semsam_model.ranker import LEVELS
 from semsam_model.transforms import LOGIT_STRIDE, Frame
-from semsam_model.types import Candidate, Click
+from semsam_model.types import Candidate, Click, level_tokens
 
 _COMPARED = 256  #: masks compared with those kept at a time
 
@@ -127,9 +127,10 @@ def _pass(
     model: SemanticSAM, embedding: ImageEmbedding, clicks: Sequence[Click], first: int, options: GridOptions
 ) -> Iterator[_Kept]:
     answers = decode_clicks(model, embedding, clicks[first : first + options.batch])
+    level_of = {token: level for level, token in enumerate(level_tokens(model.config.tokens), 1)}
     for number, answer in enumerate(answers, first):
         for proposal in answer:
-            level = level_of(proposal, model.config.tokens)
+            level = level_of[proposal.token]
             if level not in options.levels or not proposal.predicted_iou > options.least_iou:
                 continue
             stability, box = proposal.stability, _box(proposal.cells)
@@ -224,4 +225,4 @@ def _decoded(
             proposals.append(replace(proposal, stability=k.stability, score=score))
             kept.append(k)
     offering = Options(min_region=options.min_region, most=len(proposals))
-    return offer(proposals, embedding.frame, model.config.tokens, offering), kept
+    return offer_all(proposals, embedding.frame, model.config.tokens, offering), kept
