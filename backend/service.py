@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REMEMBERED_FILES = 10_000
+STATUS_S = 5.0  #: seconds that the status is remembered: it is counted out of every region
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class SemsamService:
         self._registry = registry
         self._intake = intake
         self._store = store
+        self._status: TTLCache[str, Status] = TTLCache(1, STATUS_S)
+        self._status_lock = threading.Lock()
         self._learner = learner
         self.closing = contextlib.ExitStack()  #: what to do at the end
         self._files: TTLCache[tuple[str, str], _File] = TTLCache(REMEMBERED_FILES, settings.image_recheck_seconds)
@@ -140,11 +143,18 @@ class SemsamService:
         return {"versions": [version.version for version in every], "live": live.version, "details": details}
 
     def status(self) -> Status:
-        """What annotators' work has come to; without the store, why that is not known."""
+        """What annotators' work has come to, at most STATUS_S old; without the store, why that is not known."""
         if self._store is None:
             return Status()
+        with self._status_lock:  # the store is asked once, however many look
+            if (remembered := self._status.get("")) is None:
+                remembered = self._status[""] = self._read_status(self._store)
+        return remembered
+
+    @staticmethod
+    def _read_status(store: Store) -> Status:
         try:
-            return read_status(self._store)
+            return read_status(store)
         except StoreError as error:
             log.warning("status: %s", error)
             return Status(problem=str(error))

@@ -22,6 +22,7 @@ from backend.app import create_app
 from backend.errors import StoreError
 from backend.metrics import Metrics
 from backend.records import StoredRegion
+from backend.service import SemsamService
 from backend.settings import Settings
 from backend.status import POINTS, Point, Status, read_status
 from backend.status_page import CHART, ago, charts, render
@@ -255,3 +256,18 @@ def test_the_page_wants_the_same_credentials_as_the_rest_and_says_when_the_datab
     answer = http.get("/", headers={"Authorization": f"Basic {credentials}"})
     assert answer.status_code == 200 and "database: no such file" in answer.text
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+
+def test_the_service_tells_the_status_and_without_its_database_why_not(tmp_path: Path) -> None:
+    opened = Store.open(f"sqlite:///{tmp_path}/gone.db")
+    fill(opened, project(), history(20))
+    service = SemsamService(Settings(data_dir=tmp_path), *[None] * 3, "v0", store=opened)
+    assert service.status() == read_status(opened)
+    opened.close()
+    for file in tmp_path.glob("gone.db*"):
+        file.unlink()
+    (tmp_path / "gone.db").write_bytes(b"not a database" * 100)
+    broken = SemsamService(Settings(data_dir=tmp_path), *[None] * 3, "v0", store=opened)
+    assert "gone.db" in broken.status().problem
+    assert service.status().projects  # remembered
+    opened.close()
