@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from backend import cli_adapt, cli_learner, cli_photos, cli_versions
+from backend import cli_adapt, cli_learner, cli_photos, cli_training, cli_versions
 from backend.cli_segment import segment
 from backend.cli_store import sync
 from semsam_model.errors import ConfigError, PromptError, SemsamError
@@ -37,6 +37,9 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at training data, or mak
 app.add_typer(data_app, name="data")
 app.add_typer(cli_versions.app, name="versions")
 app.add_typer(cli_learner.app, name="learner")
+app.command("worker")(cli_training.work)
+app.command("finetune")(cli_training.finetune)
+app.command("jobs")(cli_training.list_jobs)
 
 app.command()(sync)
 
@@ -512,3 +515,7 @@ def demo(
         settings.label_studio_url, settings.label_studio_api_key or "", prepare, webhook_secret=settings.webhook_secret
     )
     print(f"project {project.id} with {len(project.tasks)} tasks is connected to {prepare}")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from backend import jobs
 from backend.deliveries import KEPT, project_name, read_delivery
 from backend.errors import StoreError
 from backend.labelstudio import LabelStudio
@@ -25,7 +26,10 @@ log = logging.getLogger(__name__)
 class Intake:
     """Thread-safe."""
 
-    def __init__(self, label_studio: LabelStudio, recorder: Recorder, synchroniser: Synchroniser) -> None:
+    def __init__(
+        self, store: Store, label_studio: LabelStudio, recorder: Recorder, synchroniser: Synchroniser
+    ) -> None:
+        self._store = store
         self._label_studio = label_studio
         self._recorder = recorder
         self._synchroniser = synchroniser
@@ -70,7 +74,9 @@ class Intake:
         origin = self._label_studio.origin(name)
         if action == "START_TRAINING":
             if name is not None:
-                self._synchroniser.want(ProjectKey(origin, int(name.split(".")[0])))
+                key = ProjectKey(origin, int(name.split(".")[0]))
+                self._synchroniser.want(key)
+                jobs.request(self._store, key, "button")
             return True
         delivery = read_delivery(body, origin)
         try:
@@ -96,7 +102,7 @@ def open_intake(
         synchroniser.want_pictures()
 
     recorder = Recorder(store, metrics, worked_in)
-    return Intake(label_studio, recorder, synchroniser)
+    return Intake(store, label_studio, recorder, synchroniser)
 
 
 def open_photos(settings: Settings) -> PhotoFolder:

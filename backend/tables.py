@@ -215,3 +215,31 @@ learning = Table(
     Column("forgotten_at", UtcDateTime),  # regions as old as this teach nothing, by Label Studio's clock
     Column("changed_at", UtcDateTime, nullable=False),
 )
+# Fine-tuning. A project has at most one job that is queued or running.
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("origin", Key, nullable=False),
+    Column("project", Id, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("trigger", String(16), nullable=False),
+    Column("requested_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    Column("attempts", Integer, nullable=False),
+    Column("worker", Text),
+    Column("lease_until", UtcDateTime),
+    Column("stage", Text, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("steps", Integer, nullable=False),
+    Column("regions", Integer, nullable=False),
+    Column("data_digest", String(64)),
+    Column("parent", Text),
+    Column("version", Text),
+    Column("message", Text, nullable=False),
+    Column("report", Text),
+    Column("verdict", JSON, nullable=False),
+)
+_OPEN = jobs.c.state.in_(["queued", "running"])
+Index("open_jobs", jobs.c.origin, jobs.c.project, unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN)

@@ -44,7 +44,7 @@ class GateConfig:
     """How much better, and how much worse elsewhere. Figures are points of percent."""
 
     margin: float = 1.0
-    """Least mean gain on the held-out corrections"""
+    """Least mean gain on the held-out corrections. Below zero: a loss that is put up with, also by the interval"""
     tolerance: float = 1.0
     """Largest loss on the guard set"""
     name_tolerance: float = 3.0
@@ -235,16 +235,18 @@ def judge(
     guard_gain = _mean(guard_child, "value") - _mean(guard_parent, "value")
     guard_oracle = 100 * (_mean(guard_child, "oracle") - _mean(guard_parent, "oracle"))
     photos = len({c.photo for c in child})
+    lowest = min(0.0, config.margin)
     reasons = []
     if photos < config.min_photos or len(child) < config.min_masks:
         reasons.append(
             f"too few held-out corrections to judge by: {len(child)} masks on {photos} photos, expected "
             f"{config.min_masks} on {config.min_photos}; correct more photos"
         )
-    elif gain.mean < config.margin or gain.low <= 0:
+    elif gain.mean < config.margin or gain.low <= lowest:
         reasons.append(
             f"no clear gain on the held-out corrections: {gain.mean:+.1f} points, {100 * config.confidence:.0f} % "
-            f"interval {gain.low:+.1f} to {gain.high:+.1f}; expected at least {config.margin:+.1f} and all above 0"
+            f"interval {gain.low:+.1f} to {gain.high:+.1f}; expected at least {config.margin:+.1f}, and all of it above "
+            f"{lowest:+.1f}"
         )
     for what, change in (("value", guard_gain), ("oracle", guard_oracle)):
         if change < -config.tolerance:

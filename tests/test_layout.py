@@ -68,6 +68,9 @@ FORBIDDEN = {
     "backend.photos": {"torch", "flask", "requests", "sqlalchemy"},
     "backend.lessons": {"torch", "flask", "requests", "backend.predictor"},
     "backend.learner": {"torch", "flask", "requests", "sqlalchemy", "backend.labelstudio", "backend.service"},
+    "backend.jobs": {"torch", "flask", "requests"},
+    "backend.snapshot": {"torch", "flask", "requests", "sqlalchemy"},
+    "backend.worker": {"flask", "requests", "sqlalchemy", "backend.predictor", "backend.service"},
     "backend.settings": {"torch", "flask", "requests"},
 }
 

@@ -1,0 +1,140 @@
+"""`semsam worker`, `semsam finetune`, `semsam jobs`: parse and call."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from backend.jobs import Job
+    from backend.records import ProjectKey
+    from backend.settings import Settings
+    from backend.store import Store
+    from backend.worker import Worker
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings file; see configs/backend.yaml.")]
+Origin = Annotated[
+    str | None, typer.Option(help="Its server, scheme://host:port, where several have a project of this id.")
+]
+
+
+@contextlib.contextmanager
+def _worker(config: Path | None) -> Iterator[tuple[Settings, Store, Worker]]:
+    """A worker in this process, out of the way of clicks; SIGTERM and Ctrl-C let it give its job back."""
+    from backend.ingest import work_in
+    from backend.intake import open_photos
+    from backend.keeping import keep_pictures
+    from backend.labelstudio import LabelStudio
+    from backend.reconcile import synchronise
+    from backend.registry import open_registry
+    from backend.settings import load_settings
+    from backend.store import open_store
+    from backend.worker import Worker, out_of_the_way
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    settings = load_settings(config)
+    store = open_store(settings)
+    photos, label_studio = open_photos(settings), LabelStudio(settings)
+
+    def refresh(key: ProjectKey) -> None:
+        work_in(store)
+        synchronise(store, label_studio, key)
+        keep_pictures(store, label_studio, photos, key, retry=True)
+
+    worker = Worker(settings, store, open_registry(settings, store), photos, refresh=refresh)
+    out_of_the_way(settings)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, lambda *_: worker.stopping.set())
+        yield settings, store, worker
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        store.close()
+
+
+def work(
+    config: ConfigFile = None,
+    once: Annotated[bool, typer.Option("--once", help="Run what waits now, then end.")] = False,
+) -> None:
+    """Run fine-tuning jobs as they come: Start Training, enough new corrections, a schedule, `semsam finetune`."""
+    with _worker(config) as (_, _, worker):
+        if not once:
+            worker.run()
+            return
+        while not worker.stopping.is_set() and worker.run_one() is not None:
+            pass
+
+
+def finetune(
+    project: Annotated[int, typer.Option(help="Its id in Label Studio.")],
+    origin: Origin = None,
+    config: ConfigFile = None,
+    queue: Annotated[bool, typer.Option("--queue", help="Only ask for it; a worker will run it.")] = False,
+) -> None:
+    """Fine-tune on a project's corrections, here or in the worker that takes the job first; wait for the verdict."""
+    from backend import jobs
+
+    if queue:
+        from backend.settings import load_settings
+        from backend.store import open_store
+
+        store = open_store(load_settings(config))
+        job, new = jobs.request(store, _key(store, project, origin), "command")
+        store.close()
+        print(f"job {job.id} waits for a worker" if new else f"job {job.id} of this project is {job.state} already")
+        return
+    with _worker(config) as (_, store, worker):
+        job, _ = jobs.request(store, _key(store, project, origin), "command")
+        while job.state in jobs.OPEN and not worker.stopping.is_set():
+            ended = worker.run_one(only=job.id)
+            if ended is None:  # a worker has it
+                time.sleep(1.0)
+            job = ended or jobs.find(store, job.id)
+    print(_line(job))
+    if job.report:
+        print(f"report: {job.report}")
+    if job.state == "failed":
+        raise typer.Exit(1)
+
+
+def list_jobs(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    most: Annotated[int, typer.Option("--most", min=1, help="The newest so many.")] = 20,
+) -> None:
+    """Fine-tuning jobs, the newest first: what became of each, and why."""
+    from backend.jobs import list_jobs
+    from backend.settings import load_settings
+    from backend.store import open_store
+
+    store = open_store(load_settings())
+    found = list_jobs(store, most=most)
+    store.close()
+    if as_json:
+        print(json.dumps([job.to_dict() for job in found], indent=1))
+        return
+    for job in found:
+        print(_line(job))
+
+
+def _key(store: Store, project: int, origin: str | None) -> ProjectKey:
+    from backend.corrections import find_project
+
+    return find_project(store, project, origin).key
+
+
+def _line(job: Job) -> str:
+    at = f", {job.stage}, step {job.step} of {job.steps}" if job.state == "running" else ""
+    gain = f", {job.verdict['gain']['mean']:+.1f} points on held-out corrections" if job.verdict else ""
+    version = f" as {job.version}" if job.version else ""
+    reason = f": {job.message}" if job.message else ""
+    return f"job {job.id} of project {job.key} ({job.trigger}): {job.state}{at}{version}{gain}{reason}"

@@ -1,0 +1,193 @@
+"""Fine-tuning jobs in the store: asked for, claimed under a lease, finished. At most one open job a project.
+
+A worker that claims a job holds it for a lease that it renews; when it dies the lease runs out, and the next claim
+brings the job back. Every change that a worker makes names the worker, so one that has lost its job changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from sqlalchemy import Row, and_, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from backend.errors import StoreError
+from backend.records import ProjectKey
+from backend.store import Store
+from backend.tables import annotations as annotation_rows
+from backend.tables import jobs, regions
+
+#: button: Start Training in Label Studio. corrections: enough new ones. schedule: time has passed. command: by hand.
+Trigger = Literal["button", "corrections", "schedule", "command"]
+State = Literal["queued", "running", "promoted", "refused", "failed"]
+OPEN: tuple[State, ...] = ("queued", "running")
+ATTEMPTS = 3  #: claims, after each of which the worker died, that a job is given up after
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fine-tuning job as it stands. Times are UTC."""
+
+    id: int
+    key: ProjectKey
+    state: State
+    trigger: Trigger
+    requested_at: datetime
+    started_at: datetime | None = None  #: of the first claim
+    finished_at: datetime | None = None
+    attempts: int = 0  #: claims so far
+    worker: str | None = None  #: that holds it
+    lease_until: datetime | None = None
+    stage: str = ""  #: what it is at: snapshot, fine-tuning, gate, ...
+    step: int = 0
+    steps: int = 0
+    regions: int = 0  #: corrections in its snapshot
+    data_digest: str | None = None  #: of the snapshot
+    parent: str | None = None  #: version that it started from
+    version: str | None = None  #: version that came out, if one was registered
+    message: str = ""  #: why it was refused or failed
+    report: str | None = None  #: file of the gate's report
+    verdict: Mapping[str, Any] = field(default_factory=dict)  #: see semsam_model.gate.Verdict
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "key"}
+        values = {name: v.isoformat() if isinstance(v, datetime) else v for name, v in values.items()}
+        return values | {"origin": self.key.origin, "project": self.key.project, "verdict": dict(self.verdict)}
+
+
+def request(store: Store, key: ProjectKey, trigger: Trigger, at: datetime | None = None) -> tuple[Job, bool]:
+    """Ask for a job; a project's open one stands for every further request. Returns it and whether it is new."""
+    at = at or datetime.now(UTC)
+    values = {
+        "origin": key.origin,
+        "project": key.project,
+        "state": "queued",
+        "trigger": trigger,
+        "requested_at": at,
+        "attempts": 0,
+        "stage": "waiting",
+        "step": 0,
+        "steps": 0,
+        "regions": 0,
+        "message": "",
+        "verdict": {},
+    }
+    for _ in range(10):
+        # another process may open, or close, a job between the look and the insert: the constraint says which
+        with contextlib.suppress(_Taken), _taken(), store.write() as connection:
+            row = connection.execute(select(jobs).where(_of(key), jobs.c.state.in_(OPEN))).one_or_none()
+            if row is not None:
+                return _job(row), False
+            connection.execute(insert(jobs).values(**values))
+            mine = select(jobs).where(_of(key), jobs.c.state.in_(OPEN))
+            return _job(connection.execute(mine).one()), True
+    raise StoreError(f"project {key}: its jobs change all the time; try again")
+
+
+class _Taken(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def _taken() -> Any:
+    try:
+        yield
+    except StoreError as error:
+        if isinstance(error.__cause__, IntegrityError):
+            raise _Taken from error
+        raise
+
+
+def claim(
+    store: Store, worker: str, lease: timedelta, *, only: int | None = None, at: datetime | None = None
+) -> Job | None:
+    """Take the oldest job that waits, or whose worker has let its lease run out; None when there is none.
+
+    only: no other job than this one. A job whose workers died ATTEMPTS times is marked as failed on the way.
+    """
+    at = at or datetime.now(UTC)
+    free = or_(jobs.c.state == "queued", and_(jobs.c.state == "running", jobs.c.lease_until < at))
+    query = select(jobs).where(free).order_by(jobs.c.id).limit(1).with_for_update(skip_locked=True)
+    if only is not None:
+        query = query.where(jobs.c.id == only)
+    while True:
+        with store.write() as connection:
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                return None
+            mine = jobs.c.id == row.id
+            if row.attempts >= ATTEMPTS:
+                message = f"given up: its worker died {ATTEMPTS} times, the last time while at: {row.stage}"
+                connection.execute(update(jobs).where(mine).values(state="failed", message=message, finished_at=at))
+                continue
+            values = {"state": "running", "worker": worker, "lease_until": at + lease, "attempts": row.attempts + 1}
+            if row.started_at is None:
+                values["started_at"] = at
+            connection.execute(update(jobs).where(mine).values(**values))
+            return _job(connection.execute(select(jobs).where(mine)).one())
+
+
+def renew(store: Store, job: Job, worker: str, lease: timedelta, at: datetime | None = None, **progress: Any) -> bool:
+    """Go on holding a job, and note progress (stage, step, regions, ...). False: the worker holds it no longer."""
+    return _change(store, job, worker, {"lease_until": (at or datetime.now(UTC)) + lease, **progress})
+
+
+def release(store: Store, job: Job, worker: str) -> bool:
+    """Give a job back unfinished, as a worker that is asked to stop does; that counts as no attempt."""
+    values = {"state": "queued", "worker": None, "lease_until": None, "attempts": jobs.c.attempts - 1}
+    return _change(store, job, worker, values)
+
+
+def finish(store: Store, job: Job, worker: str, state: State, at: datetime | None = None, **result: Any) -> bool:
+    """End a job as promoted, refused or failed, with what came of it (message, version, report, verdict)."""
+    values = {"state": state, "finished_at": at or datetime.now(UTC), "lease_until": None, "stage": "done", **result}
+    return _change(store, job, worker, values)
+
+
+def _change(store: Store, job: Job, worker: str, values: Mapping[str, Any]) -> bool:
+    held = and_(jobs.c.id == job.id, jobs.c.state == "running", jobs.c.worker == worker)
+    with store.write() as connection:
+        return connection.execute(update(jobs).where(held).values(**values)).rowcount == 1
+
+
+def find(store: Store, job: int) -> Job:
+    """Raises StoreError when there is none with this number."""
+    with store.read() as connection:
+        row = connection.execute(select(jobs).where(jobs.c.id == job)).one_or_none()
+    if row is None:
+        raise StoreError(f"job {job}: not in the store")
+    return _job(row)
+
+
+def list_jobs(store: Store, key: ProjectKey | None = None, most: int = 50) -> list[Job]:
+    """The newest first; of one project, or of all."""
+    query = select(jobs).order_by(jobs.c.id.desc()).limit(most)
+    with store.read() as connection:
+        rows = connection.execute(query if key is None else query.where(_of(key))).all()
+    return [_job(row) for row in rows]
+
+
+def new_corrections(store: Store, key: ProjectKey) -> tuple[int, datetime | None]:
+    """Usable regions received, by our clock, since the project's last job was asked for, and when that was."""
+    with store.read() as connection:
+        last = connection.scalar(select(func.max(jobs.c.requested_at)).where(_of(key)))
+        mine = and_(regions.c.origin == key.origin, regions.c.project == key.project)
+        usable = and_(mine, regions.c.deleted_at.is_(None), regions.c.problem.is_(None))
+        same = and_(annotation_rows.c.origin == regions.c.origin, annotation_rows.c.annotation == regions.c.annotation)
+        query = select(func.count()).select_from(regions.join(annotation_rows, same)).where(usable)
+        count = connection.scalar(query if last is None else query.where(annotation_rows.c.received_at > last))
+    return count or 0, last
+
+
+def _of(key: ProjectKey) -> Any:
+    return and_(jobs.c.origin == key.origin, jobs.c.project == key.project)
+
+
+def _job(row: Row[Any]) -> Job:
+    names = [name for name in Job.__dataclass_fields__ if name != "key"]
+    return Job(key=ProjectKey(row.origin, row.project), **{name: getattr(row, name) for name in names})

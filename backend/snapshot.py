@@ -1,0 +1,110 @@
+"""What a fine-tuning job learns from: a project's corrections as they stood when it began, in one file of its folder.
+
+A job that is resumed reads the same file, whatever the store has become meanwhile. Photos stay where `photos` keeps
+them. Split by photo as the export does, so that what one holds out the other does too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.export_formats import LabelledTask, by_task, granularity
+from backend.photos import PhotoFolder
+from backend.records import StoredRegion
+from backend.split import Split, split_of
+from semsam_model.samples import Annotation, CocoMask, PhotoFile, Region, Sample
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT = "snapshot.json"
+#: Weight of a region that was accepted as offered, beside 1 of one that was drawn by hand: the model knows it already.
+KNOWN = 0.25
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Photos with their newest annotation, as plain JSON values."""
+
+    photos: tuple[Mapping[str, Any], ...]
+    digest: str
+
+    @property
+    def regions(self) -> int:
+        return sum(len(photo["regions"]) for photo in self.photos)
+
+    def samples(self, kept: PhotoFolder, split: Split, source: str) -> list[Sample]:
+        """The photos of one side; those that are not kept are left out."""
+        mine = [photo for photo in self.photos if split_of(photo["sha256"]) == split]
+        found = [_sample(photo, kept.path(photo["sha256"]), source) for photo in mine if kept.has(photo["sha256"])]
+        if len(found) < len(mine):
+            missing = len(mine) - len(found)
+            log.warning("%d of %d photos are not kept yet and left out; see `semsam sync`", missing, len(mine))
+        return found
+
+
+def take(regions: Iterable[StoredRegion]) -> Snapshot:
+    """Regions in order of their keys -> the newest annotation of each photo; those without a photo are left out."""
+    newest: dict[str, LabelledTask] = {}
+    for task in by_task(regions):
+        other = newest.get(task.sha256)
+        if other is None or task.latest[0].updated_at >= other.latest[0].updated_at:
+            newest[task.sha256] = task
+    return _snapshot(tuple(_photo(newest[sha256]) for sha256 in sorted(newest)))
+
+
+def write(snapshot: Snapshot, folder: Path) -> None:
+    """Keep it as FOLDER/snapshot.json, in one move."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / (SNAPSHOT + ".tmp")
+    temporary.write_text(json.dumps(snapshot.photos), encoding="utf-8")
+    temporary.replace(folder / SNAPSHOT)
+
+
+def read(folder: Path) -> Snapshot | None:
+    """What `write` kept; None where there is nothing."""
+    path = folder / SNAPSHOT
+    return _snapshot(tuple(json.loads(path.read_text(encoding="utf-8")))) if path.is_file() else None
+
+
+def _snapshot(photos: tuple[Mapping[str, Any], ...]) -> Snapshot:
+    return Snapshot(photos, hashlib.sha256(json.dumps(photos, sort_keys=True).encode()).hexdigest())
+
+
+def _photo(task: LabelledTask) -> dict[str, Any]:
+    places = {region.key.region: index for index, region in enumerate(task.latest)}
+    height, width = task.size
+    regions = [
+        {
+            "mask": dict(region.mask),
+            "granularity": granularity(region, task.latest),
+            "name": region.labels[0] if region.labels else None,
+            "parent": places.get(region.parent or "") if region.parent != region.key.region else None,
+            "weight": weight(region),
+        }
+        for region in task.latest
+    ]
+    return {"sha256": task.sha256, "width": width, "height": height, "regions": regions}
+
+
+def weight(region: StoredRegion) -> float:
+    """KNOWN..1: how wrong the model was about it. 1 for what was drawn by hand."""
+    if region.outcome == "drawn":
+        return 1.0
+    iou = region.iou_with_offer
+    if iou is None:  # the offer is lost
+        iou = 0.5 if region.outcome == "corrected" else 1.0
+    return round(KNOWN + (1 - KNOWN) * (1 - min(max(iou, 0.0), 1.0)), 4)
+
+
+def _sample(photo: Mapping[str, Any], path: Path, source: str) -> Sample:
+    regions = tuple(
+        Region(CocoMask(r["mask"]), r["granularity"], r["name"], r["parent"], weight=r["weight"])
+        for r in photo["regions"]
+    )
+    return Sample(PhotoFile(path), source, Annotation(photo["width"], photo["height"], regions))

@@ -1,0 +1,268 @@
+"""The worker with a tiny model: from corrections in the store to a version, whatever dies on the way."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from sqlalchemy import insert, update
+from typer.testing import CliRunner
+
+from backend import jobs, snapshot
+from backend.cli import app
+from backend.corrections import stream_regions
+from backend.photos import PhotoFolder
+from backend.records import ProjectKey
+from backend.registry import open_registry
+from backend.settings import Settings
+from backend.split import split_of
+from backend.store import Store, open_store
+from backend.tables import jobs as job_rows
+from backend.tables import projects, regions
+from backend.worker import Worker
+from semsam_model.samples import CocoMask
+from semsam_model.synthetic import draw_scene
+
+KEY = ProjectKey("http://ls:8080", 1)
+NOW = datetime.now(UTC)
+CONFIG = """
+finetune: {steps: STEPS, batch: 1, size: 96, views: 1, scenes: 1, ranker_photos: 0, save_every: 2,
+  sampling: {prompts: 2}, loss: {points: 16, match_points: 16}}
+gate: {scenes: 1, photos: 2, resamples: 50, min_photos: 1, min_masks: 1, MARGINS}
+"""
+ANYTHING = "margin: -100.0, tolerance: 100.0"  #: promotes whatever comes
+NOTHING = "margin: 100.0"
+
+
+def write_config(folder: Path, margins: str, steps: int = 4) -> Path:
+    path = folder / "finetune.yaml"
+    path.write_text(CONFIG.replace("STEPS", str(steps)).replace("MARGINS", margins))
+    return path
+
+
+@pytest.fixture
+def settings(tmp_path: Path, weights: Path) -> Settings:
+    return Settings(
+        model="tiny",
+        weights=weights,
+        data_dir=tmp_path,
+        finetune_config=write_config(tmp_path, ANYTHING),
+        device="cpu",
+    )
+
+
+def correct(store: Store, photos: PhotoFolder, scenes: range) -> None:
+    """Made scenes, labelled: three regions each, one accepted, one corrected, one drawn."""
+    with store.write() as connection:
+        if 0 in scenes:
+            row = {"origin": KEY.origin, "project": 1, "title": "", "label_config": "", "updated_at": NOW}
+            connection.execute(insert(projects).values(**row))
+        for task in scenes:
+            scene = draw_scene(3, task, (96, 96))
+            file = io.BytesIO()
+            Image.fromarray(scene.image).save(file, "png")
+            sha256 = photos.keep(file.getvalue())
+            for index, (outcome, iou) in enumerate((("accepted", 1.0), ("corrected", 0.4), ("drawn", None))):
+                if index >= len(scene.masks):
+                    break
+                rle = CocoMask.of(scene.masks[index]).segmentation
+                assert isinstance(rle, dict)
+                parent = scene.parents[index]
+                row = {
+                    "origin": KEY.origin,
+                    "project": 1,
+                    "task": task,
+                    "annotation": task,
+                    "region": str(index),
+                    "image_sha256": sha256,
+                    "width": 96,
+                    "height": 96,
+                    "labels": [scene.names[index]],
+                    "parent": None if parent is None else str(parent),
+                    "mask": rle["counts"],
+                    "outcome": outcome,
+                    "iou_with_offer": iou,
+                    "ground_truth": False,
+                    "updated_at": NOW,
+                }
+                connection.execute(insert(regions).values(**row))
+
+
+def make_worker(settings: Settings, store: Store) -> Worker:
+    return Worker(settings, store, open_registry(settings, store), PhotoFolder(settings.data_dir / "photos"))
+
+
+def prepared(settings: Settings, scenes: int = 10) -> tuple[Store, Worker]:
+    store = open_store(settings)
+    correct(store, PhotoFolder(settings.data_dir / "photos"), range(scenes))
+    return store, make_worker(settings, store)
+
+
+def test_a_job_ends_in_a_version_that_is_live_with_its_report_and_figures(settings: Settings) -> None:
+    store, worker = prepared(settings)
+    base = worker.registry.live().version
+    jobs.request(store, KEY, "button")
+    job = worker.run_one()
+    assert job is not None
+    assert (job.state, job.message, job.attempts) == ("promoted", "", 1)
+    live = worker.registry.live().version
+    assert (live.version, live.parent, live.data_digest) == (job.version, base.version, job.data_digest)
+    assert live.figures["gate"] == job.verdict
+    assert job.verdict["promoted"]
+    assert job.verdict["held_out"]["masks"] > 0
+    assert "Promoted" in (live.folder / "gate.html").read_text()
+    assert job.report == str(worker.folder(job) / "gate.html")
+    assert json.dumps(job.to_dict())
+    assert worker.run_one() is None
+    store.close()
+
+
+def test_a_refused_job_keeps_its_reasons_and_changes_nothing_that_is_live(settings: Settings, tmp_path: Path) -> None:
+    write_config(tmp_path, NOTHING)
+    store, worker = prepared(settings)
+    base = worker.registry.live().version
+    jobs.request(store, KEY, "button")
+    job = worker.run_one()
+    assert job is not None
+    assert job.state == "refused"
+    assert "no clear gain" in job.message
+    assert worker.registry.live().version == base
+    assert job.version in [version.version for version in worker.registry.all()], "can still be activated by hand"
+    store.close()
+
+
+def test_too_few_photos_are_refused_before_anything_is_trained(settings: Settings) -> None:
+    store, worker = prepared(settings, scenes=1)
+    jobs.request(store, KEY, "button")
+    job = worker.run_one()
+    assert job is not None
+    assert job.state == "refused"
+    assert "too few corrections" in job.message
+    assert not (worker.folder(job) / "finetune.pt").exists()
+    store.close()
+
+
+def test_a_version_made_live_meanwhile_by_hand_is_not_replaced(settings: Settings, weights: Path) -> None:
+    store, worker = prepared(settings)
+    jobs.request(store, KEY, "button")
+    done = worker.run_one()
+    assert done is not None
+    base = worker.registry.base.version
+
+    held = jobs.request(store, KEY, "button")[0]
+    claimed = jobs.claim(store, "dead", worker.lease, only=held.id)
+    assert claimed is not None
+    jobs.renew(store, claimed, "dead", worker.lease, parent=base)  # began when the base model was live
+    jobs.release(store, claimed, "dead")
+    job = worker.run_one()
+    assert job is not None
+    assert (job.state, job.parent) == ("refused", base)
+    assert "has become the live one meanwhile" in job.message or job.version == done.version
+    assert worker.registry.live().version.version == done.version
+    store.close()
+
+
+def test_an_asked_worker_gives_its_job_back_and_goes_on_from_there(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, worker = prepared(settings)
+    jobs.request(store, KEY, "button")
+    worker.stopping.set()
+    job = worker.run_one()
+    assert job is not None
+    assert job.state == "queued"
+    other = make_worker(settings, store)
+    ended = other.run_one()
+    assert ended is not None
+    assert (ended.state, ended.data_digest) == ("promoted", job.data_digest)
+    store.close()
+
+
+def test_what_a_killed_worker_had_done_is_gone_on_with_by_the_next(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_config(tmp_path, ANYTHING, steps=60)
+    store, worker = prepared(settings)
+    job, _ = jobs.request(store, KEY, "button")
+    environment = {
+        "SEMSAM_MODEL": "tiny",
+        "SEMSAM_WEIGHTS": str(settings.weights),
+        "SEMSAM_DATA_DIR": str(tmp_path),
+        "SEMSAM_FINETUNE_CONFIG": str(settings.finetune_config),
+        "SEMSAM_WORKER_THREADS": "1",
+        "SEMSAM_DEVICE": "cpu",
+    }
+    command = [sys.executable, "-m", "backend.cli", "worker"]
+    process = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while jobs.find(store, job.id).step < 5:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    left = jobs.find(store, job.id)
+    assert left.state == "running"
+    with store.write() as connection:
+        connection.execute(update(job_rows).values(lease_until=datetime.now(UTC) - timedelta(seconds=1)))
+    snapshotted = snapshot.read(worker.folder(job))
+    correct(store, worker.photos, range(20, 22))  # come too late for this job
+
+    caplog.set_level("INFO")
+    ended = worker.run_one()
+    assert ended is not None
+    assert (ended.state, ended.attempts) == ("promoted", 2)
+    assert snapshotted is not None
+    assert ended.data_digest == snapshotted.digest != snapshot.take(stream_regions(store, KEY)).digest
+    resumed = [record.args for record in caplog.records if "goes on at step" in record.msg]
+    assert resumed
+    assert resumed[0][0] >= 4
+    store.close()
+
+
+def test_a_photo_learns_or_is_held_out_and_weights_say_how_wrong_the_model_was(settings: Settings) -> None:
+    store, worker = prepared(settings)
+    taken = snapshot.take(stream_regions(store, KEY))
+    train, held_out = (taken.samples(worker.photos, split, "project_1") for split in ("train", "val"))
+    assert len(train) + len(held_out) == 10
+    assert {split_of(sample.path.name) for sample in held_out} == {"val"}
+    weights = [region.weight for region in train[0].regions]
+    assert weights == [0.25, pytest.approx(0.25 + 0.75 * 0.6), 1.0][: len(weights)]
+    scene = train[0].image()
+    assert scene.shape == (96, 96, 3)
+    store.close()
+
+
+def test_the_command_runs_a_job_here_and_lists_it(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = prepared(settings)
+    store.close()
+    for name, value in (
+        ("MODEL", "tiny"),
+        ("WEIGHTS", settings.weights),
+        ("DATA_DIR", tmp_path),
+        ("FINETUNE_CONFIG", settings.finetune_config),
+        ("WORKER_THREADS", "1"),
+        ("DEVICE", "cpu"),
+        ("LABEL_STUDIO_URL", "http://127.0.0.1:9"),
+    ):
+        monkeypatch.setenv(f"SEMSAM_{name}", str(value))
+    monkeypatch.setattr(os, "nice", lambda by: 0)  # of this process, which other tests share
+    runner = CliRunner()
+    result = runner.invoke(app, ["finetune", "--project", "1"])
+    assert result.exit_code == 0, result.output
+    assert "promoted" in result.output
+    (listed,) = json.loads(runner.invoke(app, ["jobs", "--json"]).output)
+    assert (listed["project"], listed["trigger"], listed["state"]) == (1, "command", "promoted")
