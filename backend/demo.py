@@ -1,4 +1,4 @@
-"""What `make run` starts: Label Studio and the backend on this machine, and a project that is ready to be clicked.
+"""What `make run` starts: Label Studio, the backend and its worker on this machine, and a project ready to be clicked.
 
 All it keeps is in one data folder: `credentials.json` (mode 0600), `label-studio/`, `logs/`, the backend's own files.
 A second start finds user, project, tasks and connection, and leaves them as they are.
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from backend.demo_servers import HOST, Credentials, check_port, start_backend, start_label_studio
+from backend.demo_servers import HOST, Credentials, check_port, start_backend, start_label_studio, start_worker
 from backend.errors import DemoError
 
 PROJECT_TITLE = "semsam demo"
@@ -148,9 +148,9 @@ def prepare(
 
 
 def run(port: int = 8080, backend_port: int = 9090, root: Path | None = None, data: Path | None = None) -> None:
-    """Starts both servers, makes the project, says how to use it and serves until Ctrl-C, SIGTERM or SIGHUP.
+    """Starts servers and worker, makes the project, says how to use it and serves until Ctrl-C, SIGTERM or SIGHUP.
 
-    Both servers are stopped before it returns or raises DemoError. `root` is the repository (default: the one this file
+    All are stopped before it returns or raises DemoError. `root` is the repository (default: the one this file
     is in), `data` the data folder (default: `.semsam` in it).
     """
     root = root or Path(__file__).resolve().parents[1]
@@ -194,13 +194,22 @@ def _serve(
         backend.wait_until_healthy(120)
     with _step(console, "Project, sample photographs and connection"):
         project = prepare(url, credentials.token, backend_url, root, credentials.webhook_secret)
+    worker = start_worker(url, credentials, data, data / "logs" / "worker.log")
+    servers.callback(worker.stop)
     unfinished.unlink(missing_ok=True)
     task = f"?task={project.tasks[0]}" if project.tasks else ""
     console.print(_instructions(f"{url}/projects/{project.id}/data{task}", credentials))
+    fine_tunes = True
     while True:
         time.sleep(0.5)
         studio.check_running()
         backend.check_running()
+        try:
+            worker.check_running()
+        except DemoError as error:
+            if fine_tunes:
+                console.print(f"[yellow]{error}. Clicks are answered; nothing is fine-tuned until the next start.[/]")
+            fine_tunes = False
 
 
 def _instructions(address: str, credentials: Credentials) -> Panel:

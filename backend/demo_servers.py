@@ -119,7 +119,7 @@ def check_port(port: int, variable: str) -> None:
 
 
 class Server:
-    """A child process that serves HTTP, in a process group of its own, with its output in the file `log`."""
+    """A child process, most of them serve HTTP, in a process group of its own, with its output in the file `log`."""
 
     def __init__(
         self, name: str, command: Sequence[str | Path], environment: Mapping[str, str], health: str, log: Path
@@ -178,15 +178,27 @@ def start_label_studio(program: Path, port: int, data: Path, credentials: Creden
 
 def start_backend(port: int, label_studio_url: str, credentials: Credentials, data: Path, log: Path) -> Server:
     """`semsam serve` on 127.0.0.1:`port`, with the token of Label Studio's user in its environment."""
-    environment = {
+    command: list[str | Path] = [_semsam(), "serve", "--host", HOST, "--port", str(port)]
+    environment = _backend_environment(label_studio_url, credentials, data)
+    return Server("The backend", command, environment, f"http://{HOST}:{port}/health", log)
+
+
+def start_worker(label_studio_url: str, credentials: Credentials, data: Path, log: Path) -> Server:
+    """`semsam worker` beside the backend. It serves nothing, so do not wait until it is healthy."""
+    return Server("The worker", [_semsam(), "worker"], _backend_environment(label_studio_url, credentials, data), "", log)
+
+
+def _semsam() -> Path:
+    return Path(sys.executable).with_name("semsam")
+
+
+def _backend_environment(label_studio_url: str, credentials: Credentials, data: Path) -> dict[str, str]:
+    return {
         "LABEL_STUDIO_URL": label_studio_url,
         "LABEL_STUDIO_API_KEY": credentials.token,
         "SEMSAM_WEBHOOK_SECRET": credentials.webhook_secret,
         "SEMSAM_DATA_DIR": str(data),
     }
-    command: list[str | Path] = [Path(sys.executable).with_name("semsam")]
-    command += ["serve", "--host", HOST, "--port", str(port)]
-    return Server("The backend", command, environment, f"http://{HOST}:{port}/health", log)
 
 
 def _die_with_parent() -> None:

@@ -26,9 +26,7 @@ log = logging.getLogger(__name__)
 class Intake:
     """Thread-safe."""
 
-    def __init__(
-        self, store: Store, label_studio: LabelStudio, recorder: Recorder, synchroniser: Synchroniser
-    ) -> None:
+    def __init__(self, store: Store, label_studio: LabelStudio, recorder: Recorder, synchroniser: Synchroniser) -> None:
         self._store = store
         self._label_studio = label_studio
         self._recorder = recorder

@@ -245,8 +245,8 @@ def judge(
     elif gain.mean < config.margin or gain.low <= lowest:
         reasons.append(
             f"no clear gain on the held-out corrections: {gain.mean:+.1f} points, {100 * config.confidence:.0f} % "
-            f"interval {gain.low:+.1f} to {gain.high:+.1f}; expected at least {config.margin:+.1f}, and all of it above "
-            f"{lowest:+.1f}"
+            f"interval {gain.low:+.1f} to {gain.high:+.1f}; expected at least {config.margin:+.1f}, and the interval "
+            f"above {lowest:+.1f}"
         )
     for what, change in (("value", guard_gain), ("oracle", guard_oracle)):
         if change < -config.tolerance:

@@ -40,7 +40,7 @@ def test_label_studio_is_configured_as_by_make_run_except_for_its_secrets_and_it
     assert {k: v for k, v in here.items() if k not in differs} == {k: v for k, v in there.items() if k not in differs}
 
 
-@pytest.mark.parametrize("service", ["backend", "demo"])
+@pytest.mark.parametrize("service", ["backend", "worker", "demo"])
 def test_the_backend_reads_every_variable_that_compose_gives_it(compose: dict[str, Any], service: str) -> None:
     environment = compose["services"][service]["environment"]
     settings = load_settings(environ={**environment, "LABEL_STUDIO_API_KEY": "key", "SEMSAM_DATA_DIR": "/data"})
