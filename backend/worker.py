@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 POLL_S = 2.0  #: between looks for a job
 LOOK_S = 30.0  #: between looks whether a project has earned one
 CHILD, REPORT, VERDICT = "child.safetensors", "gate.html", "gate.json"
-NICE = 10
 
 
 @dataclass
@@ -308,6 +307,6 @@ def request_earned(store: Store, settings: Settings, at: datetime | None = None)
 
 
 def out_of_the_way(settings: Settings) -> None:
-    """Make this process yield to those that answer clicks: low priority, half of the cores."""
-    os.nice(NICE)
+    """Make this process yield to those that answer clicks: low priority, half of the cores unless the settings say otherwise."""
+    os.nice(settings.worker_nice)
     torch.set_num_threads(settings.worker_threads or max(1, (os.cpu_count() or 2) // 2))
