@@ -185,7 +185,9 @@ def start_backend(port: int, label_studio_url: str, credentials: Credentials, da
 
 def start_worker(label_studio_url: str, credentials: Credentials, data: Path, log: Path) -> Server:
     """`semsam worker` beside the backend. It serves nothing, so do not wait until it is healthy."""
-    return Server("The worker", [_semsam(), "worker"], _backend_environment(label_studio_url, credentials, data), "", log)
+    return Server(
+        "The worker", [_semsam(), "worker"], _backend_environment(label_studio_url, credentials, data), "", log
+    )
 
 
 def _semsam() -> Path:

@@ -307,6 +307,6 @@ def request_earned(store: Store, settings: Settings, at: datetime | None = None)
 
 
 def out_of_the_way(settings: Settings) -> None:
-    """Make this process yield to those that answer clicks: low priority, half of the cores unless the settings say otherwise."""
+    """Make this process yield to those that answer clicks: low priority, few threads."""
     os.nice(settings.worker_nice)
     torch.set_num_threads(settings.worker_threads or max(1, (os.cpu_count() or 2) // 2))
