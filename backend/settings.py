@@ -114,13 +114,14 @@ class Settings:
     text_encoder: str | None = None  #: sentence-transformers folder or hub name; None = the installed package
     name_threshold: Annotated[float, Field(ge=0, le=1)] = 0.4  #: score below which a name is only guessed, not given
     learning: bool = True  #: accepted regions change a project's next click; false: not, in no project
+    embedding_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20  #: memory for embeddings kept
+
     finetune_config: _Folder | None = None  #: how to learn from corrections; None = configs/finetune.yaml
     finetune_after_corrections: Annotated[int, Field(ge=0)] = 100  #: new ones that start a job; 0 = never
     finetune_every_hours: Annotated[float, Field(ge=0)] = 0.0  #: a job this often, where anything is new; 0 = never
     worker_threads: _Count | None = None  #: CPU threads of a job; None = half of the cores
     worker_nice: Annotated[int, Field(ge=0, le=19)] = 10  #: by how much a job's priority is lowered
     worker_lease_seconds: _Seconds = 60.0  #: without a sign of life after which another worker takes a job
-    embedding_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20  #: memory for embeddings kept
 
     def __post_init__(self) -> None:
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
