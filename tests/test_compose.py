@@ -55,6 +55,12 @@ def test_every_volume_and_network_that_a_service_uses_is_declared(compose: dict[
         assert service.get("depends_on", {}).keys() <= compose["services"].keys()
 
 
+def test_the_worker_has_the_store_and_the_files_of_the_backend(compose: dict[str, Any]) -> None:
+    backend, worker = (compose["services"][name] for name in ("backend", "worker"))
+    assert worker["environment"]["SEMSAM_DATABASE_URL"] == backend["environment"]["SEMSAM_DATABASE_URL"]
+    assert "backend:/data" in backend["volumes"] and "backend:/data" in worker["volumes"]
+
+
 def test_only_this_machine_reaches_the_published_port(compose: dict[str, Any]) -> None:
     published = [port for service in compose["services"].values() for port in service.get("ports", [])]
     assert published == ["127.0.0.1:${PORT:-8080}:8080"]
