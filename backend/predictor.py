@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from semsam_model.few_shot import Preference
     from semsam_model.learning import Lesson
     from semsam_model.model import ImageEmbedding, SemanticSAM
+    from semsam_model.preannotate import Region, RegionOptions
     from semsam_model.transforms import Window
     from semsam_model.zoom import Look
 
@@ -204,6 +205,24 @@ class Predictor:
             from semsam_model.find import find
 
             return find(model, embedding, labels, threshold)
+
+        return self._ask(using or self.ready(), sha256, pixels, answer)
+
+    def preannotate(
+        self,
+        sha256: str,
+        pixels: Callable[[], np.ndarray],
+        labels: LabelSet | None,
+        options: RegionOptions,
+        *,
+        using: Loaded | None = None,
+    ) -> tuple[list[Region], Version, Timings]:
+        """The regions of the photo, see `semsam_model.preannotate`; the rest as `propose`. Raises ConfigError."""
+
+        def answer(model: SemanticSAM, embedding: ImageEmbedding, look: Look) -> list[Region]:
+            from semsam_model.preannotate import preannotate
+
+            return preannotate(model, embedding, labels, options)
 
         return self._ask(using or self.ready(), sha256, pixels, answer)
 

@@ -31,6 +31,7 @@ from backend.metrics import Metrics
 from backend.naming import Namer, without_text
 from backend.offering import Answered
 from backend.predictor import Loaded, Predictor, Timings, read_model
+from backend.preannotation import UNFINISHED, as_prediction, names_of, wanted_regions
 from backend.records import ProjectKey
 from backend.registry import Registry, open_registry
 from backend.settings import Settings
@@ -180,7 +181,7 @@ class SemsamService:
         body that is no predict request at all.
         """
         request = protocol.parse_predict(body)
-        model = _OneModel(self._predictor)
+        model = _OneModel(self._predictor, time.monotonic() + self._settings.preannotate_seconds)
         return [self._answer(request, task, request_id, model) for task in request.tasks]
 
     def _answer(
@@ -198,14 +199,17 @@ class SemsamService:
             kind, reason, level = "unexpected", "see the traceback above", logging.ERROR
         log.log(level, "%s: empty answer (%s): %s", where, kind, reason)
         self._metrics.empty_answer(kind)
-        return protocol.empty_prediction(model.loaded.version.version if model.loaded else self.model_version)
+        version = model.loaded.version.version if model.loaded else self.model_version
+        # what a model has been asked and has no answer to, it need not be asked again
+        unfinished = request.context is None and kind not in ("no_prompt", "no_mask")
+        return protocol.empty_prediction(version + UNFINISHED if unfinished else version)
 
     def _answer_or_raise(
         self, request: protocol.PredictRequest, task: protocol.TaskRef, where: str, model: _OneModel
     ) -> dict[str, Any]:
         if request.context is None:
-            raise _NothingToSay("no_prompt", "no click or box came with it; pictures are not annotated without one yet")
-        if not request.context:
+            self._can_preannotate(model)
+        elif not request.context:
             raise _NothingToSay("no_prompt", "the editor sent no click or box")
         if task.image_url is None:
             raise BackendError(task.problem or "the task names no picture")
@@ -216,15 +220,18 @@ class SemsamService:
         project = request.project_key
         file, data = self._file(project, task)
         fetched = time.perf_counter()
-        asked = protocol.interaction(request.context, request.config, file.size)
-        if asked.prompt is None and not asked.text:
-            raise _NothingToSay("no_prompt", "; ".join(asked.ignored) or "nothing to point at")
 
         def pixels() -> np.ndarray:
             content = data if data is not None else self._fetch(project, task)
             return decode_photo(
                 content, max_bytes=self._settings.max_image_bytes, max_pixels=self._settings.max_image_pixels
             ).rgb
+
+        if request.context is None:
+            return self._preannotate(request.config, file, pixels, model.ready(), where)
+        asked = protocol.interaction(request.context, request.config, file.size)
+        if asked.prompt is None and not asked.text:
+            raise _NothingToSay("no_prompt", "; ".join(asked.ignored) or "nothing to point at")
 
         loaded = model.ready()
         learned = self._learned(request, task, loaded)
@@ -264,6 +271,39 @@ class SemsamService:
             raise _NothingToSay("no_mask", f"the model found no mask {where_not}")
         self._note_offer(request, task, file, asked, offered, prediction, time.perf_counter() - began)
         return prediction
+
+    def _can_preannotate(self, model: _OneModel) -> None:
+        if time.monotonic() >= model.deadline:
+            raise _NothingToSay(
+                "no_time",
+                f"{self._settings.preannotate_seconds:g} s, the setting preannotate_seconds, are over; ask again, or"
+                " run `semsam batch`",
+            )
+        loaded = model.ready()
+        if not loaded.model.config.generic_queries:
+            raise _NothingToSay(
+                "no_prompt",
+                f"no click or box came with it, and model {loaded.version} has no object queries to do without",
+            )
+
+    def _preannotate(
+        self,
+        config: protocol.LabelConfig,
+        file: _File,
+        pixels: Callable[[], np.ndarray],
+        loaded: Loaded,
+        where: str,
+    ) -> dict[str, Any]:
+        """Everything in a picture that nobody has clicked."""
+        labels = names_of(self._namer_of(loaded), config, loaded.model.config.text_dim)
+        options = wanted_regions(self._settings, config)
+        regions, version, timings = self._predictor.preannotate(file.sha256, pixels, labels, options, using=loaded)
+        for stage, seconds in timings.stages.items():
+            self._metrics.stage(stage, seconds)
+        log.info("%s: %d regions, image %s, model %s", where, len(regions), file.sha256[:12], version)
+        if not regions:
+            raise _NothingToSay("no_mask", f"nothing in it scores {options.least:g}, the setting preannotate_threshold")
+        return as_prediction(regions, config, file.sha256, version.version)
 
     def _note_offer(
         self,
@@ -377,8 +417,9 @@ class SemsamService:
 class _OneModel:
     """The model that answers a request: the one that was there when it was first needed, to the request's end."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, deadline: float) -> None:
         self._predictor = predictor
+        self.deadline = deadline  #: time.monotonic() after which no picture without a click is begun
         self.loaded: Loaded | None = None  #: None until then
 
     def ready(self) -> Loaded:

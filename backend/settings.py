@@ -113,6 +113,10 @@ class Settings:
     version_poll_seconds: _Seconds = 1.0  #: how often to look whether another version has been made live
     text_encoder: str | None = None  #: sentence-transformers folder or hub name; None = the installed package
     name_threshold: Annotated[float, Field(ge=0, le=1)] = 0.4  #: score below which a name is only guessed, not given
+    #: regions of a picture that nobody has clicked: least score, and how many at most
+    preannotate_threshold: Annotated[float, Field(ge=0, le=1)] = 0.15
+    preannotate_regions: _Count = 50
+    preannotate_seconds: _Seconds = 80.0  #: after which a request begins no further picture; Label Studio waits 100 s
     learning: bool = True  #: accepted regions change a project's next click; false: not, in no project
     embedding_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20  #: memory for embeddings kept
 

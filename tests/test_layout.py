@@ -48,6 +48,7 @@ FORBIDDEN = {
     "backend.export_formats": {"torch", "flask", "requests", "sqlalchemy", "backend.store"},
     "backend.export_staging": {"torch", "flask", "requests", "sqlalchemy", "numpy", "backend.records"},
     "backend.naming": {"flask", "torch", "requests", "backend.predictor"},
+    "backend.preannotation": {"flask", "torch", "requests", "backend.predictor"},
     "backend.text_prompt": {"flask", "torch", "requests", "backend.predictor"},
     "backend.service": {"flask", "torch", "requests"},
     "backend.app": {"torch", "numpy", "cv2", "PIL"},

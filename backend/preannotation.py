@@ -1,0 +1,62 @@
+"""Regions of a photo that nobody has clicked -> the prediction of its task. The same for the service and `semsam batch`:
+the ids of regions follow from the photo and the version, so that two answers about one photo are equal.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from backend import protocol
+from backend.label_config import LabelConfig
+from backend.naming import Namer
+from backend.settings import Settings
+from semsam_model.names import LabelSet
+
+if TYPE_CHECKING:  # torch
+    from semsam_model.preannotate import Region, RegionOptions
+
+log = logging.getLogger(__name__)
+
+#: What the version of an answer says that was not made: Label Studio and `semsam batch` then ask again.
+UNFINISHED = " (not annotated yet)"
+ENCODER_WAIT_S = 20.0
+
+
+def names_of(namer: Namer | None, config: LabelConfig, dimension: int) -> LabelSet | None:
+    """The project's labels; waits for the text encoder. None: regions are labelled by kind alone."""
+    if namer is None:
+        return None
+    try:
+        namer.wait(ENCODER_WAIT_S)
+    except TimeoutError:
+        log.warning("the text encoder is not loaded after %g s", ENCODER_WAIT_S)
+    return namer.labels(config, dimension=dimension)
+
+
+def wanted_regions(settings: Settings, config: LabelConfig) -> RegionOptions:
+    """Which regions a project's pictures get."""
+    from semsam_model.preannotate import RegionOptions
+
+    return RegionOptions(settings.preannotate_threshold, settings.preannotate_regions, config.granularity)
+
+
+def as_prediction(regions: Sequence[Region], config: LabelConfig, sha256: str, version: str) -> dict[str, Any]:
+    """The prediction of the task whose picture has this digest; a region without a name has the label of its kind."""
+    scope = uuid.uuid5(uuid.NAMESPACE_OID, f"{version} {sha256}")
+    numbers = itertools.count()
+    known = {label.value for label in config.labels}
+    labels = [
+        r.candidate.label if r.candidate.label in known else config.label_for(part=r.kind == "part") for r in regions
+    ]
+    return protocol.build_prediction(
+        [region.candidate for region in regions],
+        config=config,
+        prompt_id=str(scope),
+        model_version=version,
+        labels=labels,
+        new_id=lambda: str(uuid.uuid5(scope, str(next(numbers)))),
+    )

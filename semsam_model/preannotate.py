@@ -1,0 +1,138 @@
+"""A whole photo as one clean set of regions, to be accepted as it is: objects that do not overlap, and parts that do not.
+
+Each mask is an object or a part, whichever its query is surer of. Of two of one kind that share pixels the better one
+has them; what is left of the other stays a region when it is most of it. A part belongs to the object that holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from semsam_model.candidates import Options, clean_pixels
+from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.names import KINDS, Kind, LabelSet
+from semsam_model.readouts import COLUMNS, ReadOptions
+from semsam_model.segment import INSIDE, Queries, find_queries, segment
+from semsam_model.types import Candidate
+
+
+@dataclass(frozen=True)
+class RegionOptions:
+    """Which regions are wanted."""
+
+    least: float = ReadOptions.present  #: score below which a mask is no region
+    most: int = 50  #: regions for one photo, the surest
+    kind: Kind | None = None  #: only regions of this kind
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A mask, named where there are labels, and what it is. Ranks and parents are those of the whole list."""
+
+    candidate: Candidate
+    kind: Kind
+
+
+def preannotate(
+    model: SemanticSAM, embedding: ImageEmbedding, labels: LabelSet | None, options: RegionOptions | None = None
+) -> list[Region]:
+    """The regions of an embedded photo, best first, in photo pixels.
+
+    labels: names to give; None: every region is unnamed. Raises ConfigError for a model without object queries, and
+    when the text vectors are not of the model's dimension.
+    """
+    options = options or RegionOptions()
+    queries = find_queries(model, embedding)
+    everything = len(queries.logits) * (len(labels.values) if labels else 1)
+    read = ReadOptions(most=everything, least=options.least)
+    is_part = _are_parts(queries, labels)
+    found = []
+    for group, mine in zip(KINDS, (~is_part, is_part), strict=True):
+        if options.kind in (None, group) and mine.any():
+            candidates = segment(_only(queries, mine), embedding.frame, labels, group, read)
+            found += [Region(candidate, group) for candidate in apart(candidates, read.visible)]
+    found.sort(key=lambda region: -region.candidate.score)
+    return _linked(found[: options.most])
+
+
+def apart(candidates: Sequence[Candidate], visible: float) -> list[Candidate]:
+    """The candidates without what better ones cover; none that keeps less than `visible` of its mask. Best first."""
+    taken: np.ndarray | None = None
+    kept = []
+    for candidate in sorted(candidates, key=lambda c: (-c.score, c.rank)):
+        if not candidate.area:
+            continue
+        if taken is None:
+            taken = np.zeros(candidate.size, bool)
+        free = _free(candidate, candidate.crop, candidate.bbox, taken)
+        least = Options().min_region / (640 * 640) * taken.size
+        cleaned = clean_pixels(free.crop, free.bbox, least)
+        free = _free(candidate, *cleaned, taken)  # a pinhole that was filled may be another's
+        if not free.area or free.area < visible * candidate.area:
+            continue
+        x0, y0, x1, y1 = free.bbox
+        taken[y0:y1, x0:x1] |= free.crop
+        kept.append(free)
+    return kept
+
+
+def _free(candidate: Candidate, crop: np.ndarray, bbox: tuple[int, int, int, int], taken: np.ndarray) -> Candidate:
+    """The candidate with this mask less what is taken."""
+    x0, y0, x1, y1 = bbox
+    left = crop & ~taken[y0:y1, x0:x1]
+    rows, cols = np.flatnonzero(left.any(1)), np.flatnonzero(left.any(0))
+    if not rows.size:
+        return replace(candidate, crop=np.zeros((0, 0), bool), bbox=(0, 0, 0, 0))
+    top, bottom, first, last = int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
+    tight = x0 + first, y0 + top, x0 + last, y0 + bottom
+    return replace(candidate, crop=left[top:bottom, first:last], bbox=tight)
+
+
+def _are_parts(queries: Queries, labels: LabelSet | None) -> np.ndarray:
+    """bool (Q,): the part head says more than the object head."""
+    sure = np.stack([queries.kinds[:, COLUMNS[kind]].max(1) for kind in KINDS], 1)
+    if labels is not None:
+        sure = sure * queries.against(labels).names.max(2)
+    return np.asarray(sure[:, 1] > sure[:, 0])
+
+
+def _only(queries: Queries, mine: np.ndarray) -> Queries:
+    return replace(
+        queries,
+        logits=queries.logits[mine],
+        kinds=queries.kinds[mine],
+        embeddings=queries.embeddings[mine],
+        tokens=queries.tokens[mine],
+        predicted_iou=queries.predicted_iou[mine],
+    )
+
+
+def _linked(regions: Sequence[Region]) -> list[Region]:
+    """Ranked in this order; each part with the object that holds most of it, if it holds `INSIDE` of it."""
+    objects = {i + 1: r.candidate for i, r in enumerate(regions) if r.kind == "object"}
+    linked = []
+    for i, region in enumerate(regions):
+        parent = None
+        if region.kind == "part":
+            shares = {rank: _share_in(region.candidate, whole) for rank, whole in objects.items()}
+            parent = max(shares, key=lambda rank: shares[rank], default=None)
+            parent = parent if parent is not None and shares[parent] >= INSIDE else None
+        linked.append(Region(replace(region.candidate, rank=i + 1, parent=parent), region.kind))
+    return linked
+
+
+def _share_in(part: Candidate, whole: Candidate) -> float:
+    """Share of the part's pixels that are the whole's."""
+    x0, y0 = max(part.bbox[0], whole.bbox[0]), max(part.bbox[1], whole.bbox[1])
+    x1, y1 = min(part.bbox[2], whole.bbox[2]), min(part.bbox[3], whole.bbox[3])
+    if x0 >= x1 or y0 >= y1:
+        return 0.0
+
+    def cut(candidate: Candidate) -> np.ndarray:
+        left, top = candidate.bbox[:2]
+        return candidate.crop[y0 - top : y1 - top, x0 - left : x1 - left]
+
+    return float(np.count_nonzero(cut(part) & cut(whole))) / part.area

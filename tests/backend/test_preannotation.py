@@ -1,0 +1,142 @@
+"""A picture that nobody has clicked: one clean set of regions, the same from the service whenever it is asked."""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from backend.label_config import LabelConfig
+from backend.metrics import Metrics
+from backend.preannotation import UNFINISHED
+from backend.service import SemsamService, build_service
+from backend.settings import Settings
+from semsam_model.checkpoint import load, save
+from semsam_model.config import read_model_config
+from semsam_model.mask_codecs import decode_brush_rle
+from semsam_model.model import build_model
+from semsam_model.preannotate import apart
+from semsam_model.types import Candidate
+from tests.backend.test_service import CONFIG, TOKEN, Files, body, serving
+
+NAMED = CONFIG.replace(
+    '<Label value="object" kind="object" background="#d62728"/>',
+    '<Label value="house" kind="object"/><Label value="sky" kind="object"/><Label value="window" kind="part" of="house"/>',
+).replace('<Label value="part" kind="part" background="#1f77b4"/>', "")
+
+
+@pytest.fixture(scope="session")
+def everything_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with object queries, untrained, whose masks have structure."""
+    torch.manual_seed(3)
+    config = dataclasses.replace(read_model_config("tiny"), generic_queries=12, generic_layers=1)
+    network = build_model(config).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim > 1 and name.startswith("decoder"):
+                parameter.copy_(torch.randn_like(parameter) * parameter[0].numel() ** -0.5 * 2)
+    path = tmp_path_factory.mktemp("everything") / "tiny.safetensors"
+    save(path, network, config)
+    return path
+
+
+def settings(url: str, weights: Path, folder: Path, **own: Any) -> Settings:
+    return Settings(
+        label_studio_url=url,
+        label_studio_api_key=TOKEN,
+        model="tiny",
+        weights=weights,
+        data_dir=folder,
+        preannotate_threshold=0.0,
+        **own,
+    )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with serving(Files()) as url:
+        yield url
+
+
+@pytest.fixture
+def service(server: str, everything_weights: Path, tmp_path: Path) -> Iterator[SemsamService]:
+    with contextlib.closing(build_service(settings(server, everything_weights, tmp_path), Metrics())) as made:
+        yield made
+
+
+def geometry(prediction: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in prediction["result"] if row["type"] == "brushlabels"]
+
+
+def mask(row: dict[str, Any]) -> np.ndarray:
+    return np.asarray(decode_brush_rle(row["value"]["rle"], (row["original_height"], row["original_width"])))
+
+
+@pytest.mark.parametrize("config", [CONFIG, NAMED])
+def test_a_picture_without_a_click_gets_named_regions_that_do_not_overlap_within_a_kind(
+    service: SemsamService, config: str
+) -> None:
+    (answer,) = service.predict_request(body(None, "a.png", config=config), "r1")
+    rows = geometry(answer)
+    parts = {label.value for label in LabelConfig.parse(config).labels if label.kind == "part"}
+    known = {label.value for label in LabelConfig.parse(config).labels}
+    assert len(rows) > 1
+    labels = [row["value"]["brushlabels"][0] for row in rows]
+    assert set(labels) <= known
+    for of_parts in (True, False):
+        masks = [mask(row) for row, label in zip(rows, labels, strict=True) if (label in parts) == of_parts]
+        assert not masks or np.sum(masks, axis=0).max() == 1
+    held = {row["id"]: (mask(row), label) for row, label in zip(rows, labels, strict=True)}
+    for row, label in zip(rows, labels, strict=True):
+        if "parentID" in row:
+            whole, name = held[row["parentID"]]
+            assert label in parts and name not in parts
+            assert (mask(row) & whole).sum() >= 0.7 * mask(row).sum()
+
+
+def test_asked_twice_it_says_the_same_to_the_byte(service: SemsamService) -> None:
+    first, second = (service.predict_request(body(None, "a.png"), name) for name in ("r1", "r2"))
+    assert first == second
+
+
+def test_threshold_and_number_are_obeyed(server: str, everything_weights: Path, tmp_path: Path) -> None:
+    few = dataclasses.replace(settings(server, everything_weights, tmp_path), preannotate_regions=1)
+    none = dataclasses.replace(few, preannotate_threshold=1.0)
+    counts = []
+    for chosen in (few, none):
+        with contextlib.closing(build_service(chosen, Metrics())) as made:
+            counts.append(len(geometry(made.predict_request(body(None, "a.png"), "r")[0])))
+    assert counts == [1, 0]
+
+
+def test_what_no_time_is_left_for_comes_back_empty_under_a_version_that_is_asked_again(
+    server: str, everything_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hurried = settings(server, everything_weights, tmp_path, preannotate_seconds=1e-9)
+    with contextlib.closing(build_service(hurried, Metrics())) as made, caplog.at_level(logging.INFO):
+        answers = made.predict_request(body(None, "a.png", "b.png"), "r9")
+    assert [a["result"] for a in answers] == [[], []]
+    assert all(a["model_version"].endswith(UNFINISHED) for a in answers)
+    assert caplog.text.count("preannotate_seconds") == 2
+    assert load(everything_weights)[1].version in answers[0]["model_version"]
+
+
+def test_a_picture_that_cannot_be_read_is_asked_again_and_the_others_are_answered(service: SemsamService) -> None:
+    broken, fine = service.predict_request(body(None, "broken.png", "a.png"), "r3")
+    assert broken["result"] == [] and broken["model_version"].endswith(UNFINISHED)
+    assert fine["result"] and not fine["model_version"].endswith(UNFINISHED)
+
+
+def test_of_two_masks_the_better_one_has_what_they_share_and_little_left_over_is_no_region() -> None:
+    def square(rank: int, score: float, x0: int, x1: int) -> Candidate:
+        crop = np.ones((40, x1 - x0), bool)
+        return Candidate(rank, 0, 1, score, score, 1.0, (60, 100), (x0, 10, x1, 50), crop)
+
+    best, most, little = square(2, 0.9, 0, 40), square(1, 0.8, 30, 70), square(3, 0.5, 35, 75)
+    kept = apart([most, best, little], 0.6)
+    assert [(c.rank, c.bbox) for c in kept] == [(2, (0, 10, 40, 50)), (1, (40, 10, 70, 50))]
