@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from backend import cli_adapt, cli_learner, cli_photos, cli_training, cli_versions
+from backend.cli_batch import batch
 from backend.cli_segment import segment
 from backend.cli_store import sync
 from semsam_model.errors import ConfigError, PromptError, SemsamError
@@ -33,6 +34,7 @@ app.add_typer(evaluate_app, name="evaluate")
 cli_photos.add_to(evaluate_app)
 evaluate_app.command()(cli_adapt.adapt)
 app.command()(segment)
+app.command()(batch)
 data_app = typer.Typer(no_args_is_help=True, help="Look at training data, or make some.")
 app.add_typer(data_app, name="data")
 app.add_typer(cli_versions.app, name="versions")

@@ -1,4 +1,4 @@
-"""Regions of a photo that nobody has clicked -> the prediction of its task. The same for the service and `semsam batch`:
+"""Regions of a photo that nobody has clicked -> the prediction of its task. The same for service and `semsam batch`:
 the ids of regions follow from the photo and the version, so that two answers about one photo are equal.
 """
 

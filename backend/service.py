@@ -30,8 +30,8 @@ from backend.learner import Learner
 from backend.metrics import Metrics
 from backend.naming import Namer, without_text
 from backend.offering import Answered
-from backend.predictor import Loaded, Predictor, Timings, read_model
 from backend.preannotation import UNFINISHED, as_prediction, names_of, wanted_regions
+from backend.predictor import Loaded, Predictor, Timings, read_model
 from backend.records import ProjectKey
 from backend.registry import Registry, open_registry
 from backend.settings import Settings

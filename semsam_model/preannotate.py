@@ -1,4 +1,4 @@
-"""A whole photo as one clean set of regions, to be accepted as it is: objects that do not overlap, and parts that do not.
+"""A whole photo as one clean set of regions, to be accepted as is: objects that do not overlap, and parts that do not.
 
 Each mask is an object or a part, whichever its query is surer of. Of two of one kind that share pixels the better one
 has them; what is left of the other stays a region when it is most of it. A part belongs to the object that holds it.

@@ -26,7 +26,8 @@ from tests.backend.test_service import CONFIG, TOKEN, Files, body, serving
 
 NAMED = CONFIG.replace(
     '<Label value="object" kind="object" background="#d62728"/>',
-    '<Label value="house" kind="object"/><Label value="sky" kind="object"/><Label value="window" kind="part" of="house"/>',
+    '<Label value="house" kind="object"/><Label value="sky" kind="object"/>'
+    '<Label value="window" kind="part" of="house"/>',
 ).replace('<Label value="part" kind="part" background="#1f77b4"/>', "")
 
 
