@@ -38,6 +38,8 @@ from semsam_model.types import LEVEL_TOKENS, Candidate
 
 #: Answers below this score are no part of a set or of an answer to a word.
 PRESENT = ReadOptions().present
+#: Average precision ranks answers and does not ask where one would stop: a cut would only shorten its curve.
+EVERY_ANSWER = ReadOptions(least=0.001)
 Figures = dict[str, Any]
 
 

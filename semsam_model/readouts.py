@@ -33,7 +33,7 @@ class ReadOptions:
     """How scores become answers."""
 
     most: int = 100  #: answers for one photo
-    same_iou: float = 0.6  #: of two masks with a larger IoU only the one with the higher score is an answer
+    same_iou: float = 0.5  #: of two masks with a larger IoU only the one with the higher score is an answer
     least: float = 0.02  #: answers below this score are left out
     present: float = 0.15  #: least score of a segment, and of a label at a pixel of the semantic map
     visible: float = 0.6  #: a segment that keeps less than this share of its mask beside better ones is left out
