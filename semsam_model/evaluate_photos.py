@@ -260,7 +260,7 @@ class _Instances:
         row_of = {name: row for row, name in enumerate(self._labels.values)}
         predicted = [
             (candidate.mask, row_of[name], score)
-            for candidate in segment(photo.queries, photo.frame, self._labels, self._kind)
+            for candidate in segment(photo.queries, photo.frame, self._labels, self._kind, EVERY_ANSWER)
             for name, score in candidate.names
         ]
         self._ap.add(photo.size, wanted, predicted)
