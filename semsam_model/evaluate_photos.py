@@ -38,8 +38,8 @@ from semsam_model.types import LEVEL_TOKENS, Candidate
 
 #: Answers below this score are no part of a set or of an answer to a word.
 PRESENT = ReadOptions().present
-#: Average precision ranks answers and does not ask where one would stop: a cut would only shorten its curve.
-EVERY_ANSWER = ReadOptions(least=0.001)
+#: Average precision ranks answers, and maps are annotated nearly everywhere: a cut would only leave out right answers.
+EVERY_ANSWER = ReadOptions(least=0.001, present=0.02)
 Figures = dict[str, Any]
 
 
@@ -296,7 +296,7 @@ def _map_of(photo: Looked, chosen: Sequence[int]) -> np.ndarray:
     some = LabelSet(
         tuple(labels.names[i] for i in chosen), tuple(labels.kinds[i] for i in chosen), labels.vectors[list(chosen)]
     )
-    rows = semantic(photo.queries.against(some), enlarge=photo.frame.enlarge)
+    rows = semantic(photo.queries.against(some), EVERY_ANSWER, enlarge=photo.frame.enlarge)
     return np.append(np.array(chosen, int), UNLABELLED)[rows]
 
 
@@ -317,7 +317,7 @@ class _Panoptic:
             tuple(labels.names[i] for i in chosen), tuple(labels.kinds[i] for i in chosen), labels.vectors[chosen]
         )
         stuff = [row for row, label in enumerate(chosen) if label in self._stuff]
-        said, segments = panoptic(photo.queries.against(some), stuff, enlarge=photo.frame.enlarge)
+        said, segments = panoptic(photo.queries.against(some), stuff, EVERY_ANSWER, enlarge=photo.frame.enlarge)
         self._quality.add(said, {s.id: chosen[s.label] for s in segments}, wanted, of_wanted)
         self._photos += 1
 
