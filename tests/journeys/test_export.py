@@ -61,6 +61,6 @@ def test_an_export_imports_into_a_new_project_with_masks_equal_to_the_pixel(
         assert rows[name]["value"]["brushlabels"] == [label]
     assert rows["foam"]["parentID"] == "cup"
 
-    editor.open(second, task["id"])
+    editor.open_annotation(second, task["id"], regions=2)
     editor.screenshot("export-imported")
     assert sorted(shown["id"] for shown in editor.regions()) == ["cup", "foam"]
