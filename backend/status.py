@@ -15,12 +15,14 @@ from typing import Any
 from sqlalchemy import and_, func, select
 
 from backend.corrections import count, list_projects
+from backend.jobs import Job, list_jobs
 from backend.records import Counts, StoredProject
 from backend.store import Store
 from backend.tables import inbox, regions
 
 #: Masks that the curves run over: the newest ones that were taken from a suggestion.
 RECENT = 2000
+JOBS = 8  #: fine-tuning jobs, the newest
 POINTS = 20  #: of a curve, at most
 EACH = 10  #: masks that a point stands for, at least, but for a lone point
 
@@ -57,6 +59,7 @@ class Status:
     projects: tuple[ProjectStatus, ...] = ()
     curve: tuple[Point, ...] = ()
     overall: Point | None = None
+    jobs: tuple[Job, ...] = ()  #: of fine-tuning, newest first
     waiting: int = 0  #: deliveries that are acknowledged and not worked in yet
     problem: str = ""  #: why the store tells nothing
 
@@ -75,6 +78,7 @@ def read_status(store: Store) -> Status:
         projects=tuple(projects),
         curve=tuple(_point(chunk) for chunk in _chunks(rows)),
         overall=_point(rows) if rows else None,
+        jobs=tuple(list_jobs(store, most=JOBS)),
         waiting=waiting or 0,
     )
 

@@ -122,6 +122,23 @@ def test_a_title_with_markup_in_it_stays_text(store: Store) -> None:
     assert "&lt;script&gt;" in html
 
 
+def test_jobs_and_what_the_gate_said_are_on_the_page_as_text(store: Store) -> None:
+    from datetime import timedelta
+
+    from backend import jobs
+
+    mine = project()
+    fill(store, mine, history(20))
+    assert 'id="jobs"' not in page_of(read_status(store))
+    jobs.request(store, mine.key, "button", at=NOW)
+    assert "queued" in page_of(read_status(store))
+    taken = jobs.claim(store, "w", timedelta(minutes=1), at=NOW)
+    assert taken is not None
+    jobs.finish(store, taken, "w", "refused", at=NOW, message="no gain: 0.2 <b>points</b>")
+    html = page_of(read_status(store))
+    assert "refused" in html and "no gain: 0.2 &lt;b&gt;points" in html
+
+
 @given(
     st.lists(
         st.tuples(
