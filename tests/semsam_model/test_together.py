@@ -27,11 +27,18 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "model.yaml").write_text(yaml.safe_dump(tiny | {"corrections": True}))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    done = subprocess.run(
-        [*command, SCRIPT, folder / "model.yaml", folder], env=environ, capture_output=True, text=True, check=False
-    )
+    for attempt in ("once", "again"):
+        runs = folder / attempt
+        runs.mkdir()
+        (runs / "model.yaml").write_text((folder / "model.yaml").read_text())
+        done = subprocess.run(
+            [*command, SCRIPT, runs / "model.yaml", runs], env=environ, capture_output=True, text=True, check=False
+        )
+        # torch's communication now and then ends a process that is done with this line, and only with it
+        if done.returncode == 0 or "terminate called without an active exception" not in done.stderr:
+            break
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    return runs
 
 
 @pytest.mark.parametrize(("name", "steps", "tolerance"), [("first", 1, 1e-5), ("whole", STEPS, 1e-2)])

@@ -85,3 +85,5 @@ def main() -> None:
 if __name__ == "__main__":
     with joined("cpu"):
         main()
+    sys.stdout.flush()
+    os._exit(0)  # everything is written; threads of the communication may abort an interpreter that winds down
