@@ -58,9 +58,10 @@ class Labels:
         numbers = {pair: i for i, pair in enumerate(zip(self.kinds, self.names, strict=True))}
         object.__setattr__(self, "index", numbers)
 
-    @property
-    def all(self) -> LabelSet:
-        return LabelSet(self.names, self.kinds, self.vectors)
+    def some(self, chosen: Sequence[int]) -> LabelSet:
+        """These labels, in this order."""
+        rows = list(chosen)
+        return LabelSet(tuple(self.names[i] for i in rows), tuple(self.kinds[i] for i in rows), self.vectors[rows])
 
     def of(self, granularity: str, name: str | None) -> int | None:
         """Index of a region's label."""
@@ -247,9 +248,8 @@ class _Instances:
         # stuff is no instance
         chosen = [i for i, k in enumerate(labels.kinds) if k == kind and i not in labels.stuff]
         self._rows = {label: row for row, label in enumerate(chosen)}
-        names = tuple(labels.names[i] for i in chosen)
-        self._labels = LabelSet(names, (kind,) * len(chosen), labels.vectors[chosen])
-        self._ap = MaskAp(names)
+        self._labels = labels.some(chosen)
+        self._ap = MaskAp(self._labels.values)
         self._any = 0
 
     def add(self, photo: Looked) -> None:
@@ -292,11 +292,7 @@ class _Semantic:
 
 def _map_of(photo: Looked, chosen: Sequence[int]) -> np.ndarray:
     """int (H, W): what is said of each pixel, among some labels."""
-    labels = photo.labels
-    some = LabelSet(
-        tuple(labels.names[i] for i in chosen), tuple(labels.kinds[i] for i in chosen), labels.vectors[list(chosen)]
-    )
-    rows = semantic(photo.queries.against(some), EVERY_ANSWER, enlarge=photo.frame.enlarge)
+    rows = semantic(photo.queries.against(photo.labels.some(chosen)), EVERY_ANSWER, enlarge=photo.frame.enlarge)
     return np.append(np.array(chosen, int), UNLABELLED)[rows]
 
 
@@ -312,12 +308,11 @@ class _Panoptic:
         wanted, of_wanted = self._painted(photo)
         if not of_wanted:
             return
-        labels, chosen = photo.labels, self._wholes
-        some = LabelSet(
-            tuple(labels.names[i] for i in chosen), tuple(labels.kinds[i] for i in chosen), labels.vectors[chosen]
-        )
+        chosen = self._wholes
         stuff = [row for row, label in enumerate(chosen) if label in self._stuff]
-        said, segments = panoptic(photo.queries.against(some), stuff, EVERY_ANSWER, enlarge=photo.frame.enlarge)
+        said, segments = panoptic(
+            photo.queries.against(photo.labels.some(chosen)), stuff, EVERY_ANSWER, enlarge=photo.frame.enlarge
+        )
         self._quality.add(said, {s.id: chosen[s.label] for s in segments}, wanted, of_wanted)
         self._photos += 1
 

@@ -108,7 +108,8 @@ def everything(
         for kept in _pass(model, embedding, clicks, first, options)
     ]
     passed.sort(key=lambda k: (-k.score, k.click, k.token))
-    distinct = (_by_masks if options.duplicates == "masks" else _by_boxes)(passed, options, frame)
+    cells = frame.logits[0] * frame.logits[1]
+    distinct = _by_masks(passed, options, cells) if options.duplicates == "masks" else _by_boxes(passed, options)
     chosen = distinct[: options.most]
     offered, kept = _decoded(model, embedding, clicks, chosen, options)
     if labels is not None:
@@ -154,9 +155,8 @@ def _on_photo(proposal: Proposal, frame: Frame) -> tuple[float, tuple[int, int, 
     return sure / max(unsure, 1), (x0, y0, x1 - 1, y1 - 1) if crop.size else None
 
 
-def _by_masks(passed: Sequence[_Kept], options: GridOptions, frame: Frame) -> list[_Kept]:
+def _by_masks(passed: Sequence[_Kept], options: GridOptions, cells: int) -> list[_Kept]:
     """Greedy, best first: what repeats a better mask of its level, or nearly equals one of another, is left out."""
-    cells = frame.logits[0] * frame.logits[1]
     kept: list[_Kept] = []
     masks: np.ndarray = np.zeros((0, cells), np.float32)
     for first in range(0, len(passed), _COMPARED):
@@ -186,7 +186,7 @@ def _repeats(
     return iou > np.where(same_level, options.same_level_iou, options.same_iou)
 
 
-def _by_boxes(passed: Sequence[_Kept], options: GridOptions, _: Frame) -> list[_Kept]:
+def _by_boxes(passed: Sequence[_Kept], options: GridOptions) -> list[_Kept]:
     """Greedy over boxes, whatever the level (SAM's generator)."""
     kept: list[_Kept] = []
     boxes = np.array([k.box for k in passed], np.float64).reshape(-1, 4)

@@ -41,6 +41,7 @@ from semsam_model.ranker_training import fit_ranker
 from semsam_model.samples import Sample
 from semsam_model.synthetic import made_samples
 from semsam_model.text import TextEncoder
+from semsam_model.train_state import decay_groups
 from semsam_model.vocabulary import NO_LABEL, NameTable, Vocabulary, encode_vocabulary
 
 log = logging.getLogger(__name__)
@@ -322,7 +323,9 @@ class _Run:
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name.startswith(LEARNS[config.learn]))
         self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(_groups(self.model, config))
+        self.optimizer = torch.optim.AdamW(
+            decay_groups(self.model, FEATURES, config.lr_features, config.lr, config.weight_decay)
+        )
         self.vocabulary, self.table = self._names(encoder)
         self.views = _Views(self.model, self.samples, config, self.vocabulary)
         #: photos come by what their regions are worth together
@@ -485,21 +488,3 @@ def _targets(views: Sequence[_View], prompts: Sequence[DrawnPrompts]) -> Targets
         # what a project does not label is not what it wants: its candidates may well be told to be worth little
         [False] * len(views),
     )
-
-
-def _groups(model: SemanticSAM, config: FineTuneConfig) -> list[dict[str, Any]]:
-    """Of what learns: features and the rest, each with and without weight decay (matrices and kernels alone)."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            key = (name.startswith(FEATURES), parameter.ndim >= 2 and name.endswith("weight"))
-            groups.setdefault(key, []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "base_lr": config.lr_features if features else config.lr,
-            "lr": 0.0,
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for (features, decays), parameters in groups.items()
-    ]

@@ -232,7 +232,15 @@ def _load_whole(model: nn.Module, path: Path) -> list[str]:
 
 
 def parameter_groups(model: SemanticSAM, config: TrainConfig) -> list[dict[str, Any]]:
-    """AdamW groups: backbone and the rest, each with and without weight decay.
+    """AdamW groups of what learns: backbone and the rest, see `decay_groups`."""
+    return decay_groups(model, PRETRAINED, config.lr_backbone, config.lr, config.weight_decay)
+
+
+def decay_groups(
+    model: SemanticSAM, apart: tuple[str, ...], lr_apart: float, lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """AdamW groups of what learns: parameters whose names begin with one of `apart`, and the rest; each with and
+    without weight decay.
 
     Only matrices and kernels decay. Embeddings and position tables are bare parameters, so their names do not end in
     `weight`.
@@ -241,16 +249,16 @@ def parameter_groups(model: SemanticSAM, config: TrainConfig) -> list[dict[str, 
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        key = (name.startswith(PRETRAINED), parameter.ndim >= 2 and name.endswith("weight"))
+        key = (name.startswith(apart), parameter.ndim >= 2 and name.endswith("weight"))
         groups.setdefault(key, []).append(parameter)
     return [
         {
             "params": parameters,
-            "base_lr": config.lr_backbone if backbone else config.lr,
+            "base_lr": lr_apart if is_apart else lr,
             "lr": 0.0,
-            "weight_decay": config.weight_decay if decays else 0.0,
+            "weight_decay": weight_decay if decays else 0.0,
         }
-        for (backbone, decays), parameters in groups.items()
+        for (is_apart, decays), parameters in groups.items()
     ]
 
 
