@@ -21,6 +21,7 @@ def batch(
     from rich.progress import Progress
 
     from backend import batch as job
+    from backend import batch_sources as sources
     from backend.errors import BackendError
     from backend.labelstudio import LabelStudio
     from backend.registry import open_registry
@@ -36,11 +37,11 @@ def batch(
     if project is not None:
         label_studio = LabelStudio(settings)
         config = job.read_config(str(label_studio.get_project(project).get("label_config") or ""))
-        items = job.tasks_of(label_studio, project, config, live.version)
+        items = sources.tasks_of(label_studio, project, config, live.version)
     else:
         assert folder is not None
         config = job.read_config((labeling or config_root() / "labeling.xml").read_text(encoding="utf-8"))
-        items = job.pictures_of(folder, out, live.version, settings.max_image_bytes)
+        items = sources.pictures_of(folder, out, live.version, settings.max_image_bytes)
     with contextlib.ExitStack() as stack:
         annotator = job.Annotator(settings, live.weights) if workers == 1 else None
         annotate = annotator or stack.enter_context(job.processes(settings, live.weights, workers))

@@ -49,6 +49,7 @@ FORBIDDEN = {
     "backend.export_staging": {"torch", "flask", "requests", "sqlalchemy", "numpy", "backend.records"},
     "backend.naming": {"flask", "torch", "requests", "backend.predictor"},
     "backend.preannotation": {"flask", "torch", "requests", "backend.predictor"},
+    "backend.batch_sources": {"torch", "flask", "requests", "sqlalchemy", "backend.batch"},
     "backend.text_prompt": {"flask", "torch", "requests", "backend.predictor"},
     "backend.service": {"flask", "torch", "requests"},
     "backend.app": {"torch", "numpy", "cv2", "PIL"},

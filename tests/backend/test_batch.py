@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from backend.batch import Annotator, Summary, pictures_of, processes, read_config, run, tasks_of
+from backend.batch import Annotator, Summary, processes, read_config, run
+from backend.batch_sources import pictures_of, tasks_of
 from backend.labelstudio import LabelStudio
 from backend.metrics import Metrics
 from backend.preannotation import UNFINISHED
