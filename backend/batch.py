@@ -6,10 +6,11 @@ resumed by running it again, and a second run writes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -27,10 +28,13 @@ from backend.preannotation import as_prediction, names_of, wanted_regions
 from backend.predictor import Loaded, read_model
 from backend.settings import Settings
 from semsam_model.errors import ConfigError, SemsamError
+from semsam_model.header import Header, read_header
 from semsam_model.text import TextEncoder
 
-GROUP = 8  #: pictures between two writings
-Annotate = Callable[[bytes, LabelConfig], dict[str, Any]]
+Answer = dict[str, Any] | Exception  #: a prediction, or why there is none
+#: How pictures are annotated: here, in processes, on a cluster. Takes items as it needs them and holds few of them;
+#: each comes back once, in any order.
+Annotate = Callable[[Iterator[Item]], Generator[tuple[Item, Answer], None, None]]
 
 
 @dataclass
@@ -43,20 +47,76 @@ class Summary:
     failed: int = 0
 
 
+def run(
+    items: Iterator[Item | None],
+    annotate: Annotate,
+    *,
+    seconds_between: float = 0.0,
+    tell: Callable[[str], None] = print,
+    on_picture: Callable[[Summary], None] = lambda summary: None,
+) -> Summary:
+    """Annotate every item, None standing for one that is done; each is written as soon as it is there.
+
+    seconds_between: least time from one writing to the next. tell: gets a line for each bad picture. Raises
+    BackendError when a worker process died, and LabelStudioError when a prediction cannot be written.
+    """
+    summary, last = Summary(), 0.0
+
+    def missing() -> Iterator[Item]:
+        for item in items:
+            if item is not None:
+                yield item
+            else:
+                summary.done += 1
+                on_picture(summary)
+
+    # closed at once when a writing fails, so that workers do not go on with what nobody will write
+    with contextlib.closing(annotate(missing())) as answers:
+        for item, answer in answers:
+            if isinstance(answer, Exception):
+                summary.failed += 1
+                tell(f"{item.name}: {answer}")
+            else:
+                time.sleep(max(0.0, last + seconds_between - time.monotonic()))
+                item.write(answer)
+                last = time.monotonic()
+                summary.written += 1
+                summary.regions += len({row["id"] for row in answer["result"]})
+            on_picture(summary)
+    return summary
+
+
+def read_config(xml: str) -> LabelConfig:
+    """A labeling config that answers can be written for. Raises BackendError, BadRequest."""
+    config = protocol.LabelConfig.parse(xml)
+    if config.answer is None:
+        raise BackendError("; ".join(config.problems()) or "the labeling config has no control for answers")
+    return config
+
+
+# ------------------------------------------------------------------------------------------------------------ one model
+
+
+def checked_header(weights: Path) -> Header:
+    """What a weights file says about itself. Raises CheckpointError; ConfigError for a model without object queries."""
+    header = read_header(weights)
+    if not header.config.generic_queries:
+        raise ConfigError(
+            f"model {header.version} has no object queries (generic_queries): it annotates no picture without a click;"
+            " make a version live that has them"
+        )
+    return header
+
+
 class Annotator:
     """A model of its own, and the text encoder."""
 
     def __init__(self, settings: Settings, weights: Path) -> None:
         """Raises CheckpointError; ConfigError for a model without object queries."""
+        checked_header(weights)
         self._settings = settings
         self.loaded: Loaded = read_model(settings, weights)
-        config = self.loaded.model.config
-        if not config.generic_queries:
-            raise ConfigError(
-                f"model {self.loaded.version} has no object queries (generic_queries): it annotates no picture without"
-                " a click; make a version live that has them"
-            )
-        self._namer = Namer(TextEncoder(settings.text_encoder)) if config.name_features else None
+        self._namer = Namer(TextEncoder(settings.text_encoder)) if self.loaded.model.config.name_features else None
 
     def __call__(self, data: bytes, config: LabelConfig) -> dict[str, Any]:
         """The prediction for a picture file, the one that the service gives. Raises ImageError."""
@@ -70,6 +130,26 @@ class Annotator:
         return as_prediction(regions, config, photo.sha256, version)
 
 
+# ------------------------------------------------------------------------------------------------------ this machine
+
+
+@contextlib.contextmanager
+def in_process(settings: Settings, weights: Path, config: LabelConfig) -> Iterator[Annotate]:
+    """One model, here. Raises as `Annotator` does."""
+    annotator = Annotator(settings, weights)
+    with ThreadPoolExecutor(1, "annotate") as thread:
+        yield partial(_windowed, submit=lambda data: thread.submit(annotator, data, config), ahead=4)
+
+
+@contextlib.contextmanager
+def processes(settings: Settings, weights: Path, config: LabelConfig, workers: int) -> Iterator[Annotate]:
+    """Worker processes, each with a model of its own. Raises as `Annotator` does."""
+    checked_header(weights)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, _begin, (settings, weights)) as pool:
+        yield partial(_windowed, submit=lambda data: pool.submit(_annotate, data, config), ahead=2 * workers + 2)
+
+
 _annotators: list[Annotator] = []  # of a worker process: one
 
 
@@ -81,72 +161,32 @@ def _annotate(data: bytes, config: LabelConfig) -> dict[str, Any]:
     return _annotators[0](data, config)
 
 
-def processes(settings: Settings, weights: Path, workers: int) -> ProcessPoolExecutor:
-    """Workers, each with a model of its own."""
-    spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, spawn, _begin, (settings, weights))
+def _windowed(
+    items: Iterator[Item], *, submit: Callable[[bytes], Future[dict[str, Any]]], ahead: int
+) -> Generator[tuple[Item, Answer], None, None]:
+    """Read in threads, annotate where `submit` says, at most `ahead` pictures at a time."""
+
+    def annotated(item: Item) -> dict[str, Any]:
+        return submit(item.read()).result()
+
+    waiting: dict[Future[dict[str, Any]], Item] = {}
+    readers = ThreadPoolExecutor(ahead, "read")
+    try:
+        while True:
+            for item in islice(items, ahead - len(waiting)):
+                waiting[readers.submit(annotated, item)] = item
+            if not waiting:
+                return
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                yield waiting.pop(future), _outcome(future)
+    finally:
+        readers.shutdown(cancel_futures=True)
 
 
-def run(
-    items: Iterator[Item | None],
-    config: LabelConfig,
-    annotate: Annotate | Executor,
-    *,
-    seconds_between: float = 0.0,
-    tell: Callable[[str], None] = print,
-    on_picture: Callable[[Summary], None] = lambda summary: None,
-) -> Summary:
-    """Annotate every item, None standing for one that is done, and write group by group.
-
-    seconds_between: least time from one writing to the next. tell: gets a line for each bad picture. Raises
-    BackendError when a worker process died, and LabelStudioError when a prediction cannot be written.
-    """
-    summary, last = Summary(), 0.0
-    while group := list(islice(items, GROUP)):
-        pending: list[tuple[Item, Callable[[], dict[str, Any]]]] = []
-        for item in group:
-            if item is None:
-                summary.done += 1
-                on_picture(summary)
-                continue
-            try:
-                data = item.read()
-            except (SemsamError, OSError) as error:
-                _failed(summary, item, error, tell, on_picture)
-                continue
-            if isinstance(annotate, Executor):
-                future: Future[dict[str, Any]] = annotate.submit(_annotate, data, config)
-                pending.append((item, future.result))
-            else:
-                pending.append((item, partial(annotate, data, config)))
-        for item, answer in pending:
-            try:
-                prediction = answer()
-            except BrokenProcessPool:
-                raise BackendError("a worker process has died; run the command again, it goes on from here") from None
-            except SemsamError as error:
-                _failed(summary, item, error, tell, on_picture)
-                continue
-            time.sleep(max(0.0, last + seconds_between - time.monotonic()))
-            item.write(prediction)
-            last = time.monotonic()
-            summary.written += 1
-            summary.regions += len({row["id"] for row in prediction["result"]})
-            on_picture(summary)
-    return summary
-
-
-def _failed(
-    summary: Summary, item: Item, error: Exception, tell: Callable[[str], None], on_picture: Callable[[Summary], None]
-) -> None:
-    summary.failed += 1
-    tell(f"{item.name}: {error}")
-    on_picture(summary)
-
-
-def read_config(xml: str) -> LabelConfig:
-    """A labeling config that answers can be written for. Raises BackendError, BadRequest."""
-    config = protocol.LabelConfig.parse(xml)
-    if config.answer is None:
-        raise BackendError("; ".join(config.problems()) or "the labeling config has no control for answers")
-    return config
+def _outcome(future: Future[dict[str, Any]]) -> Answer:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise BackendError("a worker process has died; run the command again, it goes on from here") from None
+    except (SemsamError, OSError) as error:
+        return error

@@ -43,13 +43,15 @@ def batch(
         config = job.read_config((labeling or config_root() / "labeling.xml").read_text(encoding="utf-8"))
         items = sources.pictures_of(folder, out, live.version, settings.max_image_bytes)
     with contextlib.ExitStack() as stack:
-        annotator = job.Annotator(settings, live.weights) if workers == 1 else None
-        annotate = annotator or stack.enter_context(job.processes(settings, live.weights, workers))
+        annotate = stack.enter_context(
+            job.in_process(settings, live.weights, config)
+            if workers == 1
+            else job.processes(settings, live.weights, config, workers)
+        )
         progress = stack.enter_context(Progress())
         bar = progress.add_task("pictures", total=None)
         summary = job.run(
             items,
-            config,
             annotate,
             seconds_between=1 / rate,
             tell=lambda line: progress.console.print(line, markup=False),

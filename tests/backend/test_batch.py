@@ -2,18 +2,22 @@
 
 import contextlib
 import json
+import threading
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backend.batch import Annotator, Summary, processes, read_config, run
-from backend.batch_sources import pictures_of, tasks_of
+from backend.batch import Summary, in_process, processes, read_config, run
+from backend.batch_sources import Item, pictures_of, tasks_of
 from backend.labelstudio import LabelStudio
 from backend.metrics import Metrics
 from backend.preannotation import UNFINISHED
 from backend.service import build_service
 from semsam_model.errors import ConfigError
+from semsam_model.header import read_header
 from tests.backend.test_preannotation import everything_weights, settings
 from tests.backend.test_service import CONFIG, Files, body, picture, png, serving
 
@@ -21,7 +25,8 @@ __all__ = ["everything_weights"]
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in out.read_text().splitlines()]
+    """Of every picture its line, in the order of their names: which was done first is by chance."""
+    return sorted((json.loads(line) for line in out.read_text().splitlines()), key=lambda row: str(row["image"]))
 
 
 @pytest.fixture
@@ -41,11 +46,12 @@ def test_a_folder_gets_what_the_service_says_and_a_killed_run_goes_on(
         chosen = settings(url, everything_weights, tmp_path)
         with contextlib.closing(build_service(chosen, Metrics())) as service:
             expected = service.predict_request(body(None, "a.png", "b.png"), "r")
-    annotator, out, told = Annotator(chosen, everything_weights), tmp_path / "out.jsonl", list[str]()
-    version = annotator.loaded.version.version
+    out, told = tmp_path / "out.jsonl", list[str]()
+    version = read_header(everything_weights).version.version
 
     def go() -> Summary:
-        return run(pictures_of(photos, out, version, 2**20), read_config(CONFIG), annotator, tell=told.append)
+        with in_process(chosen, everything_weights, read_config(CONFIG)) as annotate:
+            return run(pictures_of(photos, out, version, 2**20), annotate, tell=told.append)
 
     first = go()
     assert (first.written, first.failed) == (2, 1)
@@ -61,13 +67,58 @@ def test_a_folder_gets_what_the_service_says_and_a_killed_run_goes_on(
 
 def test_worker_processes_say_the_same(photos: Path, everything_weights: Path, tmp_path: Path) -> None:
     chosen = settings("http://localhost:1", everything_weights, tmp_path)
-    annotator = Annotator(chosen, everything_weights)
+    here = in_process(chosen, everything_weights, read_config(CONFIG))
+    pool = processes(chosen, everything_weights, read_config(CONFIG), 1)
     alone, together = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
-    with processes(chosen, everything_weights, 1) as pool:
-        for out, annotate in ((alone, annotator), (together, pool)):
-            items = pictures_of(photos, out, annotator.loaded.version.version, 2**20)
-            assert run(items, read_config(CONFIG), annotate, tell=lambda line: None).failed == 1
+    for out, executor in ((alone, here), (together, pool)):
+        items = pictures_of(photos, out, read_header(everything_weights).version.version, 2**20)
+        with executor as annotate:
+            assert run(items, annotate, tell=lambda line: None).failed == 1
     assert rows(alone) == rows(together)
+
+
+def test_a_slow_picture_holds_up_no_other_and_few_are_held_at_a_time(everything_weights: Path, tmp_path: Path) -> None:
+    chosen = settings("http://localhost:1", everything_weights, tmp_path)
+    written, held, ninth = list[int](), list[int](), threading.Event()
+
+    def items() -> Iterator[Item]:
+        def read(number: int) -> bytes:
+            assert number or ninth.wait(60)
+            return png(picture(number % 2))
+
+        def write(prediction: dict[str, Any], number: int) -> None:
+            written.append(number)
+            if len(written) == 9:
+                ninth.set()
+
+        for number in range(20):
+            held.append(number - len(written))
+            yield Item(str(number), partial(read, number), partial(write, number=number))
+
+    with in_process(chosen, everything_weights, read_config(CONFIG)) as annotate:
+        assert run(items(), annotate).written == 20
+    assert sorted(written) == list(range(20)) and written.index(0) >= 9
+    assert max(held) < 8
+
+
+@pytest.mark.parametrize("problem", [ConnectionError("server is gone"), KeyboardInterrupt()])
+def test_nothing_goes_on_after_a_prediction_cannot_be_written(
+    problem: BaseException, everything_weights: Path, tmp_path: Path
+) -> None:
+    taken = list[int]()
+
+    def write(prediction: dict[str, Any]) -> None:
+        raise problem
+
+    def items() -> Iterator[Item]:
+        for number in range(50):
+            taken.append(number)
+            yield Item(str(number), lambda: png(picture(0)), write)
+
+    chosen = settings("http://localhost:1", everything_weights, tmp_path)
+    with in_process(chosen, everything_weights, read_config(CONFIG)) as annotate, pytest.raises(type(problem)):
+        run(items(), annotate)
+    assert len(taken) < 8
 
 
 class Studio(LabelStudio):
@@ -90,15 +141,17 @@ class Studio(LabelStudio):
 def test_tasks_without_a_prediction_of_this_very_version_get_one_once(everything_weights: Path, tmp_path: Path) -> None:
     with serving(Files()) as url:
         chosen = settings(url, everything_weights, tmp_path)
-        annotator, studio = Annotator(chosen, everything_weights), Studio(chosen)
-        version = annotator.loaded.version.version
+        studio, version = Studio(chosen), read_header(everything_weights).version.version
         studio.predictions = {1: [{"model_version": version + UNFINISHED}], 2: [], 3: [{"model_version": version}]}
         config = read_config(CONFIG)
-        summaries = [run(tasks_of(studio, 1, config, version), config, annotator) for _ in range(2)]
+        with in_process(chosen, everything_weights, config) as annotate:
+            summaries = [run(tasks_of(studio, 1, config, version), annotate) for _ in range(2)]
     assert [(s.written, s.done, s.failed) for s in summaries] == [(1, 1, 1), (0, 2, 1)]
     assert [len(studio.predictions[i]) for i in (1, 2, 3)] == [2, 0, 1]
 
 
 def test_a_model_without_object_queries_is_refused_before_any_picture_is_read(weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no object queries"):
-        Annotator(settings("http://localhost:1", weights, tmp_path), weights)
+    chosen, config = settings("http://localhost:1", weights, tmp_path), read_config(CONFIG)
+    for executor in (in_process(chosen, weights, config), processes(chosen, weights, config, 1)):
+        with pytest.raises(ConfigError, match="no object queries"), executor:
+            pass
