@@ -42,6 +42,7 @@ SPARE_THREADS = 4  #: beyond the predictions, so that /health and /setup are ans
 QUEUED = 2  #: predictions that wait for a place; each holds a spare thread meanwhile
 MAX_TRAINING_BODY = 4 * 2**20  #: of a webhook without secret
 QUEUE_S = 3.0  #: seconds that they wait
+MAX_NUMBER = 2**63 - 1  #: of a job: what a database takes
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -63,6 +64,9 @@ class Service(Protocol):
     def status(self) -> Status:
         """What the store tells about annotators' work."""
 
+    def gate_report(self, job: int) -> str:
+        """An HTML page: what the gate saw of a fine-tuning job."""
+
     def versions(self) -> dict[str, Any]:
         """At least `versions`, names of those that can answer; at once."""
 
@@ -79,10 +83,11 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
     def index() -> Response:
         address = request.url_root.rstrip("/")
         page = render(service.status(), service.health(), service.versions(), address, datetime.now(UTC))
-        response = Response(page, mimetype="text/html")
-        response.headers["Content-Security-Policy"] = SECURITY
-        response.headers["Cache-Control"] = "no-store"
-        return response
+        return _page(page)
+
+    @app.get(f"/gate/<int(max={MAX_NUMBER}):job>")
+    def gate(job: int) -> Response:
+        return _page(service.gate_report(job))
 
     @app.get("/health")
     def health() -> Response:
@@ -284,6 +289,13 @@ def _printable(project: Any) -> str:
 
 def _json(content: dict[str, Any]) -> Response:
     return Response(json.dumps(content, allow_nan=False, separators=(",", ":")), mimetype="application/json")
+
+
+def _page(html: str) -> Response:
+    response = Response(html, mimetype="text/html")
+    response.headers["Content-Security-Policy"] = SECURITY
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 def _error(message: str, status: int) -> Response:

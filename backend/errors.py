@@ -15,7 +15,8 @@ SemsamError
     ├── VersionError            409  a model version is unknown, damaged or not to be changed like that
     ├── ExportError             500  an export cannot be made where and how it was asked for
     ├── StoreError              503  the database cannot be used, or does not hold what was asked for
-    │   └── StoreUnavailable    503  it is away, locked or full: the same may work later
+    │   ├── StoreUnavailable    503  it is away, locked or full: the same may work later
+    │   └── NotStored           404  it works, and has no such job
     └── LabelStudioError        502  Label Studio, or the store behind it, did not give what was asked
         ├── OriginRefused       403  an address outside the allowed origins and folders
         ├── TokenRefused        502  Label Studio does not accept our token
@@ -104,6 +105,12 @@ class StoreUnavailable(StoreError):
     """The database is away, locked or full: the same may work later."""
 
     http_status = 503
+
+
+class NotStored(StoreError):
+    """The database works, and does not hold what was asked for."""
+
+    http_status = 404
 
 
 class LabelStudioError(BackendError):

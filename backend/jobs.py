@@ -10,12 +10,13 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import Row, and_, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from backend.errors import StoreError
+from backend.errors import NotStored, StoreError
 from backend.records import ProjectKey
 from backend.store import Store
 from backend.tables import annotations as annotation_rows
@@ -25,6 +26,7 @@ from backend.tables import jobs, regions
 Trigger = Literal["button", "corrections", "schedule", "command"]
 State = Literal["queued", "running", "promoted", "refused", "failed"]
 OPEN: tuple[State, ...] = ("queued", "running")
+REPORT = "gate.html"  #: the gate's report, in a job's folder and beside the version that came out
 ATTEMPTS = 3  #: claims, after each of which the worker died, that a job is given up after
 
 
@@ -156,11 +158,11 @@ def _change(store: Store, job: Job, worker: str, values: Mapping[str, Any]) -> b
 
 
 def find(store: Store, job: int) -> Job:
-    """Raises StoreError when there is none with this number."""
+    """Raises NotStored when there is none with this number, StoreError."""
     with store.read() as connection:
         row = connection.execute(select(jobs).where(jobs.c.id == job)).one_or_none()
     if row is None:
-        raise StoreError(f"job {job}: not in the store")
+        raise NotStored(f"job {job}: not in the store; `semsam jobs` lists those that are")
     return _job(row)
 
 
@@ -170,6 +172,28 @@ def list_jobs(store: Store, key: ProjectKey | None = None, most: int = 50) -> li
     with store.read() as connection:
         rows = connection.execute(query if key is None else query.where(_of(key))).all()
     return [_job(row) for row in rows]
+
+
+def last_judged(store: Store) -> Job | None:
+    """The newest job that the gate has judged."""
+    judged = and_(jobs.c.state.in_(("promoted", "refused")), jobs.c.version.is_not(None))
+    with store.read() as connection:
+        rows = connection.execute(select(jobs).where(judged).order_by(jobs.c.id.desc()).limit(20)).all()
+    return next((job for job in map(_job, rows) if job.verdict), None)
+
+
+def report_file(data_dir: Path, job: Job) -> Path | None:
+    """The gate's report where it still lies: in the job's folder, else beside its version; None where in neither.
+
+    Looked for by number and version, not by the path that the worker noted: the data folder may have been moved, and
+    nothing outside of it is anyone's to read.
+    """
+    folders = [data_dir / "jobs" / str(job.id)]
+    if job.version is not None:
+        folders.append(data_dir / "versions" / job.version)
+    files = [folder / REPORT for folder in folders]
+    inside = data_dir.resolve()
+    return next((file for file in files if file.is_file() and file.resolve().is_relative_to(inside)), None)
 
 
 def new_corrections(store: Store, key: ProjectKey) -> tuple[int, datetime | None]:

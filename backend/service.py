@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from cachetools import TTLCache
 
-from backend import protocol
-from backend.errors import BackendError, StoreError
+from backend import jobs, protocol
+from backend.errors import BackendError, NotStored, StoreError
 from backend.images import decode_photo, probe_size
 from backend.intake import Intake, open_intake, open_photos
 from backend.labelstudio import LabelStudio
@@ -36,6 +36,7 @@ from backend.records import ProjectKey
 from backend.registry import Registry, open_registry
 from backend.settings import Settings
 from backend.status import Status, read_status
+from backend.status_page import render_gate
 from backend.store import Store, open_store
 from backend.switching import Follower, load_live
 from backend.text_prompt import against, asked_label
@@ -159,6 +160,24 @@ class SemsamService:
         except StoreError as error:
             log.warning("status: %s", error)
             return Status(problem=str(error))
+
+    def gate_report(self, job: int) -> str:
+        """The gate's page about a fine-tuning job: its report, or the figures alone where the files are gone.
+
+        Raises NotStored for a job that there is not, or that the gate has not judged; StoreError.
+        """
+        if self._store is None:
+            raise NotStored(f"job {job}: this backend has no store")
+        found = jobs.find(self._store, job)
+        if (file := jobs.report_file(self._settings.data_dir, found)) is not None:
+            with contextlib.suppress(OSError):  # removed this moment
+                return file.read_text(encoding="utf-8")
+        page = render_gate(found, datetime.now(UTC))
+        if page is None:
+            raise NotStored(
+                f"job {job}: {found.state}, the gate has not judged it{found.message and ': '}{found.message}"
+            )
+        return page
 
     # ---- predictions
 

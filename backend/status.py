@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import and_, func, select
 
 from backend.corrections import count, list_projects
-from backend.jobs import Job, list_jobs
+from backend.jobs import Job, last_judged, list_jobs
 from backend.records import Counts, StoredProject
 from backend.store import Store
 from backend.tables import inbox, regions
@@ -60,6 +60,7 @@ class Status:
     curve: tuple[Point, ...] = ()
     overall: Point | None = None
     jobs: tuple[Job, ...] = ()  #: of fine-tuning, newest first
+    last_gate: Job | None = None  #: the newest job that the gate has judged
     waiting: int = 0  #: deliveries that are acknowledged and not worked in yet
     problem: str = ""  #: why the store tells nothing
 
@@ -79,6 +80,7 @@ def read_status(store: Store) -> Status:
         curve=tuple(_point(chunk) for chunk in _chunks(rows)),
         overall=_point(rows) if rows else None,
         jobs=tuple(list_jobs(store, most=JOBS)),
+        last_gate=last_judged(store),
         waiting=waiting or 0,
     )
 

@@ -1,4 +1,7 @@
-"""The status page as HTML: one document, nothing fetched, no script. What it tells comes from `status`."""
+"""The status page, and a gate's page, as HTML: one document each, nothing fetched, no script.
+
+What they tell comes from `status` and `gate_view`.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from backend.gate_view import read_gate
+from backend.jobs import Job
 from backend.status import Point, Status
 
 REFRESH_S = 30  #: the browser loads the page again
 CHART = (560, 190)  #: width, height of a curve's drawing area, SVG units
 
-#: The page may load nothing and run nothing.
-SECURITY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+#: The pages may load nothing and run nothing; pictures lie inside of them.
+SECURITY = "; ".join(
+    [
+        *("default-src 'none'", "img-src data:", "style-src 'unsafe-inline'"),
+        *("base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -43,18 +53,30 @@ class Chart:
 def render(status: Status, health: Mapping[str, Any], versions: Mapping[str, Any], address: str, now: datetime) -> str:
     """The page. `health`, `versions`: as the service tells them; `address`: of this backend, as the caller sees it."""
     details = [row for row in versions.get("details", ()) if isinstance(row, dict)]
-    return _template().render(
-        status=status,
-        health=health,
-        live=versions.get("live", health.get("model_version", "?")),
-        versions=sorted(details, key=lambda row: row["number"], reverse=True),
-        address=address,
-        now=now,
-        charts=charts(status.curve),
-        span=_span(status.curve),
-        size=CHART,
-        refresh=REFRESH_S,
+    return (
+        _environment()
+        .get_template("status.html")
+        .render(
+            status=status,
+            health=health,
+            live=versions.get("live", health.get("model_version", "?")),
+            versions=sorted(details, key=lambda row: row["number"], reverse=True),
+            address=address,
+            now=now,
+            charts=charts(status.curve),
+            span=_span(status.curve),
+            gate=read_gate(status.last_gate) if status.last_gate else None,
+            titles={each.project.key: each.project.title for each in status.projects if each.project.title},
+            size=CHART,
+            refresh=REFRESH_S,
+        )
     )
+
+
+def render_gate(job: Job, now: datetime) -> str | None:
+    """The page about what the gate said, without pictures; None for a job that it has not judged."""
+    gate = read_gate(job)
+    return None if gate is None else _environment().get_template("gate.html").render(gate=gate, now=now)
 
 
 def charts(points: Sequence[Point]) -> list[Chart]:
@@ -94,6 +116,11 @@ def percent(share: float | None) -> str:
 def in_seconds(value: float | None) -> str:
     """Two digits that matter."""
     return "–" if value is None else f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+
+
+def signed(value: float | None) -> str:
+    """7.62 -> +7.6."""
+    return "–" if value is None else f"{value:+.1f}"
 
 
 def ago(then: datetime | None, now: datetime) -> str:
@@ -149,7 +176,7 @@ def _round_up(value: float) -> float:
 
 
 @lru_cache(maxsize=1)
-def _template() -> Template:
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -157,5 +184,5 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "in_seconds": in_seconds, "ago": ago}
-    return environment.get_template("status.html")
+    environment.filters |= {"percent": percent, "in_seconds": in_seconds, "ago": ago, "signed": signed}
+    return environment

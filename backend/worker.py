@@ -26,7 +26,7 @@ import torch
 from backend import jobs, snapshot
 from backend.corrections import list_projects, stream_regions
 from backend.errors import StoreError, VersionError
-from backend.jobs import Job
+from backend.jobs import REPORT, Job
 from backend.photos import PhotoFolder
 from backend.records import ProjectKey
 from backend.registry import Registry
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 2.0  #: between looks for a job
 LOOK_S = 30.0  #: between looks whether a project has earned one
-CHILD, REPORT, VERDICT = "child.safetensors", "gate.html", "gate.json"
+CHILD, VERDICT = "child.safetensors", "gate.json"
 
 
 @dataclass

@@ -42,6 +42,7 @@ FORBIDDEN = {
     "backend.predictor": {"flask", "sqlalchemy", "requests", "backend.labelstudio", "backend.protocol"},
     "backend.status": {"torch", "flask", "requests", "numpy"},
     "backend.status_page": {"torch", "flask", "requests", "numpy", "sqlalchemy", "backend.store"},
+    "backend.gate_view": {"torch", "flask", "requests", "numpy", "sqlalchemy", "backend.store"},
     "backend.split": {"torch", "flask", "requests", "sqlalchemy", "numpy"},
     "backend.export": {"torch", "flask", "requests", "sqlalchemy", "backend.store"},
     "backend.export_writers": {"torch", "flask", "requests", "sqlalchemy", "backend.store"},

@@ -65,6 +65,10 @@ class StandIn:
     def status(self) -> Status:
         return Status()
 
+    def gate_report(self, job: int) -> str:
+        self._asked(job)
+        return f"<p>job {job}</p>"
+
     def versions(self) -> dict[str, Any]:
         return {"versions": [self.version], "live": self.version}
 
@@ -209,6 +213,7 @@ def test_a_strange_request_id_is_replaced(service: StandIn, wanted: str) -> None
 
 ROUTES = [
     ("GET", "/"),
+    ("GET", "/gate/1"),
     ("POST", "/setup"),
     ("POST", "/predict"),
     ("GET", "/versions"),

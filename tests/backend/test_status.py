@@ -18,16 +18,17 @@ from hypothesis import strategies as st
 from playwright.sync_api import Page, Request, sync_playwright
 from werkzeug.serving import make_server
 
-from backend.app import create_app
+from backend import jobs
+from backend.app import Service, create_app
 from backend.errors import StoreError
 from backend.metrics import Metrics
-from backend.records import StoredRegion
+from backend.records import ProjectKey, StoredRegion
 from backend.service import SemsamService
 from backend.settings import Settings
 from backend.status import POINTS, Point, Status, read_status
 from backend.status_page import CHART, ago, charts, render
 from backend.store import Store
-from tests.backend.stored import BEGAN, box, fill, project, region
+from tests.backend.stored import BEGAN, ORIGIN, box, fill, project, region
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -105,6 +106,47 @@ def test_marked_deletions_and_deleted_projects_do_not_count(store: Store) -> Non
     assert read_status(store).projects == ()
 
 
+def judged(store: Store, number: int, *, promoted: bool) -> None:
+    """A job that the gate has judged, with made figures."""
+
+    def row(masks: int, *pairs: tuple[float, float]) -> dict[str, Any]:
+        return {"masks": masks} | dict(zip(("oracle", "first", "max", "label_top1"), map(list, pairs), strict=False))
+
+    after = (72.3, 84.6, 57.0, 88.2) if promoted else (63.9, 70.4, 43.0, 49.1)
+    before = (63.7, 70.1, 43.9, 47.2)
+    verdict = {
+        "promoted": promoted,
+        "reasons": [] if promoted else ["no clear gain on the held-out corrections: +0.3 points"],
+        "gain": {"mean": 11.6, "low": 7.2, "high": 16.4} if promoted else {"mean": 0.3, "low": -1.9, "high": 2.4},
+        "guard_gain": 0.4,
+        "held_out": row(57, *zip(before, after, strict=True)),
+        "guard": row(96, (52.9, 53.1), (62.3, 62.9), (41.0, 40.7), (70.8, 70.8)),
+        "by_level": {
+            "1": row(31, (69.0, 80.2), (75.9, 90.4), (50.2, 66.1), (51.6, 90.3)),
+            "2": row(18, (60.1, 66.8), (66.0, 81.0), (38.4, 49.5), (44.4, 88.9)),
+            "4": row(8, (51.2, 54.1), (56.8, 70.2), (31.9, 38.6), (37.5, 75.0)),
+        },
+    }
+    job, _ = jobs.request(store, ProjectKey(ORIGIN, number), "corrections", at=NOW - timedelta(hours=2))
+    held = jobs.claim(store, "w1", timedelta(minutes=5), only=job.id, at=NOW - timedelta(hours=1))
+    assert held is not None
+    version = "mobile-81b2c44d90fe" if promoted else "mobile-40c19ab7755d"
+    state: jobs.State = "promoted" if promoted else "refused"
+    result = {"verdict": verdict, "version": version, "regions": 285, "message": "; ".join(verdict["reasons"])}
+    assert jobs.finish(store, held, "w1", state, at=NOW - timedelta(minutes=40), **result)
+
+
+def test_the_queue_and_the_newest_judgement_are_told(store: Store) -> None:
+    assert read_status(store).last_gate is None
+    judged(store, 1, promoted=False)
+    judged(store, 1, promoted=True)
+    jobs.request(store, ProjectKey(ORIGIN, 1), "button", at=NOW)
+    status = read_status(store)
+    assert [(job.state, job.trigger) for job in status.jobs][:2] == [("queued", "button"), ("promoted", "corrections")]
+    assert status.last_gate == status.jobs[1]
+    assert 'href="gate/2"' in page_of(status)
+
+
 # ----------------------------------------------------------------------------------------------------------------- page
 
 
@@ -123,10 +165,6 @@ def test_a_title_with_markup_in_it_stays_text(store: Store) -> None:
 
 
 def test_jobs_and_what_the_gate_said_are_on_the_page_as_text(store: Store) -> None:
-    from datetime import timedelta
-
-    from backend import jobs
-
     mine = project()
     fill(store, mine, history(20))
     assert 'id="jobs"' not in page_of(read_status(store))
@@ -194,6 +232,9 @@ class Told:
         new = {"number": 1, "version": "mobile-81b2c44d90fe"} | made
         return {"versions": [old["version"], new["version"]], "live": new["version"], "details": [old, new]}
 
+    def gate_report(self, job: int) -> str:
+        return ""
+
     def status(self) -> Status:
         try:
             return read_status(self._store)
@@ -202,7 +243,7 @@ class Told:
 
 
 @contextmanager
-def served(service: Told, **settings: Any) -> Iterator[str]:
+def served(service: Service, **settings: Any) -> Iterator[str]:
     """The application itself on a port of this machine."""
     server = make_server("127.0.0.1", 0, create_app(Settings(**settings), service, Metrics()), threaded=True)
     thread = threading.Thread(target=server.serve_forever)
@@ -233,6 +274,13 @@ def test_in_a_browser_the_page_fetches_nothing_runs_nothing_and_fits_the_window(
     fill(store, project(), history(400))
     fill(store, project(number=2, title="Blood cells <i>2</i>"), history(37, number=2))
     fill(store, project(number=3, title="New"), [])
+    judged(store, 2, promoted=False)
+    judged(store, 1, promoted=True)
+    jobs.request(store, ProjectKey(ORIGIN, 2), "button", at=NOW)
+    running = jobs.claim(store, "w1", timedelta(minutes=5), at=NOW)
+    assert running is not None
+    jobs.renew(store, running, "w1", timedelta(minutes=5), stage="fine-tuning", step=120, steps=400, regions=37)
+    jobs.request(store, ProjectKey(ORIGIN, 1), "schedule", at=NOW)
     errors: list[str] = []
     asked: list[Request] = []
     with (
@@ -247,6 +295,8 @@ def test_in_a_browser_the_page_fetches_nothing_runs_nothing_and_fits_the_window(
         rows = page.locator("#projects tr").all_inner_texts()
         assert len(rows) == 4 and "400" in rows[1] and "Blood cells <i>2</i>" in rows[2]
         assert page.locator("polyline").count() == 3
+        assert page.locator("#jobs tr").count() == 5 and "fine-tuning 120/400" in page.locator("#jobs").inner_text()
+        assert page.locator("#gate tr").count() == 6
         for line in page.locator("svg[role=img]").all():
             place = line.bounding_box()
             assert place is not None and place["width"] > 100 and place["x"] + place["width"] <= 1240
