@@ -174,9 +174,8 @@ class SemsamService:
                 return file.read_text(encoding="utf-8")
         page = render_gate(found, datetime.now(UTC))
         if page is None:
-            raise NotStored(
-                f"job {job}: {found.state}, the gate has not judged it{found.message and ': '}{found.message}"
-            )
+            why = f": {found.message}" if found.message else ""
+            raise NotStored(f"job {job}: {found.state}, the gate has not judged it{why}")
         return page
 
     # ---- predictions

@@ -165,9 +165,7 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=12,
 )
-names = st.sampled_from(
-    ["promoted", "reasons", "gain", "guard_gain", "held_out", "guard", "by_level", "by_label", "new"]
-)
+names = st.sampled_from(["promoted", "reasons", "gain", "guard_gain", "held_out", "guard", "by_level", "by_label"])
 
 
 @settings(max_examples=40)

@@ -106,7 +106,7 @@ def test_marked_deletions_and_deleted_projects_do_not_count(store: Store) -> Non
     assert read_status(store).projects == ()
 
 
-def judged(store: Store, number: int, *, promoted: bool) -> None:
+def judged(store: Store, number: int, *, promoted: bool, now: datetime = NOW) -> None:
     """A job that the gate has judged, with made figures."""
 
     def row(masks: int, *pairs: tuple[float, float]) -> dict[str, Any]:
@@ -127,13 +127,13 @@ def judged(store: Store, number: int, *, promoted: bool) -> None:
             "4": row(8, (51.2, 54.1), (56.8, 70.2), (31.9, 38.6), (37.5, 75.0)),
         },
     }
-    job, _ = jobs.request(store, ProjectKey(ORIGIN, number), "corrections", at=NOW - timedelta(hours=2))
-    held = jobs.claim(store, "w1", timedelta(minutes=5), only=job.id, at=NOW - timedelta(hours=1))
+    job, _ = jobs.request(store, ProjectKey(ORIGIN, number), "corrections", at=now - timedelta(hours=2))
+    held = jobs.claim(store, "w1", timedelta(minutes=5), only=job.id, at=now - timedelta(hours=1))
     assert held is not None
     version = "mobile-81b2c44d90fe" if promoted else "mobile-40c19ab7755d"
     state: jobs.State = "promoted" if promoted else "refused"
     result = {"verdict": verdict, "version": version, "regions": 285, "message": "; ".join(verdict["reasons"])}
-    assert jobs.finish(store, held, "w1", state, at=NOW - timedelta(minutes=40), **result)
+    assert jobs.finish(store, held, "w1", state, at=now - timedelta(minutes=40), **result)
 
 
 def test_the_queue_and_the_newest_judgement_are_told(store: Store) -> None:
@@ -274,13 +274,14 @@ def test_in_a_browser_the_page_fetches_nothing_runs_nothing_and_fits_the_window(
     fill(store, project(), history(400))
     fill(store, project(number=2, title="Blood cells <i>2</i>"), history(37, number=2))
     fill(store, project(number=3, title="New"), [])
-    judged(store, 2, promoted=False)
-    judged(store, 1, promoted=True)
-    jobs.request(store, ProjectKey(ORIGIN, 2), "button", at=NOW)
-    running = jobs.claim(store, "w1", timedelta(minutes=5), at=NOW)
+    now = datetime.now(UTC)
+    judged(store, 2, promoted=False, now=now - timedelta(days=1))
+    judged(store, 1, promoted=True, now=now)
+    jobs.request(store, ProjectKey(ORIGIN, 2), "button", at=now)
+    running = jobs.claim(store, "w1", timedelta(minutes=5), at=now)
     assert running is not None
     jobs.renew(store, running, "w1", timedelta(minutes=5), stage="fine-tuning", step=120, steps=400, regions=37)
-    jobs.request(store, ProjectKey(ORIGIN, 1), "schedule", at=NOW)
+    jobs.request(store, ProjectKey(ORIGIN, 1), "schedule", at=now)
     errors: list[str] = []
     asked: list[Request] = []
     with (
