@@ -324,7 +324,7 @@ class _Run:
             parameter.requires_grad_(name.startswith(LEARNS[config.learn]))
         self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            decay_groups(self.model, FEATURES, config.lr_features, config.lr, config.weight_decay)
+            decay_groups(self.model, dict.fromkeys(FEATURES, config.lr_features), config.lr, config.weight_decay)
         )
         self.vocabulary, self.table = self._names(encoder)
         self.views = _Views(self.model, self.samples, config, self.vocabulary)

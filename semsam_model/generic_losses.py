@@ -34,7 +34,6 @@ from semsam_model.vocabulary import NameTable
 FITTING = (1.5, 6.0)
 #: A mask is worth the IoU only from here on.
 LEAST_IOU = 0.5
-LACKING = 0.25  #: share of queries whose own label is taken off the list
 TERMS = ("tokens", "proposals", "queries", "mask_bce", "mask_dice", "box")
 GAMMA = 2.0  #: of the focal loss
 SCORE_SCALE = 5.0  #: of the mean cross-entropy of scores, most of which are easy
@@ -237,14 +236,14 @@ def with_names(
     none: Tensor,
     share: Share = alone,
 ) -> GenericLoss:
-    """The loss with the names of matched queries whose mask is good enough. A share of them look at a list without
-    their own label, from which "none of these" is learned. scales, none (2,)."""
+    """The loss with the names of matched queries whose mask is good enough, held against the lists that
+    `Abstaining.draw` gives. scales, none (2,)."""
     objects, parts, labels = [], [], []
     for output, wanted, (query, mask) in zip(outputs, targets, loss.named, strict=True):
         objects.append(output.object_embedding[query])
         parts.append(output.part_embedding[query])
         labels.append(wanted.labels[mask])
     rows = torch.cat(labels)
-    lacks = torch.rand(len(rows), device=rows.device) < LACKING
-    names = name_loss(torch.cat(objects), torch.cat(parts), rows, table, scales, Abstaining(none, lacks), share)
+    drawn = Abstaining.draw(none, len(rows), len(table.vectors))
+    names = name_loss(torch.cat(objects), torch.cat(parts), rows, table, scales, drawn, share)
     return replace(loss, names=names)

@@ -14,6 +14,10 @@ from torch import Tensor
 from semsam_model.processes import Share, alone
 from semsam_model.vocabulary import NO_LABEL, NameTable
 
+LACKING = 0.25  #: share of queries whose own label is taken off the list
+WHOLE = 0.5  #: share of queries that are held against the whole list
+LEAST_ASKED = 0.02  #: of the other lists, the least share of labels
+
 
 @dataclass(frozen=True, eq=False)
 class NameLoss:
@@ -35,6 +39,21 @@ class Abstaining:
 
     none: Tensor  #: (2,), the logit of "none of these" beside the labels of the object and of the part head
     lacks: Tensor  #: bool (n,): this query's own label is taken off its list, and none is right
+    asked: Tensor  #: bool (n, V): the other labels that this query is held against
+
+    @classmethod
+    def draw(cls, none: Tensor, n: int, labels: int) -> Abstaining:
+        """For n queries and V labels. Half of the queries are held against whole lists, half against random shorter
+        ones, down to a few labels: people ask for one word as well as for a hundred.
+        """
+        device = none.device
+        whole = torch.rand(n, 1, device=device) < WHOLE
+        share = torch.where(whole, 1.0, LEAST_ASKED ** torch.rand(n, 1, device=device))
+        return cls(
+            none,
+            torch.rand(n, device=device) < LACKING,
+            torch.rand(n, labels, device=device) < share,
+        )
 
 
 def name_loss(
@@ -69,7 +88,9 @@ def name_loss(
         weights = table.weights[wanted]
         if abstaining is not None:
             lacks = abstaining.lacks[chosen]
-            logits = logits.masked_fill(lacks[:, None] & F.one_hot(wanted, logits.shape[1]).bool(), float("-inf"))
+            own = F.one_hot(wanted, logits.shape[1]).bool()
+            left_out = torch.where(own, lacks[:, None], ~abstaining.asked[chosen])
+            logits = logits.masked_fill(left_out, float("-inf"))
             none = abstaining.none[head].float().expand(len(logits), 1)
             logits = torch.cat((logits, none), 1)
             wanted = torch.where(lacks, logits.shape[1] - 1, wanted)

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ MAY_BE_FRESH = ("name_head.", "decoder.correction_embed", "generic.")
 OF_TEXT = ("decoder.object_projection", "decoder.part_projection")
 #: Parameters that may come from ImageNet and learn with `lr_backbone`.
 PRETRAINED = ("backbone.", "name_head.classes.")
+#: Logits of "none of these", of the size of the other logits (scale times cosine); AdamW moves a parameter by about the
+#: learning rate a step, which would never get them there.
+NONE = "generic.none"
+NONE_RATE = 30
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -232,33 +236,34 @@ def _load_whole(model: nn.Module, path: Path) -> list[str]:
 
 
 def parameter_groups(model: SemanticSAM, config: TrainConfig) -> list[dict[str, Any]]:
-    """AdamW groups of what learns: backbone and the rest, see `decay_groups`."""
-    return decay_groups(model, PRETRAINED, config.lr_backbone, config.lr, config.weight_decay)
+    """AdamW groups of what learns: backbone, "none of these" and the rest, see `decay_groups`."""
+    rates = dict.fromkeys(PRETRAINED, config.lr_backbone) | {NONE: config.lr * NONE_RATE}
+    return decay_groups(model, rates, config.lr, config.weight_decay)
 
 
 def decay_groups(
-    model: SemanticSAM, apart: tuple[str, ...], lr_apart: float, lr: float, weight_decay: float
+    model: SemanticSAM, rates: Mapping[str, float], lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """AdamW groups of what learns: parameters whose names begin with one of `apart`, and the rest; each with and
-    without weight decay.
+    """AdamW groups of what learns: parameters whose names begin with a key of `rates` at its learning rate, and the
+    rest at `lr`; each with and without weight decay.
 
     Only matrices and kernels decay. Embeddings and position tables are bare parameters, so their names do not end in
     `weight`.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        key = (name.startswith(apart), parameter.ndim >= 2 and name.endswith("weight"))
-        groups.setdefault(key, []).append(parameter)
+        apart = next((prefix for prefix in rates if name.startswith(prefix)), "")
+        groups.setdefault((apart, parameter.ndim >= 2 and name.endswith("weight")), []).append(parameter)
     return [
         {
             "params": parameters,
-            "base_lr": lr_apart if is_apart else lr,
+            "base_lr": rates.get(apart, lr),
             "lr": 0.0,
             "weight_decay": weight_decay if decays else 0.0,
         }
-        for (is_apart, decays), parameters in groups.items()
+        for (apart, decays), parameters in groups.items()
     ]
 
 

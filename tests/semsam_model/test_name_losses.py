@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from semsam_model.name_losses import NameLoss, name_loss
+from semsam_model.name_losses import Abstaining, NameLoss, name_loss
 from semsam_model.vocabulary import NO_LABEL, NameTable, Vocabulary
 
 ROWS = (("street", 0, "car"), ("street", 0, "house"), ("street", 1, "door"), ("street", 1, "wheel"), ("zoo", 0, "bear"))
@@ -85,3 +85,40 @@ def test_names_shared_by_two_processes_average_to_the_loss_of_all(table: NameTab
     parts = [name_loss(of_object[h], of_part[h], labels[h], table, scales, share=lambda _: mean).total for h in halves]
     whole = name_loss(of_object, of_part, labels, table, scales).total
     assert torch.allclose(torch.stack(parts).mean(), whole)
+
+
+def test_none_of_these_is_the_right_answer_exactly_where_the_own_label_is_off_the_list(table: NameTable) -> None:
+    labels = torch.tensor([0, 0])
+    asked = torch.ones(2, len(VOCABULARY.rows), dtype=torch.bool)
+    lacks = torch.tensor([False, True])
+
+    def top1(none: float, rows: list[int]) -> float | None:
+        given = Abstaining(torch.tensor([none, none]), lacks[rows], asked[rows])
+        # both queries look exactly like their label
+        return name_loss(
+            table.vectors[labels[rows]], table.vectors[labels[rows]], labels[rows], table, torch.full((2,), 10.0), given
+        ).object_top1
+
+    assert top1(-50.0, [0]) == 1
+    assert top1(-50.0, [1]) == 0
+    assert top1(50.0, [0]) == 0
+    assert top1(50.0, [1]) == 1
+
+
+def test_labels_that_are_not_asked_do_not_compete(table: NameTable) -> None:
+    def loss(asked: list[bool]) -> float:
+        given = Abstaining(torch.full((2,), -50.0), torch.tensor([False]), torch.tensor([asked]))
+        embedding = torch.randn(1, 8, generator=torch.Generator().manual_seed(2))
+        return float(name_loss(embedding, embedding, torch.tensor([0]), table, torch.full((2,), 10.0), given).total)
+
+    assert loss([True] * 6) > 0
+    assert loss([False] * 6) == pytest.approx(0, abs=1e-5)  # the own label is always there
+
+
+def test_lists_are_drawn_whole_for_half_of_the_queries_and_short_for_others() -> None:
+    torch.manual_seed(0)
+    drawn = Abstaining.draw(torch.zeros(2), 2000, 100)
+    shares = drawn.asked.float().mean(1)
+    assert 0.47 < (shares == 1).float().mean() < 0.55
+    assert (shares < 0.1).float().mean() > 0.15
+    assert 0.22 < drawn.lacks.float().mean() < 0.28

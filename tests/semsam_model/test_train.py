@@ -241,6 +241,14 @@ def test_every_parameter_is_trained_once_and_only_matrices_decay() -> None:
     assert not decays[id(model.decoder.norm.weight)]
 
 
+def test_the_logit_of_none_of_these_learns_fast_enough_to_get_anywhere() -> None:
+    model = build_model(dataclasses.replace(read_model_config("tiny"), generic_queries=4))
+    assert model.generic is not None
+    rates = {id(p): group["base_lr"] for group in parameter_groups(model, CONFIG) for p in group["params"]}
+    assert rates[id(model.generic.none)] == pytest.approx(30 * CONFIG.lr)
+    assert rates[id(model.generic.level_embed)] == CONFIG.lr
+
+
 def test_the_learning_rate_warms_up_and_falls_to_its_last_share() -> None:
     factors = [learning_rate_factor(CONFIG, step, step / 100) for step in range(101)]
     assert factors[0] < factors[1] < factors[2]
