@@ -1,23 +1,31 @@
-"""The pictures of `semsam batch`: where they come from, which are done, and where their predictions go.
+"""The pictures of `semsam batch`: tasks of a project, files of a folder, of a list, of an object store.
 
-Sources say what is there and what is done; `batch` annotates the rest.
+A source is told what is done and gives None for each such picture, an `Item` for every other. All are lazy, so that a
+million pictures need no more memory than a few; tasks alone are counted first, as their order may change.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from urllib.parse import quote
 
-from backend.errors import BackendError, LabelStudioError
+from backend.batch_output import Names, TaskLines
+from backend.connection import Connection, shown
+from backend.errors import BackendError, ImageTooLarge, LabelStudioError
 from backend.label_config import LabelConfig
 from backend.labelstudio import LabelStudio
+from backend.object_store import ObjectStores, is_stored
+from backend.settings import Settings
 
 PAGE = 100  #: tasks listed at a time
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,21 @@ class Item:
     name: str  #: for people: a path or "task 7"
     read: Callable[[], bytes]
     write: Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that is no task yet."""
+
+    image: str  #: its address, as the task's data will hold it
+    read: Callable[[], bytes]  #: raises SemsamError or OSError
+
+
+def missing(pictures: Iterable[Picture], out: TaskLines) -> Iterator[Item | None]:
+    """What has no line in `out` yet."""
+    for picture in pictures:
+        done = picture.image in out.done
+        yield None if done else Item(picture.image, picture.read, partial(out.write, picture.image))
 
 
 # ------------------------------------------------------------------------------------------------------- Label Studio
@@ -64,40 +87,78 @@ def _listed(label_studio: LabelStudio, project: int) -> list[int]:
         page += 1
 
 
-# ------------------------------------------------------------------------------------------------------------- folders
+# -------------------------------------------------------------------------------------------------- files, near and far
 
 
-def pictures_of(folder: Path, out: Path, version: str, limit: int) -> Iterator[Item | None]:
-    """The pictures in a folder and below; None for one with a line of this version in `out`. limit: bytes of a file.
+class Reader:
+    """Pictures by path or address, within the limits of the settings. Safe to use from several threads.
 
-    A line that a killed run left unfinished is cut off.
+    An address comes from whoever runs the command and may lead anywhere; no token is sent to it.
     """
-    done = _finished(out, version)
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and p.is_file()):
-        name = path.relative_to(folder).as_posix()
 
-        def read(path: Path = path) -> bytes:
-            with path.open("rb") as file:
-                return file.read(limit + 1)
+    def __init__(self, settings: Settings) -> None:
+        self._limit = settings.max_image_bytes
+        self._web = Connection(settings, None)
+        self.stores = ObjectStores(settings)
 
-        def write(prediction: dict[str, Any], name: str = name) -> None:
-            with out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"image": name, **prediction}) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+    def read(self, where: str) -> bytes:
+        """A path, or an address of the web or of an object store. Raises BackendError, ImageTooLarge, OSError."""
+        scheme = _SCHEME.match(where)
+        if scheme is None:
+            return self.file(where)
+        if scheme[1].lower() in ("http", "https"):
+            return self._web.download(where, None)
+        if is_stored(where):
+            return self.stores.read(where)
+        raise BackendError(f"{shown(where)}: expected a path or an address with http, https, s3, gs, az or file")
 
-        yield None if name in done else Item(name, read, write)
+    def file(self, path: str | Path) -> bytes:
+        """A file on this machine."""
+        with Path(path).open("rb") as file:
+            data = file.read(self._limit + 1)
+        if len(data) > self._limit:
+            raise ImageTooLarge(f"{path}: more than {self._limit} bytes, the setting max_image_bytes")
+        return data
 
 
-def _finished(out: Path, version: str) -> set[str]:
-    if not out.exists():
-        return set()
-    with out.open("r+b") as file:
-        data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        file.truncate(len(whole))
-    try:
-        rows = [json.loads(line) for line in whole.splitlines()]
-        return {row["image"] for row in rows if row["model_version"] == version}
-    except (ValueError, KeyError, TypeError):
-        raise BackendError(f"{out}: expected the JSON lines of an earlier run; name another file") from None
+def in_folder(folder: Path, reader: Reader, url_prefix: str | None = None) -> Iterator[Picture]:
+    """The pictures in a folder and below; links to folders are not followed. Raises BackendError.
+
+    url_prefix: where the folder is for Label Studio; the path follows, quoted. None: tasks hold the bare path.
+    """
+    if not folder.is_dir():
+        raise BackendError(f"{folder}: expected a folder")
+    for path in _walk(str(folder)):
+        inside = Path(path).relative_to(folder).as_posix()
+        if _is_picture(path):
+            image = inside if url_prefix is None else url_prefix + quote(inside, errors="surrogateescape")
+            yield Picture(image, partial(reader.file, path))
+
+
+def _walk(folder: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path)
+            elif entry.is_file():
+                yield entry.path
+
+
+def in_list(lines: BinaryIO, reader: Reader) -> Iterator[Picture]:
+    """The pictures that a list names, one path or address a line, each once; paths from the current folder."""
+    seen = Names()
+    for line in lines:
+        where = line.decode("utf-8", "surrogateescape").removeprefix("\ufeff").strip()
+        if where and seen.add(where):
+            yield Picture(where, partial(reader.read, where))
+
+
+def under_prefix(prefix: str, reader: Reader) -> Iterator[Picture]:
+    """The pictures of an object store in the folder `prefix` and below. Raises BackendError, LabelStudioError."""
+    for address in reader.stores.addresses(prefix):
+        if _is_picture(address):
+            yield Picture(address, partial(reader.stores.read, address))
+
+
+def _is_picture(path: str) -> bool:
+    return path.lower().endswith(PICTURES)

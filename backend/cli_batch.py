@@ -1,8 +1,9 @@
-"""`semsam batch`: pre-annotation of a project or a folder. Parses and calls."""
+"""`semsam batch`: pre-annotation of a project, a folder, a list of files or a prefix of an object store."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,17 +12,26 @@ import typer
 
 def batch(
     project: Annotated[int | None, typer.Option(help="Its id in Label Studio.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Pictures, instead of a project.")] = None,
-    out: Annotated[Path, typer.Option(help="JSON lines, for a folder.")] = Path("predictions.jsonl"),
-    labeling: Annotated[Path | None, typer.Option(help="Labeling config for a folder; configs/labeling.xml.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Pictures in it and below.")] = None,
+    files: Annotated[str | None, typer.Option(help="A list: one path or URL a line; - is standard input.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="s3://bucket/path/ (gs, az, file): pictures below it.")] = None,
+    out: Annotated[Path, typer.Option(help="Tasks with predictions, JSON lines.")] = Path("predictions.jsonl"),
+    url_prefix: Annotated[
+        str | None, typer.Option(help="What Label Studio finds the folder under, e.g. /data/local-files/?d=photos/")
+    ] = None,
+    labeling: Annotated[Path | None, typer.Option(help="Labeling config; configs/labeling.xml.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with a model of its own.")] = 1,
     rate: Annotated[float, typer.Option(min=0.01, help="Predictions written in a second, at most.")] = 20.0,
 ) -> None:
-    """Annotate every picture that has no prediction of the live version. Run it again to go on after a stop."""
+    """Annotate every picture that has no prediction of the live version. Run it again to go on after a stop.
+
+    Name one of --project, --folder, --files and --prefix. A project's predictions go to Label Studio, others to --out.
+    """
     from rich.progress import Progress
 
     from backend import batch as job
     from backend import batch_sources as sources
+    from backend.batch_output import TaskLines
     from backend.errors import BackendError
     from backend.labelstudio import LabelStudio
     from backend.registry import open_registry
@@ -29,20 +39,31 @@ def batch(
     from backend.store import open_store
     from semsam_model.config import config_root
 
-    if (project is None) == (folder is None):
-        raise BackendError("semsam batch: expected either --project or --folder")
+    if [project, folder, files, prefix].count(None) != 3:
+        raise BackendError("semsam batch: expected one of --project, --folder, --files and --prefix")
+    if url_prefix is not None and folder is None:
+        raise BackendError("semsam batch: --url-prefix goes with --folder")
     settings = load_settings()
     with contextlib.closing(open_store(settings)) as store:
         live = open_registry(settings, store).live().version
-    if project is not None:
-        label_studio = LabelStudio(settings)
-        config = job.read_config(str(label_studio.get_project(project).get("label_config") or ""))
-        items = sources.tasks_of(label_studio, project, config, live.version)
-    else:
-        assert folder is not None
-        config = job.read_config((labeling or config_root() / "labeling.xml").read_text(encoding="utf-8"))
-        items = sources.pictures_of(folder, out, live.version, settings.max_image_bytes)
     with contextlib.ExitStack() as stack:
+        if project is not None:
+            label_studio = LabelStudio(settings)
+            config = job.read_config(str(label_studio.get_project(project).get("label_config") or ""))
+            items = sources.tasks_of(label_studio, project, config, live.version)
+        else:
+            config = job.read_config((labeling or config_root() / "labeling.xml").read_text(encoding="utf-8"))
+            reader = sources.Reader(settings)
+            if folder is not None:
+                pictures = sources.in_folder(folder, reader, url_prefix)
+            elif files is not None:
+                lines = sys.stdin.buffer if files == "-" else stack.enter_context(Path(files).open("rb"))
+                pictures = sources.in_list(lines, reader)
+            else:
+                assert prefix is not None
+                pictures = sources.under_prefix(prefix, reader)
+            lines_out = stack.enter_context(contextlib.closing(TaskLines(out, config, live.version)))
+            items = sources.missing(pictures, lines_out)
         annotate = stack.enter_context(
             job.in_process(settings, live.weights, config)
             if workers == 1

@@ -1,4 +1,4 @@
-"""HTTP to the allowed origins and nowhere else: tokens, redirects, limits of time and size. `labelstudio` is its user.
+"""HTTP to the allowed origins and nowhere else: tokens, redirects, limits of time and size.
 
 An origin is scheme, host and port, all equal. Each redirect is checked anew; a token goes to its own server and is
 dropped at the first change of origin. Messages show addresses without their query, which may be a key to a store.
@@ -115,10 +115,11 @@ class Connection:
     """Requests to `allowed` origins. Safe to use from several threads."""
 
     def __init__(
-        self, settings: Settings, allowed: Collection[Origin], clock: Callable[[], float] = time.monotonic
+        self, settings: Settings, allowed: Collection[Origin] | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        """allowed: None is everywhere, for addresses that whoever runs the command has written down."""
         self._settings = settings
-        self._allowed_origins = frozenset(allowed)
+        self._allowed_origins = None if allowed is None else frozenset(allowed)
         self._clock = clock
         self._session = requests.Session()
         # A cookie does not know its port: one server's session would be sent to another on the same host.
@@ -168,7 +169,7 @@ class Connection:
 
     def _allowed(self, url: str) -> Origin:
         origin = origin_of(url)
-        if origin not in self._allowed_origins:
+        if self._allowed_origins is not None and origin not in self._allowed_origins:
             raise OriginRefused(
                 f"{shown(url)}: {origin} is not an allowed origin; if pictures may come from there,"
                 " add it to the setting allowed_origins (SEMSAM_ALLOWED_ORIGINS)"
@@ -244,8 +245,8 @@ class Connection:
             raise self._late(url, "image_read_timeout") from None
         except requests.RequestException as error:  # its text holds the whole address, so it is not repeated
             raise LabelStudioError(
-                f"{shown(url)}: cannot be reached ({type(error).__name__});"
-                " is it running, and is the setting label_studio_url (SEMSAM_LABEL_STUDIO_URL) right?"
+                f"{shown(url)}: cannot be reached ({type(error).__name__}); is it running, and is the address right?"
+                " That of Label Studio is the setting label_studio_url (SEMSAM_LABEL_STUDIO_URL)"
             ) from None
 
     def _check(self, response: requests.Response, url: str, server: Server | None) -> None:

@@ -51,6 +51,8 @@ FORBIDDEN = {
     "backend.naming": {"flask", "torch", "requests", "backend.predictor"},
     "backend.preannotation": {"flask", "torch", "requests", "backend.predictor"},
     "backend.batch_sources": {"torch", "flask", "requests", "sqlalchemy", "backend.batch"},
+    "backend.batch_output": {"torch", "flask", "requests", "backend.batch", "backend.batch_sources"},
+    "backend.object_store": {"torch", "flask", "requests", "sqlalchemy", "backend.labelstudio"},
     "backend.text_prompt": {"flask", "torch", "requests", "backend.predictor"},
     "backend.service": {"flask", "torch", "requests"},
     "backend.app": {"torch", "numpy", "cv2", "PIL"},

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from label_studio_sdk.label_interface import LabelInterface
 
 from backend.batch import Summary, in_process, processes, read_config, run
-from backend.batch_sources import Item, pictures_of, tasks_of
+from backend.batch_output import TaskLines
+from backend.batch_sources import Item, Reader, in_folder, missing, tasks_of
 from backend.labelstudio import LabelStudio
 from backend.metrics import Metrics
 from backend.preannotation import UNFINISHED
 from backend.service import build_service
+from backend.settings import Settings
 from semsam_model.errors import ConfigError
 from semsam_model.header import read_header
 from tests.backend.test_preannotation import everything_weights, settings
@@ -26,7 +29,14 @@ __all__ = ["everything_weights"]
 
 def rows(out: Path) -> list[dict[str, Any]]:
     """Of every picture its line, in the order of their names: which was done first is by chance."""
-    return sorted((json.loads(line) for line in out.read_text().splitlines()), key=lambda row: str(row["image"]))
+    return sorted((json.loads(line) for line in out.read_text().splitlines()), key=lambda row: str(row["data"]))
+
+
+@contextlib.contextmanager
+def pictures_of(folder: Path, out: Path, chosen: Settings, weights: Path) -> Iterator[Iterator[Item | None]]:
+    """What of a folder is not done."""
+    with contextlib.closing(TaskLines(out, read_config(CONFIG), read_header(weights).version.version)) as lines:
+        yield missing(in_folder(folder, Reader(chosen)), lines)
 
 
 @pytest.fixture
@@ -47,16 +57,20 @@ def test_a_folder_gets_what_the_service_says_and_a_killed_run_goes_on(
         with contextlib.closing(build_service(chosen, Metrics())) as service:
             expected = service.predict_request(body(None, "a.png", "b.png"), "r")
     out, told = tmp_path / "out.jsonl", list[str]()
-    version = read_header(everything_weights).version.version
 
     def go() -> Summary:
-        with in_process(chosen, everything_weights, read_config(CONFIG)) as annotate:
-            return run(pictures_of(photos, out, version, 2**20), annotate, tell=told.append)
+        items = pictures_of(photos, out, chosen, everything_weights)
+        with in_process(chosen, everything_weights, read_config(CONFIG)) as annotate, items as missing:
+            return run(missing, annotate, tell=told.append)
 
     first = go()
     assert (first.written, first.failed) == (2, 1)
-    assert rows(out) == [{"image": n, **p} for n, p in zip(("a.png", "deeper/b.png"), expected, strict=True)]
+    assert rows(out) == [
+        {"data": {"image": n}, "predictions": [p]} for n, p in zip(("a.png", "deeper/b.png"), expected, strict=True)
+    ]
     assert first.regions > 0
+    for task in rows(out):
+        assert not LabelInterface(CONFIG).validate_prediction(task["predictions"][0], return_errors=True)
     assert told[0].startswith("broken.png: ")
     whole = out.read_bytes()
     assert (go().written, out.read_bytes()) == (0, whole)
@@ -71,8 +85,7 @@ def test_worker_processes_say_the_same(photos: Path, everything_weights: Path, t
     pool = processes(chosen, everything_weights, read_config(CONFIG), 1)
     alone, together = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
     for out, executor in ((alone, here), (together, pool)):
-        items = pictures_of(photos, out, read_header(everything_weights).version.version, 2**20)
-        with executor as annotate:
+        with executor as annotate, pictures_of(photos, out, chosen, everything_weights) as items:
             assert run(items, annotate, tell=lambda line: None).failed == 1
     assert rows(alone) == rows(together)
 

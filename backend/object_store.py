@@ -1,0 +1,100 @@
+"""Files in object stores, through obstore: read one, list a prefix page by page however many there are.
+
+Addresses are s3://bucket/key, gs://bucket/key, az://container/key (azure-blob:// is the same) and file:///path; the
+key is taken as it is, nothing in it is an escape. Who we are and where the store is say its usual variables:
+AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from backend.errors import BackendError, ImageTooLarge, LabelStudioError, NotFound
+from backend.settings import Settings
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+SCHEMES = ("s3", "s3a", "gs", "az", "azure", "azure-blob", "abfs", "abfss", "file")
+PAGE = 1000  #: objects in memory while a prefix is listed
+_ADDRESS = re.compile(r"([a-z0-9-]+)://([^/]*)/?(.*)", re.IGNORECASE | re.DOTALL)
+
+
+class ObjectStores:
+    """All stores that addresses name. Safe to use from several threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store = lru_cache(64)(self._open)
+
+    def read(self, address: str) -> bytes:
+        """The object, at most `max_image_bytes`. Raises BackendError, NotFound, ImageTooLarge, LabelStudioError."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        root, key = _split(address)
+        limit = self._settings.max_image_bytes
+        try:
+            found = obstore.get(self._store(root), key)
+            if found.meta["size"] > limit:
+                raise ImageTooLarge(
+                    f"{address}: more than {limit} bytes, the setting max_image_bytes (SEMSAM_MAX_IMAGE_BYTES)"
+                )
+            return bytes(found.bytes())
+        except FileNotFoundError:
+            raise NotFound(f"{address}: not found") from None
+        except (BaseError, OSError) as error:
+            raise LabelStudioError(f"{address}: cannot be read: {_why(error)}") from None
+
+    def addresses(self, prefix: str) -> Iterator[str]:
+        """Addresses of all objects in the folder `prefix` and below. Raises BackendError, LabelStudioError."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        root, key = _split(prefix)
+        try:
+            for page in obstore.list(self._store(root), key or None, chunk_size=PAGE):
+                yield from (f"{root}/{found['path']}" for found in page)
+        except (BaseError, OSError) as error:
+            raise LabelStudioError(f"{prefix}: cannot be listed: {_why(error)}") from None
+
+    def _open(self, root: str) -> ObjectStore:
+        from obstore.store import from_url
+
+        seconds = self._settings.image_total_timeout
+        options: ClientConfig = {
+            "allow_http": True,  # AWS_ENDPOINT_URL may lead to a store of one's own
+            "connect_timeout": timedelta(seconds=self._settings.image_connect_timeout),
+            "timeout": timedelta(seconds=seconds),
+        }
+        retry: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=seconds)}
+        url = root.replace("azure-blob://", "az://") + "/"
+        return from_url(url) if root == "file://" else from_url(url, client_options=options, retry_config=retry)
+
+
+def is_stored(address: str) -> bool:
+    """Whether an address is one of an object store."""
+    found = _ADDRESS.match(address)
+    return found is not None and found[1].lower() in SCHEMES
+
+
+def _split(address: str) -> tuple[str, str]:
+    """s3://bucket/a/b -> s3://bucket, a/b."""
+    found = _ADDRESS.match(address)
+    if found is None or found[1].lower() not in SCHEMES or (found[2] == "") != (found[1].lower() == "file"):
+        raise BackendError(
+            f"{address}: expected s3://bucket/path, gs://bucket/path, az://container/path or file:///path"
+        )
+    if "@" in found[2] and not found[1].lower().startswith("abfs"):
+        raise BackendError("address of an object store: expected no user name or password in it")
+    return f"{found[1].lower()}://{found[2]}", found[3]
+
+
+def _why(error: Exception) -> str:
+    """The first line without what may be a key: queries of addresses, and what the store's answer holds."""
+    line = str(error).split("\n", 1)[0].split("<", 1)[0]
+    return re.sub(r"\?\S+", "", line).strip()[:300]
