@@ -139,6 +139,10 @@ class Server:
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def check_running(self) -> None:
         """Raises DemoError when the process has ended."""
         code = self._process.poll()

@@ -1,0 +1,29 @@
+"""What the benchmarks ask the machine: memory, a free port, what it is and how busy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from pathlib import Path
+
+import torch
+
+
+def peak_mib(pid: int | str = "self") -> float:
+    """The most memory that a process has held, MiB. Not getrusage's, which begins with what its parent had."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(lines["VmHWM"].split()[0]) / 1024
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def described() -> str:
+    """Processor, number of them, torch, load average: what every table is to be read with."""
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    name = names[0].split(":", 1)[1].strip() if names else platform.processor()
+    return f"{name}, {os.cpu_count()} CPUs, torch {torch.__version__}, load average {os.getloadavg()[0]:.1f}"
