@@ -58,5 +58,6 @@ def as_prediction(regions: Sequence[Region], config: LabelConfig, sha256: str, v
         prompt_id=str(scope),
         model_version=version,
         labels=labels,
+        best_on_top=False,
         new_id=lambda: str(uuid.uuid5(scope, str(next(numbers)))),
     )

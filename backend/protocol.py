@@ -225,13 +225,15 @@ def build_prediction(
     prompt_id: str,
     model_version: str,
     labels: Sequence[str | None] | None = None,
+    best_on_top: bool = True,
     max_vertices: int = polygons.DEFAULT_MAX_VERTICES,
     new_id: Callable[[], str] = _new_id,
 ) -> dict[str, Any]:
     """One prediction for one task, in the form of the config's answer control.
 
     Candidates may come in any order; they leave large to small, but the best (lowest rank) last: there it lies on top
-    and gets the click where the editor puts several accept buttons on one spot. Empty masks are left out. `labels` (one
+    and gets the click where the editor puts several accept buttons on one spot. best_on_top False: for regions that
+    are accepted together, where a part would be hidden under its whole. Empty masks are left out. `labels` (one
     for each candidate, None for no label) replaces `default_label`. A candidate's rows share one id: the geometry, and,
     where the config has the controls, its note (see `_note`) and level without geometry. `parentID` points to the
     next larger candidate if that one is in this answer. The prediction's score is the best candidate's.
@@ -241,7 +243,7 @@ def build_prediction(
     if config.answer is None or config.image_name is None or not offered:
         return empty_prediction(model_version)
     best = min(offered, key=lambda pair: pair[0].rank)[0]
-    offered.sort(key=lambda pair: (pair[0] is best, -pair[0].area, pair[0].rank))
+    offered.sort(key=lambda pair: (best_on_top and pair[0] is best, -pair[0].area, pair[0].rank))
     ids = {candidate.rank: new_id() for candidate, _ in offered}
 
     rows: list[dict[str, Any]] = []

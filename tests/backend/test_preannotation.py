@@ -92,6 +92,8 @@ def test_a_picture_without_a_click_gets_named_regions_that_do_not_overlap_within
     for of_parts in (True, False):
         masks = [mask(row) for row, label in zip(rows, labels, strict=True) if (label in parts) == of_parts]
         assert not masks or np.sum(masks, axis=0).max() == 1
+    areas = [mask(row).sum() for row in rows]
+    assert areas == sorted(areas, reverse=True)  # drawn in this order: no part lies under its whole
     held = {row["id"]: (mask(row), label) for row, label in zip(rows, labels, strict=True)}
     for row, label in zip(rows, labels, strict=True):
         if "parentID" in row:

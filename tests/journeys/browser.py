@@ -10,6 +10,8 @@ from typing import Any
 
 from playwright.sync_api import Page, Response, TimeoutError
 
+from tests.journeys.data_manager import DataManager
+
 # Only looking: what the page's MobX store holds, as plain JSON.
 _SUGGESTIONS = """() => [...Htx.annotationStore.selected.suggestions.values()].map(s => s.cleanId)"""
 _REGIONS = """() => [...Htx.annotationStore.selected.areas.values()].map(r => ({id: r.cleanId, type: r.type}))"""
@@ -57,6 +59,10 @@ class Editor:
         self._page = page
         self._url = url
         self._screenshots = screenshots
+
+    def data_manager(self) -> DataManager:
+        """The project's table of tasks in the same page."""
+        return DataManager(self._page, self._url)
 
     def open(self, project: int, task: int) -> None:
         self._page.goto(f"{self._url}/projects/{project}/data?task={task}")
@@ -127,6 +133,27 @@ class Editor:
     def regions(self) -> list[dict[str, Any]]:
         """Id and type of everything that Submit would send."""
         return self._page.evaluate(_REGIONS)
+
+    def panel(self) -> list[tuple[str, str, int]]:
+        """Name and score of each region as the panel writes them, and how deep it is folded under others."""
+        rows = self._page.locator(".lsf-tree__node")
+        rows.first.wait_for()
+        texts = [(row.inner_text().split("\n"), row.locator(".lsf-tree-indent-unit").count()) for row in rows.all()]
+        return [(text[1], text[2], depth) for text, depth in texts]
+
+    def select(self, name: str) -> None:
+        """Clicks the first region of this name in the panel."""
+        self._page.locator(".lsf-outliner-item__title", has_text=name).first.click()
+        self._page.wait_for_function("() => Htx.annotationStore.selected.highlightedNode")
+
+    def erase(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Draws the eraser over the selected region."""
+        self._page.get_by_label("eraser").first.click()
+        self._page.mouse.move(*self._on_screen(start))
+        self._page.mouse.down()
+        self._page.mouse.move(*self._on_screen(end), steps=8)
+        self._page.mouse.up()
+        self._page.wait_for_timeout(300)  # the stroke is burnt into the mask after the mouse is up
 
     def accept_with_the_mouse(self, suggestion: str) -> None:
         """Clicks the right disc under the suggestion; AssertionError when no disc, or another's, is under the mouse."""
