@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -93,13 +93,18 @@ def _listed(label_studio: LabelStudio, project: int) -> list[int]:
 class Reader:
     """Pictures by path or address, within the limits of the settings. Safe to use from several threads.
 
-    An address comes from whoever runs the command and may lead anywhere; no token is sent to it.
+    An address comes from whoever runs the command and may lead anywhere; no token is sent to it. It may be pickled: on
+    another machine it is one reader, whatever is read, without any secret of the settings.
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._limits = tuple((name, getattr(settings, name)) for name in _LIMITS)
         self._limit = settings.max_image_bytes
         self._web = Connection(settings, None)
         self.stores = ObjectStores(settings)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _known_reader, (self._limits,)
 
     def read(self, where: str) -> bytes:
         """A path, or an address of the web or of an object store. Raises BackendError, ImageTooLarge, OSError."""
@@ -119,6 +124,14 @@ class Reader:
         if len(data) > self._limit:
             raise ImageTooLarge(f"{path}: more than {self._limit} bytes, the setting max_image_bytes")
         return data
+
+
+_LIMITS = ("max_image_bytes", "image_connect_timeout", "image_read_timeout", "image_total_timeout", "threads")
+
+
+@lru_cache(8)
+def _known_reader(limits: tuple[tuple[str, Any], ...]) -> Reader:
+    return Reader(Settings(**dict(limits)))
 
 
 def in_folder(folder: Path, reader: Reader, url_prefix: str | None = None) -> Iterator[Picture]:
@@ -157,7 +170,7 @@ def under_prefix(prefix: str, reader: Reader) -> Iterator[Picture]:
     """The pictures of an object store in the folder `prefix` and below. Raises BackendError, LabelStudioError."""
     for address in reader.stores.addresses(prefix):
         if _is_picture(address):
-            yield Picture(address, partial(reader.stores.read, address))
+            yield Picture(address, partial(reader.read, address))
 
 
 def _is_picture(path: str) -> bool:

@@ -7,8 +7,9 @@ from __future__ import annotations
 import itertools
 import logging
 import uuid
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from backend import protocol
 from backend.label_config import LabelConfig
@@ -24,6 +25,22 @@ log = logging.getLogger(__name__)
 #: What the version of an answer says that was not made: Label Studio and `semsam batch` then ask again.
 UNFINISHED = " (not annotated yet)"
 ENCODER_WAIT_S = 20.0
+#: Pictures of one request at a time: one is fetched while another is looked at.
+TOGETHER = 2
+#: What a picture that was begun may take beyond `preannotate_seconds`, as a share of these; of 80 s it is 12.
+GRACE = 0.15
+T = TypeVar("T")
+
+
+def in_time(jobs: Sequence[Callable[[], T]], seconds: float, late: Callable[[], T]) -> list[T]:
+    """What the jobs give, in their order; `late()` for each that has not ended by then. None is begun any more then."""
+    pool = ThreadPoolExecutor(TOGETHER, "preannotate")
+    try:
+        asked = [pool.submit(job) for job in jobs]
+        ended = wait(asked, seconds).done
+        return [future.result() if future in ended else late() for future in asked]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def names_of(namer: Namer | None, config: LabelConfig, dimension: int) -> LabelSet | None:

@@ -24,6 +24,7 @@ from cachetools import LRUCache
 from backend.errors import NotReady
 from backend.metrics import Metrics
 from backend.settings import Settings
+from backend.turns import Turns
 from semsam_model.errors import SemsamError
 from semsam_model.header import Version
 from semsam_model.names import LabelSet
@@ -79,6 +80,7 @@ class Predictor:
         self._done = threading.Event()
         self._lock = threading.Lock()  # guards the cache and the table of running computations
         self._encoding = threading.Lock()  # one encoder run at a time: memory stays that of one photo
+        self._turns = Turns()
         self._cache: LRUCache[_Key, ImageEmbedding] = LRUCache(cache_bytes, getsizeof=_nbytes)
         self._running: dict[_Key, Future[ImageEmbedding]] = {}
 
@@ -188,7 +190,9 @@ class Predictor:
 
             return propose(model, embedding, prompt, wanted=wanted, look=look, preference=preference)
 
-        return self._ask(using or self.ready(), sha256, pixels, answer)
+        loaded = using or self.ready()
+        with self._turns.click():
+            return self._ask(loaded, sha256, pixels, answer)
 
     def find(
         self,
@@ -206,7 +210,9 @@ class Predictor:
 
             return find(model, embedding, labels, threshold)
 
-        return self._ask(using or self.ready(), sha256, pixels, answer)
+        loaded = using or self.ready()
+        with self._turns.click():
+            return self._ask(loaded, sha256, pixels, answer)
 
     def preannotate(
         self,
@@ -216,15 +222,22 @@ class Predictor:
         options: RegionOptions,
         *,
         using: Loaded | None = None,
+        keep: bool = True,
     ) -> tuple[list[Region], Version, Timings]:
-        """The regions of the photo, see `semsam_model.preannotate`; the rest as `propose`. Raises ConfigError."""
+        """The regions of the photo, see `semsam_model.preannotate`; the rest as `propose`. Raises ConfigError.
+
+        keep: whether its embedding may take another photo's place in the cache. Clicks come first, also between photo
+        and regions.
+        """
 
         def answer(model: SemanticSAM, embedding: ImageEmbedding, look: Look) -> list[Region]:
             from semsam_model.preannotate import preannotate
 
+            self._turns.give_way()
             return preannotate(model, embedding, labels, options)
 
-        return self._ask(using or self.ready(), sha256, pixels, answer)
+        self._turns.give_way()
+        return self._ask(using or self.ready(), sha256, pixels, answer, keep)
 
     def lesson(
         self,
@@ -247,6 +260,7 @@ class Predictor:
 
             return lesson(model, embedding, mask, label=label, photo=sha256, click=click, wanted=wanted, look=look)
 
+        self._turns.give_way()
         return self._ask(using, sha256, pixels, answer)[0]
 
     def _ask(
@@ -255,10 +269,11 @@ class Predictor:
         sha256: str,
         pixels: Callable[[], np.ndarray],
         answer: Callable[[SemanticSAM, ImageEmbedding, Look], T],
+        keep: bool = True,
     ) -> tuple[T, Version, Timings]:
         timings = Timings()
         once = lru_cache(1)(pixels)  # for the photo and a window of it: fetched and opened once
-        embedding = self._embedding(loaded, sha256, None, once, timings)
+        embedding = self._embedding(loaded, sha256, None, once, timings, keep)
         looking = 0.0
 
         def look(window: Window) -> ImageEmbedding:
@@ -281,8 +296,9 @@ class Predictor:
         window: Window | None,
         pixels: Callable[[], np.ndarray],
         timings: Timings,
+        keep: bool = True,
     ) -> ImageEmbedding:
-        """Of the photo, or of a window of it."""
+        """Of the photo, or of a window of it. keep: even where there is no room left."""
         # the digest covers the weights and the config, preprocessing included
         key = sha256, loaded.version.digest, window
         with self._lock:
@@ -312,7 +328,8 @@ class Predictor:
         with self._lock:
             del self._running[key]
             # larger than the whole cache, or of a model that has been replaced meanwhile: used once
-            if embedding.nbytes <= self._cache.maxsize and loaded is self._loaded:
+            room = self._cache.maxsize - (0 if keep else self._cache.currsize)
+            if embedding.nbytes <= room and loaded is self._loaded:
                 self._cache[key] = embedding
             self._metrics.cache_size(int(self._cache.currsize), len(self._cache))
         future.set_result(embedding)

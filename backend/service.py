@@ -30,7 +30,7 @@ from backend.learner import Learner
 from backend.metrics import Metrics
 from backend.naming import Namer, without_text
 from backend.offering import Answered
-from backend.preannotation import UNFINISHED, as_prediction, names_of, wanted_regions
+from backend.preannotation import GRACE, UNFINISHED, as_prediction, in_time, names_of, wanted_regions
 from backend.predictor import Loaded, Predictor, Timings, read_model
 from backend.records import ProjectKey
 from backend.registry import Registry, open_registry
@@ -199,8 +199,19 @@ class SemsamService:
         body that is no predict request at all.
         """
         request = protocol.parse_predict(body)
-        model = _OneModel(self._predictor, time.monotonic() + self._settings.preannotate_seconds)
-        return [self._answer(request, task, request_id, model) for task in request.tasks]
+        seconds = self._settings.preannotate_seconds
+        model = _OneModel(self._predictor, time.monotonic() + seconds)
+        jobs = [partial(self._answer, request, task, request_id, model) for task in request.tasks]
+        if request.context is not None or len(jobs) == 1:
+            return [job() for job in jobs]
+        return in_time(jobs, seconds * (1 + GRACE), partial(self._late, request_id, model))
+
+    def _late(self, request_id: str, model: _OneModel) -> dict[str, Any]:
+        log.warning("request %s: empty answer (no_time): the picture took too long", request_id)
+        self._metrics.empty_answer("no_time")
+        return protocol.empty_prediction(
+            (model.loaded.version.version if model.loaded else self.model_version) + UNFINISHED
+        )
 
     def _answer(
         self, request: protocol.PredictRequest, task: protocol.TaskRef, request_id: str, model: _OneModel
@@ -246,7 +257,8 @@ class SemsamService:
             ).rgb
 
         if request.context is None:
-            return self._preannotate(request.config, file, pixels, model.ready(), where)
+            # a task that is opened alone is clicked next; of many nobody knows
+            return self._preannotate(request.config, file, pixels, model.ready(), where, len(request.tasks) == 1)
         asked = protocol.interaction(request.context, request.config, file.size)
         if asked.prompt is None and not asked.text:
             raise _NothingToSay("no_prompt", "; ".join(asked.ignored) or "nothing to point at")
@@ -311,11 +323,14 @@ class SemsamService:
         pixels: Callable[[], np.ndarray],
         loaded: Loaded,
         where: str,
+        keep: bool,
     ) -> dict[str, Any]:
-        """Everything in a picture that nobody has clicked."""
+        """Everything in a picture that nobody has clicked. keep: its embedding, whatever else that puts out."""
         labels = names_of(self._namer_of(loaded), config, loaded.model.config.text_dim)
         options = wanted_regions(self._settings, config)
-        regions, version, timings = self._predictor.preannotate(file.sha256, pixels, labels, options, using=loaded)
+        regions, version, timings = self._predictor.preannotate(
+            file.sha256, pixels, labels, options, using=loaded, keep=keep
+        )
         for stage, seconds in timings.stages.items():
             self._metrics.stage(stage, seconds)
         log.info("%s: %d regions, image %s, model %s", where, len(regions), file.sha256[:12], version)
@@ -439,12 +454,14 @@ class _OneModel:
         self._predictor = predictor
         self.deadline = deadline  #: time.monotonic() after which no picture without a click is begun
         self.loaded: Loaded | None = None  #: None until then
+        self._lock = threading.Lock()
 
     def ready(self) -> Loaded:
         """Raises NotReady."""
-        if self.loaded is None:
-            self.loaded = self._predictor.ready()
-        return self.loaded
+        with self._lock:
+            if self.loaded is None:
+                self.loaded = self._predictor.ready()
+            return self.loaded
 
 
 class _NothingToSay(Exception):

@@ -1,6 +1,6 @@
 """Label Studio's "Retrieve predictions" for many tasks in one request, with clicks all the while.
 
-    python -m benchmarks.retrieve_predictions PHOTOS [--tasks 250] [--clicks 20]
+    python -m benchmarks.retrieve_predictions PHOTOS [--tasks 250] [--clicks 20] [--data DIR]
 
 PHOTOS is a folder with so many different photos and more. A real Label Studio (.venv-ls) and `semsam serve` with its
 default settings and model are started in a temporary folder; the action is asked for through the API, as the browser
@@ -36,10 +36,9 @@ UPLOADED = 20  #: files of one upload
 
 
 @contextlib.contextmanager
-def servers() -> Iterator[tuple[ProjectMaker, str, dict[str, str], str, int]]:
+def servers(data: Path) -> Iterator[tuple[ProjectMaker, str, dict[str, str], str, int]]:
     """(Label Studio's API, its address, headers for it, the backend's address, its process id)."""
     with contextlib.ExitStack() as stack:
-        data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         credentials = Credentials.load_or_create(data / "credentials.json")
         port, backend_port = free_port(), free_port()
         program = ROOT / ".venv-ls" / "bin" / "label-studio"
@@ -48,8 +47,8 @@ def servers() -> Iterator[tuple[ProjectMaker, str, dict[str, str], str, int]]:
         url, backend_url = f"http://{HOST}:{port}", f"http://{HOST}:{backend_port}"
         backend = start_backend(backend_port, url, credentials, data, data / "backend.log")
         stack.callback(backend.stop)
-        studio.wait_until_healthy(300)
-        backend.wait_until_healthy(120)
+        studio.wait_until_healthy(900)
+        backend.wait_until_healthy(300)
         while requests.get(f"{backend_url}/health", timeout=10).json()["model_state"] != "ready":
             time.sleep(0.5)
         while "text encoder ready" not in (data / "backend.log").read_text():
@@ -103,13 +102,18 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=250)
     parser.add_argument("--clicks", type=int, default=20, help="warm and cold, before the request and during it")
     parser.add_argument("--pause", type=float, default=1.0, help="seconds between clicks")
+    parser.add_argument(
+        "--data", type=Path, help="Label Studio's database is kept there: its first start takes minutes"
+    )
     given = parser.parse_args()
     photos = sorted(p for p in given.photos.rglob("*") if p.suffix.lower() in PICTURES)
     step = max(1, len(photos) // (given.tasks + 2 * given.clicks + 1))  # of every kind that the folder holds
     chosen = photos[::step][: given.tasks + 2 * given.clicks + 1]
     if len(chosen) < given.tasks + 2 * given.clicks + 1:
         raise SystemExit(f"{given.photos}: {len(photos)} photos, too few")
-    with servers() as (api, url, headers, backend_url, pid):
+    stack = contextlib.ExitStack()
+    data = given.data or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with stack, servers(data) as (api, url, headers, backend_url, pid):
         clicked = tasks_of(api, upload(api, "clicked", chosen[given.tasks :], backend_url))
         project = upload(api, "retrieved", chosen[: given.tasks], backend_url)
         warm_photo, unseen = clicked[0], iter(clicked[1:])

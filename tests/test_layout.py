@@ -50,6 +50,7 @@ FORBIDDEN = {
     "backend.export_staging": {"torch", "flask", "requests", "sqlalchemy", "numpy", "backend.records"},
     "backend.naming": {"flask", "torch", "requests", "backend.predictor"},
     "backend.preannotation": {"flask", "torch", "requests", "backend.predictor"},
+    "backend.turns": {"torch", "flask", "requests", "numpy", "backend.predictor"},
     "backend.batch_sources": {"torch", "flask", "requests", "sqlalchemy", "backend.batch"},
     "backend.batch_output": {"torch", "flask", "requests", "backend.batch", "backend.batch_sources"},
     "backend.object_store": {"torch", "flask", "requests", "sqlalchemy", "backend.labelstudio"},

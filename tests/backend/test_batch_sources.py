@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import pickle
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -127,6 +128,18 @@ def test_a_list_may_name_files_addresses_and_objects_and_gives_each_once(
             with pytest.raises(error):
                 found[name]()
     assert set(seen) == {None}
+
+
+def test_a_picture_may_be_read_elsewhere_with_the_same_limits_and_no_secret(s3: Any, reader: Reader) -> None:
+    for read in (picture.read for picture in under_prefix("s3://photos/out", reader)):
+        sent = pickle.dumps(read)
+        assert pickle.loads(sent)() == read() == b"out/c.jpg"
+        assert b"0123456789abcdef" not in sent
+    there = [pickle.loads(pickle.dumps(picture.read)) for picture in in_list(BytesIO(b"a.jpg\nb.jpg"), reader)]
+    assert there[0].func.__self__ is there[1].func.__self__
+    s3.put_object(Bucket="photos", Key="large/y.jpg", Body=b"x" * (LIMIT + 1))
+    with pytest.raises(ImageTooLarge, match="more than 100 bytes"):
+        there[0].func("s3://photos/large/y.jpg")
 
 
 def test_a_list_is_read_no_further_than_it_is_asked_for(reader: Reader) -> None:

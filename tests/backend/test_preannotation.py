@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import logging
+import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 
 from backend.label_config import LabelConfig
 from backend.metrics import Metrics
-from backend.preannotation import UNFINISHED
+from backend.preannotation import UNFINISHED, in_time
 from backend.service import SemsamService, build_service
 from backend.settings import Settings
 from semsam_model.checkpoint import load, save
@@ -133,6 +135,22 @@ def test_a_picture_that_cannot_be_read_is_asked_again_and_the_others_are_answere
     broken, fine = service.predict_request(body(None, "broken.png", "a.png"), "r3")
     assert broken["result"] == [] and broken["model_version"].endswith(UNFINISHED)
     assert fine["result"] and not fine["model_version"].endswith(UNFINISHED)
+
+
+def test_pictures_that_do_not_come_hold_up_neither_the_answer_nor_each_other() -> None:
+    released, begun = threading.Event(), list[str]()
+
+    def job(name: str, stuck: bool) -> str:
+        begun.append(name)
+        if stuck:
+            released.wait(60)
+        return name
+
+    names = ["fine", "stuck", "fine too", "stuck too", "not begun"]
+    answers = in_time([partial(job, name, "stuck" in name) for name in names], 1.0, lambda: "late")
+    assert answers == ["fine", "late", "fine too", "late", "late"]
+    released.set()
+    assert set(begun) == set(names[:4])
 
 
 def test_of_two_masks_the_better_one_has_what_they_share_and_little_left_over_is_no_region() -> None:

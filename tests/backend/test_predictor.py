@@ -18,6 +18,7 @@ from semsam_model.checkpoint import Version
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ImageError
 from semsam_model.model import SemanticSAM, build_model
+from semsam_model.preannotate import RegionOptions
 from semsam_model.predict import propose
 from semsam_model.types import Click, Prompt
 from semsam_model.zoom import looker
@@ -33,6 +34,13 @@ def tiny_model(seed: int = 0) -> SemanticSAM:
 @pytest.fixture(scope="module")
 def model() -> SemanticSAM:
     return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def everything() -> SemanticSAM:
+    """One with object queries."""
+    torch.manual_seed(0)
+    return build_model(replace(read_model_config("tiny"), generic_queries=4, generic_layers=1)).eval()
 
 
 def photo(seed: int) -> np.ndarray:
@@ -248,3 +256,37 @@ def test_a_closer_look_opens_the_photo_once_and_the_next_click_there_neither_ope
     expected = propose(closer, closer.encode(source.rgb), CLICK, look=looker(closer, source.rgb))
     for answer in (first, second):
         assert [c.bbox for c in answer] == [c.bbox for c in expected]
+
+
+def test_a_photo_without_a_click_waits_until_the_click_that_came_before_it_is_answered(everything: SemanticSAM) -> None:
+    predictor, begun, may_end = started(everything), threading.Event(), threading.Event()
+    background, order = threading.Event(), list[str]()
+
+    def clicked() -> np.ndarray:
+        begun.set()
+        assert may_end.wait(60)
+        order.append("click")
+        return photo(0)
+
+    def unclicked() -> np.ndarray:
+        order.append("background")
+        background.set()
+        return photo(1)
+
+    with ThreadPoolExecutor(2) as pool:
+        click = pool.submit(predictor.propose, "0" * 64, clicked, CLICK)
+        assert begun.wait(60)
+        regions = pool.submit(predictor.preannotate, "1" * 64, unclicked, None, RegionOptions())
+        assert not background.wait(0.3)
+        may_end.set()
+        click.result(60)
+        regions.result(60)
+    assert order == ["click", "background"]
+
+
+def test_photos_without_a_click_put_no_clicked_photo_out_of_the_cache(everything: SemanticSAM) -> None:
+    predictor = started(everything, cache_bytes=everything.encode(photo(0)).nbytes)
+    predictor.propose("0" * 64, lambda: photo(0), CLICK)
+    for keep, hit in ((False, True), (True, False)):
+        predictor.preannotate("1" * 64, lambda: photo(1), None, RegionOptions(), keep=keep)
+        assert predictor.propose("0" * 64, lambda: photo(0), CLICK)[2].cache_hit is hit
