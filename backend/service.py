@@ -207,7 +207,11 @@ class SemsamService:
         return in_time(jobs, seconds * (1 + GRACE), partial(self._late, request_id, model))
 
     def _late(self, request_id: str, model: _OneModel) -> dict[str, Any]:
-        log.warning("request %s: empty answer (no_time): the picture took too long", request_id)
+        log.warning(
+            "request %s: empty answer (no_time): %g s and a share more, the setting preannotate_seconds, were over",
+            request_id,
+            self._settings.preannotate_seconds,
+        )
         self._metrics.empty_answer("no_time")
         return protocol.empty_prediction(
             (model.loaded.version.version if model.loaded else self.model_version) + UNFINISHED

@@ -19,16 +19,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import requests
+from PIL import Image
 
 from backend.batch_sources import PICTURES
 from backend.demo import ProjectMaker
 from backend.demo_servers import HOST, Credentials, start_backend, start_label_studio
 from backend.preannotation import UNFINISHED
-from benchmarks.machine import described, free_port, peak_mib
+from benchmarks.machine import children, described, free_port, peak_mib
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = (ROOT / "configs" / "labeling.xml").read_text()
@@ -54,7 +56,7 @@ def servers(data: Path) -> Iterator[tuple[ProjectMaker, str, dict[str, str], str
         while "text encoder ready" not in (data / "backend.log").read_text():
             time.sleep(0.5)
         headers = {"Authorization": f"Token {credentials.token}"}
-        yield ProjectMaker(url, credentials.token), url, headers, backend_url, backend.pid
+        yield ProjectMaker(url, credentials.token), url, headers, backend_url, children(backend.pid)[-1]
 
 
 def upload(api: ProjectMaker, title: str, photos: list[Path], backend_url: str) -> int:
@@ -79,15 +81,22 @@ def tasks_of(api: ProjectMaker, project: int) -> list[dict[str, Any]]:
     raise AssertionError
 
 
-def click_ms(backend_url: str, task: dict[str, Any]) -> float:
-    """Milliseconds of a click in the middle of a task's photo, as the backend answers it."""
+def size_of(address: str, headers: dict[str, str]) -> tuple[int, int]:
+    """(W, H) of a photo that Label Studio holds."""
+    return Image.open(BytesIO(requests.get(address, headers=headers, timeout=60).content)).size
+
+
+def click_ms(backend_url: str, task: dict[str, Any], size: tuple[int, int]) -> float:
+    """Milliseconds of a click in the middle of a task's photo of this (W, H), as the backend answers it."""
     row = {"id": "k", "type": "keypoint", "from_name": "click_all", "to_name": "image", "is_positive": True}
-    row |= {"original_width": 100, "original_height": 100, "value": {"x": 50, "y": 50, "width": 0.2}}
+    row |= {"original_width": size[0], "original_height": size[1], "value": {"x": 50, "y": 50, "width": 0.2}}
     body = {"label_config": CONFIG, "params": {"context": {"result": [row]}}, "tasks": [task]}
     began = time.perf_counter()
     answer = requests.post(f"{backend_url}/predict", json=body, timeout=100)
-    answer.raise_for_status()
-    return 1000 * (time.perf_counter() - began)
+    milliseconds = 1000 * (time.perf_counter() - began)
+    if not answer.json()["results"][0]["result"]:
+        raise RuntimeError(f"task {task['id']}: an empty answer to a click")
+    return milliseconds
 
 
 def said(milliseconds: list[float]) -> str:
@@ -116,8 +125,9 @@ def main() -> None:
     with stack, servers(data) as (api, url, headers, backend_url, pid):
         clicked = tasks_of(api, upload(api, "clicked", chosen[given.tasks :], backend_url))
         project = upload(api, "retrieved", chosen[: given.tasks], backend_url)
+        sizes = {task["id"]: size_of(f"{url}{task['data']['image']}", headers) for task in clicked}
         warm_photo, unseen = clicked[0], iter(clicked[1:])
-        click_ms(backend_url, warm_photo)
+        click_ms(backend_url, warm_photo, sizes[warm_photo["id"]])
         before = peak_mib(pid)
 
         def clicks(until: threading.Event) -> tuple[list[float], list[float]]:
@@ -125,10 +135,10 @@ def main() -> None:
             for task in itertools.islice(unseen, given.clicks):
                 if until.wait(given.pause):
                     break
-                warm.append(click_ms(backend_url, warm_photo))
+                warm.append(click_ms(backend_url, warm_photo, sizes[warm_photo["id"]]))
                 if until.wait(given.pause):
                     break
-                cold.append(click_ms(backend_url, task))
+                cold.append(click_ms(backend_url, task, sizes[task["id"]]))
             return warm, cold
 
         quiet = clicks(threading.Event())

@@ -1,0 +1,164 @@
+"""Everything in a photo by a grid of clicks, and how many photos `semsam batch` annotates in a second: markdown tables.
+
+    python -m benchmarks.batch everything [--threads 2] [--grid 32] [--repeats 3]
+    python -m benchmarks.batch throughput [PHOTOS] [--photos 64] [--workers 1 2] [--threads N]
+
+Every row is measured in a fresh process with the default model (in `throughput`: the settings of the environment, and
+so the live version of SEMSAM_DATA_DIR). `everything`: samples/rocket.jpg, 427x640. `throughput`: the photos of a folder
+and below (default: samples/), from the first again when it has fewer. Peak memory is that of each process added up,
+text encoder included. Run it on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from backend.batch import Summary, in_process, processes, read_config, run
+from backend.batch_sources import PICTURES, Item
+from backend.registry import open_registry
+from backend.settings import load_settings
+from backend.store import open_store
+from benchmarks.machine import children, cpu_seconds, described, peak_mib
+from semsam_model.checkpoint import load_default
+from semsam_model.everything import GridOptions, everything
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTO = ROOT / "samples" / "rocket.jpg"
+
+
+def grid(threads: int, side: int) -> dict[str, float]:
+    """One photo, in this process."""
+    torch.set_num_threads(threads)
+    model, _ = load_default()
+    loaded = peak_mib(os.getpid())
+    rgb = np.array(Image.open(PHOTO).convert("RGB"))
+    began, used = time.perf_counter(), cpu_seconds(os.getpid())
+    embedding = model.encode(rgb)
+    found = everything(model, embedding, GridOptions(grid=side))
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu": cpu_seconds(os.getpid()) - used,
+        "masks": len(found),
+        "loaded": loaded,
+        "peak": peak_mib(os.getpid()),
+    }
+
+
+def everyone() -> list[int]:
+    """This process and those that it has started."""
+    return [os.getpid(), *children(os.getpid())]
+
+
+def throughput(folder: Path, count: int, workers: int, threads: int | None) -> dict[str, float]:
+    """`count` photos, by this process and those it starts."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    if not paths:
+        raise SystemExit(f"{folder}: no photos")
+    config = read_config((ROOT / "configs" / "labeling.xml").read_text(encoding="utf-8"))
+    times, used, sizes = list[float](), list[float](), list[int]()
+
+    def write(prediction: dict[str, Any]) -> None:
+        times.append(time.perf_counter())
+        used.append(sum(map(cpu_seconds, everyone())))
+        sizes.append(len(json.dumps(prediction, separators=(",", ":"))))
+
+    with contextlib.ExitStack() as stack:
+        settings = load_settings()
+        if not settings.data_dir.exists():
+            data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            settings = dataclasses.replace(settings, data_dir=data)
+        settings = dataclasses.replace(settings, torch_threads=threads or settings.torch_threads)
+        with contextlib.closing(open_store(settings)) as store:
+            weights = open_registry(settings, store).live().version.weights
+        began = time.perf_counter()
+        executor = (
+            in_process(settings, weights, config) if workers == 1 else processes(settings, weights, config, workers)
+        )
+        annotate = stack.enter_context(executor)
+
+        def items() -> Iterator[Item]:
+            for path in itertools.islice(itertools.cycle(paths), count):
+                yield Item(str(path), path.read_bytes, write)
+
+        summary: Summary = run(items(), annotate)
+        peak = sum(map(peak_mib, everyone()))
+    warm = 4 * workers  # what was begun while models were loading
+    if summary.written <= warm + 1:
+        raise SystemExit(f"{summary.written} photos were annotated; ask for more of them")
+    return {
+        "rate": (len(times) - warm) / (times[-1] - times[warm - 1]),
+        "cpu": (used[-1] - used[warm - 1]) / (len(times) - warm),
+        "first": times[0] - began,
+        "bytes": statistics.fmean(sizes),
+        "regions": summary.regions / summary.written,
+        "peak": peak,
+        "dtype": settings.dtype,  # type: ignore[dict-item]
+        "written": summary.written,
+    }
+
+
+def measured(*arguments: object) -> dict[str, Any]:
+    """What a fresh process has measured."""
+    command = [sys.executable, "-m", "benchmarks.batch", *map(str, arguments), "--here"]
+    return json.loads(subprocess.check_output(command, cwd=ROOT, text=True).splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["everything", "throughput"])
+    parser.add_argument("photos_in", metavar="PHOTOS", nargs="?", type=Path, default=ROOT / "samples")
+    parser.add_argument("--photos", type=int, default=64)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, help="of torch in each process; its own choice, or 2 for everything")
+    parser.add_argument("--grid", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    threads = given.threads or (2 if given.what == "everything" else None)
+    if given.here and given.what == "everything":
+        print(json.dumps(grid(threads, given.grid)))
+    elif given.here:
+        print(json.dumps(throughput(given.photos_in, given.photos, given.workers[0], threads)))
+    elif given.what == "everything":
+        rows = [measured("everything", "--threads", threads, "--grid", given.grid) for _ in range(given.repeats)]
+        rows.sort(key=lambda row: row["seconds"])
+        best, worst = rows[0], rows[-1]
+        print(f"| {given.grid}x{given.grid} clicks, 427x640, {threads} threads | measured | aim |\n|---|---|---|")
+        seconds = f"{best['seconds']:.1f} to {worst['seconds']:.1f} s ({len(rows)} processes)"
+        print(f"| seconds, the encoder's among them | {seconds} | 15 s |")
+        print(f"| processor seconds | {best['cpu']:.1f} to {max(row['cpu'] for row in rows):.1f} s | |")
+        print(f"| peak memory (model loaded: {best['loaded']:.0f} MiB) | {worst['peak']:.0f} MiB | 1,536 MiB |")
+        print(f"| masks | {best['masks']} | |")
+    else:
+        columns = ["workers", "torch threads of each", "images/s", "processor seconds an image", "until the first"]
+        print(f"| {' | '.join([*columns, 'batch', 'precision', 'peak memory'])} |\n|{'---|' * 8}")
+        for workers in given.workers:
+            options = ["--threads", threads] if threads else []
+            row = measured("throughput", given.photos_in, "--photos", given.photos, "--workers", workers, *options)
+            figures = f"{row['rate']:.2f} | {row['cpu']:.2f} s | {row['first']:.1f} s"
+            shape = f"1 | {row['dtype']} | {row['peak']:,.0f} MiB"
+            print(f"| {workers} | {threads or 'its choice'} | {figures} | {shape} |")
+        print(f"\n{row['written']} photos, {row['regions']:.1f} regions and {row['bytes']:,.0f} bytes a prediction.")
+    if not given.here:
+        print(f"\n{described()}")
+
+
+if __name__ == "__main__":
+    main()
