@@ -27,6 +27,7 @@ def sync(
     from backend.intake import open_photos
     from backend.keeping import keep_pictures
     from backend.labelstudio import LabelStudio
+    from backend.preannotated import judge_preannotated
     from backend.reconcile import synchronise
     from backend.records import ProjectKey
     from backend.settings import load_settings
@@ -55,6 +56,7 @@ def sync(
                 everything=everything,
                 on_task=lambda done, total, bar=bar: progress.update(bar, completed=done, total=total),  # type: ignore[misc]
             )
+        judge_preannotated(store, label_studio, key, retry=True)
         kept, failed = keep_pictures(store, label_studio, photos, key, retry=True)
         missing = f", {failed} could not be" if failed else ""
         print(f"project {key}: {synced}; {kept} pictures kept{missing}")

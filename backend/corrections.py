@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, func, not_, select, tuple_
+from sqlalchemy import Row, Select, and_, func, not_, or_, select, tuple_
 
 from backend.errors import StoreError
 from backend.records import (
@@ -13,6 +13,7 @@ from backend.records import (
     Counts,
     Offer,
     OfferedCandidate,
+    Preannotated,
     ProjectKey,
     RegionKey,
     StoredProject,
@@ -20,7 +21,7 @@ from backend.records import (
 )
 from backend.store import Store
 from backend.tables import annotations as annotation_rows
-from backend.tables import offers, projects, regions
+from backend.tables import offers, predictions, projects, regions
 
 PAGE = 200  #: regions in memory at a time
 
@@ -134,7 +135,46 @@ def count(store: Store, key: ProjectKey) -> Counts:
         deleted = connection.scalar(select(amount).select_from(regions).where(mine, regions.c.deleted_at.is_not(None)))
         rejected = connection.scalar(select(amount).select_from(rejected_prompts(key).subquery()))
     by_outcome = dict.fromkeys(OUTCOMES, 0) | {row.outcome: row.number for row in pairs}
-    return Counts(sum(by_outcome.values()), images or 0, by_outcome, rejected or 0, malformed or 0, deleted or 0)
+    counts = (images or 0, by_outcome, rejected or 0, malformed or 0, deleted or 0)
+    return Counts(sum(by_outcome.values()), *counts, count_preannotated(store, key))
+
+
+def count_preannotated(store: Store, key: ProjectKey) -> Preannotated:
+    """What became of a project's regions that were offered without a click."""
+    begun = and_(
+        annotation_rows.c.origin == key.origin,
+        annotation_rows.c.project == key.project,
+        annotation_rows.c.prediction.is_not(None),
+        annotation_rows.c.deleted_at.is_(None),
+        not_(annotation_rows.c.cancelled),
+    )
+    same = and_(
+        predictions.c.origin == annotation_rows.c.origin, predictions.c.prediction == annotation_rows.c.prediction
+    )
+    from_it = and_(regions.c.origin == annotation_rows.c.origin, regions.c.annotation == annotation_rows.c.annotation)
+    mine = and_(regions.c.origin == key.origin, regions.c.project == key.project, regions.c.preannotated, _USABLE)
+    amount = func.count().label("number")
+    known = and_(predictions.c.problem.is_(None), predictions.c.regions > 0)
+    with store.read() as connection:
+        outcomes = connection.execute(select(regions.c.outcome, amount).where(mine).group_by(regions.c.outcome)).all()
+        offered = connection.execute(
+            select(amount, func.sum(predictions.c.regions).label("regions"))
+            .select_from(annotation_rows.join(predictions, same))
+            .where(begun, known)
+        ).one()
+        kept = connection.scalar(
+            select(amount)
+            .select_from(regions.join(annotation_rows, from_it).join(predictions, same))
+            .where(mine, begun, known)
+        )
+        unread = connection.scalar(
+            select(amount)
+            .select_from(annotation_rows.outerjoin(predictions, same))
+            .where(begun, or_(predictions.c.prediction.is_(None), predictions.c.problem.is_not(None)))
+        )
+    found = {row.outcome: row.number for row in outcomes if row.outcome in ("accepted", "corrected", "relabelled")}
+    deleted = max(0, (offered.regions or 0) - (kept or 0))
+    return Preannotated(offered.number, **found, deleted=deleted, unread=unread or 0)
 
 
 def _region_key(row: Row[Any]) -> RegionKey:
@@ -164,6 +204,7 @@ def _region(row: Row[Any]) -> StoredRegion:
         iou_with_offer=row.iou_with_offer,
         click=None if row.click_x is None else (row.click_x, row.click_y),
         seconds=row.seconds,
+        preannotated=row.preannotated,
     )
 
 

@@ -107,9 +107,14 @@ def image_url(label_config: str | None, data: Mapping[str, Any]) -> str | None:
 
 
 def slim(annotation: Any) -> Any:
-    """An annotation without the copies of its masks that Label Studio puts into notes and choices."""
-    rows = annotation.get("result") if isinstance(annotation, dict) else None
-    return annotation | {"result": [_slim_row(row) for row in rows]} if isinstance(rows, list) else annotation
+    """An annotation without the copies of its masks that Label Studio puts into notes and choices, nor the copy of some
+    prediction of the task, not always the one that it was begun from.
+    """
+    if not isinstance(annotation, dict):
+        return annotation
+    rows = annotation.get("result")
+    kept = {name: value for name, value in annotation.items() if name != "prediction"}
+    return kept | {"result": [_slim_row(row) for row in rows]} if isinstance(rows, list) else kept
 
 
 def _slim_row(row: Any) -> Any:

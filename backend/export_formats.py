@@ -108,6 +108,7 @@ def provenance(region: StoredRegion) -> dict[str, Any]:
         "iou_with_offer": region.iou_with_offer,
         "seconds": region.seconds,
         "click": region.click,
+        "preannotated": region.preannotated or None,
     }
     return {name: value for name, value in known.items() if value is not None}
 

@@ -108,7 +108,7 @@ def prepare(store: Store, key: ProjectKey, submission: Submission, config: Label
             log.warning("project %s annotation %d: %s", key, submission.annotation, region.problem)
             rows.append(_malformed_row(region))
             continue
-        if region.prompt_id is not None and region.prompt_id not in known:
+        if region.prompt_id is not None and not region.preannotated and region.prompt_id not in known:
             known[region.prompt_id] = _offer_and_next(store, key, submission.task, region.prompt_id)
         rows.append(_usable_row(region, known.get(region.prompt_id or ""), submission))
     return [_common(key, submission) | row for row in rows]
@@ -126,6 +126,7 @@ def _common(key: ProjectKey, submission: Submission) -> dict[str, Any]:
         "ground_truth": submission.ground_truth,
         "updated_at": submission.updated_at,
         "labels": [],
+        "preannotated": False,
     }
 
 
@@ -160,6 +161,7 @@ def _usable_row(
         "click_x": click[0],
         "click_y": click[1],
         "seconds": seconds_until(submission.updated_at, offer.created_at, next_prompt) if offer else None,
+        "preannotated": region.preannotated,
     }
 
 
@@ -286,6 +288,7 @@ def _claim(
         updated_at=submission.updated_at,
         received_at=received_at,
         deleted_at=None,
+        prediction=submission.prediction,
     )
     old, new = annotation_rows.c, statement.excluded
     is_news: ColumnElement[bool] = and_(
@@ -295,6 +298,8 @@ def _claim(
         not_older = or_(old.updated_at.is_(None), old.updated_at <= new.updated_at)
         is_news = or_(is_news, and_(old.deleted_at < listed_at, not_older))
     changed = {column.name: new[column.name] for column in annotation_rows.columns if not column.primary_key}
+    # Label Studio forgets it with the prediction, and what the annotation was begun from stays true
+    changed["prediction"] = func.coalesce(new.prediction, old.prediction)
     statement = statement.on_conflict_do_update(index_elements=["origin", "annotation"], set_=changed, where=is_news)
     return connection.execute(statement.returning(annotation_rows.c.annotation)).one_or_none() is not None
 

@@ -263,6 +263,10 @@ class LabelStudio:
         """Store a prediction `{task, model_version, score, result}`; Label Studio does not check the result."""
         return self._call("POST", "/api/predictions/", project, prediction)
 
+    def get_prediction(self, number: int, *, project: str | None = None) -> dict[str, Any]:
+        """A stored prediction; it has the fields of an annotation that matter here. Raises as `fetch_image` does."""
+        return self._call("GET", f"/api/predictions/{int(number)}/", project)
+
     def whoami(self, *, project: str | None = None) -> dict[str, Any]:
         """The user that our token belongs to."""
         return self._call("GET", "/api/current-user/whoami", project)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -32,13 +33,19 @@ def judge(region: SubmittedRegion, offer: Offer | None) -> Judgement:
     candidate = candidate_of(region, offer)
     if candidate is None or offer is None:
         return Judgement("corrected" if region.edited else "accepted", click=_click(offer))
-    overlap = iou(region.mask, decode_coco_rle(dict(candidate.mask))) if offer.size == region.mask.shape else 0.0
-    if region.edited and overlap < 1:
-        outcome: Outcome = "corrected"
-    else:
-        label = region.labels[0] if region.labels else None
-        outcome = "accepted" if label == candidate.label else "relabelled"
+    offered = decode_coco_rle(dict(candidate.mask))
+    outcome, overlap = against(region.mask, region.labels, offered, candidate.label, edited=region.edited)
     return Judgement(outcome, overlap, _click(offer))
+
+
+def against(
+    mask: np.ndarray, labels: Sequence[str], offered: np.ndarray, label: str | None, *, edited: bool
+) -> tuple[Outcome, float]:
+    """Outcome of a mask with its labels, bool (H, W), against the mask and label offered; and the IoU of the masks."""
+    overlap = iou(mask, offered) if mask.shape == offered.shape else 0.0
+    if edited and overlap < 1:
+        return "corrected", overlap
+    return "accepted" if (labels[0] if labels else None) == label else "relabelled", overlap
 
 
 def candidate_of(region: SubmittedRegion, offer: Offer | None) -> OfferedCandidate | None:

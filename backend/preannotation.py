@@ -77,4 +77,5 @@ def as_prediction(regions: Sequence[Region], config: LabelConfig, sha256: str, v
         labels=labels,
         best_on_top=False,
         new_id=lambda: str(uuid.uuid5(scope, str(next(numbers)))),
+        preannotated=True,
     )

@@ -228,6 +228,7 @@ def build_prediction(
     best_on_top: bool = True,
     max_vertices: int = polygons.DEFAULT_MAX_VERTICES,
     new_id: Callable[[], str] = _new_id,
+    preannotated: bool = False,
 ) -> dict[str, Any]:
     """One prediction for one task, in the form of the config's answer control.
 
@@ -236,7 +237,8 @@ def build_prediction(
     are accepted together, where a part would be hidden under its whole. Empty masks are left out. `labels` (one
     for each candidate, None for no label) replaces `default_label`. A candidate's rows share one id: the geometry, and,
     where the config has the controls, its note (see `_note`) and level without geometry. `parentID` points to the
-    next larger candidate if that one is in this answer. The prediction's score is the best candidate's.
+    next larger candidate if that one is in this answer. The prediction's score is the best candidate's. preannotated:
+    it answers no prompt, which its regions say, for when they come back.
     """
     chosen = labels if labels is not None else [default_label(candidate, config) for candidate in candidates]
     offered = [pair for pair in zip(candidates, chosen, strict=True) if pair[0].area]
@@ -270,7 +272,8 @@ def build_prediction(
                 "candidate": candidate.rank,
                 "level": candidate.level,
                 "model_version": model_version,
-            },
+            }
+            | ({"preannotated": True} if preannotated else {}),
         }
         if candidate.parent in ids and candidate.parent != candidate.rank:
             geometry["parentID"] = ids[candidate.parent]

@@ -78,6 +78,7 @@ class StoredRegion:
     iou_with_offer: float | None = None  #: of the mask as it is now and as it was offered; None: the offer is lost
     click: tuple[float, float] | None = None  #: the newest positive click of the prompt, (x, y)
     seconds: float | None = None  #: from the answer until the next prompt on the task, or the submit: at most
+    preannotated: bool = False  #: was there before any click: prompt_id, click and seconds say nothing of a prompt then
 
     @property
     def project_key(self) -> ProjectKey:
@@ -117,6 +118,32 @@ class Offer:
 
 
 @dataclass(frozen=True)
+class Preannotated:
+    """What became of regions that were offered without a click, in annotations that were begun from them."""
+
+    annotations: int = 0  #: begun from such a prediction
+    accepted: int = 0
+    corrected: int = 0
+    relabelled: int = 0
+    deleted: int = 0
+    unread: int = 0  #: further annotations whose prediction is not known (yet): nor is what was deleted of it
+
+    @property
+    def regions(self) -> int:
+        """That were offered, as far as is known."""
+        return sum(self.by_outcome.values())
+
+    @property
+    def by_outcome(self) -> Mapping[str, int]:
+        """Number of regions by what became of them."""
+        return {name: getattr(self, name) for name in ("accepted", "corrected", "relabelled", "deleted")}
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to tell."""
+        return self != Preannotated()
+
+
+@dataclass(frozen=True)
 class Counts:
     """How much a project has given. `by_outcome` has every outcome; `rejected` counts prompts, the rest regions."""
 
@@ -126,3 +153,4 @@ class Counts:
     rejected: int  #: prompts of which nothing was accepted, on tasks that were submitted after them
     malformed: int
     deleted: int
+    preannotated: Preannotated = Preannotated()  #: of `regions`, and what was deleted before the submit

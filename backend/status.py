@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, not_, select
 
 from backend.corrections import count, list_projects
 from backend.jobs import Job, last_judged, list_jobs
@@ -20,7 +20,7 @@ from backend.records import Counts, StoredProject
 from backend.store import Store
 from backend.tables import inbox, regions
 
-#: Masks that the curves run over: the newest ones that were taken from a suggestion.
+#: Masks that the curves run over: the newest ones that were taken from what a click suggested.
 RECENT = 2000
 JOBS = 8  #: fine-tuning jobs, the newest
 POINTS = 20  #: of a curve, at most
@@ -69,7 +69,8 @@ def read_status(store: Store) -> Status:
     """The state of the store now. Raises StoreError."""
     projects = [ProjectStatus(each, count(store, each.key)) for each in list_projects(store) if not each.deleted_at]
     columns = (regions.c.updated_at, regions.c.outcome, regions.c.rank, regions.c.seconds)
-    usable = and_(regions.c.deleted_at.is_(None), regions.c.problem.is_(None), regions.c.rank.is_not(None))
+    clicked = not_(regions.c.preannotated)
+    usable = and_(regions.c.deleted_at.is_(None), regions.c.problem.is_(None), regions.c.rank.is_not(None), clicked)
     newest = select(*columns).where(usable).order_by(regions.c.updated_at.desc()).limit(RECENT)
     with store.read() as connection:
         rows = connection.execute(newest).all()

@@ -36,6 +36,7 @@ class SubmittedRegion:
     parent: str | None
     edited: bool  #: the editor says that it was offered and its geometry then changed
     offered: bool  #: it carries the id of a prompt of ours
+    preannotated: bool  #: it was offered without a click
     granularity: Granularity | None
     level: int | None  #: chosen by the annotator, else of the candidate
     prompt_id: str | None
@@ -65,6 +66,7 @@ class Submission:
     updated_at: datetime
     cancelled: bool
     ground_truth: bool
+    prediction: int | None  #: Label Studio's id of the one that it was begun from
     rows: tuple[Any, ...] = field(repr=False)
 
     def regions(self, config: LabelConfig) -> Iterator[SubmittedRegion | MalformedRegion]:
@@ -100,6 +102,7 @@ def parse_submission(value: Any, *, project: int | None = None, task: int | None
         updated_at=updated,
         cancelled=annotation.get("was_cancelled") is True,
         ground_truth=annotation.get("ground_truth") is True,
+        prediction=parent if is_id(parent := annotation.get("parent_prediction")) else None,
         rows=tuple(as_list(annotation.get("result", MISSING), "annotation.result")),
     )
 
@@ -158,6 +161,7 @@ def _region(name: str, rows: list[Any], config: LabelConfig) -> SubmittedRegion 
         parent=_text(geometry.get("parentID")),
         edited=origin == "prediction-changed",
         offered=prompt_id is not None,
+        preannotated=prompt_id is not None and meta.get("preannotated") is True,
         granularity=_granularity(labels, meta, config),
         level=_chosen_level(rows, config) or _number(meta.get("level"), 1, 6),
         prompt_id=prompt_id,

@@ -11,6 +11,7 @@ from backend.errors import NotFound, StoreError
 from backend.keeping import keep_pictures
 from backend.labelstudio import LabelStudio
 from backend.photos import PhotoFolder
+from backend.preannotated import judge_preannotated
 from backend.reconcile import synchronise
 from backend.records import ProjectKey
 from backend.store import Store
@@ -22,7 +23,7 @@ RETRY_S = 30.0
 
 
 class Synchroniser:
-    """Thread-safe. Fetches pictures, too, so nothing else waits for a slow store of pictures."""
+    """Thread-safe. Fetches pictures and predictions, too, so nothing else waits for a slow store of pictures."""
 
     def __init__(self, store: Store, label_studio: LabelStudio, photos: PhotoFolder, every_s: float) -> None:
         """every_s: seconds between comparisons of all projects; 0 = only at the start and when asked."""
@@ -55,7 +56,7 @@ class Synchroniser:
         self._wake.set()
 
     def want_pictures(self) -> None:
-        """Look soon whether pictures are to be kept."""
+        """Look soon whether pictures, or predictions, are to be fetched."""
         with self._lock:
             self._pictures = True
         self._wake.set()
@@ -91,7 +92,7 @@ class Synchroniser:
         for key in chosen:
             well &= not self._stopping.is_set() and self._one(key)
         for key in known if pictures else chosen:
-            well &= self._pictures_of(key)
+            well &= self._preannotated_of(key) & self._pictures_of(key)
         return well
 
     def _one(self, key: ProjectKey) -> bool:
@@ -107,6 +108,19 @@ class Synchroniser:
             log.exception("project %s: unexpected failure while comparing it with Label Studio", key)
             return True
         log.info("project %s: compared with Label Studio: %s", key, synced)
+        return True
+
+    def _preannotated_of(self, key: ProjectKey) -> bool:
+        try:
+            judged, failed = judge_preannotated(self._store, self._label_studio, key)
+        except SemsamError as error:
+            log.warning("project %s: predictions not read: %s", key, error)
+            return False
+        except Exception:
+            log.exception("project %s: unexpected failure while reading predictions", key)
+            return True
+        if judged or failed:
+            log.info("project %s: %d pre-annotated regions judged, %d predictions not read", key, judged, failed)
         return True
 
     def _pictures_of(self, key: ProjectKey) -> bool:

@@ -95,6 +95,7 @@ annotations = Table(
     Column("updated_at", UtcDateTime),  # None: only its deletion is known
     Column("received_at", UtcDateTime, nullable=False),  # by our clock
     Column("deleted_at", UtcDateTime),  # by our clock
+    Column("prediction", Id),  # Label Studio's id of the one that it was begun from
     Index("annotations_of_task", "origin", "project", "task"),
 )
 
@@ -130,6 +131,7 @@ regions = Table(
     Column("problem", Text),  # why the region cannot be used
     Column("raw", JSON(none_as_null=True)),  # the rows as they came, where there is a problem
     Column("deleted_at", UtcDateTime),
+    Column("preannotated", Boolean, nullable=False, default=False),  # offered without a click
     Index("regions_of_prompt", "prompt_id"),
     Index("regions_of_image", "image_sha256"),
 )
@@ -150,6 +152,20 @@ offers = Table(
     Column("milliseconds", Float, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Index("offers_of_task", "origin", "project", "task", "created_at"),
+)
+
+# Predictions that annotations were begun from, as Label Studio holds them: what was offered without a click.
+predictions = Table(
+    "predictions",
+    metadata,
+    _key("origin", Key),
+    _key("prediction", Id),
+    Column("regions", Integer, nullable=False),  # of a model of ours
+    Column("width", Integer),
+    Column("height", Integer),
+    Column("offered", JSON, nullable=False),  # of each region: id, label, mask as COCO RLE counts
+    Column("problem", Text),  # why it could not be read
+    Column("tried_at", UtcDateTime),  # last attempt; None: there is no more to try
 )
 
 # Deliveries that were acknowledged and not yet worked into the tables above.

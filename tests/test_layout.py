@@ -68,6 +68,7 @@ FORBIDDEN = {
     "backend.offering": {"torch", "flask", "requests", "backend.service"},
     "backend.recorder": {"torch", "flask", "requests", "backend.labelstudio", "backend.service"},
     "backend.reconcile": {"torch", "flask", "requests", "backend.service"},
+    "backend.preannotated": {"torch", "flask", "requests", "backend.service"},
     "backend.keeping": {"torch", "flask", "requests", "backend.service"},
     "backend.synchroniser": {"torch", "flask", "requests", "backend.service"},
     "backend.intake": {"torch", "flask", "requests", "backend.service"},

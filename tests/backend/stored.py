@@ -14,7 +14,8 @@ from sqlalchemy import insert
 from backend.photos import PhotoFolder
 from backend.records import ProjectKey, RegionKey, StoredProject, StoredRegion
 from backend.store import Store
-from backend.tables import projects, regions
+from backend.tables import annotations as annotation_rows
+from backend.tables import predictions, projects, regions
 from semsam_model.samples import CocoMask
 
 ORIGIN = "http://labelstudio:8080"
@@ -84,11 +85,23 @@ def fill(store: Store, project: StoredProject, found: Sequence[StoredRegion]) ->
             connection.execute(insert(regions), [_row(each) for each in found])
 
 
+def begin(store: Store, key: ProjectKey, annotations: Sequence[int], regions: int) -> None:
+    """Make these annotations ones that were begun from predictions with so many regions each."""
+    shared = {"origin": key.origin, "project": key.project, "received_at": BEGAN, "updated_at": BEGAN}
+    with store.write() as connection:
+        for number in annotations:
+            row = {"annotation": number, "task": number, "prediction": number}
+            connection.execute(insert(annotation_rows), [shared | row])
+            row = {"origin": key.origin, "prediction": number, "regions": regions, "offered": []}
+            connection.execute(insert(predictions), [row])
+
+
 def _row(each: StoredRegion) -> dict[str, Any]:
     key = each.key
     own = {"origin": key.origin, "project": key.project, "task": key.task, "annotation": key.annotation}
     same = ("image_sha256", "image_url", "width", "height", "granularity", "parent", "outcome", "prompt_id", "rank")
     same += ("level", "score", "model_version", "iou_with_offer", "seconds", "annotator", "ground_truth", "updated_at")
+    same += ("preannotated",)
     x, y = each.click or (None, None)
     return (
         own

@@ -22,18 +22,37 @@ from backend import jobs
 from backend.app import Service, create_app
 from backend.errors import StoreError
 from backend.metrics import Metrics
-from backend.records import ProjectKey, StoredRegion
+from backend.records import Preannotated, ProjectKey, StoredRegion
 from backend.service import SemsamService
 from backend.settings import Settings
 from backend.status import POINTS, Point, Status, read_status
 from backend.status_page import CHART, ago, charts, render
 from backend.store import Store
-from tests.backend.stored import BEGAN, ORIGIN, box, fill, project, region
+from tests.backend.stored import BEGAN, ORIGIN, begin, box, fill, project, region
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 on_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 READY = {"status": "UP", "model_version": "mobile-1", "model_state": "ready"}
+
+
+def preannotated(annotations: int, number: int = 1) -> list[StoredRegion]:
+    """What is left of annotations that were begun with ten regions each."""
+    outcomes = ["accepted"] * 6 + ["corrected"] * 2 + ["relabelled"]
+    made = [
+        region(
+            box(2, 2, 12, 12),
+            task=1000 + k,
+            annotation=1000 + k,
+            name=f"p{place}",
+            outcome=outcome,
+            rank=place + 1,
+            preannotated=True,
+        )
+        for k in range(annotations)
+        for place, outcome in enumerate(outcomes)
+    ]
+    return [replace(each, key=replace(each.key, project=number)) for each in made]
 
 
 def history(count: int, number: int = 1) -> list[StoredRegion]:
@@ -84,6 +103,22 @@ def test_the_status_counts_what_was_taken_of_what_was_offered(store: Store) -> N
     assert all(a.until <= b.since for a, b in zip(status.curve, status.curve[1:], strict=False))
     first, last = status.curve[0], status.curve[-1]
     assert (first.level or 1) < (last.level or 0) and (first.seconds or 0) > (last.seconds or 9)
+
+
+@on_both
+def test_what_was_there_before_any_click_is_told_apart(store: Store) -> None:
+    fill(store, project(), [*history(40), *preannotated(3)])
+    begin(store, project().key, range(1000, 1003), regions=10)
+    status = read_status(store)
+    assert status.projects[0].counts.regions == 40 + 27
+    assert status.projects[0].counts.preannotated == Preannotated(3, accepted=18, corrected=6, relabelled=3, deleted=3)
+    clicked = [each for each in history(40) if each.rank]
+    assert status.overall is not None and status.overall.masks == len(clicked)
+    assert 'id="preannotated"' in page_of(status)
+    with store.write() as connection:
+        connection.exec_driver_sql("DELETE FROM annotations")
+        connection.exec_driver_sql("DELETE FROM regions WHERE preannotated")
+    assert 'id="preannotated"' not in page_of(read_status(store))
 
 
 def test_an_empty_store_has_an_empty_status(store: Store) -> None:
@@ -271,7 +306,8 @@ def browser_page(**context: Any) -> Iterator[Page]:
 
 @pytest.mark.browser
 def test_in_a_browser_the_page_fetches_nothing_runs_nothing_and_fits_the_window(store: Store, tmp_path: Path) -> None:
-    fill(store, project(), history(400))
+    fill(store, project(), history(400) + preannotated(12))
+    begin(store, project().key, range(1000, 1012), regions=10)
     fill(store, project(number=2, title="Blood cells <i>2</i>"), history(37, number=2))
     fill(store, project(number=3, title="New"), [])
     now = datetime.now(UTC)
@@ -294,10 +330,12 @@ def test_in_a_browser_the_page_fetches_nothing_runs_nothing_and_fits_the_window(
         assert answer is not None and answer.status == 200
         assert page.locator("#live").inner_text() == "mobile-81b2c44d90fe"
         rows = page.locator("#projects tr").all_inner_texts()
-        assert len(rows) == 4 and "400" in rows[1] and "Blood cells <i>2</i>" in rows[2]
+        assert len(rows) == 4 and "508" in rows[1] and "Blood cells <i>2</i>" in rows[2]
         assert page.locator("polyline").count() == 3
         assert page.locator("#jobs tr").count() == 5 and "fine-tuning 120/400" in page.locator("#jobs").inner_text()
         assert page.locator("#gate tr").count() == 6
+        begun = page.locator("#preannotated td").all_inner_texts()
+        assert begun == ["Cars", "12", "120", "", "60 %", "20 %", "10 %", "10 %", ""]
         for line in page.locator("svg[role=img]").all():
             place = line.bounding_box()
             assert place is not None and place["width"] > 100 and place["x"] + place["width"] <= 1240
