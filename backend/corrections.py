@@ -26,6 +26,7 @@ from backend.tables import offers, predictions, projects, regions
 PAGE = 200  #: regions in memory at a time
 
 _KEY = (regions.c.origin, regions.c.project, regions.c.task, regions.c.annotation, regions.c.region)
+#: A region with a problem has no outcome, and the other way round: counting asks for the outcome, which is in an index.
 _USABLE = and_(regions.c.deleted_at.is_(None), regions.c.problem.is_(None))
 
 
@@ -121,21 +122,24 @@ def rejected_prompts(key: ProjectKey) -> Select[Any]:
 def count(store: Store, key: ProjectKey) -> Counts:
     """How much a project has given."""
     mine = and_(regions.c.origin == key.origin, regions.c.project == key.project)
+    there = regions.c.deleted_at.is_(None)
     amount = func.count()
     with store.read() as connection:
         pairs = connection.execute(
-            select(regions.c.outcome, amount.label("number")).where(mine, _USABLE).group_by(regions.c.outcome)
+            select(regions.c.outcome, amount.label("number")).where(mine, there).group_by(regions.c.outcome)
         ).all()
-        images = connection.scalar(select(func.count(regions.c.image_sha256.distinct())).where(mine, _USABLE))
-        malformed = connection.scalar(
-            select(amount)
-            .select_from(regions)
-            .where(mine, regions.c.problem.is_not(None), regions.c.deleted_at.is_(None))
+        usable = and_(mine, there, regions.c.outcome.is_not(None))
+        images = connection.scalar(
+            select(amount).select_from(
+                select(regions.c.image_sha256).distinct().where(usable, regions.c.image_sha256.is_not(None)).subquery()
+            )
         )
         deleted = connection.scalar(select(amount).select_from(regions).where(mine, regions.c.deleted_at.is_not(None)))
         rejected = connection.scalar(select(amount).select_from(rejected_prompts(key).subquery()))
-    by_outcome = dict.fromkeys(OUTCOMES, 0) | {row.outcome: row.number for row in pairs}
-    counts = (images or 0, by_outcome, rejected or 0, malformed or 0, deleted or 0)
+    found = {row.outcome: row.number for row in pairs}
+    malformed = found.pop(None, 0)
+    by_outcome = dict.fromkeys(OUTCOMES, 0) | found
+    counts = (images or 0, by_outcome, rejected or 0, malformed, deleted or 0)
     return Counts(sum(by_outcome.values()), *counts, count_preannotated(store, key))
 
 
@@ -151,8 +155,12 @@ def count_preannotated(store: Store, key: ProjectKey) -> Preannotated:
     same = and_(
         predictions.c.origin == annotation_rows.c.origin, predictions.c.prediction == annotation_rows.c.prediction
     )
-    from_it = and_(regions.c.origin == annotation_rows.c.origin, regions.c.annotation == annotation_rows.c.annotation)
-    mine = and_(regions.c.origin == key.origin, regions.c.project == key.project, regions.c.preannotated, _USABLE)
+    mine = and_(
+        regions.c.origin == key.origin,
+        regions.c.project == key.project,
+        regions.c.preannotated,
+        regions.c.deleted_at.is_(None),
+    )
     amount = func.count().label("number")
     known = and_(predictions.c.problem.is_(None), predictions.c.regions > 0)
     with store.read() as connection:
@@ -162,11 +170,8 @@ def count_preannotated(store: Store, key: ProjectKey) -> Preannotated:
             .select_from(annotation_rows.join(predictions, same))
             .where(begun, known)
         ).one()
-        kept = connection.scalar(
-            select(amount)
-            .select_from(regions.join(annotation_rows, from_it).join(predictions, same))
-            .where(mine, begun, known)
-        )
+        judged = select(annotation_rows.c.annotation).join(predictions, same).where(begun, known)
+        kept = connection.scalar(select(amount).select_from(regions).where(mine, regions.c.annotation.in_(judged)))
         unread = connection.scalar(
             select(amount)
             .select_from(annotation_rows.outerjoin(predictions, same))

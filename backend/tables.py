@@ -24,6 +24,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    text,
 )
 
 metadata = MetaData()
@@ -132,8 +133,17 @@ regions = Table(
     Column("raw", JSON(none_as_null=True)),  # the rows as they came, where there is a problem
     Column("deleted_at", UtcDateTime),
     Column("preannotated", Boolean, nullable=False, default=False),  # offered without a click
-    Index("regions_of_prompt", "prompt_id"),
+    Index("regions_of_prompt", "prompt_id", "deleted_at"),
     Index("regions_of_image", "image_sha256"),
+    # counting reads these alone, not the masks beside them
+    Index("regions_counted", "origin", "project", "deleted_at", "image_sha256", "outcome", "updated_at"),
+    Index("regions_newest", "updated_at"),
+)
+Index(
+    "regions_preannotated",
+    *(regions.c[name] for name in ("origin", "project", "annotation", "outcome", "deleted_at", "preannotated")),
+    sqlite_where=text("preannotated = 1"),  # as queries say it
+    postgresql_where=text("preannotated"),
 )
 
 offers = Table(
@@ -151,7 +161,7 @@ offers = Table(
     Column("model_version", Text, nullable=False),
     Column("milliseconds", Float, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
-    Index("offers_of_task", "origin", "project", "task", "created_at"),
+    Index("offers_of_task", "origin", "project", "task", "created_at", "prompt_id"),
 )
 
 # Predictions that annotations were begun from, as Label Studio holds them: what was offered without a click.

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from backend.corrections import stream_regions
+from backend.corrections import count, stream_regions
 from backend.demo import DemoProject
-from backend.records import ProjectKey, StoredRegion
+from backend.records import Preannotated, ProjectKey, StoredRegion
 from backend.store import Store
 from tests.journeys.browser import Editor
 from tests.journeys.conftest import Studio
@@ -47,14 +47,14 @@ def photographs(tmp_path: Path) -> list[Path]:
     return made
 
 
-def stored(studio: Studio, project: int) -> dict[str, StoredRegion]:
-    """Regions in the running backend's store, as soon as there are any."""
-    store = Store.open(f"sqlite:///{studio.demo.data}/semsam.db")
+def stored(studio: Studio, project: int, judged: Preannotated) -> dict[str, StoredRegion]:
+    """Regions in the running backend's store, as soon as they have been held against the prediction like that."""
+    store, key = Store.open(f"sqlite:///{studio.demo.data}/semsam.db"), ProjectKey(studio.url, project)
     end = time.monotonic() + 60
-    found: dict[str, StoredRegion] = {}
-    while not found and time.monotonic() < end:
-        found = {each.key.region: each for each in stream_regions(store, ProjectKey(studio.url, project))}
+    while count(store, key).preannotated != judged and time.monotonic() < end:
         time.sleep(0.1)
+    assert count(store, key).preannotated == judged
+    found = {each.key.region: each for each in stream_regions(store, key)}
     store.close()
     return found
 
@@ -115,10 +115,18 @@ def test_predictions_for_twenty_tasks_and_one_put_right_and_submitted(
     assert 0.97 < after.sum() / before.sum() < 1 and not (after & ~before).any()
     assert np.array_equal(mask_of(submitted["face"]), mask_of(face))
     assert submitted["face"]["parentID"] == person["id"]
-    kept = stored(studio, made.id)
+    kept = stored(studio, made.id, Preannotated(annotations=1, accepted=1, corrected=1))
     assert {each.key.region: each.outcome for each in kept.values()} == {
         person["id"]: "corrected",
         face["id"]: "accepted",
     }
     assert kept[face["id"]].parent == person["id"]
     assert {each.model_version for each in kept.values()} == {predictions[made.tasks[0]]["model_version"]}
+    assert {name: each.iou_with_offer for name, each in kept.items()} == {
+        person["id"]: pytest.approx(after.sum() / before.sum()),
+        face["id"]: 1,
+    }
+    assert all(each.preannotated and each.seconds is None for each in kept.values())
+    without = [row for row in annotation["result"] if row["id"] != face["id"]]
+    studio.api.call("PATCH", f"/api/annotations/{annotation['id']}/", json={"result": without})
+    assert set(stored(studio, made.id, Preannotated(annotations=1, corrected=1, deleted=1))) == {person["id"]}
