@@ -15,6 +15,8 @@ from backend.errors import BackendError
 from backend.label_config import LabelConfig
 
 _START = b'{"data":'  #: of every line
+#: What says whether a line of ours is done; the rest may be long.
+_HEAD = re.compile(rb'\{"data":(\{[^{}]*\}),"predictions":\[\{"model_version":("[^"\\]*"),')
 
 
 class Names:
@@ -66,6 +68,7 @@ class TaskLines:
 
     def write(self, image: str, prediction: dict[str, Any]) -> None:
         """On disk when it returns."""
+        prediction = {"model_version": prediction["model_version"], **prediction}  # at the beginning, see _HEAD
         line = json.dumps({"data": {self._key: image}, "predictions": [prediction]}, separators=(",", ":"))
         self._file.write(line.encode() + b"\n")
         self._file.flush()
@@ -82,9 +85,14 @@ class TaskLines:
                 if not line.endswith(b"\n") and (line.startswith(_START) or _START.startswith(line)):
                     self._file.truncate(whole)
                     return
-                task = json.loads(line)
-                if any(each["model_version"] == version for each in task["predictions"]):
-                    yield task["data"][self._key]
+                head = _HEAD.match(line)
+                if head is not None:
+                    data, versions = json.loads(head[1]), [json.loads(head[2])]
+                else:
+                    task = json.loads(line)
+                    data, versions = task["data"], [each["model_version"] for each in task["predictions"]]
+                if version in versions:
+                    yield data[self._key]
             except (ValueError, KeyError, TypeError):
                 raise BackendError(
                     f"{self._path}: expected the JSON lines of an earlier run; name another file"

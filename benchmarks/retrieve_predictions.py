@@ -123,8 +123,9 @@ def main() -> None:
     stack = contextlib.ExitStack()
     data = given.data or Path(stack.enter_context(tempfile.TemporaryDirectory()))
     with stack, servers(data) as (api, url, headers, backend_url, pid):
-        clicked = tasks_of(api, upload(api, "clicked", chosen[given.tasks :], backend_url))
-        project = upload(api, "retrieved", chosen[: given.tasks], backend_url)
+        title = f"{time.time():.0f}"
+        clicked = tasks_of(api, upload(api, f"clicked {title}", chosen[given.tasks :], backend_url))
+        project = upload(api, f"retrieved {title}", chosen[: given.tasks], backend_url)
         sizes = {task["id"]: size_of(f"{url}{task['data']['image']}", headers) for task in clicked}
         warm_photo, unseen = clicked[0], iter(clicked[1:])
         click_ms(backend_url, warm_photo, sizes[warm_photo["id"]])

@@ -170,8 +170,8 @@ def test_a_folder_gives_pictures_below_it_by_the_address_that_label_studio_has_f
 # ----------------------------------------------------------------------------------------------------------- the file
 
 VERSION = "tiny@1"
-PREDICTION = {"model_version": VERSION, "score": 0.5, "result": []}
-NAMES = ["a.jpg", "b\udcff.jpg", "s3://photos/ü #.jpg"]  # the second is no UTF-8
+PREDICTION = {"score": 0.5, "result": [], "model_version": VERSION}
+NAMES = ["a.jpg", "b\udcff.jpg", 's3://photos/ü {#"}.jpg']  # the second is no UTF-8
 
 
 @searching(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
