@@ -19,17 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from backend import protocol
+from backend.batch_annotator import Annotator, checked_header
 from backend.batch_sources import Item
 from backend.errors import BackendError
-from backend.images import decode_photo
 from backend.label_config import LabelConfig
-from backend.naming import Namer
-from backend.preannotation import as_prediction, names_of, wanted_regions
-from backend.predictor import Loaded, read_model
 from backend.settings import Settings
-from semsam_model.errors import ConfigError, SemsamError
-from semsam_model.header import Header, read_header
-from semsam_model.text import TextEncoder
+from semsam_model.errors import SemsamError
 
 Answer = dict[str, Any] | Exception  #: a prediction, or why there is none
 #: How pictures are annotated: here, in processes, on a cluster. Takes items as it needs them and holds few of them;
@@ -92,42 +87,6 @@ def read_config(xml: str) -> LabelConfig:
     if config.answer is None:
         raise BackendError("; ".join(config.problems()) or "the labeling config has no control for answers")
     return config
-
-
-# ------------------------------------------------------------------------------------------------------------ one model
-
-
-def checked_header(weights: Path) -> Header:
-    """What a weights file says about itself. Raises CheckpointError; ConfigError for a model without object queries."""
-    header = read_header(weights)
-    if not header.config.generic_queries:
-        raise ConfigError(
-            f"model {header.version} has no object queries (generic_queries): it annotates no picture without a click;"
-            " make a version live that has them"
-        )
-    return header
-
-
-class Annotator:
-    """A model of its own, and the text encoder."""
-
-    def __init__(self, settings: Settings, weights: Path) -> None:
-        """Raises CheckpointError; ConfigError for a model without object queries."""
-        checked_header(weights)
-        self._settings = settings
-        self.loaded: Loaded = read_model(settings, weights)
-        self._namer = Namer(TextEncoder(settings.text_encoder)) if self.loaded.model.config.name_features else None
-
-    def __call__(self, data: bytes, config: LabelConfig) -> dict[str, Any]:
-        """The prediction for a picture file, the one that the service gives. Raises ImageError."""
-        from semsam_model.preannotate import preannotate
-
-        limits = self._settings.max_image_bytes, self._settings.max_image_pixels
-        photo = decode_photo(data, max_bytes=limits[0], max_pixels=limits[1])
-        model, version = self.loaded.model, self.loaded.version.version
-        labels = names_of(self._namer, config, model.config.text_dim)
-        regions = preannotate(model, model.encode(photo.rgb), labels, wanted_regions(self._settings, config))
-        return as_prediction(regions, config, photo.sha256, version)
 
 
 # ------------------------------------------------------------------------------------------------------ this machine

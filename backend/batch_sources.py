@@ -94,17 +94,20 @@ class Reader:
     """Pictures by path or address, within the limits of the settings. Safe to use from several threads.
 
     An address comes from whoever runs the command and may lead anywhere; no token is sent to it. It may be pickled: on
-    another machine it is one reader, whatever is read, without any secret of the settings.
+    another machine it is one reader, whatever is read, without any secret of the settings: stores are reached with that
+    machine's credentials, paths start from the same folder.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, here: Path | None = None) -> None:
+        """here: the folder that paths start from; None: the current one."""
+        self._here = here or Path.cwd()
         self._limits = tuple((name, getattr(settings, name)) for name in _LIMITS)
         self._limit = settings.max_image_bytes
         self._web = Connection(settings, None)
         self.stores = ObjectStores(settings)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _known_reader, (self._limits,)
+        return _known_reader, (self._limits, str(self._here))
 
     def read(self, where: str) -> bytes:
         """A path, or an address of the web or of an object store. Raises BackendError, ImageTooLarge, OSError."""
@@ -119,7 +122,7 @@ class Reader:
 
     def file(self, path: str | Path) -> bytes:
         """A file on this machine."""
-        with Path(path).open("rb") as file:
+        with (self._here / path).open("rb") as file:
             data = file.read(self._limit + 1)
         if len(data) > self._limit:
             raise ImageTooLarge(f"{path}: more than {self._limit} bytes, the setting max_image_bytes")
@@ -130,8 +133,8 @@ _LIMITS = ("max_image_bytes", "image_connect_timeout", "image_read_timeout", "im
 
 
 @lru_cache(8)
-def _known_reader(limits: tuple[tuple[str, Any], ...]) -> Reader:
-    return Reader(Settings(**dict(limits)))
+def _known_reader(limits: tuple[tuple[str, Any], ...], here: str) -> Reader:
+    return Reader(Settings(**dict(limits)), Path(here))
 
 
 def in_folder(folder: Path, reader: Reader, url_prefix: str | None = None) -> Iterator[Picture]:

@@ -20,7 +20,10 @@ def batch(
         str | None, typer.Option(help="What Label Studio finds the folder under, e.g. /data/local-files/?d=photos/")
     ] = None,
     labeling: Annotated[Path | None, typer.Option(help="Labeling config; configs/labeling.xml.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, each with a model of its own.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, or actors of Ray, each with a model of its own.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(help="A Ray cluster: local, auto, HOST:PORT or ray://HOST:PORT; needs semsam[ray].")
+    ] = None,
     rate: Annotated[float, typer.Option(min=0.01, help="Predictions written in a second, at most.")] = 20.0,
 ) -> None:
     """Annotate every picture that has no prediction of the live version. Run it again to go on after a stop.
@@ -32,6 +35,7 @@ def batch(
     from backend import batch as job
     from backend import batch_sources as sources
     from backend.batch_output import TaskLines
+    from backend.batch_ray import on_ray
     from backend.errors import BackendError
     from backend.labelstudio import LabelStudio
     from backend.registry import open_registry
@@ -64,11 +68,13 @@ def batch(
                 pictures = sources.under_prefix(prefix, reader)
             lines_out = stack.enter_context(contextlib.closing(TaskLines(out, config, live.version)))
             items = sources.missing(pictures, lines_out)
-        annotate = stack.enter_context(
-            job.in_process(settings, live.weights, config)
-            if workers == 1
-            else job.processes(settings, live.weights, config, workers)
-        )
+        if ray is not None:
+            executor = on_ray(ray, settings, live.weights, config, workers)
+        elif workers > 1:
+            executor = job.processes(settings, live.weights, config, workers)
+        else:
+            executor = job.in_process(settings, live.weights, config)
+        annotate = stack.enter_context(executor)
         progress = stack.enter_context(Progress())
         bar = progress.add_task("pictures", total=None)
         summary = job.run(

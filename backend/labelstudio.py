@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import logging
 import os
+import pickle
 import re
+import socket
 import stat
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from backend.connection import Connection, Origin, Server, origin_of, shown
-from backend.errors import BadRequest, ImageTooLarge, LabelStudioError, NotFound, OriginRefused
-from backend.settings import Settings
+from backend.errors import BadRequest, ImageTooLarge, LabelStudioError, NotFound, OriginRefused, SettingsError
+from backend.settings import Settings, load_settings, without_secrets
 from semsam_model.errors import SemsamError
 
 log = logging.getLogger(__name__)
@@ -40,12 +44,17 @@ class LabelStudio:
         servers = [Server(base_url, token) for base_url, token in tokens.items()]
         self._servers: dict[Origin, Server] = {server.origin: server for server in servers}
         self._extra = {origin_of(url) for url in settings.allowed_origins}
+        self._settings = settings
         self._connection = Connection(settings, self._servers.keys() | self._extra, clock)
         self._max_image_bytes = settings.max_image_bytes
         self._root = settings.local_files_root.resolve() if settings.local_files_root else None
         self._projects: OrderedDict[str, Server | str] = OrderedDict()
         self._aliases: dict[Origin, Server] = {}
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Goes to other machines without its tokens: where it arrives it has those of that machine's environment."""
+        return _arrived, (pickle.dumps(without_secrets(self._settings)), bool(self._settings.label_studio_api_key))
 
     # ---- projects and servers
 
@@ -278,3 +287,15 @@ class LabelStudio:
     def _call(self, method: str, path: str, project: str | None, body: Any = None) -> dict[str, Any]:
         server = self._server_of(project)
         return self._connection.call(method, server.address(path), server, body)
+
+
+@lru_cache(1)  # of a process: its connections are kept, and an access token serves for all its pictures
+def _arrived(pickled: bytes, had_token: bool) -> LabelStudio:
+    settings, here = pickle.loads(pickled), load_settings()
+    if had_token and not here.label_studio_api_key:
+        raise SettingsError(
+            f"{socket.gethostname()}: no token for {settings.label_studio_url}; tokens do not travel: set"
+            " LABEL_STUDIO_API_KEY in the environment in which the workers of the cluster start"
+        )
+    keys = {"label_studio_api_key": here.label_studio_api_key, "label_studio_keys": here.label_studio_keys}
+    return LabelStudio(dataclasses.replace(settings, **keys))

@@ -83,6 +83,12 @@ class Namer:
         assert self._loading is not None
         self._loading.exception(timeout_s)
 
+    def finish(self, config: LabelConfig) -> None:
+        """Wait, however long, until a project's labels are embedded or it is known that they cannot be."""
+        wanted = telling(config.labels)
+        if len(wanted) > 1:
+            self._begin(wanted).exception()
+
     def _begin(self, labels: tuple[Label, ...]) -> Future[LabelSet]:
         self.start()
         with self._lock:

@@ -139,6 +139,12 @@ class Settings:
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
+def without_secrets(settings: Settings) -> Settings:
+    """The same without tokens and passwords: for where the settings of a process go to another machine."""
+    empty: dict[str, Any] = {name: {} if name == "label_studio_keys" else None for name in _SECRETS}
+    return dataclasses.replace(settings, **empty, basic_auth_user=None)
+
+
 def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Defaults < YAML file < environment.
 

@@ -112,9 +112,13 @@ class SemanticSAM(nn.Module):
         window: the part of the photo that is looked at.
         """
         frame = Frame.of((rgb.shape[0], rgb.shape[1]), self.config, window)
-        images = frame.image(rgb, self.config).to(self.pixel_mean.device)
-        f = self.features(images.to(self.dtype))
-        return ImageEmbedding.of(frame, f)
+        return self.encode_resized(frame, frame.resize(rgb))
+
+    @torch.inference_mode()
+    def encode_resized(self, frame: Frame, resized: np.ndarray) -> ImageEmbedding:
+        """What `Frame.resize` made of a photo, uint8 (h, w, 3) -> the embedding that `encode` gives."""
+        images = frame.normalised(resized, self.config).to(self.pixel_mean.device)
+        return ImageEmbedding.of(frame, self.features(images.to(self.dtype)))
 
     @torch.inference_mode()
     def decode(

@@ -73,6 +73,10 @@ class Frame:
 
     def image(self, rgb: np.ndarray, config: ModelConfig) -> Tensor:
         """uint8 RGB (H, W, 3) of the photo -> normalised, padded float32 (1, 3, H_pad, W_pad). Raises ImageError."""
+        return self.normalised(self.resize(rgb), config)
+
+    def resize(self, rgb: np.ndarray) -> np.ndarray:
+        """uint8 RGB (H, W, 3) of the photo -> what is shown of it, uint8 (h, w, 3), `resized`. Raises ImageError."""
         if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.shape[:2] != self.photo:
             raise ImageError(
                 f"image array: expected uint8 RGB of shape ({self.photo[0]}, {self.photo[1]}, 3), "
@@ -80,8 +84,13 @@ class Frame:
             )
         height, width = self.resized
         x0, y0, x1, y1 = self.window
-        resized = np.asarray(Image.fromarray(rgb[y0:y1, x0:x1]).resize((width, height), Image.Resampling.BICUBIC))
-        pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1).float()
+        shown = Image.fromarray(rgb[y0:y1, x0:x1])
+        return np.array(shown.resize((width, height), Image.Resampling.BICUBIC))
+
+    def normalised(self, resized: np.ndarray, config: ModelConfig) -> Tensor:
+        """What `resize` gave -> normalised, padded float32 (1, 3, H_pad, W_pad)."""
+        height, width = self.resized
+        pixels = torch.from_numpy(resized).permute(2, 0, 1).float()
         mean = torch.tensor(config.pixel_mean)[:, None, None]
         std = torch.tensor(config.pixel_std)[:, None, None]
         padded = torch.zeros(1, 3, *self.padded)

@@ -1,0 +1,186 @@
+"""semsam batch on a real Ray on this machine: the same predictions, each picture once, whoever dies."""
+
+import contextlib
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import cloudpickle
+
+from backend import batch_ray
+from backend.batch import Summary, in_process, read_config, run
+from backend.batch_ray import on_ray, share
+from backend.batch_sources import Item, Picture, Reader, tasks_of
+from backend.errors import BackendError, SettingsError
+from tests.backend.test_batch import Studio, pictures_of, rows
+from tests.backend.test_preannotation import everything_weights, settings
+from tests.backend.test_service import CONFIG, TOKEN, Files, picture, png, serving
+
+__all__ = ["everything_weights"]
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGURED = read_config(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Address of a small Ray that this process is connected to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", str(ROOT))  # workers import what is tested
+        patch.setenv("RAY_worker_niceness", "0")  # by 15 lower, workers get no turn where other tests are running
+        memory = 80 * 2**20
+        ray.init(
+            "local",
+            num_cpus=2,
+            object_store_memory=memory,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        yield ray.get_runtime_context().gcs_address
+        ray.shutdown()
+
+
+def actors() -> list[int]:
+    """The processes of this process's Ray that hold a model."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it may have ended
+            if (folder / "cmdline").read_bytes().startswith(b"ray::MapWorker(MapBatches(_Worker))"):
+                raylet = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+                parent = (Path("/proc") / raylet / "stat").read_text().rpartition(")")[2].split()[1]
+                found += [int(folder.name)] if int(parent) == os.getpid() else []
+    return found
+
+
+def test_whoever_is_killed_every_picture_is_annotated_once_and_as_in_one_process(
+    cluster: str, everything_weights: Path, tmp_path: Path
+) -> None:
+    folder, out, alone = tmp_path / "photos", tmp_path / "tasks.jsonl", tmp_path / "alone.jsonl"
+    folder.mkdir()
+    for number in range(24):
+        (folder / f"{number:02}.png").write_bytes(png(picture(number))[: 200 if number == 22 else None])
+    (tmp_path / "labeling.xml").write_text(CONFIG)
+    chosen = settings("http://localhost:1", everything_weights, tmp_path)
+    command = [sys.executable, "-c", "from backend.cli import main; main()", "batch", "--ray", cluster]
+    command += ["--folder", "photos", "--labeling", "labeling.xml", "--out", "tasks.jsonl", "--rate", "1000"]
+    own = {"SEMSAM_MODEL": "tiny", "SEMSAM_WEIGHTS": str(everything_weights), "SEMSAM_PREANNOTATE_THRESHOLD": "0"}
+    with (tmp_path / "log").open("w+") as log:
+        driver = subprocess.Popen(command, cwd=tmp_path, env=os.environ | own, stdout=log, stderr=log)
+        while not out.exists() or not out.stat().st_size:
+            assert driver.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        driver.kill()
+        driver.wait()
+    before = out.read_bytes().count(b"\n")
+    assert before < 20
+
+    told, killed = list[str](), list[int]()
+
+    def kill_one(summary: Summary) -> None:
+        if summary.written == 1:
+            killed.extend(actors())
+            os.kill(killed[0], signal.SIGKILL)
+
+    def go(out: Path, executor: Any, on_picture: Any = lambda summary: None) -> Summary:
+        with pictures_of(folder, out, chosen, everything_weights) as items, executor as annotate:
+            return run(items, annotate, tell=told.append, on_picture=on_picture)
+
+    weights = everything_weights
+    second = go(out, on_ray(cluster, chosen, weights, CONFIGURED, 1), kill_one)
+    assert len(killed) == 1
+    assert (second.done, second.written, second.failed) == (before, 23 - before, 1)
+    assert told == ["22.png: picture: PNG cannot be decoded (image file is truncated); damaged or cut short?"]
+    go(alone, in_process(chosen, weights, CONFIGURED))
+    assert rows(out) == rows(alone)
+
+
+def test_a_picture_that_no_worker_survives_is_reported_and_the_rest_goes_on(
+    cluster: str, everything_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(number: int) -> bytes:
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return png(picture(number))
+
+    def items() -> Iterator[Item]:
+        for number in range(3):
+            yield Item(f"number {number}", partial(read, number), lambda prediction: None)
+
+    monkeypatch.setattr(batch_ray, "RETRIES", 0)
+    monkeypatch.setattr(batch_ray, "FIRST", 2)  # and the pictures after those of the first dataset are not forgotten
+    told = list[str]()
+    chosen = settings("http://localhost:1", everything_weights, tmp_path)
+    with on_ray(cluster, chosen, everything_weights, CONFIGURED, 1) as annotate:
+        summary = run(items(), annotate, tell=told.append)
+    assert (summary.written, summary.failed) == (2, 1)
+    assert told == ["number 1: the worker that had it died each time; see the logs of the cluster"]
+
+
+def test_tokens_do_not_travel_a_worker_takes_those_of_its_environment(
+    everything_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(Files()) as url:
+        chosen = settings(url, everything_weights, tmp_path)
+        studio = Studio(chosen)
+        studio.predictions = {1: []}
+        (item,) = tasks_of(studio, 1, CONFIGURED, "tiny-0")
+        assert item is not None
+        sent = cloudpickle.dumps(item.read)
+        assert TOKEN.encode() not in sent
+        monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
+        with pytest.raises(SettingsError, match="LABEL_STUDIO_API_KEY"):
+            pickle.loads(sent)
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", TOKEN)
+        assert pickle.loads(sent)() == png(picture(0))
+
+
+def test_a_reader_that_travels_reads_the_same_files_and_takes_no_token_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"picture")
+    monkeypatch.chdir(tmp_path)
+    reader = Reader(settings("http://localhost:1", tmp_path, tmp_path))
+    sent = cloudpickle.dumps(Picture("a.png", partial(reader.read, "a.png")).read)
+    monkeypatch.chdir("/")
+    assert TOKEN.encode() not in sent
+    assert pickle.loads(sent)() == b"picture"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "workers", "expected"),
+    [
+        (0, "auto", 3, ("cpu", {"num_cpus": 0.5})),
+        (2, "cpu", 3, ("cpu", {"num_cpus": 0.5})),
+        (2, "auto", 1, ("cuda", {"num_cpus": 1, "num_gpus": 1})),
+        (2, "cuda:1", 2, ("cuda", {"num_cpus": 1, "num_gpus": 1})),
+        (2, "auto", 5, ("cuda", {"num_cpus": 1, "num_gpus": 1 / 3})),
+    ],
+)
+def test_workers_share_the_gpus_evenly(gpus: int, device: str, workers: int, expected: tuple[str, Any]) -> None:
+    assert share({"CPU": 8.0} | ({"GPU": float(gpus)} if gpus else {}), device, workers) == expected
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_the_start() -> None:
+    with pytest.raises(BackendError, match="no GPU"):
+        share({"CPU": 8.0}, "cuda", 1)
+
+
+def test_without_ray_it_says_what_to_install(
+    everything_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    executor = on_ray("local", settings("http://x", everything_weights, tmp_path), everything_weights, CONFIGURED, 1)
+    with pytest.raises(BackendError, match=r"pip install 'semsam\[ray\]'"), executor:
+        pass
