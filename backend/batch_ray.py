@@ -51,7 +51,7 @@ _EXPECTED = (
 
 @contextlib.contextmanager
 def on_ray(address: str, settings: Settings, weights: Path, config: LabelConfig, workers: int) -> Iterator[Annotate]:
-    """Up to `workers` actors on the cluster at `address`: local (one is started here), auto, HOST:PORT or ray://...
+    """Up to `workers` actors on the cluster at `address`: local (one is started here), auto or HOST:PORT.
 
     On a cluster with GPUs each has a share of one: all of it while there are enough. Raises BackendError when Ray is
     not installed or the cluster cannot be used, CheckpointError, ConfigError.
@@ -84,7 +84,7 @@ def _connected(address: str) -> Iterator[Any]:
         import ray
         import ray.data
     except ImportError as error:
-        raise BackendError(f"--ray needs Ray ({error}); install it: pip install 'semsam[ray]'") from None
+        raise BackendError(f"--ray needs Ray ({error}); install it: pip install 'ray[data]>=2.60,<2.64'") from None
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)  # what it tells is in the files of the cluster too
@@ -104,7 +104,7 @@ def _initialised(ray: Any, address: str) -> Iterator[None]:
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise BackendError(f"--ray {address}: {error}; expected local, auto, HOST:PORT or ray://HOST:PORT") from None
+        raise BackendError(f"--ray {address}: {error}; expected local, auto or HOST:PORT") from None
     try:
         yield
     finally:
@@ -154,11 +154,18 @@ def _annotated(
     items: Sequence[Item], job: _Job, workers: int, resources: dict[str, Any]
 ) -> Generator[tuple[Item, Answer], None, None]:
     """Every item once. Those that no worker survives are tried alone, and then given up."""
+    from ray.data.exceptions import UserCodeException
+    from ray.exceptions import RayError
+
     waiting = dict(enumerate(items))
     for batch in (BATCH, 1):
-        for row in _dataset(waiting, job, batch, workers, resources).iter_rows():
-            answer = BackendError(row["problem"]) if row["problem"] else pickle.loads(row["data"])
-            yield waiting.pop(row["number"]), answer
+        try:
+            for row in _dataset(waiting, job, batch, workers, resources).iter_rows():
+                answer = BackendError(row["problem"]) if row["problem"] else pickle.loads(row["data"])
+                yield waiting.pop(row["number"]), answer
+        except (RayError, UserCodeException) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise BackendError(f"Ray cannot go on: {reason}; run the command again when it can") from None
         if not waiting:
             return
     for item in waiting.values():
@@ -230,7 +237,8 @@ def _each(table: pyarrow.Table, step: Any) -> pyarrow.Table:
             try:
                 data = pickle.dumps(step(row))
             except (SemsamError, OSError) as error:
-                problem = str(error) or type(error).__name__
+                # a file's name need not be UTF-8, a column of Arrow must
+                problem = (str(error) or type(error).__name__).encode("utf-8", "backslashreplace").decode()
         rows.append({"number": row["number"], "data": data, "problem": problem})
     schema = pyarrow.schema([("number", "int64"), ("data", "binary"), ("problem", "string")])
     return pyarrow.Table.from_pylist(rows, schema)

@@ -21,9 +21,7 @@ def batch(
     ] = None,
     labeling: Annotated[Path | None, typer.Option(help="Labeling config; configs/labeling.xml.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, or actors of Ray, each with a model of its own.")] = 1,
-    ray: Annotated[
-        str | None, typer.Option(help="A Ray cluster: local, auto, HOST:PORT or ray://HOST:PORT; needs semsam[ray].")
-    ] = None,
+    ray: Annotated[str | None, typer.Option(help="A Ray cluster: local, auto or HOST:PORT; needs ray[data].")] = None,
     rate: Annotated[float, typer.Option(min=0.01, help="Predictions written in a second, at most.")] = 20.0,
 ) -> None:
     """Annotate every picture that has no prediction of the live version. Run it again to go on after a stop.

@@ -51,6 +51,8 @@ FORBIDDEN = {
     "backend.naming": {"flask", "torch", "requests", "backend.predictor"},
     "backend.preannotation": {"flask", "torch", "requests", "backend.predictor"},
     "backend.turns": {"torch", "flask", "requests", "numpy", "backend.predictor"},
+    "backend.batch_annotator": {"torch", "flask", "requests", "sqlalchemy", "backend.labelstudio", "backend.batch"},
+    "backend.batch_ray": {"torch", "flask", "requests", "sqlalchemy", "backend.labelstudio"},
     "backend.batch_sources": {"torch", "flask", "requests", "sqlalchemy", "backend.batch"},
     "backend.batch_output": {"torch", "flask", "requests", "backend.batch", "backend.batch_sources"},
     "backend.object_store": {"torch", "flask", "requests", "sqlalchemy", "backend.labelstudio"},

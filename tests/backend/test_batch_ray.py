@@ -182,5 +182,5 @@ def test_without_ray_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     executor = on_ray("local", settings("http://x", everything_weights, tmp_path), everything_weights, CONFIGURED, 1)
-    with pytest.raises(BackendError, match=r"pip install 'semsam\[ray\]'"), executor:
+    with pytest.raises(BackendError, match=r"pip install 'ray\[data\]"), executor:
         pass
