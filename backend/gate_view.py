@@ -23,6 +23,7 @@ _MEASURES = {
 }
 _SETS = {"held_out": "held-out corrections", "guard": "guard set"}
 _GROUPS = ("by_level", "by_label")
+_ASKED = ("oracle", "first", "max")  #: a set of clicks has at least one of these
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Gate:
     low: float | None
     high: float | None
     guard_gain: float | None
+    pictures: Change | None  #: IoU of the held-out masks with what the model sees: on other photos, on their own
     measures: Mapping[str, str]  #: measure -> what its column is called
     sets: tuple[Row, ...]
     levels: tuple[Row, ...]  #: of the held-out corrections, by the level that was best before
@@ -78,7 +80,7 @@ def read_gate(job: Job) -> Gate | None:
     reasons = tuple(str(reason) for reason in _list(verdict.get("reasons")))
     if not reasons and job.state != "promoted" and job.message:  # judged better, and not activated
         reasons = (job.message,)
-    names = [name for name in verdict if name not in _GROUPS and _changes(verdict[name])]
+    names = [name for name in verdict if name not in _GROUPS and any(m in _changes(verdict[name]) for m in _ASKED)]
     sets = tuple(_row(_SETS.get(name, _words(name)), verdict[name]) for name in _in_order(names, _SETS))
     levels, labels = (_rows(verdict.get(group)) for group in _GROUPS)
     found = dict.fromkeys(measure for row in (*sets, *levels, *labels) for measure in row.changes)
@@ -90,6 +92,7 @@ def read_gate(job: Job) -> Gate | None:
         low=_number(gain.get("low")),
         high=_number(gain.get("high")),
         guard_gain=_number(verdict.get("guard_gain")),
+        pictures=_changes(verdict.get("pictures")).get("iou"),
         measures={name: _MEASURES.get(name, _words(name)) for name in _in_order(found, _MEASURES)},
         sets=sets,
         levels=levels,

@@ -168,7 +168,7 @@ plain = st.recursive(
 names = st.sampled_from(["promoted", "reasons", "gain", "guard_gain", "held_out", "guard", "by_level", "by_label"])
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(names | st.text(max_size=5), plain, max_size=6))
 def test_whatever_a_gate_wrote_makes_a_page(verdict: dict[str, Any]) -> None:
     assert (render_gate(job_of(verdict), NOW) is None) == (verdict == {})
@@ -176,8 +176,11 @@ def test_whatever_a_gate_wrote_makes_a_page(verdict: dict[str, Any]) -> None:
 
 def test_measures_and_sets_that_are_not_known_are_shown_under_their_names_after_the_known_ones() -> None:
     row = {"masks": 9, "follows_picture": [40, 50.0], "first": [20, 10.0], "oracle": [30, 30]}
-    gate = read_gate(job_of({"swapped": row, "guard": row, "held_out": row, "swapped_gain": -1.0}))
-    assert gate is not None
+    pictures = {"masks": 9, "photos": 4, "iou": [20.5, 61.0], "gain": {"mean": 40.5}, "asked": True}
+    job = job_of({"swapped": row, "guard": row, "held_out": row, "swapped_gain": -1.0, "pictures": pictures})
+    gate, html = read_gate(job), render_gate(job, NOW)
+    assert gate is not None and html is not None
+    assert "61.0 % on their own photos, by 20.5 % on others" in html
     assert [each.name for each in gate.sets] == ["held-out corrections", "guard set", "swapped"]
     assert list(gate.measures.values()) == ["value", "best of six", "offered first", "follows picture"]
     words = [change.word for name in gate.measures if (change := gate.sets[0].get(name))]
