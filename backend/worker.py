@@ -1,6 +1,7 @@
 """`semsam worker`: takes fine-tuning jobs from the store, one at a time, out of the way of clicks.
 
-    snapshot of the corrections -> fine_tune -> gate -> register -> activate, if promoted
+    snapshot of the corrections -> do they follow their pictures? -> fine_tune -> gate -> register -> activate, if
+    promoted
 
 Each step leaves its result in the job's folder, DATA/jobs/NUMBER, so that a job whose worker died goes on from its last
 checkpoint in whichever worker claims it next. A thread renews the lease; a worker that has lost it stops.
@@ -34,8 +35,11 @@ from backend.settings import Settings
 from backend.store import Store
 from semsam_model.checkpoint import load, save
 from semsam_model.errors import SemsamError
-from semsam_model.finetune import STATE, fine_tune, read_finetune_config
-from semsam_model.gate import Comparison, GateConfig, compare
+from semsam_model.finetune import STATE, fine_tune
+from semsam_model.finetune_config import read_finetune_config
+from semsam_model.gate import Comparison, compare
+from semsam_model.gate_config import GateConfig
+from semsam_model.gate_pictures import follow
 from semsam_model.gate_report import report
 from semsam_model.model import SemanticSAM
 from semsam_model.samples import Sample
@@ -178,12 +182,22 @@ class Worker:
         if not train or len(held_out) < self.gate.min_photos or masks < self.gate.min_masks:
             return "refused", {"message": self._too_few(train, held_out, masks)}
         model, _ = load(parent.weights, device=_device(self.settings))
+        following = follow(model, [*train, *held_out], self.gate, on_photo=lambda: held.note())
+        if following.reason:
+            return "refused", {"message": following.reason}
         encoder = None if model.name_head is None else TextEncoder(self.settings.text_encoder)
         child_file = self._learn(model, train, encoder, folder, held, job)
         held.note(stage="gate", step=self.config.steps)
         child, version = load(child_file, device=_device(self.settings))
         compared = compare(
-            model, child, held_out, self.gate, encoder=encoder, lists=[*train, *held_out], on_photo=lambda: held.note()
+            model,
+            child,
+            held_out,
+            self.gate,
+            following=following,
+            encoder=encoder,
+            lists=[*train, *held_out],
+            on_photo=lambda: held.note(),
         )
         verdict = compared.verdict
         about = {

@@ -4,7 +4,7 @@ DATA holds adapt/ and val/ with SOURCE.json and photos (docs/data.md). Photos of
 shuffled order until they have as many regions as asked for; the weight of a region is what the model's best candidate
 missed, as an annotator's correction of it would say. Measured before and after on all of DATA/val of the same source,
 as `semsam evaluate clicks` counts, and on the gate's guard set. With --shuffle the masks (or names) are dealt out anew
-among the regions, also of the held-out fifth: the gate has to refuse.
+among the regions, also of the held-out fifth: the gate has to refuse, where it can before anything is learned.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +27,12 @@ from semsam_model.corrections import innermost
 from semsam_model.data import read_samples
 from semsam_model.evaluate import evaluate_clicks
 from semsam_model.evaluate_names import evaluate_names
-from semsam_model.finetune import fine_tune, read_finetune_config
-from semsam_model.gate import GateConfig, compare, guard_samples
+from semsam_model.finetune import fine_tune
+from semsam_model.finetune_config import FineTuneConfig, read_finetune_config
+from semsam_model.gate import compare
+from semsam_model.gate_clicks import guard_samples
+from semsam_model.gate_config import GateConfig
+from semsam_model.gate_pictures import follow
 from semsam_model.model import SemanticSAM
 from semsam_model.predict import raw_levels
 from semsam_model.samples import Annotation, CocoMask, Region, Sample
@@ -35,6 +40,7 @@ from semsam_model.text import TextEncoder
 from semsam_model.types import Prompt
 
 MEASURES = ("oracle", "first", "told", "max")
+CORRECTED = 16  #: photos on which one mask is clicked until it is right
 
 
 def corrections(model: SemanticSAM, pool: Sequence[Sample], count: int, seed: int) -> list[Sample]:
@@ -78,8 +84,10 @@ def shuffled(samples: Sequence[Sample], what: str, seed: int) -> list[Sample]:
 
 
 def figures(model: SemanticSAM, samples: Sequence[Sample], encoder: TextEncoder | None) -> dict[str, float]:
-    clicks = evaluate_clicks(model, samples).clicks
-    found = {m: round(100 * float(np.mean([getattr(c, m) for c in clicks])), 1) for m in MEASURES}
+    report = evaluate_clicks(model, samples, corrected=CORRECTED)
+    found = {m: round(100 * float(np.mean([getattr(c, m) for c in report.clicks])), 1) for m in MEASURES}
+    for clicks in (1, 2, 3, 5):
+        found[f"after {clicks} clicks"] = round(100 * float(np.mean([c.after(clicks) for c in report.corrected])), 1)
     if encoder is not None:
         kinds = evaluate_names(model, samples, encoder).by_source
         for source in kinds.values():
@@ -102,11 +110,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     config, gate = read_finetune_config(arguments.config)
     changes = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in arguments.set)}
-    config, gate_config = dataclasses.replace(config, **changes), GateConfig.from_dict(gate)
+    config, gate_config = FineTuneConfig.from_dict(dataclasses.asdict(config) | changes), GateConfig.from_dict(gate)
     model, version = load_model("mobile", arguments.weights)
     encoder = TextEncoder()
     rows = []
-    guard = guard_samples(gate_config)
+    guard = guard_samples(gate_config.scenes)
     for source in arguments.source:
         pool = read_samples(arguments.data / "adapt", [source]).samples
         val = read_samples(arguments.data / "val", [source]).samples
@@ -121,27 +129,35 @@ def main() -> None:
             if arguments.shuffle:  # as the worker does: a fifth of the same corrections is held out
                 cut = max(1, len(taken) // 5)
                 train, held_out = taken[cut:], taken[:cut]
+            following = follow(model, taken, gate_config)
             learned = time.monotonic()
-            with tempfile.TemporaryDirectory() as folder:
-                tuned = fine_tune(model, train, config, Path(folder), encoder=encoder)
-            assert tuned is not None
-            minutes = (time.monotonic() - learned) / 60
-            row = {
+            row: dict[str, Any] = {
                 "source": source,
                 "regions": sum(len(s.regions) for s in train),
                 "photos": len(train),
                 "shuffled": arguments.shuffle,
-                "minutes": round(minutes, 1),
+                "pictures": following.to_dict() | {"refused": following.reason},
                 "prepared": round((learned - began) / 60, 1),
-                "loss": round(tuned.loss, 2),
             }
+            rows.append(row)
+            if following.reason:
+                print(json.dumps(row), flush=True)
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                tuned = fine_tune(model, train, config, Path(folder), encoder=encoder)
+            assert tuned is not None
+            minutes = (time.monotonic() - learned) / 60
+            row |= {"minutes": round(minutes, 1), "loss": round(tuned.loss, 2)}
             if not arguments.shuffle:
                 row["before"] = before
                 row["after"] = {"val": figures(tuned.model, val, encoder), "guard": figures(tuned.model, guard, None)}
-            verdict = compare(model, tuned.model, held_out, gate_config, encoder=encoder, lists=taken).verdict
+            judged = time.monotonic()
+            verdict = compare(
+                model, tuned.model, held_out, gate_config, following=following, encoder=encoder, lists=taken
+            ).verdict
+            row["judged"] = round((time.monotonic() - judged) / 60, 1)
             row["gate"] = {k: v for k, v in verdict.to_dict().items() if k not in ("by_level", "by_label")}
             print(json.dumps(row), flush=True)
-            rows.append(row)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 

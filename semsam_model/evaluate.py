@@ -158,7 +158,7 @@ def _score(
     index: int,
 ) -> ClickScore:
     granularity = sample.regions[index].granularity
-    seen = _Seen(answers, wanted, under)
+    seen = Seen(answers, wanted, under)
     by_iou = np.array([p.predicted_iou for _, p in answers.proposals])
     predicted = seen.offered(None)
     predicted_told = sorted(predicted, key=lambda at: answers.levels[at] not in LEVELS_OF.get(granularity, ()))
@@ -194,7 +194,7 @@ def _score(
     )
 
 
-class _Seen:
+class Seen:
     """The answers to one click beside the annotated masks under it; each proposal is drawn once, if at all."""
 
     def __init__(self, answers: Answers, wanted: np.ndarray, under: Sequence[np.ndarray]) -> None:

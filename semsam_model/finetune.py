@@ -3,7 +3,8 @@
 What learns is the prompt decoder and the heads, by default. Then the image features never change, so each view (a
 scaled, cropped, flipped copy) of a photo is encoded once and kept, and a step costs only prompts and losses. Among the
 corrections come made scenes, which keep the model what it was. Prompts are drawn as in training, a correction more
-often the more wrong the model was about it (`Region.weight`). Weights are averaged over the steps.
+often the more wrong the model was about it (`Region.weight`), and some of them are corrected by further clicks, as an
+annotator would, so that second clicks are not forgotten (`rounds`). Weights are averaged over the steps.
 
 The random numbers of a step depend on the seed and the step's number alone, and the state is on disk every few steps:
 a run that was killed goes on, and ends as if it had not been.
@@ -18,26 +19,26 @@ import json
 import logging
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semsam_model.batches import DrawnPrompts, SamplingConfig, augment, draw_prompts, mask_boxes
-from semsam_model.config import check_fields, config_root, read_yaml
+from semsam_model.batches import DrawnPrompts, draw_prompts, mask_boxes
 from semsam_model.decoder import LayerOutput
-from semsam_model.errors import ConfigError, DataError, TrainingError
-from semsam_model.losses import LossConfig, training_loss
+from semsam_model.errors import DataError, TrainingError
+from semsam_model.finetune_config import FEATURES, LEARNS, FineTuneConfig
+from semsam_model.finetune_views import View, Views, batched
+from semsam_model.losses import training_loss
 from semsam_model.matching import Match, Targets
 from semsam_model.model import SemanticSAM
 from semsam_model.name_losses import name_loss
 from semsam_model.pixel_decoder import Features
 from semsam_model.ranker_training import fit_ranker
+from semsam_model.rounds import correct
 from semsam_model.samples import Sample
 from semsam_model.synthetic import made_samples
 from semsam_model.text import TextEncoder
@@ -48,107 +49,6 @@ log = logging.getLogger(__name__)
 
 STATE = "finetune.pt"
 SCENES = 1  #: seed of the made scenes that are mixed in; the gate's have another
-Learn = Literal["heads", "decoder", "everything"]
-#: Beginnings of the names of parameters that learn.
-LEARNS: dict[str, tuple[str, ...]] = {
-    "heads": (
-        "decoder.mask_head.",
-        "decoder.iou_head.",
-        "decoder.object_projection",
-        "decoder.part_projection",
-        "name_head.",
-    ),
-    "decoder": ("decoder.", "name_head."),
-    "everything": ("",),
-}
-#: Learn with `lr_features`: they know more than a project's photos can tell.
-FEATURES = ("backbone.", "pixel_decoder.", "name_head.classes.")
-
-
-@dataclass(frozen=True)
-class FineTuneConfig:
-    """How a job learns. The values of configs/finetune.yaml are those that were measured (docs/finetune.md)."""
-
-    learn: Learn = "decoder"
-    """heads, decoder (with heads), or everything: the last encodes photos at every step, and takes many times longer"""
-    steps: int = 240
-    batch: int = 2
-    """Photos a step"""
-    size: int | None = None
-    """Side of a view, pixels, a multiple of 32; null = the size that the model sees photos at"""
-    views: int = 4
-    """Views of a photo; each is encoded once"""
-    lr: float = 2e-4
-    lr_features: float = 2e-5
-    """Of backbone and pixel decoder, where everything learns, and of the class features of the name head"""
-    warmup: int = 20
-    """Steps of linear warm-up; a half cosine down follows"""
-    weight_decay: float = 0.02
-    clip: float = 1.0
-    """Largest norm of the gradient"""
-    ema: float = 0.99
-    """Decay of the averaged weights"""
-    scenes: int = 32
-    """Made scenes mixed in"""
-    replay_share: float = 0.35
-    """Chance that a photo of a batch is one of them, or of other earlier data"""
-    names: float = 1.0
-    """Weight of the names' loss, where there are labels; 0: masks alone"""
-    ranker_photos: int = 24
-    """Photos of the project, and as many of the earlier data, that the order of candidates is learned from anew at the
-    end; 0: it stays"""
-    save_every: int = 20
-    cache_bytes: int = 1_500_000_000
-    """Memory for encoded views; more views than fit are encoded again"""
-    seed: int = 0
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    loss: LossConfig = field(default_factory=lambda: LossConfig(points=512, match_points=768))
-
-    def __post_init__(self) -> None:
-        checks = (
-            (self.learn in get_args(Learn), f"learn {self.learn!r}: expected heads, decoder or everything"),
-            (
-                min(self.steps, self.batch, self.views, self.save_every) >= 1,
-                "steps, batch, views, save_every: expected at least 1",
-            ),
-            (
-                self.size is None or (self.size >= 64 and self.size % 32 == 0),
-                "size: expected a multiple of 32, from 64",
-            ),
-            (
-                self.lr > 0 and self.lr_features >= 0 and self.clip > 0,
-                "lr, lr_features, clip: expected positive numbers",
-            ),
-            (0 <= self.ema < 1 and 0 <= self.replay_share < 1, "ema, replay_share: expected 0 <= value < 1"),
-            (
-                min(self.warmup, self.scenes, self.names, self.ranker_photos, self.weight_decay, self.seed) >= 0,
-                "warmup, scenes, names, ranker_photos, weight_decay, seed: expected at least 0",
-            ),
-        )
-        for good, message in checks:
-            if not good:
-                raise ConfigError(f"fine-tuning: {message}")
-
-    @classmethod
-    def from_dict(cls, values: object, where: str = "fine-tuning") -> FineTuneConfig:
-        """Checked construction from plain values. Raises ConfigError naming the key."""
-        known = check_fields(cls, values, where)
-        for name, part in (("sampling", SamplingConfig), ("loss", LossConfig)):
-            if name in known:
-                known[name] = part(**check_fields(part, known[name], f"{where}: {name}"))
-        return cls(**known)
-
-
-def read_finetune_config(path: Path | None = None) -> tuple[FineTuneConfig, dict[str, Any]]:
-    """configs/finetune.yaml, or another file: how to learn, and the plain values of its section `gate`.
-
-    Raises ConfigError, also for unknown keys.
-    """
-    path = path or config_root() / "finetune.yaml"
-    content = read_yaml(path)
-    if not isinstance(content, dict) or set(content) - {"finetune", "gate"}:
-        raise ConfigError(f"{path}: expected the sections finetune and gate")
-    return FineTuneConfig.from_dict(content.get("finetune") or {}, f"{path}: finetune"), content.get("gate") or {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,98 +109,6 @@ def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
     return [samples[place] for place in places] if len(samples) else []
 
 
-@dataclass(frozen=True, eq=False)
-class _View:
-    """One augmented copy of a photo; S x S pixels."""
-
-    image: Tensor  #: uint8 (1, 3, S, S)
-    features: Features | None  #: float16, of a batch of one; None where features learn
-    masks: np.ndarray  #: bool (G, S, S), G >= 1
-    granularity: list[str]
-    weights: list[float]
-    rows: np.ndarray  #: long (G,) in the vocabulary
-
-
-class _Views:
-    """Views by (photo, number), the last ones kept."""
-
-    def __init__(
-        self, model: SemanticSAM, samples: Sequence[Sample], config: FineTuneConfig, vocabulary: Vocabulary | None
-    ) -> None:
-        self.model, self.samples, self.config, self.vocabulary = model, samples, config, vocabulary
-        self.size = config.size or -(-model.config.resize_pixels // 32) * 32
-        self._kept: OrderedDict[tuple[int, int], _View | None] = OrderedDict()
-        self._bytes = 0
-
-    def view(self, photo: int, number: int) -> _View | None:
-        """None where nothing of the photo can be used."""
-        key = (photo, number)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        made = self._kept[key] = self._make(photo, number)
-        self._bytes += _size(made)
-        while self._bytes > self.config.cache_bytes and len(self._kept) > 1:
-            self._bytes -= _size(self._kept.popitem(last=False)[1])
-        return made
-
-    def _make(self, photo: int, number: int) -> _View | None:
-        sample, model = self.samples[photo], self.model
-        masks: list[np.ndarray] = []
-        regions = []
-        try:
-            pixels = sample.image()
-            for index, region in enumerate(sample.regions):
-                masks.append(sample.mask(index))
-                regions.append(region)
-        except DataError as error:
-            log.warning("not learned from: %s", error)
-            return None
-        rng = np.random.default_rng([self.config.seed, 1, photo, number])
-        image, placed = augment(pixels, masks, self.size, self.config.sampling, model.config.pixel_mean, rng)
-        large = np.flatnonzero(placed.sum((1, 2)) >= self.config.sampling.min_area)
-        if not len(large):
-            return None
-        chosen = [regions[i] for i in large]
-        rows = [NO_LABEL] * len(chosen)
-        if self.vocabulary is not None:
-            rows = [self.vocabulary.row(sample.source, r.granularity, r.name) for r in chosen]
-        tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
-        features = None
-        if self.config.learn != "everything":
-            with torch.no_grad():
-                features = _cast(model.features(model.normalise(tensor.to(model.pixel_mean.device))), torch.float16)
-        return _View(
-            tensor, features, placed[large], [r.granularity for r in chosen], [r.weight for r in chosen], np.array(rows)
-        )
-
-
-def _size(view: _View | None) -> int:
-    if view is None:
-        return 0
-    tensors = [view.image] + ([] if view.features is None else _tensors(view.features))
-    return view.masks.nbytes + sum(t.nbytes for t in tensors)
-
-
-def _tensors(features: Features) -> list[Tensor]:
-    return [features.mask_features, features.memory, *features.name_maps]
-
-
-def _cast(features: Features, dtype: torch.dtype) -> Features:
-    maps = tuple(m.to(dtype) for m in features.name_maps)
-    return Features(features.mask_features.to(dtype), features.memory.to(dtype), features.shapes, maps)
-
-
-def _batched(features: Sequence[Features]) -> Features:
-    """Features of one image each -> float32 of a batch."""
-    return Features(
-        torch.cat([f.mask_features for f in features]).float(),
-        torch.cat([f.memory for f in features]).float(),
-        features[0].shapes,
-        tuple(torch.cat(maps).float() for maps in zip(*(f.name_maps for f in features), strict=True)),
-    )
-
-
 class _Run:
     """Model, averages, optimiser and step: what a killed run must find again."""
 
@@ -327,7 +135,7 @@ class _Run:
             decay_groups(self.model, dict.fromkeys(FEATURES, config.lr_features), config.lr, config.weight_decay)
         )
         self.vocabulary, self.table = self._names(encoder)
-        self.views = _Views(self.model, self.samples, config, self.vocabulary)
+        self.views = Views(self.model, self.samples, config, self.vocabulary)
         #: photos come by what their regions are worth together
         worth = np.array([sum(r.weight for r in s.regions) for s in corrections], float)
         if not worth.sum() > 0:
@@ -388,8 +196,8 @@ class _Run:
         warm = min(1.0, (self.step + 1) / (self.config.warmup + 1))
         return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps)))
 
-    def _draw(self, rng: np.random.Generator) -> list[_View]:
-        found: list[_View] = []
+    def _draw(self, rng: np.random.Generator) -> list[View]:
+        found: list[View] = []
         tries = 0
         while len(found) < self.config.batch:
             if self.own < len(self.samples) and rng.random() < self.config.replay_share:
@@ -405,14 +213,14 @@ class _Run:
                 raise DataError(f"fine-tuning: {tries} photos in turn gave no usable mask")
         return found
 
-    def _loss(self, views: Sequence[_View], rng: np.random.Generator) -> Tensor:
+    def _loss(self, views: Sequence[View], rng: np.random.Generator) -> Tensor:
         model, device = self.model, self.model.pixel_mean.device
         prompts = [
             draw_prompts(v.masks, v.granularity, self.config.sampling, model.click_box, rng, v.weights) for v in views
         ]
         cached = [v.features for v in views if v.features is not None]
         if cached:
-            features = _batched(cached)
+            features = batched(cached)
         else:
             features = model.features(model.normalise(torch.cat([v.image for v in views]).to(device)))
         targets = _targets(views, prompts).to(device)
@@ -420,11 +228,16 @@ class _Run:
         kinds = torch.from_numpy(np.stack([p.kinds for p in prompts])).to(device)
         layers = model.prompt(features, boxes, kinds, all_layers=True)
         result = training_loss(layers, features.mask_features, targets, self.config.loss)
-        if self.table is None:
-            return result.total
-        return result.total + self.config.names * self._name_loss(
-            self.table, features, layers[-1], result.matches, views
-        )
+        total = result.total
+        if self.table is not None:
+            total = total + self.config.names * self._name_loss(self.table, features, layers[-1], result.matches, views)
+        rounds = self.config.rounds
+        if rounds.prompts and model.config.corrections:
+            count, rngs = int(rng.integers(1, rounds.clicks + 1)), rng.spawn(len(views))
+            again, held_to = correct(model, features, boxes, kinds, targets, layers[-1], rounds, count, rngs)
+            corrected = training_loss(again, features.mask_features, held_to, self.config.loss)
+            total = total + rounds.weight * corrected.total
+        return total
 
     def _name_loss(
         self,
@@ -432,7 +245,7 @@ class _Run:
         features: Features,
         last: LayerOutput,
         matches: Sequence[Match],
-        views: Sequence[_View],
+        views: Sequence[View],
     ) -> Tensor:
         objects, parts, labels = [], [], []
         for image, match in enumerate(matches):
@@ -480,7 +293,7 @@ class _Run:
         log.info("fine-tuning goes on at step %d", self.step)
 
 
-def _targets(views: Sequence[_View], prompts: Sequence[DrawnPrompts]) -> Targets:
+def _targets(views: Sequence[View], prompts: Sequence[DrawnPrompts]) -> Targets:
     return Targets(
         [torch.from_numpy(v.masks) for v in views],
         [torch.from_numpy(mask_boxes(v.masks)) for v in views],

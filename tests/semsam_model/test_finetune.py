@@ -13,8 +13,9 @@ from networks import structured
 from semsam_model.batches import SamplingConfig, draw_prompts
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError, DataError, TrainingError
-from semsam_model.finetune import LEARNS, FineTuneConfig, fine_tune, read_finetune_config
-from semsam_model.gate import GateConfig
+from semsam_model.finetune import fine_tune
+from semsam_model.finetune_config import LEARNS, FineTuneConfig, read_finetune_config
+from semsam_model.gate_config import GateConfig
 from semsam_model.losses import LossConfig
 from semsam_model.model import SemanticSAM
 from semsam_model.samples import Annotation, Sample

@@ -14,7 +14,9 @@ from networks import structured
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.finetune import SCENES
-from semsam_model.gate import GateClick, GateConfig, Verdict, bootstrap, compare, guard_samples, judge, measure
+from semsam_model.gate import Verdict, compare, judge
+from semsam_model.gate_clicks import GateClick, guard_samples, measure
+from semsam_model.gate_config import GateConfig, bootstrap
 from semsam_model.gate_report import report
 from semsam_model.synthetic import made_samples
 
@@ -137,8 +139,7 @@ def test_a_network_measured_against_itself_is_refused_and_against_noise_too_with
 
 
 def test_the_guard_set_never_changes() -> None:
-    first, again = guard_samples(GateConfig()), guard_samples(GateConfig())
-    assert len(first) == 16
+    first, again = guard_samples(16), guard_samples(16)
     assert np.array_equal(first[3].image(), again[3].image())
     assert first[0].regions
     assert not any(sample.photo == scene.photo for sample in first for scene in made_samples(64, seed=SCENES))
