@@ -118,7 +118,9 @@ def main() -> None:
     for source in arguments.source:
         pool = read_samples(arguments.data / "adapt", [source]).samples
         val = read_samples(arguments.data / "val", [source]).samples
-        before = {"val": figures(model, val, encoder), "guard": figures(model, guard, None)}
+        before = {}
+        if not arguments.shuffle:
+            before = {"val": figures(model, val, encoder), "guard": figures(model, guard, None)}
         print(json.dumps({"source": source, "model": version.version, "before": before}), flush=True)
         for count in arguments.count:
             began = time.monotonic()

@@ -151,6 +151,21 @@ def test_too_few_photos_are_refused_before_anything_is_trained(settings: Setting
     store.close()
 
 
+def test_masks_that_have_nothing_to_do_with_their_photos_are_refused_before_anything_is_trained(
+    settings: Settings, tmp_path: Path
+) -> None:
+    write_config(tmp_path, "margin: -100.0, tolerance: 100.0")
+    store, worker = prepared(settings)  # to a model that knows nothing, all masks are such
+    jobs.request(store, KEY, "button")
+    job = worker.run_one()
+    assert job is not None
+    assert job.state == "refused"
+    assert "do not follow their photos" in job.message
+    assert not (worker.folder(job) / "child.safetensors").exists()
+    assert len(worker.registry.all()) == 1
+    store.close()
+
+
 def test_a_version_made_live_meanwhile_by_hand_is_not_replaced(settings: Settings, weights: Path) -> None:
     store, worker = prepared(settings)
     jobs.request(store, KEY, "button")

@@ -18,6 +18,7 @@ from semsam_model.finetune_config import LEARNS, FineTuneConfig, read_finetune_c
 from semsam_model.gate_config import GateConfig
 from semsam_model.losses import LossConfig
 from semsam_model.model import SemanticSAM
+from semsam_model.rounds import RoundsConfig
 from semsam_model.samples import Annotation, Sample
 from semsam_model.synthetic import made_samples
 
@@ -77,6 +78,16 @@ def test_a_saved_state_of_other_settings_or_a_torn_one_is_begun_anew(model: Sema
     assert asked == [0, 1, 0, 1]
 
 
+def test_further_clicks_are_learned_where_the_model_takes_them_and_rounds_are_asked_for(tmp_path: Path) -> None:
+    model = structured(dataclasses.replace(read_model_config("tiny"), corrections=True))
+    before = model.state_dict()["decoder.correction_embed"].clone()
+    for prompts in (0, 2):
+        config = dataclasses.replace(CONFIG, steps=2, rounds=RoundsConfig(prompts=prompts, clicks=2))
+        tuned = fine_tune(model, SAMPLES, config, tmp_path / str(prompts))
+        assert tuned is not None
+        assert torch.equal(tuned.model.state_dict()["decoder.correction_embed"], before) == (prompts == 0)
+
+
 def test_the_loss_falls(model: SemanticSAM, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, steps=25, lr=3e-3, views=1, replay_share=0.0, save_every=50)
     short = fine_tune(model, SAMPLES[:1], dataclasses.replace(config, steps=1), tmp_path / "short")
@@ -125,6 +136,7 @@ def test_the_settings_in_the_repository_are_valid_and_wrong_ones_are_named(tmp_p
         ("finetune: {learn: encoder}", "learn"),
         ("finetune: {size: 65}", "multiple of 32"),
         ("finetune: {loss: {dice: 1}}", "dice"),
+        ("finetune: {rounds: {prompts: -1}}", "rounds"),
         ("train: {}", "sections"),
     ):
         path = tmp_path / "wrong.yaml"

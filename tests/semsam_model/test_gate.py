@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -11,13 +12,17 @@ import pytest
 import torch
 from networks import structured
 
+from semsam_model.checkpoint import load_default
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError, DataError
+from semsam_model.evaluate import evaluate_clicks
 from semsam_model.finetune import SCENES
 from semsam_model.gate import Verdict, compare, judge
 from semsam_model.gate_clicks import GateClick, guard_samples, measure
-from semsam_model.gate_config import GateConfig, bootstrap
+from semsam_model.gate_config import GateConfig, Interval, bootstrap
+from semsam_model.gate_pictures import Following
 from semsam_model.gate_report import report
+from semsam_model.samples import Annotation, Sample
 from semsam_model.synthetic import made_samples
 
 CONFIG = GateConfig(resamples=400, scenes=1, photos=2)
@@ -91,6 +96,45 @@ def test_names_that_got_worse_or_are_as_good_as_dealt_out_are_refused() -> None:
     assert any("names are worse" in reason for reason in judged(always, parent=right).reasons)
     assert any("chance" in reason for reason in judged(always).reasons)
     assert not any("chance" in reason for reason in judged(named(lambda c: c.label)).reasons)
+
+
+def test_corrections_that_do_not_follow_their_pictures_are_refused_however_large_the_gain() -> None:
+    def found(low: float, asked: bool = True) -> Following:
+        return Following(40, 10, 52.0, 50.0, Interval(2.0, low, 5.0), asked, 0.99)
+
+    gain = clicks(lambda p, r: 0.1)
+    refused = judge(clicks(), gain, clicks(), clicks(), CONFIG, found(-1.0))
+    assert not refused.promoted
+    assert "do not follow their photos" in refused.reasons[0]
+    assert refused.to_dict()["pictures"]["iou"] == [50, 52]
+    for followed in (found(0.5), found(-1.0, asked=False), None):
+        assert judge(clicks(), gain, clicks(), clicks(), CONFIG, followed).promoted
+
+
+def test_what_predicted_iou_chooses_may_get_a_little_worse_but_not_fall_apart() -> None:
+    def surest(change: Callable[[int, int], float]) -> list[GateClick]:
+        return [dataclasses.replace(c, max=c.max + change(c.photo, c.region)) for c in clicks(lambda p, r: 0.1)]
+
+    assert judged(surest(lambda p, r: -0.04)).promoted
+    assert judged(surest(lambda p, r: -0.24 if p == 0 else 0.0)).promoted, "6 points on average, but one photo's doing"
+    assert any("held-out corrections: max" in reason for reason in judged(surest(lambda p, r: -0.08)).reasons)
+    gain = clicks(lambda p, r: 0.1)
+    assert judged(gain, surest(lambda p, r: -0.04)).promoted
+    assert any("guard set: max" in reason for reason in judged(gain, surest(lambda p, r: -0.06)).reasons)
+
+
+def test_clicks_are_answered_as_the_evaluation_of_the_service_answers_them_closer_look_and_all() -> None:
+    model = load_default()[0]
+    (scene,) = made_samples(1, seed=21, size=(96, 96))
+    samples = [Sample(scene.photo, scene.source, Annotation(96, 96, scene.regions[:4]))]
+    measured, evaluated = measure(model, samples), evaluate_clicks(model, samples).clicks
+    assert len(measured) == len(evaluated) == 4
+    for ours, theirs in zip(measured, evaluated, strict=True):
+        assert (ours.photo, ours.region) == (theirs.sample, theirs.region)
+        assert (ours.oracle, ours.first, ours.max) == (theirs.oracle, theirs.first, theirs.max)
+    looks_once = copy.copy(model)
+    looks_once.config = dataclasses.replace(model.config, zoom=0.0)
+    assert [c.first for c in measure(looks_once, samples)] != [c.first for c in measured]
 
 
 def test_figures_are_told_by_level_and_by_label() -> None:
