@@ -27,6 +27,7 @@ from semsam_model.corrections import innermost
 from semsam_model.data import read_samples
 from semsam_model.evaluate import evaluate_clicks
 from semsam_model.evaluate_names import evaluate_names
+from semsam_model.evaluate_photos import evaluate_photos
 from semsam_model.finetune import fine_tune
 from semsam_model.finetune_config import FineTuneConfig, read_finetune_config
 from semsam_model.gate import compare
@@ -88,11 +89,17 @@ def figures(model: SemanticSAM, samples: Sequence[Sample], encoder: TextEncoder 
     found = {m: round(100 * float(np.mean([getattr(c, m) for c in report.clicks])), 1) for m in MEASURES}
     for clicks in (1, 2, 3, 5):
         found[f"after {clicks} clicks"] = round(100 * float(np.mean([c.after(clicks) for c in report.corrected])), 1)
+    everything = evaluate_photos(model, samples, _no_names, "everything").by_source
+    found |= {f"everything {name}": values[name] for values in everything.values() for name in ("ar10", "ar100")}
     if encoder is not None:
         kinds = evaluate_names(model, samples, encoder).by_source
         for source in kinds.values():
             found |= {f"{kind} top-1": scores.percent()["top1"] for kind, scores in source.items()}
     return found
+
+
+def _no_names(labels: Sequence[str]) -> np.ndarray:
+    return np.zeros((len(labels), 1), np.float32)
 
 
 def main() -> None:

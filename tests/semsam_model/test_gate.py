@@ -126,7 +126,8 @@ def test_what_predicted_iou_chooses_may_get_a_little_worse_but_not_fall_apart() 
 def test_clicks_are_answered_as_the_evaluation_of_the_service_answers_them_closer_look_and_all() -> None:
     model = load_default()[0]
     (scene,) = made_samples(1, seed=21, size=(96, 96))
-    samples = [Sample(scene.photo, scene.source, Annotation(96, 96, scene.regions[:4]))]
+    smallest = tuple(dataclasses.replace(region, parent=None) for region in scene.regions[-4:])
+    samples = [Sample(scene.photo, scene.source, Annotation(96, 96, smallest))]
     measured, evaluated = measure(model, samples), evaluate_clicks(model, samples).clicks
     assert len(measured) == len(evaluated) == 4
     for ours, theirs in zip(measured, evaluated, strict=True):
