@@ -98,9 +98,9 @@ def follow(
                 if other != number and not photos[other].has_like(photo.squares[index])
             ]
             moved = [(other, _resized(mask, photos[other].rgb.shape[:2])) for other in others[:OTHERS]]
-            moved = [(other, there) for other, there in moved if np.count_nonzero(there) >= LEAST]
-            for other, there in [(number, mask), *moved] if moved else []:
-                tried[other].append(_Trial(number, index, other == number, there))
+            moved = [(other, copy) for other, copy in moved if np.count_nonzero(copy) >= LEAST]
+            for other, copy in [(number, mask), *moved] if moved else []:
+                tried[other].append(_Trial(number, index, other == number, copy))
     found: dict[tuple[int, int], tuple[list[float], list[float]]] = {}
     for photo, trials in zip(photos, tried, strict=True):
         if trials:
@@ -108,13 +108,13 @@ def follow(
             for trial, value in zip(trials, ious, strict=True):
                 found.setdefault((trial.photo, trial.index), ([], []))[not trial.own].append(value)
         on_photo()
-    own = [100 * here[0] for here, _ in found.values()]
-    elsewhere = [100 * float(np.mean(there)) for _, there in found.values()]
+    own = [100 * once[0] for once, _ in found.values()]
+    elsewhere = [100 * float(np.mean(others)) for _, others in found.values()]
     of_photo = [number for number, _ in found]
     gain = bootstrap(np.subtract(own, elsewhere).tolist(), of_photo, config, config.pictures)
     enough = len(found) >= config.min_masks and len(set(of_photo)) >= config.min_photos
-    means = (float(np.mean(values)) if values else 0.0 for values in (own, elsewhere))
-    return Following(len(found), len(set(of_photo)), *means, gain, enough and config.pictures > 0, config.pictures)
+    here, there = (float(np.mean(values)) if values else 0.0 for values in (own, elsewhere))
+    return Following(len(found), len(set(of_photo)), here, there, gain, enough and config.pictures > 0, config.pictures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +169,7 @@ def _resized(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 def _agreement(model: SemanticSAM, embedding: ImageEmbedding, masks: Sequence[np.ndarray]) -> list[float]:
     """IoU, 0..1, of each mask with the best level of a click at its innermost point."""
     clicks = [innermost(mask) for mask in masks]
-    found = []
+    found: list[float] = []
     for start in range(0, len(clicks), TOGETHER):
         for proposals in decode_clicks(model, embedding, clicks[start : start + TOGETHER]):
             mask = masks[len(found)]
