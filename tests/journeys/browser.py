@@ -15,6 +15,8 @@ from tests.journeys.data_manager import DataManager
 # Only looking: what the page's MobX store holds, as plain JSON.
 _SUGGESTIONS = """() => [...Htx.annotationStore.selected.suggestions.values()].map(s => s.cleanId)"""
 _REGIONS = """() => [...Htx.annotationStore.selected.areas.values()].map(r => ({id: r.cleanId, type: r.type}))"""
+_SELECTED = """() => Htx.annotationStore.selected.highlightedNode?.cleanId"""
+_STROKES = """id => [...Htx.annotationStore.selected.areas.values()].find(r => r.cleanId === id).touches.length"""
 _SMART_TOOL = """() => {
   const image = [...Htx.annotationStore.selected.names.values()].find(tag => tag.type === 'image');
   const tool = image.getToolsManager().findSelectedTool();
@@ -45,6 +47,7 @@ class Answer:
 
     prompts: list[dict[str, Any]]
     rows: list[dict[str, Any]]
+    model_version: str
 
     @property
     def regions(self) -> list[dict[str, Any]]:
@@ -175,6 +178,28 @@ class Editor:
     def accept_all(self) -> None:
         self._decide_all("accept")
 
+    def erase(self, region: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Selects an accepted brush mask by a click at `start`, takes the eraser and draws one stroke from there."""
+        self._page.mouse.click(*self._on_screen(start))
+        self._page.wait_for_function(f"id => ({_SELECTED})() === id", arg=region)
+        self._page.get_by_role("button", name="eraser").click()
+        strokes = self._page.evaluate(_STROKES, region)
+        self._page.mouse.move(*self._on_screen(start))
+        self._page.mouse.down()
+        self._page.mouse.move(*self._on_screen(end), steps=8)
+        self._page.mouse.up()
+        self._page.wait_for_function(f"([id, n]) => ({_STROKES})(id) > n", arg=[region, strokes])
+
+    def start_training(self, project: int) -> None:
+        """Settings > Model > the connection's menu > Start Training > the button that asks once more."""
+        self._page.goto(f"{self._url}/projects/{project}/settings/ml")
+        self._page.get_by_role("button", name="Machine learning model options").click()
+        self._page.get_by_text("Start Training", exact=True).click()
+        with self._page.expect_response(lambda r: r.url.endswith("/train") and r.request.method == "POST") as caught:
+            self._page.get_by_role("button", name="Start Training").click()
+        assert caught.value.ok, caught.value.text()
+        self._page.get_by_text("Request Sent!").wait_for()
+
     def submit(self) -> dict[str, Any]:
         """Submits, and returns Label Studio's answer: the annotation as stored."""
         with self._page.expect_response(lambda r: "/annotations" in r.url and r.request.method == "POST") as caught:
@@ -212,7 +237,7 @@ class Editor:
         body, sent = response.json(), response.request.post_data_json
         assert not body.get("errors"), body["errors"]
         assert sent is not None
-        answers.append(Answer(sent["context"]["result"], body["data"]["result"]))
+        answers.append(Answer(sent["context"]["result"], body["data"]["result"], body["data"]["model_version"]))
         self._page.wait_for_function("() => !Htx.awaitingSuggestions")
         expected = sorted({row["id"] for row in answers[0].regions})
         self._page.wait_for_function(

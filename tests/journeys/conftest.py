@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, StorageState, sync_playwright
 
 from backend.demo import DemoProject, ProjectMaker
 from backend.demo_servers import Credentials
+from backend.store import Store
 from tests.journeys.browser import Editor
 from tests.journeys.demo_process import ROOT, DemoProcess
 
@@ -99,3 +102,18 @@ def project(studio: Studio, request: pytest.FixtureRequest) -> Callable[..., Dem
         )
 
     return make
+
+
+@pytest.fixture
+def backends_store(studio: Studio) -> Iterator[Store]:
+    """The running backend's own."""
+    store = Store.open(f"sqlite:///{studio.demo.data}/semsam.db")
+    yield store
+    store.close()
+
+
+def eventually(wanted: Any, look: Callable[[], Any], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and look() != wanted:
+        time.sleep(0.1)
+    assert look() == wanted

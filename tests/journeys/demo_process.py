@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from backend.demo import ProjectMaker
 from backend.demo_servers import HOST, Credentials
 
 ROOT = Path(__file__).resolve().parents[2]
+QUICK_JOBS = Path(__file__).with_name("finetune.yaml")
 
 
 def _free_port() -> int:
@@ -31,7 +33,12 @@ class DemoProcess:
         program = "import pathlib, backend.demo as demo; "
         program += f"demo.run({self.port}, {self.backend_port}, data=pathlib.Path({str(data)!r}))"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env={**os.environ, "SEMSAM_FINETUNE_CONFIG": str(QUICK_JOBS), "SEMSAM_WORKER_NICE": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     def wait_until_ready(self) -> str:

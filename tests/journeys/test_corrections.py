@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store import Store
 from tests.backend.annotations import brush_row, square
-from tests.journeys.conftest import Studio
+from tests.journeys.conftest import Studio, eventually
 from tests.journeys.demo_process import ROOT
 
 pytestmark = pytest.mark.browser
@@ -32,21 +31,6 @@ PHOTOGRAPHS = sorted((ROOT / "samples").glob("*.jpg"))
 def regions(store: Store, key: ProjectKey) -> dict[str, tuple[int, str | None]]:
     """Region -> annotation and digest of its picture."""
     return {each.key.region: (each.key.annotation, each.image_sha256) for each in stream_regions(store, key)}
-
-
-def eventually(wanted: Any, look: Callable[[], Any], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and look() != wanted:
-        time.sleep(0.1)
-    assert look() == wanted
-
-
-@pytest.fixture
-def backends_store(studio: Studio) -> Iterator[Store]:
-    """The running backend's own."""
-    store = Store.open(f"sqlite:///{studio.demo.data}/semsam.db")
-    yield store
-    store.close()
 
 
 def test_annotations_reach_the_store_by_webhook_and_another_one_by_comparison_alone(
