@@ -15,8 +15,7 @@ from tests.journeys.data_manager import DataManager
 # Only looking: what the page's MobX store holds, as plain JSON.
 _SUGGESTIONS = """() => [...Htx.annotationStore.selected.suggestions.values()].map(s => s.cleanId)"""
 _REGIONS = """() => [...Htx.annotationStore.selected.areas.values()].map(r => ({id: r.cleanId, type: r.type}))"""
-_SELECTED = """() => Htx.annotationStore.selected.highlightedNode?.cleanId"""
-_STROKES = """id => [...Htx.annotationStore.selected.areas.values()].find(r => r.cleanId === id).touches.length"""
+_SELECTED = """() => Htx.annotationStore.selected.highlightedNode"""
 _SMART_TOOL = """() => {
   const image = [...Htx.annotationStore.selected.names.values()].find(tag => tag.type === 'image');
   const tool = image.getToolsManager().findSelectedTool();
@@ -149,14 +148,20 @@ class Editor:
         self._page.locator(".lsf-outliner-item__title", has_text=name).first.click()
         self._page.wait_for_function("() => Htx.annotationStore.selected.highlightedNode")
 
+    def select_at(self, place: tuple[float, float], region: str) -> None:
+        """Clicks the photo where the accepted `region` is."""
+        self._page.mouse.click(*self._on_screen(place))
+        self._page.wait_for_function(f"id => ({_SELECTED})()?.cleanId === id", arg=region)
+
     def erase(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """Draws the eraser over the selected region."""
+        """Draws one stroke of the eraser over the selected brush region."""
         self._page.get_by_label("eraser").first.click()
+        strokes = self._page.evaluate(f"() => ({_SELECTED})().touches.length")
         self._page.mouse.move(*self._on_screen(start))
         self._page.mouse.down()
         self._page.mouse.move(*self._on_screen(end), steps=8)
         self._page.mouse.up()
-        self._page.wait_for_timeout(300)  # the stroke is burnt into the mask after the mouse is up
+        self._page.wait_for_function(f"n => ({_SELECTED})().touches.length > n", arg=strokes)
 
     def accept_with_the_mouse(self, suggestion: str) -> None:
         """Clicks the right disc under the suggestion; AssertionError when no disc, or another's, is under the mouse."""
@@ -177,18 +182,6 @@ class Editor:
 
     def accept_all(self) -> None:
         self._decide_all("accept")
-
-    def erase(self, region: str, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """Selects an accepted brush mask by a click at `start`, takes the eraser and draws one stroke from there."""
-        self._page.mouse.click(*self._on_screen(start))
-        self._page.wait_for_function(f"id => ({_SELECTED})() === id", arg=region)
-        self._page.get_by_role("button", name="eraser").click()
-        strokes = self._page.evaluate(_STROKES, region)
-        self._page.mouse.move(*self._on_screen(start))
-        self._page.mouse.down()
-        self._page.mouse.move(*self._on_screen(end), steps=8)
-        self._page.mouse.up()
-        self._page.wait_for_function(f"([id, n]) => ({_STROKES})(id) > n", arg=[region, strokes])
 
     def start_training(self, project: int) -> None:
         """Settings > Model > the connection's menu > Start Training > the button that asks once more."""

@@ -72,7 +72,8 @@ def accept_one_and_correct_another(editor: Editor, made: DemoProject) -> tuple[d
     height, width = corrected.shape
     from_here = innermost(corrected & ~accepted)
     at = from_here.x / width, from_here.y / height
-    editor.erase(rows[1]["id"], at, (at[0], min(at[1] + 0.2, 0.99)))
+    editor.select_at(at, rows[1]["id"])
+    editor.erase(at, (at[0], min(at[1] + 0.2, 0.99)))
     editor.screenshot("10-erased")
     editor.submit()
     return rows[0], rows[1]
