@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from alembic import command
+from alembic.config import Config
 
 from backend.corrections import count, stream_regions
+from backend.deliveries import read_delivery
 from backend.errors import FetchTimeout, NotFound
 from backend.export_formats import provenance
 from backend.formats import crop_mask
@@ -167,3 +170,23 @@ def test_what_was_offered_without_a_click_teaches_once_it_was_submitted(store: S
     with store.write() as connection:
         connection.exec_driver_sql("UPDATE regions SET image_sha256 = 'ab'")
     assert {each.key.region for each in taught_regions(store, KEY)} == {whole["id"], part["id"]}
+
+
+def test_corrections_of_an_older_database_stay_and_were_all_of_clicks(store: Store) -> None:
+    deliver(store, begun(5, [brush_row("by-hand", WHOLE)]))
+    with store.write() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", "backend:migrations")
+        command.downgrade(config, "0005")
+        command.upgrade(config, "head")
+    ((name, region),) = everything(store).items()
+    assert (name, region.outcome, region.preannotated) == ("by-hand", "drawn", False)
+    assert count(store, KEY).preannotated == Preannotated()
+
+
+def test_the_copy_of_a_prediction_in_a_delivery_is_not_kept() -> None:
+    made = prediction()
+    body = begun(5, [brush_row("by-hand", OTHER)], prediction=made)
+    delivered = read_delivery(body, ORIGIN)
+    assert made["result"][0]["id"] not in delivered.to_json()
+    assert [each["parent_prediction"] for each in delivered.annotations] == [31]
