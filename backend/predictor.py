@@ -201,6 +201,7 @@ class Predictor:
         labels: LabelSet,
         threshold: float,
         *,
+        whole: LabelSet | None = None,
         using: Loaded | None = None,
     ) -> tuple[list[Candidate], Version, Timings]:
         """Masks that the first of the labels fits best, see `semsam_model.find`; the rest as `propose`."""
@@ -208,7 +209,7 @@ class Predictor:
         def answer(model: SemanticSAM, embedding: ImageEmbedding, look: Look) -> list[Candidate]:
             from semsam_model.find import find
 
-            return find(model, embedding, labels, threshold)
+            return find(model, embedding, labels, threshold, whole)
 
         loaded = using or self.ready()
         with self._turns.click():

@@ -39,7 +39,7 @@ from backend.status import Status, read_status
 from backend.status_page import render_gate
 from backend.store import Store, open_store
 from backend.switching import Follower, load_live
-from backend.text_prompt import against, asked_label
+from backend.text_prompt import against, readings
 from semsam_model.errors import SemsamError
 from semsam_model.header import Header, Version, find_weights
 from semsam_model.names import name_candidates
@@ -408,12 +408,17 @@ class SemsamService:
             raise _NothingToSay("no_names", f"text prompt {text!r}: model {loaded.version} cannot name things")
         if not normalise_label(text):
             raise _NothingToSay("no_prompt", f"text prompt {text!r}: expected at least a word")
-        labels = against(asked_label(text, config), config, namer)
-        if labels is None:
-            raise _NothingToSay("no_names", f"text prompt {text!r}: the text encoder is not ready, or not installed")
-        threshold = self._settings.name_threshold
-        candidates, version, timings = self._predictor.find(sha256, pixels, labels, threshold, using=loaded)
-        return name_candidates(candidates, labels, threshold), version, timings
+        for label, whole in readings(text, config):
+            labels = against(label, config, namer)
+            wholes = None if whole is None else against(whole, config, namer)
+            if labels is None or (wholes is None) != (whole is None):
+                raise _NothingToSay("no_names", f"text prompt {text!r}: the text encoder is not ready or not installed")
+            answer = self._predictor.find(
+                sha256, pixels, labels, self._settings.name_threshold, whole=wholes, using=loaded
+            )
+            if answer[0]:
+                break
+        return answer
 
     def _file(self, project: str | None, task: protocol.TaskRef) -> tuple[_File, bytes | None]:
         """Digest and size of a task's picture, and its bytes if they had to be fetched to know."""

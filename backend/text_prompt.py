@@ -1,4 +1,4 @@
-"""A text instead of a click: what it is held against, so that not every mask fits it."""
+"""A text instead of a click: what it asks for, and what that is held against, so that not every mask fits it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from backend.label_config import Label, LabelConfig
 from backend.naming import Namer, telling
-from semsam_model.names import LabelSet
+from semsam_model.names import Kind, LabelSet, part_and_whole
 from semsam_model.text import normalise_label
 
 #: What a mask may be besides the labels of the project.
@@ -18,11 +18,21 @@ ELSE = tuple(
 NEARLY = 0.45
 
 
-def asked_label(text: str, config: LabelConfig) -> Label:
-    """The project's label that the text spells, by name or alias, or else a label of its own without a kind."""
+def readings(text: str, config: LabelConfig) -> list[tuple[Label, Label | None]]:
+    """What a text may ask for, to be tried in turn: "wheel of car" is a part with its whole, or else what it says."""
+    label = asked_label(text, config)
+    both = part_and_whole(text)
+    if label in config.labels or both is None or not all(map(normalise_label, both)):
+        return [(label, None)]
+    part, whole = both
+    return [(asked_label(part, config, "part"), asked_label(whole, config, "object")), (label, None)]
+
+
+def asked_label(text: str, config: LabelConfig, kind: Kind | None = None) -> Label:
+    """The project's label that the text spells, by name or alias, or else a label of its own of this kind."""
     words = normalise_label(text)
     same = (label for label in config.labels if words in (normalise_label(label.text), normalise_label(label.value)))
-    return next(same, Label(text, text))
+    return next(same, Label(text, text, kind))
 
 
 def against(wanted: Label, config: LabelConfig, namer: Namer) -> LabelSet | None:

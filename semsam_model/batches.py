@@ -339,18 +339,18 @@ class TrainingBatches(Dataset[Batch]):
         generic = (
             []
             if self.annotates is None
-            else [self._generic(sample, placed[large], [granularity[i] for i in large], rows)]
+            else [self._generic(sample, placed[large], [granularity[i] for i in large], rows, teaches)]
         )
         return image, placed[large][used], prompts, rows[used], teaches[used], generic
 
     def _generic(
-        self, sample: Sample, masks: np.ndarray, granularity: Sequence[str], labels: np.ndarray
+        self, sample: Sample, masks: np.ndarray, granularity: Sequence[str], labels: np.ndarray, teaches: np.ndarray
     ) -> GenericTargets:
         assert self.annotates is not None
         kinds = torch.tensor([GRANULARITIES.index(kind) for kind in granularity])
-        known = self.annotates[sample.source] & (not sample.partial)
-        boxes = torch.from_numpy(mask_boxes(masks))
-        return GenericTargets(at_logits(torch.from_numpy(masks)), boxes, kinds, torch.from_numpy(labels), known)
+        known = self.annotates[sample.source] & (sample.feeds.iou and not sample.partial)
+        outlines, boxes = at_logits(torch.from_numpy(masks)), torch.from_numpy(mask_boxes(masks))
+        return GenericTargets(outlines, boxes, kinds, torch.from_numpy(labels), known, torch.from_numpy(teaches))
 
     def _label(self, sample: Sample, region: Region) -> int:
         if self.vocabulary is None:

@@ -7,7 +7,9 @@
                worth something; mask, dice and box loss of what is matched; names against the source's own list
 
 A photo does not show everything that it contains: where a source does not annotate a granularity, or not all of it,
-what is not annotated is not negative.
+what is not annotated is not negative. A mask that does not feed a loss, by the settings of its source, is matched like
+others and adds nothing to it: the outline where masks are not fed, the box, and the scores where IoU is not; what looks
+like such a mask is then neither positive nor negative.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from semsam_model.vocabulary import NameTable
 FITTING = (1.5, 6.0)
 #: A mask is worth the IoU only from here on.
 LEAST_IOU = 0.5
+MASKS, BOXES, IOU = range(3)  #: columns of GenericTargets.fed
 TERMS = ("tokens", "proposals", "queries", "mask_bce", "mask_dice", "box")
 GAMMA = 2.0  #: of the focal loss
 SCORE_SCALE = 5.0  #: of the mean cross-entropy of scores, most of which are easy
@@ -49,9 +52,10 @@ class GenericTargets:
     kinds: Tensor  #: long (G,), index into GRANULARITIES
     labels: Tensor  #: long (G,), rows of the vocabulary, or NO_LABEL
     complete: Tensor  #: bool (KINDS,): whatever is not annotated is not there
+    fed: Tensor  #: bool (G, 3): whether it teaches masks, boxes, IoU
 
     def to(self, device: torch.device | str) -> GenericTargets:
-        values = self.masks, self.boxes, self.kinds, self.labels, self.complete
+        values = self.masks, self.boxes, self.kinds, self.labels, self.complete, self.fed
         return GenericTargets(*(value.to(device) for value in values))
 
 
@@ -144,18 +148,21 @@ def generic_loss(
     for image, (output, wanted) in enumerate(zip(outputs, targets, strict=True)):
         tokens = _token_loss(output.token_scores.float(), wanted, shapes)
         near = _box_ious(output.proposals.boxes.float(), wanted.boxes)
-        worth = _worth(torch.maximum(mask_ious(output.proposals.logits > 0, wanted.masks), near), wanted)
-        proposals = _score_loss(output.proposals.scores.float(), worth, wanted)
+        near = torch.maximum(mask_ious(output.proposals.logits > 0, wanted.masks), near)
+        scored, unsaid = _worth(near, wanted, wanted.fed[:, IOU]), _worth(near, wanted, ~wanted.fed[:, IOU])
+        proposals = _score_loss(output.proposals.scores.float(), scored, unsaid, wanted)
         logits = query_logits(output, mask_features[image])
         ious = mask_ious(logits.detach() > 0, wanted.masks)
         near = torch.maximum(ious, _box_ious(output.boxes.detach(), wanted.boxes))
         query, mask = _match(output.scores.detach().float(), near, wanted)
         good = ious[query, mask] >= LEAST_IOU
-        mine = torch.zeros_like(output.scores, dtype=torch.float32)
-        mine[query[good], wanted.kinds[mask[good]]] = ious[query[good], mask[good]]
-        queries = _score_loss(output.scores.float(), mine, wanted)
-        bce, dice = _mask_losses(logits[query], wanted.masks[mask].float())
-        box = _box_loss(output.boxes[query], wanted.boxes[mask])
+        mine, unsaid = (torch.zeros_like(output.scores, dtype=torch.float32) for _ in range(2))
+        for worth, those in ((mine, good & wanted.fed[mask, IOU]), (unsaid, good & ~wanted.fed[mask, IOU])):
+            worth[query[those], wanted.kinds[mask[those]]] = ious[query[those], mask[those]]
+        queries = _score_loss(output.scores.float(), mine, unsaid, wanted)
+        outlined, boxed = wanted.fed[mask, MASKS], wanted.fed[mask, BOXES]
+        bce, dice = _mask_losses(logits[query[outlined]], wanted.masks[mask[outlined]].float())
+        box = _box_loss(output.boxes[query[boxed]], wanted.boxes[mask[boxed]])
         terms.append(torch.stack((tokens, proposals, queries, bce, dice, box)))
         named.append((query[good], mask[good]))
     means = torch.stack(terms).mean(0)
@@ -164,9 +171,10 @@ def generic_loss(
 
 def _token_loss(scores: Tensor, wanted: GenericTargets, shapes: Shapes) -> Tensor:
     """Focal loss, a sum over the number of positive cells."""
-    truth = token_targets(wanted.masks, wanted.kinds, shapes).to(scores.device)
-    positive = truth > 0
-    weight = torch.where(positive, 1.0, wanted.complete.float())
+    fed = wanted.fed[:, IOU]
+    positive = (token_targets(wanted.masks[fed], wanted.kinds[fed], shapes) > 0).to(scores.device)
+    unsaid = (token_targets(wanted.masks[~fed], wanted.kinds[~fed], shapes) != 0).to(scores.device)
+    weight = torch.where(positive, 1.0, (wanted.complete & ~unsaid).float())
     probability = scores.sigmoid()
     wrong = torch.where(positive, 1 - probability, probability)
     cross_entropy = F.binary_cross_entropy_with_logits(scores, positive.float(), reduction="none")
@@ -174,19 +182,21 @@ def _token_loss(scores: Tensor, wanted: GenericTargets, shapes: Shapes) -> Tenso
     return (weight * balance * wrong**GAMMA * cross_entropy).sum() / positive.sum().clamp(min=1)
 
 
-def _worth(ious: Tensor, wanted: GenericTargets) -> Tensor:
-    """(P, G) -> (P, KINDS), IoU with the best mask or its box of each granularity, 0 below LEAST_IOU."""
+def _worth(ious: Tensor, wanted: GenericTargets, those: Tensor) -> Tensor:
+    """(P, G) -> (P, KINDS), IoU with the best of those masks (G,) or its box in each granularity, 0 below LEAST_IOU."""
     best = ious.new_zeros(len(ious), KINDS)
     for kind in range(KINDS):
-        chosen = ious[:, wanted.kinds == kind]
+        chosen = ious[:, those & (wanted.kinds == kind)]
         if chosen.shape[1]:
             best[:, kind] = chosen.amax(1)
     return best * (best >= LEAST_IOU)
 
 
-def _score_loss(scores: Tensor, worth: Tensor, wanted: GenericTargets) -> Tensor:
-    """Cross-entropy with the worth 0..1; where the granularity is not complete only what is worth something counts."""
-    known = (worth > 0) | wanted.complete
+def _score_loss(scores: Tensor, worth: Tensor, unsaid: Tensor, wanted: GenericTargets) -> Tensor:
+    """Cross-entropy with the worth 0..1. Where the granularity is not complete only what is worth something counts, and
+    nowhere what is worth something by a mask that does not feed scores alone.
+    """
+    known = (worth > 0) | (wanted.complete & (unsaid == 0))
     losses = F.binary_cross_entropy_with_logits(scores, worth, reduction="none")
     return KINDS * (losses * known).sum() / known.sum().clamp(min=1) * SCORE_SCALE
 

@@ -23,6 +23,7 @@ from semsam_model.types import LabelSet as LabelSet
 #: Odds that a mask is a part: even at level 4, and doubled (nearly: e to the 0.6) with each level towards the smallest.
 #: A coarse fit to annotated photos, where the best level of an object is often 3 or 4, and of a part 5 or 6.
 EVEN_LEVEL, LOG_ODDS_A_LEVEL = 4, 0.6
+OF = " of "
 
 
 def label_scores(name_embedding: np.ndarray, level: int, labels: LabelSet) -> list[tuple[str, float]]:
@@ -42,12 +43,23 @@ def label_shares(name_embeddings: np.ndarray, levels: Sequence[int], labels: Lab
     return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
-def _logits(name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet) -> np.ndarray:
+def part_and_whole(text: str) -> tuple[str, str] | None:
+    """ "wheel of car" -> "wheel", "car"; None for words that name no part of something."""
+    part, _, whole = text.rpartition(OF)
+    return (part.strip(), whole.strip()) if part.strip() and whole.strip() else None
+
+
+def check_dimension(name_embeddings: np.ndarray, labels: LabelSet) -> None:
+    """Raises ConfigError when the text vectors are not of the dimension of embeddings (n, 2, E)."""
     if labels.vectors.shape[1] != name_embeddings.shape[2]:
         raise ConfigError(
             f"names: the model compares texts in {name_embeddings.shape[2]} dimensions, the text encoder gives "
             f"{labels.vectors.shape[1]}; use the encoder that the weights were trained with"
         )
+
+
+def _logits(name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet) -> np.ndarray:
+    check_dimension(name_embeddings, labels)
     odds = LOG_ODDS_A_LEVEL * (np.array(levels) - EVEN_LEVEL)
     log_share = -np.logaddexp(0, np.stack((odds, -odds), 1))  # (n, 2), of each kind
     by_head = name_embeddings @ labels.vectors.T + log_share[..., None]  # (n, 2, labels)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from semsam_model.names import KINDS, Kind, LabelSet
+from semsam_model.names import KINDS, Kind, LabelSet, check_dimension
 
 #: Columns of `Finding.kinds` that a label of a kind may be: named regions ("sky") count as objects.
 COLUMNS: dict[Kind, tuple[int, ...]] = {"object": (0, 2), "part": (1,)}
@@ -80,7 +80,9 @@ def name_shares(embeddings: np.ndarray, none: np.ndarray, labels: LabelSet) -> n
     """Class embeddings (Q, 2, E), scales in them, and logits of "none of these" (2,) -> (Q, 2, L) for `Finding.names`.
 
     One softmax a head, over the labels that it may give and none: a label without a kind is asked of both.
+    Raises ConfigError when the text vectors are not of the model's dimension.
     """
+    check_dimension(embeddings, labels)
     shares = np.zeros((len(embeddings), len(KINDS), len(labels.values)), np.float32)
     for head, kind in enumerate(KINDS):
         mine = [i for i, other in enumerate(labels.kinds) if other in (None, kind)]

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from semsam_model.candidates import Options, Proposal, stability, tidy
 from semsam_model.generic import query_logits
 from semsam_model.model import ImageEmbedding, SemanticSAM
-from semsam_model.names import Kind, LabelSet
+from semsam_model.names import Kind, LabelSet, part_and_whole
 from semsam_model.predict import offer_all
 from semsam_model.readouts import Answer, Finding, ReadOptions, instances, name_shares
 from semsam_model.transforms import LOGIT_STRIDE, Frame
@@ -28,7 +28,6 @@ from semsam_model.types import Candidate
 Embed = Callable[[Sequence[str]], np.ndarray]
 #: Share of a part that lies in the whole whose part it is.
 INSIDE = 0.7
-OF = " of "
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,31 +99,41 @@ def by_name(
     """The masks of each word, best first: "car" is asked as object and as part, "wheel of car" is the part "wheel"
     inside a "car", and scores as both together. Words do not compete with each other.
     """
-    options = options or ReadOptions()
     found = {}
     for word in words:
-        part, _, whole = word.rpartition(OF)
-        if not part.strip():
-            part, whole = word, ""
-        scores = _alone(queries, part, "part" if whole else None, embed)
+        part, whole = part_and_whole(word) or (word, None)
+        scores = scores_alone(queries, LabelSet((part,), ("part" if whole else None,), embed([part])))
         if whole:
-            inside = _shares_inside(queries.logits > 0)
-            wholes = _alone(queries, whole, "object", embed)
-            scores = scores * np.where(inside >= INSIDE, wholes[None], 0).max(1, initial=0)
-        finding = _unnamed(queries.logits, np.repeat(scores[:, None], queries.kinds.shape[1], 1), None)
-        answers = instances(finding, None, options)
-        found[word] = _drawn(queries, frame, [(a.query, [(word, a.score)]) for a in answers])
+            scores = scores * best_whole(
+                queries, scores_alone(queries, LabelSet((whole,), ("object",), embed([whole])))
+            )
+        found[word] = of_one_name(queries, frame, word, scores, options)
     return found
+
+
+def scores_alone(queries: Queries, label: LabelSet) -> np.ndarray:
+    """(Q,) scores of the only label of a list against none. Raises ConfigError as `Queries.against`."""
+    return queries.against(label).scores[:, 0]
+
+
+def best_whole(queries: Queries, wholes: np.ndarray) -> np.ndarray:
+    """(Q,) score of the best other query that holds each query's mask, 0 without one; wholes (Q,) their scores."""
+    inside = _shares_inside(queries.logits > 0)
+    return np.asarray(np.where(inside >= INSIDE, wholes[None], 0).max(1, initial=0))
+
+
+def of_one_name(
+    queries: Queries, frame: Frame, word: str, scores: np.ndarray, options: ReadOptions | None = None
+) -> list[Candidate]:
+    """The masks that bear a name with these scores (Q,), distinct, best first."""
+    finding = _unnamed(queries.logits, np.repeat(scores[:, None], queries.kinds.shape[1], 1), None)
+    answers = instances(finding, None, options)
+    return _drawn(queries, frame, [(a.query, [(word, a.score)]) for a in answers])
 
 
 def _unnamed(logits: np.ndarray, kinds: np.ndarray, kind: Kind | None) -> Finding:
     """The one label that everything bears."""
     return Finding(logits, kinds, np.ones((len(logits), 2, 1), np.float32), (kind,))
-
-
-def _alone(queries: Queries, word: str, kind: Kind | None, embed: Embed) -> np.ndarray:
-    """(Q,) scores of one word against none."""
-    return queries.against(LabelSet((word,), (kind,), embed([word]))).scores[:, 0]
 
 
 def _shares_inside(masks: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from backend.naming import Namer, telling
 from backend.predictor import Predictor, read_model
 from backend.service import SemsamService, build_service
 from backend.settings import Settings
-from backend.text_prompt import ELSE, against, asked_label
+from backend.text_prompt import ELSE, against, asked_label, readings
 from semsam_model.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.model import build_model
@@ -229,6 +229,18 @@ def test_a_text_returns_masks_of_that_name_and_says_which(served: Build, namer: 
         assert len(answers[text]) <= 6
     assert any(answers.values())
     assert answers[" HOUSE"] == answers["c7"]
+
+
+def test_a_part_of_something_is_asked_for_before_the_words_as_they_are(served: Build) -> None:
+    parsed = LabelConfig.parse(config(*LABELS, '<Label value="cup of tea"/>'))
+    car, house, wheel = parsed.labels[:3]
+    assert readings("Wheel of car", parsed) == [(wheel, car), (Label("Wheel of car", "Wheel of car"), None)]
+    assert readings("roof of c7", parsed)[0] == (Label("roof", "roof", "part"), house)
+    for text in ("cup of tea", "wheel", "of car", "car of "):
+        assert readings(text, parsed) == [(asked_label(text, parsed), None)]
+    # with a threshold of 0 the best mask is the word's, so that there always is one for the words as they are
+    for _, label, note in said(ask(served(), text="wheel of car")):
+        assert label in ("wheel", "car") and "wheel" in note
 
 
 def test_an_empty_answer_to_a_text_is_logged_with_its_reason(

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from backend.corrections import count, stream_regions
 from backend.demo import DemoProject
+from backend.preannotation import UNFINISHED
 from backend.records import Preannotated, ProjectKey, StoredRegion
 from backend.store import Store
 from tests.journeys.browser import Editor
@@ -26,11 +27,11 @@ pytestmark = pytest.mark.browser
 LABELS = (
     '<Label value="person" kind="object" background="#2563eb"/>',
     '<Label value="cat" kind="object" background="#d97706"/>',
-    '<Label value="face" of="person" background="#dc2626"/>',
     '<Label value="hair" of="person" background="#16a34a"/>',
+    '<Label value="skin" of="person" background="#dc2626"/>',
 )
 VIEWS, COPIES = 5, 4
-PARTS = ("face", "hair")
+PARTS = ("hair", "skin")
 ON_THE_SUIT = (460, 200)  #: row and column of the first view
 TASKS = VIEWS * COPIES
 
@@ -77,12 +78,15 @@ def test_predictions_for_twenty_tasks_and_one_put_right_and_submitted(
     made = project(photographs, str(config))
 
     table = editor.data_manager()
-    table.open(made.id)
-    table.select_all(TASKS)
-    answer = table.retrieve_predictions(TASKS)
-    assert answer["processed_items"] == TASKS
-    every = studio.api.call("GET", "/api/predictions", params={"project": made.id})
-    predictions = {each["task"]: each for each in every}
+    predictions: dict[int, dict[str, Any]] = {}
+    for _ in range(5):  # a slow machine does not get through in the time of one request, and is asked again
+        table.open(made.id)
+        table.select_all(TASKS)
+        assert table.retrieve_predictions(TASKS)["processed_items"] == TASKS
+        every = studio.api.call("GET", "/api/predictions", params={"project": made.id})
+        predictions = {each["task"]: each for each in every if not each["model_version"].endswith(UNFINISHED)}
+        if len(predictions) == TASKS:
+            break
     assert set(predictions) == set(made.tasks)
     for number, task in enumerate(made.tasks):
         rows = regions(predictions[task])
@@ -93,11 +97,13 @@ def test_predictions_for_twenty_tasks_and_one_put_right_and_submitted(
 
     rows = regions(predictions[made.tasks[0]])
     editor.open_annotation(made.id, made.tasks[0], regions=len(rows))
+    editor.show_region_labels()
     editor.screenshot("10-preannotated")
-    person, face = rows
-    assert [name_of(row) for row in rows] == ["person", "face"]  # the part is drawn on top
-    assert face["parentID"] == person["id"]
-    assert editor.panel() == [(name_of(row), f"{row['score']:.2f}", depth) for depth, row in enumerate(rows)]
+    person, *parts = rows  # smaller ones are drawn later, on top
+    assert name_of(person) == "person" and parts
+    assert {(name_of(row) in PARTS, row["parentID"]) for row in parts} == {(True, person["id"])}
+    seen = [(name_of(row), f"{row['score']:.2f}", int("parentID" in row)) for row in rows]
+    assert sorted(editor.panel()) == sorted(seen)
 
     before, (y, x) = mask_of(person), ON_THE_SUIT
     assert before[y, x]
@@ -108,25 +114,24 @@ def test_predictions_for_twenty_tasks_and_one_put_right_and_submitted(
     editor.submit()
 
     (annotation,) = studio.api.call("GET", f"/api/tasks/{made.tasks[0]}/annotations/")
-    submitted = {name_of(row): row for row in regions(annotation)}
-    assert {name: row["id"] for name, row in submitted.items()} == {"person": person["id"], "face": face["id"]}
-    after = mask_of(submitted["person"])
+    submitted = {row["id"]: row for row in regions(annotation)}
+    assert set(submitted) == {row["id"] for row in rows}
+    after = mask_of(submitted[person["id"]])
     assert not after[y, x]
     assert 0.97 < after.sum() / before.sum() < 1 and not (after & ~before).any()
-    assert np.array_equal(mask_of(submitted["face"]), mask_of(face))
-    assert submitted["face"]["parentID"] == person["id"]
-    kept = stored(studio, made.id, Preannotated(annotations=1, accepted=1, corrected=1))
-    assert {each.key.region: each.outcome for each in kept.values()} == {
-        person["id"]: "corrected",
-        face["id"]: "accepted",
+    for part in parts:
+        again = submitted[part["id"]]
+        assert np.array_equal(mask_of(again), mask_of(part))
+        assert (name_of(again), again["parentID"]) == (name_of(part), person["id"])
+    kept = stored(studio, made.id, Preannotated(annotations=1, accepted=len(parts), corrected=1))
+    assert {name: (each.outcome, each.iou_with_offer) for name, each in kept.items()} == {
+        person["id"]: ("corrected", pytest.approx(after.sum() / before.sum())),
+        **{part["id"]: ("accepted", 1) for part in parts},
     }
-    assert kept[face["id"]].parent == person["id"]
+    assert {each.parent for each in kept.values()} == {None, person["id"]}
     assert {each.model_version for each in kept.values()} == {predictions[made.tasks[0]]["model_version"]}
-    assert {name: each.iou_with_offer for name, each in kept.items()} == {
-        person["id"]: pytest.approx(after.sum() / before.sum()),
-        face["id"]: 1,
-    }
     assert all(each.preannotated and each.seconds is None for each in kept.values())
-    without = [row for row in annotation["result"] if row["id"] != face["id"]]
+    without = [row for row in annotation["result"] if row["id"] != parts[0]["id"]]
     studio.api.call("PATCH", f"/api/annotations/{annotation['id']}/", json={"result": without})
-    assert set(stored(studio, made.id, Preannotated(annotations=1, corrected=1, deleted=1))) == {person["id"]}
+    judged = Preannotated(annotations=1, accepted=len(parts) - 1, corrected=1, deleted=1)
+    assert set(stored(studio, made.id, judged)) == {row["id"] for row in rows} - {parts[0]["id"]}

@@ -31,8 +31,9 @@ def made(**settings: Any) -> Mixture:
     return read_mixture(MixtureConfig.from_dict({"sources": [source]}))
 
 
-def batches(mixture: Mixture) -> TrainingBatches:
-    return TrainingBatches(mixture, [Stage(2, 64, 2)], SamplingConfig(prompts=6), click_box=0.005, fill=FILL, seed=0)
+def batches(mixture: Mixture, generic: bool = False) -> TrainingBatches:
+    stages, config = [Stage(2, 64, 2)], SamplingConfig(prompts=6)
+    return TrainingBatches(mixture, stages, config, click_box=0.005, fill=FILL, seed=0, generic=generic)
 
 
 @pytest.mark.parametrize("fed", [("masks",), ("boxes",), ("boxes", "iou")])
@@ -43,6 +44,13 @@ def test_heads_that_a_source_does_not_feed_get_exactly_no_gradient(fed: tuple[st
         gradients = [p.grad for p in getattr(run.model.decoder, head).parameters()]
         moved = any(gradient is not None and bool(gradient.any()) for gradient in gradients)
         assert moved is (loss in fed), (loss, fed)
+
+
+@pytest.mark.parametrize("fed", [("masks",), ("boxes",), ("boxes", "iou")])
+def test_object_queries_are_told_what_a_source_feeds(fed: tuple[str, ...]) -> None:
+    for one in batches(made(feeds=list(fed)), generic=True)[0].generic:
+        assert (one.fed == torch.tensor([loss in fed for loss in LOSSES])).all()
+        assert bool(one.complete.any()) is ("iou" in fed)
 
 
 @pytest.mark.parametrize("missing", LOSSES)

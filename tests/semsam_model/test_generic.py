@@ -15,12 +15,23 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from semsam_model.batches import SamplingConfig, Stage, TrainingBatches, mask_boxes
+from semsam_model.candidates import Proposal
 from semsam_model.checkpoint import load, pack, save
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.data import read_samples
 from semsam_model.errors import CheckpointError, ConfigError
+from semsam_model.find import by_clicks, by_queries, click_grid, find
 from semsam_model.generic import choose_seeds, distinct_proposals, query_logits
-from semsam_model.generic_losses import GenericTargets, at_logits, generic_loss, token_targets
+from semsam_model.generic_losses import (
+    BOXES,
+    IOU,
+    MASKS,
+    GenericLoss,
+    GenericTargets,
+    at_logits,
+    generic_loss,
+    token_targets,
+)
 from semsam_model.losses import LossConfig
 from semsam_model.mixture import Mixture
 from semsam_model.model import SemanticSAM, build_model
@@ -31,7 +42,7 @@ from semsam_model.segment import Queries, by_name, find_queries, segment
 from semsam_model.train import train
 from semsam_model.train_config import TrainConfig
 from semsam_model.transforms import Frame
-from semsam_model.types import Click
+from semsam_model.types import Candidate, Click
 
 TINY = read_model_config("tiny")
 GENERIC = dataclasses.replace(TINY, generic_queries=6, generic_layers=1)
@@ -165,6 +176,69 @@ def test_a_part_of_a_whole_is_found_in_that_whole_alone() -> None:
     assert found["moon"] == []
 
 
+def words(*values: str) -> LabelSet:
+    return LabelSet(values, (None,) * len(values), embed(values))
+
+
+def test_a_word_has_the_masks_that_it_fits_better_than_the_rest_of_the_list() -> None:
+    queries, frame = invented()
+    wheels = by_queries(queries, frame, words("wheel", "car"))
+    assert [(c.label, c.bbox[:2]) for c in wheels] == [("wheel", (24, 56)), ("wheel", (80, 96))]
+    alone = by_name(queries, frame, ["wheel"], embed)["wheel"]
+    assert [c.score for c in wheels] == [c.score for c in alone[:2]]  # scores do not depend on the list
+    assert by_queries(queries, frame, words("moon", "car", "wheel")) == []
+    (of_car,) = by_queries(queries, frame, words("wheel", "car"), words("car", "wheel"))
+    assert of_car.bbox[:2] == (24, 56)
+    assert by_queries(queries, frame, words("wheel", "car"), words("moon", "car")) == []
+
+
+def test_what_no_query_is_sure_of_is_looked_for_with_clicks(photo: np.ndarray) -> None:
+    named, plain = (structured(dataclasses.replace(config, name_features=True)) for config in (GENERIC, TINY))
+    assert named.generic is not None
+    embedding = named.encode(photo)
+    grid, frame, tokens = click_grid(named, embedding), embedding.frame, named.config.tokens
+    vector = np.random.default_rng(0).normal(size=16).astype(np.float32)
+    lists = [LabelSet(("a", "b"), (None, None), np.stack((v, -v))) for v in (vector, -vector)]
+    for unsure in (True, False):
+        if not unsure:
+            with torch.no_grad():
+                named.generic.query_score.layers[-1].get_parameter("bias").add_(6)
+        queries = find_queries(named, embedding)
+        sure = [by_queries(queries, frame, labels) for labels in lists]
+        assert any(sure) != unsure
+        for labels, by_query in zip(lists, sure, strict=True):
+            found = drawn(find(named, embedding, labels, 0.0))
+            assert found == drawn(by_query or by_clicks(grid, frame, tokens, labels, 0.0))
+    embedding = plain.encode(photo)
+    for labels in lists:
+        found = drawn(by_clicks(click_grid(plain, embedding), embedding.frame, tokens, labels, 0.0))
+        assert drawn(find(plain, embedding, labels, 0.0)) == found
+
+
+def test_clicks_find_a_part_only_inside_a_larger_whole() -> None:
+    """A big mask named car, a small one named wheel in it, and one beside it."""
+    masks = np.zeros((3, 32, 32), bool)
+    masks[0, 4:20, 4:28] = masks[1, 14:20, 6:12] = masks[2, 24:30, 20:26] = True
+    names = embed(["car", "wheel", "wheel"])
+    frame, grid = (
+        invented()[1],
+        [
+            Proposal(np.where(mask, 9.0, -9.0).astype(np.float32), 3, 0.8, 1.0, name_embedding=np.stack((8 * n, 8 * n)))
+            for mask, n in zip(masks, names, strict=True)
+        ],
+    )
+    wheel, car = words("wheel", "car"), words("car", "wheel")
+    assert {c.bbox[:2] for c in by_clicks(grid, frame, 6, wheel, 0.4)} == {(24, 56), (80, 96)}
+    (of_car,) = by_clicks(grid, frame, 6, wheel, 0.4, car)
+    assert of_car.bbox[:2] == (24, 56) and of_car.label == "wheel"
+    assert by_clicks(grid, frame, 6, car, 0.4, wheel) == by_clicks(grid, frame, 6, car, 0.4, car) == []
+    assert by_clicks(grid, frame, 6, words("moon", "car", "wheel"), 0.4) == []
+
+
+def drawn(candidates: list[Candidate]) -> list[object]:
+    return [(c.bbox, c.score, c.label, c.crop.tobytes()) for c in candidates]
+
+
 # ---------------------------------------------------------------------------------------------------- what is learned
 
 
@@ -179,6 +253,7 @@ def targets(*spans: tuple[int, int, int, int], kinds: tuple[int, ...] | None = N
         torch.tensor(kinds or (0,) * count),
         torch.full((count,), -1),
         torch.ones(3, dtype=torch.bool),
+        torch.ones(count, 3, dtype=torch.bool),
     )
 
 
@@ -209,6 +284,50 @@ def test_what_is_not_annotated_is_no_mistake_where_annotation_is_not_complete(mo
     ]
     assert losses[0][1] > losses[0][0]
     assert losses[1][1] < losses[1][0]
+
+
+@pytest.mark.parametrize("column", [MASKS, BOXES, IOU])
+def test_a_mask_that_feeds_no_loss_adds_nothing_to_it(model: SemanticSAM, column: int) -> None:
+    features = model.features(torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
+    output = model.object_queries(features, 0)
+    leaves = [v.detach().requires_grad_() for v in (output.token_scores, output.proposals.scores, output.scores)]
+    proposals = dataclasses.replace(output.proposals, scores=leaves[1])
+    output = dataclasses.replace(output, token_scores=leaves[0], proposals=proposals, scores=leaves[2])
+    logits = query_logits(output, features.mask_features[0]).detach() > 0
+    wanted = dataclasses.replace(targets((2, 20, 2, 20), (0, 32, 0, 32)), masks=logits[:2])  # what queries really find
+    wanted = dataclasses.replace(wanted, boxes=torch.from_numpy(mask_boxes(wanted.masks.numpy())))
+    fed = wanted.fed.clone()
+    fed[:, column] = False
+    dumb = dataclasses.replace(wanted, fed=fed, complete=wanted.complete & (column != IOU))
+
+    def loss(*held_to: GenericTargets) -> GenericLoss:
+        many = features.mask_features.expand(len(held_to), -1, -1, -1)
+        return generic_loss([output] * len(held_to), many, features.shapes, held_to)
+
+    terms = {MASKS: ("mask_bce", "mask_dice"), BOXES: ("box",), IOU: ("tokens", "proposals", "queries")}
+    alone, both, silent = loss(wanted).figures(), loss(wanted, dumb).figures(), loss(dumb).figures()
+    for other, names in terms.items():
+        for name in names:
+            assert alone[name] > 0
+            assert silent[name] == (0 if other == column else alone[name])
+            assert both[name] == pytest.approx((alone[name] + silent[name]) / 2, rel=1e-5)
+    loss(dumb).total.backward()
+    assert all(leaf.grad is not None and bool(leaf.grad.any()) is (column != IOU) for leaf in leaves)
+
+
+def test_what_looks_like_a_mask_without_a_score_is_neither_right_nor_wrong(model: SemanticSAM) -> None:
+    features = model.features(torch.randn(1, 3, 128, 128))
+    output = model.object_queries(features, 0)
+    scores = output.token_scores.detach().requires_grad_()
+    wanted = targets((0, 32, 0, 16), (4, 12, 20, 30))
+    wanted.fed[0, IOU] = False
+    one = generic_loss(
+        [dataclasses.replace(output, token_scores=scores)], features.mask_features, features.shapes, [wanted]
+    )
+    one.tokens.backward()
+    assert scores.grad is not None
+    finest = scores.grad[-16 * 16 :, 0].view(16, 16)  # stride 8
+    assert not finest[:, :8].any() and finest[:, 8:].all()
 
 
 def test_a_frozen_network_gets_no_gradient_and_the_queries_all_of_it() -> None:

@@ -145,7 +145,7 @@ def test_what_is_found_by_name_is_distinct_and_bears_the_name_first(model: Seman
     labels = LabelSet(
         tuple(labels.values[i] for i in order), tuple(labels.kinds[i] for i in order), labels.vectors[order]
     )
-    found = name_candidates(find(model, embedded, labels, 0.0), labels, 0.0)
+    found = find(model, embedded, labels, 0.0)
     assert 1 <= len(found) <= 6
     for i, c in enumerate(found):  # pixels of the photo, where a border may fall a little differently
         assert all((c.mask & other.mask).sum() <= 0.55 * min(c.area, other.area) for other in found[:i])
