@@ -76,9 +76,8 @@ class Annotator:
         from semsam_model.preannotate import preannotate
 
         model, version = self.loaded.model, self.loaded.version.version
-        if self._namer is not None:
-            self._namer.finish(config)  # a slow machine takes longer, and finds no fewer names
-        labels = names_of(self._namer, config, model.config.text_dim)
+        # a slow machine takes longer, and finds no fewer names
+        labels = names_of(self._namer, config, model.config.text_dim, wait_s=None)
         embedding = model.encode_resized(picture.frame, picture.pixels)
         return as_prediction(
             preannotate(model, embedding, labels, wanted_regions(self._settings, config)),

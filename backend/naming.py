@@ -77,17 +77,17 @@ class Namer:
         """Any labels, each with at least a word; None while the encoder is not loaded or cannot be."""
         return self._result(tuple(labels))
 
-    def wait(self, timeout_s: float) -> None:
-        """Until the encoder is loaded or known to be missing. Raises TimeoutError."""
+    def wait(self, timeout_s: float | None, config: LabelConfig | None = None) -> None:
+        """Until the encoder is loaded or known to be missing, and has embedded the project's labels if it can.
+
+        timeout_s None: however long that takes. Raises TimeoutError.
+        """
         self.start()
         assert self._loading is not None
         self._loading.exception(timeout_s)
-
-    def finish(self, config: LabelConfig) -> None:
-        """Wait, however long, until a project's labels are embedded or it is known that they cannot be."""
-        wanted = telling(config.labels)
+        wanted = telling(config.labels) if config else ()
         if len(wanted) > 1:
-            self._begin(wanted).exception()
+            self._begin(wanted).exception(timeout_s)
 
     def _begin(self, labels: tuple[Label, ...]) -> Future[LabelSet]:
         self.start()

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backend import protocol
+from backend.errors import NotReady
 from backend.label_config import LabelConfig
 from backend.naming import Namer
 from backend.settings import Settings
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 #: What the version of an answer says that was not made: Label Studio and `semsam batch` then ask again.
 UNFINISHED = " (not annotated yet)"
-ENCODER_WAIT_S = 20.0
+ENCODER_WAIT_S = 20.0  #: of a request; `semsam batch` waits until it is there
 #: Pictures of one request at a time: one is fetched while another is looked at.
 TOGETHER = 2
 #: What a picture that was begun may take beyond `preannotate_seconds`, as a share of these; of 80 s it is 12.
@@ -43,14 +44,17 @@ def in_time(jobs: Sequence[Callable[[], T]], seconds: float, late: Callable[[], 
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def names_of(namer: Namer | None, config: LabelConfig, dimension: int) -> LabelSet | None:
-    """The project's labels; waits for the text encoder. None: regions are labelled by kind alone."""
+def names_of(namer: Namer | None, config: LabelConfig, dimension: int, wait_s: float | None) -> LabelSet | None:
+    """The project's labels; waits for the text encoder. None: regions are labelled by kind alone, for want of names.
+
+    wait_s None: however long it takes. Raises NotReady when the encoder is still not done: nobody would look again at what was labelled without it.
+    """
     if namer is None:
         return None
     try:
-        namer.wait(ENCODER_WAIT_S)
+        namer.wait(wait_s, config)
     except TimeoutError:
-        log.warning("the text encoder is not loaded after %g s", ENCODER_WAIT_S)
+        raise NotReady(f"the text encoder has not read the labels after {wait_s:g} s; ask again") from None
     return namer.labels(config, dimension=dimension)
 
 

@@ -30,7 +30,7 @@ from backend.learner import Learner
 from backend.metrics import Metrics
 from backend.naming import Namer, without_text
 from backend.offering import Answered
-from backend.preannotation import GRACE, UNFINISHED, as_prediction, in_time, names_of, wanted_regions
+from backend.preannotation import ENCODER_WAIT_S, GRACE, UNFINISHED, as_prediction, in_time, names_of, wanted_regions
 from backend.predictor import Loaded, Predictor, Timings, read_model
 from backend.records import ProjectKey
 from backend.registry import Registry, open_registry
@@ -330,7 +330,7 @@ class SemsamService:
         keep: bool,
     ) -> dict[str, Any]:
         """Everything in a picture that nobody has clicked. keep: its embedding, whatever else that puts out."""
-        labels = names_of(self._namer_of(loaded), config, loaded.model.config.text_dim)
+        labels = names_of(self._namer_of(loaded), config, loaded.model.config.text_dim, ENCODER_WAIT_S)
         options = wanted_regions(self._settings, config)
         regions, version, timings = self._predictor.preannotate(
             file.sha256, pixels, labels, options, using=loaded, keep=keep

@@ -20,6 +20,7 @@ from backend.label_config import Label, LabelConfig
 from backend.labelstudio import LabelStudio
 from backend.metrics import Metrics
 from backend.naming import Namer, telling
+from backend.preannotation import UNFINISHED
 from backend.predictor import Predictor, read_model
 from backend.service import SemsamService, build_service
 from backend.settings import Settings
@@ -216,6 +217,26 @@ def test_no_click_waits_for_the_encoder_to_load(served: Build) -> None:
     begin.set()
     loading.wait(LOADS_IN_S)
     assert said(ask(service)) == said(ask(served()))
+
+
+def test_a_picture_without_a_click_is_not_labelled_before_the_encoder_has_read_the_labels(
+    served: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(read_model_config("tiny"), name_features=True, text_dim=384, generic_queries=6, generic_layers=1)
+    save(tmp_path / "generic.safetensors", build_model(own), own)
+    begin = threading.Event()
+    loading = Namer(_Held(begin))
+    service = served(loading)
+    assert service._predictor.switch(lambda: read_model(Settings(), tmp_path / "generic.safetensors"))
+    tasks = [{"id": 1, "project": 1, "data": {"image": "/data/local-files/?d=a.png"}}]
+    body = {"project": "1.2", "label_config": config(*LABELS), "params": {"context": None}, "tasks": tasks}
+    monkeypatch.setattr("backend.service.ENCODER_WAIT_S", 0.05)
+    (early,) = service.predict_request(body, "r1")
+    assert early["result"] == [] and early["model_version"].endswith(UNFINISHED)
+    begin.set()
+    loading.wait(LOADS_IN_S, LabelConfig.parse(config(*LABELS)))
+    (late,) = service.predict_request(body, "r2")
+    assert not late["model_version"].endswith(UNFINISHED)
 
 
 def test_a_text_returns_masks_of_that_name_and_says_which(served: Build, namer: Namer) -> None:
