@@ -47,7 +47,8 @@ def in_time(jobs: Sequence[Callable[[], T]], seconds: float, late: Callable[[], 
 def names_of(namer: Namer | None, config: LabelConfig, dimension: int, wait_s: float | None) -> LabelSet | None:
     """The project's labels; waits for the text encoder. None: regions are labelled by kind alone, for want of names.
 
-    wait_s None: however long it takes. Raises NotReady when the encoder is still not done: nobody would look again at what was labelled without it.
+    wait_s None: however long it takes. Raises NotReady when the encoder is still not done then: nobody would look
+    again at what was labelled without it.
     """
     if namer is None:
         return None
