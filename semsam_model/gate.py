@@ -133,10 +133,11 @@ def _max_reasons(
             f"predicted IoU chooses worse on the held-out corrections: max {own.mean:+.1f} points, interval "
             f"{own.low:+.1f} to {own.high:+.1f}, expected to reach {-config.max_tolerance:+.1f}"
         )
-    if guard < -config.max_tolerance:
+    lowest = -max(config.max_tolerance, config.tolerance)
+    if guard < lowest:
         found.append(
             f"predicted IoU chooses worse on the guard set: max {guard:+.1f} points, expected no less than "
-            f"{-config.max_tolerance:+.1f}"
+            f"{lowest:+.1f}"
         )
     return found
 

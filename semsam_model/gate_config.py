@@ -22,7 +22,8 @@ class GateConfig:
     name_tolerance: float = 3.0
     """Largest loss of label top-1"""
     max_tolerance: float = 5.0
-    """Largest loss of `max`, on either; on the held-out corrections by the whole interval"""
+    """Largest loss of `max`: on the held-out corrections by the whole interval; on the guard set, or `tolerance` where
+    that is more"""
     confidence: float = 0.95
     """Of the bootstrap interval of the gain, and of the test that names follow the labels"""
     pictures: float = 0.99

@@ -121,6 +121,8 @@ def test_what_predicted_iou_chooses_may_get_a_little_worse_but_not_fall_apart() 
     gain = clicks(lambda p, r: 0.1)
     assert judged(gain, surest(lambda p, r: -0.04)).promoted
     assert any("guard set: max" in reason for reason in judged(gain, surest(lambda p, r: -0.06)).reasons)
+    forgiving = dataclasses.replace(CONFIG, tolerance=7.0)
+    assert judge(clicks(), gain, clicks(), surest(lambda p, r: -0.06), forgiving).promoted
 
 
 def test_clicks_are_answered_as_the_evaluation_of_the_service_answers_them_closer_look_and_all() -> None:
