@@ -30,7 +30,7 @@ from backend.batch_sources import PICTURES
 from backend.demo import ProjectMaker
 from backend.demo_servers import HOST, Credentials, start_backend, start_label_studio
 from backend.preannotation import UNFINISHED
-from benchmarks.machine import children, described, free_port, peak_mib
+from benchmarks.machine import children, cpu_seconds, described, free_port, peak_mib
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = (ROOT / "configs" / "labeling.xml").read_text()
@@ -155,10 +155,12 @@ def main() -> None:
             answers.append(answer.json())
             done.set()
 
+        used = cpu_seconds(pid)
         asking = threading.Thread(target=retrieve)
         asking.start()
         busy = clicks(done)
         asking.join()
+        used = cpu_seconds(pid) - used
         found = tasks_of(api, project)
         outcome: Counter[str] = Counter()
         for task in found:
@@ -171,6 +173,7 @@ def main() -> None:
         counts = ", ".join(str(outcome[name]) for name in ("done", "not yet", "no answer"))
         print(f"| annotated, to be asked again, without answer | {counts} |")
         print(f"| regions and relations of a task | {regions / max(1, outcome['done']):.1f} |")
+        print(f"| backend's processor time a task, clicks' included | {used / max(1, outcome['done']):.2f} s |")
         print(f"| backend's peak memory, before and after | {before:.0f} MiB, {peak_mib(pid):.0f} MiB |")
         for name, (warm, cold) in (("without the request", quiet), ("during the request", busy)):
             print(f"| warm click {name}, median | {said(warm)} |")
