@@ -1,6 +1,6 @@
 """How many predictions a real Label Studio (SQLite) takes in a second through its API, one by one and in groups.
 
-    python -m benchmarks.prediction_writes [--tasks 400] [--groups 1 8 50] [--data DIR]
+    python -m benchmarks.prediction_writes [--tasks 400] [--writes 400] [--groups 1 8 50] [--data DIR]
 
 The predictions are those of the default model for the photos of samples/. Label Studio (.venv-ls) is started in a
 temporary folder, or in DIR, where its database is kept. One by one: POST /api/predictions/, what `semsam batch` does;
@@ -47,7 +47,8 @@ def database_bytes(data: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=int, default=400)
+    parser.add_argument("--tasks", type=int, default=400, help="of the project")
+    parser.add_argument("--writes", type=int, default=400, help="of them get a prediction")
     parser.add_argument("--groups", type=int, nargs="+", default=[1, 8, 50])
     parser.add_argument("--data", type=Path)
     given = parser.parse_args()
@@ -71,7 +72,7 @@ def main() -> None:
             project = api.call("POST", "/api/projects", json=wanted)["id"]
             tasks = [{"data": {"image": f"s3://bucket/{i}.jpg"}} for i in range(given.tasks)]
             api.call("POST", f"/api/projects/{project}/import", json=tasks)
-            page = {"project": project, "page_size": given.tasks, "include": "id"}
+            page = {"project": project, "page_size": given.writes, "include": "id"}
             ids = [task["id"] for task in api.call("GET", "/api/tasks", params=page)["tasks"]]
             rows = [{"task": number, **one} for number, one in zip(ids, itertools.cycle(made), strict=False)]
             before, used, began = database_bytes(data / "ls"), sum(map(cpu_seconds, everyone)), time.perf_counter()
