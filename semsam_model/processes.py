@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # see `joined`
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -102,6 +103,9 @@ def joined(device: str) -> Iterator[Processes]:
     if dist.is_initialized():  # by the caller, whose group it stays
         yield Processes(own, dist.get_rank(), count)
         return
+    # torch.distributed.nn.functional has the group of the moment that it is imported in as the default of its arguments.
+    # Imported later, as DistributedDataParallel does, it would hold this one for ever, and threads of a group that was
+    # never torn down abort the process when the interpreter ends: "terminate called without an active exception".
     dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
     try:
         yield Processes(own, dist.get_rank(), count)

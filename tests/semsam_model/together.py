@@ -85,5 +85,5 @@ def main() -> None:
 if __name__ == "__main__":
     with joined("cpu"):
         main()
-    sys.stdout.flush()
-    os._exit(0)  # everything is written; threads of the communication may abort an interpreter that winds down
+    names = [comm.read_text().strip() for comm in Path("/proc/self/task").glob("*/comm")]
+    (Path(sys.argv[2]) / f"threads_{os.environ['RANK']}").write_text(" ".join(names))
