@@ -103,9 +103,9 @@ def joined(device: str) -> Iterator[Processes]:
     if dist.is_initialized():  # by the caller, whose group it stays
         yield Processes(own, dist.get_rank(), count)
         return
-    # torch.distributed.nn.functional has the group of the moment that it is imported in as the default of its arguments.
-    # Imported later, as DistributedDataParallel does, it would hold this one for ever, and threads of a group that was
-    # never torn down abort the process when the interpreter ends: "terminate called without an active exception".
+    # torch.distributed.nn.functional has the group of the moment of its import as the default of its arguments. First
+    # imported by DistributedDataParallel, it would hold this group for ever, and threads of a group that was never torn
+    # down may abort the process when the interpreter ends: "terminate called without an active exception".
     dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
     try:
         yield Processes(own, dist.get_rank(), count)
