@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+PROJECT_RATE = 20.0  #: a second; of what one process of Label Studio can do, some is left to annotators
 
 
 def batch(
@@ -22,7 +25,9 @@ def batch(
     labeling: Annotated[Path | None, typer.Option(help="Labeling config; configs/labeling.xml.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, or actors of Ray, each with a model of its own.")] = 1,
     ray: Annotated[str | None, typer.Option(help="A Ray cluster: local, auto or HOST:PORT; needs ray[data].")] = None,
-    rate: Annotated[float, typer.Option(min=0.01, help="Predictions written in a second, at most.")] = 20.0,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, help="Predictions written in a second, at most; into a project 20.")
+    ] = None,
 ) -> None:
     """Annotate every picture that has no prediction of the live version. Run it again to go on after a stop.
 
@@ -78,7 +83,7 @@ def batch(
         summary = job.run(
             items,
             annotate,
-            seconds_between=1 / rate,
+            seconds_between=1 / (rate or (math.inf if project is None else PROJECT_RATE)),
             tell=lambda line: progress.console.print(line, markup=False),
             on_picture=lambda s: progress.update(bar, completed=s.done + s.written + s.failed),
         )

@@ -1,7 +1,7 @@
 """Everything in a photo by a grid of clicks, and how many photos `semsam batch` annotates in a second: markdown tables.
 
     python -m benchmarks.batch everything [--threads 2] [--grid 32] [--repeats 3]
-    python -m benchmarks.batch throughput [PHOTOS] [--photos 64] [--workers 1 2] [--threads N]
+    python -m benchmarks.batch throughput [PHOTOS] [--photos 64] [--workers 1 2] [--threads N] [--ray]
 
 Every row is measured in a fresh process with the default model (in `throughput`: the settings of the environment, and
 so the live version of SEMSAM_DATA_DIR). `everything`: samples/rocket.jpg, 427x640. `throughput`: the photos of a folder
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ import torch
 from PIL import Image
 
 from backend.batch import Summary, in_process, processes, read_config, run
+from backend.batch_ray import on_ray
 from backend.batch_sources import PICTURES, Item
 from backend.registry import open_registry
 from backend.settings import load_settings
@@ -61,22 +62,27 @@ def grid(threads: int, side: int) -> dict[str, float]:
     }
 
 
-def everyone() -> list[int]:
-    """This process and those that it has started."""
-    return [os.getpid(), *children(os.getpid())]
+def of_all(figure: Callable[[int], float]) -> float:
+    """Of this process and those that it has started, added up."""
+    total = 0.0
+    for pid in [os.getpid(), *children(os.getpid())]:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            total += figure(pid)
+    return total
 
 
-def throughput(folder: Path, count: int, workers: int, threads: int | None) -> dict[str, float]:
+def throughput(folder: Path, count: int, workers: int, threads: int | None, ray: bool) -> dict[str, float]:
     """`count` photos, by this process and those it starts."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
     if not paths:
         raise SystemExit(f"{folder}: no photos")
     config = read_config((ROOT / "configs" / "labeling.xml").read_text(encoding="utf-8"))
-    times, used, sizes = list[float](), list[float](), list[int]()
+    times, used, sizes, peaks = list[float](), list[float](), list[int](), list[float]()
 
     def write(prediction: dict[str, Any]) -> None:
         times.append(time.perf_counter())
-        used.append(sum(map(cpu_seconds, everyone())))
+        used.append(of_all(cpu_seconds))
+        peaks.append(of_all(peak_mib))
         sizes.append(len(json.dumps(prediction, separators=(",", ":"))))
 
     with contextlib.ExitStack() as stack:
@@ -88,9 +94,12 @@ def throughput(folder: Path, count: int, workers: int, threads: int | None) -> d
         with contextlib.closing(open_store(settings)) as store:
             weights = open_registry(settings, store).live().version.weights
         began = time.perf_counter()
-        executor = (
-            in_process(settings, weights, config) if workers == 1 else processes(settings, weights, config, workers)
-        )
+        if ray:
+            executor = on_ray("local", settings, weights, config, workers)
+        elif workers > 1:
+            executor = processes(settings, weights, config, workers)
+        else:
+            executor = in_process(settings, weights, config)
         annotate = stack.enter_context(executor)
 
         def items() -> Iterator[Item]:
@@ -98,7 +107,6 @@ def throughput(folder: Path, count: int, workers: int, threads: int | None) -> d
                 yield Item(str(path), path.read_bytes, write)
 
         summary: Summary = run(items(), annotate)
-        peak = sum(map(peak_mib, everyone()))
     warm = 4 * workers  # what was begun while models were loading
     if summary.written <= warm + 1:
         raise SystemExit(f"{summary.written} photos were annotated; ask for more of them")
@@ -108,7 +116,7 @@ def throughput(folder: Path, count: int, workers: int, threads: int | None) -> d
         "first": times[0] - began,
         "bytes": statistics.fmean(sizes),
         "regions": summary.regions / summary.written,
-        "peak": peak,
+        "peak": max(peaks),
         "dtype": settings.dtype,  # type: ignore[dict-item]
         "written": summary.written,
     }
@@ -127,6 +135,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=64)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--threads", type=int, help="of torch in each process; its own choice, or 2 for everything")
+    parser.add_argument("--ray", action="store_true", help="each number of workers on a local Ray, too")
     parser.add_argument("--grid", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
@@ -135,7 +144,7 @@ def main() -> None:
     if given.here and given.what == "everything":
         print(json.dumps(grid(threads, given.grid)))
     elif given.here:
-        print(json.dumps(throughput(given.photos_in, given.photos, given.workers[0], threads)))
+        print(json.dumps(throughput(given.photos_in, given.photos, given.workers[0], threads, given.ray)))
     elif given.what == "everything":
         rows = [measured("everything", "--threads", threads, "--grid", given.grid) for _ in range(given.repeats)]
         rows.sort(key=lambda row: row["seconds"])
@@ -147,14 +156,14 @@ def main() -> None:
         print(f"| peak memory (model loaded: {best['loaded']:.0f} MiB) | {worst['peak']:.0f} MiB | 1,536 MiB |")
         print(f"| masks | {best['masks']} | |")
     else:
-        columns = ["workers", "torch threads of each", "images/s", "processor seconds an image", "until the first"]
-        print(f"| {' | '.join([*columns, 'batch', 'precision', 'peak memory'])} |\n|{'---|' * 8}")
-        for workers in given.workers:
-            options = ["--threads", threads] if threads else []
+        columns = "where, workers, torch threads of each, images/s, processor seconds an image, until the first, batch"
+        print(f"| {columns.replace(', ', ' | ')} | precision | peak memory |\n|{'---|' * 9}")
+        for on, workers in itertools.product(["here", "Ray"] if given.ray else ["here"], given.workers):
+            options = ["--threads", threads] * bool(threads) + ["--ray"] * (on == "Ray")
             row = measured("throughput", given.photos_in, "--photos", given.photos, "--workers", workers, *options)
             figures = f"{row['rate']:.2f} | {row['cpu']:.2f} s | {row['first']:.1f} s"
             shape = f"1 | {row['dtype']} | {row['peak']:,.0f} MiB"
-            print(f"| {workers} | {threads or 'its choice'} | {figures} | {shape} |")
+            print(f"| {on} | {workers} | {threads or 'its choice'} | {figures} | {shape} |")
         print(f"\n{row['written']} photos, {row['regions']:.1f} regions and {row['bytes']:,.0f} bytes a prediction.")
     if not given.here:
         print(f"\n{described()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import socket
@@ -18,7 +19,10 @@ def peak_mib(pid: int) -> float:
 
 def children(pid: int) -> list[int]:
     """Processes that a process has started and those that they have started."""
-    own = [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+    own = list[int]()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            own += map(int, path.read_text().split())
     return own + [further for child in own for further in children(child)]
 
 
