@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import pickle
+import socket
 import tempfile
 import warnings
 from collections.abc import Generator, Iterator, Sequence
@@ -40,6 +41,7 @@ BATCH = 8  #: pictures that a worker gets at a time, and that are done again whe
 FIRST, MOST = 256, 16384
 GROWTH = 4
 HALF = 0.5  #: CPUs of a task that reads, and of an actor without a GPU: the two together keep one busy
+CONNECT_S = 10.0
 RETRIES = 2  #: of a task whose worker died, before its pictures are tried one by one
 
 #: Warnings of Ray Data 2.60 that nobody here can do anything about.
@@ -101,9 +103,12 @@ def _initialised(ray: Any, address: str) -> Iterator[None]:
         yield
         return
     own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    host, _, port = address.rpartition(":")
     try:
+        if host and port.isdecimal():  # Ray itself goes on trying for minutes
+            socket.create_connection((host.removeprefix("ray://"), int(port)), CONNECT_S).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
         raise BackendError(f"--ray {address}: {error}; expected local, auto or HOST:PORT") from None
     try:
         yield

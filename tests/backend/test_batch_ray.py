@@ -10,8 +10,9 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import ray
@@ -22,6 +23,7 @@ from backend.batch import Summary, in_process, read_config, run
 from backend.batch_ray import on_ray, share
 from backend.batch_sources import Item, Picture, Reader, tasks_of
 from backend.errors import BackendError, SettingsError
+from semsam_model.header import read_header
 from tests.backend.test_batch import Studio, pictures_of, rows
 from tests.backend.test_preannotation import everything_weights, settings
 from tests.backend.test_service import CONFIG, TOKEN, Files, picture, png, serving
@@ -32,15 +34,21 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGURED = read_config(CONFIG)
 
 
+class Cluster(NamedTuple):
+    address: str
+    logs: Path
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """Address of a small Ray that this process is connected to."""
+def cluster() -> Iterator[Cluster]:
+    """A small Ray that this process is connected to."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("LABEL_STUDIO_API_KEY", TOKEN)
         patch.setenv("PYTHONPATH", str(ROOT))  # workers import what is tested
         patch.setenv("RAY_worker_niceness", "0")  # by 15 lower, workers get no turn where other tests are running
         memory = 80 * 2**20
-        ray.init(
+        context = ray.init(
             "local",
             num_cpus=2,
             object_store_memory=memory,
@@ -48,7 +56,7 @@ def cluster() -> Iterator[str]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-        yield ray.get_runtime_context().gcs_address
+        yield Cluster(context.address_info["gcs_address"], Path(context.address_info["session_dir"]) / "logs")
         ray.shutdown()
 
 
@@ -65,7 +73,7 @@ def actors() -> list[int]:
 
 
 def test_whoever_is_killed_every_picture_is_annotated_once_and_as_in_one_process(
-    cluster: str, everything_weights: Path, tmp_path: Path
+    cluster: Cluster, everything_weights: Path, tmp_path: Path
 ) -> None:
     folder, out, alone = tmp_path / "photos", tmp_path / "tasks.jsonl", tmp_path / "alone.jsonl"
     folder.mkdir()
@@ -73,7 +81,7 @@ def test_whoever_is_killed_every_picture_is_annotated_once_and_as_in_one_process
         (folder / f"{number:02}.png").write_bytes(png(picture(number))[: 200 if number == 22 else None])
     (tmp_path / "labeling.xml").write_text(CONFIG)
     chosen = settings("http://localhost:1", everything_weights, tmp_path)
-    command = [sys.executable, "-c", "from backend.cli import main; main()", "batch", "--ray", cluster]
+    command = [sys.executable, "-c", "from backend.cli import main; main()", "batch", "--ray", cluster.address]
     command += ["--folder", "photos", "--labeling", "labeling.xml", "--out", "tasks.jsonl", "--rate", "1000"]
     own = {"SEMSAM_MODEL": "tiny", "SEMSAM_WEIGHTS": str(everything_weights), "SEMSAM_PREANNOTATE_THRESHOLD": "0"}
     with (tmp_path / "log").open("w+") as log:
@@ -98,7 +106,7 @@ def test_whoever_is_killed_every_picture_is_annotated_once_and_as_in_one_process
             return run(items, annotate, tell=told.append, on_picture=on_picture)
 
     weights = everything_weights
-    second = go(out, on_ray(cluster, chosen, weights, CONFIGURED, 1), kill_one)
+    second = go(out, on_ray(cluster.address, chosen, weights, CONFIGURED, 1), kill_one)
     assert len(killed) == 1
     assert (second.done, second.written, second.failed) == (before, 23 - before, 1)
     assert told == ["22.png: picture: PNG cannot be decoded (image file is truncated); damaged or cut short?"]
@@ -106,26 +114,30 @@ def test_whoever_is_killed_every_picture_is_annotated_once_and_as_in_one_process
     assert rows(out) == rows(alone)
 
 
-def test_a_picture_that_no_worker_survives_is_reported_and_the_rest_goes_on(
-    cluster: str, everything_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_picture_that_no_worker_survives_is_reported_the_rest_goes_on_and_no_log_has_the_token(
+    cluster: Cluster, everything_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(number: int) -> bytes:
-        if number == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return png(picture(number))
-
-    def items() -> Iterator[Item]:
-        for number in range(3):
-            yield Item(f"number {number}", partial(read, number), lambda prediction: None)
+    def read() -> bytes:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return b""
 
     monkeypatch.setattr(batch_ray, "RETRIES", 0)
-    monkeypatch.setattr(batch_ray, "FIRST", 2)  # and the pictures after those of the first dataset are not forgotten
+    monkeypatch.setattr(batch_ray, "FIRST", 2)  # and what comes after the first dataset is not forgotten
     told = list[str]()
-    chosen = settings("http://localhost:1", everything_weights, tmp_path)
-    with on_ray(cluster, chosen, everything_weights, CONFIGURED, 1) as annotate:
-        summary = run(items(), annotate, tell=told.append)
-    assert (summary.written, summary.failed) == (2, 1)
-    assert told == ["number 1: the worker that had it died each time; see the logs of the cluster"]
+    with serving(Files()) as url:
+        chosen = settings(url, everything_weights, tmp_path)
+        studio = Studio(chosen)
+        studio.predictions = {1: [], 2: [], 3: []}
+        tasks = tasks_of(studio, 1, CONFIGURED, read_header(everything_weights).version.version)
+        items = chain([Item("killer", read, print)], tasks)
+        with on_ray(cluster.address, chosen, everything_weights, CONFIGURED, 1) as annotate:
+            summary = run(items, annotate, tell=told.append)
+    assert (summary.written, summary.failed) == (2, 2)
+    assert told[0] == "killer: the worker that had it died each time; see the logs of the cluster"
+    assert told[1].startswith("task 2: ") and "missing.png" in told[1]
+    assert [len(studio.predictions[number]) for number in (1, 2, 3)] == [1, 0, 1]
+    logs = [path for path in cluster.logs.rglob("*") if path.is_file()]
+    assert len(logs) > 10 and not [path for path in logs if TOKEN.encode() in path.read_bytes()]
 
 
 def test_tokens_do_not_travel_a_worker_takes_those_of_its_environment(
@@ -175,6 +187,16 @@ def test_workers_share_the_gpus_evenly(gpus: int, device: str, workers: int, exp
 def test_a_gpu_that_is_not_there_is_missed_before_the_start() -> None:
     with pytest.raises(BackendError, match="no GPU"):
         share({"CPU": 8.0}, "cuda", 1)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "localhost:99999", "nonsense"])
+def test_an_address_where_no_cluster_is_is_named_at_once(
+    address: str, everything_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # this process may be connected to the tests' own
+    executor = on_ray(address, settings("http://x", everything_weights, tmp_path), everything_weights, CONFIGURED, 1)
+    with pytest.raises(BackendError, match=f"--ray {address}.*expected local, auto or HOST:PORT"), executor:
+        pass
 
 
 def test_without_ray_it_says_what_to_install(
