@@ -102,7 +102,11 @@ def _initialised(ray: Any, address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    own: dict[str, Any] = {}
+    if address == "local":
+        own = {"include_dashboard": False}
+        # Ray would lower its workers' priority by 15: on a busy machine they would hardly get a turn
+        os.environ.setdefault("RAY_worker_niceness", "0")
     host, _, port = address.rpartition(":")
     try:
         if host and port.isdecimal():  # Ray itself goes on trying for minutes
