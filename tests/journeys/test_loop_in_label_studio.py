@@ -74,7 +74,7 @@ def accept_one_and_correct_another(editor: Editor, made: DemoProject) -> tuple[d
     at = from_here.x / width, from_here.y / height
     editor.select_at(at, rows[1]["id"])
     editor.erase(at, (at[0], min(at[1] + 0.2, 0.99)))
-    editor.screenshot("10-erased")
+    editor.screenshot("11-erased")
     editor.submit()
     return rows[0], rows[1]
 
@@ -154,7 +154,7 @@ def test_corrections_make_a_version_that_answers_until_it_is_rolled_back_and_are
     # Start Training; the worker takes the job, and the gate decides
     label_all(studio, made.tasks[1 : 1 + len(pictures)], pictures)
     editor.start_training(made.id)
-    editor.screenshot("10-start-training")
+    editor.screenshot("11-start-training")
     (job,) = jobs.list_jobs(backends_store, key)
     assert job.trigger == "button"
     eventually(True, lambda: jobs.find(backends_store, job.id).finished_at is not None, seconds=600)
@@ -166,10 +166,10 @@ def test_corrections_make_a_version_that_answers_until_it_is_rolled_back_and_are
     # it answers the next click; rolled back, the one before it does
     assert job.version is not None
     eventually(job.version, lambda: live(studio))
-    assert version_of_a_click(editor, made, 0, "10-new-version") == job.version
+    assert version_of_a_click(editor, made, 0, "11-new-version") == job.version
     assert base in semsam("versions", "rollback")
     eventually(base, lambda: live(studio))
-    assert version_of_a_click(editor, made, 1, "10-rolled-back") == base
+    assert version_of_a_click(editor, made, 1, "11-rolled-back") == base
 
     # what was submitted leaves as it is
     expected = masks_in_label_studio(studio, made.id)
