@@ -47,9 +47,9 @@ def batch(
     from semsam_model.config import config_root
 
     if [project, folder, files, prefix].count(None) != 3:
-        raise BackendError("semsam batch: expected one of --project, --folder, --files and --prefix")
+        raise BackendError("batch: expected one of --project, --folder, --files and --prefix")
     if url_prefix is not None and folder is None:
-        raise BackendError("semsam batch: --url-prefix goes with --folder")
+        raise BackendError("batch: --url-prefix goes with --folder")
     settings = load_settings()
     with contextlib.closing(open_store(settings)) as store:
         live = open_registry(settings, store).live().version
