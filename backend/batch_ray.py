@@ -6,6 +6,7 @@ Nothing need be shared but what the pictures are read from: the weights travel w
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import importlib.metadata
@@ -222,6 +223,8 @@ class _Worker:
     def __init__(self, job: _Job) -> None:
         import ray
 
+        # seen once: an actor that Ray had dismissed waited forever, in what C++ libraries do as a process ends
+        atexit.register(os._exit, 0)
         self._config = job.config
         with tempfile.NamedTemporaryFile(suffix=SUFFIX) as file:
             file.write(ray.get(job.weights))
