@@ -21,9 +21,6 @@ class GateConfig:
     """Largest loss on the guard set"""
     name_tolerance: float = 3.0
     """Largest loss of label top-1"""
-    max_tolerance: float = 5.0
-    """Largest loss of `max`: on the held-out corrections by the whole interval; on the guard set, or `tolerance` where
-    that is more"""
     confidence: float = 0.95
     """Of the bootstrap interval of the gain, and of the test that names follow the labels"""
     pictures: float = 0.99
@@ -46,8 +43,8 @@ class GateConfig:
             )
         if self.pictures != 0 and not 0.5 <= self.pictures < 1:
             raise ConfigError(f"gate: pictures {self.pictures}: expected 0, or 0.5 <= pictures < 1")
-        if min(self.tolerance, self.name_tolerance, self.max_tolerance, self.scenes, self.seed) < 0:
-            raise ConfigError("gate: tolerance, name_tolerance, max_tolerance, scenes, seed: expected at least 0")
+        if min(self.tolerance, self.name_tolerance, self.scenes, self.seed) < 0:
+            raise ConfigError("gate: tolerance, name_tolerance, scenes, seed: expected at least 0")
 
     @classmethod
     def from_dict(cls, values: object, where: str = "gate") -> GateConfig:

@@ -132,7 +132,7 @@ figure { display: inline-block; margin: 0 1rem 1rem 0 } img { vertical-align: to
 </table>
 <p>One click a mask, at its innermost point. oracle: IoU of the best of six levels with the mask; first: of the
 candidate offered first with the best annotated mask under the click; max: of the level said to be best. The gate
-compares the mean of oracle and first, and does not let max fall far.</p>
+compares the mean of oracle and first; of nested masks max may be another right one than was wanted.</p>
 <svg width="300" height="270" role="img"><title>each click before and after</title>
 <path d="M40 10V230H270" fill="none" stroke="#555"/><path d="M40 230L260 10" stroke="#999" stroke-dasharray="4"/>
 <text x="40" y="246">0</text><text x="245" y="246">100</text><text x="120" y="262">before</text>

@@ -39,7 +39,7 @@ finetune: {steps: STEPS, batch: 1, size: 96, views: 1, scenes: 1, ranker_photos:
   sampling: {prompts: 2}, loss: {points: 16, match_points: 16}}
 gate: {scenes: 1, photos: 2, resamples: 50, min_photos: 1, min_masks: 1, MARGINS}
 """
-ANYTHING = "margin: -100.0, tolerance: 100.0, max_tolerance: 100.0, pictures: 0"  #: promotes whatever comes
+ANYTHING = "margin: -100.0, tolerance: 100.0, pictures: 0"  #: promotes whatever comes
 NOTHING = "margin: 100.0, pictures: 0"
 
 
