@@ -89,7 +89,7 @@ def _connected(address: str) -> Iterator[Any]:
     except ImportError as error:
         raise BackendError(f"--ray needs Ray ({error}); install it: pip install 'ray[data]>=2.60,<2.64'") from None
     for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
+        if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
             handler.setLevel(logging.CRITICAL)  # what it tells is in the files of the cluster too
     with warnings.catch_warnings():
         for message in _EXPECTED:
