@@ -35,12 +35,12 @@ class FineTuneConfig:
 
     learn: Learn = "decoder"
     """heads, decoder (with heads), or everything: the last encodes photos at every step, and takes many times longer"""
-    steps: int = 240
+    steps: int = 300
     batch: int = 2
     """Photos a step"""
     size: int | None = None
     """Side of a view, pixels, a multiple of 32; null = the size that the model sees photos at"""
-    views: int = 4
+    views: int = 8
     """Views of a photo; each is encoded once"""
     lr: float = 2e-4
     lr_features: float = 2e-5
@@ -54,7 +54,7 @@ class FineTuneConfig:
     """Decay of the averaged weights"""
     scenes: int = 32
     """Made scenes mixed in"""
-    replay_share: float = 0.35
+    replay_share: float = 0.25
     """Chance that a photo of a batch is one of them, or of other earlier data"""
     names: float = 1.0
     """Weight of the names' loss, where there are labels; 0: masks alone"""
