@@ -17,13 +17,12 @@ from urllib.parse import quote
 
 from backend.batch_output import Names, TaskLines
 from backend.connection import Connection, shown
-from backend.errors import BackendError, ImageTooLarge, LabelStudioError
+from backend.errors import BackendError, ImageTooLarge
 from backend.label_config import LabelConfig
-from backend.labelstudio import LabelStudio
+from backend.labelstudio import LabelStudio, all_tasks
 from backend.object_store import ObjectStores, is_stored
 from backend.settings import Settings
 
-PAGE = 100  #: tasks listed at a time
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
@@ -57,7 +56,8 @@ def missing(pictures: Iterable[Picture], out: TaskLines) -> Iterator[Item | None
 
 def tasks_of(label_studio: LabelStudio, project: int, config: LabelConfig, version: str) -> Iterator[Item | None]:
     """The project's tasks; None for one that has a prediction of exactly this version. Raises LabelStudioError."""
-    for number in _listed(label_studio, project):
+    # all ids at once: the order of the pages may change as predictions are written
+    for number in [int(task["id"]) for task, _ in all_tasks(label_studio, project)]:
         task = label_studio.get_task(number)
         if any(prediction.get("model_version") == version for prediction in task.get("predictions") or []):
             yield None
@@ -70,21 +70,6 @@ def tasks_of(label_studio: LabelStudio, project: int, config: LabelConfig, versi
             label_studio.create_prediction({"task": number, **prediction})
 
         yield Item(f"task {number}", read, write)
-
-
-def _listed(label_studio: LabelStudio, project: int) -> list[int]:
-    """All ids at once: the order of the pages may change as predictions are written."""
-    found: list[int] = []
-    page = 1
-    while True:
-        answer = label_studio.list_tasks(project, page, PAGE)
-        tasks, total = answer.get("tasks"), answer.get("total")
-        if not isinstance(tasks, list) or not isinstance(total, int):
-            raise LabelStudioError(f"project {project}: its list of tasks has another form than expected")
-        found += [int(task["id"]) for task in tasks]
-        if len(tasks) < PAGE or page * PAGE >= total:
-            return found
-        page += 1
 
 
 # -------------------------------------------------------------------------------------------------- files, near and far

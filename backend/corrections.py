@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, func, not_, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, func, not_, or_, select, tuple_
 
 from backend.errors import StoreError
 from backend.records import (
@@ -28,6 +28,10 @@ PAGE = 200  #: regions in memory at a time
 _KEY = (regions.c.origin, regions.c.project, regions.c.task, regions.c.annotation, regions.c.region)
 #: A region with a problem has no outcome, and the other way round: counting asks for the outcome, which is in an index.
 _USABLE = and_(regions.c.deleted_at.is_(None), regions.c.problem.is_(None))
+#: Of an annotation and the prediction that it was begun from.
+BEGUN_FROM = and_(
+    predictions.c.origin == annotation_rows.c.origin, predictions.c.prediction == annotation_rows.c.prediction
+)
 
 
 def list_projects(store: Store) -> list[StoredProject]:
@@ -143,18 +147,20 @@ def count(store: Store, key: ProjectKey) -> Counts:
     return Counts(sum(by_outcome.values()), *counts, count_preannotated(store, key))
 
 
-def count_preannotated(store: Store, key: ProjectKey) -> Preannotated:
-    """What became of a project's regions that were offered without a click."""
-    begun = and_(
+def begun_from_a_prediction(key: ProjectKey) -> ColumnElement[bool]:
+    """A project's annotations that count and did not begin empty."""
+    return and_(
         annotation_rows.c.origin == key.origin,
         annotation_rows.c.project == key.project,
         annotation_rows.c.prediction.is_not(None),
         annotation_rows.c.deleted_at.is_(None),
         not_(annotation_rows.c.cancelled),
     )
-    same = and_(
-        predictions.c.origin == annotation_rows.c.origin, predictions.c.prediction == annotation_rows.c.prediction
-    )
+
+
+def count_preannotated(store: Store, key: ProjectKey) -> Preannotated:
+    """What became of a project's regions that were offered without a click."""
+    begun = begun_from_a_prediction(key)
     mine = and_(
         regions.c.origin == key.origin,
         regions.c.project == key.project,
@@ -167,14 +173,14 @@ def count_preannotated(store: Store, key: ProjectKey) -> Preannotated:
         outcomes = connection.execute(select(regions.c.outcome, amount).where(mine).group_by(regions.c.outcome)).all()
         offered = connection.execute(
             select(amount, func.sum(predictions.c.regions).label("regions"))
-            .select_from(annotation_rows.join(predictions, same))
+            .select_from(annotation_rows.join(predictions, BEGUN_FROM))
             .where(begun, known)
         ).one()
-        judged = select(annotation_rows.c.annotation).join(predictions, same).where(begun, known)
+        judged = select(annotation_rows.c.annotation).join(predictions, BEGUN_FROM).where(begun, known)
         kept = connection.scalar(select(amount).select_from(regions).where(mine, regions.c.annotation.in_(judged)))
         unread = connection.scalar(
             select(amount)
-            .select_from(annotation_rows.outerjoin(predictions, same))
+            .select_from(annotation_rows.outerjoin(predictions, BEGUN_FROM))
             .where(begun, or_(predictions.c.prediction.is_(None), predictions.c.problem.is_not(None)))
         )
     found = {row.outcome: row.number for row in outcomes if row.outcome in ("accepted", "corrected", "relabelled")}

@@ -182,16 +182,21 @@ def last_judged(store: Store) -> Job | None:
     return next((job for job in map(_job, rows) if job.verdict), None)
 
 
+def folder(data_dir: Path, job: Job) -> Path:
+    """Where a job keeps what it has done."""
+    return data_dir / "jobs" / str(job.id)
+
+
 def report_file(data_dir: Path, job: Job) -> Path | None:
     """The gate's report where it still lies: in the job's folder, else beside its version; None where in neither.
 
     Looked for by number and version, not by the path that the worker noted: the data folder may have been moved, and
     nothing outside of it is anyone's to read.
     """
-    folders = [data_dir / "jobs" / str(job.id)]
+    folders = [folder(data_dir, job)]
     if job.version is not None:
         folders.append(data_dir / "versions" / job.version)
-    files = [folder / REPORT for folder in folders]
+    files = [each / REPORT for each in folders]
     inside = data_dir.resolve()
     return next((file for file in files if file.is_file() and file.resolve().is_relative_to(inside)), None)
 

@@ -18,7 +18,7 @@ import stat
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from backend.settings import Settings, load_settings, without_secrets
 from semsam_model.errors import SemsamError
 
 log = logging.getLogger(__name__)
+
+PAGE = 100  #: tasks listed at a time
 
 _MAX_REMEMBERED = 4096  # projects, and names a server gives itself; /setup may be called by anyone who may call us
 _CLOUD = re.compile(r"(s3|gs|azure-blob)://", re.IGNORECASE)
@@ -287,6 +289,20 @@ class LabelStudio:
     def _call(self, method: str, path: str, project: str | None, body: Any = None) -> dict[str, Any]:
         server = self._server_of(project)
         return self._connection.call(method, server.address(path), server, body)
+
+
+def all_tasks(label_studio: LabelStudio, number: int, project: str | None = None) -> Iterator[tuple[Any, int]]:
+    """Every task of a project, as `list_tasks` gives it, and how many there are. Raises LabelStudioError."""
+    page = 1
+    while True:
+        answer = label_studio.list_tasks(number, page, PAGE, project=project)
+        tasks, total = answer.get("tasks"), answer.get("total")
+        if not isinstance(tasks, list) or not isinstance(total, int):
+            raise LabelStudioError(f"project {number}: its list of tasks has another form than expected")
+        yield from ((task, total) for task in tasks)
+        if len(tasks) < PAGE or page * PAGE >= total:
+            return
+        page += 1
 
 
 @lru_cache(1)  # of a process: its connections are kept, and an access token serves for all its pictures

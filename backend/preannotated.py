@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, not_, or_, select, update
+from sqlalchemy import Row, and_, or_, select, update
 
+from backend.corrections import BEGUN_FROM, begun_from_a_prediction
 from backend.errors import BadRequest, NotFound
 from backend.formats import crop_mask, encode_coco_rle
 from backend.label_config import LabelConfig
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER = timedelta(minutes=10)
 _BATCH = 50
-_SAME = and_(predictions.c.origin == annotation_rows.c.origin, predictions.c.prediction == annotation_rows.c.prediction)
 
 
 def judge_preannotated(
@@ -85,15 +85,8 @@ def _unread(store: Store, key: ProjectKey, tried_before: datetime) -> list[int]:
     query = (
         select(annotation_rows.c.prediction)
         .distinct()
-        .select_from(annotation_rows.outerjoin(predictions, _SAME))
-        .where(
-            annotation_rows.c.origin == key.origin,
-            annotation_rows.c.project == key.project,
-            annotation_rows.c.prediction.is_not(None),
-            annotation_rows.c.deleted_at.is_(None),
-            not_(annotation_rows.c.cancelled),
-            missing,
-        )
+        .select_from(annotation_rows.outerjoin(predictions, BEGUN_FROM))
+        .where(begun_from_a_prediction(key), missing)
     )
     with store.read() as connection:
         return list(connection.scalars(query.order_by(annotation_rows.c.prediction).limit(_BATCH)))
@@ -127,7 +120,7 @@ def _unjudged(store: Store, key: ProjectKey) -> Sequence[Any]:
     offered = [predictions.c[name].label(f"offered_{name}") for name in ("width", "height", "offered")]
     query = (
         select(*columns, regions.c.updated_at, *offered)
-        .select_from(regions.join(annotation_rows, mine).join(predictions, _SAME))
+        .select_from(regions.join(annotation_rows, mine).join(predictions, BEGUN_FROM))
         .where(
             regions.c.origin == key.origin,
             regions.c.project == key.project,

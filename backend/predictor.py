@@ -190,9 +190,7 @@ class Predictor:
 
             return propose(model, embedding, prompt, wanted=wanted, look=look, preference=preference)
 
-        loaded = using or self.ready()
-        with self._turns.click():
-            return self._ask(loaded, sha256, pixels, answer)
+        return self._ask_first(using, sha256, pixels, answer)
 
     def find(
         self,
@@ -211,9 +209,7 @@ class Predictor:
 
             return find(model, embedding, labels, threshold, whole)
 
-        loaded = using or self.ready()
-        with self._turns.click():
-            return self._ask(loaded, sha256, pixels, answer)
+        return self._ask_first(using, sha256, pixels, answer)
 
     def preannotate(
         self,
@@ -263,6 +259,18 @@ class Predictor:
 
         self._turns.give_way()
         return self._ask(using, sha256, pixels, answer)[0]
+
+    def _ask_first(
+        self,
+        using: Loaded | None,
+        sha256: str,
+        pixels: Callable[[], np.ndarray],
+        answer: Callable[[SemanticSAM, ImageEmbedding, Look], T],
+    ) -> tuple[T, Version, Timings]:
+        """`_ask`, and what nobody waits for gives way meanwhile."""
+        loaded = using or self.ready()
+        with self._turns.click():
+            return self._ask(loaded, sha256, pixels, answer)
 
     def _ask(
         self,

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, and_, select, update
 
 from backend.deliveries import image_url
-from backend.errors import BadRequest, LabelStudioError, NotFound
+from backend.errors import BadRequest, NotFound
 from backend.ingest import (
     apply,
     config_or_empty,
@@ -26,7 +26,7 @@ from backend.ingest import (
     note_task,
     prepare,
 )
-from backend.labelstudio import LabelStudio
+from backend.labelstudio import LabelStudio, all_tasks
 from backend.records import ProjectKey
 from backend.store import Store, upsert
 from backend.submissions import is_id, parse_submission
@@ -34,8 +34,6 @@ from backend.tables import annotations as annotation_rows
 from backend.tables import projects, tasks
 
 log = logging.getLogger(__name__)
-
-PAGE = 100  #: tasks listed at a time
 
 
 @dataclass(frozen=True)
@@ -104,18 +102,9 @@ def synchronise(
 
 def _listed(label_studio: LabelStudio, key: ProjectKey, name: str) -> Iterator[tuple[int, str, int]]:
     """(id, when it changed last, number of tasks) of every task; Label Studio counts each annotation as a change."""
-    page = 1
-    while True:
-        answer = label_studio.list_tasks(key.project, page, PAGE, project=name)
-        found, total = answer.get("tasks"), answer.get("total")
-        if not isinstance(found, list) or not isinstance(total, int):
-            raise LabelStudioError(f"project {key}: its list of tasks has another form than expected")
-        for task in found:
-            if isinstance(task, dict) and is_id(task.get("id")):
-                yield task["id"], str(task.get("updated_at")), total
-        if len(found) < PAGE or page * PAGE >= total:
-            return
-        page += 1
+    for task, total in all_tasks(label_studio, key.project, name):
+        if isinstance(task, dict) and is_id(task.get("id")):
+            yield task["id"], str(task.get("updated_at")), total
 
 
 def _read_task(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from backend.corrections import list_projects
 from backend.errors import NotFound, StoreError
@@ -96,39 +97,41 @@ class Synchroniser:
         return well
 
     def _one(self, key: ProjectKey) -> bool:
-        try:
-            synced = synchronise(self._store, self._label_studio, key)
-        except NotFound as error:
-            log.warning("project %s is gone, or not to be seen with this token: %s", key, error)
-            return True
-        except SemsamError as error:
-            log.warning("project %s: not compared with Label Studio: %s", key, error)
-            return False
-        except Exception:
-            log.exception("project %s: unexpected failure while comparing it with Label Studio", key)
-            return True
-        log.info("project %s: compared with Label Studio: %s", key, synced)
-        return True
+        def compare() -> str:
+            try:
+                return f"compared with Label Studio: {synchronise(self._store, self._label_studio, key)}"
+            except NotFound as error:
+                log.warning("project %s is gone, or not to be seen with this token: %s", key, error)
+                return ""
+
+        return _went_well(key, compare, "not compared with Label Studio")
 
     def _preannotated_of(self, key: ProjectKey) -> bool:
-        try:
+        def judge() -> str:
             judged, failed = judge_preannotated(self._store, self._label_studio, key)
-        except SemsamError as error:
-            log.warning("project %s: predictions not read: %s", key, error)
-            return False
-        except Exception:
-            log.exception("project %s: unexpected failure while reading predictions", key)
-            return True
-        if judged or failed:
-            log.info("project %s: %d pre-annotated regions judged, %d predictions not read", key, judged, failed)
-        return True
+            told = f"{judged} pre-annotated regions judged, {failed} predictions not read"
+            return told if judged or failed else ""
+
+        return _went_well(key, judge, "predictions not read")
 
     def _pictures_of(self, key: ProjectKey) -> bool:
-        try:
+        def keep() -> str:
             kept, failed = keep_pictures(self._store, self._label_studio, self._photos, key)
-        except SemsamError as error:
-            log.warning("project %s: pictures not kept: %s", key, error)
-            return False
-        if kept or failed:
-            log.info("project %s: %d pictures kept, %d could not be", key, kept, failed)
+            return f"{kept} pictures kept, {failed} could not be" if kept or failed else ""
+
+        return _went_well(key, keep, "pictures not kept")
+
+
+def _went_well(key: ProjectKey, step: Callable[[], str], failure: str) -> bool:
+    """False when the step is to be tried again soon. What it tells is logged; what nobody foresaw ends no thread."""
+    try:
+        told = step()
+    except SemsamError as error:
+        log.warning("project %s: %s: %s", key, failure, error)
+        return False
+    except Exception:
+        log.exception("project %s: %s: unexpected failure", key, failure)
         return True
+    if told:
+        log.info("project %s: %s", key, told)
+    return True

@@ -168,7 +168,7 @@ class Worker:
 
     def folder(self, job: Job) -> Path:
         """Where a job keeps what it has done."""
-        return self.settings.data_dir / "jobs" / str(job.id)
+        return jobs.folder(self.settings.data_dir, job)
 
     def _run(self, job: Job, held: _Held) -> tuple[jobs.State, dict[str, Any]]:
         folder = self.folder(job)

@@ -54,13 +54,14 @@ def guard_samples(scenes: int) -> Sequence[Sample]:
     return made_samples(scenes, seed=GUARD, source="guard")
 
 
-def clickable(sample: Sample) -> list[int]:
-    """Regions that somebody drew, of at least MIN_AREA pixels. Raises DataError for a mask that cannot be read."""
-    return [
-        index
-        for index, region in enumerate(sample.regions)
-        if not region.box_only and np.count_nonzero(sample.mask(index)) >= MIN_AREA
-    ]
+def clickable(sample: Sample) -> tuple[list[np.ndarray], list[int]]:
+    """All masks, bool (H, W), and the regions that are clicked: that somebody drew, of at least MIN_AREA pixels.
+
+    Raises DataError for a mask that cannot be read.
+    """
+    masks = [sample.mask(index) for index in range(len(sample.regions))]
+    large = [np.count_nonzero(mask) >= MIN_AREA for mask in masks]
+    return masks, [index for index, region in enumerate(sample.regions) if large[index] and not region.box_only]
 
 
 def measure(
@@ -80,11 +81,11 @@ def measure(
     clicks: list[GateClick] = []
     for number, sample in enumerate(samples):
         try:
-            wanted, rgb = clickable(sample), sample.image()
+            (masks, wanted), rgb = clickable(sample), sample.image()
         except (DataError, ImageError):
             wanted = []
         if wanted:
-            clicks += _clicks(model, rgb, sample, number, wanted, labels)
+            clicks += _clicks(model, rgb, sample, masks, number, wanted, labels)
         on_photo()
     return clicks
 
@@ -115,9 +116,14 @@ class _Labels:
 
 
 def _clicks(
-    model: SemanticSAM, rgb: np.ndarray, sample: Sample, number: int, wanted: Sequence[int], labels: _Labels
+    model: SemanticSAM,
+    rgb: np.ndarray,
+    sample: Sample,
+    masks: Sequence[np.ndarray],
+    number: int,
+    wanted: Sequence[int],
+    labels: _Labels,
 ) -> Iterator[GateClick]:
-    masks = [sample.mask(index) for index in range(len(sample.regions))]
     clicks = [innermost(masks[index]) for index in wanted]
     prompts = [Prompt((click,)) for click in clicks]
     every = ask_each(model, model.encode(rgb), prompts, Options(), looker(model, rgb))

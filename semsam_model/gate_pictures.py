@@ -142,10 +142,10 @@ def _read(samples: Sequence[Sample], seed: int) -> list[_Photo]:
     photos = []
     for number, sample in enumerate(samples):
         try:
-            rgb, regions = sample.image(), clickable(sample)
-            masks = [sample.mask(index) for index in regions]
+            rgb, (every, regions) = sample.image(), clickable(sample)
         except (DataError, ImageError):
             continue
+        masks = [every[index] for index in regions]
         shrink = min(1.0, SIDE / max(rgb.shape[:2]))
         size = max(1, round(rgb.shape[0] * shrink)), max(1, round(rgb.shape[1] * shrink))
         squares = [_resized(mask, (GRID, GRID)) for mask in masks]

@@ -107,6 +107,15 @@ def prepared(settings: Settings, scenes: int = 10) -> tuple[Store, Worker]:
     return store, make_worker(settings, store)
 
 
+def refused(store: Store, worker: Worker) -> jobs.Job:
+    """A job that was asked for, run, and refused."""
+    jobs.request(store, KEY, "button")
+    job = worker.run_one()
+    assert job is not None
+    assert job.state == "refused"
+    return job
+
+
 def test_a_job_ends_in_a_version_that_is_live_with_its_report_and_figures(settings: Settings) -> None:
     store, worker = prepared(settings)
     base = worker.registry.live().version
@@ -130,10 +139,7 @@ def test_a_refused_job_keeps_its_reasons_and_changes_nothing_that_is_live(settin
     write_config(tmp_path, NOTHING)
     store, worker = prepared(settings)
     base = worker.registry.live().version
-    jobs.request(store, KEY, "button")
-    job = worker.run_one()
-    assert job is not None
-    assert job.state == "refused"
+    job = refused(store, worker)
     assert "no clear gain" in job.message
     assert worker.registry.live().version == base
     assert job.version in [version.version for version in worker.registry.all()], "can still be activated by hand"
@@ -142,10 +148,7 @@ def test_a_refused_job_keeps_its_reasons_and_changes_nothing_that_is_live(settin
 
 def test_too_few_photos_are_refused_before_anything_is_trained(settings: Settings) -> None:
     store, worker = prepared(settings, scenes=1)
-    jobs.request(store, KEY, "button")
-    job = worker.run_one()
-    assert job is not None
-    assert job.state == "refused"
+    job = refused(store, worker)
     assert "too few corrections" in job.message
     assert not (worker.folder(job) / "finetune.pt").exists()
     store.close()
@@ -156,10 +159,7 @@ def test_masks_that_have_nothing_to_do_with_their_photos_are_refused_before_anyt
 ) -> None:
     write_config(tmp_path, "margin: -100.0, tolerance: 100.0")
     store, worker = prepared(settings)  # to a model that knows nothing, all masks are such
-    jobs.request(store, KEY, "button")
-    job = worker.run_one()
-    assert job is not None
-    assert job.state == "refused"
+    job = refused(store, worker)
     assert "do not follow their photos" in job.message
     assert not (worker.folder(job) / "child.safetensors").exists()
     assert len(worker.registry.all()) == 1
