@@ -127,7 +127,7 @@ def test_what_no_time_is_left_for_comes_back_empty_under_a_version_that_is_asked
         answers = made.predict_request(body(None, "a.png", "b.png"), "r9")
     assert [a["result"] for a in answers] == [[], []]
     assert all(a["model_version"].endswith(UNFINISHED) for a in answers)
-    assert caplog.text.count("preannotate_seconds") == 2
+    assert "the setting preannotate_seconds" in caplog.text
     assert load(everything_weights)[1].version in answers[0]["model_version"]
 
 
