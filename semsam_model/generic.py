@@ -37,6 +37,15 @@ SAME_PROPOSAL = 0.75
 
 
 @dataclass(frozen=True, eq=False)
+class SeedAnswers:
+    """What the network says to a click at each seed of one image, P masks in all: one a seed and level token."""
+
+    answer: LayerOutput  #: of the prompt decoder
+    logits: Tensor  #: (P, H/4, W/4)
+    names: tuple[Tensor, Tensor]  #: class embeddings for objects and parts, (P, E) each
+
+
+@dataclass(frozen=True, eq=False)
 class Proposals:
     """Every mask that the seeds of one image gave, P of them: one a seed and level token."""
 
@@ -134,18 +143,16 @@ class GenericHead(nn.Module):
             1,
         )
 
-    def forward(
-        self,
-        features: Features,
-        token_scores: Tensor,
-        answer: LayerOutput,
-        logits: Tensor,
-        names: tuple[Tensor, Tensor],
-    ) -> GenericOutput:
-        """Proposals -> object queries. answer: of the prompt decoder at the seeds, N clicks; logits (P, H/4, W/4);
-        names: class embeddings of the proposals for objects and parts, (P, E) each."""
+    def seeds(self, features: Features) -> Tensor:
+        """Rows of the memory where something seems to be, best first."""
+        return choose_seeds(self.tokens(features), features.shapes, self.queries)
+
+    def forward(self, features: Features, seeds: SeedAnswers) -> GenericOutput:
+        """What clicks at the seeds select -> object queries."""
+        answer, logits, names = seeds.answer, seeds.logits, seeds.names
         # at stride 8, a cell where any quarter of it is inside: small masks must not vanish
-        coarse = F.max_pool2d(logits[:, None], 2)[:, 0].flatten(1)
+        rows = torch.maximum(logits[:, ::2], logits[:, 1::2])  # many times as fast as max_pool2d of one channel
+        coarse = torch.maximum(rows[..., ::2], rows[..., 1::2]).flatten(1)
         description = self.describe(features, answer, coarse, names)
         scores = self.proposal_score(description)
         embedding = answer.mask_embedding.flatten(0, 2)
@@ -160,7 +167,7 @@ class GenericHead(nn.Module):
             reference = (self.box_change(h).float() + inverse_sigmoid(start)).sigmoid()
         h = h[0, 0]
         return GenericOutput(
-            token_scores,
+            self.tokens(features),
             Proposals(embedding, logits, boxes, answer.predicted_iou.flatten(), scores),
             chosen,
             embedding[chosen] + self.mask_change(h),

@@ -28,6 +28,7 @@ from semsam_model.deformable import Shapes
 from semsam_model.generic import KINDS, GenericOutput, query_logits
 from semsam_model.matching import generalised_iou
 from semsam_model.name_losses import Abstaining, NameLoss, name_loss
+from semsam_model.pixel_decoder import Features
 from semsam_model.processes import Share, alone
 from semsam_model.transforms import LOGIT_STRIDE
 from semsam_model.vocabulary import NameTable
@@ -141,17 +142,17 @@ class GenericLoss:
 
 
 def generic_loss(
-    outputs: Sequence[GenericOutput], mask_features: Tensor, shapes: Shapes, targets: Sequence[GenericTargets]
+    outputs: Sequence[GenericOutput], features: Sequence[Features], targets: Sequence[GenericTargets]
 ) -> GenericLoss:
-    """Loss of the object queries of B images; mask_features (B, C, H/4, W/4), shapes of the memory."""
+    """Loss of the object queries of some images; features: of each, a batch of one."""
     terms, named = [], []
-    for image, (output, wanted) in enumerate(zip(outputs, targets, strict=True)):
-        tokens = _token_loss(output.token_scores.float(), wanted, shapes)
+    for output, seen, wanted in zip(outputs, features, targets, strict=True):
+        tokens = _token_loss(output.token_scores.float(), wanted, seen.shapes)
         near = _box_ious(output.proposals.boxes.float(), wanted.boxes)
         near = torch.maximum(mask_ious(output.proposals.logits > 0, wanted.masks), near)
         scored, unsaid = _worth(near, wanted, wanted.fed[:, IOU]), _worth(near, wanted, ~wanted.fed[:, IOU])
         proposals = _score_loss(output.proposals.scores.float(), scored, unsaid, wanted)
-        logits = query_logits(output, mask_features[image])
+        logits = query_logits(output, seen.mask_features[0])
         ious = mask_ious(logits.detach() > 0, wanted.masks)
         near = torch.maximum(ious, _box_ious(output.boxes.detach(), wanted.boxes))
         query, mask = _match(output.scores.detach().float(), near, wanted)

@@ -21,7 +21,7 @@ from semsam_model.config import ModelConfig
 from semsam_model.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks, LayerOutput, PromptDecoder
 from semsam_model.deformable import Shapes
 from semsam_model.errors import ConfigError
-from semsam_model.generic import GenericHead, GenericOutput, choose_seeds
+from semsam_model.generic import GenericHead, GenericOutput, SeedAnswers
 from semsam_model.mobilenet import MobileNetV2
 from semsam_model.name_head import FIRST_SCALE, NameHead
 from semsam_model.pixel_decoder import Features, PixelDecoder, cell_centres
@@ -216,25 +216,30 @@ class SemanticSAM(nn.Module):
         pooled_object, pooled_part = self.name_head(features, image, logits.unflatten(1, size))
         return of_object + pooled_object, of_part + pooled_part
 
-    def object_queries(self, features: Features, image: int, frozen: bool = False) -> GenericOutput:
-        """The object queries of one image of the batch. frozen: no gradient goes beyond what is learned for them alone.
+    def object_queries(self, features: Features, image: int) -> GenericOutput:
+        """The object queries of one image of the batch. Raises ConfigError for a model without generic_queries."""
+        one = features.only(image)
+        seeds = self.seed_answers(one)
+        assert self.generic is not None
+        return self.generic(one, seeds)
 
-        Raises ConfigError for a model without generic_queries.
+    def seed_answers(self, features: Features) -> SeedAnswers:
+        """What object queries are made of beside the features of their image, a batch of one.
+
+        Nothing in it has a gradient for what is learned for object queries alone. Raises as `object_queries`.
         """
         if self.generic is None:
             raise ConfigError(f"model {self.config.name}: has no object queries; its config has generic_queries: 0")
-        one = features.only(image)
-        token_scores = self.generic.tokens(one)
-        seeds = choose_seeds(token_scores.detach(), one.shapes, self.generic.queries)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            boxes = F.pad(cell_centres(one.shapes, seeds.device)[seeds], (0, 2), value=self.click_box)
-            (answer,) = self.decoder(one, boxes[None], torch.full((1, len(seeds)), CLICK, device=seeds.device))
-            logits = self.mask_logits(one, answer.mask_embedding).flatten(0, 2).float()
-            names = answer.object_embedding.flatten(0, 2), answer.part_embedding.flatten(0, 2)
-            if self.name_head is not None:
-                pooled = self.name_head(one, 0, logits)
-                names = names[0] + pooled[0], names[1] + pooled[1]
-        return self.generic(one, token_scores, answer, logits, names)
+        with torch.no_grad():
+            seeds = self.generic.seeds(features)
+        boxes = F.pad(cell_centres(features.shapes, seeds.device)[seeds], (0, 2), value=self.click_box)
+        (answer,) = self.decoder(features, boxes[None], torch.full((1, len(seeds)), CLICK, device=seeds.device))
+        logits = self.mask_logits(features, answer.mask_embedding).flatten(0, 2).float()
+        names = answer.object_embedding.flatten(0, 2), answer.part_embedding.flatten(0, 2)
+        if self.name_head is not None:
+            pooled = self.name_head(features, 0, logits)
+            names = names[0] + pooled[0], names[1] + pooled[1]
+        return SeedAnswers(answer, logits, names)
 
     def name_scales(self) -> Tensor:
         """(2,) what cosines of objects and of parts are multiplied with before the softmax over labels."""

@@ -20,6 +20,7 @@ from semsam_model.model import SemanticSAM
 from semsam_model.name_losses import name_loss
 from semsam_model.pixel_decoder import Features
 from semsam_model.processes import Processes
+from semsam_model.reuse import Earlier, Looked
 from semsam_model.rounds import correct
 from semsam_model.train_config import TrainConfig
 from semsam_model.vocabulary import NO_LABEL, NameTable
@@ -37,6 +38,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.config, self.processes = model, config, processes
         self.name_table: NameTable | None = None
+        self.earlier = Earlier(config.reuse)
 
     def forward(self, batch: Batch) -> LossOutput:
         device, loss, rounds, share = self.processes.device, self.config.loss, self.config.rounds, self.processes.mean
@@ -78,12 +80,17 @@ class Objective(nn.Module):
         return dataclasses.replace(result, total=result.total + self.config.loss.names * names.total, names=names)
 
     def _with_generic(self, result: LossOutput, features: Features, batch: Batch) -> LossOutput:
-        frozen = self.config.learn == "generic"
-        wanted = [targets.to(self.processes.device) for targets in batch.generic]
-        outputs = [self.model.object_queries(features, image, frozen) for image in range(len(wanted))]
-        loss = generic_loss(outputs, features.mask_features, features.shapes, wanted)
+        assert self.model.generic is not None
+        images = []
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.learn != "generic"):
+            for image, targets in enumerate(batch.generic):
+                one = features.only(image)
+                images.append(Looked(one, self.model.seed_answers(one), targets.to(self.processes.device)))
+        images = self.earlier.beside(images, self.model, batch.seeds[0])
+        outputs = [self.model.generic(image.features, image.seeds) for image in images]
+        wanted = [image.targets for image in images]
+        loss = generic_loss(outputs, [image.features for image in images], wanted)
         if self.name_table is not None:
-            assert self.model.generic is not None
             scales, none = self.model.name_scales(), self.model.generic.none
             loss = with_names(loss, outputs, wanted, self.name_table, scales, none, self.processes.mean)
         return dataclasses.replace(result, total=result.total + self.config.loss.generic * loss.total, generic=loss)

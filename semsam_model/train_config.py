@@ -9,6 +9,7 @@ from semsam_model.batches import SamplingConfig, Stage
 from semsam_model.config import check_fields, read_yaml
 from semsam_model.errors import ConfigError
 from semsam_model.losses import LossConfig
+from semsam_model.reuse import ReuseConfig
 from semsam_model.rounds import RoundsConfig
 
 
@@ -23,6 +24,7 @@ class TrainConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    reuse: ReuseConfig = field(default_factory=ReuseConfig)
     seed: int = 0
     init: str | None = None
     """Weights of the whole model to start from (a run's model.safetensors)"""
@@ -72,6 +74,10 @@ class TrainConfig:
                 self.learn == "everything" or (self.init is not None and self.loss.generic > 0),
                 "learn: generic needs init, the weights to build on, and loss.generic above 0",
             ),
+            (
+                self.learn == "generic" or self.reuse.times == 1,
+                f"reuse: times {self.reuse.times} needs learn: generic; whatever else learns changes what was kept",
+            ),
             (self.anneal in ("steps", "time"), f"anneal {self.anneal!r}: expected steps or time"),
             (self.anneal == "steps" or self.time_limit_minutes is not None, "anneal: time needs time_limit_minutes"),
             (
@@ -101,7 +107,12 @@ class TrainConfig:
     def from_dict(cls, values: object, where: str = "training config") -> TrainConfig:
         """Checked construction from plain values. Raises ConfigError naming the key."""
         known = check_fields(cls, values, where)
-        parts: dict[str, type] = {"sampling": SamplingConfig, "loss": LossConfig, "rounds": RoundsConfig}
+        parts: dict[str, type] = {
+            "sampling": SamplingConfig,
+            "loss": LossConfig,
+            "rounds": RoundsConfig,
+            "reuse": ReuseConfig,
+        }
         for name, part in parts.items():
             if name in known:
                 known[name] = part(**check_fields(part, known[name], f"{where}: {name}"))

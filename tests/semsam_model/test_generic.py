@@ -279,7 +279,7 @@ def test_what_is_not_annotated_is_no_mistake_where_annotation_is_not_complete(mo
     nothing_else = dataclasses.replace(wanted, complete=torch.zeros(3, dtype=torch.bool))
     sure = dataclasses.replace(output, token_scores=output.token_scores + 9)
     losses = [
-        [float(generic_loss([o], features.mask_features, features.shapes, [t]).tokens.detach()) for o in (output, sure)]
+        [float(generic_loss([o], [features], [t]).tokens.detach()) for o in (output, sure)]
         for t in (wanted, nothing_else)
     ]
     assert losses[0][1] > losses[0][0]
@@ -301,8 +301,7 @@ def test_a_mask_that_feeds_no_loss_adds_nothing_to_it(model: SemanticSAM, column
     dumb = dataclasses.replace(wanted, fed=fed, complete=wanted.complete & (column != IOU))
 
     def loss(*held_to: GenericTargets) -> GenericLoss:
-        many = features.mask_features.expand(len(held_to), -1, -1, -1)
-        return generic_loss([output] * len(held_to), many, features.shapes, held_to)
+        return generic_loss([output] * len(held_to), [features] * len(held_to), held_to)
 
     terms = {MASKS: ("mask_bce", "mask_dice"), BOXES: ("box",), IOU: ("tokens", "proposals", "queries")}
     alone, both, silent = loss(wanted).figures(), loss(wanted, dumb).figures(), loss(dumb).figures()
@@ -321,9 +320,7 @@ def test_what_looks_like_a_mask_without_a_score_is_neither_right_nor_wrong(model
     scores = output.token_scores.detach().requires_grad_()
     wanted = targets((0, 32, 0, 16), (4, 12, 20, 30))
     wanted.fed[0, IOU] = False
-    one = generic_loss(
-        [dataclasses.replace(output, token_scores=scores)], features.mask_features, features.shapes, [wanted]
-    )
+    one = generic_loss([dataclasses.replace(output, token_scores=scores)], [features], [wanted])
     one.tokens.backward()
     assert scores.grad is not None
     finest = scores.grad[-16 * 16 :, 0].view(16, 16)  # stride 8
@@ -332,9 +329,12 @@ def test_what_looks_like_a_mask_without_a_score_is_neither_right_nor_wrong(model
 
 def test_a_frozen_network_gets_no_gradient_and_the_queries_all_of_it() -> None:
     network = structured(dataclasses.replace(GENERIC, generic_layers=1)).train()
-    features = network.features(torch.randn(1, 3, 128, 128))
-    output = network.object_queries(features, 0, frozen=True)
-    generic_loss([output], features.mask_features.detach(), features.shapes, [targets((2, 20, 2, 20))]).total.backward()
+    with torch.no_grad():
+        features = network.features(torch.randn(1, 3, 128, 128))
+        seeds = network.seed_answers(features)
+    assert network.generic is not None
+    output = network.generic(features, seeds)
+    generic_loss([output], [features], [targets((2, 20, 2, 20))]).total.backward()
     touched = {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None}
     assert touched >= {"generic"}
     assert "decoder" not in touched

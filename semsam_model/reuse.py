@@ -1,0 +1,95 @@
+"""Object queries learned alone: an image is looked at once and learned from several times.
+
+Everything below the queries is frozen then, and takes most of the time of a step. What it says of the last images is
+kept, in half precision; with each new image earlier ones are learned from again. Each comes up as often as another in
+the mean, and not beside its own neighbours.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semsam_model.decoder import LayerOutput
+from semsam_model.errors import ConfigError
+from semsam_model.generic import SeedAnswers
+from semsam_model.generic_losses import GenericTargets
+from semsam_model.model import SemanticSAM
+from semsam_model.pixel_decoder import Features
+
+
+@dataclass(frozen=True)
+class ReuseConfig:
+    """How often an image is learned from; only with `learn: generic`, and a resumed run begins with nothing kept."""
+
+    times: int = 1
+    """In the mean, the first time included"""
+    images: int = 400
+    """Kept by each process; about 5 MB each at 384 pixels"""
+
+    def __post_init__(self) -> None:
+        if self.times < 1 or self.images < 1:
+            raise ConfigError(f"reuse {self}: expected times and images of at least 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """One image as object queries learn from it."""
+
+    features: Features  #: a batch of one
+    seeds: SeedAnswers
+    targets: GenericTargets
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """In half precision, boxes apart; without the mask logits, which are made again."""
+
+    features: Features
+    answer: LayerOutput
+    names: tuple[Tensor, Tensor]
+    targets: GenericTargets
+
+
+class Earlier:
+    """The images that were learned from last."""
+
+    def __init__(self, config: ReuseConfig) -> None:
+        self.config = config
+        self._kept: deque[_Kept] = deque(maxlen=config.images)
+
+    def beside(self, new: Sequence[Looked], model: SemanticSAM, seed: int) -> list[Looked]:
+        """The new images and, for each, `times` - 1 earlier ones while there are any; the new ones are kept."""
+        more = (self.config.times - 1) * len(new)
+        if not more:
+            return list(new)
+        rng = np.random.default_rng([seed, 3])
+        chosen = rng.choice(len(self._kept), min(more, len(self._kept)), replace=False)
+        again = [_again(self._kept[i], model) for i in chosen]
+        self._kept.extend(map(_keep, new))
+        return [*new, *again]
+
+
+def _keep(looked: Looked) -> _Kept:
+    half = Features(looked.features.mask_features.half(), looked.features.memory.half(), looked.features.shapes)
+    answer = looked.seeds.answer
+    halves = {f.name: getattr(answer, f.name).half() for f in fields(answer) if f.name != "boxes"}
+    of_object, of_part = looked.seeds.names
+    return _Kept(half, replace(answer, **halves), (of_object.half(), of_part.half()), looked.targets)
+
+
+@torch.no_grad()
+def _again(kept: _Kept, model: SemanticSAM) -> Looked:
+    features = replace(
+        kept.features, mask_features=kept.features.mask_features.float(), memory=kept.features.memory.float()
+    )
+    answer = kept.answer
+    answer = replace(answer, **{f.name: getattr(answer, f.name).float() for f in fields(answer)})
+    logits = model.mask_logits(features, answer.mask_embedding).flatten(0, 2).float()
+    of_object, of_part = kept.names
+    return Looked(features, SeedAnswers(answer, logits, (of_object.float(), of_part.float())), kept.targets)

@@ -1,0 +1,117 @@
+"""Learning from an image several times after looking at it once."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from houses import write_source
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import structured
+from rich.console import Console
+from safetensors.torch import load_file
+
+from semsam_model.batches import SamplingConfig, Stage
+from semsam_model.checkpoint import save
+from semsam_model.config import read_model_config
+from semsam_model.data import read_samples
+from semsam_model.errors import ConfigError
+from semsam_model.generic_losses import GenericTargets
+from semsam_model.losses import LossConfig
+from semsam_model.model import SemanticSAM
+from semsam_model.reuse import Earlier, Looked, ReuseConfig
+from semsam_model.train import train
+from semsam_model.train_config import TrainConfig
+
+GENERIC = dataclasses.replace(read_model_config("tiny"), generic_queries=6, generic_layers=1)
+
+
+@pytest.fixture(scope="module")
+def network() -> SemanticSAM:
+    return structured(GENERIC)
+
+
+def looked(network: SemanticSAM, number: int) -> Looked:
+    images = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(number))
+    with torch.no_grad():
+        features = network.features(images)
+        seeds = network.seed_answers(features)
+    nothing = torch.zeros(0, dtype=torch.long)
+    masks, boxes, fed = torch.zeros(0, 32, 32, dtype=torch.bool), torch.zeros(0, 4), torch.zeros(0, 3, dtype=torch.bool)
+    return Looked(features, seeds, GenericTargets(masks, boxes, nothing, nothing, torch.tensor([number]), fed))
+
+
+@pytest.fixture(scope="module")
+def one_image(network: SemanticSAM) -> Looked:
+    return looked(network, 0)
+
+
+def numbered(image: Looked, number: int) -> Looked:
+    return dataclasses.replace(image, targets=dataclasses.replace(image.targets, complete=torch.tensor([number])))
+
+
+def test_an_image_that_comes_again_gives_the_same_queries(network: SemanticSAM) -> None:
+    earlier = Earlier(ReuseConfig(times=2, images=4))
+    first, second = looked(network, 1), looked(network, 2)
+    assert earlier.beside([first], network, 0) == [first]
+    learned = earlier.beside([second], network, 1)
+    assert learned[0] is second
+    again = learned[1]
+    assert again.targets is first.targets
+    assert network.generic is not None
+    with torch.inference_mode():
+        one, other = (network.generic(x.features, x.seeds) for x in (first, again))
+    for name in ("boxes", "scores", "part_embedding", "token_scores"):
+        ours, theirs = getattr(one, name), getattr(other, name)
+        assert torch.allclose(ours, theirs, atol=5e-3 * float(ours.abs().max())), name
+    assert one.chosen.tolist() == other.chosen.tolist()
+
+
+@given(times=st.integers(1, 5), kept=st.integers(1, 8), new=st.integers(1, 2), seed=st.integers(0, 99))
+def test_earlier_images_come_as_often_as_asked_and_none_twice_in_a_step(
+    network: SemanticSAM, one_image: Looked, times: int, kept: int, new: int, seed: int
+) -> None:
+    earlier = Earlier(ReuseConfig(times, kept))
+    for step in range(10):
+        images = [numbered(one_image, step * new + i) for i in range(new)]
+        learned = earlier.beside(images, network, seed + step)
+        numbers = [int(x.targets.complete) for x in learned]
+        assert learned[:new] == images
+        assert len(numbers) == len(set(numbers)) == new + min((times - 1) * new, kept, step * new)
+        assert all(step * new - kept <= n < step * new for n in numbers[new:])
+
+
+def test_what_is_kept_in_learning_leaves_the_frozen_network_as_it_is(tmp_path: Path) -> None:
+    write_source(tmp_path / "data", "houses", 3)
+    start = tmp_path / "start.safetensors"
+    save(start, structured(GENERIC), GENERIC)
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(GENERIC.to_dict()))
+    config = TrainConfig(
+        model=str(tmp_path / "model.yaml"),
+        init=str(start),
+        learn="generic",
+        reuse=ReuseConfig(times=3, images=2),
+        stages=(Stage(3, 96, 1), Stage(2, 128, 1)),
+        sampling=SamplingConfig(prompts=1, scale_min=1, scale_max=1),
+        loss=LossConfig(generic=1.0),
+        bfloat16=False,
+        workers=0,
+    )
+    console = Console(file=io.StringIO())
+    result = train(config, read_samples(tmp_path / "data").samples, tmp_path / "run", console=console)
+    before, after = load_file(start), load_file(result.weights)
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"generic"}
+
+
+def test_only_frozen_networks_can_be_kept() -> None:
+    stages = (Stage(1, 64, 1),)
+    with pytest.raises(ConfigError, match="reuse: times 3 needs learn: generic"):
+        TrainConfig(model="tiny", stages=stages, reuse=ReuseConfig(times=3))
+    with pytest.raises(ConfigError, match="times and images of at least 1"):
+        ReuseConfig(times=0)
