@@ -42,13 +42,14 @@ from semsam_model.rounds import correct
 from semsam_model.samples import Sample
 from semsam_model.synthetic import made_samples
 from semsam_model.text import TextEncoder
-from semsam_model.train_state import decay_groups
+from semsam_model.train_state import decay_groups, learning_rate_factor
 from semsam_model.vocabulary import NO_LABEL, NameTable, Vocabulary, encode_vocabulary
 
 log = logging.getLogger(__name__)
 
 STATE = "finetune.pt"
 SCENES = 1  #: seed of the made scenes that are mixed in; the gate's have another
+LAST_RATE = 0.02  #: share of the learning rate that is left at the end of the cosine
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +181,7 @@ class _Run:
                 f"fine-tuning, step {self.step}: expected a finite loss and gradient, got {value} and {norm}; "
                 "try again with a smaller lr"
             )
-        factor = self._factor()
+        factor = learning_rate_factor(self.step, self.step / self.config.steps, self.config.warmup, LAST_RATE)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self.optimizer.step()
@@ -191,10 +192,6 @@ class _Run:
             torch._foreach_lerp_(averages, [p.detach() for p in self.model.parameters()], 1 - decay)
         self.losses.append(value)
         self.seconds += time.monotonic() - began
-
-    def _factor(self) -> float:
-        warm = min(1.0, (self.step + 1) / (self.config.warmup + 1))
-        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps)))
 
     def _draw(self, rng: np.random.Generator) -> list[View]:
         found: list[View] = []

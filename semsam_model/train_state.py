@@ -121,7 +121,7 @@ class Run:
 
         Raises TrainingError, in every process, when a loss or gradient is not finite; the batch is saved then.
         """
-        factor = learning_rate_factor(self.config, self.step, self.progress)
+        factor = learning_rate_factor(self.step, self.progress, self.config.warmup, self.config.lr_final)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         own = [self.config.seed, self.step] + [self.processes.rank] * (not self.processes.first)
@@ -267,7 +267,7 @@ def decay_groups(
     ]
 
 
-def learning_rate_factor(config: TrainConfig, step: int, progress: float) -> float:
-    """Linear warm-up by step, times a cosine from 1 to `lr_final` over the progress 0..1."""
-    warm = min(1.0, (step + 1) / (config.warmup + 1))
-    return warm * (config.lr_final + (1 - config.lr_final) * 0.5 * (1 + math.cos(math.pi * progress)))
+def learning_rate_factor(step: int, progress: float, warmup: int, final: float) -> float:
+    """Linear warm-up over so many steps, times a cosine from 1 to `final` over the progress 0..1."""
+    warm = min(1.0, (step + 1) / (warmup + 1))
+    return warm * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -250,7 +250,7 @@ def test_the_logit_of_none_of_these_learns_fast_enough_to_get_anywhere() -> None
 
 
 def test_the_learning_rate_warms_up_and_falls_to_its_last_share() -> None:
-    factors = [learning_rate_factor(CONFIG, step, step / 100) for step in range(101)]
+    factors = [learning_rate_factor(step, step / 100, CONFIG.warmup, CONFIG.lr_final) for step in range(101)]
     assert factors[0] < factors[1] < factors[2]
     assert factors[2] == pytest.approx(1, abs=0.01)
     assert factors[2:] == sorted(factors[2:], reverse=True)
