@@ -94,7 +94,8 @@ def _copy(source: Path, target: Path, earlier: Path) -> None:
     fresh = target.with_name(f".unfinished-{target.name}")
     fresh.unlink(missing_ok=True)
     try:
-        if earlier.stat().st_size != source.stat().st_size:
+        # a link to the archive, out of an export that refers to photos, is no copy
+        if earlier.is_symlink() or earlier.stat().st_size != source.stat().st_size:
             raise FileNotFoundError
         os.link(earlier, fresh)
     except OSError:

@@ -258,8 +258,11 @@ class LabelStudio:
     # ---- API
 
     def get_task(self, task_id: int, *, project: str | None = None) -> dict[str, Any]:
-        """The task as Label Studio's API gives it. This and the next three raise as `fetch_image` does."""
-        return self._call("GET", f"/api/tasks/{int(task_id)}/", project)
+        """The task as Label Studio's API gives it. This and the next three raise as `fetch_image` does.
+
+        Addresses in cloud storage stay as they are stored (s3://...), as webhooks and predict requests have them.
+        """
+        return self._call("GET", f"/api/tasks/{int(task_id)}/?resolve_uri=false", project)
 
     def get_project(self, number: int, *, project: str | None = None) -> dict[str, Any]:
         """The project as Label Studio's API gives it."""

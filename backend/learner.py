@@ -54,7 +54,8 @@ class _Project:
     """What the thread knows of a project, for the model of `digest`."""
 
     digest: str = ""
-    seen: tuple[object, ...] | None = None  #: fingerprint that was caught up with; None: not yet, or not wholly
+    seen: tuple[object, ...] | None = None  #: fingerprint that was caught up with
+    awaited: set[str] = field(default_factory=set)  #: digests of pictures that were not in the archive then
     lessons: dict[RegionKey, tuple[datetime, Lesson]] = field(default_factory=dict)
     hopeless: dict[RegionKey, datetime] = field(default_factory=dict)  #: regions that cannot teach as they are
 
@@ -141,30 +142,29 @@ class Learner:
         if project is None or project.digest != digest:
             project = self._projects[key] = _Project(digest)
         seen = fingerprint(self._store, key)
-        if seen == project.seen:
+        if seen == project.seen and not any(self._photos.has(sha256) for sha256 in project.awaited):
             return
         began = time.perf_counter()
         if not learning_state(self._store, key).enabled:
             self._learned.pop(key, None)
             project.lessons.clear()
+            project.awaited.clear()
             project.seen = seen
             return
         regions = taught_regions(self._store, key)
-        whole = self._study(key, regions, project, _wanted(label_config), loaded)
-        if whole is None:
+        if not self._study(key, regions, project, _wanted(label_config), loaded):
             return
         self._show(key, regions, project)
-        project.seen = seen if whole else None
+        project.seen = seen
         if project.lessons:
             seconds = time.perf_counter() - began
             log.info("project %s: learned from %d regions in %.0f ms", key, len(project.lessons), 1000 * seconds)
 
-    def _study(
-        self, key: ProjectKey, regions: list[Taught], project: _Project, wanted: Wanted, loaded: Loaded
-    ) -> bool | None:
-        """Lessons for the regions that have none; whether every one could be made. None: stopped, or another model."""
+    def _study(self, key: ProjectKey, regions: list[Taught], project: _Project, wanted: Wanted, loaded: Loaded) -> bool:
+        """Lessons for the regions that have none; False when that ended early: stopped, or another model."""
         from semsam_model.learning import Lesson
 
+        project.awaited.clear()
         current = {each.key: each for each in regions}
         gone = [k for k, (at, _) in project.lessons.items() if k not in current or current[k].updated_at != at]
         for k in gone:
@@ -182,19 +182,18 @@ class Learner:
             except DataError:
                 new.append(each)
         drop_lessons(self._store, [k for k in {*gone, *kept} if k not in current])
-        shown, whole = time.monotonic(), True
+        shown = time.monotonic()
         for each in reversed(new):  # the newest first: the annotator is about to see it
             if self._stopping or self._predictor.version != loaded.version:
-                return None
+                return False
             lesson_or_none = self._lesson(each, wanted, loaded, project)
             if lesson_or_none is None:
-                whole = whole and each.key in project.hopeless
                 continue
             project.lessons[each.key] = each.updated_at, lesson_or_none
             if time.monotonic() - shown > SHOW_S:
                 self._show(key, regions, project)
                 shown = time.monotonic()
-        return whole
+        return True
 
     def _lesson(self, each: Taught, wanted: Wanted, loaded: Loaded, project: _Project) -> Lesson | None:
         from semsam_model.learning import Lesson
@@ -204,10 +203,12 @@ class Learner:
             return None  # it has changed since: seen at the next look
 
         def pixels() -> np.ndarray:
+            if not self._photos.has(each.image_sha256):
+                raise _NotThere(each.image_sha256)
             try:
                 content = self._photos.path(each.image_sha256).read_bytes()
             except OSError as error:
-                raise _NotThere(str(error)) from error
+                raise DataError(f"its picture cannot be read: {error}") from error
             settings = self._settings
             return decode_photo(content, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels).rgb
 
@@ -218,7 +219,8 @@ class Learner:
                 each.image_sha256, pixels, mask, label=each.label, click=click, wanted=wanted, using=loaded
             )
         except _NotThere:
-            return None  # its picture is still being fetched
+            project.awaited.add(each.image_sha256)  # it is still being fetched
+            return None
         except SemsamError as error:
             log.warning("region %s of task %d: nothing is learned from it: %s", each.key.region, each.key.task, error)
             project.hopeless[each.key] = each.updated_at

@@ -112,8 +112,11 @@ def keep_lesson(store: Store, key: RegionKey, model: str, kept: KeptLesson) -> N
 
 def drop_lessons(store: Store, keys: Iterable[RegionKey]) -> None:
     """Lessons of these regions, of every model. Raises StoreError."""
+    dropped = list(keys)
+    if not dropped:
+        return
     with store.write() as connection:
-        for key in keys:
+        for key in dropped:
             connection.execute(delete(lessons).where(_is(key)))
 
 

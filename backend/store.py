@@ -33,7 +33,8 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         """See `open`."""
         self._engine = engine
-        self.name = engine.url.render_as_string(hide_password=True)
+        # what stands behind the ? may be a password too
+        self.name = engine.url.set(query={}).render_as_string(hide_password=True)
 
     @classmethod
     def open(cls, url: str) -> Store:

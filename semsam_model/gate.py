@@ -6,7 +6,8 @@ one that is offered first. The child is promoted when
 
     the corrections follow their pictures (`gate_pictures`), which is asked of the parent before anything is learned;
     the mean gain on the held-out corrections is at least `margin`, and the lower end of its bootstrap interval, which
-    resamples photos, as clicks of one photo are alike, lies above zero;
+    resamples photos, as clicks of one photo are alike, lies above zero; and so does that of Student's interval, which
+    is the wider one with few photos;
     the value on the guard set has not fallen by more than `tolerance`, nor has its `oracle`;
     names: the child's are not worse than the parent's by more than `name_tolerance` on the held-out corrections, nor on
     the guard set, and they follow the labels more than chance would (a permutation test). Labels that nothing can be
@@ -28,7 +29,7 @@ import numpy as np
 from semsam_model.data import evenly
 from semsam_model.errors import DataError
 from semsam_model.gate_clicks import MEASURES, GateClick, guard_samples, measure
-from semsam_model.gate_config import GateConfig, Interval, bootstrap
+from semsam_model.gate_config import GateConfig, Interval, bootstrap, widened
 from semsam_model.gate_pictures import Following
 from semsam_model.model import SemanticSAM
 from semsam_model.samples import Sample
@@ -72,7 +73,8 @@ def judge(
         if [(c.photo, c.region) for c in before] != [(c.photo, c.region) for c in after]:
             raise DataError("gate: expected the same clicks of parent and child")
     photos = [c.photo for c in child]
-    gain = bootstrap([c.value - p.value for p, c in zip(parent, child, strict=True)], photos, config)
+    gains = [c.value - p.value for p, c in zip(parent, child, strict=True)]
+    gain = widened(bootstrap(gains, photos, config), gains, photos, config)
     reasons = [
         *([following.reason] if following is not None and following.reason else []),
         *_gain_reasons(gain, len(set(photos)), len(child), config),

@@ -7,7 +7,6 @@ size: their granularity is `region`. Packed shards (see `shards`) are the same w
 
 from __future__ import annotations
 
-import io
 import json
 import operator
 import os
@@ -150,7 +149,7 @@ class PhotoInTar:
         return _span(self.path, self.start, self.length, f"{self.path}: {self.name}")
 
     def pixels(self) -> np.ndarray:
-        return read_rgb(io.BytesIO(self.content()), f"{self.path}: {self.name}")
+        return read_rgb(self.content(), f"{self.path}: {self.name}")
 
 
 def _span(path: Path, start: int, length: int, where: str) -> bytes:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol, overload
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from pycocotools import mask as coco_mask
 
-from semsam_model.errors import ConfigError, DataError
+from semsam_model.errors import ConfigError, DataError, ImageError
 from semsam_model.mask_codecs import Size, decode_coco_rle
+from semsam_model.pixels import decode_rgb
 
 GRANULARITIES = ("object", "part", "region")
 
@@ -171,12 +172,12 @@ class Sample:
 # --------------------------------------------------------------------------------------------------- photos and masks
 
 
-def read_rgb(file: Path | io.BytesIO, where: str) -> np.ndarray:
-    """A picture file -> uint8 RGB (H, W, 3), EXIF orientation applied. Raises DataError that begins with `where`."""
+def read_rgb(data: bytes, where: str) -> np.ndarray:
+    """A picture file -> uint8 RGB (H, W, 3), as clicks see it. Raises DataError that begins with `where`."""
     try:
-        with Image.open(file) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+        with Image.open(io.BytesIO(data)) as image:
+            return decode_rgb(image, data)
+    except (ImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
         raise DataError(f"{where}: expected a readable image: {exc}") from exc
 
 
@@ -195,7 +196,11 @@ class PhotoFile:
         return self.path.read_bytes()
 
     def pixels(self) -> np.ndarray:
-        return read_rgb(self.path, str(self.path))
+        try:
+            data = self.content()
+        except OSError as exc:
+            raise DataError(f"{self.path}: expected a readable image: {exc}") from exc
+        return read_rgb(data, str(self.path))
 
 
 @dataclass(frozen=True, eq=False)

@@ -312,6 +312,16 @@ def test_the_same_regions_give_the_same_bytes_whatever_was_in_the_folder(
     assert not any(name.startswith(".") for name in files(tmp_path / "fresh"))
 
 
+def test_photos_that_an_export_referred_to_are_copied_by_the_next_one(tmp_path: Path, photos: PhotoFolder) -> None:
+    regions = car_park(photos, 4)
+    run(regions, photos, tmp_path / "out", "sa1b", images="reference")
+    links = [path for path in (tmp_path / "out").rglob("*") if path.is_symlink()]
+    assert links
+    run(regions, photos, tmp_path / "out", "sa1b", images="copy")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_symlink()]
+    assert all(path.is_file() for path in links)
+
+
 _KILLED = """
 import hashlib, json, os, signal, sys
 from pathlib import Path

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from backend.errors import ImageFormatError, ImageTooLarge
 from backend.images import Photo, decode_photo, load_photo, probe_size
+from semsam_model.samples import PhotoFile
 
 LIMITS: dict[str, int] = {"max_bytes": 1_000_000, "max_pixels": 100_000}
 LOSSLESS = ("PNG", "BMP", "TIFF", "WEBP")
@@ -277,6 +278,24 @@ def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
     for read in (lambda data: probe_size(data, max_pixels=80_000_000), decoded):
         with pytest.raises(ImageTooLarge, match="max_image_pixels"):
             read(png_header(side, side))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGBA", "CMYK", "P", "turned"])
+def test_training_sees_the_pixels_that_clicks_see(tmp_path: Path, mode: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 14, 4), dtype=np.uint8)
+    file = tmp_path / "photo"
+    if mode == "I;16":
+        Image.fromarray(pixels[..., 0].astype(np.uint16) * 16).save(file, "PNG")
+    elif mode == "turned":
+        exif = Image.Exif()
+        exif[0x112] = 6
+        Image.fromarray(pixels[..., :3]).save(file, "JPEG", exif=exif)
+    else:
+        image = Image.fromarray(pixels, "RGBA")
+        kind = "TIFF" if mode == "CMYK" else "PNG"
+        (image if mode == "RGBA" else image.convert("RGB").convert(mode)).save(file, kind)
+    served = load_photo(file, max_bytes=10**6, max_pixels=10**6).rgb
+    assert np.array_equal(PhotoFile(file).pixels(), served)
 
 
 def test_a_photo_is_loaded_from_disk(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -210,6 +211,22 @@ def test_a_picture_that_is_not_there_yet_teaches_when_it_is(
     assert looked(backend)[0] == 0
     aside.rename(settings.data_dir / "photos")
     assert looked(backend)[0] == len(park)
+
+
+def test_a_picture_that_never_comes_is_waited_for_without_learning_again(
+    backend: Backend,
+    file: Store,
+    photos: PhotoFolder,
+    park: list[StoredRegion],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    photos.path(park[0].image_sha256).unlink()
+    stored.fill(file, stored.project(), park)
+    with caplog.at_level(logging.INFO, "backend.learner"):
+        learned = [looked(backend)[0] for _ in range(3)]
+    assert 0 < learned[0] < len(park)
+    assert learned[1:] == learned[:1] * 2
+    assert caplog.text.count("learned from") == 1
 
 
 def test_kept_lessons_that_cannot_be_read_are_made_anew(

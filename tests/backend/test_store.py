@@ -1,11 +1,13 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import insert
 
 from backend.corrections import list_projects
+from backend.errors import StoreError
 from backend.store import Store
 from backend.tables import metadata, projects
 
@@ -34,3 +36,10 @@ def test_a_second_opening_finds_what_the_first_one_wrote(tmp_path: Path) -> None
     again = Store.open(url)
     assert [str(project.key) for project in list_projects(again)] == ["1 of http://ls:8080"]
     again.close()
+
+
+def test_a_password_among_the_options_of_the_address_is_not_told() -> None:
+    with pytest.raises(StoreError) as refused:
+        Store.open("postgresql://127.0.0.1:1/semsam?user=semsam&password=geheim&connect_timeout=1")
+    assert "127.0.0.1:1/semsam" in str(refused.value)
+    assert "geheim" not in str(refused.value)

@@ -129,8 +129,10 @@ def test_a_correction_is_asked_for_in_proportion_to_its_weight() -> None:
 
 
 def test_the_settings_in_the_repository_are_valid_and_wrong_ones_are_named(tmp_path: Path) -> None:
-    _, gate = read_finetune_config()
-    GateConfig.from_dict(gate)
+    learning, gate = read_finetune_config()
+    # what is measured is what jobs do, with the file or without
+    assert learning == FineTuneConfig()
+    assert GateConfig.from_dict(gate) == GateConfig()
     for text, named in (
         ("finetune: {lern: heads}", "lern"),
         ("finetune: {learn: encoder}", "learn"),
