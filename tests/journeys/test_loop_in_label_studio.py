@@ -39,7 +39,7 @@ pytestmark = pytest.mark.browser
 ROCKET = ROOT / "samples" / "rocket.jpg"
 ON_THE_ROCKET, BESIDE_IT = (0.50, 0.50), (0.20, 0.60)
 #: Pictures that fine-tuning learns from, and that the gate judges by.
-LEARN, HELD_OUT = 6, 4
+LEARN, HELD_OUT = 6, 8
 #: One for each click: what was clicked and left unsubmitted is a draft, and a click on its point asks for nothing.
 UNSEEN = (draw(10_000), draw(10_001))
 
