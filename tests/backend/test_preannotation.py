@@ -36,9 +36,10 @@ NAMED = CONFIG.replace(
 
 @pytest.fixture(scope="session")
 def everything_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with object queries, untrained, whose masks have structure."""
+    """A tiny model with names and object queries, untrained, whose masks have structure."""
     torch.manual_seed(3)
-    config = dataclasses.replace(read_model_config("tiny"), generic_queries=12, generic_layers=1)
+    tiny = read_model_config("tiny")
+    config = dataclasses.replace(tiny, generic_queries=12, generic_layers=1, name_features=True, text_dim=384)
     network = build_model(config).eval()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -67,9 +68,18 @@ def server() -> Iterator[str]:
         yield url
 
 
+@contextlib.contextmanager
+def built(chosen: Settings) -> Iterator[SemsamService]:
+    """The service, its text encoder loaded: a busy machine takes longer for that than a request waits."""
+    with contextlib.closing(build_service(chosen, Metrics())) as made:
+        assert made._namer is not None
+        made._namer.wait(300)
+        yield made
+
+
 @pytest.fixture
 def service(server: str, everything_weights: Path, tmp_path: Path) -> Iterator[SemsamService]:
-    with contextlib.closing(build_service(settings(server, everything_weights, tmp_path), Metrics())) as made:
+    with built(settings(server, everything_weights, tmp_path)) as made:
         yield made
 
 
@@ -136,6 +146,42 @@ def test_a_picture_that_cannot_be_read_is_asked_again_and_the_others_are_answere
     broken, fine = service.predict_request(body(None, "broken.png", "a.png"), "r3")
     assert broken["result"] == [] and broken["model_version"].endswith(UNFINISHED)
     assert fine["result"] and not fine["model_version"].endswith(UNFINISHED)
+
+
+def test_without_a_text_encoder_nothing_is_labelled_that_would_need_it(
+    server: str, everything_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "encoder").mkdir()
+    blind = settings(server, everything_weights, tmp_path, text_encoder=str(tmp_path / "encoder"))
+    with built(blind) as made:
+        (named,) = made.predict_request(body(None, "a.png", config=NAMED), "r4")
+        (plain,) = made.predict_request(body(None, "a.png"), "r5")
+    assert named["result"] == [] and named["model_version"].endswith(UNFINISHED)
+    assert plain["result"] and not plain["model_version"].endswith(UNFINISHED)
+    (reason,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("request r4")]
+    assert "without the text encoder" in reason and f"{tmp_path / 'encoder'}: expected" in reason
+
+
+def test_a_single_picture_that_does_not_come_is_given_up_too(everything_weights: Path, tmp_path: Path) -> None:
+    come = threading.Event()
+
+    class Slow(Files):
+        @property
+        def content(self) -> dict[str, bytes]:
+            come.wait(60)
+            return self.held
+
+        @content.setter
+        def content(self, held: dict[str, bytes]) -> None:
+            self.held = held
+
+    with serving(Slow()) as url:
+        hurried = settings(url, everything_weights, tmp_path, preannotate_seconds=1.0)
+        with contextlib.closing(build_service(hurried, Metrics())) as made:
+            (answer,) = made.predict_request(body(None, "a.png"), "r")
+            assert not come.is_set()
+            come.set()
+    assert answer["result"] == [] and answer["model_version"].endswith(UNFINISHED)
 
 
 def test_pictures_that_do_not_come_hold_up_neither_the_answer_nor_each_other() -> None:
