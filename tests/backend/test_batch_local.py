@@ -1,5 +1,6 @@
 """Pictures annotated in this process and in worker processes: the same answers, whatever a picture or a worker does."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -62,7 +63,8 @@ def kill(count: int | None = None) -> None:
     """Some or all worker processes of this one."""
     for child in multiprocessing.active_children()[:count]:
         assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # gone by itself
+            os.kill(child.pid, signal.SIGKILL)
 
 
 def test_a_picture_that_kills_its_worker_is_given_up_and_a_killed_worker_costs_nothing(
