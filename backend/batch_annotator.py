@@ -20,7 +20,7 @@ from backend.preannotation import as_prediction, names_of, wanted_regions
 from backend.predictor import Loaded, read_model
 from backend.settings import Settings
 from semsam_model.config import ModelConfig
-from semsam_model.errors import ConfigError
+from semsam_model.errors import ConfigError, SemsamError
 from semsam_model.header import Header, read_header
 from semsam_model.text import TextEncoder
 
@@ -58,30 +58,45 @@ def checked_header(weights: Path) -> Header:
 
 
 class Annotator:
-    """A model of its own, and the text encoder."""
+    """A model of its own, and the labels of the project as it compares them."""
 
-    def __init__(self, settings: Settings, weights: Path) -> None:
-        """Raises CheckpointError; ConfigError for a model without object queries."""
+    def __init__(self, settings: Settings, weights: Path, config: LabelConfig) -> None:
+        """Raises CheckpointError; ConfigError for a model without object queries; TextEncoderError when labels are to
+        be told apart and the text encoder cannot be used."""
         checked_header(weights)
-        self._settings = settings
+        self._settings, self._config = settings, config
         self.loaded: Loaded = read_model(settings, weights)
-        self._namer = Namer(TextEncoder(settings.text_encoder)) if self.loaded.model.config.name_features else None
+        own = self.loaded.model.config
+        namer = Namer(TextEncoder(settings.text_encoder)) if own.name_features else None
+        # a slow machine takes longer, and finds no fewer names
+        self._labels = names_of(namer, config, own.text_dim, wait_s=None)
 
-    def __call__(self, data: bytes, config: LabelConfig) -> dict[str, Any]:
+    def __call__(self, data: bytes) -> dict[str, Any]:
         """The prediction for a picture file. Raises ImageError."""
-        return self.annotate(prepare(data, self._settings, self.loaded.model.config), config)
+        return self.annotate(prepare(data, self._settings, self.loaded.model.config))
 
-    def annotate(self, picture: Prepared, config: LabelConfig) -> dict[str, Any]:
+    def annotate(self, picture: Prepared) -> dict[str, Any]:
         """The prediction for what `prepare` made of a picture file."""
         from semsam_model.preannotate import preannotate
 
         model, version = self.loaded.model, self.loaded.version.version
-        # a slow machine takes longer, and finds no fewer names
-        labels = names_of(self._namer, config, model.config.text_dim, wait_s=None)
         embedding = model.encode_resized(picture.frame, picture.pixels)
         return as_prediction(
-            preannotate(model, embedding, labels, wanted_regions(self._settings, config)),
-            config,
+            preannotate(model, embedding, self._labels, wanted_regions(self._settings, self._config)),
+            self._config,
             picture.sha256,
             version,
         )
+
+
+def told(error: BaseException) -> str:
+    """Why a picture has no prediction, for people: with its type where the message was not made for them."""
+    text = str(error)
+    if not text or not isinstance(error, SemsamError | OSError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """A file's name need not be UTF-8; what is shown, or sent by Ray, must."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from backend.batch import Annotate, Answer
-from backend.batch_annotator import Annotator, Prepared, checked_header, prepare
+from backend.batch_annotator import Annotator, Prepared, checked_header, prepare, told
 from backend.batch_sources import Item
 from backend.errors import BackendError
 from backend.label_config import LabelConfig
 from backend.settings import Settings, without_secrets
 from semsam_model.config import ModelConfig
-from semsam_model.errors import SemsamError
 from semsam_model.header import SUFFIX, Header
 
 if TYPE_CHECKING:
@@ -171,6 +170,8 @@ def _annotated(
     for batch in (BATCH, 1):
         try:
             for row in _dataset(waiting, job, batch, workers, resources).iter_rows():
+                if row["fatal"]:
+                    raise BackendError(f"Ray cannot go on: {row['problem']}")
                 answer = BackendError(row["problem"]) if row["problem"] else pickle.loads(row["data"])
                 yield waiting.pop(row["number"]), answer
         except (RayError, UserCodeException) as error:
@@ -221,36 +222,50 @@ class _Worker:
     """An actor."""
 
     def __init__(self, job: _Job) -> None:
-        import ray
-
         # seen once: an actor that Ray had dismissed waited forever, in what C++ libraries do as a process ends
         atexit.register(os._exit, 0)
-        self._config = job.config
+        self._begun: Annotator | str
+        try:
+            self._begun = self._annotator(job)
+        except Exception as error:  # raised here, Ray would count it as the failure of whatever picture comes next
+            self._begun = f"a worker on {socket.gethostname()} cannot begin: {told(error)}"
+
+    @staticmethod
+    def _annotator(job: _Job) -> Annotator:
+        import ray
+
         with tempfile.NamedTemporaryFile(suffix=SUFFIX) as file:
             file.write(ray.get(job.weights))
             file.flush()
-            self._annotator = Annotator(job.settings, Path(file.name))  # its digest is checked as it is loaded
-        found = self._annotator.loaded.version
-        if found != job.header.version:
-            raise BackendError(f"expected model {job.header.version}, got {found}")
+            made = Annotator(job.settings, Path(file.name), job.config)  # its digest is checked as it is loaded
+        if made.loaded.version != job.header.version:
+            raise BackendError(f"expected model {job.header.version}, got {made.loaded.version}")
+        return made
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
-        return _each(table, lambda row: self._annotator.annotate(pickle.loads(row["data"]), self._config))
+        begun = self._begun
+        if isinstance(begun, str):
+            return _table([{**row, "data": b"", "problem": begun, "fatal": True} for row in table.to_pylist()])
+        return _each(table, lambda row: begun.annotate(pickle.loads(row["data"])))
 
 
 def _each(table: pyarrow.Table, step: Any) -> pyarrow.Table:
     """The rows after a step: number, data (pickled), and the problem of those that have one, which later steps pass."""
-    import pyarrow
-
     rows = []
     for row in table.to_pylist():
         data, problem = b"", row.get("problem", "")
         if not problem:
             try:
                 data = pickle.dumps(step(row))
-            except (SemsamError, OSError) as error:
-                # a file's name need not be UTF-8, a column of Arrow must
-                problem = (str(error) or type(error).__name__).encode("utf-8", "backslashreplace").decode()
-        rows.append({"number": row["number"], "data": data, "problem": problem})
-    schema = pyarrow.schema([("number", "int64"), ("data", "binary"), ("problem", "string")])
-    return pyarrow.Table.from_pylist(rows, schema)
+            except Exception as error:
+                problem = told(error)
+        rows.append({"number": row["number"], "data": data, "problem": problem, "fatal": False})
+    return _table(rows)
+
+
+def _table(rows: list[dict[str, Any]]) -> pyarrow.Table:
+    """fatal: no worker there can annotate anything."""
+    import pyarrow
+
+    columns = [("number", "int64"), ("data", "binary"), ("problem", "string"), ("fatal", "bool")]
+    return pyarrow.Table.from_pylist(rows, pyarrow.schema(columns))

@@ -17,11 +17,12 @@ from urllib.parse import quote
 
 from backend.batch_output import Names, TaskLines
 from backend.connection import Connection, shown
-from backend.errors import BackendError, ImageTooLarge
+from backend.errors import BackendError, BadRequest, ImageTooLarge, LabelStudioError, TaskRefused, TokenRefused
 from backend.label_config import LabelConfig
 from backend.labelstudio import LabelStudio, all_tasks
 from backend.object_store import ObjectStores, is_stored
 from backend.settings import Settings
+from semsam_model.errors import SemsamError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
@@ -29,11 +30,20 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Item:
-    """A picture to look at. `read` raises SemsamError or OSError."""
+    """A picture to look at. `read` raises SemsamError or OSError, the others TaskRefused for what is its own fault."""
 
     name: str  #: for people: a path or "task 7"
     read: Callable[[], bytes]
     write: Callable[[dict[str, Any]], None]
+    wanted: Callable[[], bool] = lambda: True  #: asked just before writing: hours may have gone by
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What cannot even be looked at."""
+
+    name: str
+    error: SemsamError
 
 
 @dataclass(frozen=True)
@@ -54,22 +64,50 @@ def missing(pictures: Iterable[Picture], out: TaskLines) -> Iterator[Item | None
 # ------------------------------------------------------------------------------------------------------- Label Studio
 
 
-def tasks_of(label_studio: LabelStudio, project: int, config: LabelConfig, version: str) -> Iterator[Item | None]:
-    """The project's tasks; None for one that has a prediction of exactly this version. Raises LabelStudioError."""
-    # all ids at once: the order of the pages may change as predictions are written
-    for number in [int(task["id"]) for task, _ in all_tasks(label_studio, project)]:
-        task = label_studio.get_task(number)
-        if any(prediction.get("model_version") == version for prediction in task.get("predictions") or []):
-            yield None
-            continue
+def tasks_of(
+    label_studio: LabelStudio, project: int, config: LabelConfig, version: str
+) -> Iterator[Item | Lost | None]:
+    """The project's tasks; None for one that has a prediction of exactly this version. Raises LabelStudioError where
+    Label Studio answers nothing: one task that cannot be had, deleted since, is passed."""
 
-        def read(number: int = number, task: dict[str, Any] = task) -> bytes:
-            return label_studio.fetch_image(config.image_url(task.get("data") or {}), task_id=number)
+    def of_it_alone(error: LabelStudioError) -> TaskRefused:
+        if isinstance(error, TokenRefused):
+            raise error
+        label_studio.get_project(project)  # raises where nothing else is answered either
+        return TaskRefused(str(error))
 
-        def write(prediction: dict[str, Any], number: int = number) -> None:
+    def has_prediction(task: dict[str, Any]) -> bool:
+        return any(prediction.get("model_version") == version for prediction in task.get("predictions") or [])
+
+    def wanted(number: int) -> bool:
+        try:
+            return not has_prediction(label_studio.get_task(number))
+        except LabelStudioError as error:
+            raise of_it_alone(error) from error
+
+    def write(prediction: dict[str, Any], number: int) -> None:
+        try:
             label_studio.create_prediction({"task": number, **prediction})
+        except LabelStudioError as error:
+            raise of_it_alone(error) from error
 
-        yield Item(f"task {number}", read, write)
+    def item(number: int) -> Item | Lost | None:
+        name = f"task {number}"
+        try:
+            task = label_studio.get_task(number)
+            if has_prediction(task):
+                return None
+            where = config.image_url(task.get("data") or {})
+        except LabelStudioError as error:
+            return Lost(name, of_it_alone(error))
+        except BadRequest as error:
+            return Lost(name, error)
+        # of the task nothing else is kept: many may wait, and annotations are large
+        read = partial(label_studio.fetch_image, where, task_id=number)
+        return Item(name, read, partial(write, number=number), partial(wanted, number))
+
+    # all ids at once: the order of the pages may change as predictions are written
+    yield from map(item, [int(task["id"]) for task, _ in all_tasks(label_studio, project)])
 
 
 # -------------------------------------------------------------------------------------------------- files, near and far

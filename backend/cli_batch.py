@@ -37,6 +37,7 @@ def batch(
 
     from backend import batch as job
     from backend import batch_sources as sources
+    from backend.batch_local import in_process, processes
     from backend.batch_output import TaskLines
     from backend.batch_ray import on_ray
     from backend.errors import BackendError
@@ -74,9 +75,9 @@ def batch(
         if ray is not None:
             executor = on_ray(ray, settings, live.weights, config, workers)
         elif workers > 1:
-            executor = job.processes(settings, live.weights, config, workers)
+            executor = processes(settings, live.weights, config, workers)
         else:
-            executor = job.in_process(settings, live.weights, config)
+            executor = in_process(settings, live.weights, config)
         annotate = stack.enter_context(executor)
         progress = stack.enter_context(Progress())
         bar = progress.add_task("pictures", total=None)

@@ -21,6 +21,7 @@ SemsamError
         ├── OriginRefused       403  an address outside the allowed origins and folders
         ├── TokenRefused        502  Label Studio does not accept our token
         ├── NotFound            404  no such image, task or file
+        ├── TaskRefused         502  one task cannot be had or annotated; it works for others
         └── FetchTimeout        504  the answer did not come in time
 """
 
@@ -135,6 +136,12 @@ class NotFound(LabelStudioError):
     """No such image, task or file."""
 
     http_status = 404
+
+
+class TaskRefused(LabelStudioError):
+    """One task cannot be had, or its prediction is not taken; Label Studio works for others."""
+
+    http_status = 502
 
 
 class FetchTimeout(LabelStudioError):

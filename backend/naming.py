@@ -1,7 +1,8 @@
 """The labels of projects as vectors, for naming masks. Owns the text encoder; no click ever waits for it to load.
 
 A label list is embedded in the background, when the project connects or at its first click, and kept. Until that is
-done, and where the encoder cannot be loaded, there is no answer and the rule of `LabelConfig.label_for` decides.
+done, and where the encoder cannot be loaded, there is no answer and the rule of `LabelConfig.label_for` decides. What
+is annotated without a click waits instead, or is not annotated: `needed`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from cachetools import LRUCache
 
 from backend.label_config import Label, LabelConfig
-from semsam_model.errors import SemsamError
+from semsam_model.errors import SemsamError, TextEncoderError
 from semsam_model.names import KINDS, Kind, LabelSet
 from semsam_model.text import GENERIC, TextEncoder, normalise_label
 
@@ -77,17 +78,27 @@ class Namer:
         """Any labels, each with at least a word; None while the encoder is not loaded or cannot be."""
         return self._result(tuple(labels))
 
-    def wait(self, timeout_s: float | None, config: LabelConfig | None = None) -> None:
-        """Until the encoder is loaded or known to be missing, and has embedded the project's labels if it can.
-
-        timeout_s None: however long that takes. Raises TimeoutError.
-        """
+    def wait(self, timeout_s: float | None) -> None:
+        """Until the encoder is loaded or known to be missing. None: however long that takes. Raises TimeoutError."""
         self.start()
         assert self._loading is not None
         self._loading.exception(timeout_s)
-        wanted = telling(config.labels) if config else ()
-        if len(wanted) > 1:
-            self._begin(wanted).exception(timeout_s)
+
+    def needed(self, config: LabelConfig, dimension: int, timeout_s: float | None) -> LabelSet | None:
+        """As `labels`, but None only where there are fewer than two: waits for their vectors, None however long.
+
+        Raises TimeoutError; TextEncoderError when the encoder cannot be loaded or has another dimension.
+        """
+        wanted = telling(config.labels)
+        if len(wanted) < 2:
+            return None
+        labels = self._begin(wanted).result(timeout_s)  # which is begun when the encoder is loaded
+        if labels.vectors.shape[1] != dimension:
+            raise TextEncoderError(
+                f"the model compares texts in {dimension} dimensions, the text encoder gives"
+                f" {labels.vectors.shape[1]}; expected the one that its weights were trained with (text_encoder)"
+            )
+        return labels
 
     def _begin(self, labels: tuple[Label, ...]) -> Future[LabelSet]:
         self.start()

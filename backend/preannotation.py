@@ -16,6 +16,7 @@ from backend.errors import NotReady
 from backend.label_config import LabelConfig
 from backend.naming import Namer
 from backend.settings import Settings
+from semsam_model.errors import TextEncoderError
 from semsam_model.names import LabelSet
 
 if TYPE_CHECKING:  # torch
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 #: What the version of an answer says that was not made: Label Studio and `semsam batch` then ask again.
 UNFINISHED = " (not annotated yet)"
-ENCODER_WAIT_S = 20.0  #: of a request; `semsam batch` waits until it is there
+ENCODER_WAIT_S = 20.0  #: of a picture, within the time of its request; `semsam batch` waits until it is there
 #: Pictures of one request at a time: one is fetched while another is looked at.
 TOGETHER = 2
 #: What a picture that was begun may take beyond `preannotate_seconds`, as a share of these; of 80 s it is 12.
@@ -47,16 +48,19 @@ def in_time(jobs: Sequence[Callable[[], T]], seconds: float, late: Callable[[], 
 def names_of(namer: Namer | None, config: LabelConfig, dimension: int, wait_s: float | None) -> LabelSet | None:
     """The project's labels; waits for the text encoder. None: regions are labelled by kind alone, for want of names.
 
-    wait_s None: however long it takes. Raises NotReady when the encoder is still not done then: nobody would look
-    again at what was labelled without it.
+    wait_s None: however long it takes. Raises NotReady when the encoder is still not done then, TextEncoderError when
+    it cannot be used: nobody would look again at what was labelled without it.
     """
     if namer is None:
         return None
     try:
-        namer.wait(wait_s, config)
+        return namer.needed(config, dimension, wait_s)
     except TimeoutError:
-        raise NotReady(f"the text encoder has not read the labels after {wait_s:g} s; ask again") from None
-    return namer.labels(config, dimension=dimension)
+        raise NotReady(f"the text encoder has not read the labels after {wait_s:.3g} s; ask again") from None
+    except TextEncoderError as error:
+        raise TextEncoderError(
+            f"labels cannot be told apart without the text encoder, and none is given by chance: {error}"
+        ) from error
 
 
 def wanted_regions(settings: Settings, config: LabelConfig) -> RegionOptions:

@@ -31,7 +31,7 @@ from backend.metrics import Metrics
 from backend.naming import Namer, without_text
 from backend.offering import Answered
 from backend.preannotation import ENCODER_WAIT_S, GRACE, UNFINISHED, as_prediction, in_time, names_of, wanted_regions
-from backend.predictor import Loaded, Predictor, Timings, read_model
+from backend.predictor import LOAD_WAIT_S, Loaded, Predictor, Timings, read_model
 from backend.records import ProjectKey
 from backend.registry import Registry, open_registry
 from backend.settings import Settings
@@ -200,9 +200,9 @@ class SemsamService:
         """
         request = protocol.parse_predict(body)
         seconds = self._settings.preannotate_seconds
-        model = _OneModel(self._predictor, time.monotonic() + seconds)
+        model = _OneModel(self._predictor, seconds)
         jobs = [partial(self._answer, request, task, request_id, model) for task in request.tasks]
-        if request.context is not None or len(jobs) == 1:
+        if request.context is not None:
             return [job() for job in jobs]
         return in_time(jobs, seconds * (1 + GRACE), partial(self._late, request_id, model))
 
@@ -262,7 +262,7 @@ class SemsamService:
 
         if request.context is None:
             # a task that is opened alone is clicked next; of many nobody knows
-            return self._preannotate(request.config, file, pixels, model.ready(), where, len(request.tasks) == 1)
+            return self._preannotate(request.config, file, pixels, model, where, len(request.tasks) == 1)
         asked = protocol.interaction(request.context, request.config, file.size)
         if asked.prompt is None and not asked.text:
             raise _NothingToSay("no_prompt", "; ".join(asked.ignored) or "nothing to point at")
@@ -307,13 +307,13 @@ class SemsamService:
         return prediction
 
     def _can_preannotate(self, model: _OneModel) -> None:
-        if time.monotonic() >= model.deadline:
+        if not model.left_s:
             raise _NothingToSay(
                 "no_time",
                 f"{self._settings.preannotate_seconds:g} s, the setting preannotate_seconds, are over; ask again, or"
                 " run `semsam batch`",
             )
-        loaded = model.ready()
+        loaded = model.ready(min(LOAD_WAIT_S, model.left_s))
         if not loaded.model.config.generic_queries:
             raise _NothingToSay(
                 "no_prompt",
@@ -325,12 +325,13 @@ class SemsamService:
         config: protocol.LabelConfig,
         file: _File,
         pixels: Callable[[], np.ndarray],
-        loaded: Loaded,
+        model: _OneModel,
         where: str,
         keep: bool,
     ) -> dict[str, Any]:
         """Everything in a picture that nobody has clicked. keep: its embedding, whatever else that puts out."""
-        labels = names_of(self._namer_of(loaded), config, loaded.model.config.text_dim, ENCODER_WAIT_S)
+        loaded, patience = model.ready(), min(ENCODER_WAIT_S, model.left_s)
+        labels = names_of(self._namer_of(loaded), config, loaded.model.config.text_dim, patience)
         options = wanted_regions(self._settings, config)
         regions, version, timings = self._predictor.preannotate(
             file.sha256, pixels, labels, options, using=loaded, keep=keep
@@ -459,17 +460,22 @@ class SemsamService:
 class _OneModel:
     """The model that answers a request: the one that was there when it was first needed, to the request's end."""
 
-    def __init__(self, predictor: Predictor, deadline: float) -> None:
+    def __init__(self, predictor: Predictor, seconds: float) -> None:
         self._predictor = predictor
-        self.deadline = deadline  #: time.monotonic() after which no picture without a click is begun
+        self._deadline = time.monotonic() + seconds
         self.loaded: Loaded | None = None  #: None until then
         self._lock = threading.Lock()
 
-    def ready(self) -> Loaded:
+    @property
+    def left_s(self) -> float:
+        """Seconds until no picture without a click is begun, nor anything waited for in its favour."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def ready(self, wait_s: float = LOAD_WAIT_S) -> Loaded:
         """Raises NotReady."""
         with self._lock:
             if self.loaded is None:
-                self.loaded = self._predictor.ready()
+                self.loaded = self._predictor.ready(wait_s)
             return self.loaded
 
 

@@ -30,7 +30,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from backend.batch import Summary, in_process, processes, read_config, run
+from backend.batch import Summary, read_config, run
+from backend.batch_local import in_process, processes
 from backend.batch_ray import on_ray
 from backend.batch_sources import PICTURES, Item
 from backend.registry import open_registry

@@ -20,7 +20,8 @@ from typing import Any
 
 import requests
 
-from backend.batch import in_process, read_config, run
+from backend.batch import read_config, run
+from backend.batch_local import in_process
 from backend.batch_sources import Item
 from backend.demo import ProjectMaker
 from backend.demo_servers import HOST, Credentials, start_label_studio

@@ -54,9 +54,11 @@ class DeformableAttention(nn.Module):
 
     def forward(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes) -> Tensor:
         """query (B, Q, C); reference (1 or B, Q, 2) points x, y or (.., 4) boxes cx, cy, w, h, shares of the image;
-        memory (B, S, C), levels one after another, each row-major; shapes of the levels. Returns (B, Q, C).
+        memory (B, S, C), levels one after another, each row-major; shapes of the levels. Returns (B, Q, C). Q may be 0.
         """
         q = query.shape[1]
+        if not q:
+            return query
         sparse_form = q * self.heads * 2 <= memory.shape[1]
         table = memory if sparse_form else self.value_proj(memory)
         read = self._sums_then_projects if sparse_form else self._reads_projection

@@ -1,7 +1,8 @@
 """A whole photo as one clean set of regions, to be accepted as is: objects that do not overlap, and parts that do not.
 
 Each mask is an object or a part, whichever its query is surer of. Of two of one kind that share pixels the better one
-has them; what is left of the other stays a region when it is most of it. A part belongs to the object that holds it.
+has them; what is left of the other stays a region when it is most of it. A part belongs to the object that holds it;
+one that is nearly all of it would be the same region twice, and the better of the two stays.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from semsam_model.names import KINDS, Kind, LabelSet
 from semsam_model.readouts import COLUMNS, ReadOptions
 from semsam_model.segment import INSIDE, Queries, find_queries, segment
 from semsam_model.types import Candidate
+
+#: An object and a part with a larger IoU are one region. A part that is less of its object is a part.
+SAME_REGION = 0.85
 
 
 @dataclass(frozen=True)
@@ -53,29 +57,32 @@ def preannotate(
     for group, mine in zip(KINDS, (~is_part, is_part), strict=True):
         if options.kind in (None, group) and mine.any():
             candidates = segment(_only(queries, mine), embedding.frame, labels, group, read)
-            found += [Region(candidate, group) for candidate in apart(candidates, read.visible)]
-    found.sort(key=lambda region: -region.candidate.score)
-    return _linked(found[: options.most])
+            found += [Region(candidate, group) for candidate in candidates]
+    return _linked(apart(found, read.visible)[: options.most])
 
 
-def apart(candidates: Sequence[Candidate], visible: float) -> list[Candidate]:
-    """The candidates without what better ones cover; none that keeps less than `visible` of its mask. Best first."""
-    taken: np.ndarray | None = None
-    kept = []
-    for candidate in sorted(candidates, key=lambda c: (-c.score, c.rank)):
+def apart(regions: Sequence[Region], visible: float) -> list[Region]:
+    """The regions without what better ones of their kind cover; none that keeps less than `visible` of its mask, and
+    none that is nearly a better one of the other kind. Best first; among equals the object, then the lower rank.
+    """
+    taken: dict[Kind, np.ndarray] = {}
+    kept: list[Region] = []
+    order = sorted(regions, key=lambda r: (-r.candidate.score, KINDS.index(r.kind), r.candidate.rank))
+    for kind, candidate in ((region.kind, region.candidate) for region in order):
         if not candidate.area:
             continue
-        if taken is None:
-            taken = np.zeros(candidate.size, bool)
-        free = _free(candidate, candidate.crop, candidate.bbox, taken)
-        least = Options().min_region / (640 * 640) * taken.size
+        mine = taken.setdefault(kind, np.zeros(candidate.size, bool))
+        free = _free(candidate, candidate.crop, candidate.bbox, mine)
+        least = Options().min_region / (640 * 640) * mine.size
         cleaned = clean_pixels(free.crop, free.bbox, least)
-        free = _free(candidate, *cleaned, taken)  # a pinhole that was filled may be another's
+        free = _free(candidate, *cleaned, mine)  # a pinhole that was filled may be another's
         if not free.area or free.area < visible * candidate.area:
             continue
+        if any(_iou(free, other.candidate) > SAME_REGION for other in kept if other.kind != kind):
+            continue
         x0, y0, x1, y1 = free.bbox
-        taken[y0:y1, x0:x1] |= free.crop
-        kept.append(free)
+        mine[y0:y1, x0:x1] |= free.crop
+        kept.append(Region(free, kind))
     return kept
 
 
@@ -117,22 +124,28 @@ def _linked(regions: Sequence[Region]) -> list[Region]:
     for i, region in enumerate(regions):
         parent = None
         if region.kind == "part":
-            shares = {rank: _share_in(region.candidate, whole) for rank, whole in objects.items()}
+            area = region.candidate.area
+            shares = {rank: _shared(region.candidate, whole) / area for rank, whole in objects.items()}
             parent = max(shares, key=lambda rank: shares[rank], default=None)
             parent = parent if parent is not None and shares[parent] >= INSIDE else None
         linked.append(Region(replace(region.candidate, rank=i + 1, parent=parent), region.kind))
     return linked
 
 
-def _share_in(part: Candidate, whole: Candidate) -> float:
-    """Share of the part's pixels that are the whole's."""
-    x0, y0 = max(part.bbox[0], whole.bbox[0]), max(part.bbox[1], whole.bbox[1])
-    x1, y1 = min(part.bbox[2], whole.bbox[2]), min(part.bbox[3], whole.bbox[3])
+def _iou(a: Candidate, b: Candidate) -> float:
+    both = _shared(a, b)
+    return both / (a.area + b.area - both)
+
+
+def _shared(a: Candidate, b: Candidate) -> int:
+    """Pixels that are of both."""
+    x0, y0 = max(a.bbox[0], b.bbox[0]), max(a.bbox[1], b.bbox[1])
+    x1, y1 = min(a.bbox[2], b.bbox[2]), min(a.bbox[3], b.bbox[3])
     if x0 >= x1 or y0 >= y1:
-        return 0.0
+        return 0
 
     def cut(candidate: Candidate) -> np.ndarray:
         left, top = candidate.bbox[:2]
         return candidate.crop[y0 - top : y1 - top, x0 - left : x1 - left]
 
-    return float(np.count_nonzero(cut(part) & cut(whole))) / part.area
+    return int(np.count_nonzero(cut(a) & cut(b)))

@@ -138,7 +138,7 @@ def _unnamed(logits: np.ndarray, kinds: np.ndarray, kind: Kind | None) -> Findin
 
 def _shares_inside(masks: np.ndarray) -> np.ndarray:
     """bool (Q, h, w) -> (Q, Q): share of mask i that lies in mask j; 0 for itself."""
-    flat = masks.reshape(len(masks), -1).astype(np.float32)
+    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2]).astype(np.float32)
     inside = flat @ flat.T / np.maximum(flat.sum(1), 1)[:, None]
     np.fill_diagonal(inside, 0)
     return inside

@@ -52,6 +52,7 @@ FORBIDDEN = {
     "backend.preannotation": {"flask", "torch", "requests", "backend.predictor"},
     "backend.turns": {"torch", "flask", "requests", "numpy", "backend.predictor"},
     "backend.batch_annotator": {"torch", "flask", "requests", "sqlalchemy", "backend.labelstudio", "backend.batch"},
+    "backend.batch_local": {"torch", "flask", "requests", "sqlalchemy", "backend.labelstudio"},
     "backend.batch_ray": {"torch", "flask", "requests", "sqlalchemy", "backend.labelstudio"},
     "backend.batch_sources": {"torch", "flask", "requests", "sqlalchemy", "backend.batch"},
     "backend.batch_output": {"torch", "flask", "requests", "backend.batch", "backend.batch_sources"},

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -11,17 +12,17 @@ from typing import Any
 import pytest
 from label_studio_sdk.label_interface import LabelInterface
 
-from backend.batch import Summary, in_process, processes, read_config, run
+from backend.batch import Summary, read_config, run
+from backend.batch_local import in_process
 from backend.batch_output import TaskLines
 from backend.batch_sources import Item, Reader, in_folder, missing, tasks_of
+from backend.errors import LabelStudioError, TaskRefused
 from backend.labelstudio import LabelStudio
-from backend.metrics import Metrics
 from backend.preannotation import UNFINISHED
-from backend.service import build_service
 from backend.settings import Settings
-from semsam_model.errors import ConfigError
 from semsam_model.header import read_header
-from tests.backend.test_preannotation import everything_weights, settings
+from tests.backend.studio import Studio, at_work
+from tests.backend.test_preannotation import NAMED, built, everything_weights, settings
 from tests.backend.test_service import CONFIG, Files, body, picture, png, serving
 
 __all__ = ["everything_weights"]
@@ -54,13 +55,13 @@ def test_a_folder_gets_what_the_service_says_and_a_killed_run_goes_on(
 ) -> None:
     with serving(Files()) as url:
         chosen = settings(url, everything_weights, tmp_path)
-        with contextlib.closing(build_service(chosen, Metrics())) as service:
-            expected = service.predict_request(body(None, "a.png", "b.png"), "r")
+        with built(chosen) as service:
+            expected = service.predict_request(body(None, "a.png", "b.png", config=NAMED), "r")
     out, told = tmp_path / "out.jsonl", list[str]()
 
     def go() -> Summary:
         items = pictures_of(photos, out, chosen, everything_weights)
-        with in_process(chosen, everything_weights, read_config(CONFIG)) as annotate, items as missing:
+        with in_process(chosen, everything_weights, read_config(NAMED)) as annotate, items as missing:
             return run(missing, annotate, tell=told.append)
 
     first = go()
@@ -69,25 +70,15 @@ def test_a_folder_gets_what_the_service_says_and_a_killed_run_goes_on(
         {"data": {"image": n}, "predictions": [p]} for n, p in zip(("a.png", "deeper/b.png"), expected, strict=True)
     ]
     assert first.regions > 0
+    assert re.search(r'"L\d/6 \w+ [\d.]+ \| \w+ [\d.]+"', out.read_text())  # named, not labelled by rule
     for task in rows(out):
-        assert not LabelInterface(CONFIG).validate_prediction(task["predictions"][0], return_errors=True)
+        assert not LabelInterface(NAMED).validate_prediction(task["predictions"][0], return_errors=True)
     assert told[0].startswith("broken.png: ")
     whole = out.read_bytes()
     assert (go().written, out.read_bytes()) == (0, whole)
     out.write_bytes(whole[:-50])
     assert go().written == 1
     assert out.read_bytes() == whole
-
-
-def test_worker_processes_say_the_same(photos: Path, everything_weights: Path, tmp_path: Path) -> None:
-    chosen = settings("http://localhost:1", everything_weights, tmp_path)
-    here = in_process(chosen, everything_weights, read_config(CONFIG))
-    pool = processes(chosen, everything_weights, read_config(CONFIG), 1)
-    alone, together = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
-    for out, executor in ((alone, here), (together, pool)):
-        with executor as annotate, pictures_of(photos, out, chosen, everything_weights) as items:
-            assert run(items, annotate, tell=lambda line: None).failed == 1
-    assert rows(alone) == rows(together)
 
 
 def test_a_slow_picture_holds_up_no_other_and_few_are_held_at_a_time(everything_weights: Path, tmp_path: Path) -> None:
@@ -134,37 +125,68 @@ def test_nothing_goes_on_after_a_prediction_cannot_be_written(
     assert len(taken) < 8
 
 
-class Studio(LabelStudio):
-    """Over the same file server; tasks and predictions are kept here."""
-
-    predictions: dict[int, list[dict[str, Any]]]
-
-    def list_tasks(self, number: int, page: int, page_size: int, *, project: str | None = None) -> dict[str, Any]:
-        return {"tasks": [{"id": i} for i in self.predictions], "total": len(self.predictions)}
-
-    def get_task(self, task_id: int, *, project: str | None = None) -> dict[str, Any]:
-        image = "/data/upload/1/" + {1: "a.png", 2: "missing.png", 3: "b.png"}[task_id]
-        return {"id": task_id, "data": {"image": image}, "predictions": self.predictions[task_id]}
-
-    def create_prediction(self, prediction: dict[str, Any], *, project: str | None = None) -> dict[str, Any]:
-        self.predictions[prediction["task"]].append(prediction)
-        return prediction
-
-
 def test_tasks_without_a_prediction_of_this_very_version_get_one_once(everything_weights: Path, tmp_path: Path) -> None:
-    with serving(Files()) as url:
-        chosen = settings(url, everything_weights, tmp_path)
-        studio, version = Studio(chosen), read_header(everything_weights).version.version
-        studio.predictions = {1: [{"model_version": version + UNFINISHED}], 2: [], 3: [{"model_version": version}]}
-        config = read_config(CONFIG)
+    studio, version = Studio("a.png", "missing.png", "b.png"), read_header(everything_weights).version.version
+    studio.predictions = {1: [{"model_version": version + UNFINISHED}], 2: [], 3: [{"model_version": version}]}
+    with at_work(studio) as url:
+        chosen, config = settings(url, everything_weights, tmp_path), read_config(CONFIG)
         with in_process(chosen, everything_weights, config) as annotate:
-            summaries = [run(tasks_of(studio, 1, config, version), annotate) for _ in range(2)]
+            summaries = [run(tasks_of(LabelStudio(chosen), 1, config, version), annotate) for _ in range(2)]
     assert [(s.written, s.done, s.failed) for s in summaries] == [(1, 1, 1), (0, 2, 1)]
     assert [len(studio.predictions[i]) for i in (1, 2, 3)] == [2, 0, 1]
 
 
-def test_a_model_without_object_queries_is_refused_before_any_picture_is_read(weights: Path, tmp_path: Path) -> None:
-    chosen, config = settings("http://localhost:1", weights, tmp_path), read_config(CONFIG)
-    for executor in (in_process(chosen, weights, config), processes(chosen, weights, config, 1)):
-        with pytest.raises(ConfigError, match="no object queries"), executor:
-            pass
+def test_a_task_that_goes_or_gets_its_prediction_meanwhile_is_passed_and_the_rest_goes_on(
+    everything_weights: Path, tmp_path: Path
+) -> None:
+    """Deleted: 1 before it is asked for, 2 while it is annotated, 3 at the last moment. 4: retrieved meanwhile. 5: its
+    prediction is refused. 6: names no picture."""
+    version = read_header(everything_weights).version.version
+    studio = Studio("a.png", "b.png", "turned.png", "4.png", "5.png", "", "a.png")
+    studio.files |= {f"/data/upload/1/{number}.png": png(picture(number)) for number in (4, 5)}
+    studio.images[6], studio.refused = "", {5}
+
+    def meanwhile(path: str, times: int) -> None:
+        if path == "/api/tasks/1/" and times == 1:
+            studio.delete(1)
+        elif path == "/data/upload/1/b.png":
+            studio.delete(2)
+        elif path == "/data/upload/1/4.png":
+            studio.predictions[4].append({"model_version": version})
+
+    studio.on_get = meanwhile
+    take = studio.post
+
+    def post(prediction: dict[str, Any]) -> bool:
+        if prediction["task"] == 3:
+            studio.delete(3)
+        return take(prediction)
+
+    studio.post = post  # type: ignore[method-assign]
+    told = list[str]()
+    with at_work(studio) as url:
+        chosen, config = settings(url, everything_weights, tmp_path), read_config(CONFIG)
+        with in_process(chosen, everything_weights, config) as annotate:
+            summary = run(tasks_of(LabelStudio(chosen), 1, config, version), annotate, tell=told.append)
+    assert (summary.written, summary.done, summary.failed) == (1, 1, 5)
+    assert {n: len(found) for n, found in studio.versions().items() if found} == {4: 1, 7: 1}
+    reasons = dict(line.split(": ", 1) for line in told)
+    assert set(reasons) == {f"task {number}" for number in (1, 2, 3, 5, 6)}
+    assert "404" in reasons["task 1"] and "404" in reasons["task 2"] and "400" in reasons["task 3"]
+    assert "400" in reasons["task 5"] and "address of a photo" in reasons["task 6"]
+
+
+def test_where_label_studio_answers_nothing_the_run_ends(everything_weights: Path, tmp_path: Path) -> None:
+    studio = Studio("a.png", "b.png")
+    with at_work(studio) as url:
+        chosen, config = settings(url, everything_weights, tmp_path), read_config(CONFIG)
+        tasks = tasks_of(LabelStudio(chosen), 1, config, "tiny-0")
+        first = next(tasks)
+        assert isinstance(first, Item)
+        studio.gone = True
+        with pytest.raises(LabelStudioError, match="503") as ended:
+            first.write({})
+        assert not isinstance(ended.value, TaskRefused)
+        with pytest.raises(LabelStudioError, match="503") as ended:
+            next(tasks)
+        assert not isinstance(ended.value, TaskRefused)

@@ -19,14 +19,18 @@ import ray
 from ray import cloudpickle
 
 from backend import batch_ray
-from backend.batch import Summary, in_process, read_config, run
+from backend.batch import Summary, read_config, run
+from backend.batch_local import in_process
 from backend.batch_ray import on_ray, share
 from backend.batch_sources import Item, Picture, Reader, tasks_of
 from backend.errors import BackendError, SettingsError
+from backend.labelstudio import LabelStudio
 from semsam_model.header import read_header
-from tests.backend.test_batch import Studio, pictures_of, rows
-from tests.backend.test_preannotation import everything_weights, settings
-from tests.backend.test_service import CONFIG, TOKEN, Files, picture, png, serving
+from tests.backend.studio import Studio, at_work
+from tests.backend.test_batch import pictures_of, rows
+from tests.backend.test_batch_local import REASONS, annotated, listed
+from tests.backend.test_preannotation import NAMED, everything_weights, settings
+from tests.backend.test_service import CONFIG, TOKEN, picture, png
 
 __all__ = ["everything_weights"]
 
@@ -124,11 +128,10 @@ def test_a_picture_that_no_worker_survives_is_reported_the_rest_goes_on_and_no_l
     monkeypatch.setattr(batch_ray, "RETRIES", 0)
     monkeypatch.setattr(batch_ray, "FIRST", 2)  # and what comes after the first dataset is not forgotten
     told = list[str]()
-    with serving(Files()) as url:
+    studio = Studio("a.png", "missing.png", "b.png")
+    with at_work(studio) as url:
         chosen = settings(url, everything_weights, tmp_path)
-        studio = Studio(chosen)
-        studio.predictions = {1: [], 2: [], 3: []}
-        tasks = tasks_of(studio, 1, CONFIGURED, read_header(everything_weights).version.version)
+        tasks = tasks_of(LabelStudio(chosen), 1, CONFIGURED, read_header(everything_weights).version.version)
         items = chain([Item("killer", read, print)], tasks)
         with on_ray(cluster.address, chosen, everything_weights, CONFIGURED, 1) as annotate:
             summary = run(items, annotate, tell=told.append)
@@ -140,15 +143,41 @@ def test_a_picture_that_no_worker_survives_is_reported_the_rest_goes_on_and_no_l
     assert len(logs) > 10 and not [path for path in logs if TOKEN.encode() in path.read_bytes()]
 
 
+def test_what_fails_is_told_as_on_one_machine_and_the_answers_are_the_same(
+    cluster: Cluster, everything_weights: Path, tmp_path: Path
+) -> None:
+    chosen, config = settings("http://localhost:1", everything_weights, tmp_path), read_config(NAMED)
+    with on_ray(cluster.address, chosen, everything_weights, config, 1) as annotate:
+        there = annotated(listed(chosen), annotate)
+    with in_process(chosen, everything_weights, config) as annotate:
+        here = annotated(listed(chosen), annotate)
+    assert there[:2] == here[:2]
+    assert set(there[2]) == set(here[2]) == REASONS
+
+
+def test_without_a_text_encoder_on_a_worker_the_run_ends_and_says_so(
+    cluster: Cluster, everything_weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "encoder").mkdir()
+    blind = settings("http://localhost:1", everything_weights, tmp_path, text_encoder=str(tmp_path / "encoder"))
+    written = dict[str, Any]()
+    items = [Item(item.name, item.read, partial(written.__setitem__, item.name)) for item in listed(blind)]
+    reason = f"a worker on .* cannot begin: .*without the text encoder.*{tmp_path}"
+    with (
+        on_ray(cluster.address, blind, everything_weights, read_config(NAMED), 1) as annotate,
+        pytest.raises(BackendError, match=reason),
+    ):
+        run(iter(items), annotate)
+    assert written == {}
+
+
 def test_tokens_do_not_travel_a_worker_takes_those_of_its_environment(
     everything_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(Files()) as url:
+    with at_work(Studio("a.png")) as url:
         chosen = settings(url, everything_weights, tmp_path)
-        studio = Studio(chosen)
-        studio.predictions = {1: []}
-        (item,) = tasks_of(studio, 1, CONFIGURED, "tiny-0")
-        assert item is not None
+        (item,) = tasks_of(LabelStudio(chosen), 1, CONFIGURED, "tiny-0")
+        assert isinstance(item, Item)
         sent = cloudpickle.dumps(item.read)
         assert TOKEN.encode() not in sent
         monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)

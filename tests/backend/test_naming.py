@@ -234,7 +234,7 @@ def test_a_picture_without_a_click_is_not_labelled_before_the_encoder_has_read_t
     (early,) = service.predict_request(body, "r1")
     assert early["result"] == [] and early["model_version"].endswith(UNFINISHED)
     begin.set()
-    loading.wait(LOADS_IN_S, LabelConfig.parse(config(*LABELS)))
+    loading.needed(LabelConfig.parse(config(*LABELS)), 384, LOADS_IN_S)
     (late,) = service.predict_request(body, "r2")
     assert not late["model_version"].endswith(UNFINISHED)
 

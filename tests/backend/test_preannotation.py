@@ -22,7 +22,8 @@ from semsam_model.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.mask_codecs import decode_brush_rle
 from semsam_model.model import build_model
-from semsam_model.preannotate import apart
+from semsam_model.names import Kind
+from semsam_model.preannotate import Region, apart
 from semsam_model.types import Candidate
 from tests.backend.test_service import CONFIG, TOKEN, Files, body, serving
 
@@ -35,9 +36,10 @@ NAMED = CONFIG.replace(
 
 @pytest.fixture(scope="session")
 def everything_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with object queries, untrained, whose masks have structure."""
+    """A tiny model with names and object queries, untrained, whose masks have structure."""
     torch.manual_seed(3)
-    config = dataclasses.replace(read_model_config("tiny"), generic_queries=12, generic_layers=1)
+    tiny = read_model_config("tiny")
+    config = dataclasses.replace(tiny, generic_queries=12, generic_layers=1, name_features=True, text_dim=384)
     network = build_model(config).eval()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -66,9 +68,18 @@ def server() -> Iterator[str]:
         yield url
 
 
+@contextlib.contextmanager
+def built(chosen: Settings) -> Iterator[SemsamService]:
+    """The service, its text encoder loaded: a busy machine takes longer for that than a request waits."""
+    with contextlib.closing(build_service(chosen, Metrics())) as made:
+        assert made._namer is not None
+        made._namer.wait(300)
+        yield made
+
+
 @pytest.fixture
 def service(server: str, everything_weights: Path, tmp_path: Path) -> Iterator[SemsamService]:
-    with contextlib.closing(build_service(settings(server, everything_weights, tmp_path), Metrics())) as made:
+    with built(settings(server, everything_weights, tmp_path)) as made:
         yield made
 
 
@@ -137,6 +148,44 @@ def test_a_picture_that_cannot_be_read_is_asked_again_and_the_others_are_answere
     assert fine["result"] and not fine["model_version"].endswith(UNFINISHED)
 
 
+def test_without_a_text_encoder_nothing_is_labelled_that_would_need_it(
+    server: str, everything_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "encoder").mkdir()
+    blind = settings(server, everything_weights, tmp_path, text_encoder=str(tmp_path / "encoder"))
+    with built(blind) as made:
+        (named,) = made.predict_request(body(None, "a.png", config=NAMED), "r4")
+        (plain,) = made.predict_request(body(None, "a.png"), "r5")
+    assert named["result"] == [] and named["model_version"].endswith(UNFINISHED)
+    assert plain["result"] and not plain["model_version"].endswith(UNFINISHED)
+    (reason,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("request r4")]
+    assert "without the text encoder" in reason and f"{tmp_path / 'encoder'}: expected" in reason
+
+
+def test_a_single_picture_that_does_not_come_is_given_up_too(
+    everything_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    come = threading.Event()
+
+    class Slow(Files):
+        @property
+        def content(self) -> dict[str, bytes]:
+            come.wait(60)
+            return self.held
+
+        @content.setter
+        def content(self, held: dict[str, bytes]) -> None:
+            self.held = held
+
+    with serving(Slow()) as url:
+        hurried = settings(url, everything_weights, tmp_path, preannotate_seconds=1.0)
+        with contextlib.closing(build_service(hurried, Metrics())) as made:
+            (answer,) = made.predict_request(body(None, "a.png"), "r")
+            come.set()
+    assert "request r: empty answer (no_time)" in caplog.text
+    assert answer["result"] == [] and answer["model_version"].endswith(UNFINISHED)
+
+
 def test_pictures_that_do_not_come_hold_up_neither_the_answer_nor_each_other() -> None:
     released, begun = threading.Event(), list[str]()
 
@@ -153,11 +202,29 @@ def test_pictures_that_do_not_come_hold_up_neither_the_answer_nor_each_other() -
     assert set(begun) == set(names[:4])
 
 
-def test_of_two_masks_the_better_one_has_what_they_share_and_little_left_over_is_no_region() -> None:
-    def square(rank: int, score: float, x0: int, x1: int) -> Candidate:
-        crop = np.ones((40, x1 - x0), bool)
-        return Candidate(rank, 0, 1, score, score, 1.0, (60, 100), (x0, 10, x1, 50), crop)
+def square(rank: int, score: float, x0: int, x1: int, kind: Kind = "object") -> Region:
+    crop = np.ones((40, x1 - x0), bool)
+    return Region(Candidate(rank, 0, 1, score, score, 1.0, (60, 100), (x0, 10, x1, 50), crop), kind)
 
+
+def test_of_two_masks_the_better_one_has_what_they_share_and_little_left_over_is_no_region() -> None:
     best, most, little = square(2, 0.9, 0, 40), square(1, 0.8, 30, 70), square(3, 0.5, 35, 75)
-    kept = apart([most, best, little], 0.6)
+    kept = [region.candidate for region in apart([most, best, little], 0.6)]
     assert [(c.rank, c.bbox) for c in kept] == [(2, (0, 10, 40, 50)), (1, (40, 10, 70, 50))]
+
+
+def test_an_object_and_a_part_that_are_nearly_the_same_are_one_region_the_surer_one() -> None:
+    whole, pane = square(1, 0.8, 0, 40), square(2, 0.5, 20, 60)
+    for share, stays in ((38, "one"), (30, "both")):  # IoU 0.95, 0.75
+        for score, surer in ((0.9, "part"), (0.7, "object"), (0.8, "object")):
+            part = square(1, score, 0, share, "part")
+            expected = ["part", "object"] if surer == "part" else ["object", "part"]
+            for given in ([part, whole], [whole, part]):
+                kinds = [region.kind for region in apart(given, 0.6)]
+                assert kinds == (expected if stays == "both" else [surer])
+    # what is no region takes nothing from others of its kind
+    kept = apart([square(1, 0.9, 0, 40, "part"), whole, pane], 0.6)
+    assert [(r.kind, r.candidate.bbox) for r in kept] == [("part", (0, 10, 40, 50)), ("object", (20, 10, 60, 50))]
+    # and what is compared is what is left of a mask: 0..50 without the better 40..80
+    left = [square(1, 0.9, 40, 80), square(2, 0.8, 0, 50), square(1, 0.7, 0, 40, "part")]
+    assert [r.candidate.bbox[::2] for r in apart(left, 0.6)] == [(40, 80), (0, 40)]

@@ -31,18 +31,21 @@ from semsam_model.generic_losses import (
     at_logits,
     generic_loss,
     token_targets,
+    with_names,
 )
 from semsam_model.losses import LossConfig
 from semsam_model.mixture import Mixture
 from semsam_model.model import SemanticSAM, build_model
 from semsam_model.names import LabelSet
+from semsam_model.preannotate import preannotate
 from semsam_model.ranker import FEATURES, Ranker
-from semsam_model.readouts import ReadOptions
+from semsam_model.readouts import NOTHING, ReadOptions, panoptic, semantic
 from semsam_model.segment import Queries, by_name, find_queries, segment
 from semsam_model.train import train
 from semsam_model.train_config import TrainConfig
 from semsam_model.transforms import Frame
 from semsam_model.types import Candidate, Click
+from semsam_model.vocabulary import NameTable
 
 TINY = read_model_config("tiny")
 GENERIC = dataclasses.replace(TINY, generic_queries=6, generic_layers=1)
@@ -104,6 +107,53 @@ def test_a_trusted_box_draws_itself_where_the_features_say_nothing(model: Semant
     wanted[6:10, 4:12] = True
     assert torch.equal(logits[0] > 0, wanted)
     assert logits.max() <= 4
+
+
+def masks_nothing(network: SemanticSAM) -> SemanticSAM:
+    """The same network, which selects nothing at any click."""
+    logits = network.mask_logits
+    network.mask_logits = lambda *given: -1 - logits(*given) * 0  # type: ignore[method-assign]
+    return network
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_a_photo_in_which_no_click_selects_anything_has_no_queries_and_every_reading_of_them_is_empty(
+    photo: np.ndarray, names: bool
+) -> None:
+    blind = masks_nothing(structured(dataclasses.replace(GENERIC, name_features=names)))
+    embedding = blind.encode(photo)
+    queries, frame = find_queries(blind, embedding), embedding.frame
+    assert queries.logits.shape == (0, *frame.logits)
+    width = blind.config.text_dim
+    labels = LabelSet(("car", "wheel", "sky"), ("object", "part", None), np.eye(3, width, dtype=np.float32))
+    for given in (None, labels):
+        assert segment(queries, frame, given) == preannotate(blind, embedding, given) == []
+    found = queries.against(labels)
+    assert (semantic(found, enlarge=frame.enlarge) == np.full(frame.photo, NOTHING)).all()
+    ids, segments = panoptic(found, (0,), enlarge=frame.enlarge)
+    assert (ids == np.zeros(frame.photo)).all() and segments == []
+    asked = by_name(queries, frame, ("car", "wheel of car"), lambda words: np.eye(len(words), width, dtype=np.float32))
+    assert asked == {"car": [], "wheel of car": []}
+    assert find(blind, embedding, labels, 0.5, labels) == []
+
+
+def test_a_photo_without_queries_still_teaches_where_things_are() -> None:
+    blind = masks_nothing(structured(dataclasses.replace(GENERIC, name_features=True))).train()
+    features = blind.features(torch.randn(1, 3, 128, 128))
+    output = blind.object_queries(features, 0)
+    assert len(output.chosen) == 0
+    wanted = targets((2, 20, 2, 20))
+    named = dataclasses.replace(wanted, labels=torch.zeros(1, dtype=torch.long))
+    loss = generic_loss([output], [features], [named])
+    zeros = torch.zeros(2, dtype=torch.long)
+    table = NameTable(torch.eye(2, TINY.text_dim), zeros, zeros, torch.ones(2))
+    loss = with_names(loss, [output], [named], table, blind.name_scales(), output.scores.new_zeros(2))
+    loss.total.backward()
+    figures = loss.figures()
+    assert figures["tokens"] > 0 and figures["mask_bce"] == figures["mask_dice"] == figures["box"] == 0
+    assert blind.generic is not None
+    assert all(p.grad is not None and bool(p.grad.any()) for p in blind.generic.token_score.parameters())
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in blind.parameters())
 
 
 def test_a_model_without_queries_says_so(photo: np.ndarray) -> None:
