@@ -80,11 +80,11 @@ def evaluate(
     skipped: list[str] = []
     for dataset in data:
         if dataset.suffix in (".yaml", ".yml"):
-            mixture = read_mixture(dataset, root)
+            mixture = read_mixture(dataset, root, evaluation=True)
             samples += evenly(mixture.samples, limit)
             skipped += mixture.skipped
         else:
-            reading = read_samples(dataset)
+            reading = read_samples(dataset, evaluation=True)
             samples += evenly(reading.samples, limit)
             skipped += reading.skipped
     settings = load_settings()

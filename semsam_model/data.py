@@ -19,18 +19,18 @@ import numpy as np
 from PIL import Image
 
 from semsam_model.errors import DataError
-from semsam_model.readers_coco import read_coco
+from semsam_model.readers_coco import CocoOptions, read_coco
 from semsam_model.samples import GRANULARITIES, CocoMask, Reading, Region, Sample
 
 __all__ = ["GRANULARITIES", "Reading", "Region", "Sample", "evenly", "read_samples", "write_samples"]
 
 
-def read_samples(directory: Path, sources: Sequence[str] | None = None) -> Reading:
+def read_samples(directory: Path, sources: Sequence[str] | None = None, *, evaluation: bool = False) -> Reading:
     """Read `DIR/*.json`, or only the named sources.
 
-    Crowd annotations and photos without any mask are left out. A source that cannot be parsed, a broken entry and a
-    missing photo are skipped and named. Raises DataError when the folder or a named source is missing, or when nothing
-    is left.
+    Crowd annotations and photos without any mask are left out, except for `evaluation`, where they count. A source that
+    cannot be parsed, a broken entry and a missing photo are skipped and named. Raises DataError when the folder or a
+    named source is missing, or when nothing is left.
     """
     if not directory.is_dir():
         raise DataError(f"{directory}: expected a folder with SOURCE.json files, found none")
@@ -44,7 +44,7 @@ def read_samples(directory: Path, sources: Sequence[str] | None = None) -> Readi
     skipped: list[str] = []
     for file in files:
         try:
-            reading = read_coco(file)
+            reading = read_coco(file, options=CocoOptions(evaluation=evaluation))
         except DataError as exc:
             skipped.append(str(exc))
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -14,6 +14,15 @@ from pycocotools.cocoeval import COCOeval
 
 #: Name of a figure -> its place in COCOeval.stats, with 100 masks a photo at most.
 STATS = {"ap": 0, "ap50": 1, "ap75": 2, "ap_small": 3, "ap_medium": 4, "ap_large": 5, "ar1": 6, "ar10": 7, "ar100": 8}
+
+
+class Truth(NamedTuple):
+    """One annotated mask."""
+
+    mask: np.ndarray  #: bool (H, W)
+    label: int  #: its label's index
+    crowd: bool = False  #: several things, not told apart: what lies in it counts neither for nor against
+    area: float | None = None  #: pixels, that tell small from large; those of the mask when None
 
 
 class MaskAp:
@@ -29,23 +38,23 @@ class MaskAp:
     def add(
         self,
         size: tuple[int, int],
-        wanted: Sequence[tuple[np.ndarray, int]],
+        wanted: Sequence[Truth],
         predicted: Sequence[tuple[np.ndarray, int, float]],
     ) -> None:
-        """A photo of size (H, W): masks bool (H, W) with their label's index, and score where predicted."""
+        """A photo of size (H, W), annotated or not: predicted masks bool (H, W) with their label's index and score."""
         number = len(self._images) + 1
         self._images.append({"id": number, "height": size[0], "width": size[1]})
-        for mask, label in wanted:
-            rle, area = _rle(mask), int(np.count_nonzero(mask))
+        for mask, label, crowd, area in wanted:
+            rle = _rle(mask)
             self._annotations.append(
                 {
                     "id": len(self._annotations) + 1,
                     "image_id": number,
                     "category_id": label + 1,
                     "segmentation": rle,
-                    "area": area,
+                    "area": float(np.count_nonzero(mask)) if area is None else area,
                     "bbox": coco_mask.toBbox(rle).tolist(),
-                    "iscrowd": 0,
+                    "iscrowd": int(crowd),
                 }
             )
         for mask, label, score in predicted:
@@ -54,20 +63,12 @@ class MaskAp:
             )
 
     def percent(self) -> dict[str, float | int | None]:
-        """COCO's figures in percent, None where there is nothing of that size; `n` annotated masks."""
-        n = len(self._annotations)
-        if not self._results:
-            return {**dict.fromkeys(STATS, 0.0), "n": n}
+        """COCO's figures in percent, None where there is nothing of that size; `n` annotated masks without crowds."""
+        n = sum(not annotation["iscrowd"] for annotation in self._annotations)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
-            truth = COCO()
-            truth.dataset = {
-                "info": {},
-                "images": self._images,
-                "categories": self._categories,
-                "annotations": self._annotations,
-            }
-            truth.createIndex()
-            results = truth.loadRes([dict(result) for result in self._results])  # it writes into them
+            truth = self._indexed(self._annotations)
+            # An empty list of results is nothing to pycocotools; it writes into the others.
+            results = truth.loadRes([dict(r) for r in self._results]) if self._results else self._indexed([])
             evaluation = COCOeval(truth, results, "segm")
             evaluation.evaluate()
             evaluation.accumulate()
@@ -75,6 +76,17 @@ class MaskAp:
         stats = evaluation.stats
         figures = {name: None if stats[at] < 0 else round(100 * float(stats[at]), 2) for name, at in STATS.items()}
         return figures | {"n": n}
+
+    def _indexed(self, annotations: list[dict[str, Any]]) -> COCO:
+        found = COCO()
+        found.dataset = {
+            "info": {},
+            "images": self._images,
+            "categories": self._categories,
+            "annotations": annotations,
+        }
+        found.createIndex()
+        return found
 
 
 def _rle(mask: np.ndarray) -> dict[str, Any]:

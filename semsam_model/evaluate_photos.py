@@ -9,28 +9,30 @@
     everything       without labels: average recall, and objects as sets: best Dice, difference in count, borders
 
 Labels are those of the photo's own source. Annotated maps are painted from large masks to small; pixels without an
-annotation are left out. On photos that are annotated in part, precision is a lower bound: a right mask of something
-that nobody annotated counts as wrong.
+annotation are left out. Crowd regions (several things in one mask, not told apart), where samples have them, excuse
+what lies in them in AP and panoptic quality, and are pixels of their label in maps and for words; photos without any
+annotation count: as COCO has it. On photos that are annotated in part, precision is a lower bound: a right mask of
+something that nobody annotated counts as wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from rich.table import Table
 
-from semsam_model.data import Sample
 from semsam_model.errors import ConfigError, DataError
-from semsam_model.evaluate_ap import MaskAp
+from semsam_model.evaluate_ap import MaskAp, Truth
 from semsam_model.everything import GridOptions, everything
 from semsam_model.metrics_maps import UNLABELLED, MeanIou, PanopticQuality
 from semsam_model.metrics_masks import InstanceSets, TextIou
 from semsam_model.model import SemanticSAM
 from semsam_model.names import Kind, LabelSet
 from semsam_model.readouts import ReadOptions, panoptic, semantic
+from semsam_model.samples import Region, Sample
 from semsam_model.segment import Embed, Queries, by_name, find_queries, segment
 from semsam_model.text import GENERIC, normalise_label
 from semsam_model.transforms import Frame
@@ -68,6 +70,14 @@ class Labels:
         return None if name is None else self.index.get((_kind(granularity), normalise_label(name)))
 
 
+class Named(NamedTuple):
+    """An annotated mask that has a label."""
+
+    mask: np.ndarray  #: bool (H, W)
+    label: int
+    region: Region
+
+
 @dataclass(frozen=True, eq=False)
 class Looked:
     """One photo with what was found on it."""
@@ -83,21 +93,26 @@ class Looked:
     def size(self) -> tuple[int, int]:
         return self.sample.height, self.sample.width
 
-    def named(self, granularities: Collection[str]) -> list[tuple[np.ndarray, int]]:
-        """Annotated masks of these granularities that have a label, with its index."""
+    def named(self, granularities: Collection[str]) -> list[Named]:
+        """Annotated masks of these granularities that have a label."""
         found = []
         for region, mask in zip(self.sample.regions, self.masks, strict=True):
             label = self.labels.of(region.granularity, region.name)
             if region.granularity in granularities and label is not None and mask.any():
-                found.append((mask, label))
+                found.append(Named(mask, label, region))
         return found
 
     def painted(self, granularities: Collection[str]) -> np.ndarray:
         """int (H, W) of label indices, small masks over large ones, UNLABELLED elsewhere."""
         labels = np.full(self.size, UNLABELLED)
-        for mask, label in sorted(self.named(granularities), key=lambda pair: -np.count_nonzero(pair[0])):
+        for mask, label, _ in sorted(self.named(granularities), key=_size):
             labels[mask] = label
         return labels
+
+
+def _size(named: Named) -> int:
+    """Sort key, large masks first."""
+    return -np.count_nonzero(named.mask)
 
 
 class Measure(Protocol):
@@ -255,8 +270,12 @@ class _Instances:
     def add(self, photo: Looked) -> None:
         if not self._rows:
             return
-        wanted = [(mask, self._rows[label]) for mask, label in photo.named((self._kind,)) if label in self._rows]
-        self._any += len(wanted)
+        wanted = [
+            Truth(mask, self._rows[label], region.crowd, region.area)
+            for mask, label, region in photo.named((self._kind,))
+            if label in self._rows
+        ]
+        self._any += sum(not truth.crowd for truth in wanted)
         row_of = {name: row for row, name in enumerate(self._labels.values)}
         predicted = [
             (candidate.mask, row_of[name], score)
@@ -305,7 +324,7 @@ class _Panoptic:
         self._photos = 0
 
     def add(self, photo: Looked) -> None:
-        wanted, of_wanted = self._painted(photo)
+        wanted, of_wanted, crowds = self._painted(photo)
         if not of_wanted:
             return
         chosen = self._wholes
@@ -313,21 +332,23 @@ class _Panoptic:
         said, segments = panoptic(
             photo.queries.against(photo.labels.some(chosen)), stuff, EVERY_ANSWER, enlarge=photo.frame.enlarge
         )
-        self._quality.add(said, {s.id: chosen[s.label] for s in segments}, wanted, of_wanted)
+        self._quality.add(said, {s.id: chosen[s.label] for s in segments}, wanted, of_wanted, crowds)
         self._photos += 1
 
-    def _painted(self, photo: Looked) -> tuple[np.ndarray, dict[int, int]]:
-        """Segment ids from 1, small masks over large ones; the masks of one stuff are one segment."""
+    def _painted(self, photo: Looked) -> tuple[np.ndarray, dict[int, int], set[int]]:
+        """Segment ids from 1, small masks over large ones; label of each; crowds. The masks of one stuff are one."""
         ids, label_of = np.zeros(photo.size, np.int32), dict[int, int]()
         id_of_stuff: dict[int, int] = {}
-        regions = sorted(photo.named(("object", "region")), key=lambda pair: -np.count_nonzero(pair[0]))
-        for mask, label in regions:
+        crowds: set[int] = set()
+        for mask, label, region in sorted(photo.named(("object", "region")), key=_size):
             number = id_of_stuff.get(label, len(label_of) + 1)
             if label in self._stuff:
                 id_of_stuff[label] = number
             ids[mask], label_of[number] = number, label
+            if region.crowd:
+                crowds.add(number)
         visible = set(np.unique(ids).tolist())
-        return ids, {number: label for number, label in label_of.items() if number in visible}
+        return ids, {number: label for number, label in label_of.items() if number in visible}, crowds & visible
 
     def figures(self) -> Figures:
         if not self._photos:
@@ -351,7 +372,7 @@ class _OpenVocabulary:
 
     def add(self, photo: Looked) -> None:
         wanted: dict[int, np.ndarray] = {}
-        for mask, label in photo.named(("object", "part", "region")):
+        for mask, label, _ in photo.named(("object", "part", "region")):
             wanted[label] = wanted.get(label, np.zeros(photo.size, bool)) | mask
         for kind in ("object", "part"):
             asked = [label for label in wanted if self._labels.kinds[label] == kind]
@@ -412,10 +433,10 @@ class _Everything:
 
     def add(self, photo: Looked) -> None:
         found = segment(photo.queries, photo.frame) if photo.grid is None else photo.grid
-        wanted = [(mask, 0) for mask in photo.masks if mask.any()]
+        regions = [pair for pair in zip(photo.sample.regions, photo.masks, strict=True) if pair[1].any()]
+        wanted = [Truth(mask, 0, region.crowd, region.area) for region, mask in regions]
         self._recall.add(photo.size, wanted, [(c.mask, 0, c.score) for c in found])
-        regions = zip(photo.sample.regions, photo.masks, strict=True)
-        objects = [mask for region, mask in regions if region.granularity == "object" and mask.any()]
+        objects = [mask for region, mask in regions if region.granularity == "object" and not region.crowd]
         if objects:
             if photo.grid is None:
                 likely = [c for c in segment(photo.queries, photo.frame, kind="object") if c.score >= PRESENT]

@@ -2,7 +2,9 @@
 
 Panoptic quality: Kirillov et al. 2019, "Panoptic Segmentation", equations 1 and 2. A predicted and an annotated segment
 of one label match where their IoU is over 0.5, which can be true of one pair only. Pixels without an annotation (void)
-count neither in unions nor against a prediction that lies mostly in them.
+count neither in unions nor against a prediction that lies mostly in them. An annotated crowd (several things of one
+label, not told apart) matches nothing and is never missed; a prediction of its label that lies mostly in it or in void
+is not wrong. As panopticapi counts.
 """
 
 from __future__ import annotations
@@ -37,15 +39,23 @@ class PanopticQuality:
     counts: dict[int, PanopticCount] = field(default_factory=dict)
 
     def add(
-        self, predicted: np.ndarray, predicted_labels: Mapping[int, int], wanted: np.ndarray, labels: Mapping[int, int]
+        self,
+        predicted: np.ndarray,
+        predicted_labels: Mapping[int, int],
+        wanted: np.ndarray,
+        labels: Mapping[int, int],
+        crowds: Collection[int] = (),
     ) -> None:
-        """Maps int (H, W) of segment ids, VOID where there is none; id -> label for every id of each map."""
+        """Maps int (H, W) of segment ids, VOID where there is none; id -> label for every id of each map.
+
+        crowds: ids of `wanted` that are crowds.
+        """
         codes, areas = np.unique(wanted.astype(np.int64) << 32 | predicted.astype(np.int64), return_counts=True)
         pairs = {(int(code >> 32), int(code & 0xFFFFFFFF)): int(area) for code, area in zip(codes, areas, strict=True)}
         size_of_wanted, size_of_predicted = _sizes(pairs, 0), _sizes(pairs, 1)
         matched_wanted, matched_predicted = set(), set()
         for (one, other), both in pairs.items():
-            if VOID in (one, other) or labels[one] != predicted_labels[other]:
+            if VOID in (one, other) or one in crowds or labels[one] != predicted_labels[other]:
                 continue
             union = size_of_wanted[one] + size_of_predicted[other] - both - pairs.get((VOID, other), 0)
             if both > 0.5 * union:
@@ -55,11 +65,13 @@ class PanopticQuality:
                 matched_wanted.add(one)
                 matched_predicted.add(other)
         for one in size_of_wanted:
-            if one != VOID and one not in matched_wanted:
+            if one != VOID and one not in matched_wanted and one not in crowds:
                 self._of(labels[one]).annotated_alone += 1
         for other, size in size_of_predicted.items():
-            in_void = pairs.get((VOID, other), 0)
-            if other != VOID and other not in matched_predicted and in_void <= 0.5 * size:
+            if other == VOID or other in matched_predicted:
+                continue
+            excused = [VOID, *(one for one in crowds if labels[one] == predicted_labels[other])]
+            if sum(pairs.get((one, other), 0) for one in excused) <= 0.5 * size:
                 self._of(predicted_labels[other]).predicted_alone += 1
 
     def percent(self, only: Collection[int] | None = None) -> dict[str, float | int]:

@@ -160,16 +160,17 @@ def read_mixture_config(path: Path) -> MixtureConfig:
     return MixtureConfig.from_dict(read_yaml(path), str(path))
 
 
-def read_mixture(config: MixtureConfig | Path, root: Path | None = None) -> Mixture:
+def read_mixture(config: MixtureConfig | Path, root: Path | None = None, *, evaluation: bool = False) -> Mixture:
     """Read a mixture; relative paths in it start at `root`, the current folder when None.
 
-    Photos and masks are not opened. Raises ConfigError, and DataError when a source cannot be found, or holds nothing.
+    evaluation: keep crowd regions and photos without any mask. Photos and masks are not opened. Raises ConfigError, and
+    DataError when a source cannot be found, or holds nothing.
     """
     if isinstance(config, Path):
         config = read_mixture_config(config)
     readings, shares = dict[str, Reading](), dict[str, float]()
     for source in config.sources:
-        reading = _read(source, root or Path())
+        reading = _read(source, root or Path(), evaluation)
         if not reading.samples:
             raise DataError(f"source {source.name!r}: no usable photo with a mask; {list(reading.skipped[:3])}")
         readings[source.name] = reading
@@ -179,8 +180,9 @@ def read_mixture(config: MixtureConfig | Path, root: Path | None = None) -> Mixt
     return Mixture(readings, shares)
 
 
-def _read(source: SourceConfig, root: Path) -> Reading:
-    feeds, options = Feeds.of(source.feeds), CocoOptions(source.granularity, source.names, source.partial)
+def _read(source: SourceConfig, root: Path, evaluation: bool) -> Reading:
+    feeds = Feeds.of(source.feeds)
+    options = CocoOptions(source.granularity, source.names, source.partial, evaluation)
     if source.kind == "synthetic":
         side = source.size or 256
         made = made_samples(

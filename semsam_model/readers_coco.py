@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class CocoOptions:
     granularity: str | None = None  #: of annotations that say nothing themselves
     names: Mapping[str, str] = field(default_factory=dict)  #: the source's spelling -> the label meant
     partial: bool = False  #: not everything visible is annotated, on any photo
+    #: Keep what training leaves out and measures count: crowd regions, annotated areas, photos without any mask.
+    evaluation: bool = False
 
 
 AS_WRITTEN = CocoOptions()
@@ -78,8 +80,8 @@ def read_coco(
 ) -> Reading:
     """One file of instances or parts. `file_name` starts at `images`, the JSON's own folder when None.
 
-    Crowd annotations and photos without any mask are left out. Broken entries and missing photos are skipped and
-    named. Raises DataError when the file cannot be read.
+    Crowd annotations and photos without any mask are left out, except for evaluation. Broken entries and missing
+    photos are skipped and named. Raises DataError when the file cannot be read.
     """
     content = _load(annotations)
     skipped: list[str] = []
@@ -90,7 +92,7 @@ def read_coco(
             if not entry["segmentation"]:
                 raise ValueError("no mask")
             _check_entry(entry)
-            if not entry.get("iscrowd"):
+            if options.evaluation or not entry.get("iscrowd"):
                 entries.setdefault(entry["image_id"], []).append(entry)
         except BAD_ENTRY as exc:
             skipped.append(f"{annotations}: annotation {entry.get('id')!r}: {exc!r}")
@@ -105,7 +107,7 @@ def read_coco(
         except BAD_ENTRY as exc:
             skipped.append(f"{annotations}: image {image.get('file_name', image.get('id'))!r}: {exc!r}")
             continue
-        _add(samples, Sample(PhotoFile(path), source or annotations.stem, known, feeds), skipped)
+        _add(samples, Sample(PhotoFile(path), source or annotations.stem, known, feeds), options, skipped)
     return Reading(tuple(samples), tuple(skipped))
 
 
@@ -158,7 +160,7 @@ def read_panoptic(
     for entry in _objects(annotations, content, "annotations", skipped):
         try:
             image, path = photos[entry["image_id"]], pictures / entry["file_name"]
-            found = [segment for segment in entry["segments_info"] if not segment.get("iscrowd")]
+            found = [s for s in entry["segments_info"] if options.evaluation or not s.get("iscrowd")]
             for segment in found:
                 _check_entry(segment)
             regions = _regions(found, [PanopticMask(path, int(s["id"])) for s in found], categories, options)
@@ -167,7 +169,7 @@ def read_panoptic(
         except BAD_ENTRY as exc:
             skipped.append(f"{annotations}: annotation of image {entry.get('image_id')!r}: {exc!r}")
             continue
-        _add(samples, Sample(photo, source or annotations.stem, known, feeds), skipped)
+        _add(samples, Sample(photo, source or annotations.stem, known, feeds), options, skipped)
     return Reading(tuple(samples), tuple(skipped))
 
 
@@ -251,7 +253,11 @@ def _regions(
         parent = place.get(entry.get("parent_id", entry.get("obj_ann_id")))
         if parent is None and granularity == "part" and kind.whole is not None:
             parent = _whole(entry, kind.whole, entries, kinds)
-        regions.append(Region(mask, granularity, _name(entry, kind, options), None if parent == index else parent))
+        region = Region(mask, granularity, _name(entry, kind, options), None if parent == index else parent)
+        if options.evaluation:
+            area = entry.get("area")
+            region = replace(region, crowd=bool(entry.get("iscrowd")), area=None if area is None else float(area))
+        regions.append(region)
     return tuple(regions)
 
 
@@ -297,8 +303,8 @@ def _file_name(image: dict[str, Any]) -> str:
     return image["file_name"] if "file_name" in image else "/".join(image["coco_url"].split("/")[-2:])
 
 
-def _add(samples: list[Sample], sample: Sample, skipped: list[str]) -> None:
+def _add(samples: list[Sample], sample: Sample, options: CocoOptions, skipped: list[str]) -> None:
     if not sample.path.is_file():
         skipped.append(f"{sample.path}: no such photo")
-    elif sample.regions:
+    elif sample.regions or options.evaluation:
         samples.append(sample)

@@ -92,6 +92,8 @@ class Region:
     parent: int | None = None  #: index, among the sample's regions, of the enclosing one
     box_only: bool = False  #: nobody drew its outline: the mask is a filled rectangle
     weight: float = 1.0  #: how often fine-tuning asks for it beside others, more than 0
+    crowd: bool = False  #: several things in one mask, not told apart; only where a source is read for evaluation
+    area: float | None = None  #: pixels, as the source says it; only where a source is read for evaluation
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
@@ -28,6 +28,8 @@ from semsam_model.samples import Annotation, CocoMask, PhotoFile, Sample
 
 _QUALITY = 92  #: of a photo that is made smaller (WebP)
 _NAME = "{:08d}.{}"
+#: What an annotation says beside its mask.
+_TOLD = ("granularity", "name", "parent", "box_only")
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def _json(annotation: Annotation, masks: Sequence[np.ndarray]) -> bytes:
     regions = [
         {
             "segmentation": CocoMask.of(mask).segmentation,
-            **{f.name: getattr(region, f.name) for f in fields(region) if f.name != "segmentation"},
+            **{key: getattr(region, key) for key in _TOLD},
         }
         for region, mask in zip(annotation.regions, masks, strict=True)
     ]

@@ -52,6 +52,9 @@ def model() -> SemanticSAM:
     return structured(dataclasses.replace(read_model_config("tiny"), generic_queries=4))
 
 
+BARE = Sample(Painted(), "made", Annotation(SIZE, SIZE, ()))
+
+
 def sample(**changes: object) -> Sample:
     regions = tuple(Region(CocoMask.of(mask), GRANULARITY[name], name) for name, mask in MASKS.items())
     return Sample(Painted(), "made", Annotation(SIZE, SIZE, regions, **changes))  # type: ignore[arg-type]
@@ -125,6 +128,28 @@ def test_a_missing_part_costs_the_parts_alone(model: SemanticSAM, monkeypatch: p
     monkeypatch.setattr(module, "find_queries", answers("house", "grass", "door"))
     assert figures(model, "parts")["ap50"] == pytest.approx(50)
     assert figures(model, "panoptic")["pq"] > 90
+
+
+def crowd(name: str) -> Sample:
+    """The sample, with the region of this name a crowd."""
+    whole = sample()
+    regions = tuple(dataclasses.replace(r, crowd=r.name == name) for r in whole.regions)
+    return Sample(whole.photo, "made", dataclasses.replace(whole.annotation, regions=regions))
+
+
+def test_a_crowd_excuses_what_lies_in_it_and_a_bare_photo_excuses_nothing(
+    model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_queries", answers(*MASKS))
+
+    def ap50(*samples: Sample) -> object:
+        return evaluate_photos(model, samples, embed, "parts").by_source["made"]["ap50"]
+
+    assert ap50(sample(), crowd("window")) == 100
+    assert ap50(BARE, sample()) == pytest.approx(50, abs=1)  # half of what is found of each label is right
+    assert ap50(crowd("window"), crowd("window")) == 100  # the door's; windows are all in crowds
+    quality = evaluate_photos(model, [crowd("house")], embed, "panoptic").by_source["made"]
+    assert quality["pq"] > 90 and quality["labels"] == 1
 
 
 def test_labels_that_training_had_are_told_from_others(model: SemanticSAM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,85 @@ def test_panoptic_segments_are_objects_and_stuff_is_regions(tmp_path: Path) -> N
     with pytest.raises(DataError, match="segment 8"):
         sample.mask(2)
     assert len(reading.skipped) == 1 and "image 2" in reading.skipped[0]
+
+
+def test_crowds_annotated_areas_and_bare_photos_are_there_for_evaluation_alone(tmp_path: Path) -> None:
+    rows = [{"mask": WHOLE, "category_id": 1, "area": 99.5}, {"mask": OTHER, "category_id": 1, "iscrowd": 1}]
+    path = coco_file(tmp_path, [{"id": 1, "name": "sheep"}], rows)
+    photo(tmp_path / "images" / "b.png")
+    content = json.loads(path.read_text())
+    content["images"].append({"id": 2, "file_name": "images/b.png", "height": SIZE[0], "width": SIZE[1]})
+    path.write_text(json.dumps(content))
+    (training,) = read_coco(path).samples
+    assert [(region.crowd, region.area) for region in training.regions] == [(False, None)]
+    sheep, bare = read_coco(path, options=CocoOptions(evaluation=True)).samples
+    assert [(region.crowd, region.area) for region in sheep.regions] == [(False, 99.5), (True, None)]
+    assert np.array_equal(sheep.mask(1), OTHER)
+    assert bare.regions == () and bare.image().shape == (*SIZE, 3)
+
+
+def test_panoptic_crowds_are_there_for_evaluation_alone(tmp_path: Path) -> None:
+    path = panoptic_set(tmp_path)
+    read = read_panoptic(path, tmp_path / "photos", options=CocoOptions(evaluation=True)).samples[0]
+    assert [region.crowd for region in read.regions] == [False, False, True, False]
+    assert np.array_equal(read.mask(2), OTHER)
+    assert not any(region.crowd for region in read_panoptic(path, tmp_path / "photos").samples[0].regions)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_average_precision_of_a_file_is_what_pycocotools_makes_of_it(seed: int) -> None:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    from semsam_model.evaluate_ap import STATS, MaskAp, Truth
+
+    rng = np.random.default_rng(seed)
+
+    def anywhere() -> np.ndarray:
+        x, y = rng.integers(0, 20), rng.integers(0, 14)
+        return box_mask(x, y, x + rng.integers(3, 12), y + rng.integers(3, 10))
+
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = [
+            {
+                "mask": anywhere(),
+                "category_id": int(rng.integers(1, 3)),
+                "area": float(rng.integers(20, 2000)),
+                "iscrowd": int(rng.random() < 0.3),
+            }
+            for _ in range(6)
+        ]
+        right = [(row["mask"], row["category_id"] - 1, float(rng.random())) for row in rows[:4]]
+        path = coco_file(folder, [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}], rows)
+        photo(folder / "images" / "b.png")
+        content = json.loads(path.read_text())
+        content["images"].append(content["images"][0] | {"id": 2, "file_name": "images/b.png"})
+        path.write_text(json.dumps(content))
+        found = {1: [(anywhere(), int(rng.integers(0, 2)), float(rng.random())) for _ in range(6)] + right}
+        found[2] = [(anywhere(), 0, 0.7)]
+        ours = MaskAp(("a", "b"))
+        for number, sample in enumerate(read_coco(path, options=CocoOptions(evaluation=True)).samples, start=1):
+            truth = [
+                Truth(sample.mask(i), "ab".index(str(region.name)), region.crowd, region.area)
+                for i, region in enumerate(sample.regions)
+            ]
+            ours.add(SIZE, truth, found[number])
+        theirs = COCO(str(path))
+        results = [
+            {"image_id": number, "category_id": label + 1, "segmentation": rle(mask), "score": score}
+            for number, masks in found.items()
+            for mask, label, score in masks
+        ]
+        evaluation = COCOeval(theirs, theirs.loadRes(results), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    expected = {key: None if evaluation.stats[i] < 0 else 100 * evaluation.stats[i] for key, i in STATS.items()}
+    assert {key: ours.percent()[key] for key in STATS} == {
+        key: value if value is None else pytest.approx(value, abs=0.006) for key, value in expected.items()
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------- SA-1B
