@@ -10,7 +10,7 @@ import typer
 
 TASKS = {
     "instance": "Mask AP of named objects, as COCO counts it.",
-    "parts": "Mask AP of named parts, as PACO, PartImageNet and Pascal-Part report it.",
+    "parts": "Mask AP of named parts; those of different wholes are different labels where the data says the whole.",
     "semantic": "Mean IoU of the map of objects and named regions.",
     "panoptic": "PQ, SQ and RQ; what only regions are called is stuff.",
     "open-vocabulary": "gIoU and cIoU of the masks of each word; mean IoU of the map of parts, seen and unseen.",
@@ -71,6 +71,7 @@ def evaluate(
     from backend.settings import load_settings
     from semsam_model.checkpoint import load_model
     from semsam_model.data import evenly, read_samples
+    from semsam_model.evaluate_labels import labels_of
     from semsam_model.evaluate_photos import evaluate_photos
     from semsam_model.mixture import read_mixture
     from semsam_model.samples import Sample
@@ -94,7 +95,7 @@ def evaluate(
     def embed(labels: Sequence[str]) -> np.ndarray:
         return encoder.embed(list(labels)).numpy()
 
-    seen = None if trained_on is None else read_samples(trained_on).samples
+    seen = None if trained_on is None else labels_of(read_samples(trained_on).samples)
     with Progress() as progress:
         bar = progress.add_task("photos", total=len(samples))
         report = evaluate_photos(

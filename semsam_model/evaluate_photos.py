@@ -1,24 +1,24 @@
 """How well whole photos are segmented without a click, by the field's own measures; one task at a time.
 
     instance         mask AP of named objects (COCO)
-    parts            mask AP of named parts (as PACO, PartImageNet and Pascal-Part report it)
+    parts            mask AP of named parts, a label for each pair of whole and part where the source says the whole
     semantic         mean IoU of the label map of objects and named regions
     panoptic         PQ, SQ, RQ; labels that only regions bear are stuff
     open-vocabulary  gIoU and cIoU of the masks of each word on a photo; mean IoU of the map of parts; both with seen
                      and unseen labels apart where it is known what training had
     everything       without labels: average recall, and objects as sets: best Dice, difference in count, borders
 
-Labels are those of the photo's own source. Annotated maps are painted from large masks to small; pixels without an
-annotation are left out. Crowd regions (several things in one mask, not told apart), where samples have them, excuse
-what lies in them in AP and panoptic quality, and are pixels of their label in maps and for words; photos without any
-annotation count: as COCO has it. On photos that are annotated in part, precision is a lower bound: a right mask of
-something that nobody annotated counts as wrong.
+Labels are those of the photo's own source; a part whose source names the whole ("dog:head") is one with it. Annotated
+maps are painted from large masks to small; pixels without an annotation are left out. Crowd regions (several things in
+one mask, not told apart), where samples have them, excuse what lies in them in AP and panoptic quality, and are pixels
+of their label in maps and for words; photos without any annotation count: as COCO has it. On photos that are annotated
+in part, precision is a lower bound: a right mask of something that nobody annotated counts as wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -26,15 +26,15 @@ from rich.table import Table
 
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluate_ap import MaskAp, Truth
+from semsam_model.evaluate_labels import Labels, labels_of
 from semsam_model.everything import GridOptions, everything
 from semsam_model.metrics_maps import UNLABELLED, MeanIou, PanopticQuality
 from semsam_model.metrics_masks import InstanceSets, TextIou
 from semsam_model.model import SemanticSAM
-from semsam_model.names import Kind, LabelSet
+from semsam_model.names import Kind, part_and_whole
 from semsam_model.readouts import ReadOptions, panoptic, semantic
-from semsam_model.samples import Region, Sample
-from semsam_model.segment import Embed, Queries, by_name, find_queries, segment
-from semsam_model.text import GENERIC, normalise_label
+from semsam_model.samples import Label, Region, Sample
+from semsam_model.segment import Embed, Queries, find_queries, named_masks, of_one_name, segment, word_scores
 from semsam_model.transforms import Frame
 from semsam_model.types import LEVEL_TOKENS, Candidate
 
@@ -43,31 +43,6 @@ PRESENT = ReadOptions().present
 #: Average precision ranks answers, and maps are annotated nearly everywhere: a cut would only leave out right answers.
 EVERY_ANSWER = ReadOptions(least=0.001, present=0.02)
 Figures = dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Labels:
-    """The named things of one source. Indices run over `names`."""
-
-    names: tuple[str, ...]
-    kinds: tuple[Kind, ...]
-    vectors: np.ndarray  #: float32 (n, E)
-    stuff: frozenset[int]  #: labels that only regions bear
-    seen: frozenset[int] | None  #: labels that training had; None where that is not known
-    index: Mapping[tuple[Kind, str], int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        numbers = {pair: i for i, pair in enumerate(zip(self.kinds, self.names, strict=True))}
-        object.__setattr__(self, "index", numbers)
-
-    def some(self, chosen: Sequence[int]) -> LabelSet:
-        """These labels, in this order."""
-        rows = list(chosen)
-        return LabelSet(tuple(self.names[i] for i in rows), tuple(self.kinds[i] for i in rows), self.vectors[rows])
-
-    def of(self, granularity: str, name: str | None) -> int | None:
-        """Index of a region's label."""
-        return None if name is None else self.index.get((_kind(granularity), normalise_label(name)))
 
 
 class Named(NamedTuple):
@@ -97,7 +72,7 @@ class Looked:
         """Annotated masks of these granularities that have a label."""
         found = []
         for region, mask in zip(self.sample.regions, self.masks, strict=True):
-            label = self.labels.of(region.granularity, region.name)
+            label = self.labels.number(region.label)
             if region.granularity in granularities and label is not None and mask.any():
                 found.append(Named(mask, label, region))
         return found
@@ -131,13 +106,13 @@ def evaluate_photos(
     embed: Embed,
     task: str,
     *,
-    seen: Sequence[Sample] | None = None,
+    seen: Collection[Label] | None = None,
     grid: int | None = None,
     on_photo: Callable[[], None] = lambda: None,
 ) -> PhotoReport:
     """Segment every photo and hold it against its annotation. `on_photo` is called after each.
 
-    embed: label texts -> float32 (n, E), unit length. seen: training samples, whose labels count as seen
+    embed: label texts -> float32 (n, E), unit length. seen: labels that training had, parts with their wholes
     (open-vocabulary). grid: clicks along each side of the photo in place of object queries (everything).
     A photo or mask that cannot be read is skipped and named.
     Raises ConfigError for a model without object queries, an unknown task, or samples of which none has what the task
@@ -152,8 +127,7 @@ def evaluate_photos(
             f"model {model.config.name}: it has no object queries and answers clicks only; expected one with "
             "generic_queries in its config"
         )
-    known = None if seen is None else {(_kind(r.granularity), normalise_label(r.name)) for r in _named(seen)}
-    labels = {source: _labels(group, embed, known) for source, group in _by_source(samples).items()}
+    labels = {source: Labels.of(labels_of(group), embed, seen) for source, group in _by_source(samples).items()}
     measures: dict[str, Measure] = {}
     skipped: list[str] = []
     partial: dict[str, int] = {}
@@ -226,33 +200,11 @@ def _cell(value: Any) -> str:
     return "-" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def _kind(granularity: str) -> Kind:
-    return "part" if granularity == "part" else "object"
-
-
 def _by_source(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample.source, []).append(sample)
     return groups
-
-
-def _named(samples: Sequence[Sample]) -> list[Any]:
-    return [r for s in samples for r in s.regions if r.name is not None and normalise_label(r.name) not in GENERIC]
-
-
-def _labels(samples: Sequence[Sample], embed: Embed, known: Collection[tuple[Kind, str]] | None) -> Labels:
-    regions = _named(samples)
-    pairs = sorted({(_kind(r.granularity), normalise_label(r.name)) for r in regions})
-    things = {normalise_label(r.name) for r in regions if r.granularity == "object"}
-    vectors = embed([name for _, name in pairs]) if pairs else np.zeros((0, 1), np.float32)
-    return Labels(
-        tuple(name for _, name in pairs),
-        tuple(kind for kind, _ in pairs),
-        vectors,
-        frozenset(i for i, (kind, name) in enumerate(pairs) if kind == "object" and name not in things),
-        None if known is None else frozenset(i for i, pair in enumerate(pairs) if pair in known),
-    )
 
 
 class _Instances:
@@ -261,10 +213,9 @@ class _Instances:
     def __init__(self, labels: Labels, kind: Kind) -> None:
         self._kind = kind
         # stuff is no instance
-        chosen = [i for i, k in enumerate(labels.kinds) if k == kind and i not in labels.stuff]
-        self._rows = {label: row for row, label in enumerate(chosen)}
-        self._labels = labels.some(chosen)
-        self._ap = MaskAp(self._labels.values)
+        self._rows = {label: row for row, label in enumerate(i for i in labels.of_kind(kind) if i not in labels.stuff)}
+        self._words = [labels.keys[i].words for i in self._rows]
+        self._ap = MaskAp(self._words)
         self._any = 0
 
     def add(self, photo: Looked) -> None:
@@ -276,11 +227,12 @@ class _Instances:
             if label in self._rows
         ]
         self._any += sum(not truth.crowd for truth in wanted)
-        row_of = {name: row for row, name in enumerate(self._labels.values)}
+        found = photo.labels.against(photo.queries, list(self._rows))
+        row_of = {word: row for row, word in enumerate(self._words)}
         predicted = [
-            (candidate.mask, row_of[name], score)
-            for candidate in segment(photo.queries, photo.frame, self._labels, self._kind, EVERY_ANSWER)
-            for name, score in candidate.names
+            (candidate.mask, row_of[word], score)
+            for candidate in named_masks(photo.queries, photo.frame, found, self._words, self._kind, EVERY_ANSWER)
+            for word, score in candidate.names
         ]
         self._ap.add(photo.size, wanted, predicted)
 
@@ -292,8 +244,8 @@ class _Semantic:
     """semantic: mean IoU over objects and named regions."""
 
     def __init__(self, labels: Labels) -> None:
-        self._miou = MeanIou(len(labels.names))
-        self._wholes = [i for i, kind in enumerate(labels.kinds) if kind == "object"]
+        self._miou = MeanIou(len(labels.keys))
+        self._wholes = labels.of_kind("object")
         self._photos = 0
 
     def add(self, photo: Looked) -> None:
@@ -311,7 +263,7 @@ class _Semantic:
 
 def _map_of(photo: Looked, chosen: Sequence[int]) -> np.ndarray:
     """int (H, W): what is said of each pixel, among some labels."""
-    rows = semantic(photo.queries.against(photo.labels.some(chosen)), EVERY_ANSWER, enlarge=photo.frame.enlarge)
+    rows = semantic(photo.labels.against(photo.queries, chosen), EVERY_ANSWER, enlarge=photo.frame.enlarge)
     return np.append(np.array(chosen, int), UNLABELLED)[rows]
 
 
@@ -320,7 +272,7 @@ class _Panoptic:
 
     def __init__(self, labels: Labels) -> None:
         self._quality, self._stuff = PanopticQuality(), labels.stuff
-        self._wholes = [i for i, kind in enumerate(labels.kinds) if kind == "object"]
+        self._wholes = labels.of_kind("object")
         self._photos = 0
 
     def add(self, photo: Looked) -> None:
@@ -330,7 +282,7 @@ class _Panoptic:
         chosen = self._wholes
         stuff = [row for row, label in enumerate(chosen) if label in self._stuff]
         said, segments = panoptic(
-            photo.queries.against(photo.labels.some(chosen)), stuff, EVERY_ANSWER, enlarge=photo.frame.enlarge
+            photo.labels.against(photo.queries, chosen), stuff, EVERY_ANSWER, enlarge=photo.frame.enlarge
         )
         self._quality.add(said, {s.id: chosen[s.label] for s in segments}, wanted, of_wanted, crowds)
         self._photos += 1
@@ -367,19 +319,19 @@ class _OpenVocabulary:
     def __init__(self, labels: Labels, embed: Embed) -> None:
         self._embed, self._labels = embed, labels
         self._words: dict[int, TextIou] = {}
-        self._parts = [i for i, kind in enumerate(labels.kinds) if kind == "part"]
-        self._map = MeanIou(len(labels.names))
+        self._parts = labels.of_kind("part")
+        self._map = MeanIou(len(labels.keys))
 
     def add(self, photo: Looked) -> None:
         wanted: dict[int, np.ndarray] = {}
         for mask, label, _ in photo.named(("object", "part", "region")):
             wanted[label] = wanted.get(label, np.zeros(photo.size, bool)) | mask
-        for kind in ("object", "part"):
-            asked = [label for label in wanted if self._labels.kinds[label] == kind]
-            found = by_name(photo.queries, photo.frame, [self._labels.names[i] for i in asked], self._embed)
-            for label in asked:
-                answer = _union(found[self._labels.names[label]], photo.size)
-                self._words.setdefault(label, TextIou()).add(answer, wanted[label])
+        for label, mask in wanted.items():
+            _, name, whole = self._labels.keys[label]
+            name, whole = (name, whole) if whole else part_and_whole(name) or (name, None)
+            scores = word_scores(photo.queries, name, whole, self._embed)
+            answer = _union(of_one_name(photo.queries, photo.frame, name, scores), photo.size)
+            self._words.setdefault(label, TextIou()).add(answer, mask)
         painted = photo.painted(("part",))
         if self._parts and (painted != UNLABELLED).any():
             self._map.add(_map_of(photo, self._parts), painted)

@@ -11,7 +11,8 @@ What tells a part from an object, the first that is there:
     category `isthing` 0                a region: panoptic stuff
     otherwise                           an object
 
-The name: the first of the annotation's `labels`, as in our own exports, else the category's.
+The name: the first of the annotation's `labels`, as in our own exports, else the category's. A category's whole stays
+with it: `Region.whole`.
 
 The enclosing annotation: `parent_id`, else PACO's `obj_ann_id`, else, where the category of the whole is known, the
 smallest annotation of that category whose box holds nine tenths of the part's box.
@@ -253,19 +254,29 @@ def _regions(
         parent = place.get(entry.get("parent_id", entry.get("obj_ann_id")))
         if parent is None and granularity == "part" and kind.whole is not None:
             parent = _whole(entry, kind.whole, entries, kinds)
-        region = Region(mask, granularity, _name(entry, kind, options), None if parent == index else parent)
+        name, whole = _name(entry, kind, options)
+        whole = whole if granularity == "part" else None
+        region = Region(mask, granularity, name, None if parent == index else parent, whole=whole)
         if options.evaluation:
-            area = entry.get("area")
-            region = replace(region, crowd=bool(entry.get("iscrowd")), area=None if area is None else float(area))
+            region = replace(region, crowd=bool(entry.get("iscrowd")), area=_annotated_area(entry))
         regions.append(region)
     return tuple(regions)
 
 
-def _name(entry: dict[str, Any], kind: _Category, options: CocoOptions) -> str | None:
+def _name(entry: dict[str, Any], kind: _Category, options: CocoOptions) -> tuple[str | None, str | None]:
+    """And the name of the whole."""
     labels = entry.get("labels")
     if isinstance(labels, list) and labels and isinstance(labels[0], str):
-        return options.names.get(labels[0], labels[0])  # our own export: a colon in a label means nothing
-    return kind.name or None
+        return options.names.get(labels[0], labels[0]), None  # our own export: a colon in a label means nothing
+    return kind.name or None, kind.whole
+
+
+def _annotated_area(entry: dict[str, Any]) -> float | None:
+    try:
+        area = float(entry["area"])
+    except BAD_ENTRY:
+        return None
+    return area if area >= 0 else None
 
 
 def _whole(

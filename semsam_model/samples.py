@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -82,6 +82,14 @@ class Feeds:
 EVERY_LOSS = Feeds()
 
 
+class Label(NamedTuple):
+    """What a mask is called, as its source spells it."""
+
+    granularity: str  #: one of GRANULARITIES
+    name: str
+    whole: str | None = None  #: of a part, where its category says it: "dog" of "dog:head"
+
+
 @dataclass(frozen=True, eq=False)
 class Region:
     """One annotated mask of a sample."""
@@ -94,6 +102,12 @@ class Region:
     weight: float = 1.0  #: how often fine-tuning asks for it beside others, more than 0
     crowd: bool = False  #: several things in one mask, not told apart; only where a source is read for evaluation
     area: float | None = None  #: pixels, as the source says it; only where a source is read for evaluation
+    whole: str | None = None  #: of a part, as `Label.whole`
+
+    @property
+    def label(self) -> Label | None:
+        """None without a name."""
+        return None if self.name is None else Label(self.granularity, self.name, self.whole)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,8 +3,8 @@
     OUT/mixture.yaml               the same sources with their weights and feeds, of kind sa1b; --root is OUT
     OUT/SOURCE/00000.tar, ...      for each photo N.webp (or as it was) and N.json
 
-The JSON is that of SA-1B, and more: `partial` of the image; `granularity`, `name`, `parent` (a place in the list) and
-`box_only` of an annotation. `readers_sa1b` reads it. One photo is held at a time.
+The JSON is that of SA-1B, and more: `partial` of the image; `granularity`, `name`, `whole`, `parent` (a place in the
+list) and `box_only` of an annotation. `readers_sa1b` reads it. One photo is held at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from semsam_model.samples import Annotation, CocoMask, PhotoFile, Sample
 _QUALITY = 92  #: of a photo that is made smaller (WebP)
 _NAME = "{:08d}.{}"
 #: What an annotation says beside its mask.
-_TOLD = ("granularity", "name", "parent", "box_only")
+_TOLD = ("granularity", "name", "whole", "parent", "box_only")
 
 
 @dataclass(frozen=True)

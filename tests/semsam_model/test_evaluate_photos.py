@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from networks import structured
 from semsam_model import evaluate_photos as module
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
+from semsam_model.evaluate_labels import labels_of
 from semsam_model.evaluate_photos import TASKS, evaluate_photos
 from semsam_model.model import ImageEmbedding, SemanticSAM
-from semsam_model.samples import Annotation, CocoMask, Region, Sample
+from semsam_model.samples import Annotation, CocoMask, Label, Region, Sample
 from semsam_model.segment import Queries
 
 SIZE = 128
@@ -44,7 +46,8 @@ MASKS = {
     "window": rectangle(16, 16, 40, 40),
     "door": rectangle(48, 32, 88, 60),
 }
-GRANULARITY = {"house": "object", "grass": "region", "window": "part", "door": "part"}
+GRANULARITY = {"house": "object", "grass": "region", "window": "part", "door": "part", "pane": "part"}
+PANE = rectangle(96, 16, 120, 40)  #: a second window, in the grass
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def answers(*names: str, called: dict[str, str] | None = None) -> object:
         h, w = embedding.frame.logits
         logits, kinds, vectors = [], [], []
         for name in names:
-            cells = MASKS[name].reshape(h, SIZE // h, w, SIZE // w).mean((1, 3))
+            cells = (MASKS | {"pane": PANE})[name].reshape(h, SIZE // h, w, SIZE // w).mean((1, 3))
             logits.append((cells * 20 - 10).astype(np.float32))
             place = ("object", "part", "region").index(GRANULARITY[name])
             kinds.append(np.eye(3, dtype=np.float32)[place] * 0.9)
@@ -130,6 +133,46 @@ def test_a_missing_part_costs_the_parts_alone(model: SemanticSAM, monkeypatch: p
     assert figures(model, "panoptic")["pq"] > 90
 
 
+def windows(of_window: str | None, of_pane: str | None) -> Sample:
+    """The house's window and the grass's pane, with the wholes that the data says."""
+    regions = (
+        Region(CocoMask.of(MASKS["window"]), "part", "window", whole=of_window),
+        Region(CocoMask.of(PANE), "part", "window", whole=of_pane),
+    )
+    return Sample(Painted(), "made", Annotation(SIZE, SIZE, regions))
+
+
+def test_a_part_on_the_wrong_whole_is_wrong_where_the_data_says_the_whole(
+    model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(task: str, *wholes: str | None) -> dict[str, Any]:
+        return evaluate_photos(model, [windows(*wholes)], embed, task).by_source["made"]
+
+    found = answers("house", "grass", "window", "pane", called={"pane": "window"})
+    monkeypatch.setattr(module, "find_queries", found)
+    right, swapped, unsaid = (
+        [score(task, *wholes) for task in ("parts", "open-vocabulary")]
+        for wholes in (("house", "grass"), ("grass", "house"), (None, None))
+    )
+    assert [part["labels"] for part, _ in (right, swapped, unsaid)] == [2, 2, 1]
+    assert [part["ap50"] for part, _ in (right, swapped, unsaid)] == [100, 0, 100]
+    assert [words["giou"] > 90 for _, words in (right, swapped, unsaid)] == [True, False, True]
+    assert right[1]["n"] == 2 and swapped[1]["giou"] == 0 and swapped[1]["part_miou"] == 0 < right[1]["part_miou"]
+    monkeypatch.setattr(module, "find_queries", answers("window", "pane", called={"pane": "window"}))
+    assert score("parts", "house", "grass")["ap50"] == 0  # nothing holds them
+    assert score("parts", None, None)["ap50"] == 100
+
+
+def test_a_part_that_training_had_on_another_whole_is_unseen(
+    model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_queries", answers("house", "grass", "window"))
+    got = evaluate_photos(
+        model, [windows("house", "grass")], embed, "open-vocabulary", seen=[Label("part", "Window", "House")]
+    ).by_source["made"]
+    assert got["giou_seen"] > 90 and got["giou_unseen"] == 0
+
+
 def crowd(name: str) -> Sample:
     """The sample, with the region of this name a crowd."""
     whole = sample()
@@ -156,7 +199,7 @@ def test_labels_that_training_had_are_told_from_others(model: SemanticSAM, monke
     monkeypatch.setattr(module, "find_queries", answers("house", "grass", "window"))
     whole = sample()
     trained = Sample(whole.photo, "made", dataclasses.replace(whole.annotation, regions=whole.regions[:3]))
-    got = figures(model, "open-vocabulary", seen=[trained])
+    got = figures(model, "open-vocabulary", seen=labels_of([trained]))
     assert got["giou_seen"] > 90 and got["giou_unseen"] == 0
     assert got["part_seen"] > 90 and got["part_unseen"] == 0 and got["part_harmonic"] == 0
 

@@ -71,7 +71,7 @@ def told(sample: Sample) -> list[tuple[str, str | None, int | None]]:
 
 
 @pytest.mark.parametrize(
-    ("categories", "fields"),
+    ("categories", "fields", "whole"),
     [
         pytest.param(
             [
@@ -79,36 +79,46 @@ def told(sample: Sample) -> list[tuple[str, str | None, int | None]]:
                 {"id": 2, "name": "bottle:cap", "supercategory": "PART"},
             ],
             [{"id": 7, "obj_ann_id": 7}, {"obj_ann_id": 7}, {}],
+            "bottle",
             id="PACO",
         ),
         pytest.param(
-            [{"id": 1, "name": "bottle"}, {"id": 2, "name": "cap", "part_of": 1}], [{}, {}, {}], id="part_of an id"
+            [{"id": 1, "name": "bottle"}, {"id": 2, "name": "cap", "part_of": 1}],
+            [{}, {}, {}],
+            "bottle",
+            id="part_of an id",
         ),
         pytest.param(
             [{"id": 1, "name": "bottle"}, {"id": 2, "name": "cap", "part_of": "bottle"}],
             [{}, {}, {}],
+            "bottle",
             id="part_of a name",
         ),
-        pytest.param([{"id": 1, "name": "bottle"}, {"id": 2, "name": "bottle:cap"}], [{}, {}, {}], id="whole:part"),
+        pytest.param(
+            [{"id": 1, "name": "bottle"}, {"id": 2, "name": "bottle:cap"}], [{}, {}, {}], "bottle", id="whole:part"
+        ),
         pytest.param(
             [{"id": 1, "name": "bottle"}, {"id": 2, "name": "cap"}],
             [{"id": 5, "granularity": "object"}, {"granularity": "part", "parent_id": 5}, {"granularity": "object"}],
+            None,
             id="our exports",
         ),
         pytest.param(
             [{"id": 1, "name": "bottle"}, {"id": 2, "name": "cap", "granularity": "part", "supercategory": "bottle"}],
             [{}, {}, {}],
+            "bottle",
             id="granularity of a category",
         ),
     ],
 )
 def test_parts_are_told_from_objects_and_know_their_whole(
-    tmp_path: Path, categories: list[dict], fields: list[dict]
+    tmp_path: Path, categories: list[dict], fields: list[dict], whole: str | None
 ) -> None:
     masks, kinds = (WHOLE, PART, OTHER), (1, 2, 1)
     rows = [dict(f, category_id=kind, mask=mask) for f, kind, mask in zip(fields, kinds, masks, strict=True)]
     sample = read_coco(coco_file(tmp_path, categories, rows)).samples[0]
     assert told(sample) == [("object", "bottle", None), ("part", "cap", 0), ("object", "bottle", None)]
+    assert [region.whole for region in sample.regions] == [None, whole, None]
     for index, mask in enumerate(masks):
         assert np.array_equal(sample.mask(index), mask)
 
@@ -119,7 +129,7 @@ def test_a_file_of_parts_alone_is_read_by_its_setting(tmp_path: Path) -> None:
     assert told(read_coco(path).samples[0]) == [("object", "Car Tier", None)]
     options = CocoOptions(granularity="part", names={"Tier": "tyre"}, partial=True)
     sample = read_coco(path, options=options).samples[0]
-    assert told(sample) == [("part", "tyre", None)]
+    assert sample.regions[0].label == ("part", "tyre", "Car")
     assert sample.partial
 
 
