@@ -14,7 +14,7 @@ import numpy as np
 
 from semsam_model.names import OF, Kind, LabelSet
 from semsam_model.readouts import Finding
-from semsam_model.samples import Label, Sample
+from semsam_model.samples import Label, Reading, Sample
 from semsam_model.segment import Embed, Queries, against_parts
 from semsam_model.text import GENERIC, normalise_label
 
@@ -41,9 +41,21 @@ def key_of(label: Label | None) -> Key | None:
     return Key(kind, normalise_label(label.name), whole or None)
 
 
-def labels_of(samples: Sequence[Sample]) -> frozenset[Label]:
-    """What the regions of samples are called."""
-    return frozenset(r.label for s in samples for r in s.regions if r.label is not None)
+def labels_of(samples: Sequence[Sample]) -> dict[str, frozenset[Label]]:
+    """What the regions of samples are called, by source."""
+    found: dict[str, set[Label]] = {}
+    for sample in samples:
+        found.setdefault(sample.source, set()).update(r.label for r in sample.regions if r.label is not None)
+    return {source: frozenset(labels) for source, labels in found.items()}
+
+
+def listed(readings: Sequence[Reading]) -> dict[str, frozenset[Label]]:
+    """Everything that each source calls something, whether or not the photos are there or looked at."""
+    found: dict[str, frozenset[Label]] = {}
+    for reading in readings:
+        for source, labels in (reading.labels or labels_of(reading.samples)).items():
+            found[source] = found.get(source, frozenset()) | labels
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +79,13 @@ class Labels:
         keys = sorted(set(of_key.values()), key=lambda k: (k.kind, k.name, k.whole or ""))
         things = {key for label, key in of_key.items() if label.granularity == "object"}
         wholes = tuple(sorted({key.whole for key in keys if key.whole is not None}))
+        objects: tuple[Kind, ...] = ("object",) * len(wholes)
         none = np.zeros((0, 1), np.float32)
         known = None if seen is None else {key_of(label) for label in seen}
         return cls(
             tuple(keys),
             embed([key.name for key in keys]) if keys else none,
-            LabelSet(wholes, ("object",) * len(wholes), embed(wholes) if wholes else none),
+            LabelSet(wholes, objects, embed(wholes) if wholes else none),
             frozenset(i for i, key in enumerate(keys) if key.kind == "object" and key not in things),
             None if known is None else frozenset(i for i, key in enumerate(keys) if key in known),
         )
@@ -88,7 +101,8 @@ class Labels:
     def against(self, queries: Queries, chosen: Sequence[int]) -> Finding:
         """How well queries fit some labels, in this order. Raises ConfigError as `Queries.against`."""
         row_of: dict[tuple[Kind, str], int] = {}
-        first, pairs = [], []
+        first: list[int] = []
+        pairs: list[tuple[int, int | None]] = []
         for i in chosen:
             key = self.keys[i]
             if (key.kind, key.name) not in row_of:

@@ -17,7 +17,7 @@ in part, precision is a lower bound: a right mask of something that nobody annot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -106,28 +106,31 @@ def evaluate_photos(
     embed: Embed,
     task: str,
     *,
+    labels: Mapping[str, Collection[Label]] | None = None,
     seen: Collection[Label] | None = None,
     grid: int | None = None,
     on_photo: Callable[[], None] = lambda: None,
 ) -> PhotoReport:
     """Segment every photo and hold it against its annotation. `on_photo` is called after each.
 
-    embed: label texts -> float32 (n, E), unit length. seen: labels that training had, parts with their wholes
-    (open-vocabulary). grid: clicks along each side of the photo in place of object queries (everything).
+    embed: label texts -> float32 (n, E), unit length. labels: the list of each source, which should not depend on how
+    many photos are looked at; what the samples are called when None. seen: labels that training had, parts with their
+    wholes (open-vocabulary). grid: clicks along each side of the photo in place of object queries (everything).
     A photo or mask that cannot be read is skipped and named.
     Raises ConfigError for a model without object queries, an unknown task, or samples of which none has what the task
     measures.
     """
-    if task not in TASKS:
-        raise ConfigError(f"task {task!r}: expected one of {', '.join(TASKS)}")
-    if grid is not None and task != "everything":
-        raise ConfigError(f"grid: only for the task everything, got {task}")
+    check_asked(task, grid=grid, seen=seen)
     if model.generic is None and grid is None:
         raise ConfigError(
             f"model {model.config.name}: it has no object queries and answers clicks only; expected one with "
             "generic_queries in its config"
         )
-    labels = {source: Labels.of(labels_of(group), embed, seen) for source, group in _by_source(samples).items()}
+    if task == "everything":  # without labels, and sources without names may be long
+        labels = {}
+    elif labels is None:
+        labels = labels_of(samples)
+    lists = {source: Labels.of(labels.get(source, ()), embed, seen) for source in {s.source for s in samples}}
     measures: dict[str, Measure] = {}
     skipped: list[str] = []
     partial: dict[str, int] = {}
@@ -143,7 +146,7 @@ def evaluate_photos(
                 found = find_queries(model, embedding)
             else:
                 by_grid = [f.candidate for f in everything(model, embedding, GridOptions(grid=grid))]
-            photo = Looked(sample, masks, embedding.frame, found, labels[sample.source], by_grid)
+            photo = Looked(sample, masks, embedding.frame, found, lists[sample.source], by_grid)
             if sample.source not in measures:
                 measures[sample.source] = TASKS[task](photo.labels, embed)
             measures[sample.source].add(photo)
@@ -154,8 +157,20 @@ def evaluate_photos(
         source: figures | {"partial_photos": partial[source]} for source, figures in by_source.items() if figures
     }
     if not by_source:
-        raise ConfigError(f"{task}: no photo has what is measured; {NEEDS[task]}")
+        raise ConfigError(
+            f"{task}: none of {len(samples)} photos has what is measured; {NEEDS[task]}; "
+            f"{len(skipped)} were skipped: {skipped[:3]}"
+        )
     return PhotoReport(task, by_source, tuple(skipped))
+
+
+def check_asked(task: str, *, grid: object = None, seen: object = None) -> None:
+    """Raises ConfigError for an unknown task, and for what another task alone takes."""
+    if task not in TASKS:
+        raise ConfigError(f"task {task!r}: expected one of {', '.join(TASKS)}")
+    for name, given, taken_by in (("grid", grid, "everything"), ("labels of training", seen, "open-vocabulary")):
+        if given is not None and task != taken_by:
+            raise ConfigError(f"{name}: only for the task {taken_by}, got {task}")
 
 
 @dataclass(frozen=True)
@@ -198,13 +213,6 @@ class PhotoReport:
 
 def _cell(value: Any) -> str:
     return "-" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
-
-
-def _by_source(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
-    groups: dict[str, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.source, []).append(sample)
-    return groups
 
 
 class _Instances:
@@ -349,7 +357,7 @@ class _OpenVocabulary:
             figures |= {f"part_{key}": value for key, value in self._map.percent(seen).items()}
         return figures
 
-    def _of(self, labels: Collection[int]) -> dict[str, float | int]:
+    def _of(self, labels: Collection[int]) -> dict[str, float | int | None]:
         every = TextIou()
         for label in labels:
             every.intersections += self._words[label].intersections

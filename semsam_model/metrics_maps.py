@@ -74,11 +74,11 @@ class PanopticQuality:
             if sum(pairs.get((one, other), 0) for one in excused) <= 0.5 * size:
                 self._of(predicted_labels[other]).predicted_alone += 1
 
-    def percent(self, only: Collection[int] | None = None) -> dict[str, float | int]:
-        """PQ, SQ, RQ in percent over the labels that occurred (those of `only`), and how many they are."""
+    def percent(self, only: Collection[int] | None = None) -> dict[str, float | int | None]:
+        """PQ, SQ, RQ in percent over the labels that occurred (those of `only`), None without any; their number."""
         chosen = [c for label, c in self.counts.items() if c.seen and (only is None or label in only)]
         if not chosen:
-            return {"pq": 0.0, "sq": 0.0, "rq": 0.0, "labels": 0}
+            return {"pq": None, "sq": None, "rq": None, "labels": 0}
         sq = [c.iou / c.matched if c.matched else 0.0 for c in chosen]
         rq = [c.matched / (c.matched + 0.5 * (c.predicted_alone + c.annotated_alone)) for c in chosen]
         pq = [a * b for a, b in zip(sq, rq, strict=True)]
@@ -119,20 +119,25 @@ class MeanIou:
         union = self.confusion.sum(1) + square.sum(0) - inner
         return np.divide(inner, union, out=np.full(len(inner), np.nan), where=union > 0)
 
-    def percent(self, seen: Collection[int] | None = None) -> dict[str, float]:
+    def percent(self, seen: Collection[int] | None = None) -> dict[str, float | None]:
         """`miou` over annotated labels; with `seen` also of seen and unseen labels and their harmonic mean (OV-PARTS).
 
-        seen: label indices that training had.
+        seen: label indices that training had. None where no label is annotated, is seen, or is unseen.
         """
         iou, annotated = self.by_label(), self.confusion.sum(1) > 0
         figures = {"miou": _mean(iou[annotated])}
         if seen is not None:
             had = np.isin(np.arange(len(iou)), list(seen))
             one, other = _mean(iou[annotated & had]), _mean(iou[annotated & ~had])
-            both = 2 * one * other / (one + other) if one + other > 0 else 0.0
-            figures |= {"seen": one, "unseen": other, "harmonic": both}
-        return {name: round(100 * value, 2) for name, value in figures.items()}
+            figures |= {"seen": one, "unseen": other, "harmonic": _harmonic(one, other)}
+        return {name: None if value is None else round(100 * value, 2) for name, value in figures.items()}
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if values.size else 0.0
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None
+
+
+def _harmonic(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return None
+    return 2 * one * other / (one + other) if one + other > 0 else 0.0

@@ -39,6 +39,7 @@ from semsam_model.samples import (
     Annotation,
     CocoMask,
     Feeds,
+    Label,
     PhotoFile,
     Reading,
     Region,
@@ -71,6 +72,9 @@ class _Category:
     whole: str | None = None  #: name of the category it is a part of
 
 
+_NAMELESS = _Category(None, "")
+
+
 def read_coco(
     annotations: Path,
     images: Path | None = None,
@@ -82,9 +86,11 @@ def read_coco(
     """One file of instances or parts. `file_name` starts at `images`, the JSON's own folder when None.
 
     Crowd annotations and photos without any mask are left out, except for evaluation. Broken entries and missing
-    photos are skipped and named. Raises DataError when the file cannot be read.
+    photos are skipped and named. Raises DataError when the file cannot be read, or the folder is missing.
     """
-    content = _load(annotations)
+    if images is not None:
+        _check_folder(images, "photos", annotations)
+    content, source = _load(annotations), source or annotations.stem
     skipped: list[str] = []
     categories = _categories(annotations, content, options, skipped)
     entries: dict[Any, list[dict[str, Any]]] = {}
@@ -98,7 +104,8 @@ def read_coco(
         except BAD_ENTRY as exc:
             skipped.append(f"{annotations}: annotation {entry.get('id')!r}: {exc!r}")
     samples: list[Sample] = []
-    for image in _objects(annotations, content, "images", skipped):
+    photos = list(_objects(annotations, content, "images", skipped))
+    for image in photos:
         try:
             found = entries.get(image["id"], [])
             regions = _regions(found, [CocoMask(entry["segmentation"]) for entry in found], categories, options)
@@ -108,8 +115,9 @@ def read_coco(
         except BAD_ENTRY as exc:
             skipped.append(f"{annotations}: image {image.get('file_name', image.get('id'))!r}: {exc!r}")
             continue
-        _add(samples, Sample(PhotoFile(path), source or annotations.stem, known, feeds), options, skipped)
-    return Reading(tuple(samples), tuple(skipped))
+        _add(samples, Sample(PhotoFile(path), source, known, feeds), options, skipped)
+    labels = _labels((entry for found in entries.values() for entry in found), categories, options)
+    return Reading(tuple(samples), tuple(skipped), len(photos), {source: labels})
 
 
 @dataclass(frozen=True)
@@ -152,29 +160,39 @@ def read_panoptic(
 
     Things are objects, stuff is regions. Errors as `read_coco`.
     """
-    content = _load(annotations)
+    pictures = masks or annotations.with_suffix("")
+    _check_folder(images, "photos", annotations)
+    _check_folder(pictures, "PNGs of segments", annotations)
+    content, source = _load(annotations), source or annotations.stem
     skipped: list[str] = []
     categories = _categories(annotations, content, options, skipped)
-    pictures = masks or annotations.with_suffix("")
     photos = {image.get("id"): image for image in _objects(annotations, content, "images", skipped)}
     samples: list[Sample] = []
-    for entry in _objects(annotations, content, "annotations", skipped):
+    labels: set[Label] = set()
+    entries = list(_objects(annotations, content, "annotations", skipped))
+    for entry in entries:
         try:
             image, path = photos[entry["image_id"]], pictures / entry["file_name"]
             found = [s for s in entry["segments_info"] if options.evaluation or not s.get("iscrowd")]
             for segment in found:
                 _check_entry(segment)
+            labels |= _labels(found, categories, options)
             regions = _regions(found, [PanopticMask(path, int(s["id"])) for s in found], categories, options)
             known = _annotation(image, regions, options.partial)
             photo = PhotoFile(images / _file_name(image))
         except BAD_ENTRY as exc:
             skipped.append(f"{annotations}: annotation of image {entry.get('image_id')!r}: {exc!r}")
             continue
-        _add(samples, Sample(photo, source or annotations.stem, known, feeds), options, skipped)
-    return Reading(tuple(samples), tuple(skipped))
+        _add(samples, Sample(photo, source, known, feeds), options, skipped)
+    return Reading(tuple(samples), tuple(skipped), len(entries), {source: frozenset(labels)})
 
 
 # ----------------------------------------------------------------------------------------------------- pieces of a file
+
+
+def _check_folder(folder: Path, what: str, annotations: Path) -> None:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; the {what} of {annotations} belong there")
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -245,17 +263,14 @@ def _regions(
     categories: Mapping[Any, _Category],
     options: CocoOptions,
 ) -> tuple[Region, ...]:
-    nameless = _Category(None, "")
-    kinds = [categories.get(entry.get("category_id"), nameless) for entry in entries]
+    kinds = [categories.get(entry.get("category_id"), _NAMELESS) for entry in entries]
     place = {entry["id"]: index for index, entry in enumerate(entries)}
     regions = []
     for index, (entry, mask, kind) in enumerate(zip(entries, masks, kinds, strict=True)):
-        granularity = entry.get("granularity") or kind.granularity or options.granularity or "object"
+        granularity, name, whole = _called(entry, kind, options)
         parent = place.get(entry.get("parent_id", entry.get("obj_ann_id")))
         if parent is None and granularity == "part" and kind.whole is not None:
             parent = _whole(entry, kind.whole, entries, kinds)
-        name, whole = _name(entry, kind, options)
-        whole = whole if granularity == "part" else None
         region = Region(mask, granularity, name, None if parent == index else parent, whole=whole)
         if options.evaluation:
             region = replace(region, crowd=bool(entry.get("iscrowd")), area=_annotated_area(entry))
@@ -263,12 +278,21 @@ def _regions(
     return tuple(regions)
 
 
-def _name(entry: dict[str, Any], kind: _Category, options: CocoOptions) -> tuple[str | None, str | None]:
-    """And the name of the whole."""
+def _called(entry: Mapping[str, Any], kind: _Category, options: CocoOptions) -> tuple[str, str | None, str | None]:
+    """Granularity, name, and the name of the whole of a part whose category says it."""
+    granularity = entry.get("granularity") or kind.granularity or options.granularity or "object"
     labels = entry.get("labels")
     if isinstance(labels, list) and labels and isinstance(labels[0], str):
-        return options.names.get(labels[0], labels[0]), None  # our own export: a colon in a label means nothing
-    return kind.name or None, kind.whole
+        # Our own export: a colon in a label means nothing.
+        return granularity, options.names.get(labels[0], labels[0]), None
+    return granularity, kind.name or None, kind.whole if granularity == "part" else None
+
+
+def _labels(
+    entries: Iterable[Mapping[str, Any]], categories: Mapping[Any, _Category], options: CocoOptions
+) -> frozenset[Label]:
+    found = {_called(entry, categories.get(entry.get("category_id"), _NAMELESS), options) for entry in entries}
+    return frozenset(Label(granularity, name, whole) for granularity, name, whole in found if name is not None)
 
 
 def _annotated_area(entry: dict[str, Any]) -> float | None:

@@ -11,7 +11,7 @@ import operator
 import pickle
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, overload
@@ -249,6 +249,9 @@ class Reading:
 
     samples: Sequence[Sample]
     skipped: tuple[str, ...]
+    photos: int | None = None  #: listed, usable or not; None where nothing lists them
+    #: What each source calls things anywhere in its file, on missing photos too; empty where that is not known unread.
+    labels: Mapping[str, frozenset[Label]] = field(default_factory=dict)
 
     @property
     def sources(self) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from semsam_model import evaluate_photos as module
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
 from semsam_model.evaluate_labels import labels_of
-from semsam_model.evaluate_photos import TASKS, evaluate_photos
+from semsam_model.evaluate_photos import TASKS, PhotoReport, evaluate_photos
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.samples import Annotation, CocoMask, Label, Region, Sample
 from semsam_model.segment import Queries
@@ -199,9 +200,38 @@ def test_labels_that_training_had_are_told_from_others(model: SemanticSAM, monke
     monkeypatch.setattr(module, "find_queries", answers("house", "grass", "window"))
     whole = sample()
     trained = Sample(whole.photo, "made", dataclasses.replace(whole.annotation, regions=whole.regions[:3]))
-    got = figures(model, "open-vocabulary", seen=labels_of([trained]))
+    got = figures(model, "open-vocabulary", seen=labels_of([trained])["made"])
     assert got["giou_seen"] > 90 and got["giou_unseen"] == 0
     assert got["part_seen"] > 90 and got["part_unseen"] == 0 and got["part_harmonic"] == 0
+    every = figures(model, "open-vocabulary", seen=labels_of([whole])["made"])
+    assert every["giou_seen"] > 0 and every["giou_unseen"] is every["part_unseen"] is every["part_harmonic"] is None
+
+
+def test_a_figure_that_a_source_lacks_enters_no_mean() -> None:
+    rows = {"one": {"giou": 50.0, "giou_unseen": None}, "two": {"giou": 30.0, "giou_unseen": 10.0}}
+    assert PhotoReport("open-vocabulary", rows, ()).means() == {"giou": 40.0}
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task not in ("everything", "open-vocabulary")])
+def test_the_list_that_is_asked_does_not_depend_on_the_photos_that_are_looked_at(
+    model: SemanticSAM, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_queries", answers(*MASKS))
+    asked: list[tuple[str, ...]] = []
+
+    def heard(labels: Sequence[str]) -> np.ndarray:
+        asked.append(tuple(labels))
+        return embed(labels)
+
+    whole = sample()
+    some = Sample(whole.photo, "made", dataclasses.replace(whole.annotation, regions=whole.regions[:3]))
+    labels = labels_of([whole])
+    found = [
+        evaluate_photos(model, samples, heard, task, labels=labels).by_source["made"] for samples in ([some], [whole])
+    ]
+    assert asked == [("grass", "house", "door", "window")] * 2
+    if task == "parts":
+        assert [row["labels"] for row in found] == [2, 2]
 
 
 def test_a_model_without_queries_and_photos_without_what_is_measured_are_refused(model: SemanticSAM) -> None:
@@ -210,5 +240,7 @@ def test_a_model_without_queries_and_photos_without_what_is_measured_are_refused
     bare = Sample(Painted(), "made", Annotation(SIZE, SIZE, (Region(CocoMask.of(MASKS["door"]), "object", None),)))
     with pytest.raises(ConfigError, match="parts with names"):
         evaluate_photos(model, [bare], embed, "parts")
+    with pytest.raises(ConfigError, match="labels of training: only for the task open-vocabulary, got parts"):
+        evaluate_photos(model, [sample()], embed, "parts", seen=())
     with pytest.raises(ConfigError, match="expected one of instance"):
         evaluate_photos(model, [bare], embed, "detection")

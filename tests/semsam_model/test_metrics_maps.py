@@ -102,6 +102,15 @@ def test_mean_iou_by_hand() -> None:
     assert apart["harmonic"] == pytest.approx(100 * 2 * (1 / 2) * (1 / 3) / (5 / 6), abs=0.01)
 
 
+def test_what_there_is_nothing_of_has_no_figure() -> None:
+    count = MeanIou(2)
+    assert count.percent() == {"miou": None}
+    count.add(np.array([[0, 1]]), np.array([[0, 0]]))
+    assert count.percent(seen=[0, 1]) == {"miou": 50, "seen": 50, "unseen": None, "harmonic": None}
+    assert count.percent(seen=[]) == {"miou": 50, "seen": None, "unseen": 50, "harmonic": None}
+    assert PanopticQuality().percent()["pq"] is None
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     wanted=hnp.arrays(np.int64, (6, 7), elements=st.integers(-1, 3)),

@@ -26,6 +26,7 @@ def test_giou_is_the_mean_of_questions_and_ciou_counts_pixels() -> None:
     scores.add(square(0, 2), square(0, 4))
     assert scores.percent() == {"giou": 75.0, "ciou": pytest.approx(100 * 440 / 480, abs=0.01), "n": 2}
     nothing = TextIou()
+    assert nothing.percent() == {"giou": None, "ciou": None, "n": 0}
     nothing.add(np.zeros((4, 4), bool), np.zeros((4, 4), bool))
     assert nothing.percent()["giou"] == 100
 

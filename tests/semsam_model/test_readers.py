@@ -219,6 +219,19 @@ def test_panoptic_segments_are_objects_and_stuff_is_regions(tmp_path: Path) -> N
     assert len(reading.skipped) == 1 and "image 2" in reading.skipped[0]
 
 
+def test_a_missing_folder_of_photos_or_segments_is_named_with_what_belongs_there(tmp_path: Path) -> None:
+    path = panoptic_set(tmp_path)
+    with pytest.raises(DataError, match=r"lost: no such folder; the photos of .*panoptic_val\.json"):
+        read_panoptic(path, tmp_path / "lost")
+    with pytest.raises(DataError, match="lost: no such folder; the PNGs of segments of"):
+        read_panoptic(path, tmp_path / "photos", tmp_path / "lost")
+    with pytest.raises(DataError, match="lost: no such folder; the photos of"):
+        read_coco(path, tmp_path / "lost")
+    reading = read_panoptic(path, tmp_path / "photos")
+    assert reading.photos == 2
+    assert reading.labels == {"panoptic_val": {("object", "cup", None), ("region", "sky", None)}}
+
+
 def test_crowds_annotated_areas_and_bare_photos_are_there_for_evaluation_alone(tmp_path: Path) -> None:
     rows = [{"mask": WHOLE, "category_id": 1, "area": 99.5}, {"mask": OTHER, "category_id": 1, "iscrowd": 1}]
     path = coco_file(tmp_path, [{"id": 1, "name": "sheep"}], rows)
