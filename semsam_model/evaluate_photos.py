@@ -12,20 +12,21 @@ Labels are those of the photo's own source; a part whose source names the whole 
 maps are painted from large masks to small; pixels without an annotation are left out. Crowd regions (several things in
 one mask, not told apart), where samples have them, excuse what lies in them in AP and panoptic quality, and are pixels
 of their label in maps and for words; photos without any annotation count: as COCO has it. On photos that are annotated
-in part, precision is a lower bound: a right mask of something that nobody annotated counts as wrong.
+in part, precision is a lower bound: a right mask of something that nobody annotated counts as wrong; but where samples
+know which labels were looked for (LVIS, PACO), the AP of instances and parts is that of lvis-api.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from rich.table import Table
 
 from semsam_model.errors import ConfigError, DataError
-from semsam_model.evaluate_ap import MaskAp, Truth
+from semsam_model.evaluate_ap import MOST_FEDERATED, Asked, MaskAp, Truth
 from semsam_model.evaluate_labels import Labels, labels_of
 from semsam_model.everything import GridOptions, everything
 from semsam_model.metrics_maps import UNLABELLED, MeanIou, PanopticQuality
@@ -235,14 +236,26 @@ class _Instances:
             if label in self._rows
         ]
         self._any += sum(not truth.crowd for truth in wanted)
+        asked = self._asked(photo, {truth.label for truth in wanted})
+        options = EVERY_ANSWER if asked is None else replace(EVERY_ANSWER, most=MOST_FEDERATED)
         found = photo.labels.against(photo.queries, list(self._rows))
         row_of = {word: row for row, word in enumerate(self._words)}
         predicted = [
             (candidate.mask, row_of[word], score)
-            for candidate in named_masks(photo.queries, photo.frame, found, self._words, self._kind, EVERY_ANSWER)
+            for candidate in named_masks(photo.queries, photo.frame, found, self._words, self._kind, options)
             for word, score in candidate.names
         ]
-        self._ap.add(photo.size, wanted, predicted)
+        self._ap.add(photo.size, wanted, predicted, asked)
+
+    def _asked(self, photo: Looked, annotated: set[int]) -> Asked | None:
+        checked = photo.sample.annotation.checked
+        if checked is None:
+            return None
+        absent, incomplete = (
+            {self._rows[i] for label in labels if (i := photo.labels.number(label)) in self._rows}
+            for labels in (checked.absent, checked.incomplete)
+        )
+        return Asked(frozenset(absent | annotated), frozenset(incomplete))
 
     def figures(self) -> Figures:
         return self._ap.percent() | {"labels": len(self._rows)} if self._any else {}

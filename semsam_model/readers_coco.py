@@ -37,6 +37,7 @@ from semsam_model.samples import (
     EVERY_LOSS,
     GRANULARITIES,
     Annotation,
+    Checked,
     CocoMask,
     Feeds,
     Label,
@@ -58,7 +59,8 @@ class CocoOptions:
     granularity: str | None = None  #: of annotations that say nothing themselves
     names: Mapping[str, str] = field(default_factory=dict)  #: the source's spelling -> the label meant
     partial: bool = False  #: not everything visible is annotated, on any photo
-    #: Keep what training leaves out and measures count: crowd regions, annotated areas, photos without any mask.
+    #: Keep what training leaves out and measures count: crowd regions, annotated areas, photos without any mask, and
+    #: the labels that LVIS and PACO looked for on a photo.
     evaluation: bool = False
 
 
@@ -111,6 +113,8 @@ def read_coco(
             regions = _regions(found, [CocoMask(entry["segmentation"]) for entry in found], categories, options)
             # LVIS annotates, on each photo, only the categories it lists.
             known = _annotation(image, regions, options.partial or "neg_category_ids" in image)
+            if options.evaluation and "neg_category_ids" in image:
+                known = replace(known, checked=_checked(image, categories, options))
             path = (images or annotations.parent) / _file_name(image)
         except BAD_ENTRY as exc:
             skipped.append(f"{annotations}: image {image.get('file_name', image.get('id'))!r}: {exc!r}")
@@ -301,6 +305,14 @@ def _annotated_area(entry: dict[str, Any]) -> float | None:
     except BAD_ENTRY:
         return None
     return area if area >= 0 else None
+
+
+def _checked(image: Mapping[str, Any], categories: Mapping[Any, _Category], options: CocoOptions) -> Checked:
+    def labels(key: str) -> frozenset[Label]:
+        numbers = image.get(key) or ()
+        return _labels([{"category_id": number} for number in numbers], categories, options)
+
+    return Checked(labels("neg_category_ids"), labels("not_exhaustive_category_ids"))
 
 
 def _whole(

@@ -110,6 +110,14 @@ class Region:
         return None if self.name is None else Label(self.granularity, self.name, self.whole)
 
 
+@dataclass(frozen=True)
+class Checked:
+    """Of a photo that was annotated for some labels alone, as those of LVIS and PACO: which, beside those on it."""
+
+    absent: frozenset[Label]  #: looked for, and not there
+    incomplete: frozenset[Label]  #: there, but not every one of them is annotated
+
+
 @dataclass(frozen=True, eq=False)
 class Annotation:
     """What is known about one photo."""
@@ -118,6 +126,7 @@ class Annotation:
     height: int
     regions: tuple[Region, ...]
     partial: bool = False  #: not everything visible is annotated
+    checked: Checked | None = None  #: None: every label of the source; only where a source is read for evaluation
 
 
 @dataclass(frozen=True, eq=False)

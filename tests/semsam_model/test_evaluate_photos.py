@@ -17,7 +17,7 @@ from semsam_model.errors import ConfigError
 from semsam_model.evaluate_labels import labels_of
 from semsam_model.evaluate_photos import TASKS, PhotoReport, evaluate_photos
 from semsam_model.model import ImageEmbedding, SemanticSAM
-from semsam_model.samples import Annotation, CocoMask, Label, Region, Sample
+from semsam_model.samples import Annotation, Checked, CocoMask, Label, Region, Sample
 from semsam_model.segment import Queries
 
 SIZE = 128
@@ -194,6 +194,22 @@ def test_a_crowd_excuses_what_lies_in_it_and_a_bare_photo_excuses_nothing(
     assert ap50(crowd("window"), crowd("window")) == 100  # the door's; windows are all in crowds
     quality = evaluate_photos(model, [crowd("house")], embed, "panoptic").by_source["made"]
     assert quality["pq"] > 90 and quality["labels"] == 1
+
+
+def test_labels_that_nobody_looked_for_on_a_photo_are_not_wrong_there(
+    model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_queries", answers(*MASKS))
+    window, grass = Label("part", "window"), Label("region", "grass")
+    door = next(region for region in sample().regions if region.name == "door")
+
+    def ap50(*absent: Label) -> object:
+        known = Checked(frozenset(absent), frozenset())
+        first = Sample(Painted(), "made", Annotation(SIZE, SIZE, (door,), checked=known))
+        return evaluate_photos(model, [first, sample()], embed, "parts").by_source["made"]["ap50"]
+
+    assert ap50(grass) == 100
+    assert ap50(window) == pytest.approx(75, abs=1)  # doors are right, and half of the windows
 
 
 def test_labels_that_training_had_are_told_from_others(model: SemanticSAM, monkeypatch: pytest.MonkeyPatch) -> None:

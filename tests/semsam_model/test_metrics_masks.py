@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from semsam_model.evaluate_ap import STATS, MaskAp, Truth
+from semsam_model.evaluate_ap import STATS, Asked, MaskAp, Truth
 from semsam_model.metrics_masks import InstanceSets, TextIou, best_dice, boundary_f, symmetric_best_dice
 
 MASKS = hnp.arrays(bool, (8, 9))
@@ -96,6 +96,24 @@ def test_what_lies_in_a_crowd_is_not_wrong_and_what_is_found_on_a_bare_photo_is(
     assert figures[1]["n"] == 1
     ap.add((40, 40), [], [(square(0, 10), 0, 0.99)])
     assert ap.percent()["ap50"] == pytest.approx(50, abs=0.1)
+
+
+def test_on_a_photo_annotated_for_some_labels_alone_only_those_count() -> None:
+    cat, dog = 0, 1
+    left, right = square(0, 10), square(20, 30)
+
+    def ap50(known: set[int], incomplete: set[int]) -> object:
+        ap = MaskAp(("cat", "dog"))
+        found = [(left, cat, 0.8), (right, cat, 0.9), (right, dog, 0.9)]
+        ap.add((40, 40), [Truth(left, cat)], found, Asked(frozenset(known), frozenset(incomplete)))
+        ap.add((40, 40), [Truth(left, dog)], [(left, dog, 0.8)])
+        figures = ap.percent()
+        assert figures["n"] == 2 and figures["ar300"] == 100 and "ar100" not in figures
+        return figures["ap50"]
+
+    assert ap50({cat, dog}, set()) == pytest.approx(50, abs=0.1)  # a wrong answer before each right one
+    assert ap50({cat}, set()) == pytest.approx(75, abs=0.1)  # nobody looked for dogs on the first photo
+    assert ap50({cat}, {cat}) == 100  # nor annotated every cat
 
 
 def test_small_and_large_are_told_by_the_annotated_area() -> None:

@@ -149,6 +149,21 @@ def test_lvis_photos_are_found_by_their_address_and_are_partly_annotated(tmp_pat
     assert told(sample) == [("object", "trash_can", None)]
 
 
+def test_what_was_looked_for_on_a_photo_is_known_for_evaluation(tmp_path: Path) -> None:
+    categories = [
+        {"id": 3, "name": "mug", "supercategory": "OBJECT"},
+        {"id": 4, "name": "mug:handle", "supercategory": "PART"},
+        {"id": 5, "name": "dog", "supercategory": "OBJECT"},
+    ]
+    looked_for = {"neg_category_ids": [5], "not_exhaustive_category_ids": [3, 4]}
+    path = coco_file(tmp_path, categories, [{"mask": WHOLE, "category_id": 3}], **looked_for)
+    (sample,) = read_coco(path, options=CocoOptions(evaluation=True)).samples
+    checked = sample.annotation.checked
+    assert checked is not None and checked.absent == {("object", "dog", None)}
+    assert checked.incomplete == {("object", "mug", None), ("part", "handle", "mug")}
+    assert read_coco(path).samples[0].annotation.checked is None
+
+
 def test_broken_coco_entries_are_named_and_their_neighbours_kept(tmp_path: Path) -> None:
     rows = [{"mask": mask, "category_id": 1} for mask in (WHOLE, PART, OTHER, WHOLE, PART, OTHER)]
     path = coco_file(tmp_path, [{"id": 1, "name": "cup"}, {"name": "no id"}, 3], rows)
