@@ -79,13 +79,13 @@ class Labels:
         keys = sorted(set(of_key.values()), key=lambda k: (k.kind, k.name, k.whole or ""))
         things = {key for label, key in of_key.items() if label.granularity == "object"}
         wholes = tuple(sorted({key.whole for key in keys if key.whole is not None}))
-        objects: tuple[Kind, ...] = ("object",) * len(wholes)
+        thing: Kind = "object"
         none = np.zeros((0, 1), np.float32)
         known = None if seen is None else {key_of(label) for label in seen}
         return cls(
             tuple(keys),
             embed([key.name for key in keys]) if keys else none,
-            LabelSet(wholes, objects, embed(wholes) if wholes else none),
+            LabelSet(wholes, (thing,) * len(wholes), embed(wholes) if wholes else none),
             frozenset(i for i, key in enumerate(keys) if key.kind == "object" and key not in things),
             None if known is None else frozenset(i for i, key in enumerate(keys) if key in known),
         )

@@ -83,8 +83,9 @@ class PanopticQuality:
         rq = [c.matched / (c.matched + 0.5 * (c.predicted_alone + c.annotated_alone)) for c in chosen]
         pq = [a * b for a, b in zip(sq, rq, strict=True)]
         means = {"pq": pq, "sq": sq, "rq": rq}
-        return {name: round(100 * float(np.mean(values)), 2) for name, values in means.items()} | {
-            "labels": len(chosen)
+        return {
+            **{name: round(100 * float(np.mean(values)), 2) for name, values in means.items()},
+            "labels": len(chosen),
         }
 
     def _of(self, label: int) -> PanopticCount:
