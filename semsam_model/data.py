@@ -19,18 +19,18 @@ import numpy as np
 from PIL import Image
 
 from semsam_model.errors import DataError
-from semsam_model.readers_coco import read_coco
-from semsam_model.samples import GRANULARITIES, CocoMask, Reading, Region, Sample
+from semsam_model.readers_coco import CocoOptions, read_coco
+from semsam_model.samples import GRANULARITIES, CocoMask, Label, Reading, Region, Sample
 
-__all__ = ["GRANULARITIES", "Reading", "Region", "Sample", "evenly", "read_samples", "write_samples"]
+__all__ = ["GRANULARITIES", "Reading", "Region", "Sample", "evenly", "read_labels", "read_samples", "write_samples"]
 
 
-def read_samples(directory: Path, sources: Sequence[str] | None = None) -> Reading:
+def read_samples(directory: Path, sources: Sequence[str] | None = None, *, evaluation: bool = False) -> Reading:
     """Read `DIR/*.json`, or only the named sources.
 
-    Crowd annotations and photos without any mask are left out. A source that cannot be parsed, a broken entry and a
-    missing photo are skipped and named. Raises DataError when the folder or a named source is missing, or when nothing
-    is left.
+    Crowd annotations and photos without any mask are left out, except for `evaluation`, where they count. A source that
+    cannot be parsed, a broken entry and a missing photo are skipped and named. Raises DataError when the folder or a
+    named source is missing, or when nothing is left.
     """
     if not directory.is_dir():
         raise DataError(f"{directory}: expected a folder with SOURCE.json files, found none")
@@ -40,19 +40,33 @@ def read_samples(directory: Path, sources: Sequence[str] | None = None) -> Readi
         if missing:
             raise DataError(f"{directory}: no {missing[0]}.json; sources here: {', '.join(f.stem for f in files)}")
         files = [file for file in files if file.stem in sources]
-    samples: list[Sample] = []
-    skipped: list[str] = []
+    samples, skipped, photos = list[Sample](), list[str](), 0
+    labels: dict[str, frozenset[Label]] = {}
     for file in files:
         try:
-            reading = read_coco(file)
+            reading = read_coco(file, options=CocoOptions(evaluation=evaluation))
         except DataError as exc:
             skipped.append(str(exc))
         else:
             samples += reading.samples
             skipped += reading.skipped
+            photos += reading.photos or 0
+            labels |= reading.labels
     if not samples:
         raise DataError(f"{directory}: no usable photo with a mask in {len(files)} source files; {skipped[:3]}")
-    return Reading(tuple(samples), tuple(skipped))
+    return Reading(tuple(samples), tuple(skipped), photos, labels)
+
+
+def read_labels(directory: Path) -> frozenset[Label]:
+    """What `DIR/*.json` call anything, whether or not the photos are there.
+
+    Raises DataError when the folder is missing, a source cannot be parsed, or nothing has a name.
+    """
+    files = sorted(directory.glob("*.json"))
+    labels = frozenset(label for file in files for found in read_coco(file).labels.values() for label in found)
+    if not labels:
+        raise DataError(f"{directory}: expected SOURCE.json files with named masks, found none in {len(files)} files")
+    return labels
 
 
 def write_samples(samples: Iterable[Sample], directory: Path, source: str) -> Path:

@@ -1,19 +1,43 @@
-"""Average precision and recall of masks as COCO counts them, by pycocotools: the reference implementation itself."""
+"""Average precision and recall of masks as COCO counts them, by pycocotools: the reference implementation itself.
+
+Photos that were annotated for some labels alone are counted as lvis-api does (Gupta et al. 2019, "LVIS", section 2):
+answers of labels that nobody looked for do not count, nor do those that match nothing where not every one is annotated,
+and a photo has 300 answers. pycocotools does it when those answers are left out, and lie in a crowd as large as the
+photo.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-#: Name of a figure -> its place in COCOeval.stats, with 100 masks a photo at most.
+#: Name of a figure -> its place in COCOeval.stats; the last is ar300 where photos have 300 answers.
 STATS = {"ap": 0, "ap50": 1, "ap75": 2, "ap_small": 3, "ap_medium": 4, "ap_large": 5, "ar1": 6, "ar10": 7, "ar100": 8}
+#: Answers a photo: of COCO, and of data annotated for some labels alone.
+MOST, MOST_FEDERATED = 100, 300
+
+
+class Truth(NamedTuple):
+    """One annotated mask."""
+
+    mask: np.ndarray  #: bool (H, W)
+    label: int  #: its label's index
+    crowd: bool = False  #: several things, not told apart: what lies in it counts neither for nor against
+    area: float | None = None  #: pixels, that tell small from large; those of the mask when None
+
+
+class Asked(NamedTuple):
+    """The labels of a photo that was annotated for some alone."""
+
+    known: frozenset[int]  #: looked for, found or not
+    incomplete: frozenset[int]  #: not every one is annotated
 
 
 class MaskAp:
@@ -25,56 +49,78 @@ class MaskAp:
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
         self._results: list[dict[str, Any]] = []
+        self._most = MOST
 
     def add(
         self,
         size: tuple[int, int],
-        wanted: Sequence[tuple[np.ndarray, int]],
+        wanted: Sequence[Truth],
         predicted: Sequence[tuple[np.ndarray, int, float]],
+        asked: Asked | None = None,
     ) -> None:
-        """A photo of size (H, W): masks bool (H, W) with their label's index, and score where predicted."""
+        """A photo of size (H, W), annotated or not: predicted masks bool (H, W) with their label's index and score.
+
+        asked: None where all labels were looked for. Known labels are at least those of `wanted`.
+        """
         number = len(self._images) + 1
         self._images.append({"id": number, "height": size[0], "width": size[1]})
-        for mask, label in wanted:
-            rle, area = _rle(mask), int(np.count_nonzero(mask))
+        everywhere = np.ones(size, bool)
+        excuses = () if asked is None else [Truth(everywhere, label, crowd=True) for label in sorted(asked.incomplete)]
+        for mask, label, crowd, area in [*wanted, *excuses]:
+            rle = _rle(mask)
             self._annotations.append(
                 {
                     "id": len(self._annotations) + 1,
                     "image_id": number,
                     "category_id": label + 1,
                     "segmentation": rle,
-                    "area": area,
+                    "area": float(np.count_nonzero(mask)) if area is None else area,
                     "bbox": coco_mask.toBbox(rle).tolist(),
-                    "iscrowd": 0,
+                    "iscrowd": int(crowd),
                 }
             )
+        if asked is not None:
+            self._most = MOST_FEDERATED
+            predicted = [answer for answer in predicted if answer[1] in asked.known]
         for mask, label, score in predicted:
             self._results.append(
                 {"image_id": number, "category_id": label + 1, "segmentation": _rle(mask), "score": score}
             )
 
     def percent(self) -> dict[str, float | int | None]:
-        """COCO's figures in percent, None where there is nothing of that size; `n` annotated masks."""
-        n = len(self._annotations)
-        if not self._results:
-            return {**dict.fromkeys(STATS, 0.0), "n": n}
+        """COCO's figures in percent, None where there is nothing of that size; `n` annotated masks without crowds."""
+        n = sum(not annotation["iscrowd"] for annotation in self._annotations)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
-            truth = COCO()
-            truth.dataset = {
-                "info": {},
-                "images": self._images,
-                "categories": self._categories,
-                "annotations": self._annotations,
-            }
-            truth.createIndex()
-            results = truth.loadRes([dict(result) for result in self._results])  # it writes into them
+            truth = self._indexed(self._annotations)
+            # An empty list of results is nothing to pycocotools; it writes into the others.
+            results = truth.loadRes([dict(r) for r in self._results]) if self._results else self._indexed([])
             evaluation = COCOeval(truth, results, "segm")
+            evaluation.params.maxDets = [1, 10, self._most]
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        stats = evaluation.stats
-        figures = {name: None if stats[at] < 0 else round(100 * float(stats[at]), 2) for name, at in STATS.items()}
+        stats = evaluation.stats.copy()
+        precisions = evaluation.eval["precision"][
+            ..., 0, -1
+        ]  # of all sizes; the summary's own AP is that of 100 answers
+        known = precisions[precisions > -1]
+        stats[STATS["ap"]] = known.mean() if known.size else -1
+        figures = {
+            name if name != "ar100" else f"ar{self._most}": None if stats[at] < 0 else round(100 * float(stats[at]), 2)
+            for name, at in STATS.items()
+        }
         return figures | {"n": n}
+
+    def _indexed(self, annotations: list[dict[str, Any]]) -> COCO:
+        found = COCO()
+        found.dataset = {
+            "info": {},
+            "images": self._images,
+            "categories": self._categories,
+            "annotations": annotations,
+        }
+        found.createIndex()
+        return found
 
 
 def _rle(mask: np.ndarray) -> dict[str, Any]:

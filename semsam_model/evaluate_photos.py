@@ -1,113 +1,37 @@
 """How well whole photos are segmented without a click, by the field's own measures; one task at a time.
 
     instance         mask AP of named objects (COCO)
-    parts            mask AP of named parts (as PACO, PartImageNet and Pascal-Part report it)
+    parts            mask AP of named parts, a label for each pair of whole and part where the source says the whole
     semantic         mean IoU of the label map of objects and named regions
     panoptic         PQ, SQ, RQ; labels that only regions bear are stuff
     open-vocabulary  gIoU and cIoU of the masks of each word on a photo; mean IoU of the map of parts; both with seen
                      and unseen labels apart where it is known what training had
     everything       without labels: average recall, and objects as sets: best Dice, difference in count, borders
 
-Labels are those of the photo's own source. Annotated maps are painted from large masks to small; pixels without an
-annotation are left out. On photos that are annotated in part, precision is a lower bound: a right mask of something
-that nobody annotated counts as wrong.
+Labels are those of the photo's own source; a part whose source names the whole ("dog:head") is one with it. Annotated
+maps are painted from large masks to small; pixels without an annotation are left out. Crowd regions (several things in
+one mask, not told apart), where samples have them, excuse what lies in them in AP and panoptic quality, and are pixels
+of their label in maps and for words; photos without any annotation count: as COCO has it. On photos that are annotated
+in part, precision is a lower bound: a right mask of something that nobody annotated counts as wrong; but where samples
+know which labels were looked for (LVIS, PACO), the AP of instances and parts is that of lvis-api.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from semsam_model.data import Sample
 from semsam_model.errors import ConfigError, DataError
-from semsam_model.evaluate_ap import MaskAp
+from semsam_model.evaluate_labels import Labels, labels_of
+from semsam_model.evaluate_measures import NEEDS, NO_QUERIES, TASKS, Figures, Looked, Measure
 from semsam_model.everything import GridOptions, everything
-from semsam_model.metrics_maps import UNLABELLED, MeanIou, PanopticQuality
-from semsam_model.metrics_masks import InstanceSets, TextIou
 from semsam_model.model import SemanticSAM
-from semsam_model.names import Kind, LabelSet
-from semsam_model.readouts import ReadOptions, panoptic, semantic
-from semsam_model.segment import Embed, Queries, by_name, find_queries, segment
-from semsam_model.text import GENERIC, normalise_label
-from semsam_model.transforms import Frame
-from semsam_model.types import LEVEL_TOKENS, Candidate
-
-#: Answers below this score are no part of a set or of an answer to a word.
-PRESENT = ReadOptions().present
-#: Average precision ranks answers, and maps are annotated nearly everywhere: a cut would only leave out right answers.
-EVERY_ANSWER = ReadOptions(least=0.001, present=0.02)
-Figures = dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Labels:
-    """The named things of one source. Indices run over `names`."""
-
-    names: tuple[str, ...]
-    kinds: tuple[Kind, ...]
-    vectors: np.ndarray  #: float32 (n, E)
-    stuff: frozenset[int]  #: labels that only regions bear
-    seen: frozenset[int] | None  #: labels that training had; None where that is not known
-    index: Mapping[tuple[Kind, str], int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        numbers = {pair: i for i, pair in enumerate(zip(self.kinds, self.names, strict=True))}
-        object.__setattr__(self, "index", numbers)
-
-    def some(self, chosen: Sequence[int]) -> LabelSet:
-        """These labels, in this order."""
-        rows = list(chosen)
-        return LabelSet(tuple(self.names[i] for i in rows), tuple(self.kinds[i] for i in rows), self.vectors[rows])
-
-    def of(self, granularity: str, name: str | None) -> int | None:
-        """Index of a region's label."""
-        return None if name is None else self.index.get((_kind(granularity), normalise_label(name)))
-
-
-@dataclass(frozen=True, eq=False)
-class Looked:
-    """One photo with what was found on it."""
-
-    sample: Sample
-    masks: Sequence[np.ndarray]  #: bool (H, W), of every region
-    frame: Frame
-    queries: Queries
-    labels: Labels
-    grid: Sequence[Candidate] | None = None  #: everything by a grid of clicks, where that is what is measured
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.sample.height, self.sample.width
-
-    def named(self, granularities: Collection[str]) -> list[tuple[np.ndarray, int]]:
-        """Annotated masks of these granularities that have a label, with its index."""
-        found = []
-        for region, mask in zip(self.sample.regions, self.masks, strict=True):
-            label = self.labels.of(region.granularity, region.name)
-            if region.granularity in granularities and label is not None and mask.any():
-                found.append((mask, label))
-        return found
-
-    def painted(self, granularities: Collection[str]) -> np.ndarray:
-        """int (H, W) of label indices, small masks over large ones, UNLABELLED elsewhere."""
-        labels = np.full(self.size, UNLABELLED)
-        for mask, label in sorted(self.named(granularities), key=lambda pair: -np.count_nonzero(pair[0])):
-            labels[mask] = label
-        return labels
-
-
-class Measure(Protocol):
-    """What a task counts over the photos of one source."""
-
-    def add(self, photo: Looked) -> None:
-        """Count one photo."""
-
-    def figures(self) -> Figures:
-        """In percent, and numbers of what was counted."""
+from semsam_model.samples import Label, Sample
+from semsam_model.segment import Embed, find_queries
 
 
 def evaluate_photos(
@@ -116,29 +40,31 @@ def evaluate_photos(
     embed: Embed,
     task: str,
     *,
-    seen: Sequence[Sample] | None = None,
+    labels: Mapping[str, Collection[Label]] | None = None,
+    seen: Collection[Label] | None = None,
     grid: int | None = None,
     on_photo: Callable[[], None] = lambda: None,
 ) -> PhotoReport:
     """Segment every photo and hold it against its annotation. `on_photo` is called after each.
 
-    embed: label texts -> float32 (n, E), unit length. seen: training samples, whose labels count as seen
-    (open-vocabulary). grid: clicks along each side of the photo in place of object queries (everything).
+    embed: label texts -> float32 (n, E), unit length. labels: the list of each source, which should not depend on how
+    many photos are looked at; what the samples are called when None. seen: labels that training had, parts with their
+    wholes (open-vocabulary). grid: clicks along each side of the photo in place of object queries (everything).
     A photo or mask that cannot be read is skipped and named.
     Raises ConfigError for a model without object queries, an unknown task, or samples of which none has what the task
     measures.
     """
-    if task not in TASKS:
-        raise ConfigError(f"task {task!r}: expected one of {', '.join(TASKS)}")
-    if grid is not None and task != "everything":
-        raise ConfigError(f"grid: only for the task everything, got {task}")
+    check_asked(task, grid=grid, seen=seen)
     if model.generic is None and grid is None:
         raise ConfigError(
             f"model {model.config.name}: it has no object queries and answers clicks only; expected one with "
             "generic_queries in its config"
         )
-    known = None if seen is None else {(_kind(r.granularity), normalise_label(r.name)) for r in _named(seen)}
-    labels = {source: _labels(group, embed, known) for source, group in _by_source(samples).items()}
+    if task == "everything":  # without labels, and sources without names may be long
+        labels = {}
+    elif labels is None:
+        labels = labels_of(samples)
+    lists = {source: Labels.of(labels.get(source, ()), embed, seen) for source in {s.source for s in samples}}
     measures: dict[str, Measure] = {}
     skipped: list[str] = []
     partial: dict[str, int] = {}
@@ -154,7 +80,7 @@ def evaluate_photos(
                 found = find_queries(model, embedding)
             else:
                 by_grid = [f.candidate for f in everything(model, embedding, GridOptions(grid=grid))]
-            photo = Looked(sample, masks, embedding.frame, found, labels[sample.source], by_grid)
+            photo = Looked(sample, masks, embedding.frame, found, lists[sample.source], by_grid)
             if sample.source not in measures:
                 measures[sample.source] = TASKS[task](photo.labels, embed)
             measures[sample.source].add(photo)
@@ -165,8 +91,20 @@ def evaluate_photos(
         source: figures | {"partial_photos": partial[source]} for source, figures in by_source.items() if figures
     }
     if not by_source:
-        raise ConfigError(f"{task}: no photo has what is measured; {NEEDS[task]}")
+        raise ConfigError(
+            f"{task}: none of {len(samples)} photos has what is measured; {NEEDS[task]}; "
+            f"{len(skipped)} were skipped: {skipped[:3]}"
+        )
     return PhotoReport(task, by_source, tuple(skipped))
+
+
+def check_asked(task: str, *, grid: object = None, seen: object = None) -> None:
+    """Raises ConfigError for an unknown task, and for what another task alone takes."""
+    if task not in TASKS:
+        raise ConfigError(f"task {task!r}: expected one of {', '.join(TASKS)}")
+    for name, given, taken_by in (("grid", grid, "everything"), ("labels of training", seen, "open-vocabulary")):
+        if given is not None and task != taken_by:
+            raise ConfigError(f"{name}: only for the task {taken_by}, got {task}")
 
 
 @dataclass(frozen=True)
@@ -209,240 +147,3 @@ class PhotoReport:
 
 def _cell(value: Any) -> str:
     return "-" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
-
-
-def _kind(granularity: str) -> Kind:
-    return "part" if granularity == "part" else "object"
-
-
-def _by_source(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
-    groups: dict[str, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.source, []).append(sample)
-    return groups
-
-
-def _named(samples: Sequence[Sample]) -> list[Any]:
-    return [r for s in samples for r in s.regions if r.name is not None and normalise_label(r.name) not in GENERIC]
-
-
-def _labels(samples: Sequence[Sample], embed: Embed, known: Collection[tuple[Kind, str]] | None) -> Labels:
-    regions = _named(samples)
-    pairs = sorted({(_kind(r.granularity), normalise_label(r.name)) for r in regions})
-    things = {normalise_label(r.name) for r in regions if r.granularity == "object"}
-    vectors = embed([name for _, name in pairs]) if pairs else np.zeros((0, 1), np.float32)
-    return Labels(
-        tuple(name for _, name in pairs),
-        tuple(kind for kind, _ in pairs),
-        vectors,
-        frozenset(i for i, (kind, name) in enumerate(pairs) if kind == "object" and name not in things),
-        None if known is None else frozenset(i for i, pair in enumerate(pairs) if pair in known),
-    )
-
-
-class _Instances:
-    """instance and parts: mask AP among the labels of one kind."""
-
-    def __init__(self, labels: Labels, kind: Kind) -> None:
-        self._kind = kind
-        # stuff is no instance
-        chosen = [i for i, k in enumerate(labels.kinds) if k == kind and i not in labels.stuff]
-        self._rows = {label: row for row, label in enumerate(chosen)}
-        self._labels = labels.some(chosen)
-        self._ap = MaskAp(self._labels.values)
-        self._any = 0
-
-    def add(self, photo: Looked) -> None:
-        if not self._rows:
-            return
-        wanted = [(mask, self._rows[label]) for mask, label in photo.named((self._kind,)) if label in self._rows]
-        self._any += len(wanted)
-        row_of = {name: row for row, name in enumerate(self._labels.values)}
-        predicted = [
-            (candidate.mask, row_of[name], score)
-            for candidate in segment(photo.queries, photo.frame, self._labels, self._kind, EVERY_ANSWER)
-            for name, score in candidate.names
-        ]
-        self._ap.add(photo.size, wanted, predicted)
-
-    def figures(self) -> Figures:
-        return self._ap.percent() | {"labels": len(self._rows)} if self._any else {}
-
-
-class _Semantic:
-    """semantic: mean IoU over objects and named regions."""
-
-    def __init__(self, labels: Labels) -> None:
-        self._miou = MeanIou(len(labels.names))
-        self._wholes = [i for i, kind in enumerate(labels.kinds) if kind == "object"]
-        self._photos = 0
-
-    def add(self, photo: Looked) -> None:
-        wanted = photo.painted(("object", "region"))
-        if (wanted == UNLABELLED).all():
-            return
-        said = _map_of(photo, self._wholes)
-        self._miou.add(said, wanted)
-        self._photos += 1
-
-    def figures(self) -> Figures:
-        annotated = int((self._miou.confusion.sum(1) > 0).sum())
-        return self._miou.percent() | {"labels": annotated, "photos": self._photos} if self._photos else {}
-
-
-def _map_of(photo: Looked, chosen: Sequence[int]) -> np.ndarray:
-    """int (H, W): what is said of each pixel, among some labels."""
-    rows = semantic(photo.queries.against(photo.labels.some(chosen)), EVERY_ANSWER, enlarge=photo.frame.enlarge)
-    return np.append(np.array(chosen, int), UNLABELLED)[rows]
-
-
-class _Panoptic:
-    """panoptic: quality over objects as things and regions as stuff."""
-
-    def __init__(self, labels: Labels) -> None:
-        self._quality, self._stuff = PanopticQuality(), labels.stuff
-        self._wholes = [i for i, kind in enumerate(labels.kinds) if kind == "object"]
-        self._photos = 0
-
-    def add(self, photo: Looked) -> None:
-        wanted, of_wanted = self._painted(photo)
-        if not of_wanted:
-            return
-        chosen = self._wholes
-        stuff = [row for row, label in enumerate(chosen) if label in self._stuff]
-        said, segments = panoptic(
-            photo.queries.against(photo.labels.some(chosen)), stuff, EVERY_ANSWER, enlarge=photo.frame.enlarge
-        )
-        self._quality.add(said, {s.id: chosen[s.label] for s in segments}, wanted, of_wanted)
-        self._photos += 1
-
-    def _painted(self, photo: Looked) -> tuple[np.ndarray, dict[int, int]]:
-        """Segment ids from 1, small masks over large ones; the masks of one stuff are one segment."""
-        ids, label_of = np.zeros(photo.size, np.int32), dict[int, int]()
-        id_of_stuff: dict[int, int] = {}
-        regions = sorted(photo.named(("object", "region")), key=lambda pair: -np.count_nonzero(pair[0]))
-        for mask, label in regions:
-            number = id_of_stuff.get(label, len(label_of) + 1)
-            if label in self._stuff:
-                id_of_stuff[label] = number
-            ids[mask], label_of[number] = number, label
-        visible = set(np.unique(ids).tolist())
-        return ids, {number: label for number, label in label_of.items() if number in visible}
-
-    def figures(self) -> Figures:
-        if not self._photos:
-            return {}
-        things = [i for i in self._wholes if i not in self._stuff]
-        apart = {"pq_things": things, "pq_stuff": sorted(self._stuff)}
-        return self._quality.percent() | {
-            **{name: self._quality.percent(labels)["pq"] for name, labels in apart.items() if labels},
-            "photos": self._photos,
-        }
-
-
-class _OpenVocabulary:
-    """open-vocabulary: the masks of each word that is on the photo; the map of parts."""
-
-    def __init__(self, labels: Labels, embed: Embed) -> None:
-        self._embed, self._labels = embed, labels
-        self._words: dict[int, TextIou] = {}
-        self._parts = [i for i, kind in enumerate(labels.kinds) if kind == "part"]
-        self._map = MeanIou(len(labels.names))
-
-    def add(self, photo: Looked) -> None:
-        wanted: dict[int, np.ndarray] = {}
-        for mask, label in photo.named(("object", "part", "region")):
-            wanted[label] = wanted.get(label, np.zeros(photo.size, bool)) | mask
-        for kind in ("object", "part"):
-            asked = [label for label in wanted if self._labels.kinds[label] == kind]
-            found = by_name(photo.queries, photo.frame, [self._labels.names[i] for i in asked], self._embed)
-            for label in asked:
-                answer = _union(found[self._labels.names[label]], photo.size)
-                self._words.setdefault(label, TextIou()).add(answer, wanted[label])
-        painted = photo.painted(("part",))
-        if self._parts and (painted != UNLABELLED).any():
-            self._map.add(_map_of(photo, self._parts), painted)
-
-    def figures(self) -> Figures:
-        if not self._words:
-            return {}
-        figures: Figures = dict(self._of(self._words))
-        seen = self._labels.seen
-        if seen is not None:
-            for name, some in (("seen", seen), ("unseen", set(self._words) - seen)):
-                apart = self._of([label for label in self._words if label in some])
-                figures |= {f"{key}_{name}": value for key, value in apart.items()}
-        if self._map.confusion.sum():
-            figures |= {f"part_{key}": value for key, value in self._map.percent(seen).items()}
-        return figures
-
-    def _of(self, labels: Collection[int]) -> dict[str, float | int]:
-        every = TextIou()
-        for label in labels:
-            every.intersections += self._words[label].intersections
-            every.unions += self._words[label].unions
-        return every.percent()
-
-
-def _union(candidates: Sequence[Candidate], size: tuple[int, int]) -> np.ndarray:
-    found = np.zeros(size, bool)
-    for candidate in candidates:
-        if candidate.score >= PRESENT:
-            x0, y0, x1, y1 = candidate.bbox
-            found[y0:y1, x0:x1] |= candidate.crop
-    return found
-
-
-NO_QUERIES = Queries(
-    np.zeros((0, 1, 1), np.float32),
-    np.zeros((0, 3), np.float32),
-    np.zeros((0, 2, 1), np.float32),
-    np.zeros(2, np.float32),
-    np.zeros(0, int),
-    np.zeros(0, np.float32),
-    len(LEVEL_TOKENS),
-)
-
-
-class _Everything:
-    """everything: recall of all annotated masks, objects as sets."""
-
-    def __init__(self) -> None:
-        self._recall, self._sets = MaskAp(("anything",)), InstanceSets()
-
-    def add(self, photo: Looked) -> None:
-        found = segment(photo.queries, photo.frame) if photo.grid is None else photo.grid
-        wanted = [(mask, 0) for mask in photo.masks if mask.any()]
-        self._recall.add(photo.size, wanted, [(c.mask, 0, c.score) for c in found])
-        regions = zip(photo.sample.regions, photo.masks, strict=True)
-        objects = [mask for region, mask in regions if region.granularity == "object" and mask.any()]
-        if objects:
-            if photo.grid is None:
-                likely = [c for c in segment(photo.queries, photo.frame, kind="object") if c.score >= PRESENT]
-            else:  # a grid does not tell objects from parts: what lies in nothing larger is a whole
-                likely = [c for c in photo.grid if c.parent is None]
-            self._sets.add([c.mask for c in likely], objects)
-
-    def figures(self) -> Figures:
-        recall = self._recall.percent()
-        chosen = ("ar1", "ar10", "ar100", "ap", "ap50", "n")
-        sets = self._sets.figures()
-        return {name: recall[name] for name in chosen} | (sets if sets["photos"] else {}) if recall["n"] else {}
-
-
-TASKS: dict[str, Callable[[Labels, Embed], Measure]] = {
-    "instance": lambda labels, _: _Instances(labels, "object"),
-    "parts": lambda labels, _: _Instances(labels, "part"),
-    "semantic": lambda labels, _: _Semantic(labels),
-    "panoptic": lambda labels, _: _Panoptic(labels),
-    "open-vocabulary": _OpenVocabulary,
-    "everything": lambda *_: _Everything(),
-}
-NEEDS = {
-    "instance": "it needs objects with names",
-    "parts": "it needs parts with names",
-    "semantic": "it needs objects or regions with names",
-    "panoptic": "it needs objects or regions with names",
-    "open-vocabulary": "it needs objects, parts or regions with names",
-    "everything": "it needs annotated masks",
-}

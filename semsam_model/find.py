@@ -56,7 +56,7 @@ def by_queries(queries: Queries, frame: Frame, labels: LabelSet, whole: LabelSet
 
     scores = wanted(labels)
     if whole is not None:
-        scores = scores * best_whole(queries, wanted(whole))
+        scores = scores * best_whole(queries, wanted(whole)[:, None])[:, 0]
     options = ReadOptions(most=OPTIONS.most, least=ReadOptions.present)
     return of_one_name(queries, frame, labels.values[0], scores, options)
 

@@ -30,11 +30,11 @@ class TextIou:
         self.intersections.append(int(np.count_nonzero(predicted & wanted)))
         self.unions.append(int(np.count_nonzero(predicted | wanted)))
 
-    def percent(self) -> dict[str, float | int]:
-        """gIoU and cIoU; a question about nothing that is answered with nothing is right."""
+    def percent(self) -> dict[str, float | int | None]:
+        """gIoU and cIoU, None without a question; one about nothing that is answered with nothing is right."""
         inner, union = np.array(self.intersections), np.array(self.unions)
         if not union.size:
-            return {"giou": 0.0, "ciou": 0.0, "n": 0}
+            return {"giou": None, "ciou": None, "n": 0}
         each = np.where(union > 0, inner / np.maximum(union, 1), 1.0)
         total = float(inner.sum() / union.sum()) if union.sum() else 1.0
         return {"giou": round(100 * float(each.mean()), 2), "ciou": round(100 * total, 2), "n": len(union)}

@@ -2,7 +2,7 @@
 
 sources:
   - name: coco                     # unique; the name in reports
-    kind: coco                     # coco, panoptic, label_studio, sa1b or synthetic
+    kind: coco                     # coco, panoptic, label_map, label_studio, sa1b or synthetic
     path: train/coco.json          # relative to the root that the caller gives
     weight: 3                      # share of the photos shown; square root of their number when absent
     feeds: [masks, boxes, iou, object_names]
@@ -18,6 +18,7 @@ from pathlib import Path
 from semsam_model.config import check_fields, read_yaml
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.readers_coco import CocoOptions, read_coco, read_panoptic
+from semsam_model.readers_label_map import ENDINGS, MapOptions, read_label_map
 from semsam_model.readers_label_studio import read_label_studio
 from semsam_model.readers_sa1b import read_sa1b
 from semsam_model.samples import GRANULARITIES, Feeds, LazySamples, Reading, Sample, chain, pack
@@ -27,6 +28,7 @@ from semsam_model.synthetic import made_samples
 _NEEDED: dict[str, tuple[str, ...]] = {
     "coco": ("path",),
     "panoptic": ("path", "images"),
+    "label_map": ("path", "images", "labels"),
     "label_studio": ("path", "images"),
     "sa1b": ("path",),
     "synthetic": ("count",),
@@ -34,10 +36,15 @@ _NEEDED: dict[str, tuple[str, ...]] = {
 _TAKEN: dict[str, tuple[str, ...]] = {
     "coco": ("images", "granularity", "names", "partial"),
     "panoptic": ("masks", "names", "partial"),
+    "label_map": ("instances", "endings", "granularity", "names", "partial"),
     "label_studio": ("partial",),
     "sa1b": (),
     "synthetic": ("seed", "size"),
 }
+
+
+#: What `path` is, where it is no JSON.
+_FORM = {"sa1b": "folder or tar", "label_map": "folder of PNGs"}
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,11 @@ class SourceConfig:
 
     name: str
     kind: str
-    """coco, panoptic, label_studio, sa1b or synthetic"""
+    """coco, panoptic, label_map, label_studio, sa1b or synthetic"""
     feeds: tuple[str, ...]
     """Losses it teaches: masks, boxes, iou, object_names, part_names"""
     path: str | None = None
-    """The JSON or export; for sa1b the folder or tar"""
+    """The JSON or export; for sa1b the folder or tar, for label_map the folder of PNGs"""
     images: str | None = None
     """Where `file_name`s start; the JSON's own folder when absent (coco)"""
     masks: str | None = None
@@ -58,11 +65,17 @@ class SourceConfig:
     weight: float | None = None
     """Share of the photos shown, beside the other sources' weights; square root of their number when absent"""
     granularity: str | None = None
-    """Of annotations that do not say: object, part or region (coco)"""
+    """Of annotations that do not say: object, part or region (coco, label_map)"""
     names: dict[str, str] = field(default_factory=dict)
     """The source's spelling of a label -> the label meant"""
     partial: bool = False
     """Not everything visible is annotated, on any photo"""
+    labels: tuple[str, ...] = ()
+    """The names of the numbers 0, 1, 2, ..., "whole:part" for a part; "" for what is not annotated (label_map)"""
+    instances: bool = False
+    """Numbers from 1 tell things apart that all bear the only name in `labels` (label_map)"""
+    endings: tuple[str, ...] = ()
+    """How file names of a map and of its photo end; .png and .jpg when absent (label_map)"""
     count: int | None = None
     """Scenes (synthetic)"""
     size: int | None = None
@@ -74,7 +87,7 @@ class SourceConfig:
         if self.kind not in _NEEDED:
             raise ConfigError(f"source {self.name!r}: kind {self.kind!r}: expected one of {', '.join(_NEEDED)}")
         needed, taken = _NEEDED[self.kind], _TAKEN[self.kind]
-        given = {key for key, value in vars(self).items() if value not in (None, False, {})}
+        given = {key for key, value in vars(self).items() if value not in (None, False, {}, ())}
         given -= {"name", "kind", "feeds", "weight"}
         if missing := [key for key in needed if key not in given]:
             raise ConfigError(f"source {self.name!r}: a source of kind {self.kind} needs {missing[0]!r}")
@@ -90,6 +103,8 @@ class SourceConfig:
                 isinstance(self.names, dict) and all(isinstance(v, str) for pair in self.names.items() for v in pair),
                 "names: expected LABEL: LABEL",
             ),
+            (not self.instances or len(self.labels) == 1, "labels: expected one name for instances"),
+            (len(self.endings) in (0, 2), "endings: expected two, of the map and of the photo"),
             (self.count is None or self.count >= 1, "count: expected at least 1"),
             (self.size is None or 32 <= self.size <= 4096, "size: expected 32..4096"),
             (self.seed is None or self.seed >= 0, "seed: expected at least 0"),
@@ -160,16 +175,17 @@ def read_mixture_config(path: Path) -> MixtureConfig:
     return MixtureConfig.from_dict(read_yaml(path), str(path))
 
 
-def read_mixture(config: MixtureConfig | Path, root: Path | None = None) -> Mixture:
+def read_mixture(config: MixtureConfig | Path, root: Path | None = None, *, evaluation: bool = False) -> Mixture:
     """Read a mixture; relative paths in it start at `root`, the current folder when None.
 
-    Photos and masks are not opened. Raises ConfigError, and DataError when a source cannot be found, or holds nothing.
+    evaluation: keep crowd regions and photos without any mask. Photos and masks are not opened. Raises ConfigError, and
+    DataError when a source cannot be found, or holds nothing.
     """
     if isinstance(config, Path):
         config = read_mixture_config(config)
     readings, shares = dict[str, Reading](), dict[str, float]()
     for source in config.sources:
-        reading = _read(source, root or Path())
+        reading = _read(source, root or Path(), evaluation)
         if not reading.samples:
             raise DataError(f"source {source.name!r}: no usable photo with a mask; {list(reading.skipped[:3])}")
         readings[source.name] = reading
@@ -179,8 +195,9 @@ def read_mixture(config: MixtureConfig | Path, root: Path | None = None) -> Mixt
     return Mixture(readings, shares)
 
 
-def _read(source: SourceConfig, root: Path) -> Reading:
-    feeds, options = Feeds.of(source.feeds), CocoOptions(source.granularity, source.names, source.partial)
+def _read(source: SourceConfig, root: Path, evaluation: bool) -> Reading:
+    feeds = Feeds.of(source.feeds)
+    options = CocoOptions(source.granularity, source.names, source.partial, evaluation)
     if source.kind == "synthetic":
         side = source.size or 256
         made = made_samples(
@@ -190,13 +207,19 @@ def _read(source: SourceConfig, root: Path) -> Reading:
     path = root / str(source.path)
     if not path.exists():
         raise DataError(
-            f"source {source.name!r}: {path} is not there; its {'folder or tar' if source.kind == 'sa1b' else 'JSON'} "
-            f"belongs at {source.path} under the folder given with --root"
+            f"source {source.name!r}: {path} is not there; its {_FORM.get(source.kind, 'JSON')} belongs at "
+            f"{source.path} under the folder given with --root"
         )
     images = None if source.images is None else root / source.images
     if source.kind == "sa1b":
         return read_sa1b(path, source=source.name, feeds=feeds)
-    if source.kind == "coco":
+    if source.kind == "label_map":
+        understood = MapOptions(
+            source.labels, source.instances, source.granularity or "object", source.names, source.partial
+        )
+        endings = source.endings or ENDINGS
+        reading = read_label_map(path, images or root, understood, endings, source=source.name, feeds=feeds)
+    elif source.kind == "coco":
         reading = read_coco(path, images, source=source.name, feeds=feeds, options=options)
     elif source.kind == "panoptic":
         masks = None if source.masks is None else root / source.masks

@@ -11,7 +11,8 @@ What tells a part from an object, the first that is there:
     category `isthing` 0                a region: panoptic stuff
     otherwise                           an object
 
-The name: the first of the annotation's `labels`, as in our own exports, else the category's.
+The name: the first of the annotation's `labels`, as in our own exports, else the category's. A category's whole stays
+with it: `Region.whole`.
 
 The enclosing annotation: `parent_id`, else PACO's `obj_ann_id`, else, where the category of the whole is known, the
 smallest annotation of that category whose box holds nine tenths of the part's box.
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,10 @@ from semsam_model.samples import (
     EVERY_LOSS,
     GRANULARITIES,
     Annotation,
+    Checked,
     CocoMask,
     Feeds,
+    Label,
     PhotoFile,
     Reading,
     Region,
@@ -56,6 +59,9 @@ class CocoOptions:
     granularity: str | None = None  #: of annotations that say nothing themselves
     names: Mapping[str, str] = field(default_factory=dict)  #: the source's spelling -> the label meant
     partial: bool = False  #: not everything visible is annotated, on any photo
+    #: Keep what training leaves out and measures count: crowd regions, annotated areas, photos without any mask, and
+    #: the labels that LVIS and PACO looked for on a photo.
+    evaluation: bool = False
 
 
 AS_WRITTEN = CocoOptions()
@@ -68,6 +74,9 @@ class _Category:
     whole: str | None = None  #: name of the category it is a part of
 
 
+_NAMELESS = _Category(None, "")
+
+
 def read_coco(
     annotations: Path,
     images: Path | None = None,
@@ -78,10 +87,12 @@ def read_coco(
 ) -> Reading:
     """One file of instances or parts. `file_name` starts at `images`, the JSON's own folder when None.
 
-    Crowd annotations and photos without any mask are left out. Broken entries and missing photos are skipped and
-    named. Raises DataError when the file cannot be read.
+    Crowd annotations and photos without any mask are left out, except for evaluation. Broken entries and missing
+    photos are skipped and named. Raises DataError when the file cannot be read, or the folder is missing.
     """
-    content = _load(annotations)
+    if images is not None:
+        _check_folder(images, "photos", annotations)
+    content, source = _load(annotations), source or annotations.stem
     skipped: list[str] = []
     categories = _categories(annotations, content, options, skipped)
     entries: dict[Any, list[dict[str, Any]]] = {}
@@ -90,23 +101,27 @@ def read_coco(
             if not entry["segmentation"]:
                 raise ValueError("no mask")
             _check_entry(entry)
-            if not entry.get("iscrowd"):
+            if options.evaluation or not entry.get("iscrowd"):
                 entries.setdefault(entry["image_id"], []).append(entry)
         except BAD_ENTRY as exc:
             skipped.append(f"{annotations}: annotation {entry.get('id')!r}: {exc!r}")
     samples: list[Sample] = []
-    for image in _objects(annotations, content, "images", skipped):
+    photos = list(_objects(annotations, content, "images", skipped))
+    for image in photos:
         try:
             found = entries.get(image["id"], [])
             regions = _regions(found, [CocoMask(entry["segmentation"]) for entry in found], categories, options)
             # LVIS annotates, on each photo, only the categories it lists.
             known = _annotation(image, regions, options.partial or "neg_category_ids" in image)
+            if options.evaluation and "neg_category_ids" in image:
+                known = replace(known, checked=_checked(image, categories, options))
             path = (images or annotations.parent) / _file_name(image)
         except BAD_ENTRY as exc:
             skipped.append(f"{annotations}: image {image.get('file_name', image.get('id'))!r}: {exc!r}")
             continue
-        _add(samples, Sample(PhotoFile(path), source or annotations.stem, known, feeds), skipped)
-    return Reading(tuple(samples), tuple(skipped))
+        _add(samples, Sample(PhotoFile(path), source, known, feeds), options, skipped)
+    labels = _labels((entry for found in entries.values() for entry in found), categories, options)
+    return Reading(tuple(samples), tuple(skipped), len(photos), {source: labels})
 
 
 @dataclass(frozen=True)
@@ -149,29 +164,39 @@ def read_panoptic(
 
     Things are objects, stuff is regions. Errors as `read_coco`.
     """
-    content = _load(annotations)
+    pictures = masks or annotations.with_suffix("")
+    _check_folder(images, "photos", annotations)
+    _check_folder(pictures, "PNGs of segments", annotations)
+    content, source = _load(annotations), source or annotations.stem
     skipped: list[str] = []
     categories = _categories(annotations, content, options, skipped)
-    pictures = masks or annotations.with_suffix("")
     photos = {image.get("id"): image for image in _objects(annotations, content, "images", skipped)}
     samples: list[Sample] = []
-    for entry in _objects(annotations, content, "annotations", skipped):
+    labels: set[Label] = set()
+    entries = list(_objects(annotations, content, "annotations", skipped))
+    for entry in entries:
         try:
             image, path = photos[entry["image_id"]], pictures / entry["file_name"]
-            found = [segment for segment in entry["segments_info"] if not segment.get("iscrowd")]
+            found = [s for s in entry["segments_info"] if options.evaluation or not s.get("iscrowd")]
             for segment in found:
                 _check_entry(segment)
+            labels |= _labels(found, categories, options)
             regions = _regions(found, [PanopticMask(path, int(s["id"])) for s in found], categories, options)
             known = _annotation(image, regions, options.partial)
             photo = PhotoFile(images / _file_name(image))
         except BAD_ENTRY as exc:
             skipped.append(f"{annotations}: annotation of image {entry.get('image_id')!r}: {exc!r}")
             continue
-        _add(samples, Sample(photo, source or annotations.stem, known, feeds), skipped)
-    return Reading(tuple(samples), tuple(skipped))
+        _add(samples, Sample(photo, source, known, feeds), options, skipped)
+    return Reading(tuple(samples), tuple(skipped), len(entries), {source: frozenset(labels)})
 
 
 # ----------------------------------------------------------------------------------------------------- pieces of a file
+
+
+def _check_folder(folder: Path, what: str, annotations: Path) -> None:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; the {what} of {annotations} belong there")
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -242,24 +267,52 @@ def _regions(
     categories: Mapping[Any, _Category],
     options: CocoOptions,
 ) -> tuple[Region, ...]:
-    nameless = _Category(None, "")
-    kinds = [categories.get(entry.get("category_id"), nameless) for entry in entries]
+    kinds = [categories.get(entry.get("category_id"), _NAMELESS) for entry in entries]
     place = {entry["id"]: index for index, entry in enumerate(entries)}
     regions = []
     for index, (entry, mask, kind) in enumerate(zip(entries, masks, kinds, strict=True)):
-        granularity = entry.get("granularity") or kind.granularity or options.granularity or "object"
+        granularity, name, whole = _called(entry, kind, options)
         parent = place.get(entry.get("parent_id", entry.get("obj_ann_id")))
         if parent is None and granularity == "part" and kind.whole is not None:
             parent = _whole(entry, kind.whole, entries, kinds)
-        regions.append(Region(mask, granularity, _name(entry, kind, options), None if parent == index else parent))
+        region = Region(mask, granularity, name, None if parent == index else parent, whole=whole)
+        if options.evaluation:
+            region = replace(region, crowd=bool(entry.get("iscrowd")), area=_annotated_area(entry))
+        regions.append(region)
     return tuple(regions)
 
 
-def _name(entry: dict[str, Any], kind: _Category, options: CocoOptions) -> str | None:
+def _called(entry: Mapping[str, Any], kind: _Category, options: CocoOptions) -> tuple[str, str | None, str | None]:
+    """Granularity, name, and the name of the whole of a part whose category says it."""
+    granularity = entry.get("granularity") or kind.granularity or options.granularity or "object"
     labels = entry.get("labels")
     if isinstance(labels, list) and labels and isinstance(labels[0], str):
-        return options.names.get(labels[0], labels[0])  # our own export: a colon in a label means nothing
-    return kind.name or None
+        # Our own export: a colon in a label means nothing.
+        return granularity, options.names.get(labels[0], labels[0]), None
+    return granularity, kind.name or None, kind.whole if granularity == "part" else None
+
+
+def _labels(
+    entries: Iterable[Mapping[str, Any]], categories: Mapping[Any, _Category], options: CocoOptions
+) -> frozenset[Label]:
+    found = {_called(entry, categories.get(entry.get("category_id"), _NAMELESS), options) for entry in entries}
+    return frozenset(Label(granularity, name, whole) for granularity, name, whole in found if name is not None)
+
+
+def _annotated_area(entry: dict[str, Any]) -> float | None:
+    try:
+        area = float(entry["area"])
+    except BAD_ENTRY:
+        return None
+    return area if area >= 0 else None
+
+
+def _checked(image: Mapping[str, Any], categories: Mapping[Any, _Category], options: CocoOptions) -> Checked:
+    def labels(key: str) -> frozenset[Label]:
+        numbers = image.get(key) or ()
+        return _labels([{"category_id": number} for number in numbers], categories, options)
+
+    return Checked(labels("neg_category_ids"), labels("not_exhaustive_category_ids"))
 
 
 def _whole(
@@ -297,8 +350,8 @@ def _file_name(image: dict[str, Any]) -> str:
     return image["file_name"] if "file_name" in image else "/".join(image["coco_url"].split("/")[-2:])
 
 
-def _add(samples: list[Sample], sample: Sample, skipped: list[str]) -> None:
+def _add(samples: list[Sample], sample: Sample, options: CocoOptions, skipped: list[str]) -> None:
     if not sample.path.is_file():
         skipped.append(f"{sample.path}: no such photo")
-    elif sample.regions:
+    elif sample.regions or options.evaluation:
         samples.append(sample)

@@ -117,11 +117,13 @@ def _annotation(content: bytes, where: str) -> Annotation:
 
 def _region(entry: dict[str, Any], count: int) -> Region:
     granularity, name, parent = entry.get("granularity", "region"), entry.get("name"), entry.get("parent")
-    if granularity not in GRANULARITIES or not isinstance(name, (str, NoneType)):
-        raise ValueError(f"granularity {granularity!r}, name {name!r}")
+    whole = entry.get("whole")
+    if granularity not in GRANULARITIES or not all(isinstance(value, (str, NoneType)) for value in (name, whole)):
+        raise ValueError(f"granularity {granularity!r}, name {name!r}, whole {whole!r}")
     if parent is not None and not 0 <= operator.index(parent) < count:
         raise ValueError(f"parent {parent!r} of {count} regions")
-    return Region(CocoMask(entry["segmentation"]), granularity, name, parent, bool(entry.get("box_only", False)))
+    box_only = bool(entry.get("box_only", False))
+    return Region(CocoMask(entry["segmentation"]), granularity, name, parent, box_only, whole=whole)
 
 
 # ----------------------------------------------------------------------------------------------------------------- tars

@@ -11,10 +11,10 @@ import operator
 import pickle
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 from PIL import Image
@@ -83,6 +83,14 @@ class Feeds:
 EVERY_LOSS = Feeds()
 
 
+class Label(NamedTuple):
+    """What a mask is called, as its source spells it."""
+
+    granularity: str  #: one of GRANULARITIES
+    name: str
+    whole: str | None = None  #: of a part, where its category says it: "dog" of "dog:head"
+
+
 @dataclass(frozen=True, eq=False)
 class Region:
     """One annotated mask of a sample."""
@@ -93,6 +101,22 @@ class Region:
     parent: int | None = None  #: index, among the sample's regions, of the enclosing one
     box_only: bool = False  #: nobody drew its outline: the mask is a filled rectangle
     weight: float = 1.0  #: how often fine-tuning asks for it beside others, more than 0
+    crowd: bool = False  #: several things in one mask, not told apart; only where a source is read for evaluation
+    area: float | None = None  #: pixels, as the source says it; only where a source is read for evaluation
+    whole: str | None = None  #: of a part, as `Label.whole`
+
+    @property
+    def label(self) -> Label | None:
+        """None without a name."""
+        return None if self.name is None else Label(self.granularity, self.name, self.whole)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Of a photo that was annotated for some labels alone, as those of LVIS and PACO: which, beside those on it."""
+
+    absent: frozenset[Label]  #: looked for, and not there
+    incomplete: frozenset[Label]  #: there, but not every one of them is annotated
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +127,7 @@ class Annotation:
     height: int
     regions: tuple[Region, ...]
     partial: bool = False  #: not everything visible is annotated
+    checked: Checked | None = None  #: None: every label of the source; only where a source is read for evaluation
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,6 +263,9 @@ class Reading:
 
     samples: Sequence[Sample]
     skipped: tuple[str, ...]
+    photos: int | None = None  #: listed, usable or not; None where nothing lists them
+    #: What each source calls things anywhere in its file, on missing photos too; empty where that is not known unread.
+    labels: Mapping[str, frozenset[Label]] = field(default_factory=dict)
 
     @property
     def sources(self) -> dict[str, int]:

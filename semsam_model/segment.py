@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from semsam_model.candidates import Options, Proposal, stability, tidy
 from semsam_model.generic import query_logits
 from semsam_model.model import ImageEmbedding, SemanticSAM
-from semsam_model.names import Kind, LabelSet, part_and_whole
+from semsam_model.names import KINDS, Kind, LabelSet, part_and_whole
 from semsam_model.predict import offer_all
 from semsam_model.readouts import Answer, Finding, ReadOptions, instances, name_shares
 from semsam_model.transforms import LOGIT_STRIDE, Frame
@@ -80,12 +80,20 @@ def segment(
     Without labels: everything that looks like an object, part or region, unnamed, by that score alone.
     kind: only labels of this kind, or without one. Raises ConfigError as `Queries.against`.
     """
-    options = options or ReadOptions()
-    values: tuple[str, ...]
     if labels is None:
-        found, values = _unnamed(queries.logits, queries.kinds, kind), ("",)
-    else:
-        found, values = queries.against(labels), labels.values
+        return named_masks(queries, frame, _unnamed(queries.logits, queries.kinds, kind), ("",), kind, options)
+    return named_masks(queries, frame, queries.against(labels), labels.values, kind, options)
+
+
+def named_masks(
+    queries: Queries,
+    frame: Frame,
+    found: Finding,
+    values: Sequence[str],
+    kind: Kind | None = None,
+    options: ReadOptions | None = None,
+) -> list[Candidate]:
+    """As `segment`, of queries already held against labels. values: what to call each."""
     answers = instances(found, kind, options)
     named: dict[int, list[Answer]] = {}
     for answer in answers:
@@ -101,14 +109,18 @@ def by_name(
     """
     found = {}
     for word in words:
-        part, whole = part_and_whole(word) or (word, None)
-        scores = scores_alone(queries, LabelSet((part,), ("part" if whole else None,), embed([part])))
-        if whole:
-            scores = scores * best_whole(
-                queries, scores_alone(queries, LabelSet((whole,), ("object",), embed([whole])))
-            )
-        found[word] = of_one_name(queries, frame, word, scores, options)
+        name, whole = part_and_whole(word) or (word, None)
+        found[word] = of_one_name(queries, frame, word, word_scores(queries, name, whole, embed), options)
     return found
+
+
+def word_scores(queries: Queries, name: str, whole: str | None, embed: Embed) -> np.ndarray:
+    """(Q,) scores of a name, of a part inside a whole where one is given. Raises ConfigError as `Queries.against`."""
+    scores = scores_alone(queries, LabelSet((name,), ("part" if whole else None,), embed([name])))
+    if whole:
+        wholes = scores_alone(queries, LabelSet((whole,), ("object",), embed([whole])))
+        scores = scores * best_whole(queries, wholes[:, None])[:, 0]
+    return scores
 
 
 def scores_alone(queries: Queries, label: LabelSet) -> np.ndarray:
@@ -117,9 +129,28 @@ def scores_alone(queries: Queries, label: LabelSet) -> np.ndarray:
 
 
 def best_whole(queries: Queries, wholes: np.ndarray) -> np.ndarray:
-    """(Q,) score of the best other query that holds each query's mask, 0 without one; wholes (Q,) their scores."""
-    inside = _shares_inside(queries.logits > 0)
-    return np.asarray(np.where(inside >= INSIDE, wholes[None], 0).max(1, initial=0))
+    """(Q, W) score of the best other query that holds each query's mask, 0 without one; wholes (Q, W) their scores."""
+    holds = _shares_inside(queries.logits > 0) >= INSIDE
+    best = [np.where(holds, scores[None], 0).max(1, initial=0) for scores in wholes.T]
+    return np.stack(best, 1) if best else np.zeros_like(wholes)
+
+
+def against_parts(
+    queries: Queries, names: LabelSet, wholes: LabelSet, pairs: Sequence[tuple[int, int | None]]
+) -> Finding:
+    """Queries against labels that are pairs of a name and, of some parts, the whole: places in `names`, in `wholes`.
+
+    Names compete as in `Queries.against`, wholes do among each other; a part of a whole scores as both together, as in
+    `by_name`. Raises ConfigError as `Queries.against`.
+    """
+    found = queries.against(names)
+    shares = found.names[:, :, [name for name, _ in pairs]]
+    if any(whole is not None for _, whole in pairs):
+        held = best_whole(queries, queries.against(wholes).scores)
+        for column, (_, whole) in enumerate(pairs):
+            if whole is not None:
+                shares[:, KINDS.index("part"), column] *= held[:, whole]
+    return Finding(queries.logits, queries.kinds, shares, tuple(names.kinds[name] for name, _ in pairs))
 
 
 def of_one_name(

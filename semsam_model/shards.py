@@ -3,8 +3,8 @@
     OUT/mixture.yaml               the same sources with their weights and feeds, of kind sa1b; --root is OUT
     OUT/SOURCE/00000.tar, ...      for each photo N.webp (or as it was) and N.json
 
-The JSON is that of SA-1B, and more: `partial` of the image; `granularity`, `name`, `parent` (a place in the list) and
-`box_only` of an annotation. `readers_sa1b` reads it. One photo is held at a time.
+The JSON is that of SA-1B, and more: `partial` of the image; `granularity`, `name`, `whole`, `parent` (a place in the
+list) and `box_only` of an annotation. `readers_sa1b` reads it. One photo is held at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
@@ -28,6 +28,8 @@ from semsam_model.samples import Annotation, CocoMask, PhotoFile, Sample
 
 _QUALITY = 92  #: of a photo that is made smaller (WebP)
 _NAME = "{:08d}.{}"
+#: What an annotation says beside its mask.
+_TOLD = ("granularity", "name", "whole", "parent", "box_only")
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def _json(annotation: Annotation, masks: Sequence[np.ndarray]) -> bytes:
     regions = [
         {
             "segmentation": CocoMask.of(mask).segmentation,
-            **{f.name: getattr(region, f.name) for f in fields(region) if f.name != "segmentation"},
+            **{key: getattr(region, key) for key in _TOLD},
         }
         for region, mask in zip(annotation.regions, masks, strict=True)
     ]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from houses import batches, write_source
 
-from semsam_model.data import read_samples
+from semsam_model.data import read_labels, read_samples
 from semsam_model.errors import DataError
 
 
@@ -65,6 +65,22 @@ def test_broken_entries_photos_masks_and_files_are_skipped_and_named(tmp_path: P
     skipped = " ".join(line for batch in made for line in batch.skipped)
     assert "1.png" in skipped
     assert "2.png, region 1 (window)" in skipped
+
+
+def test_labels_are_read_whether_or_not_the_photos_are_there(tmp_path: Path) -> None:
+    content = write_source(tmp_path, "houses", 2)
+    content["categories"] += [{"id": 3, "name": "door"}, {"id": 4, "name": "roof"}]
+    content["annotations"][4]["category_id"] = 3  # on the photo that is missing
+    (tmp_path / "houses.json").write_text(json.dumps(content))
+    (tmp_path / "houses" / "1.png").unlink()
+    reading = read_samples(tmp_path)
+    used = {("object", "house", None), ("part", "window", None), ("part", "door", None)}
+    assert len(reading.samples) == 1 and reading.photos == 2
+    assert reading.labels == {"houses": used}
+    (tmp_path / "houses" / "0.png").unlink()
+    assert read_labels(tmp_path) == used
+    with pytest.raises(DataError, match="nowhere"):
+        read_labels(tmp_path / "nowhere")
 
 
 def test_a_folder_without_anything_usable_says_so(tmp_path: Path) -> None:

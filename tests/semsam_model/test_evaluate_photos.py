@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ from networks import structured
 from semsam_model import evaluate_photos as module
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
-from semsam_model.evaluate_photos import TASKS, evaluate_photos
+from semsam_model.evaluate_labels import labels_of
+from semsam_model.evaluate_measures import TASKS
+from semsam_model.evaluate_photos import PhotoReport, evaluate_photos
 from semsam_model.model import ImageEmbedding, SemanticSAM
-from semsam_model.samples import Annotation, CocoMask, Region, Sample
+from semsam_model.samples import Annotation, Checked, CocoMask, Label, Region, Sample
 from semsam_model.segment import Queries
 
 SIZE = 128
@@ -44,12 +48,16 @@ MASKS = {
     "window": rectangle(16, 16, 40, 40),
     "door": rectangle(48, 32, 88, 60),
 }
-GRANULARITY = {"house": "object", "grass": "region", "window": "part", "door": "part"}
+GRANULARITY = {"house": "object", "grass": "region", "window": "part", "door": "part", "pane": "part"}
+PANE = rectangle(96, 16, 120, 40)  #: a second window, in the grass
 
 
 @pytest.fixture(scope="module")
 def model() -> SemanticSAM:
     return structured(dataclasses.replace(read_model_config("tiny"), generic_queries=4))
+
+
+BARE = Sample(Painted(), "made", Annotation(SIZE, SIZE, ()))
 
 
 def sample(**changes: object) -> Sample:
@@ -68,7 +76,7 @@ def answers(*names: str, called: dict[str, str] | None = None) -> object:
         h, w = embedding.frame.logits
         logits, kinds, vectors = [], [], []
         for name in names:
-            cells = MASKS[name].reshape(h, SIZE // h, w, SIZE // w).mean((1, 3))
+            cells = (MASKS | {"pane": PANE})[name].reshape(h, SIZE // h, w, SIZE // w).mean((1, 3))
             logits.append((cells * 20 - 10).astype(np.float32))
             place = ("object", "part", "region").index(GRANULARITY[name])
             kinds.append(np.eye(3, dtype=np.float32)[place] * 0.9)
@@ -127,13 +135,120 @@ def test_a_missing_part_costs_the_parts_alone(model: SemanticSAM, monkeypatch: p
     assert figures(model, "panoptic")["pq"] > 90
 
 
+def windows(of_window: str | None, of_pane: str | None) -> Sample:
+    """The house's window and the grass's pane, with the wholes that the data says."""
+    regions = (
+        Region(CocoMask.of(MASKS["window"]), "part", "window", whole=of_window),
+        Region(CocoMask.of(PANE), "part", "window", whole=of_pane),
+    )
+    return Sample(Painted(), "made", Annotation(SIZE, SIZE, regions))
+
+
+def test_a_part_on_the_wrong_whole_is_wrong_where_the_data_says_the_whole(
+    model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(task: str, *wholes: str | None) -> dict[str, Any]:
+        return evaluate_photos(model, [windows(*wholes)], embed, task).by_source["made"]
+
+    found = answers("house", "grass", "window", "pane", called={"pane": "window"})
+    monkeypatch.setattr(module, "find_queries", found)
+    right, swapped, unsaid = (
+        [score(task, *wholes) for task in ("parts", "open-vocabulary")]
+        for wholes in (("house", "grass"), ("grass", "house"), (None, None))
+    )
+    assert [part["labels"] for part, _ in (right, swapped, unsaid)] == [2, 2, 1]
+    assert [part["ap50"] for part, _ in (right, swapped, unsaid)] == [100, 0, 100]
+    assert [words["giou"] > 90 for _, words in (right, swapped, unsaid)] == [True, False, True]
+    assert right[1]["n"] == 2 and swapped[1]["giou"] == 0 and swapped[1]["part_miou"] == 0 < right[1]["part_miou"]
+    monkeypatch.setattr(module, "find_queries", answers("window", "pane", called={"pane": "window"}))
+    assert score("parts", "house", "grass")["ap50"] == 0  # nothing holds them
+    assert score("parts", None, None)["ap50"] == 100
+
+
+def test_a_part_that_training_had_on_another_whole_is_unseen(
+    model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_queries", answers("house", "grass", "window"))
+    got = evaluate_photos(
+        model, [windows("house", "grass")], embed, "open-vocabulary", seen=[Label("part", "Window", "House")]
+    ).by_source["made"]
+    assert got["giou_seen"] > 90 and got["giou_unseen"] == 0
+
+
+def crowd(name: str) -> Sample:
+    """The sample, with the region of this name a crowd."""
+    whole = sample()
+    regions = tuple(dataclasses.replace(r, crowd=r.name == name) for r in whole.regions)
+    return Sample(whole.photo, "made", dataclasses.replace(whole.annotation, regions=regions))
+
+
+def test_a_crowd_excuses_what_lies_in_it_and_a_bare_photo_excuses_nothing(
+    model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_queries", answers(*MASKS))
+
+    def ap50(*samples: Sample) -> object:
+        return evaluate_photos(model, samples, embed, "parts").by_source["made"]["ap50"]
+
+    assert ap50(sample(), crowd("window")) == 100
+    assert ap50(BARE, sample()) == pytest.approx(50, abs=1)  # half of what is found of each label is right
+    assert ap50(crowd("window"), crowd("window")) == 100  # the door's; windows are all in crowds
+    quality = evaluate_photos(model, [crowd("house")], embed, "panoptic").by_source["made"]
+    assert quality["pq"] > 90 and quality["labels"] == 1
+
+
+def test_labels_that_nobody_looked_for_on_a_photo_are_not_wrong_there(
+    model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_queries", answers(*MASKS))
+    window, grass = Label("part", "window"), Label("region", "grass")
+    door = next(region for region in sample().regions if region.name == "door")
+
+    def ap50(*absent: Label) -> object:
+        known = Checked(frozenset(absent), frozenset())
+        first = Sample(Painted(), "made", Annotation(SIZE, SIZE, (door,), checked=known))
+        return evaluate_photos(model, [first, sample()], embed, "parts").by_source["made"]["ap50"]
+
+    assert ap50(grass) == 100
+    assert ap50(window) == pytest.approx(75, abs=1)  # doors are right, and half of the windows
+
+
 def test_labels_that_training_had_are_told_from_others(model: SemanticSAM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_queries", answers("house", "grass", "window"))
     whole = sample()
     trained = Sample(whole.photo, "made", dataclasses.replace(whole.annotation, regions=whole.regions[:3]))
-    got = figures(model, "open-vocabulary", seen=[trained])
+    got = figures(model, "open-vocabulary", seen=labels_of([trained])["made"])
     assert got["giou_seen"] > 90 and got["giou_unseen"] == 0
     assert got["part_seen"] > 90 and got["part_unseen"] == 0 and got["part_harmonic"] == 0
+    every = figures(model, "open-vocabulary", seen=labels_of([whole])["made"])
+    assert every["giou_seen"] > 0 and every["giou_unseen"] is every["part_unseen"] is every["part_harmonic"] is None
+
+
+def test_a_figure_that_a_source_lacks_enters_no_mean() -> None:
+    rows = {"one": {"giou": 50.0, "giou_unseen": None}, "two": {"giou": 30.0, "giou_unseen": 10.0}}
+    assert PhotoReport("open-vocabulary", rows, ()).means() == {"giou": 40.0}
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task not in ("everything", "open-vocabulary")])
+def test_the_list_that_is_asked_does_not_depend_on_the_photos_that_are_looked_at(
+    model: SemanticSAM, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_queries", answers(*MASKS))
+    asked: list[tuple[str, ...]] = []
+
+    def heard(labels: Sequence[str]) -> np.ndarray:
+        asked.append(tuple(labels))
+        return embed(labels)
+
+    whole = sample()
+    some = Sample(whole.photo, "made", dataclasses.replace(whole.annotation, regions=whole.regions[:3]))
+    labels = labels_of([whole])
+    found = [
+        evaluate_photos(model, samples, heard, task, labels=labels).by_source["made"] for samples in ([some], [whole])
+    ]
+    assert asked == [("grass", "house", "door", "window")] * 2
+    if task == "parts":
+        assert [row["labels"] for row in found] == [2, 2]
 
 
 def test_a_model_without_queries_and_photos_without_what_is_measured_are_refused(model: SemanticSAM) -> None:
@@ -142,5 +257,7 @@ def test_a_model_without_queries_and_photos_without_what_is_measured_are_refused
     bare = Sample(Painted(), "made", Annotation(SIZE, SIZE, (Region(CocoMask.of(MASKS["door"]), "object", None),)))
     with pytest.raises(ConfigError, match="parts with names"):
         evaluate_photos(model, [bare], embed, "parts")
+    with pytest.raises(ConfigError, match="labels of training: only for the task open-vocabulary, got parts"):
+        evaluate_photos(model, [sample()], embed, "parts", seen=())
     with pytest.raises(ConfigError, match="expected one of instance"):
         evaluate_photos(model, [bare], embed, "detection")

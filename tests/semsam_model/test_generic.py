@@ -20,6 +20,7 @@ from semsam_model.checkpoint import load, pack, save
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.data import read_samples
 from semsam_model.errors import CheckpointError, ConfigError
+from semsam_model.evaluate_labels import Labels
 from semsam_model.find import by_clicks, by_queries, click_grid, find
 from semsam_model.generic import choose_seeds, distinct_proposals, query_logits
 from semsam_model.generic_losses import (
@@ -40,7 +41,8 @@ from semsam_model.names import LabelSet
 from semsam_model.preannotate import preannotate
 from semsam_model.ranker import FEATURES, Ranker
 from semsam_model.readouts import NOTHING, ReadOptions, panoptic, semantic
-from semsam_model.segment import Queries, by_name, find_queries, segment
+from semsam_model.samples import Label
+from semsam_model.segment import Queries, by_name, find_queries, segment, word_scores
 from semsam_model.train import train
 from semsam_model.train_config import TrainConfig
 from semsam_model.transforms import Frame
@@ -224,6 +226,27 @@ def test_a_part_of_a_whole_is_found_in_that_whole_alone() -> None:
     assert [c.bbox[:2] for c in found["wheel of car"]] == [(24, 56)]
     assert found["wheel of car"][0].score < found["wheel"][0].score
     assert found["moon"] == []
+
+
+def test_a_label_that_names_its_whole_scores_as_the_words_do() -> None:
+    queries, _ = invented()
+    labels = Labels.of({Label("part", "Wheel", "Car"), Label("object", "object")}, embed)
+    assert [key.words for key in labels.keys] == ["wheel of car"]
+    scores = labels.against(queries, [0]).scores[:, 0]
+    assert scores == pytest.approx(word_scores(queries, "wheel", "car", embed)) and scores[1] > 0.5 > 0.1 > scores[2]
+
+
+def test_parts_of_two_wholes_differ_by_what_holds_them_and_labels_without_a_whole_score_as_ever() -> None:
+    queries, _ = invented()
+    apart = Labels.of({Label("part", "wheel", "car"), Label("part", "wheel", "moon"), Label("part", "wheel")}, embed)
+    anywhere, of_car, of_moon = (apart.against(queries, [i]).scores[:, 0] for i in range(3))
+    assert [key.whole for key in apart.keys] == [None, "car", "moon"]
+    assert of_car[1] > 0.5 and of_moon[1] < 0.01 and anywhere[2] > 0.5 > of_car[2]
+    plain = Labels.of({Label("object", "car"), Label("part", "wheel"), Label("region", "moon")}, embed)
+    names = ("car", "moon", "wheel")
+    as_ever = queries.against(LabelSet(names, ("object", "object", "part"), embed(names)))
+    assert np.array_equal(plain.against(queries, range(3)).scores, as_ever.scores)
+    assert plain.stuff == {1}
 
 
 def words(*values: str) -> LabelSet:

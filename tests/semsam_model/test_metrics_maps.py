@@ -13,10 +13,14 @@ from semsam_model.metrics_maps import UNLABELLED, MeanIou, PanopticQuality
 
 
 def quality(
-    predicted: list[list[int]], of_predicted: dict[int, int], wanted: list[list[int]], of: dict[int, int]
+    predicted: list[list[int]],
+    of_predicted: dict[int, int],
+    wanted: list[list[int]],
+    of: dict[int, int],
+    crowds: tuple[int, ...] = (),
 ) -> dict[str, float | int]:
     counted = PanopticQuality()
-    counted.add(np.array(predicted), of_predicted, np.array(wanted), of)
+    counted.add(np.array(predicted), of_predicted, np.array(wanted), of, crowds)
     return counted.percent()
 
 
@@ -36,6 +40,23 @@ def test_a_segment_that_lies_in_void_is_not_wrong() -> None:
     assert quality([[1, 1, 2, 2]], {1: 0, 2: 0}, [[1, 1, 0, 0]], {1: 0})["pq"] == 100
     assert quality([[1, 1, 2, 2]], {1: 0, 2: 0}, [[1, 1, 3, 3]], {1: 0, 3: 1})["pq"] == pytest.approx(
         100 * (2 / 3) / 2, abs=0.01
+    )
+
+
+def test_a_crowd_is_never_missed_or_met_and_excuses_what_lies_mostly_in_it_under_its_own_label() -> None:
+    # Segment 1 is matched; 9 is a crowd of label 0.
+    wanted, of = [[1, 1, 9, 9, 0, 2]], {1: 0, 9: 0, 2: 1}
+    assert quality([[1, 1, 0, 0, 0, 2]], {1: 0, 2: 1}, wanted, of, (9,))["pq"] == 100
+    assert quality([[1, 1, 3, 3, 0, 2]], {1: 0, 3: 0, 2: 1}, wanted, of, (9,))["pq"] == 100
+    # One pixel in the crowd and one in void are together more than half of the segment, one of them is not.
+    assert quality([[1, 1, 0, 3, 3, 3]], {1: 0, 3: 0}, wanted, of, (9,))["rq"] == 50  # label 1 missed, 0 right
+    assert quality([[1, 0, 0, 3, 0, 3]], {1: 0, 3: 0}, wanted, of, (9,))["rq"] == 0
+    # Under another label what lies in the crowd is wrong, and a crowd's pixels stay in the union of a match.
+    assert quality([[1, 1, 3, 3, 0, 2]], {1: 0, 3: 1, 2: 1}, wanted, of, (9,))["rq"] == pytest.approx(
+        100 * (1 + 2 / 3) / 2, abs=0.01
+    )
+    assert quality([[1, 1, 1, 0, 0, 2]], {1: 0, 2: 1}, wanted, of, (9,))["sq"] == pytest.approx(
+        100 * (2 / 3 + 1) / 2, abs=0.01
     )
 
 
@@ -79,6 +100,15 @@ def test_mean_iou_by_hand() -> None:
     assert count.percent() == {"miou": pytest.approx(41.67)}
     apart = count.percent(seen=[0])
     assert apart["harmonic"] == pytest.approx(100 * 2 * (1 / 2) * (1 / 3) / (5 / 6), abs=0.01)
+
+
+def test_what_there_is_nothing_of_has_no_figure() -> None:
+    count = MeanIou(2)
+    assert count.percent() == {"miou": None}
+    count.add(np.array([[0, 1]]), np.array([[0, 0]]))
+    assert count.percent(seen=[0, 1]) == {"miou": 50, "seen": 50, "unseen": None, "harmonic": None}
+    assert count.percent(seen=[]) == {"miou": 50, "seen": None, "unseen": 50, "harmonic": None}
+    assert PanopticQuality().percent()["pq"] is None
 
 
 @settings(max_examples=30, deadline=None)

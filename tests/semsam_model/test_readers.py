@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def told(sample: Sample) -> list[tuple[str, str | None, int | None]]:
 
 
 @pytest.mark.parametrize(
-    ("categories", "fields"),
+    ("categories", "fields", "whole"),
     [
         pytest.param(
             [
@@ -78,36 +79,46 @@ def told(sample: Sample) -> list[tuple[str, str | None, int | None]]:
                 {"id": 2, "name": "bottle:cap", "supercategory": "PART"},
             ],
             [{"id": 7, "obj_ann_id": 7}, {"obj_ann_id": 7}, {}],
+            "bottle",
             id="PACO",
         ),
         pytest.param(
-            [{"id": 1, "name": "bottle"}, {"id": 2, "name": "cap", "part_of": 1}], [{}, {}, {}], id="part_of an id"
+            [{"id": 1, "name": "bottle"}, {"id": 2, "name": "cap", "part_of": 1}],
+            [{}, {}, {}],
+            "bottle",
+            id="part_of an id",
         ),
         pytest.param(
             [{"id": 1, "name": "bottle"}, {"id": 2, "name": "cap", "part_of": "bottle"}],
             [{}, {}, {}],
+            "bottle",
             id="part_of a name",
         ),
-        pytest.param([{"id": 1, "name": "bottle"}, {"id": 2, "name": "bottle:cap"}], [{}, {}, {}], id="whole:part"),
+        pytest.param(
+            [{"id": 1, "name": "bottle"}, {"id": 2, "name": "bottle:cap"}], [{}, {}, {}], "bottle", id="whole:part"
+        ),
         pytest.param(
             [{"id": 1, "name": "bottle"}, {"id": 2, "name": "cap"}],
             [{"id": 5, "granularity": "object"}, {"granularity": "part", "parent_id": 5}, {"granularity": "object"}],
+            None,
             id="our exports",
         ),
         pytest.param(
             [{"id": 1, "name": "bottle"}, {"id": 2, "name": "cap", "granularity": "part", "supercategory": "bottle"}],
             [{}, {}, {}],
+            "bottle",
             id="granularity of a category",
         ),
     ],
 )
 def test_parts_are_told_from_objects_and_know_their_whole(
-    tmp_path: Path, categories: list[dict], fields: list[dict]
+    tmp_path: Path, categories: list[dict], fields: list[dict], whole: str | None
 ) -> None:
     masks, kinds = (WHOLE, PART, OTHER), (1, 2, 1)
     rows = [dict(f, category_id=kind, mask=mask) for f, kind, mask in zip(fields, kinds, masks, strict=True)]
     sample = read_coco(coco_file(tmp_path, categories, rows)).samples[0]
     assert told(sample) == [("object", "bottle", None), ("part", "cap", 0), ("object", "bottle", None)]
+    assert [region.whole for region in sample.regions] == [None, whole, None]
     for index, mask in enumerate(masks):
         assert np.array_equal(sample.mask(index), mask)
 
@@ -118,7 +129,7 @@ def test_a_file_of_parts_alone_is_read_by_its_setting(tmp_path: Path) -> None:
     assert told(read_coco(path).samples[0]) == [("object", "Car Tier", None)]
     options = CocoOptions(granularity="part", names={"Tier": "tyre"}, partial=True)
     sample = read_coco(path, options=options).samples[0]
-    assert told(sample) == [("part", "tyre", None)]
+    assert sample.regions[0].label == ("part", "tyre", "Car")
     assert sample.partial
 
 
@@ -136,6 +147,21 @@ def test_lvis_photos_are_found_by_their_address_and_are_partly_annotated(tmp_pat
     assert sample.name == "lvis/000000000001.jpg"
     assert sample.partial
     assert told(sample) == [("object", "trash_can", None)]
+
+
+def test_what_was_looked_for_on_a_photo_is_known_for_evaluation(tmp_path: Path) -> None:
+    categories = [
+        {"id": 3, "name": "mug", "supercategory": "OBJECT"},
+        {"id": 4, "name": "mug:handle", "supercategory": "PART"},
+        {"id": 5, "name": "dog", "supercategory": "OBJECT"},
+    ]
+    looked_for = {"neg_category_ids": [5], "not_exhaustive_category_ids": [3, 4]}
+    path = coco_file(tmp_path, categories, [{"mask": WHOLE, "category_id": 3}], **looked_for)
+    (sample,) = read_coco(path, options=CocoOptions(evaluation=True)).samples
+    checked = sample.annotation.checked
+    assert checked is not None and checked.absent == {("object", "dog", None)}
+    assert checked.incomplete == {("object", "mug", None), ("part", "handle", "mug")}
+    assert read_coco(path).samples[0].annotation.checked is None
 
 
 def test_broken_coco_entries_are_named_and_their_neighbours_kept(tmp_path: Path) -> None:
@@ -206,6 +232,98 @@ def test_panoptic_segments_are_objects_and_stuff_is_regions(tmp_path: Path) -> N
     with pytest.raises(DataError, match="segment 8"):
         sample.mask(2)
     assert len(reading.skipped) == 1 and "image 2" in reading.skipped[0]
+
+
+def test_a_missing_folder_of_photos_or_segments_is_named_with_what_belongs_there(tmp_path: Path) -> None:
+    path = panoptic_set(tmp_path)
+    with pytest.raises(DataError, match=r"lost: no such folder; the photos of .*panoptic_val\.json"):
+        read_panoptic(path, tmp_path / "lost")
+    with pytest.raises(DataError, match="lost: no such folder; the PNGs of segments of"):
+        read_panoptic(path, tmp_path / "photos", tmp_path / "lost")
+    with pytest.raises(DataError, match="lost: no such folder; the photos of"):
+        read_coco(path, tmp_path / "lost")
+    reading = read_panoptic(path, tmp_path / "photos")
+    assert reading.photos == 2
+    assert reading.labels == {"panoptic_val": {("object", "cup", None), ("region", "sky", None)}}
+
+
+def test_crowds_annotated_areas_and_bare_photos_are_there_for_evaluation_alone(tmp_path: Path) -> None:
+    rows = [{"mask": WHOLE, "category_id": 1, "area": 99.5}, {"mask": OTHER, "category_id": 1, "iscrowd": 1}]
+    path = coco_file(tmp_path, [{"id": 1, "name": "sheep"}], rows)
+    photo(tmp_path / "images" / "b.png")
+    content = json.loads(path.read_text())
+    content["images"].append({"id": 2, "file_name": "images/b.png", "height": SIZE[0], "width": SIZE[1]})
+    path.write_text(json.dumps(content))
+    (training,) = read_coco(path).samples
+    assert [(region.crowd, region.area) for region in training.regions] == [(False, None)]
+    sheep, bare = read_coco(path, options=CocoOptions(evaluation=True)).samples
+    assert [(region.crowd, region.area) for region in sheep.regions] == [(False, 99.5), (True, None)]
+    assert np.array_equal(sheep.mask(1), OTHER)
+    assert bare.regions == () and bare.image().shape == (*SIZE, 3)
+
+
+def test_panoptic_crowds_are_there_for_evaluation_alone(tmp_path: Path) -> None:
+    path = panoptic_set(tmp_path)
+    read = read_panoptic(path, tmp_path / "photos", options=CocoOptions(evaluation=True)).samples[0]
+    assert [region.crowd for region in read.regions] == [False, False, True, False]
+    assert np.array_equal(read.mask(2), OTHER)
+    assert not any(region.crowd for region in read_panoptic(path, tmp_path / "photos").samples[0].regions)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_average_precision_of_a_file_is_what_pycocotools_makes_of_it(seed: int) -> None:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    from semsam_model.evaluate_ap import STATS, MaskAp, Truth
+
+    rng = np.random.default_rng(seed)
+
+    def anywhere() -> np.ndarray:
+        x, y = rng.integers(0, 20), rng.integers(0, 14)
+        return box_mask(x, y, x + rng.integers(3, 12), y + rng.integers(3, 10))
+
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = [
+            {
+                "mask": anywhere(),
+                "category_id": int(rng.integers(1, 3)),
+                "area": float(rng.integers(20, 2000)),
+                "iscrowd": int(rng.random() < 0.3),
+            }
+            for _ in range(6)
+        ]
+        right = [(row["mask"], row["category_id"] - 1, float(rng.random())) for row in rows[:4]]
+        path = coco_file(folder, [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}], rows)
+        photo(folder / "images" / "b.png")
+        content = json.loads(path.read_text())
+        content["images"].append(content["images"][0] | {"id": 2, "file_name": "images/b.png"})
+        path.write_text(json.dumps(content))
+        found = {1: [(anywhere(), int(rng.integers(0, 2)), float(rng.random())) for _ in range(6)] + right}
+        found[2] = [(anywhere(), 0, 0.7)]
+        ours = MaskAp(("a", "b"))
+        for number, sample in enumerate(read_coco(path, options=CocoOptions(evaluation=True)).samples, start=1):
+            truth = [
+                Truth(sample.mask(i), "ab".index(str(region.name)), region.crowd, region.area)
+                for i, region in enumerate(sample.regions)
+            ]
+            ours.add(SIZE, truth, found[number])
+        theirs = COCO(str(path))
+        results = [
+            {"image_id": number, "category_id": label + 1, "segmentation": rle(mask), "score": score}
+            for number, masks in found.items()
+            for mask, label, score in masks
+        ]
+        evaluation = COCOeval(theirs, theirs.loadRes(results), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    expected = {key: None if evaluation.stats[i] < 0 else 100 * evaluation.stats[i] for key, i in STATS.items()}
+    assert {key: ours.percent()[key] for key in STATS} == {
+        key: value if value is None else pytest.approx(value, abs=0.006) for key, value in expected.items()
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------- SA-1B

@@ -25,13 +25,16 @@ def made(folder: Path, **house: Any) -> Mixture:
     return read_mixture(MixtureConfig.from_dict({"sources": sources}), folder)
 
 
-def told(sample: Sample) -> list[tuple[str, str | None, int | None, bool]]:
-    return [(r.granularity, r.name, r.parent, r.box_only) for r in sample.regions]
+def told(sample: Sample) -> list[tuple[str, str | None, str | None, int | None, bool]]:
+    return [(r.granularity, r.name, r.whole, r.parent, r.box_only) for r in sample.regions]
 
 
 def test_what_is_packed_is_read_back_pixel_for_pixel_with_all_that_is_known(tmp_path: Path) -> None:
-    write_source(tmp_path, "houses", 4)
+    content = write_source(tmp_path, "houses", 4)
+    content["categories"][1]["name"] = "house:window"
+    (tmp_path / "houses.json").write_text(json.dumps(content))
     before = made(tmp_path, partial=True)
+    assert told(before.samples[0])[1] == ("part", "window", "house", 0, False)
     packed = pack_mixture(before, tmp_path / "out", shard_bytes=2**20)
     assert packed.photos == 9 and packed.skipped == ()
     after = read_mixture(packed.mixture, tmp_path / "out")
@@ -72,7 +75,7 @@ def test_a_broken_photo_is_left_out_and_named_and_a_folder_in_use_is_refused(tmp
         pack_mixture(made(tmp_path), tmp_path / "out", shard_bytes=2**20)
 
 
-@pytest.mark.parametrize("wrong", [{"granularity": "whole"}, {"name": 3}, {"parent": 5}, {"parent": "0"}])
+@pytest.mark.parametrize("wrong", [{"granularity": "whole"}, {"name": 3}, {"whole": 3}, {"parent": 5}, {"parent": "0"}])
 def test_a_mask_that_is_described_wrongly_is_named(tmp_path: Path, wrong: dict[str, Any]) -> None:
     write_source(tmp_path, "houses", 1)
     segmentation = json.loads((tmp_path / "houses.json").read_text())["annotations"][0]["segmentation"]
