@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +30,7 @@ from backend.errors import StoreError, VersionError
 from backend.jobs import REPORT, Job
 from backend.photos import PhotoFolder
 from backend.records import ProjectKey
-from backend.registry import Registry
+from backend.registry import ModelVersion, Registry
 from backend.settings import Settings
 from backend.store import Store
 from semsam_model.checkpoint import load, save
@@ -172,6 +172,13 @@ class Worker:
 
     def _run(self, job: Job, held: _Held) -> tuple[jobs.State, dict[str, Any]]:
         folder = self.folder(job)
+        made = self._registered(job)
+        if made is not None:  # by an attempt that was cut off before the job's end
+            verdict = made.figures["gate"]
+            if verdict["promoted"] and self.registry.has_been_live(made):
+                # whoever has rolled back since has meant it
+                return "promoted", self._result(job, made, verdict)
+            return self._end(job, held, made, verdict, job.parent)
         held.note(stage="snapshot", steps=self.config.steps)
         taken = self._snapshot(job, folder)
         parent = self.registry.find(job.parent) if job.parent else self.registry.live().version
@@ -199,7 +206,6 @@ class Worker:
             lists=[*train, *held_out],
             on_photo=lambda: held.note(),
         )
-        verdict = compared.verdict
         about = {
             "project": str(job.key),
             "job": job.id,
@@ -209,28 +215,44 @@ class Worker:
         }
         attachments = _write_report(folder, compared, model, child, about)
         held.note(stage="registering")
+        verdict = compared.verdict.to_dict()
         made = self.registry.register(
             child_file,
             parent=parent.version,
             data_digest=taken.digest,
-            figures={"job": job.id, "gate": verdict.to_dict()},
+            figures={"job": job.id, "gate": verdict},
             attachments=attachments,
         )
-        result: dict[str, Any] = {
-            "version": made.version,
-            "verdict": verdict.to_dict(),
-            "report": str(folder / REPORT),
-            "message": "; ".join(verdict.reasons),
-        }
-        if not verdict.promoted:
+        return self._end(job, held, made, verdict, parent.version)
+
+    def _registered(self, job: Job) -> ModelVersion | None:
+        """The version that this job has registered, if it can be served: it has been judged and is not judged again."""
+        mine = (version for version in self.registry.all() if version.figures.get("job") == job.id)
+        return next((version for version in mine if not self.registry.problems(version)), None)
+
+    def _end(
+        self, job: Job, held: _Held, made: ModelVersion, verdict: Mapping[str, Any], parent: str | None
+    ) -> tuple[jobs.State, dict[str, Any]]:
+        """Activate what was registered, if the gate has promoted it and what it was compared with is live still."""
+        result = self._result(job, made, verdict)
+        if not verdict["promoted"]:
             return "refused", result
         held.note()
+        reason = f"job {job.id}: {verdict['gain']['mean']:+.1f} points on held-out corrections"
         try:
-            reason = f"job {job.id}: {verdict.gain.mean:+.1f} points on held-out corrections"
-            self.registry.activate(made.version, reason=reason, if_live=parent.version)
+            self.registry.activate(made.version, reason=reason, if_live=parent)
         except VersionError as error:
             return "refused", result | {"message": str(error)}
         return "promoted", result
+
+    def _result(self, job: Job, made: ModelVersion, verdict: Mapping[str, Any]) -> dict[str, Any]:
+        """What the store keeps of a job that was judged."""
+        return {
+            "version": made.version,
+            "verdict": verdict,
+            "report": str(self.folder(job) / REPORT),
+            "message": "; ".join(verdict["reasons"]),
+        }
 
     def _snapshot(self, job: Job, folder: Path) -> snapshot.Snapshot:
         taken = snapshot.read(folder)

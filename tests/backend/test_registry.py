@@ -171,7 +171,11 @@ def test_activating_is_refused_when_something_else_became_live_meanwhile(
     registry.activate(one.version)
     with pytest.raises(VersionError, match=f"compared with {registry.base.version}"):
         registry.activate(two.version, if_live=registry.base.version)
-    assert registry.activate(two.version, if_live=one.version).version == two
+    assert not registry.has_been_live(two)
+    done = registry.activate(two.version, if_live=one.version)
+    assert done.version == two
+    assert registry.activate(two.version, if_live=one.version) == done, "asked again by who was cut off"
+    assert registry.has_been_live(one) and registry.has_been_live(two)
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,15 +11,18 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from sqlalchemy import insert, update
 from typer.testing import CliRunner
 
+import backend.worker
 from backend import jobs, snapshot
 from backend.cli import app
 from backend.corrections import stream_regions
+from backend.errors import StoreUnavailable
 from backend.photos import PhotoFolder
 from backend.records import ProjectKey
 from backend.registry import open_registry
@@ -166,23 +169,87 @@ def test_masks_that_have_nothing_to_do_with_their_photos_are_refused_before_anyt
     store.close()
 
 
-def test_a_version_made_live_meanwhile_by_hand_is_not_replaced(settings: Settings, weights: Path) -> None:
+def test_a_version_made_live_meanwhile_by_hand_is_not_replaced(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, worker = prepared(settings)
     jobs.request(store, KEY, "button")
-    done = worker.run_one()
-    assert done is not None
-    base = worker.registry.base.version
+    earlier = worker.run_one()
+    assert earlier is not None
+    worker.registry.rollback()
+    correct(store, worker.photos, range(20, 22))  # so that another child comes out
+    base, compare = worker.registry.base.version, backend.worker.compare
 
-    held = jobs.request(store, KEY, "button")[0]
-    claimed = jobs.claim(store, "dead", worker.lease, only=held.id)
-    assert claimed is not None
-    jobs.renew(store, claimed, "dead", worker.lease, parent=base)  # began when the base model was live
-    jobs.release(store, claimed, "dead")
+    def meanwhile(*given: Any, **more: Any) -> Any:
+        worker.registry.activate(earlier.version or "", reason="by hand")
+        return compare(*given, **more)
+
+    monkeypatch.setattr(backend.worker, "compare", meanwhile)
+    job = refused(store, worker)
+    assert job.parent == base
+    assert job.version not in (base, earlier.version)
+    assert f"compared with {base}, but {earlier.version} has become the live one meanwhile" in job.message
+    assert worker.registry.live().version.version == earlier.version
+    store.close()
+
+
+def expire(store: Store) -> None:
+    """As if the job's worker had died long ago, and no other one before."""
+    with store.write() as connection:
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        connection.execute(update(job_rows).values(lease_until=past, attempts=1))
+
+
+def unwanted(*_: Any, **more: Any) -> Any:
+    raise AssertionError("judged again")
+
+
+@pytest.mark.parametrize("rolled_back", [False, True])
+def test_a_database_that_goes_away_after_the_promotion_loses_no_promotion(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, rolled_back: bool
+) -> None:
+    store, worker = prepared(settings)
+    jobs.request(store, KEY, "button")
+
+    def away(*_: Any, **more: Any) -> bool:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "finish", away)
+        with pytest.raises(StoreUnavailable):
+            worker.run_one()
+    promoted = worker.registry.live().version
+    assert promoted.number == 1
+    if rolled_back:
+        worker.registry.rollback()
+    expire(store)
+    monkeypatch.setattr(backend.worker, "compare", unwanted)
     job = worker.run_one()
     assert job is not None
-    assert (job.state, job.parent) == ("refused", base)
-    assert "has become the live one meanwhile" in job.message or job.version == done.version
-    assert worker.registry.live().version.version == done.version
+    assert (job.state, job.version, job.message) == ("promoted", promoted.version, "")
+    assert job.verdict == promoted.figures["gate"]
+    assert job.report == str(worker.folder(job) / "gate.html")
+    live = worker.registry.live().version
+    assert live == (worker.registry.base if rolled_back else promoted), "a rollback is not undone"
+    store.close()
+
+
+def test_a_worker_killed_at_any_stage_leaves_a_job_that_ends_as_if_it_had_not_been(
+    settings: Settings, tmp_path: Path
+) -> None:
+    store, worker = prepared(settings)
+    asked, _ = jobs.request(store, KEY, "button")
+    arguments = [str(tmp_path), str(settings.weights), str(settings.finetune_config)]
+    command = [sys.executable, "-m", "tests.backend.killed_worker", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    stages = ["compare", "report", "register", "activate", "finish"]
+    assert json.loads(done.stdout) == [[stage, -signal.SIGKILL] for stage in stages]
+    expire(store)
+    job = worker.run_one()
+    assert job is not None
+    assert (job.id, job.state, job.message) == (asked.id, "promoted", "")
+    assert [version.version for version in worker.registry.all()] == [worker.registry.base.version, job.version]
+    assert [each.version.number for each in worker.registry.stack()] == [1, 0], "activated once"
     store.close()
 
 
