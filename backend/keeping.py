@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import and_, or_, select, update
@@ -22,11 +23,18 @@ _BATCH = 50
 
 
 def keep_pictures(
-    store: Store, label_studio: LabelStudio, photos: PhotoFolder, key: ProjectKey, *, retry: bool = False
+    store: Store,
+    label_studio: LabelStudio,
+    photos: PhotoFolder,
+    key: ProjectKey,
+    *,
+    retry: bool = False,
+    on_picture: Callable[[], None] = lambda: None,
 ) -> tuple[int, int]:
     """Fetch and keep what is missing of a project; (kept, could not be kept: the log and the store say why).
 
-    One that failed is tried again after `RETRY_AFTER`, or, with `retry`, now. Raises StoreError.
+    One that failed is tried again after `RETRY_AFTER`, or, with `retry`, now. on_picture: called after each.
+    Raises StoreError.
     """
     name = label_studio.project_on(key.origin, key.project)
     began = datetime.now(UTC)
@@ -42,6 +50,7 @@ def keep_pictures(
                     log.warning("project %s task %d: picture not kept: %s", key, task, error)
             _note(store, key, task, sha256, problem)
             kept, failed = kept + (sha256 is not None), failed + (sha256 is None)
+            on_picture()
     return kept, failed
 
 

@@ -60,6 +60,7 @@ class _Held:
     job: Job
     worker: str
     lease: timedelta
+    stopping: threading.Event
     lost: threading.Event = field(default_factory=threading.Event)
     progress: dict[str, Any] = field(default_factory=dict)
 
@@ -69,6 +70,13 @@ class _Held:
         if self.lost.is_set() or not jobs.renew(self.store, self.job, self.worker, self.lease, **self.progress):
             self.lost.set()
             raise _Lost
+
+    def go_on(self) -> None:
+        """Asked between any two photos: cheap, the thread asks the store. Raises _Stopped, _Lost."""
+        if self.lost.is_set():
+            raise _Lost
+        if self.stopping.is_set():
+            raise _Stopped
 
     def __enter__(self) -> _Held:
         self._ended = threading.Event()
@@ -107,9 +115,10 @@ class Worker:
         registry: Registry,
         photos: PhotoFolder,
         *,
-        refresh: Callable[[ProjectKey], None] = lambda key: None,
+        refresh: Callable[[ProjectKey, Callable[[], None]], None] = lambda key, go_on: None,
     ) -> None:
-        """refresh: bring the store's corrections of a project up to date; may raise SemsamError, which is logged.
+        """refresh: bring the store's corrections of a project up to date, calling go_on, which may raise, between any
+        two tasks; may raise SemsamError, which is logged.
 
         Raises ConfigError for wrong settings of fine-tuning or gate.
         """
@@ -145,7 +154,7 @@ class Worker:
             return None
         log.info("job %d of project %s (%s), attempt %d", job.id, job.key, job.trigger, job.attempts)
         try:
-            with _Held(self.store, job, self.name, self.lease) as held:
+            with _Held(self.store, job, self.name, self.lease, self.stopping) as held:
                 state, result = self._run(job, held)
         except _Lost:
             log.warning("job %d: another worker has it now", job.id)
@@ -180,7 +189,7 @@ class Worker:
                 return "promoted", self._result(job, made, verdict)
             return self._end(job, held, made, verdict, job.parent)
         held.note(stage="snapshot", steps=self.config.steps)
-        taken = self._snapshot(job, folder)
+        taken = self._snapshot(job, folder, held)
         parent = self.registry.find(job.parent) if job.parent else self.registry.live().version
         held.note(stage="fine-tuning", regions=taken.regions, data_digest=taken.digest, parent=parent.version)
         source = f"project_{job.key.project}"
@@ -189,7 +198,7 @@ class Worker:
         if not train or len(held_out) < self.gate.min_photos or masks < self.gate.min_masks:
             return "refused", {"message": self._too_few(train, held_out, masks)}
         model, _ = load(parent.weights, device=_device(self.settings))
-        following = follow(model, [*train, *held_out], self.gate, on_photo=lambda: held.note())
+        following = follow(model, [*train, *held_out], self.gate, on_photo=held.go_on)
         if following.reason:
             return "refused", {"message": following.reason}
         encoder = None if model.name_head is None else TextEncoder(self.settings.text_encoder)
@@ -204,7 +213,7 @@ class Worker:
             following=following,
             encoder=encoder,
             lists=[*train, *held_out],
-            on_photo=lambda: held.note(),
+            on_photo=held.go_on,
         )
         about = {
             "project": str(job.key),
@@ -213,7 +222,7 @@ class Worker:
             "to": version.version,
             "corrections": f"{taken.regions} regions on {len(taken.photos)} photos",
         }
-        attachments = _write_report(folder, compared, model, child, about)
+        attachments = _write_report(folder, compared, model, child, about, held.go_on)
         held.note(stage="registering")
         verdict = compared.verdict.to_dict()
         made = self.registry.register(
@@ -254,11 +263,11 @@ class Worker:
             "message": "; ".join(verdict["reasons"]),
         }
 
-    def _snapshot(self, job: Job, folder: Path) -> snapshot.Snapshot:
+    def _snapshot(self, job: Job, folder: Path, held: _Held) -> snapshot.Snapshot:
         taken = snapshot.read(folder)
         if taken is None:
             try:
-                self.refresh(job.key)
+                self.refresh(job.key, held.go_on)
             except SemsamError as error:
                 log.warning("job %d: corrections as the store has them, Label Studio was not asked: %s", job.id, error)
             taken = snapshot.take(stream_regions(self.store, job.key))
@@ -315,9 +324,14 @@ def _device(settings: Settings) -> str:
 
 
 def _write_report(
-    folder: Path, compared: Comparison, parent: SemanticSAM, child: SemanticSAM, about: dict[str, Any]
+    folder: Path,
+    compared: Comparison,
+    parent: SemanticSAM,
+    child: SemanticSAM,
+    about: dict[str, Any],
+    on_pair: Callable[[], None],
 ) -> list[Path]:
-    (folder / REPORT).write_text(report(compared, parent, child, about), encoding="utf-8")
+    (folder / REPORT).write_text(report(compared, parent, child, about, on_pair=on_pair), encoding="utf-8")
     (folder / VERDICT).write_text(json.dumps(compared.verdict.to_dict(), indent=1), encoding="utf-8")
     return [folder / REPORT, folder / VERDICT]
 

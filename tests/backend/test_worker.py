@@ -19,6 +19,7 @@ from sqlalchemy import insert, update
 from typer.testing import CliRunner
 
 import backend.worker
+import semsam_model.finetune
 from backend import jobs, snapshot
 from backend.cli import app
 from backend.corrections import stream_regions
@@ -32,6 +33,7 @@ from backend.store import Store, open_store
 from backend.tables import jobs as job_rows
 from backend.tables import projects, regions
 from backend.worker import Worker
+from semsam_model.gate_pictures import Following
 from semsam_model.samples import CocoMask
 from semsam_model.synthetic import draw_scene
 
@@ -253,19 +255,45 @@ def test_a_worker_killed_at_any_stage_leaves_a_job_that_ends_as_if_it_had_not_be
     store.close()
 
 
-def test_an_asked_worker_gives_its_job_back_and_goes_on_from_there(
-    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_worker_asked_to_stop_at_any_stage_gives_its_job_back_at_once_and_the_next_goes_on(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, worker = prepared(settings)
+    path = write_config(tmp_path, ANYTHING.replace("pictures: 0", "pictures: 0.99"), steps=2)
+    path.write_text(path.read_text().replace("ranker_photos: 0", "ranker_photos: 2"))
+    # a model that knows nothing follows nothing, but it is asked
+    monkeypatch.setattr(Following, "reason", None)
+    store, _ = prepared(settings)
     jobs.request(store, KEY, "button")
-    worker.stopping.set()
-    job = worker.run_one()
-    assert job is not None
-    assert job.state == "queued"
-    other = make_worker(settings, store)
-    ended = other.run_one()
+    stages: list[tuple[Any, str]] = [
+        (Worker, "refresh"),
+        (backend.worker, "follow"),
+        (backend.worker, "fine_tune"),
+        (semsam_model.finetune, "fit_ranker"),
+        (backend.worker, "compare"),
+        (backend.worker, "report"),
+    ]
+    reached, finished = [], []
+    for owner, stage in stages:
+        worker = make_worker(settings, store)
+        work = getattr(owner, stage, lambda key, go_on: go_on())
+
+        def asked(*given: Any, worker: Worker = worker, work: Any = work, stage: str = stage, **more: Any) -> Any:
+            reached.append(stage)
+            worker.stopping.set()
+            done = work(*given, **more)
+            finished.extend([stage] if done is not None else [])
+            return done
+
+        with monkeypatch.context() as patched:
+            patched.setattr(worker if owner is Worker else owner, stage, asked)
+            job = worker.run_one()
+        assert job is not None
+        assert (job.state, job.attempts, job.worker) == ("queued", 0, None), stage
+    assert reached == [stage for _, stage in stages]
+    assert finished == []
+    ended = make_worker(settings, store).run_one()
     assert ended is not None
-    assert (ended.state, ended.data_digest) == ("promoted", job.data_digest)
+    assert (ended.state, ended.attempts, ended.data_digest) == ("promoted", 1, job.data_digest)
     store.close()
 
 
