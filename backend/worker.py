@@ -9,6 +9,7 @@ checkpoint in whichever worker claims it next. A thread renews the lease; a work
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -34,10 +35,12 @@ from backend.registry import ModelVersion, Registry
 from backend.settings import Settings
 from backend.store import Store
 from semsam_model.checkpoint import load, save
-from semsam_model.errors import SemsamError
+from semsam_model.data import evenly
+from semsam_model.errors import DataError, ImageError, SemsamError
 from semsam_model.finetune import STATE, fine_tune
 from semsam_model.finetune_config import read_finetune_config
 from semsam_model.gate import Comparison, compare
+from semsam_model.gate_clicks import MIN_AREA, clickable
 from semsam_model.gate_config import GateConfig
 from semsam_model.gate_pictures import follow
 from semsam_model.gate_report import report
@@ -194,9 +197,9 @@ class Worker:
         held.note(stage="fine-tuning", regions=taken.regions, data_digest=taken.digest, parent=parent.version)
         source = f"project_{job.key.project}"
         train, held_out = (taken.samples(self.photos, split, source) for split in ("train", "val"))
-        masks = sum(len(sample.regions) for sample in held_out)
-        if not train or len(held_out) < self.gate.min_photos or masks < self.gate.min_masks:
-            return "refused", {"message": self._too_few(train, held_out, masks)}
+        judged = _judged_by(held_out, self.gate)
+        if not train or len(judged) < self.gate.min_photos or sum(judged) < self.gate.min_masks:
+            return "refused", {"message": self._too_few(train, judged)}
         model, _ = load(parent.weights, device=_device(self.settings))
         following = follow(model, [*train, *held_out], self.gate, on_photo=held.go_on)
         if following.reason:
@@ -274,11 +277,11 @@ class Worker:
             snapshot.write(taken, folder)
         return taken
 
-    def _too_few(self, train: Sequence[Sample], held_out: Sequence[Sample], masks: int) -> str:
+    def _too_few(self, train: Sequence[Sample], judged: Sequence[int]) -> str:
         return (
-            f"too few corrections: {len(train)} photos to learn from and {len(held_out)} photos with {masks} regions "
-            f"held out (a fifth, by the photo's digest), expected at least 1, {self.gate.min_photos} and "
-            f"{self.gate.min_masks}; label more photos"
+            f"too few corrections: {len(train)} photos to learn from and {len(judged)} photos with {sum(judged)} "
+            f"regions of at least {MIN_AREA} pixels held out (a fifth, by the photo's digest), expected at least 1, "
+            f"{self.gate.min_photos} and {self.gate.min_masks}; label more photos"
         )
 
     def _learn(
@@ -321,6 +324,16 @@ def _device(settings: Settings) -> str:
     if settings.device != "auto":
         return settings.device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _judged_by(held_out: Sequence[Sample], config: GateConfig) -> list[int]:
+    """How many masks of each held-out photo the gate will click; photos of which it clicks none are left out."""
+    found = []
+    for sample in evenly(held_out, config.photos):
+        with contextlib.suppress(DataError, ImageError):
+            sample.image()
+            found.append(len(clickable(sample)[1]))
+    return [count for count in found if count]
 
 
 def _write_report(

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from sqlalchemy import insert, update
@@ -159,6 +160,33 @@ def test_too_few_photos_are_refused_before_anything_is_trained(settings: Setting
     store.close()
 
 
+def test_masks_too_small_for_the_gate_are_not_counted_and_nothing_is_trained(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, worker = prepared(settings)
+
+    def draw(mask: np.ndarray) -> None:
+        rle = CocoMask.of(mask).segmentation
+        assert isinstance(rle, dict)
+        with store.write() as connection:
+            connection.execute(update(regions).values(mask=rle["counts"]))
+
+    tiny = np.zeros((96, 96), bool)
+    tiny[40:47, 40:49] = True  # 63 pixels
+    draw(tiny)
+    monkeypatch.setattr(backend.worker, "fine_tune", unwanted)
+    job = refused(store, worker)
+    assert "too few corrections" in job.message
+    assert "0 photos with 0 regions of at least 64 pixels held out" in job.message
+    tiny[47, 40] = True  # one more, and there are enough
+    draw(tiny)
+    jobs.request(store, KEY, "button")
+    job = worker.run_one()
+    assert job is not None
+    assert job.message == "AssertionError: not wanted"
+    store.close()
+
+
 def test_masks_that_have_nothing_to_do_with_their_photos_are_refused_before_anything_is_trained(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -203,7 +231,7 @@ def expire(store: Store) -> None:
 
 
 def unwanted(*_: Any, **more: Any) -> Any:
-    raise AssertionError("judged again")
+    raise AssertionError("not wanted")
 
 
 @pytest.mark.parametrize("rolled_back", [False, True])
