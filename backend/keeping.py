@@ -40,7 +40,10 @@ def keep_pictures(
     began = datetime.now(UTC)
     kept = failed = 0
     while waiting := _waiting(store, key, began if retry else began - RETRY_AFTER):
-        for task, url in waiting:
+        for task, url, known in waiting:
+            if known is not None:  # a region came while its picture was kept, and knew nothing of it
+                _note(store, key, task, known, None)
+                continue
             problem = sha256 = None
             try:
                 sha256 = photos.keep(label_studio.fetch_image(url, project=name, task_id=task))
@@ -54,7 +57,8 @@ def keep_pictures(
     return kept, failed
 
 
-def _waiting(store: Store, key: ProjectKey, tried_before: datetime) -> list[tuple[int, str]]:
+def _waiting(store: Store, key: ProjectKey, tried_before: datetime) -> list[tuple[int, str, str | None]]:
+    """(task, what it names as its picture, digest if that is kept) where a picture or a region's digest is missing."""
     used = select(regions.c.region).where(
         regions.c.origin == tasks.c.origin,
         regions.c.project == tasks.c.project,
@@ -62,17 +66,21 @@ def _waiting(store: Store, key: ProjectKey, tried_before: datetime) -> list[tupl
         regions.c.deleted_at.is_(None),
         regions.c.problem.is_(None),
     )
-    query = select(tasks.c.task, tasks.c.image_url).where(
-        tasks.c.origin == key.origin,
-        tasks.c.project == key.project,
+    missing = and_(
         tasks.c.image_sha256.is_(None),
-        tasks.c.image_url.is_not(None),
         or_(tasks.c.tried_at.is_(None), tasks.c.tried_at < tried_before),
         used.exists(),
     )
+    late = and_(tasks.c.image_sha256.is_not(None), used.where(regions.c.image_sha256.is_(None)).exists())
+    query = select(tasks.c.task, tasks.c.image_url, tasks.c.image_sha256).where(
+        tasks.c.origin == key.origin,
+        tasks.c.project == key.project,
+        tasks.c.image_url.is_not(None),
+        or_(missing, late),
+    )
     with store.read() as connection:
         rows = connection.execute(query.order_by(tasks.c.task).limit(_BATCH)).all()
-    return [(row.task, row.image_url) for row in rows]
+    return [(row.task, row.image_url, row.image_sha256) for row in rows]
 
 
 def _note(store: Store, key: ProjectKey, task: int, sha256: str | None, problem: str | None) -> None:
