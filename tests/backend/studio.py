@@ -1,0 +1,102 @@
+"""A Label Studio over HTTP, as far as comparing with it goes: projects, tasks with annotations, pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from tests.backend.annotations import CONFIG, annotation, at
+from tests.backend.stored import photo
+
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
+
+
+class FakeStudio:
+    """What it holds may be changed while it serves; every change of a task's annotations is a newer `updated_at`."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.projects: set[int] = set()
+        self.tasks: dict[int, dict[str, Any]] = {}
+        self.asked: list[str] = []  #: paths, with their queries
+        self.status: dict[str, int] = {}  #: of answers to paths that are asked for in vain
+        self.before: Callable[[str], None] = lambda path: None  #: called before an answer is sent
+
+    def task(self, number: int, *annotations: dict[str, Any], project: int = 7) -> None:
+        """Make the task have these annotations."""
+        self.projects.add(project)
+        before = self.tasks.get(number, {"changes": 0})
+        self.tasks[number] = {
+            "id": number,
+            "project": project,
+            "data": {"image": f"/data/upload/{project}/{number}.png"},
+            "annotations": list(annotations),
+            "changes": before["changes"] + 1,
+            "updated_at": at(before["changes"]).isoformat(),
+        }
+
+    def read(self) -> list[int]:
+        """Tasks that were asked for with their annotations since this was called last."""
+        asked, self.asked = self.asked, []
+        return [int(path.split("/")[3]) for path in asked if path.startswith("/api/tasks/") and "?" not in path]
+
+    def answer(self, path: str) -> tuple[int, bytes]:
+        parts = urlsplit(path)
+        words = parts.path.strip("/").split("/")
+        found: Any = None
+        if parts.path in self.status:
+            return self.status[parts.path], b"{}"
+        if words[0] == "data":
+            return 200, photo(int(words[-1].removesuffix(".png")))
+        if words[1] == "projects" and int(words[2]) in self.projects:
+            found = {"id": int(words[2]), "title": f"project {words[2]}", "label_config": CONFIG}
+        elif words[1] == "tasks" and len(words) == 3:
+            found = self.tasks.get(int(words[2]))
+        elif words[1] == "tasks":
+            query = parse_qs(parts.query)
+            found = self._page({name: int(query[name][0]) for name in ("project", "page", "page_size")})
+        return (404, b"{}") if found is None else (200, json.dumps(found).encode())
+
+    def _page(self, asked: dict[str, int]) -> dict[str, Any]:
+        mine = [task for _, task in sorted(self.tasks.items()) if task["project"] == asked["project"]]
+        first = (asked["page"] - 1) * asked["page_size"]
+        listed = [{name: task[name] for name in ("id", "updated_at")} for task in mine]
+        return {"tasks": listed[first : first + asked["page_size"]], "total": len(mine)}
+
+
+def labelled(number: int, *rows: dict[str, Any], task: int, project: int = 7, **more: Any) -> dict[str, Any]:
+    """An annotation of a task of this Label Studio."""
+    return annotation(number, list(rows), task=task, **more) | {"project": project}
+
+
+@contextlib.contextmanager
+def serving(studio: FakeStudio) -> Iterator[FakeStudio]:
+    """The same, at `studio.url`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            studio.asked.append(self.path)
+            status, body = studio.answer(self.path)
+            studio.before(self.path)
+            if self.headers.get("Authorization") != f"Token {TOKEN}":
+                status, body = 401, b"{}"
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        studio.url = f"http://127.0.0.1:{http.server_port}"
+        yield studio
+        http.shutdown()
+        thread.join()
