@@ -170,13 +170,18 @@ class Worker:
             if not isinstance(error, SemsamError):
                 log.exception("job %d failed", job.id)
             message = str(error) if isinstance(error, SemsamError) else f"{type(error).__name__}: {error}"
-            jobs.finish(self.store, job, self.name, "failed", message=message[:2000])
+            self._finish(job, "failed", message=message[:2000])
         else:
-            jobs.finish(self.store, job, self.name, state, **result)
-            (self.folder(job) / STATE).unlink(missing_ok=True)
+            self._finish(job, state, **result)
         ended = jobs.find(self.store, job.id)
         log.info("job %d: %s %s", job.id, ended.state, ended.message)
         return ended
+
+    def _finish(self, job: Job, state: jobs.State, **result: Any) -> None:
+        """End a job, if this worker holds it still; then what only another attempt would have needed goes."""
+        if jobs.finish(self.store, job, self.name, state, **result):
+            for name in (STATE, CHILD):
+                (self.folder(job) / name).unlink(missing_ok=True)
 
     def folder(self, job: Job) -> Path:
         """Where a job keeps what it has done."""

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 from typer.testing import CliRunner
 
-from backend import version_files
+from backend import jobs, version_files
 from backend.cli import app
 from backend.errors import VersionError
+from backend.records import ProjectKey
 from backend.registry import RECENT, ModelVersion, Registry, open_registry
 from backend.settings import Settings
 from backend.store import open_store
@@ -285,6 +286,15 @@ def test_the_command_line_lists_activates_and_rolls_back(
     assert semsam("rollback").exit_code == 0
     assert registry.live().version == registry.base
     assert "nothing to remove" in semsam("prune", "--dry-run").stdout
+    jobs.request(registry._store, ProjectKey("http://ls:8080", 1), "button")
+    job = jobs.claim(registry._store, "w", RECENT)
+    assert job is not None
+    jobs.finish(registry._store, job, "w", "failed", at=datetime.now(UTC) - 2 * RECENT)
+    jobs.folder(tmp_path, job).mkdir(parents=True)
+    (jobs.folder(tmp_path, job) / "finetune.pt").write_bytes(b"half")
+    assert "would remove what job 1 has left" in semsam("prune", "--dry-run").stdout
+    assert "removed what job 1 has left" in semsam("prune").stdout
+    assert not jobs.folder(tmp_path, job).exists()
     _flip(made.folder)
     refused = semsam("activate", made.version)
     assert refused.exit_code == 1 and "altered" in str(refused.exception)

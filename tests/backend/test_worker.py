@@ -137,6 +137,8 @@ def test_a_job_ends_in_a_version_that_is_live_with_its_report_and_figures(settin
     assert "Promoted" in (live.folder / "gate.html").read_text()
     assert job.report == str(worker.folder(job) / "gate.html")
     assert json.dumps(job.to_dict())
+    left = {path.name for path in worker.folder(job).iterdir()}
+    assert left == {"snapshot.json", "gate.html", "gate.json"}, "the weights lie beside the version"
     assert worker.run_one() is None
     store.close()
 
@@ -232,6 +234,27 @@ def expire(store: Store) -> None:
 
 def unwanted(*_: Any, **more: Any) -> Any:
     raise AssertionError("not wanted")
+
+
+def test_a_worker_that_has_lost_its_job_leaves_the_files_to_the_next_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, worker = prepared(settings)
+    jobs.request(store, KEY, "button")
+    report = backend.worker.report
+
+    def meanwhile(*given: Any, **more: Any) -> Any:
+        expire(store)
+        assert jobs.claim(store, "next", worker.lease) is not None
+        return report(*given, **more)
+
+    monkeypatch.setattr(backend.worker, "report", meanwhile)
+    job = worker.run_one()
+    assert job is not None
+    assert (job.state, job.worker) == ("running", "next")
+    assert {"child.safetensors", "finetune.pt"} <= {path.name for path in worker.folder(job).iterdir()}
+    assert worker.registry.all() == [worker.registry.base]
+    store.close()
 
 
 @pytest.mark.parametrize("rolled_back", [False, True])
@@ -370,6 +393,23 @@ def test_what_a_killed_worker_had_done_is_gone_on_with_by_the_next(
     store.close()
 
 
+def test_a_worker_yields_to_whoever_answers_clicks() -> None:
+    program = """
+import os, torch
+from backend.settings import Settings
+from backend.worker import out_of_the_way
+before = os.nice(0)
+out_of_the_way(Settings(worker_nice=3, worker_threads=3))
+print(os.nice(0) - before, torch.get_num_threads())
+out_of_the_way(Settings(worker_nice=2))
+print(os.nice(0) - before, torch.get_num_threads())
+"""
+    # a process of its own: a priority that was given up does not come back
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
+    half = max(1, (os.cpu_count() or 2) // 2)
+    assert done.stdout.split() == ["3", "3", "5", str(half)]
+
+
 def test_a_photo_learns_or_is_held_out_and_weights_say_how_wrong_the_model_was(settings: Settings) -> None:
     store, worker = prepared(settings)
     taken = snapshot.take(stream_regions(store, KEY))
@@ -400,6 +440,9 @@ def test_the_command_runs_a_job_here_and_lists_it(
     ):
         monkeypatch.setenv(f"SEMSAM_{name}", str(value))
     runner = CliRunner()
+    for said in ("job 1 waits for a worker", "job 1 of this project is queued already"):
+        assert said in runner.invoke(app, ["finetune", "--project", "1", "--queue"]).output
+    assert not (tmp_path / "jobs").exists(), "it is only asked for"
     result = runner.invoke(app, ["finetune", "--project", "1"])
     assert result.exit_code == 0, result.output
     assert "promoted" in result.output
