@@ -71,7 +71,15 @@ def _waiting(store: Store, key: ProjectKey, tried_before: datetime) -> list[tupl
         or_(tasks.c.tried_at.is_(None), tasks.c.tried_at < tried_before),
         used.exists(),
     )
-    late = and_(tasks.c.image_sha256.is_not(None), used.where(regions.c.image_sha256.is_(None)).exists())
+    # asked of the regions: they are few, in an index, and the tasks with a picture are many
+    without = select(regions.c.task).where(
+        regions.c.origin == key.origin,
+        regions.c.project == key.project,
+        regions.c.deleted_at.is_(None),
+        regions.c.image_sha256.is_(None),
+        regions.c.problem.is_(None),
+    )
+    late = and_(tasks.c.image_sha256.is_not(None), tasks.c.task.in_(without))
     query = select(tasks.c.task, tasks.c.image_url, tasks.c.image_sha256).where(
         tasks.c.origin == key.origin,
         tasks.c.project == key.project,
