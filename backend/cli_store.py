@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.errors import StoreError
+from backend.errors import NotFound, StoreError
+from semsam_model.errors import SemsamError
+
+if TYPE_CHECKING:
+    from backend.labelstudio import LabelStudio
+    from backend.photos import PhotoFolder
+    from backend.records import ProjectKey
+    from backend.store import Store
 
 
 def sync(
@@ -18,17 +26,15 @@ def sync(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Read tasks that did not change, too.")] = False,
 ) -> None:
-    """Fetch corrections that no webhook brought, mark what was deleted, keep the pictures."""
-    from rich.progress import Progress
+    """Fetch corrections that no webhook brought, mark what was deleted, keep the pictures.
 
+    A project that fails is told and costs the others nothing; the exit code is 1 then.
+    """
     from backend.connection import origin_of
     from backend.corrections import list_projects
     from backend.ingest import work_in
     from backend.intake import open_photos
-    from backend.keeping import keep_pictures
     from backend.labelstudio import LabelStudio
-    from backend.preannotated import judge_preannotated
-    from backend.reconcile import synchronise
     from backend.records import ProjectKey
     from backend.settings import load_settings
     from backend.store import open_store
@@ -36,30 +42,54 @@ def sync(
     settings = load_settings()
     store, label_studio, photos = open_store(settings), LabelStudio(settings), open_photos(settings)
     work_in(store)
-    known = [each.key for each in list_projects(store) if each.deleted_at is None]
+    stored = list_projects(store)
     if project is None:
-        chosen = [key for key in known if origin in (None, key.origin)]
+        chosen = [each.key for each in stored if not each.is_final and origin in (None, each.key.origin)]
         if not chosen:
             raise StoreError("no project is known yet: name one with --project")
     else:
-        here = [key for key in known if key.project == project and origin in (None, key.origin)]
+        here = [each.key for each in stored if each.key.project == project and origin in (None, each.key.origin)]
         if len(here) > 1:
             raise StoreError(f"project {project}: on several servers; name one with --origin {here[0].origin}")
         chosen = here or [ProjectKey(origin or str(origin_of(settings.label_studio_url)), project)]
+    missed = {each.key for each in stored if each.missed_at is not None}
+    failed = 0
     for key in chosen:
-        with Progress(transient=True) as progress:
-            bar = progress.add_task(f"project {key.project}", total=None)
-            synced = synchronise(
-                store,
-                label_studio,
-                key,
-                everything=everything,
-                on_task=lambda done, total, bar=bar: progress.update(bar, completed=done, total=total),  # type: ignore[misc]
-            )
-        judge_preannotated(store, label_studio, key, retry=True)
-        kept, failed = keep_pictures(store, label_studio, photos, key, retry=True)
-        missing = f", {failed} could not be" if failed else ""
-        print(f"project {key}: {synced}; {kept} pictures kept{missing}")
-        for problem in synced.problems:
-            print(f"  {problem}")
+        try:
+            _compare(store, label_studio, photos, key, everything)
+        except NotFound as error:
+            gone = project is None and key in missed  # it is looked for, and that it stays away is no news
+            failed += not gone
+            print(f"project {key}: {'still not there' if gone else 'failed'}: {error}", file=sys.stderr)
+        except SemsamError as error:
+            failed += 1
+            print(f"project {key}: failed: {error}", file=sys.stderr)
     store.close()
+    if failed:
+        print(f"{failed} of {len(chosen)} projects failed", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _compare(store: Store, label_studio: LabelStudio, photos: PhotoFolder, key: ProjectKey, everything: bool) -> None:
+    """One project, told line by line. Raises SemsamError."""
+    from rich.progress import Progress
+
+    from backend.keeping import keep_pictures
+    from backend.preannotated import judge_preannotated
+    from backend.reconcile import synchronise
+
+    with Progress(transient=True) as progress:
+        bar = progress.add_task(f"project {key.project}", total=None)
+        synced = synchronise(
+            store,
+            label_studio,
+            key,
+            everything=everything,
+            on_task=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    judge_preannotated(store, label_studio, key, retry=True)
+    kept, failed = keep_pictures(store, label_studio, photos, key, retry=True)
+    missing = f", {failed} could not be" if failed else ""
+    print(f"project {key}: {synced}; {kept} pictures kept{missing}")
+    for problem in synced.problems:
+        print(f"  {problem}")

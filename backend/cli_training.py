@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,10 +44,10 @@ def _worker(config: Path | None) -> Iterator[tuple[Settings, Store, Worker]]:
     store = open_store(settings)
     photos, label_studio = open_photos(settings), LabelStudio(settings)
 
-    def refresh(key: ProjectKey) -> None:
+    def refresh(key: ProjectKey, go_on: Callable[[], None]) -> None:
         work_in(store)
-        synchronise(store, label_studio, key)
-        keep_pictures(store, label_studio, photos, key, retry=True)
+        synchronise(store, label_studio, key, on_task=lambda *_: go_on())
+        keep_pictures(store, label_studio, photos, key, retry=True, on_picture=go_on)
 
     worker = Worker(settings, store, open_registry(settings, store), photos, refresh=refresh)
     out_of_the_way(settings)

@@ -11,6 +11,8 @@ import typer
 
 if TYPE_CHECKING:
     from backend.registry import Activation, ModelVersion, Registry
+    from backend.settings import Settings
+    from backend.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="Model versions: list, activate, roll back, prune.")
 
@@ -22,7 +24,7 @@ Reason = Annotated[str, typer.Option("--reason", help="Kept with the change.")]
 
 
 @contextlib.contextmanager
-def _registry() -> Iterator[Registry]:
+def _opened() -> Iterator[tuple[Registry, Store, Settings]]:
     from backend.registry import open_registry
     from backend.settings import load_settings
     from backend.store import open_store
@@ -30,9 +32,15 @@ def _registry() -> Iterator[Registry]:
     settings = load_settings()
     store = open_store(settings)
     try:
-        yield open_registry(settings, store)
+        yield open_registry(settings, store), store, settings
     finally:
         store.close()
+
+
+@contextlib.contextmanager
+def _registry() -> Iterator[Registry]:
+    with _opened() as (registry, _, _):
+        yield registry
 
 
 def _described(registry: Registry, version: ModelVersion, live: str, *, thorough: bool) -> dict[str, Any]:
@@ -119,12 +127,23 @@ def prune(
     steps: Annotated[int, typer.Option("--steps", min=0, help="Rollbacks that stay possible.")] = 5,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Remove the files of versions that are neither live, nor needed to roll back, nor pinned, nor of the last hour."""
-    with _registry() as registry:
+    """Remove the files of versions that are neither live, nor needed to roll back, nor pinned, nor of the last hour.
+
+    Also what fine-tuning jobs have left that have no version any more, but for the gate's reports.
+    """
+    from backend import jobs
+
+    with _opened() as (registry, store, settings):
         pruned = registry.prune(steps=steps, dry_run=dry_run)
+        left = {version.version for version in registry.all()} - {version.version for version in pruned.versions}
+        cleared = jobs.clear(store, settings.data_dir, left, dry_run=dry_run)
     does = "would remove" if dry_run else "removed"
     for version in pruned.versions:
         print(f"{does} {version.version} (number {version.number})")
     for folder in pruned.strays:
         print(f"{does} {folder.name}, which belongs to no version")
-    print(f"{does} {pruned.size / 2**20:.1f} MB in all" if pruned.versions or pruned.strays else "nothing to remove")
+    for job in cleared:
+        print(f"{does} what job {job} has left")
+    size = pruned.size + sum(cleared.values())
+    anything = pruned.versions or pruned.strays or cleared
+    print(f"{does} {size / 2**20:.1f} MB in all" if anything else "nothing to remove")

@@ -38,8 +38,9 @@ def list_projects(store: Store) -> list[StoredProject]:
     """Every project, deleted ones too, by key."""
     with store.read() as connection:
         rows = connection.execute(select(projects).order_by(projects.c.origin, projects.c.project)).all()
+    names = [name for name in StoredProject.__dataclass_fields__ if name != "key"]
     return [
-        StoredProject(ProjectKey(row.origin, row.project), row.title, row.label_config, row.synced_at, row.deleted_at)
+        StoredProject(ProjectKey(row.origin, row.project), **{name: getattr(row, name) for name in names})
         for row in rows
     ]
 

@@ -81,8 +81,9 @@ def _work_in_one(store: Store, number: int, delivery: Delivery, received_at: dat
         for task in delivery.deleted_tasks:
             mark_task_deleted(connection, key, task, received_at)
         if delivery.project_deleted:
-            mine = and_(projects.c.origin == key.origin, projects.c.project == key.project)
-            connection.execute(update(projects).where(mine).values(deleted_at=received_at))
+            connection.execute(update(projects).where(is_project(key)).values(deleted_at=received_at, missed_at=None))
+        else:
+            found_again(connection, key, received_at)
         connection.execute(delete(inbox).where(inbox.c.id == number))
 
 
@@ -200,6 +201,33 @@ def note_project(
     connection.execute(statement)
 
 
+def is_project(key: ProjectKey) -> ColumnElement[bool]:
+    """Condition: of the table of projects, this one."""
+    return and_(projects.c.origin == key.origin, projects.c.project == key.project)
+
+
+def note_missed(connection: Connection, key: ProjectKey, asked: datetime) -> None:
+    """Label Studio has no such project, or does not show it to us: marked until it is found again.
+
+    One whose deletion was told stays as it is.
+    """
+    told = and_(projects.c.deleted_at.is_not(None), projects.c.missed_at.is_(None))
+    values = {"deleted_at": func.coalesce(projects.c.deleted_at, asked), "missed_at": asked}
+    connection.execute(update(projects).where(is_project(key), ~told).values(**values))
+
+
+def found_again(connection: Connection, key: ProjectKey, heard: datetime) -> None:
+    """Take back `note_missed`: the project was heard of after that."""
+    mine = and_(is_project(key), projects.c.missed_at < heard)
+    connection.execute(update(projects).where(mine).values(deleted_at=None, missed_at=None))
+
+
+def is_introduced(connection: Connection, key: ProjectKey, label_config: str) -> bool:
+    """Whether `note_project_config` would change nothing."""
+    same = and_(projects.c.label_config == clean(label_config), projects.c.deleted_at.is_(None))
+    return connection.scalar(select(projects.c.project).where(is_project(key), same)) is not None
+
+
 def note_project_config(connection: Connection, key: ProjectKey, label_config: str) -> None:
     """A project that introduced itself: Label Studio says its labeling config there and not its title."""
     statement = upsert(connection, projects).values(
@@ -212,7 +240,7 @@ def note_project_config(connection: Connection, key: ProjectKey, label_config: s
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=["origin", "project"],
-            set_={"label_config": statement.excluded.label_config, "deleted_at": null()},
+            set_={"label_config": statement.excluded.label_config, "deleted_at": null(), "missed_at": null()},
         )
     )
 
@@ -327,13 +355,12 @@ def mark_deleted(connection: Connection, key: ProjectKey, gone: tuple[int, ...],
 
 
 def mark_task_deleted(connection: Connection, key: ProjectKey, task: int, now: datetime) -> None:
-    """Mark a task and everything that is known of it."""
+    """Mark a task and everything that is known of it. Where it is listed again, it is read again."""
     statement = upsert(connection, tasks).values(origin=key.origin, project=key.project, task=task, deleted_at=now)
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=["origin", "project", "task"],
-            set_={"deleted_at": now},
-            where=tasks.c.deleted_at.is_(None),
+            set_={"deleted_at": func.coalesce(tasks.c.deleted_at, now), "seen": null()},
         )
     )
     mark_deleted(connection, key, live_annotations(connection, key, task), now)

@@ -7,7 +7,7 @@ brings the job back. Every change that a worker makes names the worker, so one t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ Trigger = Literal["button", "corrections", "schedule", "command"]
 State = Literal["queued", "running", "promoted", "refused", "failed"]
 OPEN: tuple[State, ...] = ("queued", "running")
 REPORT = "gate.html"  #: the gate's report, in a job's folder and beside the version that came out
+RECENT = timedelta(hours=1)  #: for which what an ended job has left is not cleared away
 ATTEMPTS = 3  #: claims, after each of which the worker died, that a job is given up after
 
 
@@ -199,6 +200,33 @@ def report_file(data_dir: Path, job: Job) -> Path | None:
     files = [each / REPORT for each in folders]
     inside = data_dir.resolve()
     return next((file for file in files if file.is_file() and file.resolve().is_relative_to(inside)), None)
+
+
+def clear(
+    store: Store, data_dir: Path, versions: Collection[str], *, dry_run: bool = False, at: datetime | None = None
+) -> dict[int, int]:
+    """Remove what ended jobs have left whose version is none of `versions`, or that made none; not the gate's reports.
+
+    Jobs of the last hour stay as they are. Number of the job -> bytes that went, or, with dry_run, would. at: now, if
+    not given.
+    """
+    ended = and_(jobs.c.state.not_in(OPEN), jobs.c.finished_at < (at or datetime.now(UTC)) - RECENT)
+    with store.read() as connection:
+        rows = connection.execute(select(jobs).where(ended).order_by(jobs.c.id)).all()
+    cleared: dict[int, int] = {}
+    for job in map(_job, rows):
+        place = folder(data_dir, job)
+        if job.version in versions or not place.is_dir():
+            continue
+        files = [path for path in place.iterdir() if path.is_file() and path.name != REPORT]
+        if files:
+            cleared[job.id] = sum(path.stat().st_size for path in files)
+        if not dry_run:
+            for path in files:
+                path.unlink(missing_ok=True)
+            if not any(place.iterdir()):
+                place.rmdir()
+    return cleared
 
 
 def new_corrections(store: Store, key: ProjectKey) -> tuple[int, datetime | None]:

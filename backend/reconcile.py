@@ -19,9 +19,11 @@ from backend.errors import BadRequest, NotFound
 from backend.ingest import (
     apply,
     config_or_empty,
+    is_project,
     live_annotations,
     mark_deleted,
     mark_task_deleted,
+    note_missed,
     note_project,
     note_task,
     prepare,
@@ -65,7 +67,8 @@ def synchronise(
     """Compare one project. everything: read tasks that did not change, too. on_task(done, total) after each.
 
     Repeatable, and may be cut off anywhere: what was done stays done. Raises StoreError, LabelStudioError; NotFound
-    when Label Studio has no such project, which is then marked as deleted, its corrections staying as they are.
+    when Label Studio has no such project, or does not show it to us, which is then marked (`note_missed`), its
+    corrections staying as they are.
     """
     name = label_studio.project_on(key.origin, key.project)
     began = datetime.now(UTC)
@@ -73,12 +76,14 @@ def synchronise(
         project = label_studio.get_project(key.project, project=name)
     except NotFound:
         with store.write() as connection:
-            mine = and_(projects.c.origin == key.origin, projects.c.project == key.project)
-            connection.execute(update(projects).where(mine, projects.c.deleted_at.is_(None)).values(deleted_at=began))
+            note_missed(connection, key, began)
         raise
     xml = str(project.get("label_config") or "")
     with store.write() as connection:
         note_project(connection, key, str(project.get("title") or ""), xml, began)
+        # a deletion that was told since we asked stands
+        there = and_(is_project(key), projects.c.deleted_at < began)
+        connection.execute(update(projects).where(there).values(deleted_at=None, missed_at=None))
     listed: set[int] = set()
     read = changed = deleted = 0
     problems: list[str] = []
@@ -95,8 +100,7 @@ def synchronise(
             changed, deleted = changed + news, deleted + gone
             problems += bad
     with store.write() as connection:
-        mine = and_(projects.c.origin == key.origin, projects.c.project == key.project)
-        connection.execute(update(projects).where(mine).values(synced_at=began, deleted_at=None))
+        connection.execute(update(projects).where(is_project(key)).values(synced_at=began))
     return Synced(len(listed), read, changed, deleted, tuple(problems))
 
 

@@ -4,7 +4,6 @@ inbox. Whatever the database does, no request waits for it but a webhook's, whic
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import queue
 import threading
@@ -13,7 +12,7 @@ from collections.abc import Callable
 
 from backend.deliveries import Delivery
 from backend.errors import StoreError, StoreUnavailable
-from backend.ingest import note_project_config, receive, work_in
+from backend.ingest import is_introduced, note_project_config, receive, work_in
 from backend.metrics import Metrics
 from backend.offering import Answered, save_offers
 from backend.records import Offer, ProjectKey
@@ -38,7 +37,6 @@ class Recorder:
         self._answers: queue.Queue[Answered] = queue.Queue(WAITING_ANSWERS)
         self._offers: deque[Offer] = deque(maxlen=WAITING_OFFERS)
         self._projects: dict[ProjectKey, str] = {}
-        self._projects_written: dict[ProjectKey, bytes] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -68,7 +66,7 @@ class Recorder:
     def project(self, key: ProjectKey, label_config: str) -> None:
         """Note a project that introduced itself; at once. Label Studio does that again and again."""
         with self._lock:
-            if self._projects_written.get(key) == _digest(label_config) or len(self._projects) > 1000:
+            if len(self._projects) > 1000:
                 return
             self._projects[key] = label_config
         self._wake.set()
@@ -107,12 +105,14 @@ class Recorder:
             waiting = dict(self._projects)
         if not waiting:
             return
-        with self._store.write() as connection:
-            for key, config in waiting.items():
-                note_project_config(connection, key, config)
+        with self._store.read() as connection:
+            news = {key: config for key, config in waiting.items() if not is_introduced(connection, key, config)}
+        if news:
+            with self._store.write() as connection:
+                for key, config in news.items():
+                    note_project_config(connection, key, config)
         with self._lock:
             for key, config in waiting.items():
-                self._projects_written[key] = _digest(config)
                 if self._projects.get(key) == config:
                     del self._projects[key]
 
@@ -137,7 +137,3 @@ class Recorder:
                 log.warning("%d offers are not stored: %s", len(some), error)
             for _ in some:
                 self._offers.popleft()
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "replace")).digest()

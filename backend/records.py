@@ -50,6 +50,12 @@ class StoredProject:
     label_config: str  #: XML, untrusted
     synced_at: datetime | None  #: last time that all its annotations were compared with Label Studio's
     deleted_at: datetime | None = None
+    missed_at: datetime | None = None  #: when Label Studio last did not show it, and did not say that it was deleted
+
+    @property
+    def is_final(self) -> bool:
+        """Whether Label Studio has said itself that it was deleted: it is not asked for any more."""
+        return self.deleted_at is not None and self.missed_at is None
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,12 @@ class Registry:
         with self._store.read() as connection:
             return self._stack(connection, self.base.model)
 
+    def has_been_live(self, version: ModelVersion) -> bool:
+        """Whether it was ever activated, also if something else has replaced it since."""
+        mine = select(func.count()).select_from(activations).where(activations.c.version == version.version)
+        with self._store.read() as connection:
+            return bool(connection.scalar(mine))
+
     def problems(self, version: ModelVersion, *, thorough: bool = True) -> list[str]:
         """Why its files cannot be served; [] when they can. thorough: read every byte of them."""
         if version.number == 0:
@@ -203,7 +209,8 @@ class Registry:
     def activate(self, which: str, *, reason: str = "", if_live: str | None = None) -> Activation:
         """Make a version the live one; running backends follow within seconds. Once live, nothing changes.
 
-        if_live: the version that has to be live still, for a caller that compared the new one with it.
+        if_live: the version that has to be live still, for a caller that compared the new one with it. One that is
+        live already is returned whatever was live before: a caller that was cut off may ask again.
         Raises VersionError when it is unknown, of another model, or its files are not what was registered.
         """
         version = self.find(which)
@@ -214,6 +221,8 @@ class Registry:
         self._servable(version)
         with self._alone() as connection:
             live = self._live(connection)
+            if live.version.version == version.version:
+                return live
             if if_live is not None and live.version.version != if_live:
                 raise VersionError(
                     f"version {version.version}: not activated: it was compared with {if_live}, but"
@@ -221,8 +230,6 @@ class Registry:
                 )
             if version.number and self._one(connection, version.version).pruned_at is not None:
                 raise VersionError(f"version {version.version}: its files have just been removed")
-            if live.version.version == version.version:
-                return live
             return self._put(connection, live, version, over=live.number, reason=reason)
 
     def rollback(self, *, reason: str = "rollback") -> Activation:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from backend.corrections import list_projects
 from backend.errors import NotFound, StoreError
@@ -21,6 +22,7 @@ from semsam_model.errors import SemsamError
 log = logging.getLogger(__name__)
 
 RETRY_S = 30.0
+MISSED_AGAIN = timedelta(hours=1)  #: after which a project that Label Studio did not show is asked for again
 
 
 class Synchroniser:
@@ -64,13 +66,16 @@ class Synchroniser:
 
     def _run(self) -> None:
         next_all = time.monotonic()
+        owed: set[ProjectKey] = set()  # wanted, and something failed: the store may know nothing of them
         while not self._stopping.is_set():
             now = time.monotonic()
             with self._lock:
                 wanted, self._wanted = self._wanted, set()
                 pictures, self._pictures = self._pictures, False
             every = now >= next_all
-            well = self._pass(None if every else wanted, pictures)
+            wanted |= owed
+            well = self._pass(wanted, pictures, every)
+            owed = set() if well else wanted
             if every:
                 next_all = now + (self._every_s or float("inf")) if well else now + RETRY_S
             elif not well:
@@ -81,18 +86,21 @@ class Synchroniser:
                 self._wake.wait(min(max(0.0, next_all - time.monotonic()), threading.TIMEOUT_MAX))
             self._wake.clear()
 
-    def _pass(self, wanted: set[ProjectKey] | None, pictures: bool) -> bool:
-        """Compare the projects (None: all), keep pictures; whether all went well."""
+    def _pass(self, wanted: set[ProjectKey], pictures: bool, every: bool) -> bool:
+        """Compare the projects (every: all that are known, too), keep pictures; whether all went well."""
         try:
-            known = [project.key for project in list_projects(self._store) if project.deleted_at is None]
+            stored = list_projects(self._store)
         except StoreError as error:
             log.warning("not compared with Label Studio: %s", error)
             return False
         well = True
-        chosen = known if wanted is None else sorted(wanted)
+        known = [project.key for project in stored if project.deleted_at is None]
+        before = datetime.now(UTC) - MISSED_AGAIN
+        missed = [project.key for project in stored if project.missed_at is not None and project.missed_at <= before]
+        chosen = sorted({*wanted, *known, *missed} if every else wanted)
         for key in chosen:
             well &= not self._stopping.is_set() and self._one(key)
-        for key in known if pictures else chosen:
+        for key in sorted({*known, *chosen}) if pictures else chosen:
             well &= self._preannotated_of(key) & self._pictures_of(key)
         return well
 
@@ -101,7 +109,7 @@ class Synchroniser:
             try:
                 return f"compared with Label Studio: {synchronise(self._store, self._label_studio, key)}"
             except NotFound as error:
-                log.warning("project %s is gone, or not to be seen with this token: %s", key, error)
+                log.warning("project %s is gone, or not to be seen with this token, for now: %s", key, error)
                 return ""
 
         return _went_well(key, compare, "not compared with Label Studio")

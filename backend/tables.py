@@ -65,6 +65,7 @@ projects = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Column("synced_at", UtcDateTime),
     Column("deleted_at", UtcDateTime),
+    Column("missed_at", UtcDateTime),  # when it was last not found; None where its deletion was told
 )
 
 tasks = Table(

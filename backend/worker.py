@@ -9,6 +9,7 @@ checkpoint in whichever worker claims it next. A thread renews the lease; a work
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,14 +31,16 @@ from backend.errors import StoreError, VersionError
 from backend.jobs import REPORT, Job
 from backend.photos import PhotoFolder
 from backend.records import ProjectKey
-from backend.registry import Registry
+from backend.registry import ModelVersion, Registry
 from backend.settings import Settings
 from backend.store import Store
 from semsam_model.checkpoint import load, save
-from semsam_model.errors import SemsamError
+from semsam_model.data import evenly
+from semsam_model.errors import DataError, ImageError, SemsamError
 from semsam_model.finetune import STATE, fine_tune
 from semsam_model.finetune_config import read_finetune_config
 from semsam_model.gate import Comparison, compare
+from semsam_model.gate_clicks import MIN_AREA, clickable
 from semsam_model.gate_config import GateConfig
 from semsam_model.gate_pictures import follow
 from semsam_model.gate_report import report
@@ -60,6 +63,7 @@ class _Held:
     job: Job
     worker: str
     lease: timedelta
+    stopping: threading.Event
     lost: threading.Event = field(default_factory=threading.Event)
     progress: dict[str, Any] = field(default_factory=dict)
 
@@ -69,6 +73,13 @@ class _Held:
         if self.lost.is_set() or not jobs.renew(self.store, self.job, self.worker, self.lease, **self.progress):
             self.lost.set()
             raise _Lost
+
+    def go_on(self) -> None:
+        """Asked between any two photos: cheap, the thread asks the store. Raises _Stopped, _Lost."""
+        if self.lost.is_set():
+            raise _Lost
+        if self.stopping.is_set():
+            raise _Stopped
 
     def __enter__(self) -> _Held:
         self._ended = threading.Event()
@@ -107,9 +118,10 @@ class Worker:
         registry: Registry,
         photos: PhotoFolder,
         *,
-        refresh: Callable[[ProjectKey], None] = lambda key: None,
+        refresh: Callable[[ProjectKey, Callable[[], None]], None] = lambda key, go_on: None,
     ) -> None:
-        """refresh: bring the store's corrections of a project up to date; may raise SemsamError, which is logged.
+        """refresh: bring the store's corrections of a project up to date, calling go_on, which may raise, between any
+        two tasks; may raise SemsamError, which is logged.
 
         Raises ConfigError for wrong settings of fine-tuning or gate.
         """
@@ -145,7 +157,7 @@ class Worker:
             return None
         log.info("job %d of project %s (%s), attempt %d", job.id, job.key, job.trigger, job.attempts)
         try:
-            with _Held(self.store, job, self.name, self.lease) as held:
+            with _Held(self.store, job, self.name, self.lease, self.stopping) as held:
                 state, result = self._run(job, held)
         except _Lost:
             log.warning("job %d: another worker has it now", job.id)
@@ -158,13 +170,18 @@ class Worker:
             if not isinstance(error, SemsamError):
                 log.exception("job %d failed", job.id)
             message = str(error) if isinstance(error, SemsamError) else f"{type(error).__name__}: {error}"
-            jobs.finish(self.store, job, self.name, "failed", message=message[:2000])
+            self._finish(job, "failed", message=message[:2000])
         else:
-            jobs.finish(self.store, job, self.name, state, **result)
-            (self.folder(job) / STATE).unlink(missing_ok=True)
+            self._finish(job, state, **result)
         ended = jobs.find(self.store, job.id)
         log.info("job %d: %s %s", job.id, ended.state, ended.message)
         return ended
+
+    def _finish(self, job: Job, state: jobs.State, **result: Any) -> None:
+        """End a job, if this worker holds it still; then what only another attempt would have needed goes."""
+        if jobs.finish(self.store, job, self.name, state, **result):
+            for name in (STATE, CHILD):
+                (self.folder(job) / name).unlink(missing_ok=True)
 
     def folder(self, job: Job) -> Path:
         """Where a job keeps what it has done."""
@@ -172,17 +189,24 @@ class Worker:
 
     def _run(self, job: Job, held: _Held) -> tuple[jobs.State, dict[str, Any]]:
         folder = self.folder(job)
+        made = self._registered(job)
+        if made is not None:  # by an attempt that was cut off before the job's end
+            verdict = made.figures["gate"]
+            if verdict["promoted"] and self.registry.has_been_live(made):
+                # whoever has rolled back since has meant it
+                return "promoted", self._result(job, made, verdict)
+            return self._end(job, held, made, verdict, job.parent)
         held.note(stage="snapshot", steps=self.config.steps)
-        taken = self._snapshot(job, folder)
+        taken = self._snapshot(job, folder, held)
         parent = self.registry.find(job.parent) if job.parent else self.registry.live().version
         held.note(stage="fine-tuning", regions=taken.regions, data_digest=taken.digest, parent=parent.version)
         source = f"project_{job.key.project}"
         train, held_out = (taken.samples(self.photos, split, source) for split in ("train", "val"))
-        masks = sum(len(sample.regions) for sample in held_out)
-        if not train or len(held_out) < self.gate.min_photos or masks < self.gate.min_masks:
-            return "refused", {"message": self._too_few(train, held_out, masks)}
+        judged = _judged_by(held_out, self.gate)
+        if not train or len(judged) < self.gate.min_photos or sum(judged) < self.gate.min_masks:
+            return "refused", {"message": self._too_few(train, judged)}
         model, _ = load(parent.weights, device=_device(self.settings))
-        following = follow(model, [*train, *held_out], self.gate, on_photo=lambda: held.note())
+        following = follow(model, [*train, *held_out], self.gate, on_photo=held.go_on)
         if following.reason:
             return "refused", {"message": following.reason}
         encoder = None if model.name_head is None else TextEncoder(self.settings.text_encoder)
@@ -197,9 +221,8 @@ class Worker:
             following=following,
             encoder=encoder,
             lists=[*train, *held_out],
-            on_photo=lambda: held.note(),
+            on_photo=held.go_on,
         )
-        verdict = compared.verdict
         about = {
             "project": str(job.key),
             "job": job.id,
@@ -207,47 +230,63 @@ class Worker:
             "to": version.version,
             "corrections": f"{taken.regions} regions on {len(taken.photos)} photos",
         }
-        attachments = _write_report(folder, compared, model, child, about)
+        attachments = _write_report(folder, compared, model, child, about, held.go_on)
         held.note(stage="registering")
+        verdict = compared.verdict.to_dict()
         made = self.registry.register(
             child_file,
             parent=parent.version,
             data_digest=taken.digest,
-            figures={"job": job.id, "gate": verdict.to_dict()},
+            figures={"job": job.id, "gate": verdict},
             attachments=attachments,
         )
-        result: dict[str, Any] = {
-            "version": made.version,
-            "verdict": verdict.to_dict(),
-            "report": str(folder / REPORT),
-            "message": "; ".join(verdict.reasons),
-        }
-        if not verdict.promoted:
+        return self._end(job, held, made, verdict, parent.version)
+
+    def _registered(self, job: Job) -> ModelVersion | None:
+        """The version that this job has registered, if it can be served: it has been judged and is not judged again."""
+        mine = (version for version in self.registry.all() if version.figures.get("job") == job.id)
+        return next((version for version in mine if not self.registry.problems(version)), None)
+
+    def _end(
+        self, job: Job, held: _Held, made: ModelVersion, verdict: Mapping[str, Any], parent: str | None
+    ) -> tuple[jobs.State, dict[str, Any]]:
+        """Activate what was registered, if the gate has promoted it and what it was compared with is live still."""
+        result = self._result(job, made, verdict)
+        if not verdict["promoted"]:
             return "refused", result
         held.note()
+        reason = f"job {job.id}: {verdict['gain']['mean']:+.1f} points on held-out corrections"
         try:
-            reason = f"job {job.id}: {verdict.gain.mean:+.1f} points on held-out corrections"
-            self.registry.activate(made.version, reason=reason, if_live=parent.version)
+            self.registry.activate(made.version, reason=reason, if_live=parent)
         except VersionError as error:
             return "refused", result | {"message": str(error)}
         return "promoted", result
 
-    def _snapshot(self, job: Job, folder: Path) -> snapshot.Snapshot:
+    def _result(self, job: Job, made: ModelVersion, verdict: Mapping[str, Any]) -> dict[str, Any]:
+        """What the store keeps of a job that was judged."""
+        return {
+            "version": made.version,
+            "verdict": verdict,
+            "report": str(self.folder(job) / REPORT),
+            "message": "; ".join(verdict["reasons"]),
+        }
+
+    def _snapshot(self, job: Job, folder: Path, held: _Held) -> snapshot.Snapshot:
         taken = snapshot.read(folder)
         if taken is None:
             try:
-                self.refresh(job.key)
+                self.refresh(job.key, held.go_on)
             except SemsamError as error:
                 log.warning("job %d: corrections as the store has them, Label Studio was not asked: %s", job.id, error)
             taken = snapshot.take(stream_regions(self.store, job.key))
             snapshot.write(taken, folder)
         return taken
 
-    def _too_few(self, train: Sequence[Sample], held_out: Sequence[Sample], masks: int) -> str:
+    def _too_few(self, train: Sequence[Sample], judged: Sequence[int]) -> str:
         return (
-            f"too few corrections: {len(train)} photos to learn from and {len(held_out)} photos with {masks} regions "
-            f"held out (a fifth, by the photo's digest), expected at least 1, {self.gate.min_photos} and "
-            f"{self.gate.min_masks}; label more photos"
+            f"too few corrections: {len(train)} photos to learn from and {len(judged)} photos with {sum(judged)} "
+            f"regions of at least {MIN_AREA} pixels held out (a fifth, by the photo's digest), expected at least 1, "
+            f"{self.gate.min_photos} and {self.gate.min_masks}; label more photos"
         )
 
     def _learn(
@@ -292,10 +331,25 @@ def _device(settings: Settings) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def _judged_by(held_out: Sequence[Sample], config: GateConfig) -> list[int]:
+    """How many masks of each held-out photo the gate will click; photos of which it clicks none are left out."""
+    found = []
+    for sample in evenly(held_out, config.photos):
+        with contextlib.suppress(DataError, ImageError):
+            sample.image()
+            found.append(len(clickable(sample)[1]))
+    return [count for count in found if count]
+
+
 def _write_report(
-    folder: Path, compared: Comparison, parent: SemanticSAM, child: SemanticSAM, about: dict[str, Any]
+    folder: Path,
+    compared: Comparison,
+    parent: SemanticSAM,
+    child: SemanticSAM,
+    about: dict[str, Any],
+    on_pair: Callable[[], None],
 ) -> list[Path]:
-    (folder / REPORT).write_text(report(compared, parent, child, about), encoding="utf-8")
+    (folder / REPORT).write_text(report(compared, parent, child, about, on_pair=on_pair), encoding="utf-8")
     (folder / VERDICT).write_text(json.dumps(compared.verdict.to_dict(), indent=1), encoding="utf-8")
     return [folder / REPORT, folder / VERDICT]
 

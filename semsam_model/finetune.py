@@ -77,7 +77,8 @@ def fine_tune(
 
     corrections: photos of the project, of one source. replay: earlier data beside the made scenes. encoder: for names;
     without it, or where the model cannot name or there are fewer than two labels, masks alone are learned. stop: asked
-    before each step with its number; when true, the state is saved and None returned.
+    before each step with its number, and after each photo of those that the order of candidates is learned from; when
+    true, the state is saved and None returned.
     Raises DataError when nothing can be learned from, TrainingError when the loss is no longer a number.
     """
     scenes: list[Sample] = list(made_samples(config.scenes, seed=SCENES, source="made"))
@@ -97,12 +98,23 @@ def fine_tune(
     if config.ranker_photos:
         per_source = config.ranker_photos
         taken = [*_spread(corrections, per_source), *_spread(earlier, per_source)]
+
+        def go_on() -> None:
+            if stop(run.step):
+                raise _Stopped
+
         try:
-            tuned.ranker = fit_ranker(tuned, taken, per_source=None, seed=config.seed)
+            tuned.ranker = fit_ranker(tuned, taken, per_source=None, seed=config.seed, on_photo=go_on)
+        except _Stopped:
+            return None
         except DataError as error:
             log.warning("the order of candidates stays as it was: %s", error)
     loss = float(np.mean(run.losses[-20:])) if run.losses else math.nan
     return FineTuned(tuned, run.step, run.seconds, loss, len(run.table.heads) if run.table else 0)
+
+
+class _Stopped(Exception):
+    """The caller does not want to go on."""
 
 
 def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,14 +36,25 @@ class Pair:
 
 
 def report(
-    comparison: Comparison, parent: SemanticSAM, child: SemanticSAM, about: Mapping[str, Any] | None = None
+    comparison: Comparison,
+    parent: SemanticSAM,
+    child: SemanticSAM,
+    about: Mapping[str, Any] | None = None,
+    *,
+    on_pair: Callable[[], None] = lambda: None,
 ) -> str:
-    """The page. about: further lines of its heading. Draws PICTURES clicks, so it needs both models."""
+    """The page. about: further lines of its heading. Draws PICTURES clicks, so it needs both models.
+
+    on_pair: before each of them.
+    """
     gains = _gains(comparison)
     order = np.argsort(gains, kind="stable")
     half = PICTURES // 2
     chosen = [*order[::-1][:half], *(i for i in order[:half] if i not in order[::-1][:half])]
-    pairs = [_pair(comparison, int(index), parent, child) for index in chosen]
+    pairs = []
+    for index in chosen:
+        on_pair()
+        pairs.append(_pair(comparison, int(index), parent, child))
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE)
     return template.render(
         verdict=comparison.verdict,

@@ -61,6 +61,13 @@ def test_the_worker_has_the_store_and_the_files_of_the_backend(compose: dict[str
     assert "backend:/data" in backend["volumes"] and "backend:/data" in worker["volumes"]
 
 
+def test_the_worker_has_time_to_give_its_job_back_when_it_is_asked_to_stop(compose: dict[str, Any]) -> None:
+    worker = compose["services"]["worker"]
+    assert "exec semsam worker" in worker["command"][-1], "the signal reaches it, not a shell"
+    amount, unit = re.fullmatch(r"(\d+)([sm])", worker["stop_grace_period"]).groups()  # type: ignore[union-attr]
+    assert int(amount) * {"s": 1, "m": 60}[unit] >= 60, "a photo in the gate may take a while on a busy machine"
+
+
 def test_only_this_machine_reaches_the_published_port(compose: dict[str, Any]) -> None:
     published = [port for service in compose["services"].values() for port in service.get("ports", [])]
     assert published == ["127.0.0.1:${PORT:-8080}:8080"]

@@ -1,90 +1,90 @@
-"""A Label Studio over HTTP, as far as `semsam batch` talks to it: one project, its tasks, pictures and predictions."""
+"""A Label Studio over HTTP, as far as comparing with it goes: projects, tasks with annotations, pictures."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.backend.test_service import CONFIG, TOKEN, Files
+from tests.backend.annotations import CONFIG, annotation, at
+from tests.backend.stored import photo
+
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
 
 
-class Studio:
-    """What it holds. Tasks name pictures of `Files`; number them from 1."""
+class FakeStudio:
+    """What it holds may be changed while it serves; every change of a task's annotations is a newer `updated_at`."""
 
-    def __init__(self, *pictures: str, config: str = CONFIG) -> None:
-        self.config, self.files = config, Files().content
-        self.images = {number: f"/data/upload/1/{name}" for number, name in enumerate(pictures, 1)}
-        self.predictions: dict[int, list[dict[str, Any]]] = {number: [] for number in self.images}
-        self.written: list[float] = []  #: time.monotonic() of each prediction
-        self.gone = False  #: whether it answers nothing any more
-        self.refused = set[int]()  #: tasks whose predictions it does not take
-        #: called when a path has been asked for, with how often; before that is answered
-        self.on_get: Callable[[str, int], None] = lambda path, times: None
-        self._asked: Counter[str] = Counter()
+    def __init__(self) -> None:
+        self.url = ""
+        self.projects: set[int] = set()
+        self.tasks: dict[int, dict[str, Any]] = {}
+        self.asked: list[str] = []  #: paths, with their queries
+        self.status: dict[str, int] = {}  #: of answers to paths that are asked for in vain
+        self.before: Callable[[str], None] = lambda path: None  #: called before an answer is sent
 
-    def delete(self, number: int) -> None:
-        del self.images[number]
+    def task(self, number: int, *annotations: dict[str, Any], project: int = 7) -> None:
+        """Make the task have these annotations."""
+        self.projects.add(project)
+        before = self.tasks.get(number, {"changes": 0})
+        self.tasks[number] = {
+            "id": number,
+            "project": project,
+            "data": {"image": f"/data/upload/{project}/{number}.png"},
+            "annotations": list(annotations),
+            "changes": before["changes"] + 1,
+            "updated_at": at(before["changes"]).isoformat(),
+        }
 
-    def versions(self) -> dict[int, list[str]]:
-        """Of each task's predictions."""
-        return {number: [each["model_version"] for each in found] for number, found in self.predictions.items()}
+    def read(self) -> list[int]:
+        """Tasks that were asked for with their annotations since this was called last."""
+        asked, self.asked = self.asked, []
+        return [int(path.split("/")[3]) for path in asked if path.startswith("/api/tasks/") and "?" not in path]
 
-    def get(self, path: str) -> bytes | None:
-        """What is at a path; None: nothing."""
-        self._asked[path] += 1
-        self.on_get(path, self._asked[path])
-        if path in self.files:
-            return self.files[path]
+    def answer(self, path: str) -> tuple[int, bytes]:
         parts = urlsplit(path)
-        if parts.path == "/api/projects/1/":
-            return json.dumps({"id": 1, "label_config": self.config}).encode()
-        if parts.path == "/api/tasks/":
-            query = {key: int(value[0]) for key, value in parse_qs(parts.query).items() if key.startswith("page")}
-            first = (query["page"] - 1) * query["page_size"]
-            tasks = [{"id": number} for number in self.images]
-            shown = tasks[first : first + query["page_size"]]
-            return json.dumps({"tasks": shown, "total": len(tasks)}).encode()
-        number = int(parts.path.rstrip("/").rpartition("/")[2]) if parts.path.startswith("/api/tasks/") else 0
-        if number not in self.images:
-            return None
-        task = {"id": number, "data": {"image": self.images[number]}, "predictions": self.predictions[number]}
-        return json.dumps(task).encode()
+        words = parts.path.strip("/").split("/")
+        found: Any = None
+        if parts.path in self.status:
+            return self.status[parts.path], b"{}"
+        if words[0] == "data":
+            return 200, photo(int(words[-1].removesuffix(".png")))
+        if words[1] == "projects" and int(words[2]) in self.projects:
+            found = {"id": int(words[2]), "title": f"project {words[2]}", "label_config": CONFIG}
+        elif words[1] == "tasks" and len(words) == 3:
+            found = self.tasks.get(int(words[2]))
+        elif words[1] == "tasks":
+            query = parse_qs(parts.query)
+            found = self._page({name: int(query[name][0]) for name in ("project", "page", "page_size")})
+        return (404, b"{}") if found is None else (200, json.dumps(found).encode())
 
-    def post(self, prediction: dict[str, Any]) -> bool:
-        """Whether it is taken."""
-        number = prediction["task"]
-        if number not in self.images or number in self.refused:
-            return False
-        self.predictions[number].append(prediction)
-        self.written.append(time.monotonic())
-        return True
+    def _page(self, asked: dict[str, int]) -> dict[str, Any]:
+        mine = [task for _, task in sorted(self.tasks.items()) if task["project"] == asked["project"]]
+        first = (asked["page"] - 1) * asked["page_size"]
+        listed = [{name: task[name] for name in ("id", "updated_at")} for task in mine]
+        return {"tasks": listed[first : first + asked["page_size"]], "total": len(mine)}
+
+
+def labelled(number: int, *rows: dict[str, Any], task: int, project: int = 7, **more: Any) -> dict[str, Any]:
+    """An annotation of a task of this Label Studio."""
+    return annotation(number, list(rows), task=task, **more) | {"project": project}
 
 
 @contextlib.contextmanager
-def at_work(studio: Studio) -> Iterator[str]:
-    """Its address."""
+def serving(studio: FakeStudio) -> Iterator[FakeStudio]:
+    """The same, at `studio.url`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = studio.get(self.path)
-            self._answer(404 if body is None else 200, body or b"")
-
-        def do_POST(self) -> None:
-            taken = studio.post(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self._answer(201 if taken else 400, b"{}")
-
-        def _answer(self, status: int, body: bytes) -> None:
-            if studio.gone:
-                status, body = 503, b""
-            elif self.headers.get("Authorization") != f"Token {TOKEN}":
-                status, body = 401, b""
+            studio.asked.append(self.path)
+            status, body = studio.answer(self.path)
+            studio.before(self.path)
+            if self.headers.get("Authorization") != f"Token {TOKEN}":
+                status, body = 401, b"{}"
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -94,8 +94,9 @@ def at_work(studio: Studio) -> Iterator[str]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"http://127.0.0.1:{http.server_port}"
+        studio.url = f"http://127.0.0.1:{http.server_port}"
+        yield studio
         http.shutdown()
         thread.join()

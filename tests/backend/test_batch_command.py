@@ -12,7 +12,7 @@ import pytest
 from backend.batch import read_config
 from backend.batch_annotator import Annotator
 from semsam_model.header import read_header
-from tests.backend.studio import Studio, at_work
+from tests.backend.batch_studio import Studio, at_work
 from tests.backend.test_batch import rows
 from tests.backend.test_batch_sources import s3
 from tests.backend.test_preannotation import NAMED, everything_weights, settings

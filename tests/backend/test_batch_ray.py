@@ -26,7 +26,7 @@ from backend.batch_sources import Item, Picture, Reader, tasks_of
 from backend.errors import BackendError, SettingsError
 from backend.labelstudio import LabelStudio
 from semsam_model.header import read_header
-from tests.backend.studio import Studio, at_work
+from tests.backend.batch_studio import Studio, at_work
 from tests.backend.test_batch import pictures_of, rows
 from tests.backend.test_batch_local import REASONS, annotated, listed
 from tests.backend.test_preannotation import NAMED, everything_weights, settings

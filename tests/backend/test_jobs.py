@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, update
@@ -106,6 +107,35 @@ def test_a_job_that_is_given_back_waits_again_and_that_is_no_attempt(store: Stor
 def test_a_job_that_is_not_there_is_named(store: Store) -> None:
     with pytest.raises(StoreError, match="job 12: not in the store"):
         jobs.find(store, 12)
+
+
+@on_both
+def test_what_ended_jobs_have_left_is_cleared_once_their_version_is_gone_but_for_the_report(
+    store: Store, tmp_path: Path
+) -> None:
+    made: list[jobs.Job] = []
+    for version in ("tiny-kept", "tiny-gone", None):
+        jobs.request(store, KEY, "button")
+        held = jobs.claim(store, "w", LEASE)
+        assert held is not None
+        jobs.finish(store, held, "w", "refused", version=version)
+        made.append(held)
+    made.append(jobs.request(store, KEY, "button")[0])
+    kept, gone, none, queued = (jobs.folder(tmp_path, job) for job in made)
+    for place in (kept, gone, none, queued):
+        place.mkdir(parents=True)
+        (place / "snapshot.json").write_text("[]")
+    (gone / jobs.REPORT).write_text("<p>no gain</p>")
+    later = datetime.now(UTC) + 2 * jobs.RECENT
+    assert jobs.clear(store, tmp_path, {"tiny-kept"}) == {}, "younger than an hour"
+    would = jobs.clear(store, tmp_path, {"tiny-kept"}, dry_run=True, at=later)
+    assert would == {made[1].id: 2, made[2].id: 2}
+    assert all((place / "snapshot.json").exists() for place in (kept, gone, none, queued))
+    assert jobs.clear(store, tmp_path, {"tiny-kept"}, at=later) == would
+    assert [path.name for path in gone.iterdir()] == [jobs.REPORT]
+    assert not none.exists()
+    assert all((place / "snapshot.json").exists() for place in (kept, queued))
+    assert jobs.clear(store, tmp_path, {"tiny-kept"}, at=later) == {}
 
 
 def submit(store: Store, count: int, at: datetime) -> None:

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 from typer.testing import CliRunner
 
-from backend import version_files
+from backend import jobs, version_files
 from backend.cli import app
 from backend.errors import VersionError
+from backend.records import ProjectKey
 from backend.registry import RECENT, ModelVersion, Registry, open_registry
 from backend.settings import Settings
 from backend.store import open_store
@@ -171,7 +172,11 @@ def test_activating_is_refused_when_something_else_became_live_meanwhile(
     registry.activate(one.version)
     with pytest.raises(VersionError, match=f"compared with {registry.base.version}"):
         registry.activate(two.version, if_live=registry.base.version)
-    assert registry.activate(two.version, if_live=one.version).version == two
+    assert not registry.has_been_live(two)
+    done = registry.activate(two.version, if_live=one.version)
+    assert done.version == two
+    assert registry.activate(two.version, if_live=one.version) == done, "asked again by who was cut off"
+    assert registry.has_been_live(one) and registry.has_been_live(two)
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -281,6 +286,15 @@ def test_the_command_line_lists_activates_and_rolls_back(
     assert semsam("rollback").exit_code == 0
     assert registry.live().version == registry.base
     assert "nothing to remove" in semsam("prune", "--dry-run").stdout
+    jobs.request(registry._store, ProjectKey("http://ls:8080", 1), "button")
+    job = jobs.claim(registry._store, "w", RECENT)
+    assert job is not None
+    jobs.finish(registry._store, job, "w", "failed", at=datetime.now(UTC) - 2 * RECENT)
+    jobs.folder(tmp_path, job).mkdir(parents=True)
+    (jobs.folder(tmp_path, job) / "finetune.pt").write_bytes(b"half")
+    assert "would remove what job 1 has left" in semsam("prune", "--dry-run").stdout
+    assert "removed what job 1 has left" in semsam("prune").stdout
+    assert not jobs.folder(tmp_path, job).exists()
     _flip(made.folder)
     refused = semsam("activate", made.version)
     assert refused.exit_code == 1 and "altered" in str(refused.exception)

@@ -11,15 +11,20 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from sqlalchemy import insert, update
 from typer.testing import CliRunner
 
+import backend.worker
+import semsam_model.finetune
 from backend import jobs, snapshot
 from backend.cli import app
 from backend.corrections import stream_regions
+from backend.errors import StoreUnavailable
 from backend.photos import PhotoFolder
 from backend.records import ProjectKey
 from backend.registry import open_registry
@@ -29,6 +34,7 @@ from backend.store import Store, open_store
 from backend.tables import jobs as job_rows
 from backend.tables import projects, regions
 from backend.worker import Worker
+from semsam_model.gate_pictures import Following
 from semsam_model.samples import CocoMask
 from semsam_model.synthetic import draw_scene
 
@@ -131,6 +137,8 @@ def test_a_job_ends_in_a_version_that_is_live_with_its_report_and_figures(settin
     assert "Promoted" in (live.folder / "gate.html").read_text()
     assert job.report == str(worker.folder(job) / "gate.html")
     assert json.dumps(job.to_dict())
+    left = {path.name for path in worker.folder(job).iterdir()}
+    assert left == {"snapshot.json", "gate.html", "gate.json"}, "the weights lie beside the version"
     assert worker.run_one() is None
     store.close()
 
@@ -154,6 +162,33 @@ def test_too_few_photos_are_refused_before_anything_is_trained(settings: Setting
     store.close()
 
 
+def test_masks_too_small_for_the_gate_are_not_counted_and_nothing_is_trained(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, worker = prepared(settings)
+
+    def draw(mask: np.ndarray) -> None:
+        rle = CocoMask.of(mask).segmentation
+        assert isinstance(rle, dict)
+        with store.write() as connection:
+            connection.execute(update(regions).values(mask=rle["counts"]))
+
+    tiny = np.zeros((96, 96), bool)
+    tiny[40:47, 40:49] = True  # 63 pixels
+    draw(tiny)
+    monkeypatch.setattr(backend.worker, "fine_tune", unwanted)
+    job = refused(store, worker)
+    assert "too few corrections" in job.message
+    assert "0 photos with 0 regions of at least 64 pixels held out" in job.message
+    tiny[47, 40] = True  # one more, and there are enough
+    draw(tiny)
+    jobs.request(store, KEY, "button")
+    job = worker.run_one()
+    assert job is not None
+    assert job.message == "AssertionError: not wanted"
+    store.close()
+
+
 def test_masks_that_have_nothing_to_do_with_their_photos_are_refused_before_anything_is_trained(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -166,39 +201,150 @@ def test_masks_that_have_nothing_to_do_with_their_photos_are_refused_before_anyt
     store.close()
 
 
-def test_a_version_made_live_meanwhile_by_hand_is_not_replaced(settings: Settings, weights: Path) -> None:
-    store, worker = prepared(settings)
-    jobs.request(store, KEY, "button")
-    done = worker.run_one()
-    assert done is not None
-    base = worker.registry.base.version
-
-    held = jobs.request(store, KEY, "button")[0]
-    claimed = jobs.claim(store, "dead", worker.lease, only=held.id)
-    assert claimed is not None
-    jobs.renew(store, claimed, "dead", worker.lease, parent=base)  # began when the base model was live
-    jobs.release(store, claimed, "dead")
-    job = worker.run_one()
-    assert job is not None
-    assert (job.state, job.parent) == ("refused", base)
-    assert "has become the live one meanwhile" in job.message or job.version == done.version
-    assert worker.registry.live().version.version == done.version
-    store.close()
-
-
-def test_an_asked_worker_gives_its_job_back_and_goes_on_from_there(
-    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_version_made_live_meanwhile_by_hand_is_not_replaced(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, worker = prepared(settings)
     jobs.request(store, KEY, "button")
-    worker.stopping.set()
+    earlier = worker.run_one()
+    assert earlier is not None
+    worker.registry.rollback()
+    correct(store, worker.photos, range(20, 22))  # so that another child comes out
+    base, compare = worker.registry.base.version, backend.worker.compare
+
+    def meanwhile(*given: Any, **more: Any) -> Any:
+        worker.registry.activate(earlier.version or "", reason="by hand")
+        return compare(*given, **more)
+
+    monkeypatch.setattr(backend.worker, "compare", meanwhile)
+    job = refused(store, worker)
+    assert job.parent == base
+    assert job.version not in (base, earlier.version)
+    assert f"compared with {base}, but {earlier.version} has become the live one meanwhile" in job.message
+    assert worker.registry.live().version.version == earlier.version
+    store.close()
+
+
+def expire(store: Store) -> None:
+    """As if the job's worker had died long ago, and no other one before."""
+    with store.write() as connection:
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        connection.execute(update(job_rows).values(lease_until=past, attempts=1))
+
+
+def unwanted(*_: Any, **more: Any) -> Any:
+    raise AssertionError("not wanted")
+
+
+def test_a_worker_that_has_lost_its_job_leaves_the_files_to_the_next_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, worker = prepared(settings)
+    jobs.request(store, KEY, "button")
+    report = backend.worker.report
+
+    def meanwhile(*given: Any, **more: Any) -> Any:
+        expire(store)
+        assert jobs.claim(store, "next", worker.lease) is not None
+        return report(*given, **more)
+
+    monkeypatch.setattr(backend.worker, "report", meanwhile)
     job = worker.run_one()
     assert job is not None
-    assert job.state == "queued"
-    other = make_worker(settings, store)
-    ended = other.run_one()
+    assert (job.state, job.worker) == ("running", "next")
+    assert {"child.safetensors", "finetune.pt"} <= {path.name for path in worker.folder(job).iterdir()}
+    assert worker.registry.all() == [worker.registry.base]
+    store.close()
+
+
+@pytest.mark.parametrize("rolled_back", [False, True])
+def test_a_database_that_goes_away_after_the_promotion_loses_no_promotion(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, rolled_back: bool
+) -> None:
+    store, worker = prepared(settings)
+    jobs.request(store, KEY, "button")
+
+    def away(*_: Any, **more: Any) -> bool:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "finish", away)
+        with pytest.raises(StoreUnavailable):
+            worker.run_one()
+    promoted = worker.registry.live().version
+    assert promoted.number == 1
+    if rolled_back:
+        worker.registry.rollback()
+    expire(store)
+    monkeypatch.setattr(backend.worker, "compare", unwanted)
+    job = worker.run_one()
+    assert job is not None
+    assert (job.state, job.version, job.message) == ("promoted", promoted.version, "")
+    assert job.verdict == promoted.figures["gate"]
+    assert job.report == str(worker.folder(job) / "gate.html")
+    live = worker.registry.live().version
+    assert live == (worker.registry.base if rolled_back else promoted), "a rollback is not undone"
+    store.close()
+
+
+def test_a_worker_killed_at_any_stage_leaves_a_job_that_ends_as_if_it_had_not_been(
+    settings: Settings, tmp_path: Path
+) -> None:
+    store, worker = prepared(settings)
+    asked, _ = jobs.request(store, KEY, "button")
+    arguments = [str(tmp_path), str(settings.weights), str(settings.finetune_config)]
+    command = [sys.executable, "-m", "tests.backend.killed_worker", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    stages = ["compare", "report", "register", "activate", "finish"]
+    assert json.loads(done.stdout) == [[stage, -signal.SIGKILL] for stage in stages]
+    expire(store)
+    job = worker.run_one()
+    assert job is not None
+    assert (job.id, job.state, job.message) == (asked.id, "promoted", "")
+    assert [version.version for version in worker.registry.all()] == [worker.registry.base.version, job.version]
+    assert [each.version.number for each in worker.registry.stack()] == [1, 0], "activated once"
+    store.close()
+
+
+def test_a_worker_asked_to_stop_at_any_stage_gives_its_job_back_at_once_and_the_next_goes_on(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_config(tmp_path, ANYTHING.replace("pictures: 0", "pictures: 0.99"), steps=2)
+    path.write_text(path.read_text().replace("ranker_photos: 0", "ranker_photos: 2"))
+    # a model that knows nothing follows nothing, but it is asked
+    monkeypatch.setattr(Following, "reason", None)
+    store, _ = prepared(settings)
+    jobs.request(store, KEY, "button")
+    stages: list[tuple[Any, str]] = [
+        (Worker, "refresh"),
+        (backend.worker, "follow"),
+        (backend.worker, "fine_tune"),
+        (semsam_model.finetune, "fit_ranker"),
+        (backend.worker, "compare"),
+        (backend.worker, "report"),
+    ]
+    reached, finished = [], []
+    for owner, stage in stages:
+        worker = make_worker(settings, store)
+        work = getattr(owner, stage, lambda key, go_on: go_on())
+
+        def asked(*given: Any, worker: Worker = worker, work: Any = work, stage: str = stage, **more: Any) -> Any:
+            reached.append(stage)
+            worker.stopping.set()
+            done = work(*given, **more)
+            finished.extend([stage] if done is not None else [])
+            return done
+
+        with monkeypatch.context() as patched:
+            patched.setattr(worker if owner is Worker else owner, stage, asked)
+            job = worker.run_one()
+        assert job is not None
+        assert (job.state, job.attempts, job.worker) == ("queued", 0, None), stage
+    assert reached == [stage for _, stage in stages]
+    assert finished == []
+    ended = make_worker(settings, store).run_one()
     assert ended is not None
-    assert (ended.state, ended.data_digest) == ("promoted", job.data_digest)
+    assert (ended.state, ended.attempts, ended.data_digest) == ("promoted", 1, job.data_digest)
     store.close()
 
 
@@ -247,6 +393,23 @@ def test_what_a_killed_worker_had_done_is_gone_on_with_by_the_next(
     store.close()
 
 
+def test_a_worker_yields_to_whoever_answers_clicks() -> None:
+    program = """
+import os, torch
+from backend.settings import Settings
+from backend.worker import out_of_the_way
+before = os.nice(0)
+out_of_the_way(Settings(worker_nice=3, worker_threads=3))
+print(os.nice(0) - before, torch.get_num_threads())
+out_of_the_way(Settings(worker_nice=2))
+print(os.nice(0) - before, torch.get_num_threads())
+"""
+    # a process of its own: a priority that was given up does not come back
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
+    half = max(1, (os.cpu_count() or 2) // 2)
+    assert done.stdout.split() == ["3", "3", "5", str(half)]
+
+
 def test_a_photo_learns_or_is_held_out_and_weights_say_how_wrong_the_model_was(settings: Settings) -> None:
     store, worker = prepared(settings)
     taken = snapshot.take(stream_regions(store, KEY))
@@ -277,6 +440,9 @@ def test_the_command_runs_a_job_here_and_lists_it(
     ):
         monkeypatch.setenv(f"SEMSAM_{name}", str(value))
     runner = CliRunner()
+    for said in ("job 1 waits for a worker", "job 1 of this project is queued already"):
+        assert said in runner.invoke(app, ["finetune", "--project", "1", "--queue"]).output
+    assert not (tmp_path / "jobs").exists(), "it is only asked for"
     result = runner.invoke(app, ["finetune", "--project", "1"])
     assert result.exit_code == 0, result.output
     assert "promoted" in result.output
