@@ -39,7 +39,7 @@ class Studio:
     def get(self, path: str) -> bytes | None:
         """What is at a path; None: nothing."""
         self._asked[path] += 1
-        self.on_get(path, self._asked[path])
+        self.on_get(path.split("?")[0], self._asked[path])
         if path in self.files:
             return self.files[path]
         parts = urlsplit(path)
