@@ -14,6 +14,7 @@ from typing import Any
 
 import boto3
 import pytest
+import requests
 from hypothesis import HealthCheck, given
 from hypothesis import settings as searching
 from hypothesis import strategies as st
@@ -48,6 +49,7 @@ def s3() -> Iterator[Any]:
         for key in (*KEYS, "in/", "in/notes.txt", "inside.jpg", "out/c.jpg"):
             client.put_object(Bucket="photos", Key=key, Body=key.encode())
         yield client
+        requests.post(f"http://{host}:{port}/moto-api/reset", timeout=30)  # the next module's server is in this process
     server.stop()
 
 
