@@ -100,9 +100,8 @@ class MaskAp:
             evaluation.accumulate()
             evaluation.summarize()
         stats = evaluation.stats.copy()
-        precisions = evaluation.eval["precision"][
-            ..., 0, -1
-        ]  # of all sizes; the summary's own AP is that of 100 answers
+        # of all sizes; the summary's own AP is that of 100 answers
+        precisions = evaluation.eval["precision"][..., 0, -1]
         known = precisions[precisions > -1]
         stats[STATS["ap"]] = known.mean() if known.size else -1
         figures = {

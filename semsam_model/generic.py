@@ -143,12 +143,8 @@ class GenericHead(nn.Module):
             1,
         )
 
-    def seeds(self, features: Features) -> Tensor:
-        """Rows of the memory where something seems to be, best first."""
-        return choose_seeds(self.tokens(features), features.shapes, self.queries)
-
-    def forward(self, features: Features, seeds: SeedAnswers) -> GenericOutput:
-        """What clicks at the seeds select -> object queries."""
+    def forward(self, features: Features, token_scores: Tensor, seeds: SeedAnswers) -> GenericOutput:
+        """What clicks at the seeds select -> object queries. token_scores: of `tokens`, handed on."""
         answer, logits, names = seeds.answer, seeds.logits, seeds.names
         # at stride 8, a cell where any quarter of it is inside: small masks must not vanish
         rows = torch.maximum(logits[:, ::2], logits[:, 1::2])  # many times as fast as max_pool2d of one channel
@@ -167,7 +163,7 @@ class GenericHead(nn.Module):
             reference = (self.box_change(h).float() + inverse_sigmoid(start)).sigmoid()
         h = h[0, 0]
         return GenericOutput(
-            self.tokens(features),
+            token_scores,
             Proposals(embedding, logits, boxes, answer.predicted_iou.flatten(), scores),
             chosen,
             embedding[chosen] + self.mask_change(h),

@@ -21,7 +21,7 @@ from semsam_model.config import ModelConfig
 from semsam_model.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks, LayerOutput, PromptDecoder
 from semsam_model.deformable import Shapes
 from semsam_model.errors import ConfigError
-from semsam_model.generic import GenericHead, GenericOutput, SeedAnswers
+from semsam_model.generic import GenericHead, GenericOutput, SeedAnswers, choose_seeds
 from semsam_model.mobilenet import MobileNetV2
 from semsam_model.name_head import FIRST_SCALE, NameHead
 from semsam_model.pixel_decoder import Features, PixelDecoder, cell_centres
@@ -218,20 +218,19 @@ class SemanticSAM(nn.Module):
 
     def object_queries(self, features: Features, image: int) -> GenericOutput:
         """The object queries of one image of the batch. Raises ConfigError for a model without generic_queries."""
-        one = features.only(image)
-        seeds = self.seed_answers(one)
-        assert self.generic is not None
-        return self.generic(one, seeds)
-
-    def seed_answers(self, features: Features) -> SeedAnswers:
-        """What object queries are made of beside the features of their image, a batch of one.
-
-        Nothing in it has a gradient for what is learned for object queries alone. Raises as `object_queries`.
-        """
         if self.generic is None:
             raise ConfigError(f"model {self.config.name}: has no object queries; its config has generic_queries: 0")
-        with torch.no_grad():
-            seeds = self.generic.seeds(features)
+        one = features.only(image)
+        token_scores = self.generic.tokens(one)
+        return self.generic(one, token_scores, self.seed_answers(one, token_scores))
+
+    def seed_answers(self, features: Features, token_scores: Tensor) -> SeedAnswers:
+        """What object queries are made of beside the features of their image, a batch of one, and its token scores.
+
+        Nothing in it has a gradient for what is learned for object queries alone.
+        """
+        assert self.generic is not None
+        seeds = choose_seeds(token_scores.detach(), features.shapes, self.generic.queries)
         boxes = F.pad(cell_centres(features.shapes, seeds.device)[seeds], (0, 2), value=self.click_box)
         (answer,) = self.decoder(features, boxes[None], torch.full((1, len(seeds)), CLICK, device=seeds.device))
         logits = self.mask_logits(features, answer.mask_embedding).flatten(0, 2).float()

@@ -80,17 +80,19 @@ class Objective(nn.Module):
         return dataclasses.replace(result, total=result.total + self.config.loss.names * names.total, names=names)
 
     def _with_generic(self, result: LossOutput, features: Features, batch: Batch) -> LossOutput:
-        assert self.model.generic is not None
+        head = self.model.generic
+        assert head is not None
         images = []
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.learn != "generic"):
             for image, targets in enumerate(batch.generic):
                 one = features.only(image)
-                images.append(Looked(one, self.model.seed_answers(one), targets.to(self.processes.device)))
+                seeds = self.model.seed_answers(one, head.tokens(one))
+                images.append(Looked(one, seeds, targets.to(self.processes.device)))
         images = self.earlier.beside(images, self.model, batch.seeds[0])
-        outputs = [self.model.generic(image.features, image.seeds) for image in images]
+        outputs = [head(image.features, head.tokens(image.features), image.seeds) for image in images]
         wanted = [image.targets for image in images]
         loss = generic_loss(outputs, [image.features for image in images], wanted)
         if self.name_table is not None:
-            scales, none = self.model.name_scales(), self.model.generic.none
+            scales, none = self.model.name_scales(), head.none
             loss = with_names(loss, outputs, wanted, self.name_table, scales, none, self.processes.mean)
         return dataclasses.replace(result, total=result.total + self.config.loss.generic * loss.total, generic=loss)

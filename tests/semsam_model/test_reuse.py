@@ -40,7 +40,8 @@ def looked(network: SemanticSAM, number: int) -> Looked:
     images = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(number))
     with torch.no_grad():
         features = network.features(images)
-        seeds = network.seed_answers(features)
+        assert network.generic is not None
+        seeds = network.seed_answers(features, network.generic.tokens(features))
     nothing = torch.zeros(0, dtype=torch.long)
     masks, boxes, fed = torch.zeros(0, 32, 32, dtype=torch.bool), torch.zeros(0, 4), torch.zeros(0, 3, dtype=torch.bool)
     return Looked(features, seeds, GenericTargets(masks, boxes, nothing, nothing, torch.tensor([number]), fed))
@@ -65,7 +66,7 @@ def test_an_image_that_comes_again_gives_the_same_queries(network: SemanticSAM) 
     assert again.targets is first.targets
     assert network.generic is not None
     with torch.inference_mode():
-        one, other = (network.generic(x.features, x.seeds) for x in (first, again))
+        one, other = (network.generic(x.features, network.generic.tokens(x.features), x.seeds) for x in (first, again))
     for name in ("boxes", "scores", "part_embedding", "token_scores"):
         ours, theirs = getattr(one, name), getattr(other, name)
         assert torch.allclose(ours, theirs, atol=5e-3 * float(ours.abs().max())), name
