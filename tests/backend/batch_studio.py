@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.backend.test_service import CONFIG, TOKEN, Files
+from tests.backend.studio_http import answering
+from tests.backend.test_service import CONFIG, Files
 
 
 class Studio:
@@ -71,31 +70,13 @@ class Studio:
 def at_work(studio: Studio) -> Iterator[str]:
     """Its address."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = studio.get(self.path)
-            self._answer(404 if body is None else 200, body or b"")
+    def get(path: str) -> tuple[int, bytes]:
+        body = studio.get(path)
+        return (503, b"") if studio.gone else (404, b"") if body is None else (200, body)
 
-        def do_POST(self) -> None:
-            taken = studio.post(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self._answer(201 if taken else 400, b"{}")
+    def post(content: bytes) -> tuple[int, bytes]:
+        taken = studio.post(json.loads(content))
+        return (503, b"") if studio.gone else (201 if taken else 400, b"{}")
 
-        def _answer(self, status: int, body: bytes) -> None:
-            if studio.gone:
-                status, body = 503, b""
-            elif self.headers.get("Authorization") != f"Token {TOKEN}":
-                status, body = 401, b""
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-        thread.join()
+    with answering(get, post) as url:
+        yield url

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.backend.annotations import CONFIG, annotation, at
 from tests.backend.stored import photo
-
-TOKEN = "0123456789abcdef0123456789abcdef01234567"
+from tests.backend.studio_http import answering
 
 
 class FakeStudio:
@@ -78,25 +75,11 @@ def labelled(number: int, *rows: dict[str, Any], task: int, project: int = 7, **
 def serving(studio: FakeStudio) -> Iterator[FakeStudio]:
     """The same, at `studio.url`."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            studio.asked.append(self.path)
-            status, body = studio.answer(self.path)
-            studio.before(self.path)
-            if self.headers.get("Authorization") != f"Token {TOKEN}":
-                status, body = 401, b"{}"
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def get(path: str) -> tuple[int, bytes]:
+        studio.asked.append(path)
+        answer = studio.answer(path)
+        studio.before(path)
+        return answer
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        studio.url = f"http://127.0.0.1:{http.server_port}"
+    with answering(get) as studio.url:
         yield studio
-        http.shutdown()
-        thread.join()

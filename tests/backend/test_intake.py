@@ -26,7 +26,8 @@ from backend.settings import Settings
 from backend.store import Store
 from backend.submissions import parse_submission
 from tests.backend.annotations import CONFIG, ORIGIN, annotation, brush_row, event, square
-from tests.backend.test_service import TOKEN, Files, body, keypoint, serving
+from tests.backend.studio_http import TOKEN
+from tests.backend.test_service import Files, body, keypoint, serving
 
 PROJECT = {
     "id": 1,

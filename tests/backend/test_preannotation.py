@@ -25,7 +25,8 @@ from semsam_model.model import build_model
 from semsam_model.names import Kind
 from semsam_model.preannotate import Region, apart
 from semsam_model.types import Candidate
-from tests.backend.test_service import CONFIG, TOKEN, Files, body, serving
+from tests.backend.studio_http import TOKEN
+from tests.backend.test_service import CONFIG, Files, body, serving
 
 NAMED = CONFIG.replace(
     '<Label value="object" kind="object" background="#d62728"/>',

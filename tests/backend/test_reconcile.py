@@ -33,7 +33,8 @@ from backend.synchroniser import Synchroniser
 from backend.tables import projects
 from tests.backend import postgres
 from tests.backend.annotations import CONFIG, annotation, brush_row, event, square
-from tests.backend.studio import TOKEN, FakeStudio, labelled, serving
+from tests.backend.studio import FakeStudio, labelled, serving
+from tests.backend.studio_http import TOKEN
 from tests.backend.test_intake import eventually
 
 A, B, C = (brush_row(name, square(x, 1, 5)) for name, x in zip("abc", (1, 9, 20), strict=True))

@@ -4,9 +4,7 @@ import contextlib
 import io
 import json
 import logging
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +23,10 @@ from semsam_model.errors import CheckpointError
 from semsam_model.mask_codecs import decode_brush_rle
 from semsam_model.predict import propose
 from semsam_model.types import Click, Prompt
+from tests.backend.studio_http import TOKEN, answering
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = (ROOT / "configs" / "labeling.xml").read_text()
-TOKEN = "0123456789abcdef0123456789abcdef01234567"
 
 
 def png(rgb: np.ndarray, orientation: int = 1) -> bytes:
@@ -59,32 +57,14 @@ class Files:
 def serving(files: Files, token: str = TOKEN) -> Iterator[str]:
     """Address of a Label Studio that holds these files."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if not self.path.startswith("/api/"):  # which is asked in the background, whenever it pleases
-                files.fetched.append(self.path)
-            body = files.content.get(self.path)
-            if self.headers.get("Authorization") != f"Token {token}":
-                self.send_response(401)
-                body = b""
-            elif body is None:
-                self.send_response(404)
-                body = b""
-            else:
-                self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def get(path: str) -> tuple[int, bytes]:
+        if not path.startswith("/api/"):  # which is asked in the background, whenever it pleases
+            files.fetched.append(path)
+        body = files.content.get(path)
+        return (404, b"") if body is None else (200, body)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-        thread.join()
+    with answering(get, token=token) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
