@@ -38,6 +38,7 @@ class SamplingConfig:
     min_area: int = 16  #: masks smaller than this after scaling are dropped, pixels
     flip: bool = True
     jitter: float = 0.2  #: brightness and contrast; a quarter of it per colour channel
+    generic_images: int | None = None  #: of a batch, what object queries learn from; all when null
     #: Relative share of a source; sources not named here keep the weight that the mixture gives them.
     sources: dict[str, float] = field(default_factory=dict)
 
@@ -48,6 +49,10 @@ class SamplingConfig:
             (0 < self.scale_min <= self.scale_max, "scale_min, scale_max: expected 0 < scale_min <= scale_max"),
             (0 <= self.box_noise < 1 and 0 <= self.jitter < 1, "box_noise, jitter: expected 0..1"),
             (self.min_area >= 1, f"min_area {self.min_area}: expected at least 1"),
+            (
+                self.generic_images is None or self.generic_images >= 1,
+                f"generic_images {self.generic_images}: expected at least 1, or null",
+            ),
             (
                 isinstance(self.sources, dict)
                 and all(isinstance(share, (int, float)) and share >= 0 for share in self.sources.values()),
@@ -72,7 +77,7 @@ class Batch:
     skipped: list[str]  #: photos or masks that could not be read, and why
     seeds: list[int]  #: for what is drawn for an image later on, whatever else is in its batch
     number: int  #: of the batch; processes that share a batch give their shares of it the same
-    generic: tuple[GenericTargets, ...] = ()  #: of each image, where object queries are learned
+    generic: tuple[GenericTargets, ...] = ()  #: of the first images, where object queries are learned
 
 
 def augment(
@@ -284,7 +289,8 @@ class TrainingBatches(Dataset[Batch]):
             prompts.append(drawn)
             names.append(sample.name)
             partial.append(sample.partial)
-            generic += everything
+            if len(generic) != self.config.generic_images:
+                generic += everything
         targets = Targets(
             [torch.from_numpy(kept) for kept in masks],
             [torch.from_numpy(mask_boxes(kept)) for kept in masks],

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 Shapes = tuple[tuple[int, int], ...]  # (H, W) of each memory level
 CHUNK = 1024  # queries handled together when no gradients are wanted
+BAGS = 1 << 18  # sums whose gradients are made together on a GPU: 1 GB for heads of 16 channels
 
 
 class DeformableAttention(nn.Module):
@@ -130,16 +131,40 @@ def _weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """Sum of weights[..., k] * table[rows[..., k]] over k, (bags, table width) in bag order; in float32."""
     taps = rows.shape[-1]
     rows, weights, table = rows.reshape(-1, taps), weights.reshape(-1, taps), table.float()
-    if table.device.type == "cpu" and torch.is_grad_enabled() and table.requires_grad:
-        return _WeightedRowsOnCpu.apply(table, rows, weights)
+    if torch.is_grad_enabled() and table.requires_grad:
+        return (_WeightedRowsOnCpu if table.device.type == "cpu" else _WeightedRows).apply(table, rows, weights)
     return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
 
 
-class _WeightedRowsOnCpu(torch.autograd.Function):
-    """embedding_bag with a backward pass that does not sort.
+class _WeightedRows(torch.autograd.Function):
+    """embedding_bag with a backward pass that does not sort: PyTorch's own sorts millions of rows to sum the table's
+    gradient, this one adds them up where they are, in whatever order they come.
+    """
 
-    PyTorch's own CPU backward sorts millions of rows to sum the table's gradient. The gradient is the transposed sparse
-    matrix (bags x table rows) times the incoming gradient, and SciPy multiplies by a transpose without building it.
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(table, rows, weights)
+        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor]:
+        table, rows, weights = ctx.saved_tensors
+        (grad,) = grads
+        table_grad, weight_grad = torch.zeros_like(table), torch.empty_like(weights)
+        for start in range(0, len(rows), BAGS):
+            at = slice(start, start + BAGS)
+            flat = rows[at].reshape(-1)
+            table_grad.index_add_(0, flat, (weights[at, :, None] * grad[at, None]).flatten(0, 1))
+            read = table.index_select(0, flat).unflatten(0, (-1, rows.shape[1]))
+            weight_grad[at] = torch.bmm(read, grad[at, :, None])[..., 0]
+        return table_grad, None, weight_grad
+
+
+class _WeightedRowsOnCpu(torch.autograd.Function):
+    """The same for CPU, where adding up in any order means one at a time.
+
+    The gradient is the transposed sparse matrix (bags x table rows) times the incoming gradient, and SciPy multiplies
+    by a transpose without building it.
     """
 
     @staticmethod

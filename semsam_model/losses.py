@@ -167,10 +167,11 @@ def _training_loss(
         matches = _all_to_first(layers[-1], targets)
     counts = _counts(layers[-1], truth, matches, free, config, share)
     order = [len(layers) - 1, *range(len(layers) - 1)]
+    images = mask_features.unbind()
     losses: dict[int, LayerLoss] = {}
     for index in order:
         last = index == len(layers) - 1
-        pairs = _Pairs(layers[index], mask_features, truth, matches)
+        pairs = _Pairs(layers[index], images, truth, matches)
         losses[index] = _layer_loss(pairs, truth, config, random_points, free if last else [], counts[int(last)])
     ordered = tuple(losses[index] for index in range(len(layers)))
     total = torch.stack([layer.weighted(config) for layer in ordered]).sum()
@@ -212,8 +213,9 @@ class _Truth:
 class _Pairs:
     """The matched queries of one layer, over the whole batch, beside the masks they are held to."""
 
-    def __init__(self, layer: LayerPrediction, mask_features: Tensor, truth: _Truth, matches: Sequence[Match]) -> None:
-        embedding, ious, boxes = layer.mask_embedding, layer.predicted_iou, layer.boxes
+    def __init__(self, layer: LayerPrediction, mask_features: Sequence[Tensor], truth: _Truth, matches: Sequence[Match]) -> None:
+        # unbound at once: the gradient of each `tensor[b]` would be a whole batch of zeros beside it
+        embedding, ious, boxes = layer.mask_embedding.unbind(), layer.predicted_iou.unbind(), layer.boxes.unbind()
         self.layer, self.mask_features, self.matches = layer, mask_features, matches
         images = range(len(matches))
         self.logits = torch.cat(

@@ -76,9 +76,9 @@ class Processes:
 
     def table(self, values: Sequence[float]) -> np.ndarray:
         """What each process says, (count, len(values)) float64, the same for each."""
-        own = torch.tensor(values, dtype=torch.float64, device=self.device)
         if self.count == 1:
-            return own.cpu().numpy()[None]
+            return np.array([values], np.float64)
+        own = torch.tensor(values, dtype=torch.float64, device=self.device if dist.get_backend() == "nccl" else "cpu")
         every = [torch.empty_like(own) for _ in range(self.count)]
         dist.all_gather(every, own)
         return torch.stack(every).cpu().numpy()
@@ -86,19 +86,23 @@ class Processes:
 
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
-    """Join the other processes of torchrun while the block runs, each on a CUDA device of its own; else be alone.
+    """Join the other processes of torchrun while the block runs; else be alone.
 
-    Raises ConfigError when one CUDA device is asked for by several processes.
+    Each has a CUDA device of its own, or shares one where the machine has fewer: one process of a small network cannot
+    keep a GPU busy. Raises ConfigError when one CUDA device is asked for by its number.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Processes(torch.device(device))
         return
-    own = torch.device(device)
+    own, backend = torch.device(device), "gloo"
     if own.type == "cuda":
         if own.index is not None:
-            raise ConfigError(f"device {device}: torchrun gives each process its own device; say cuda")
-        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            raise ConfigError(f"device {device}: torchrun gives each process its device; say cuda")
+        devices = torch.cuda.device_count()
+        if int(os.environ["LOCAL_WORLD_SIZE"]) <= devices:
+            backend = "nccl"  # which refuses two processes on one device
+        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % devices)
         torch.cuda.set_device(own)
     if dist.is_initialized():  # by the caller, whose group it stays
         yield Processes(own, dist.get_rank(), count)
@@ -106,7 +110,7 @@ def joined(device: str) -> Iterator[Processes]:
     # torch.distributed.nn.functional has the group of the moment of its import as the default of its arguments. First
     # imported by DistributedDataParallel, it would hold this group for ever, and threads of a group that was never torn
     # down may abort the process when the interpreter ends: "terminate called without an active exception".
-    dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    dist.init_process_group(backend)
     try:
         yield Processes(own, dist.get_rank(), count)
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import resource
 import signal
 import threading
 import time
@@ -210,6 +211,9 @@ def _save(run: Run) -> None:
 @contextmanager
 def _batches(run: Run, batches: TrainingBatches) -> Iterator[Iterator[Batch]]:
     config = run.config
+    # Every tensor that a worker hands over is an open file.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     loader = DataLoader(
         batches,
         batch_size=None,
