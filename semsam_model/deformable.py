@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 Shapes = tuple[tuple[int, int], ...]  # (H, W) of each memory level
 CHUNK = 1024  # queries handled together when no gradients are wanted
-BAGS = 1 << 18  # sums whose gradients are made together on a GPU: 1 GB for heads of 16 channels
 
 
 class DeformableAttention(nn.Module):
@@ -60,10 +59,11 @@ class DeformableAttention(nn.Module):
         q = query.shape[1]
         if not q:
             return query
-        sparse_form = q * self.heads * 2 <= memory.shape[1]
+        # a GPU projects the whole memory sooner than it reads taps as wide as the memory
+        sparse_form = q * self.heads * 2 <= memory.shape[1] and memory.device.type == "cpu"
         table = memory if sparse_form else self.value_proj(memory)
         read = self._sums_then_projects if sparse_form else self._reads_projection
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or memory.device.type != "cpu":
             return read(query, reference, table, shapes)
         # Without gradients, a few thousand queries at a time: taps and weights stay in the processor's cache.
         parts = [read(query[:, i : i + CHUNK], reference[:, i : i + CHUNK], table, shapes) for i in range(0, q, CHUNK)]
@@ -132,14 +132,14 @@ def _weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     taps = rows.shape[-1]
     rows, weights, table = rows.reshape(-1, taps), weights.reshape(-1, taps), table.float()
     if torch.is_grad_enabled() and table.requires_grad:
-        return (_WeightedRowsOnCpu if table.device.type == "cpu" else _WeightedRows).apply(table, rows, weights)
+        by_device = {"cpu": _WeightedRowsOnCpu, "cuda": _WeightedRowsOnCuda}
+        if table.device.type in by_device:
+            return by_device[table.device.type].apply(table, rows, weights)
     return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
 
 
-class _WeightedRows(torch.autograd.Function):
-    """embedding_bag with a backward pass that does not sort: PyTorch's own sorts millions of rows to sum the table's
-    gradient, this one adds them up where they are, in whatever order they come.
-    """
+class _WeightedRowsOnCuda(torch.autograd.Function):
+    """embedding_bag with a backward pass that does not sort, see `deformable_cuda`."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
@@ -148,23 +148,18 @@ class _WeightedRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor]:
+        from semsam_model.deformable_cuda import weighted_rows_backward  # needs Triton, which CPU builds do not bring
+
         table, rows, weights = ctx.saved_tensors
-        (grad,) = grads
-        table_grad, weight_grad = torch.zeros_like(table), torch.empty_like(weights)
-        for start in range(0, len(rows), BAGS):
-            at = slice(start, start + BAGS)
-            flat = rows[at].reshape(-1)
-            table_grad.index_add_(0, flat, (weights[at, :, None] * grad[at, None]).flatten(0, 1))
-            read = table.index_select(0, flat).unflatten(0, (-1, rows.shape[1]))
-            weight_grad[at] = torch.bmm(read, grad[at, :, None])[..., 0]
+        table_grad, weight_grad = weighted_rows_backward(grads[0], table, rows, weights)
         return table_grad, None, weight_grad
 
 
 class _WeightedRowsOnCpu(torch.autograd.Function):
-    """The same for CPU, where adding up in any order means one at a time.
+    """embedding_bag with a backward pass that does not sort.
 
-    The gradient is the transposed sparse matrix (bags x table rows) times the incoming gradient, and SciPy multiplies
-    by a transpose without building it.
+    PyTorch's own CPU backward sorts millions of rows to sum the table's gradient. The gradient is the transposed sparse
+    matrix (bags x table rows) times the incoming gradient, and SciPy multiplies by a transpose without building it.
     """
 
     @staticmethod

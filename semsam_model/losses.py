@@ -213,7 +213,9 @@ class _Truth:
 class _Pairs:
     """The matched queries of one layer, over the whole batch, beside the masks they are held to."""
 
-    def __init__(self, layer: LayerPrediction, mask_features: Sequence[Tensor], truth: _Truth, matches: Sequence[Match]) -> None:
+    def __init__(
+        self, layer: LayerPrediction, mask_features: Sequence[Tensor], truth: _Truth, matches: Sequence[Match]
+    ) -> None:
         # unbound at once: the gradient of each `tensor[b]` would be a whole batch of zeros beside it
         embedding, ious, boxes = layer.mask_embedding.unbind(), layer.predicted_iou.unbind(), layer.boxes.unbind()
         self.layer, self.mask_features, self.matches = layer, mask_features, matches

@@ -10,7 +10,7 @@ on batches, with gradients, for training.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -222,23 +222,28 @@ class SemanticSAM(nn.Module):
             raise ConfigError(f"model {self.config.name}: has no object queries; its config has generic_queries: 0")
         one = features.only(image)
         token_scores = self.generic.tokens(one)
-        return self.generic(one, token_scores, self.seed_answers(one, token_scores))
+        return self.generic(one, token_scores, *self.seed_answers(one, [token_scores]))
 
-    def seed_answers(self, features: Features, token_scores: Tensor) -> SeedAnswers:
-        """What object queries are made of beside the features of their image, a batch of one, and its token scores.
+    def seed_answers(self, features: Features, token_scores: Sequence[Tensor]) -> list[SeedAnswers]:
+        """What the object queries of each image of a batch are made of beside its features and token scores.
 
         Nothing in it has a gradient for what is learned for object queries alone.
         """
         assert self.generic is not None
-        seeds = choose_seeds(token_scores.detach(), features.shapes, self.generic.queries)
+        count = self.generic.queries
+        seeds = torch.stack([choose_seeds(scores.detach(), features.shapes, count) for scores in token_scores])
         boxes = F.pad(cell_centres(features.shapes, seeds.device)[seeds], (0, 2), value=self.click_box)
-        (answer,) = self.decoder(features, boxes[None], torch.full((1, len(seeds)), CLICK, device=seeds.device))
-        logits = self.mask_logits(features, answer.mask_embedding).flatten(0, 2).float()
-        names = answer.object_embedding.flatten(0, 2), answer.part_embedding.flatten(0, 2)
-        if self.name_head is not None:
-            pooled = self.name_head(features, 0, logits)
-            names = names[0] + pooled[0], names[1] + pooled[1]
-        return SeedAnswers(answer, logits, names)
+        (answers,) = self.decoder(features, boxes, torch.full_like(seeds, CLICK))
+        every = self.mask_logits(features, answers.mask_embedding).flatten(1, 2).float().unbind()
+        parts = zip(*(getattr(answers, field.name).split(1) for field in fields(answers)), strict=True)
+        found = []
+        for image, (logits, answer) in enumerate(zip(every, (LayerOutput(*own) for own in parts), strict=True)):
+            names = answer.object_embedding.flatten(0, 2), answer.part_embedding.flatten(0, 2)
+            if self.name_head is not None:
+                pooled = self.name_head(features, image, logits)
+                names = names[0] + pooled[0], names[1] + pooled[1]
+            found.append(SeedAnswers(answer, logits, names))
+        return found
 
     def name_scales(self) -> Tensor:
         """(2,) what cosines of objects and of parts are multiplied with before the softmax over labels."""

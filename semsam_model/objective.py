@@ -82,12 +82,12 @@ class Objective(nn.Module):
     def _with_generic(self, result: LossOutput, features: Features, batch: Batch) -> LossOutput:
         head = self.model.generic
         assert head is not None
-        images = []
+        count = len(batch.generic)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.learn != "generic"):
-            for image, targets in enumerate(batch.generic):
-                one = features.only(image)
-                seeds = self.model.seed_answers(one, head.tokens(one))
-                images.append(Looked(one, seeds, targets.to(self.processes.device)))
+            each = [features.only(image) for image in range(count)]
+            seeds = self.model.seed_answers(features.only(0, count), [head.tokens(one) for one in each])
+            targets = [own.to(self.processes.device) for own in batch.generic]
+            images = [Looked(*of_image) for of_image in zip(each, seeds, targets, strict=True)]
         images = self.earlier.beside(images, self.model, batch.seeds[0])
         outputs = [head(image.features, head.tokens(image.features), image.seeds) for image in images]
         wanted = [image.targets for image in images]

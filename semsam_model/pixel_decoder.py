@@ -27,11 +27,11 @@ class Features:
     shapes: Shapes  #: (h, w) of the memory levels
     name_maps: tuple[Tensor, ...] = ()  #: backbone maps (B, C_i, h_i, w_i) at strides 16 and 32, where names read them
 
-    def only(self, image: int) -> Features:
-        """One image of the batch, as a batch of one."""
-        one = slice(image, image + 1)
-        maps = tuple(m[one] for m in self.name_maps)
-        return Features(self.mask_features[one], self.memory[one], self.shapes, maps)
+    def only(self, image: int, count: int = 1) -> Features:
+        """So many images of the batch, from this one on, as a batch."""
+        some = slice(image, image + count)
+        maps = tuple(m[some] for m in self.name_maps)
+        return Features(self.mask_features[some], self.memory[some], self.shapes, maps)
 
     def level(self, index: int) -> Tensor:
         """Memory level as a map (B, C, h, w); 0 is stride 64, 3 is stride 8."""

@@ -65,44 +65,42 @@ def correct(
     boxes, kinds, of_prompt = boxes[row, column], kinds[row, column], targets.of_prompt[row, column]
     size = (features.mask_features.shape[-2], features.mask_features.shape[-1])
     small = [F.adaptive_avg_pool2d(masks[:, None].float(), size).squeeze(1) > 0.5 for masks in targets.masks]
-    points = torch.zeros(*kinds.shape, count, 2, device=boxes.device)
-    signs = torch.full((*kinds.shape, count), ABSENT, device=boxes.device)
+    wanted = torch.stack([masks[rows] for masks, rows in zip(small, of_prompt[:, :, 0], strict=True)])
+    right = wanted.cpu().numpy()
+    points, signs = torch.zeros(*kinds.shape, count, 2), torch.full((*kinds.shape, count), ABSENT)
     with torch.no_grad():
         embedding = first.mask_embedding[row, column]
         for number in range(count):
             if number:
-                so_far = FurtherClicks(points[:, :, :number], signs[:, :, :number])
+                so_far = FurtherClicks(points[:, :, :number].to(boxes.device), signs[:, :, :number].to(boxes.device))
                 embedding = model.prompt(features, boxes, kinds, further=so_far)[-1].mask_embedding
-            for image, masks in enumerate(small):
-                logits = model.mask_logits(
-                    Features(features.mask_features[image : image + 1], features.memory[:0], ()),
-                    embedding[image : image + 1],
-                )[0]
-                wanted = masks[of_prompt[image, :, 0]]
-                answers = _nearest(logits > 0, wanted)
-                places, kind = _clicks(wanted, answers, points[image, :, :number], config, rngs[image])
-                points[image, :, number], signs[image, :, number] = places, kind
+            answers = _nearest(model.mask_logits(features, embedding) > 0, wanted).cpu().numpy()
+            for image, rng in enumerate(rngs):
+                at = _clicks(right[image], answers[image], points[image, :, :number], config, rng)
+                points[image, :, number], signs[image, :, number] = at
+    points, signs = points.to(boxes.device), signs.to(boxes.device)
     allowed = torch.stack([_agreeing(small[b], of_prompt[b], points[b], signs[b]) for b in range(len(small))])
     layers = model.prompt(features, boxes, kinds, all_layers=True, further=FurtherClicks(points, signs))
     return layers, replace(targets, of_prompt=allowed)
 
 
 def _nearest(answers: Tensor, wanted: Tensor) -> Tensor:
-    """bool (N, T, h, w) and (N, h, w) -> of each prompt the level of highest IoU, (N, h, w)."""
-    inner = (answers & wanted[:, None]).sum((2, 3))
-    union = (answers | wanted[:, None]).sum((2, 3)).clamp(min=1)
-    best = (inner / union).argmax(1)
-    return answers[torch.arange(len(answers), device=best.device), best]
+    """bool (B, N, T, h, w) and (B, N, h, w) -> of each prompt the level of highest IoU, (B, N, h, w)."""
+    inner = (answers & wanted[:, :, None]).sum((3, 4))
+    union = (answers | wanted[:, :, None]).sum((3, 4)).clamp(min=1)
+    best = (inner / union).argmax(2)
+    return answers.take_along_dim(best[:, :, None, None, None], 2)[:, :, 0]
 
 
 def _clicks(
-    wanted: Tensor, answers: Tensor, before: Tensor, config: RoundsConfig, rng: np.random.Generator
+    right: np.ndarray, given: np.ndarray, before: Tensor, config: RoundsConfig, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """One more click for each of N prompts: places (N, 2) as shares, kinds (N,), ABSENT where nothing is wrong."""
-    h, w = wanted.shape[-2:]
-    places, kinds = torch.zeros(len(wanted), 2), torch.full((len(wanted),), ABSENT)
-    right, given = wanted.cpu().numpy(), answers.cpu().numpy()
-    earlier = (before.cpu().numpy() * (w, h)).tolist()
+    """One more click for each of N prompts, bool (N, h, w) wanted and given, `before` (N, clicks, 2) as shares: places
+    (N, 2) as shares, kinds (N,), ABSENT where nothing is wrong.
+    """
+    h, w = right.shape[-2:]
+    places, kinds = torch.zeros(len(right), 2), torch.full((len(right),), ABSENT)
+    earlier = (before.numpy() * (w, h)).tolist()
     for n in range(len(right)):
         if rng.random() < config.deepest:
             click = next_click(right[n], given[n], [Click(x, y) for x, y in earlier[n]])
@@ -111,7 +109,7 @@ def _clicks(
         if click is not None:
             places[n] = torch.tensor([click.x / w, click.y / h])
             kinds[n] = POSITIVE if click.positive else NEGATIVE
-    return places.to(wanted.device), kinds.to(wanted.device)
+    return places, kinds
 
 
 def _anywhere(wanted: np.ndarray, answer: np.ndarray, rng: np.random.Generator) -> Click | None:

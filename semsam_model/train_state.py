@@ -79,7 +79,8 @@ class Run:
             self.model.generic.requires_grad_(True)
         self.objective = Objective(self.model, config, processes)
         self.forward: Callable[[Batch], LossOutput] = processes.wrap(self.objective)
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), betas=(0.9, 0.999))
+        fused = True if processes.device.type == "cuda" else None
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), betas=(0.9, 0.999), fused=fused)
         self.step = 0
         self.seconds = 0.0
 

@@ -407,7 +407,7 @@ def test_a_frozen_network_gets_no_gradient_and_the_queries_all_of_it() -> None:
     assert network.generic is not None
     scores = network.generic.tokens(features)
     with torch.no_grad():
-        seeds = network.seed_answers(features, scores)
+        (seeds,) = network.seed_answers(features, [scores])
     output = network.generic(features, scores, seeds)
     generic_loss([output], [features], [targets((2, 20, 2, 20))]).total.backward()
     touched = {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None}
