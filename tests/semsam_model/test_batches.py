@@ -12,7 +12,7 @@ from houses import FILL, batches, write_source
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semsam_model.batches import SamplingConfig, Stage, TrainingBatches, augment, draw_prompts, mask_boxes
+from semsam_model.batches import Batch, SamplingConfig, Stage, TrainingBatches, augment, draw_prompts, mask_boxes
 from semsam_model.data import Sample, read_samples
 from semsam_model.errors import ConfigError
 from semsam_model.matching import NO_TARGET
@@ -127,6 +127,25 @@ def test_shares_of_sources_hold_in_a_round(tmp_path: Path) -> None:
 def _round(samples: tuple[Sample, ...], sources: dict[str, float]) -> TrainingBatches:
     config = SamplingConfig(prompts=1, sources=sources)
     return TrainingBatches(Mixture.of(samples), [Stage(20, 32, 1)], config, click_box=0.005, fill=FILL, seed=0)
+
+
+def test_object_queries_learn_from_as_many_photos_of_a_batch_as_are_asked_for(tmp_path: Path) -> None:
+    write_source(tmp_path, "houses", 3)
+    mixture = Mixture.of(read_samples(tmp_path).samples)
+
+    def batch(asked: int | None) -> Batch:
+        config = SamplingConfig(prompts=2, generic_images=asked)
+        return TrainingBatches(mixture, [Stage(1, 32, 4)], config, click_box=0.005, fill=FILL, seed=0, generic=True)[0]
+
+    every = batch(None)
+    assert len(every.generic) == 4
+    for asked, got in ((1, 1), (3, 3), (9, 4)):
+        found = batch(asked)
+        assert torch.equal(found.images, every.images) and len(found.generic) == got
+        for ours, theirs in zip(found.generic, every.generic, strict=False):
+            assert torch.equal(ours.masks, theirs.masks) and torch.equal(ours.labels, theirs.labels)
+    with pytest.raises(ConfigError, match="generic_images 0: expected at least 1"):
+        SamplingConfig(generic_images=0)
 
 
 def test_a_source_of_a_billion_photos_beside_a_small_one_is_never_gone_through(tmp_path: Path) -> None:

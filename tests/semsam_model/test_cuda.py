@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from semsam_model.config import read_model_config
+from semsam_model.deformable import DeformableAttention
 from semsam_model.model import DecoderOutput, SemanticSAM, build_model
 from semsam_model.predict import propose
 from semsam_model.types import Box, Click, Prompt
@@ -78,3 +79,21 @@ def test_candidates_of_a_click_come_from_cuda_as_arrays_in_photo_pixels(model: S
     there = copy.deepcopy(model).cuda()
     for candidate in propose(there, there.encode(rgb), Prompt(PROMPTS[:1])):
         assert candidate.mask.shape == rgb.shape[:2]
+
+
+@pytest.mark.parametrize("queries", [5, 300])
+def test_gradients_of_attention_on_cuda_are_those_of_the_cpu(queries: int) -> None:
+    torch.manual_seed(queries)
+    here = DeformableAttention(48, 2, 2, 4)  # 24 channels a head: no power of two
+    there = copy.deepcopy(here).cuda()
+    shapes = ((3, 5), (12, 10))
+    given = torch.randn(2, queries, 48), torch.rand(2, queries, 4), torch.randn(2, 135, 48)
+    into = torch.randn(2, queries, 48)
+    leaves = [[t.clone().to(device).requires_grad_() for t in given] for device in ("cpu", "cuda")]
+    for module, (query, reference, memory) in zip((here, there), leaves, strict=True):
+        (module(query, reference, memory, shapes) * into.to(query.device)).sum().backward()
+    pairs = [*zip(*leaves, strict=True), *zip(here.parameters(), there.parameters(), strict=True)]
+    for on_cpu, on_cuda in pairs:
+        assert on_cpu.grad is not None and on_cuda.grad is not None
+        scale = on_cpu.grad.abs().max()
+        torch.testing.assert_close(on_cuda.grad.cpu() / scale, on_cpu.grad / scale, rtol=1e-3, atol=1e-5)
