@@ -130,7 +130,7 @@ def test_clicks_are_answered_as_the_evaluation_of_the_service_answers_them_close
         assert (ours.oracle, ours.first, ours.max) == (theirs.oracle, theirs.first, theirs.max)
     looks_once = copy.copy(model)
     looks_once.config = dataclasses.replace(model.config, zoom=0.0)
-    assert [c.first for c in measure(looks_once, samples)] != [c.first for c in measured]
+    assert [c.oracle for c in measure(looks_once, samples)] != [c.oracle for c in measured]
 
 
 def test_figures_are_told_by_level_and_by_label() -> None:
