@@ -198,6 +198,23 @@ def pack(
     print(f"written to {out} as {version}")
 
 
+@weights_app.command()
+def average(
+    first: Annotated[Path, typer.Argument(metavar="FIRST", help="Weights of a training run, or packed ones.")],
+    second: Annotated[Path, typer.Argument(metavar="SECOND", help="Others that were trained from the same.")],
+    out: Annotated[Path, typer.Option("--out", help="Safetensors file to write, to be packed.")],
+    share: Annotated[float, typer.Option("--share", help="Of the second, 0 to 1.")] = 0.5,
+    only: Annotated[
+        str, typer.Option("--only", help="Average weights that begin so; the others are the first's.")
+    ] = "",
+) -> None:
+    """The average of two training runs from one start: often better than both on what neither was trained on."""
+    from semsam_model.checkpoint import average as run
+
+    run(first, second, share, out, only)
+    print(f"written to {out}")
+
+
 @app.command()
 def train(
     config: Annotated[Path, typer.Option("--config", help="configs/train/NAME.yaml")],

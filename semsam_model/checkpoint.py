@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from semsam_model.config import ModelConfig
-from semsam_model.errors import CheckpointError
+from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.header import (
     EMBEDDED as EMBEDDED,
 )
@@ -139,6 +139,33 @@ def _write(path: Path, tensors: Mapping[str, Tensor], config: ModelConfig, card:
     finally:
         temporary.unlink(missing_ok=True)
     return version
+
+
+def average(first: Path, second: Path, share: float, path: Path, prefix: str = "") -> None:
+    """Write (1 - share) of the first network and `share` of the second, weight by weight (Wortsman et al. 2022, "Model
+    soups", section 2), for two that were trained from the same one; as a run writes weights, to be packed.
+
+    Both are a run's weights or packed ones; an order of candidates belongs to neither and is left out. prefix: tensors
+    with another beginning are the first's. Raises CheckpointError when a file cannot be read, the two are not of one
+    network, or no tensor begins so; ConfigError for a share outside 0..1.
+    """
+    if not 0 <= share <= 1:
+        raise ConfigError(f"share {share}: expected 0 (the first network) to 1 (the second)")
+    ours, theirs = (_network(file) for file in (first, second))
+    _same_names_and_shapes(second, ours, theirs)
+    chosen = [name for name in ours if name.startswith(prefix)]
+    if not chosen:
+        raise CheckpointError(f"{first}: no weights begin with {prefix!r}; the first is {next(iter(ours))!r}")
+    save_file(ours | {name: ours[name].lerp(theirs[name], share) for name in chosen}, path)
+
+
+def _network(path: Path) -> dict[str, Tensor]:
+    """Tensors of a run's weights or of packed ones, float32, without the order of candidates."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as exc:
+        raise CheckpointError(f"{path}: cannot be read as safetensors: {exc}") from exc
+    return {name: value.float() for name, value in tensors.items() if not name.startswith(RANKER)}
 
 
 def pack(

@@ -11,11 +11,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from semsam_model.checkpoint import (
     FORMAT,
+    average,
     content_digest,
     load,
     load_default,
@@ -26,7 +27,7 @@ from semsam_model.checkpoint import (
     weights_path,
 )
 from semsam_model.config import read_model_config
-from semsam_model.errors import CheckpointError
+from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.model import SemanticSAM, build_model
 
 TINY = read_model_config("tiny")
@@ -117,6 +118,27 @@ def test_the_weights_of_a_training_run_are_packed_in_half_precision(model: Seman
     with pytest.raises(CheckpointError, match=r"none\.safetensors: cannot be read as safetensors"):
         pack(tmp_path / "none.safetensors", TINY, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_two_runs_are_averaged_weight_by_weight_packed_or_not(model: SemanticSAM, path: Path, tmp_path: Path) -> None:
+    other, out = tmp_path / "other.safetensors", tmp_path / "out.safetensors"
+    ours, theirs = (dict(m.state_dict()) for m in (load(path)[0], build_model(TINY)))
+    save_file(theirs, other)
+    for share, only in ((0.0, ""), (0.25, ""), (1.0, ""), (0.5, "decoder.")):
+        average(path, other, share, out, only)
+        found = load_file(out)
+        assert found.keys() == ours.keys()
+        for name, value in found.items():
+            mine = share if name.startswith(only) else 0.0
+            torch.testing.assert_close(value, (1 - mine) * ours[name] + mine * theirs[name])
+    pack(out, TINY, tmp_path / "packed")
+    with pytest.raises(CheckpointError, match=r"no weights begin with 'generic\.'"):
+        average(path, other, 0.5, out, "generic.")
+    with pytest.raises(ConfigError, match=r"share 1\.5: expected 0"):
+        average(path, other, 1.5, out)
+    save_file({name: value for name, value in theirs.items() if name != "decoder.content"}, other)
+    with pytest.raises(CheckpointError, match=r"other\.safetensors"):
+        average(path, other, 0.5, out)
 
 
 def test_a_failed_save_leaves_the_old_file_and_no_litter(model: SemanticSAM, path: Path) -> None:
