@@ -152,7 +152,7 @@ def average(first: Path, second: Path, share: float, path: Path, prefix: str = "
     if not 0 <= share <= 1:
         raise ConfigError(f"share {share}: expected 0 (the first network) to 1 (the second)")
     ours, theirs = (_network(file) for file in (first, second))
-    _same_names_and_shapes(second, ours, theirs)
+    _same_names_and_shapes(second, ours, theirs, str(first))
     chosen = [name for name in ours if name.startswith(prefix)]
     if not chosen:
         raise CheckpointError(f"{first}: no weights begin with {prefix!r}; the first is {next(iter(ours))!r}")
@@ -270,7 +270,9 @@ def _ranker(path: Path, tensors: Mapping[str, Tensor]) -> Ranker | None:
         ) from exc
 
 
-def _same_names_and_shapes(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def _same_names_and_shapes(
+    path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], of: str = "its own config"
+) -> None:
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} is unknown" for name in found if name not in expected]
     problems += [
@@ -281,4 +283,4 @@ def _same_names_and_shapes(path: Path, expected: Mapping[str, Tensor], found: Ma
     problems += [f"{name} holds {t.dtype}, expected floats" for name, t in found.items() if not t.is_floating_point()]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise CheckpointError(f"{path}: does not fit its own config: {'; '.join(problems[:3])}{more}")
+        raise CheckpointError(f"{path}: does not fit {of}: {'; '.join(problems[:3])}{more}")
