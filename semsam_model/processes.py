@@ -89,7 +89,7 @@ def joined(device: str) -> Iterator[Processes]:
     """Join the other processes of torchrun while the block runs; else be alone.
 
     Each has a CUDA device of its own, or shares one where the machine has fewer: one process of a small network cannot
-    keep a GPU busy. Raises ConfigError when one CUDA device is asked for by its number.
+    keep a GPU busy. Raises ConfigError when one CUDA device is asked for by its number, or there is none.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -100,6 +100,8 @@ def joined(device: str) -> Iterator[Processes]:
         if own.index is not None:
             raise ConfigError(f"device {device}: torchrun gives each process its device; say cuda")
         devices = torch.cuda.device_count()
+        if not devices:
+            raise ConfigError(f"device {device}: this machine has no CUDA device; say cpu")
         if int(os.environ["LOCAL_WORLD_SIZE"]) <= devices:
             backend = "nccl"  # which refuses two processes on one device
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % devices)

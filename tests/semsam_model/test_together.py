@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from together import STEPS, config, photos
 
 from semsam_model.config import config_root
+from semsam_model.errors import ConfigError
+from semsam_model.processes import joined
 from semsam_model.train import train
 
 SCRIPT = Path(__file__).with_name("together.py")
@@ -75,3 +77,12 @@ def test_no_thread_of_the_group_outlives_it(out: Path) -> None:
     """One that does aborts the process now and then, when the interpreter ends."""
     for rank in range(2):
         assert "gloo" not in (out / f"threads_{rank}").read_text()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_processes_that_ask_for_a_gpu_where_there_is_none_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    for device, message in (("cuda", "this machine has no CUDA device; say cpu"), ("cuda:1", "say cuda")):
+        with pytest.raises(ConfigError, match=message), joined(device):
+            pass
