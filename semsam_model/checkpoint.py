@@ -161,11 +161,14 @@ def average(first: Path, second: Path, share: float, path: Path, prefix: str = "
 
 def _network(path: Path) -> dict[str, Tensor]:
     """Tensors of a run's weights or of packed ones, float32, without the order of candidates."""
+    return {name: value.float() for name, value in _tensors(path).items() if not name.startswith(RANKER)}
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError) as exc:
         raise CheckpointError(f"{path}: cannot be read as safetensors: {exc}") from exc
-    return {name: value.float() for name, value in tensors.items() if not name.startswith(RANKER)}
 
 
 def pack(
@@ -181,10 +184,7 @@ def pack(
     ranker_of: weights file whose order of candidates goes with it, for a run that left the clicks of that file as they
     were. Raises CheckpointError when a file cannot be read, the weights do not fit the config, or there is no ranker.
     """
-    try:
-        tensors = load_file(run_weights)
-    except (OSError, SafetensorError) as exc:
-        raise CheckpointError(f"{run_weights}: cannot be read as safetensors: {exc}") from exc
+    tensors = _tensors(run_weights)
     _same_names_and_shapes(run_weights, build_model(config).state_dict(), tensors)
     if ranker_of is not None:
         ranker = {name: value for name, value in _read(ranker_of)[2].items() if name.startswith(RANKER)}

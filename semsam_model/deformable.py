@@ -131,35 +131,14 @@ def _weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """Sum of weights[..., k] * table[rows[..., k]] over k, (bags, table width) in bag order; in float32."""
     taps = rows.shape[-1]
     rows, weights, table = rows.reshape(-1, taps), weights.reshape(-1, taps), table.float()
-    if torch.is_grad_enabled() and table.requires_grad:
-        by_device = {"cpu": _WeightedRowsOnCpu, "cuda": _WeightedRowsOnCuda}
-        if table.device.type in by_device:
-            return by_device[table.device.type].apply(table, rows, weights)
+    if torch.is_grad_enabled() and table.requires_grad and table.device.type in ("cpu", "cuda"):
+        return _WeightedRows.apply(table, rows, weights)
     return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
 
 
-class _WeightedRowsOnCuda(torch.autograd.Function):
-    """embedding_bag with a backward pass that does not sort, see `deformable_cuda`."""
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(table, rows, weights)
-        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor]:
-        from semsam_model.deformable_cuda import weighted_rows_backward  # needs Triton, which CPU builds do not bring
-
-        table, rows, weights = ctx.saved_tensors
-        table_grad, weight_grad = weighted_rows_backward(grads[0], table, rows, weights)
-        return table_grad, None, weight_grad
-
-
-class _WeightedRowsOnCpu(torch.autograd.Function):
-    """embedding_bag with a backward pass that does not sort.
-
-    PyTorch's own CPU backward sorts millions of rows to sum the table's gradient. The gradient is the transposed sparse
-    matrix (bags x table rows) times the incoming gradient, and SciPy multiplies by a transpose without building it.
+class _WeightedRows(torch.autograd.Function):
+    """embedding_bag with a backward pass that does not sort, as PyTorch's own does to sum the table's gradient out of
+    millions of rows.
     """
 
     @staticmethod
@@ -170,15 +149,27 @@ class _WeightedRowsOnCpu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor]:
         table, rows, weights = ctx.saved_tensors
-        (grad,) = (g.contiguous() for g in grads)
-        bags, taps = rows.shape
-        starts = np.arange(0, bags * taps + 1, taps, dtype=np.int32)
-        matrix = sparse.csr_matrix(
-            (weights.detach().reshape(-1).numpy(), rows.reshape(-1).numpy(), starts), shape=(bags, table.shape[0])
-        )
-        table_grad = torch.from_numpy(matrix.T @ grad.numpy())
-        bag_of = torch.arange(bags, dtype=rows.dtype).repeat_interleave(taps)
-        weight_grad = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            grad, table, rows.reshape(-1), torch.from_numpy(starts[:-1]), bag_of, 0
-        )
-        return table_grad, None, weight_grad.view(bags, taps)
+        if table.device.type == "cpu":
+            table_grad, weight_grad = _backward_on_cpu(grads[0].contiguous(), table, rows, weights)
+        else:
+            from semsam_model.deformable_cuda import weighted_rows_backward  # Triton: not in PyTorch's CPU builds
+
+            table_grad, weight_grad = weighted_rows_backward(grads[0], table, rows, weights)
+        return table_grad, None, weight_grad
+
+
+def _backward_on_cpu(grad: Tensor, table: Tensor, rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of table and weights. That of the table is the transposed sparse matrix (bags x table rows) times the
+    incoming gradient, and SciPy multiplies by a transpose without building it.
+    """
+    bags, taps = rows.shape
+    starts = np.arange(0, bags * taps + 1, taps, dtype=np.int32)
+    matrix = sparse.csr_matrix(
+        (weights.detach().reshape(-1).numpy(), rows.reshape(-1).numpy(), starts), shape=(bags, table.shape[0])
+    )
+    table_grad = torch.from_numpy(matrix.T @ grad.numpy())
+    bag_of = torch.arange(bags, dtype=rows.dtype).repeat_interleave(taps)
+    weight_grad = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        grad, table, rows.reshape(-1), torch.from_numpy(starts[:-1]), bag_of, 0
+    )
+    return table_grad, weight_grad.view(bags, taps)
