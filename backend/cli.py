@@ -215,6 +215,21 @@ def average(
     print(f"written to {out}")
 
 
+@weights_app.command()
+def graft(
+    clicks: Annotated[Path, typer.Argument(metavar="CLICKS", help="Weights of a training run, or packed ones.")],
+    queries: Annotated[Path, typer.Argument(metavar="QUERIES", help="Others, whose object queries are wanted.")],
+    model: Annotated[str, typer.Option("--model", help="Name in configs/model, with generic_decoder_layers.")],
+    out: Annotated[Path, typer.Option("--out", help="Safetensors file to write, to be trained on or packed.")],
+) -> None:
+    """Clicks of one network, and object queries of another with the decoders that they learned with."""
+    from semsam_model.checkpoint import graft as run
+    from semsam_model.config import read_model_config
+
+    run(clicks, queries, read_model_config(model), out)
+    print(f"written to {out}")
+
+
 @app.command()
 def train(
     config: Annotated[Path, typer.Option("--config", help="configs/train/NAME.yaml")],

@@ -57,6 +57,7 @@ from semsam_model.header import (
 from semsam_model.model import SemanticSAM, build_model
 from semsam_model.ranker import Ranker
 
+OWN_DECODERS = "generic."  #: prefix of the decoders of object queries, before the names that those of clicks have
 RANKER = "ranker."  #: prefix of the tensors that order candidates; a file may have none
 
 
@@ -157,6 +158,37 @@ def average(first: Path, second: Path, share: float, path: Path, prefix: str = "
     if not chosen:
         raise CheckpointError(f"{first}: no weights begin with {prefix!r}; the first is {next(iter(ours))!r}")
     save_file(ours | {name: ours[name].lerp(theirs[name], share) for name in chosen}, path)
+
+
+def graft(clicks: Path, queries: Path, config: ModelConfig, path: Path) -> None:
+    """Write a network of `config`, which has generic_decoder_layers: clicks as in the first file, object queries and the
+    decoders beneath them as in the second; as a run writes weights, to be trained on or packed.
+
+    Both are a run's weights or packed ones. The queries of the second may have shared the decoders of its clicks.
+    Raises CheckpointError when a file cannot be read or lacks what the config asks for, ConfigError for a config whose
+    queries have no decoders of their own.
+    """
+    if not (config.generic_queries and config.generic_decoder_layers):
+        raise ConfigError(f"model config {config.name!r}: expected generic_queries and generic_decoder_layers above 0")
+    expected = build_model(config).state_dict()
+    ours, theirs = _network(clicks), _network(queries)
+    mine = {name: value for name, value in ours.items() if not name.startswith(OWN_DECODERS)}
+    of_queries = {name: value for name, value in theirs.items() if name.startswith(OWN_DECODERS)}
+    found = with_own_decoders(expected, mine | of_queries, theirs)
+    _same_names_and_shapes(queries, expected, found, f"model config {config.name!r} with clicks of {clicks}")
+    save_file(found, path)
+
+
+def with_own_decoders(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], clicks: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """`found` and, where it lacks a weight of the decoders of object queries that is expected, that of clicks."""
+    own = {
+        name: clicks[name.removeprefix(OWN_DECODERS)]
+        for name in expected
+        if name.startswith(OWN_DECODERS) and name not in found and name.removeprefix(OWN_DECODERS) in clicks
+    }
+    return {**found, **own}
 
 
 def _network(path: Path) -> dict[str, Tensor]:

@@ -72,6 +72,9 @@ class ModelConfig:
     """Object queries: masks of the whole photo without a click; 0: none (published)"""
     generic_layers: int = 2
     """Decoder layers of the object queries"""
+    generic_decoder_layers: int = 0
+    """Object queries have a pixel decoder and a prompt decoder of their own, the latter of so many layers; 0: they
+    share those of clicks"""
     zoom: float = 0.0
     """A closer look shows 1/zoom of the photo's sides, where the first answers are small; 0: one look (published)"""
     zoom_pixels: int = 256
@@ -84,8 +87,8 @@ class ModelConfig:
             (self.width % self.heads == 0, f"width {self.width}: expected a multiple of heads {self.heads}"),
             (self.width % 32 == 0, f"width {self.width}: expected a multiple of 32 (group norm, sine positions)"),
             (
-                self.generic_queries >= 0 and self.generic_layers >= 1,
-                "generic_queries, generic_layers: expected at least 0 and 1",
+                self.generic_queries >= 0 and self.generic_layers >= 1 and self.generic_decoder_layers >= 0,
+                "generic_queries, generic_layers, generic_decoder_layers: expected at least 0, 1 and 0",
             ),
             (self.tokens in (3, 6), f"tokens {self.tokens}: expected 3 or 6"),
             (self.zoom == 0 or 1 < self.zoom <= 16, f"zoom {self.zoom}: expected 0, or above 1 and at most 16"),

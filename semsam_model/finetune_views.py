@@ -96,11 +96,11 @@ def _size(view: View | None) -> int:
 
 
 def _tensors(features: Features) -> list[Tensor]:
-    return [features.mask_features, features.memory, *features.name_maps]
+    return [features.mask_features, features.memory, *features.maps]
 
 
 def _cast(features: Features, dtype: torch.dtype) -> Features:
-    maps = tuple(m.to(dtype) for m in features.name_maps)
+    maps = tuple(m.to(dtype) for m in features.maps[-2:])  # finer ones are for object queries
     return Features(features.mask_features.to(dtype), features.memory.to(dtype), features.shapes, maps)
 
 
@@ -110,5 +110,5 @@ def batched(features: Sequence[Features]) -> Features:
         torch.cat([f.mask_features for f in features]).float(),
         torch.cat([f.memory for f in features]).float(),
         features[0].shapes,
-        tuple(torch.cat(maps).float() for maps in zip(*(f.name_maps for f in features), strict=True)),
+        tuple(torch.cat(maps).float() for maps in zip(*(f.maps for f in features), strict=True)),
     )

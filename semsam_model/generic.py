@@ -10,11 +10,14 @@ Two stages, as in Mask DINO, but the first stage proposes masks and not only pla
 
 A click's mask is good long before a query that starts from nothing finds its object, so that a little training of
 scores is enough. What queries correct starts at zero.
+
+The pixel decoder and the prompt decoder behind a proposal are those of clicks, or (config: generic_decoder_layers) of
+the queries' own, so that what queries learn on few sources does not cost clicks what they know of everything else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semsam_model.config import ModelConfig
-from semsam_model.decoder import MLP, DecoderLayer, LayerOutput, box_positions, inverse_sigmoid
+from semsam_model.decoder import MLP, DecoderLayer, LayerOutput, PromptDecoder, box_positions, inverse_sigmoid
 from semsam_model.deformable import Shapes
-from semsam_model.pixel_decoder import LEVELS, Features
+from semsam_model.pixel_decoder import LEVELS, Features, PixelDecoder
 from semsam_model.samples import GRANULARITIES
 
 KINDS = len(GRANULARITIES)  #: object, part, region
@@ -74,9 +77,17 @@ class GenericOutput:
 class GenericHead(nn.Module):
     """What is learned for object queries. Methods take one image: a `Features` with a batch of one."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, channels: tuple[int, ...]) -> None:
+        """channels: of the backbone's maps."""
         super().__init__()
         c, e = config.width, config.text_dim
+        self.pixel_decoder: PixelDecoder | None = None  #: of their own, as `decoder`
+        self.decoder: PromptDecoder | None = None
+        if config.generic_decoder_layers:
+            self.pixel_decoder = PixelDecoder(config, channels)
+            self.decoder = PromptDecoder(
+                replace(config, decoder_layers=config.generic_decoder_layers, corrections=False)
+            )
         self.queries, self.click_box = config.generic_queries, config.click_box
         self.level_embed = nn.Parameter(torch.zeros(LEVELS, c))
         self.token_norm = nn.LayerNorm(c)

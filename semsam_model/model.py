@@ -39,22 +39,22 @@ class ImageEmbedding:
     mask_features: Tensor  #: (C, H/4, W/4) of the padded frame
     memory: Tensor  #: (S, C), strides 64, 32, 16, 8
     shapes: Shapes
-    name_maps: tuple[Tensor, ...] = ()  #: (C_i, h_i, w_i), see Features; empty where the config has no name_features
+    maps: tuple[Tensor, ...] = ()  #: (C_i, h_i, w_i), see Features: two for names, four for object queries, or none
 
     @property
     def nbytes(self) -> int:
-        return self.mask_features.nbytes + self.memory.nbytes + sum(m.nbytes for m in self.name_maps)
+        return self.mask_features.nbytes + self.memory.nbytes + sum(m.nbytes for m in self.maps)
 
     @property
     def features(self) -> Features:
         """The same as a batch of one."""
-        maps = tuple(m[None] for m in self.name_maps)
+        maps = tuple(m[None] for m in self.maps)
         return Features(self.mask_features[None], self.memory[None], self.shapes, maps)
 
     @classmethod
     def of(cls, frame: Frame, features: Features) -> ImageEmbedding:
         """From the features of a batch of one."""
-        maps = tuple(m[0] for m in features.name_maps)
+        maps = tuple(m[0] for m in features.maps)
         return cls(frame, features.mask_features[0], features.memory[0], features.shapes, maps)
 
     def to(self, device: torch.device | str) -> ImageEmbedding:
@@ -62,7 +62,7 @@ class ImageEmbedding:
             self,
             mask_features=self.mask_features.to(device),
             memory=self.memory.to(device),
-            name_maps=tuple(m.to(device) for m in self.name_maps),
+            maps=tuple(m.to(device) for m in self.maps),
         )
 
 
@@ -83,16 +83,14 @@ class SemanticSAM(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.pixel_decoder = PixelDecoder(
-            backbone.channels, config.width, config.heads, config.points, config.encoder_layers, config.ffn
-        )
+        self.pixel_decoder = PixelDecoder(config, backbone.channels)
         self.decoder = PromptDecoder(config)
         self.name_head: NameHead | None = None
         if config.name_features:
             self.name_head = NameHead(backbone.channels[2:], config.width, config.text_dim)
         self.generic: GenericHead | None = None
         if config.generic_queries:
-            self.generic = GenericHead(config)
+            self.generic = GenericHead(config, backbone.channels)
         self.ranker: Ranker | None = None  #: orders candidates; a plain value, stored with the weights
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -183,11 +181,30 @@ class SemanticSAM(nn.Module):
 
     def features(self, images: Tensor) -> Features:
         """(B, 3, H, W) normalised, H and W multiples of 32."""
-        maps = self.backbone(images)
-        if self.dtype != torch.float32:
-            maps = [m.float() for m in maps]
-        features = self.pixel_decoder(maps)
-        return features if self.name_head is None else replace(features, name_maps=tuple(maps[2:]))
+        maps = self.maps(images)
+        return self._with_maps(self.pixel_decoder(maps), maps)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) normalised -> what the backbone sees, float32 (B, C_i, h_i, w_i) at strides 4, 8, 16, 32."""
+        return [m.float() for m in self.backbone(images)]
+
+    def query_features(self, features: Features) -> Features:
+        """What object queries look at, from the features of clicks: the same, or what their own pixel decoder makes of
+        the same maps. Raises ConfigError for a model without generic_queries.
+        """
+        if self.generic is None:
+            raise ConfigError(f"model {self.config.name}: has no object queries; its config has generic_queries: 0")
+        return features if self.generic.pixel_decoder is None else self.own_query_features(features.maps)
+
+    def own_query_features(self, maps: Sequence[Tensor]) -> Features:
+        """Only where the config has generic_decoder_layers. maps: four, see `maps`."""
+        assert self.generic is not None and self.generic.pixel_decoder is not None
+        return self._with_maps(self.generic.pixel_decoder(maps), maps)
+
+    def _with_maps(self, features: Features, maps: Sequence[Tensor]) -> Features:
+        if self.config.generic_queries and self.config.generic_decoder_layers:
+            return replace(features, maps=tuple(maps))
+        return features if self.name_head is None else replace(features, maps=tuple(maps[2:]))
 
     def prompt(
         self,
@@ -217,9 +234,8 @@ class SemanticSAM(nn.Module):
         return of_object + pooled_object, of_part + pooled_part
 
     def object_queries(self, features: Features, image: int) -> GenericOutput:
-        """The object queries of one image of the batch. Raises ConfigError for a model without generic_queries."""
-        if self.generic is None:
-            raise ConfigError(f"model {self.config.name}: has no object queries; its config has generic_queries: 0")
+        """The object queries of one image of the batch. features: of `query_features`."""
+        assert self.generic is not None
         one = features.only(image)
         token_scores = self.generic.tokens(one)
         return self.generic(one, token_scores, *self.seed_answers(one, [token_scores]))
@@ -227,13 +243,15 @@ class SemanticSAM(nn.Module):
     def seed_answers(self, features: Features, token_scores: Sequence[Tensor]) -> list[SeedAnswers]:
         """What the object queries of each image of a batch are made of beside its features and token scores.
 
-        Nothing in it has a gradient for what is learned for object queries alone.
+        features: of `query_features`. Where queries share the decoders of clicks, nothing in it has a gradient for what
+        is learned for object queries alone.
         """
         assert self.generic is not None
         count = self.generic.queries
         seeds = torch.stack([choose_seeds(scores.detach(), features.shapes, count) for scores in token_scores])
         boxes = F.pad(cell_centres(features.shapes, seeds.device)[seeds], (0, 2), value=self.click_box)
-        (answers,) = self.decoder(features, boxes, torch.full_like(seeds, CLICK))
+        decoder = self.decoder if self.generic.decoder is None else self.generic.decoder
+        (answers,) = decoder(features, boxes, torch.full_like(seeds, CLICK))
         every = self.mask_logits(features, answers.mask_embedding).flatten(1, 2).float().unbind()
         parts = zip(*(getattr(answers, field.name).split(1) for field in fields(answers)), strict=True)
         found = []

@@ -60,7 +60,7 @@ class NameHead(nn.Module):
         No gradient reaches the masks: a name must not redraw them.
         """
         weights = logits.detach().float().sigmoid()[:, None]
-        maps = [features.level(LEVELS - 1)[image], *(m[image] for m in features.name_maps)]
+        maps = [features.level(LEVELS - 1)[image], *(m[image] for m in features.maps[-2:])]
         pooled = []
         for level in maps:
             height, width = level.shape[-2:]

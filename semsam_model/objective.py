@@ -7,15 +7,16 @@ an image costs the same in whichever process, and beside whichever others, it is
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from semsam_model.batches import Batch
-from semsam_model.decoder import LayerOutput
+from semsam_model.decoder import LayerOutput, PromptDecoder
 from semsam_model.generic_losses import generic_loss, with_names
-from semsam_model.losses import LossOutput, training_loss, uniform_points
+from semsam_model.losses import LossOutput, RandomPoints, training_loss, uniform_points
 from semsam_model.model import SemanticSAM
 from semsam_model.name_losses import name_loss
 from semsam_model.pixel_decoder import Features
@@ -41,28 +42,56 @@ class Objective(nn.Module):
         self.earlier = Earlier(config.reuse)
 
     def forward(self, batch: Batch) -> LossOutput:
-        device, loss, rounds, share = self.processes.device, self.config.loss, self.config.rounds, self.processes.mean
+        device = self.processes.device
         images = self.model.normalise(batch.images.to(device))
         random_points = [uniform_points(device, seed) for seed in batch.seeds]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            if self.config.learn == "generic":
-                with torch.no_grad():
-                    features = self.model.features(images)
-                return self._with_generic(LossOutput(images.new_zeros(()), (), ()), features, batch)
-            features = self.model.features(images)
-            boxes, kinds, targets = batch.boxes.to(device), batch.kinds.to(device), batch.targets.to(device)
-            layers = self.model.prompt(features, boxes, kinds, all_layers=True)
-            result = training_loss(layers, features.mask_features, targets, loss, random_points, share)
-            if self.name_table is not None:
-                result = self._with_names(self.name_table, result, features, layers[-1], batch)
-            if rounds.prompts:
-                count = int(np.random.default_rng(batch.number).integers(1, rounds.clicks + 1))
-                rngs = [np.random.default_rng([seed, 1]) for seed in batch.seeds]
-                again, held_to = correct(self.model, features, boxes, kinds, targets, layers[-1], rounds, count, rngs)
-                corrected = training_loss(again, features.mask_features, held_to, loss, random_points, share)
-                total = result.total + rounds.weight * corrected.total
-                result = dataclasses.replace(result, total=total, corrected=corrected)
+            learn = self._queries_alone if self.config.learn == "generic" else self._everything
+            features, result = learn(images, batch, random_points)
             return self._with_generic(result, features, batch) if batch.generic else result
+
+    def _everything(
+        self, images: Tensor, batch: Batch, random_points: Sequence[RandomPoints]
+    ) -> tuple[Features, LossOutput]:
+        """Features for object queries, and the loss of clicks."""
+        loss, rounds, share = self.config.loss, self.config.rounds, self.processes.mean
+        features = self.model.features(images)
+        result, last = self._first_answers(self.model.decoder, features, batch, random_points)
+        if rounds.prompts:
+            device = self.processes.device
+            boxes, kinds, targets = batch.boxes.to(device), batch.kinds.to(device), batch.targets.to(device)
+            count = int(np.random.default_rng(batch.number).integers(1, rounds.clicks + 1))
+            rngs = [np.random.default_rng([seed, 1]) for seed in batch.seeds]
+            again, held_to = correct(self.model, features, boxes, kinds, targets, last, rounds, count, rngs)
+            corrected = training_loss(again, features.mask_features, held_to, loss, random_points, share)
+            total = result.total + rounds.weight * corrected.total
+            result = dataclasses.replace(result, total=total, corrected=corrected)
+        return self.model.query_features(features) if batch.generic else features, result
+
+    def _queries_alone(
+        self, images: Tensor, batch: Batch, random_points: Sequence[RandomPoints]
+    ) -> tuple[Features, LossOutput]:
+        """Features for object queries; decoders of their own learn from the same clicks as those of clicks did."""
+        assert self.model.generic is not None
+        with torch.no_grad():
+            if self.model.generic.decoder is None:
+                return self.model.features(images), LossOutput(images.new_zeros(()), (), ())
+            maps = self.model.maps(images)
+        features = self.model.own_query_features(maps)
+        return features, self._first_answers(self.model.generic.decoder, features, batch, random_points)[0]
+
+    def _first_answers(
+        self, decoder: PromptDecoder, features: Features, batch: Batch, random_points: Sequence[RandomPoints]
+    ) -> tuple[LossOutput, LayerOutput]:
+        """The loss of first answers and their names, and what the last layer answered."""
+        device = self.processes.device
+        boxes, kinds, targets = batch.boxes.to(device), batch.kinds.to(device), batch.targets.to(device)
+        layers = decoder(features, boxes, kinds, all_layers=True)
+        share = self.processes.mean
+        result = training_loss(layers, features.mask_features, targets, self.config.loss, random_points, share)
+        if self.name_table is not None:
+            result = self._with_names(self.name_table, result, features, layers[-1], batch)
+        return result, layers[-1]
 
     def _with_names(
         self, table: NameTable, result: LossOutput, features: Features, last: LayerOutput, batch: Batch
@@ -83,7 +112,8 @@ class Objective(nn.Module):
         head = self.model.generic
         assert head is not None
         count = len(batch.generic)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.learn != "generic"):
+        below = self.config.learn != "generic" or head.decoder is not None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and below):
             each = [features.only(image) for image in range(count)]
             seeds = self.model.seed_answers(features.only(0, count), [head.tokens(one) for one in each])
             targets = [own.to(self.processes.device) for own in batch.generic]

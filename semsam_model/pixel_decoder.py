@@ -7,12 +7,14 @@ Encoder levels run from high to low resolution (strides 8, 16, 32, 64); the memo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semsam_model.config import ModelConfig
 from semsam_model.deformable import CHUNK, DeformableAttention, Shapes
 
 LEVELS = 4
@@ -25,12 +27,12 @@ class Features:
     mask_features: Tensor  #: (B, C, H/4, W/4)
     memory: Tensor  #: (B, S, C), levels of stride 64, 32, 16, 8 one after another, each row-major
     shapes: Shapes  #: (h, w) of the memory levels
-    name_maps: tuple[Tensor, ...] = ()  #: backbone maps (B, C_i, h_i, w_i) at strides 16 and 32, where names read them
+    maps: tuple[Tensor, ...] = ()  #: backbone maps (B, C_i, h_i, w_i) that are read again, the last of stride 32
 
     def only(self, image: int, count: int = 1) -> Features:
         """So many images of the batch, from this one on, as a batch."""
         some = slice(image, image + count)
-        maps = tuple(m[some] for m in self.name_maps)
+        maps = tuple(m[some] for m in self.maps)
         return Features(self.mask_features[some], self.memory[some], self.shapes, maps)
 
     def level(self, index: int) -> Tensor:
@@ -80,13 +82,15 @@ class EncoderLayer(nn.Module):
 class PixelDecoder(nn.Module):
     """Four backbone maps -> Features."""
 
-    def __init__(self, channels: tuple[int, ...], width: int, heads: int, points: int, layers: int, ffn: int) -> None:
+    def __init__(self, config: ModelConfig, channels: tuple[int, ...]) -> None:
+        """channels: of the four backbone maps."""
         super().__init__()
+        width, heads, points = config.width, config.heads, config.points
         projections = [nn.Sequential(nn.Conv2d(c, width, 1), nn.GroupNorm(32, width)) for c in channels[1:]]
         projections.append(nn.Sequential(nn.Conv2d(channels[-1], width, 3, 2, 1), nn.GroupNorm(32, width)))
         self.input_proj = nn.ModuleList(projections)
         self.level_embed = nn.Parameter(torch.empty(LEVELS, width).normal_())
-        self.layers = nn.ModuleList(EncoderLayer(width, heads, points, ffn) for _ in range(layers))
+        self.layers = nn.ModuleList(EncoderLayer(width, heads, points, config.ffn) for _ in range(config.encoder_layers))
         self.lateral = nn.Sequential(nn.Conv2d(channels[0], width, 1, bias=False), nn.GroupNorm(32, width))
         self.fuse = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(32, width))
         self.mask_features = nn.Conv2d(width, width, 1)
@@ -94,7 +98,7 @@ class PixelDecoder(nn.Module):
             for parameter in projection[0].parameters():
                 nn.init.zeros_(parameter) if parameter.ndim == 1 else nn.init.xavier_uniform_(parameter)
 
-    def forward(self, maps: list[Tensor]) -> Features:
+    def forward(self, maps: Sequence[Tensor]) -> Features:
         """maps at strides 4, 8, 16, 32, each (B, C_i, H_i, W_i)."""
         sources = [self.input_proj[i](maps[i + 1]) for i in range(3)] + [self.input_proj[3](maps[3])]
         shapes = tuple((m.shape[2], m.shape[3]) for m in sources)

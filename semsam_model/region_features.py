@@ -70,7 +70,7 @@ def _maps(embedding: ImageEmbedding) -> list[tuple[Tensor, bool]]:
     A model without name features keeps no backbone maps: there the memory at strides 16 and 32 takes their place.
     """
     features = embedding.features
-    coarse = embedding.name_maps or tuple(features.level(level)[0] for level in (LEVELS - 2, LEVELS - 3))
+    coarse = embedding.maps[-2:] or tuple(features.level(level)[0] for level in (LEVELS - 2, LEVELS - 3))
     return [(features.level(LEVELS - 1)[0], True), (coarse[0], True), (coarse[1], False)]
 
 

@@ -50,10 +50,11 @@ class Queries:
 @torch.inference_mode()
 def find_queries(model: SemanticSAM, embedding: ImageEmbedding) -> Queries:
     """Raises ConfigError for a model without object queries."""
-    output = model.object_queries(embedding.features, 0)
+    features = model.query_features(embedding.features)
+    output = model.object_queries(features, 0)
     assert model.generic is not None
     h, w = embedding.frame.logits
-    logits = query_logits(output, embedding.mask_features)
+    logits = query_logits(output, features.mask_features[0])
     names = torch.stack((output.object_embedding, output.part_embedding), 1).float()
     embeddings = F.normalize(names, dim=-1) * model.name_scales().float()[:, None]
     tokens = model.config.tokens

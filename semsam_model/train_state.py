@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from semsam_model.batches import Batch
-from semsam_model.checkpoint import RANKER
+from semsam_model.checkpoint import OWN_DECODERS, RANKER, with_own_decoders
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
 from semsam_model.losses import LossOutput
@@ -31,7 +31,9 @@ STATE = "state.pt"
 #: What `init` weights may lack: learned on top of them.
 MAY_BE_FRESH = ("name_head.", "decoder.correction_embed", "generic.")
 #: What they may have for another text encoder: useless then. Published ones were never trained.
-OF_TEXT = ("decoder.object_projection", "decoder.part_projection")
+OF_TEXT = tuple(
+    f"{of}decoder.{kind}_projection" for of in ("", OWN_DECODERS) for kind in ("object", "part")
+)
 #: Parameters that may come from ImageNet and learn with `lr_backbone`.
 PRETRAINED = ("backbone.", "name_head.classes.")
 #: Logits of "none of these", of the size of the other logits (scale times cosine); AdamW moves a parameter by about the
@@ -75,6 +77,11 @@ class Run:
             raise ConfigError(f"loss.generic: model {config.model} has no object queries; set generic_queries in it")
         if config.learn == "generic":
             assert self.model.generic is not None
+            if config.reuse.times > 1 and self.model.generic.decoder is not None:
+                raise ConfigError(
+                    f"reuse: times {config.reuse.times}, but object queries of {config.model} have decoders of their own, "
+                    "which change what was kept; set times to 1"
+                )
             self.model.requires_grad_(False)
             self.model.generic.requires_grad_(True)
         self.objective = Objective(self.model, config, processes)
@@ -219,7 +226,7 @@ def _as_json(vocabulary: Vocabulary) -> str:
 
 def _load_whole(model: nn.Module, path: Path) -> list[str]:
     """Load a state dict; returns the parameters that stay as initialised: what it lacks and may lack, and projections
-    to the space of another text encoder.
+    to the space of another text encoder. Object queries' own decoders, where it has none, start as those of clicks.
     """
     try:
         # a packed file holds half precision and a ranker beside the network
@@ -227,6 +234,7 @@ def _load_whole(model: nn.Module, path: Path) -> list[str]:
     except Exception as exc:  # missing file, not safetensors
         raise CheckpointError(f"{path}: expected a state dict of this model as safetensors: {exc}") from exc
     own = model.state_dict()
+    found = with_own_decoders(own, found, found)
     fresh = [name for name in own if name not in found and name.startswith(MAY_BE_FRESH)]
     fresh += [name for name in OF_TEXT if name in found and found[name].shape[1:] != own[name].shape[1:]]
     try:
