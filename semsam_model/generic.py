@@ -84,7 +84,7 @@ class GenericHead(nn.Module):
         self.pixel_decoder: PixelDecoder | None = None  #: of their own, as `decoder`
         self.decoder: PromptDecoder | None = None
         if config.generic_decoder_layers:
-            self.pixel_decoder = PixelDecoder(config, channels)
+            self.pixel_decoder = PixelDecoder(config, channels, projects=False)
             self.decoder = PromptDecoder(
                 replace(config, decoder_layers=config.generic_decoder_layers, corrections=False)
             )
@@ -157,13 +157,15 @@ class GenericHead(nn.Module):
     def forward(self, features: Features, token_scores: Tensor, seeds: SeedAnswers) -> GenericOutput:
         """What clicks at the seeds select -> object queries. token_scores: of `tokens`, handed on."""
         answer, logits, names = seeds.answer, seeds.logits, seeds.names
-        # at stride 8, a cell where any quarter of it is inside: small masks must not vanish
-        rows = torch.maximum(logits[:, ::2], logits[:, 1::2])  # many times as fast as max_pool2d of one channel
+        # At stride 8, a cell where any quarter of it is inside: small masks must not vanish. What describes a mask does
+        # not redraw it.
+        fine = logits.detach()
+        rows = torch.maximum(fine[:, ::2], fine[:, 1::2])  # many times as fast as max_pool2d of one channel
         coarse = torch.maximum(rows[..., ::2], rows[..., 1::2]).flatten(1)
         description = self.describe(features, answer, coarse, names)
         scores = self.proposal_score(description)
         embedding = answer.mask_embedding.flatten(0, 2)
-        chosen = distinct_proposals(scores.detach(), coarse.detach(), self.queries)
+        chosen = distinct_proposals(scores.detach(), coarse, self.queries)
         x = (self.content(description[chosen]))[None, None]
         boxes = answer.boxes.flatten(0, 2)
         reference = boxes[chosen].detach()[None, None]

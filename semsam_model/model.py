@@ -182,7 +182,7 @@ class SemanticSAM(nn.Module):
     def features(self, images: Tensor) -> Features:
         """(B, 3, H, W) normalised, H and W multiples of 32."""
         maps = self.maps(images)
-        return self._with_maps(self.pixel_decoder(maps), maps)
+        return self._with_maps(self.pixel_decoder(self.pixel_decoder.project(maps), maps[0]), maps)
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) normalised -> what the backbone sees, float32 (B, C_i, h_i, w_i) at strides 4, 8, 16, 32."""
@@ -199,7 +199,7 @@ class SemanticSAM(nn.Module):
     def own_query_features(self, maps: Sequence[Tensor]) -> Features:
         """Only where the config has generic_decoder_layers. maps: four, see `maps`."""
         assert self.generic is not None and self.generic.pixel_decoder is not None
-        return self._with_maps(self.generic.pixel_decoder(maps), maps)
+        return self._with_maps(self.generic.pixel_decoder(self.pixel_decoder.project(maps), maps[0]), maps)
 
     def _with_maps(self, features: Features, maps: Sequence[Tensor]) -> Features:
         if self.config.generic_queries and self.config.generic_decoder_layers:

@@ -82,13 +82,15 @@ class EncoderLayer(nn.Module):
 class PixelDecoder(nn.Module):
     """Four backbone maps -> Features."""
 
-    def __init__(self, config: ModelConfig, channels: tuple[int, ...]) -> None:
-        """channels: of the four backbone maps."""
+    def __init__(self, config: ModelConfig, channels: tuple[int, ...], projects: bool = True) -> None:
+        """channels: of the four backbone maps. projects: False where another pixel decoder's `project` is taken."""
         super().__init__()
         width, heads, points = config.width, config.heads, config.points
-        projections = [nn.Sequential(nn.Conv2d(c, width, 1), nn.GroupNorm(32, width)) for c in channels[1:]]
-        projections.append(nn.Sequential(nn.Conv2d(channels[-1], width, 3, 2, 1), nn.GroupNorm(32, width)))
-        self.input_proj = nn.ModuleList(projections)
+        projections = []
+        if projects:
+            projections = [nn.Sequential(nn.Conv2d(c, width, 1), nn.GroupNorm(32, width)) for c in channels[1:]]
+            projections.append(nn.Sequential(nn.Conv2d(channels[-1], width, 3, 2, 1), nn.GroupNorm(32, width)))
+            self.input_proj = nn.ModuleList(projections)
         self.level_embed = nn.Parameter(torch.empty(LEVELS, width).normal_())
         self.layers = nn.ModuleList(EncoderLayer(width, heads, points, config.ffn) for _ in range(config.encoder_layers))
         self.lateral = nn.Sequential(nn.Conv2d(channels[0], width, 1, bias=False), nn.GroupNorm(32, width))
@@ -98,11 +100,14 @@ class PixelDecoder(nn.Module):
             for parameter in projection[0].parameters():
                 nn.init.zeros_(parameter) if parameter.ndim == 1 else nn.init.xavier_uniform_(parameter)
 
-    def forward(self, maps: Sequence[Tensor]) -> Features:
-        """maps at strides 4, 8, 16, 32, each (B, C_i, H_i, W_i)."""
-        sources = [self.input_proj[i](maps[i + 1]) for i in range(3)] + [self.input_proj[3](maps[3])]
+    def project(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """What `forward` starts from: (B, width, h, w) at strides 8, 16, 32, 64."""
+        return [self.input_proj[i](maps[i + 1]) for i in range(3)] + [self.input_proj[3](maps[3])]
+
+    def forward(self, sources: Sequence[Tensor], finest: Tensor) -> Features:
+        """sources: of `project`. finest: the backbone map (B, C_0, H/4, W/4)."""
         shapes = tuple((m.shape[2], m.shape[3]) for m in sources)
-        device = maps[0].device
+        device = finest.device
         x = torch.cat([m.flatten(2).transpose(1, 2) for m in sources], 1)  # (B, S, C), high to low resolution
         positions = torch.cat(
             [sine_positions(s, x.shape[-1], device) + self.level_embed[i] for i, s in enumerate(shapes)]
@@ -111,9 +116,9 @@ class PixelDecoder(nn.Module):
         for layer in self.layers:
             x = layer(x, positions, reference, shapes)
         levels = x.split([h * w for h, w in shapes], 1)
-        finest = levels[0].transpose(1, 2).unflatten(2, shapes[0])
-        y = self.lateral(maps[0])
-        y = y + F.interpolate(finest, y.shape[-2:], mode="bilinear", align_corners=False)
+        coarser = levels[0].transpose(1, 2).unflatten(2, shapes[0])
+        y = self.lateral(finest)
+        y = y + F.interpolate(coarser, y.shape[-2:], mode="bilinear", align_corners=False)
         mask_features = self.mask_features(F.relu(self.fuse(y)))
         return Features(mask_features, torch.cat(levels[::-1], 1), shapes[::-1])
 
