@@ -69,7 +69,7 @@ class GenericOutput:
     mask_embedding: Tensor  #: (Q, C), see `query_logits`
     boxes: Tensor  #: (Q, 4) cx, cy, w, h, shares of the padded frame
     box_trust: Tensor  #: (Q,), how much the box draws the mask
-    scores: Tensor  #: (Q, KINDS), logits of the expected IoU with an annotated mask of the granularity
+    scores: Tensor  #: (Q, KINDS), logits, before the mask's own say, see `query_scores`
     object_embedding: Tensor  #: (Q, E), not normalised
     part_embedding: Tensor  #: (Q, E), not normalised
 
@@ -132,13 +132,11 @@ class GenericHead(nn.Module):
         """
         inside = coarse.sigmoid()
         pooled = inside @ features.level(LEVELS - 1)[0].flatten(1).T / inside.sum(1, keepdim=True).clamp(min=1e-6)
-        hard = (coarse > 0).float()
-        area = hard.mean(1)
-        soft = (inside * hard).sum(1) / torch.maximum(inside, hard).sum(1).clamp(min=1e-6)
+        area = (coarse > 0).float().mean(1)
         geometry = torch.cat(
             (
                 answer.predicted_iou.flatten()[:, None],
-                soft[:, None],
+                expected_iou(coarse)[:, None],
                 (area + 1e-4).log10()[:, None],
                 inverse_sigmoid(answer.boxes.flatten(0, 2)) / 4,
             ),
@@ -207,6 +205,21 @@ def query_logits(output: GenericOutput, mask_features: Tensor) -> Tensor:
     )
     depth = torch.minimum(x[:, None], y[:, :, None]).clamp(-2, 1)  # (Q, h, w)
     return logits + output.box_trust.float()[:, None, None] * depth
+
+
+def query_scores(output: GenericOutput, logits: Tensor) -> Tensor:
+    """float32 (Q, KINDS), logits of the expected IoU with an annotated mask of the granularity: what the query says,
+    times the IoU that its mask logits (Q, h, w) expect. A blurred mask is a bad one, whatever it is of (as the mask
+    scores of Mask2Former, Cheng et al. 2022). No gradient reaches the mask.
+    """
+    sure = expected_iou(logits.detach().flatten(1))
+    return inverse_sigmoid(output.scores.float().sigmoid() * sure[:, None])
+
+
+def expected_iou(logits: Tensor) -> Tensor:
+    """(n,) for mask logits (n, cells): IoU of the mask with one that holds each cell with the probability it says."""
+    inside, hard = logits.sigmoid(), (logits > 0).float()
+    return (inside * hard).sum(1) / torch.maximum(inside, hard).sum(1).clamp(min=1e-6)
 
 
 def choose_seeds(token_scores: Tensor, shapes: Shapes, count: int) -> Tensor:

@@ -25,7 +25,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from semsam_model.deformable import Shapes
-from semsam_model.generic import KINDS, GenericOutput, query_logits
+from semsam_model.generic import KINDS, GenericOutput, query_logits, query_scores
 from semsam_model.matching import generalised_iou
 from semsam_model.name_losses import Abstaining, NameLoss, name_loss
 from semsam_model.pixel_decoder import Features
@@ -155,12 +155,13 @@ def generic_loss(
         logits = query_logits(output, seen.mask_features[0])
         ious = mask_ious(logits.detach() > 0, wanted.masks)
         near = torch.maximum(ious, _box_ious(output.boxes.detach(), wanted.boxes))
-        query, mask = _match(output.scores.detach().float(), near, wanted)
+        scores = query_scores(output, logits)
+        query, mask = _match(scores.detach(), near, wanted)
         good = ious[query, mask] >= LEAST_IOU
-        mine, unsaid = (torch.zeros_like(output.scores, dtype=torch.float32) for _ in range(2))
+        mine, unsaid = (torch.zeros_like(scores) for _ in range(2))
         for worth, those in ((mine, good & wanted.fed[mask, IOU]), (unsaid, good & ~wanted.fed[mask, IOU])):
             worth[query[those], wanted.kinds[mask[those]]] = ious[query[those], mask[those]]
-        queries = _score_loss(output.scores.float(), mine, unsaid, wanted)
+        queries = _score_loss(scores, mine, unsaid, wanted)
         outlined, boxed = wanted.fed[mask, MASKS], wanted.fed[mask, BOXES]
         bce, dice = _mask_losses(logits[query[outlined]], wanted.masks[mask[outlined]].float())
         box = _box_loss(output.boxes[query[boxed]], wanted.boxes[mask[boxed]])

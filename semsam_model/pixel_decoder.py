@@ -92,7 +92,9 @@ class PixelDecoder(nn.Module):
             projections.append(nn.Sequential(nn.Conv2d(channels[-1], width, 3, 2, 1), nn.GroupNorm(32, width)))
             self.input_proj = nn.ModuleList(projections)
         self.level_embed = nn.Parameter(torch.empty(LEVELS, width).normal_())
-        self.layers = nn.ModuleList(EncoderLayer(width, heads, points, config.ffn) for _ in range(config.encoder_layers))
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, heads, points, config.ffn) for _ in range(config.encoder_layers)
+        )
         self.lateral = nn.Sequential(nn.Conv2d(channels[0], width, 1, bias=False), nn.GroupNorm(32, width))
         self.fuse = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(32, width))
         self.mask_features = nn.Conv2d(width, width, 1)

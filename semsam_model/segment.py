@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from semsam_model.candidates import Options, Proposal, stability, tidy
-from semsam_model.generic import query_logits
+from semsam_model.generic import query_logits, query_scores
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import KINDS, Kind, LabelSet, part_and_whole
 from semsam_model.predict import offer_all
@@ -60,7 +60,7 @@ def find_queries(model: SemanticSAM, embedding: ImageEmbedding) -> Queries:
     tokens = model.config.tokens
     return Queries(
         logits[:, :h, :w].cpu().numpy(),
-        output.scores.float().sigmoid().cpu().numpy(),
+        query_scores(output, logits).sigmoid().cpu().numpy(),
         embeddings.cpu().numpy(),
         model.generic.none.float().cpu().numpy(),
         (output.chosen % tokens).cpu().numpy(),

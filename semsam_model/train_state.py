@@ -31,9 +31,7 @@ STATE = "state.pt"
 #: What `init` weights may lack: learned on top of them.
 MAY_BE_FRESH = ("name_head.", "decoder.correction_embed", "generic.")
 #: What they may have for another text encoder: useless then. Published ones were never trained.
-OF_TEXT = tuple(
-    f"{of}decoder.{kind}_projection" for of in ("", OWN_DECODERS) for kind in ("object", "part")
-)
+OF_TEXT = tuple(f"{of}decoder.{kind}_projection" for of in ("", OWN_DECODERS) for kind in ("object", "part"))
 #: Parameters that may come from ImageNet and learn with `lr_backbone`.
 PRETRAINED = ("backbone.", "name_head.classes.")
 #: Logits of "none of these", of the size of the other logits (scale times cosine); AdamW moves a parameter by about the
