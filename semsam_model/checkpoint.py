@@ -161,8 +161,8 @@ def average(first: Path, second: Path, share: float, path: Path, prefix: str = "
 
 
 def graft(clicks: Path, queries: Path, config: ModelConfig, path: Path) -> None:
-    """Write a network of `config`, which has generic_decoder_layers: clicks as in the first file, object queries and the
-    decoders beneath them as in the second; as a run writes weights, to be trained on or packed.
+    """Write a network of `config`, which has generic_decoder_layers: clicks as in the first file, object queries and
+    the decoders beneath them as in the second; as a run writes weights, to be trained on or packed.
 
     Both are a run's weights or packed ones. The queries of the second may have shared the decoders of its clicks.
     Raises CheckpointError when a file cannot be read or lacks what the config asks for, ConfigError for a config whose

@@ -73,8 +73,8 @@ class ModelConfig:
     generic_layers: int = 2
     """Decoder layers of the object queries"""
     generic_decoder_layers: int = 0
-    """Object queries have a pixel decoder (but its projections) and a prompt decoder of their own, the latter of so many
-    layers; 0: they share those of clicks"""
+    """Object queries have a pixel decoder (but its projections) and a prompt decoder of their own, the latter of so
+    many layers; 0: they share those of clicks"""
     zoom: float = 0.0
     """A closer look shows 1/zoom of the photo's sides, where the first answers are small; 0: one look (published)"""
     zoom_pixels: int = 256

@@ -202,9 +202,9 @@ class SemanticSAM(nn.Module):
         return self._with_maps(self.generic.pixel_decoder(self.pixel_decoder.project(maps), maps[0]), maps)
 
     def _with_maps(self, features: Features, maps: Sequence[Tensor]) -> Features:
-        if self.config.generic_queries and self.config.generic_decoder_layers:
-            return replace(features, maps=tuple(maps))
-        return features if self.name_head is None else replace(features, maps=tuple(maps[2:]))
+        read_again = () if self.name_head is None else maps[2:]
+        own = self.generic is not None and self.generic.pixel_decoder is not None
+        return replace(features, maps=tuple(maps if own else read_again))
 
     def prompt(
         self,

@@ -77,8 +77,8 @@ class Run:
             assert self.model.generic is not None
             if config.reuse.times > 1 and self.model.generic.decoder is not None:
                 raise ConfigError(
-                    f"reuse: times {config.reuse.times}, but object queries of {config.model} have decoders of their own, "
-                    "which change what was kept; set times to 1"
+                    f"reuse: times {config.reuse.times}, but object queries of {config.model} have decoders of their "
+                    "own, which change what was kept; set times to 1"
                 )
             self.model.requires_grad_(False)
             self.model.generic.requires_grad_(True)
