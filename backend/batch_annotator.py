@@ -77,16 +77,12 @@ class Annotator:
 
     def annotate(self, picture: Prepared) -> dict[str, Any]:
         """The prediction for what `prepare` made of a picture file."""
-        from semsam_model.preannotate import preannotate
+        from semsam_model.preannotate import regions_of
+        from semsam_model.segment import find_queries_alone
 
-        model, version = self.loaded.model, self.loaded.version.version
-        embedding = model.encode_resized(picture.frame, picture.pixels)
-        return as_prediction(
-            preannotate(model, embedding, self._labels, wanted_regions(self._settings, self._config)),
-            self._config,
-            picture.sha256,
-            version,
-        )
+        queries = find_queries_alone(self.loaded.model, picture.frame, picture.pixels)
+        regions = regions_of(queries, picture.frame, self._labels, wanted_regions(self._settings, self._config))
+        return as_prediction(regions, self._config, picture.sha256, self.loaded.version.version)
 
 
 def told(error: BaseException) -> str:

@@ -115,8 +115,18 @@ class SemanticSAM(nn.Module):
     @torch.inference_mode()
     def encode_resized(self, frame: Frame, resized: np.ndarray) -> ImageEmbedding:
         """What `Frame.resize` made of a photo, uint8 (h, w, 3) -> the embedding that `encode` gives."""
-        images = frame.normalised(resized, self.config).to(self.pixel_mean.device)
-        return ImageEmbedding.of(frame, self.features(images.to(self.dtype)))
+        return ImageEmbedding.of(frame, self.features(self._images(frame, resized)))
+
+    @torch.inference_mode()
+    def query_features_alone(self, frame: Frame, resized: np.ndarray) -> Features:
+        """`query_features` of the embedding that `encode_resized` gives, without what only clicks need of it."""
+        images = self._images(frame, resized)
+        if self.generic is None or self.generic.pixel_decoder is None:
+            return self.query_features(self.features(images))
+        return self.own_query_features(self.maps(images))
+
+    def _images(self, frame: Frame, resized: np.ndarray) -> Tensor:
+        return frame.normalised(resized, self.config).to(self.pixel_mean.device, self.dtype)
 
     @torch.inference_mode()
     def decode(

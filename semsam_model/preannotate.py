@@ -17,6 +17,7 @@ from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import KINDS, Kind, LabelSet
 from semsam_model.readouts import COLUMNS, ReadOptions
 from semsam_model.segment import INSIDE, Queries, find_queries, segment
+from semsam_model.transforms import Frame
 from semsam_model.types import Candidate
 
 #: An object and a part with a larger IoU are one region. A part that is less of its object is a part.
@@ -48,15 +49,21 @@ def preannotate(
     labels: names to give; None: every region is unnamed. Raises ConfigError for a model without object queries, and
     when the text vectors are not of the model's dimension.
     """
+    return regions_of(find_queries(model, embedding), embedding.frame, labels, options)
+
+
+def regions_of(
+    queries: Queries, frame: Frame, labels: LabelSet | None, options: RegionOptions | None = None
+) -> list[Region]:
+    """The same of object queries at hand."""
     options = options or RegionOptions()
-    queries = find_queries(model, embedding)
     everything = len(queries.logits) * (len(labels.values) if labels else 1)
     read = ReadOptions(most=everything, least=options.least)
     is_part = _are_parts(queries, labels)
     found = []
     for group, mine in zip(KINDS, (~is_part, is_part), strict=True):
         if options.kind in (None, group) and mine.any():
-            candidates = segment(_only(queries, mine), embedding.frame, labels, group, read)
+            candidates = segment(_only(queries, mine), frame, labels, group, read)
             found += [Region(candidate, group) for candidate in candidates]
     return _linked(apart(found, read.visible)[: options.most])
 

@@ -19,6 +19,7 @@ from semsam_model.candidates import Options, Proposal, stability, tidy
 from semsam_model.generic import query_logits, query_scores
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import KINDS, Kind, LabelSet, part_and_whole
+from semsam_model.pixel_decoder import Features
 from semsam_model.predict import offer_all
 from semsam_model.readouts import Answer, Finding, ReadOptions, instances, name_shares
 from semsam_model.transforms import LOGIT_STRIDE, Frame
@@ -50,10 +51,19 @@ class Queries:
 @torch.inference_mode()
 def find_queries(model: SemanticSAM, embedding: ImageEmbedding) -> Queries:
     """Raises ConfigError for a model without object queries."""
-    features = model.query_features(embedding.features)
+    return _read(model, model.query_features(embedding.features), embedding.frame)
+
+
+@torch.inference_mode()
+def find_queries_alone(model: SemanticSAM, frame: Frame, resized: np.ndarray) -> Queries:
+    """The same of what `Frame.resize` made of a photo, uint8 (h, w, 3), where nobody will click it."""
+    return _read(model, model.query_features_alone(frame, resized), frame)
+
+
+def _read(model: SemanticSAM, features: Features, frame: Frame) -> Queries:
     output = model.object_queries(features, 0)
     assert model.generic is not None
-    h, w = embedding.frame.logits
+    h, w = frame.logits
     logits = query_logits(output, features.mask_features[0])
     names = torch.stack((output.object_embedding, output.part_embedding), 1).float()
     embeddings = F.normalize(names, dim=-1) * model.name_scales().float()[:, None]

@@ -24,7 +24,7 @@ from semsam_model.losses import LossConfig
 from semsam_model.model import SemanticSAM
 from semsam_model.processes import Processes
 from semsam_model.reuse import ReuseConfig
-from semsam_model.segment import find_queries
+from semsam_model.segment import find_queries, find_queries_alone
 from semsam_model.train import train
 from semsam_model.train_config import TrainConfig
 from semsam_model.train_state import Run
@@ -162,3 +162,18 @@ def test_an_embedding_holds_the_maps_that_queries_start_from_and_only_then(photo
         embedding = structured(config).encode(photo)
         assert len(embedding.maps) == kept
         assert embedding.nbytes == sum(t.nbytes for t in (embedding.mask_features, embedding.memory, *embedding.maps))
+
+
+@pytest.mark.parametrize("config", [OWN, SHARED], ids=["own", "shared"])
+def test_a_photo_that_nobody_clicks_has_the_queries_of_one_that_is_clicked(
+    config: ModelConfig, photo: np.ndarray
+) -> None:
+    model = structured(config)
+    embedding = model.encode(photo)
+    clicked, alone = (
+        find_queries(model, embedding),
+        find_queries_alone(model, embedding.frame, embedding.frame.resize(photo)),
+    )
+    assert len(clicked.logits) > 0
+    for field in dataclasses.fields(clicked):
+        assert np.array_equal(getattr(clicked, field.name), getattr(alone, field.name)), field.name
