@@ -114,7 +114,7 @@ class Settings:
     text_encoder: str | None = None  #: sentence-transformers folder or hub name; None = the installed package
     name_threshold: Annotated[float, Field(ge=0, le=1)] = 0.4  #: score below which a name is only guessed, not given
     #: regions of a picture that nobody has clicked: least score, and how many at most
-    preannotate_threshold: Annotated[float, Field(ge=0, le=1)] = 0.1
+    preannotate_threshold: Annotated[float, Field(ge=0, le=1)] = 0.08
     preannotate_regions: _Count = 50
     preannotate_seconds: _Seconds = 80.0  #: after which a request begins no further picture; Label Studio waits 100 s
     learning: bool = True  #: accepted regions change a project's next click; false: not, in no project
