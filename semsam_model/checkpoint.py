@@ -152,7 +152,7 @@ def average(first: Path, second: Path, share: float, path: Path, prefix: str = "
     """
     if not 0 <= share <= 1:
         raise ConfigError(f"share {share}: expected 0 (the first network) to 1 (the second)")
-    ours, theirs = (_network(file) for file in (first, second))
+    ours, theirs = (network_of(file) for file in (first, second))
     _same_names_and_shapes(second, ours, theirs, str(first))
     chosen = [name for name in ours if name.startswith(prefix)]
     if not chosen:
@@ -171,7 +171,7 @@ def graft(clicks: Path, queries: Path, config: ModelConfig, path: Path) -> None:
     if not (config.generic_queries and config.generic_decoder_layers):
         raise ConfigError(f"model config {config.name!r}: expected generic_queries and generic_decoder_layers above 0")
     expected = build_model(config).state_dict()
-    ours, theirs = _network(clicks), _network(queries)
+    ours, theirs = network_of(clicks), network_of(queries)
     mine = {name: value for name, value in ours.items() if not name.startswith(OWN_DECODERS)}
     of_queries = {name: value for name, value in theirs.items() if name.startswith(OWN_DECODERS)}
     found = with_own_decoders(expected, mine | of_queries, theirs)
@@ -191,7 +191,7 @@ def with_own_decoders(
     return {**found, **own}
 
 
-def _network(path: Path) -> dict[str, Tensor]:
+def network_of(path: Path) -> dict[str, Tensor]:
     """Tensors of a run's weights or of packed ones, float32, without the order of candidates."""
     return {name: value.float() for name, value in _tensors(path).items() if not name.startswith(RANKER)}
 

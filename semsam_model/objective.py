@@ -55,11 +55,11 @@ class Objective(nn.Module):
     ) -> tuple[Features, LossOutput]:
         """Features for object queries, and the loss of clicks."""
         loss, rounds, share = self.config.loss, self.config.rounds, self.processes.mean
+        batch = self._placed(batch)
         features = self.model.features(images)
         result, last = self._first_answers(self.model.decoder, features, batch, random_points)
         if rounds.prompts:
-            device = self.processes.device
-            boxes, kinds, targets = batch.boxes.to(device), batch.kinds.to(device), batch.targets.to(device)
+            boxes, kinds, targets = batch.boxes, batch.kinds, batch.targets
             count = int(np.random.default_rng(batch.number).integers(1, rounds.clicks + 1))
             rngs = [np.random.default_rng([seed, 1]) for seed in batch.seeds]
             again, held_to = correct(self.model, features, boxes, kinds, targets, last, rounds, count, rngs)
@@ -77,18 +77,22 @@ class Objective(nn.Module):
             if self.model.generic.decoder is None:
                 return self.model.features(images), LossOutput(images.new_zeros(()), (), ())
             maps = self.model.maps(images)
-        features = self.model.own_query_features(maps)
+        batch, features = self._placed(batch), self.model.own_query_features(maps)
         return features, self._first_answers(self.model.generic.decoder, features, batch, random_points)[0]
+
+    def _placed(self, batch: Batch) -> Batch:
+        """With prompts, and the masks that they may mean, where the network is."""
+        device = self.processes.device
+        boxes, kinds, targets = batch.boxes.to(device), batch.kinds.to(device), batch.targets.to(device)
+        return dataclasses.replace(batch, boxes=boxes, kinds=kinds, targets=targets)
 
     def _first_answers(
         self, decoder: PromptDecoder, features: Features, batch: Batch, random_points: Sequence[RandomPoints]
     ) -> tuple[LossOutput, LayerOutput]:
         """The loss of first answers and their names, and what the last layer answered."""
-        device = self.processes.device
-        boxes, kinds, targets = batch.boxes.to(device), batch.kinds.to(device), batch.targets.to(device)
-        layers = decoder(features, boxes, kinds, all_layers=True)
-        share = self.processes.mean
-        result = training_loss(layers, features.mask_features, targets, self.config.loss, random_points, share)
+        layers = decoder(features, batch.boxes, batch.kinds, all_layers=True)
+        loss, share = self.config.loss, self.processes.mean
+        result = training_loss(layers, features.mask_features, batch.targets, loss, random_points, share)
         if self.name_table is not None:
             result = self._with_names(self.name_table, result, features, layers[-1], batch)
         return result, layers[-1]

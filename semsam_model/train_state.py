@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from semsam_model.batches import Batch
-from semsam_model.checkpoint import OWN_DECODERS, RANKER, with_own_decoders
+from semsam_model.checkpoint import OWN_DECODERS, network_of, with_own_decoders
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
 from semsam_model.losses import LossOutput
@@ -226,12 +226,7 @@ def _load_whole(model: nn.Module, path: Path) -> list[str]:
     """Load a state dict; returns the parameters that stay as initialised: what it lacks and may lack, and projections
     to the space of another text encoder. Object queries' own decoders, where it has none, start as those of clicks.
     """
-    try:
-        # a packed file holds half precision and a ranker beside the network
-        found = {name: value.float() for name, value in load_file(path).items() if not name.startswith(RANKER)}
-    except Exception as exc:  # missing file, not safetensors
-        raise CheckpointError(f"{path}: expected a state dict of this model as safetensors: {exc}") from exc
-    own = model.state_dict()
+    found, own = network_of(path), model.state_dict()
     found = with_own_decoders(own, found, found)
     fresh = [name for name in own if name not in found and name.startswith(MAY_BE_FRESH)]
     fresh += [name for name in OF_TEXT if name in found and found[name].shape[1:] != own[name].shape[1:]]
