@@ -1,6 +1,6 @@
 """`semsam click` with the default model on the sample photos gives the masks that it gave when the fixture was made.
 
-    python -m tests.backend.test_click_masks      writes the fixture anew, for a new default model
+python -m tests.backend.test_click_masks      writes the fixture anew, for a new default model
 """
 
 import json

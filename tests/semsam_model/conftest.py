@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from published_rule import rule_weights
 
 from semsam_model.config import read_model_config
 from semsam_model.published import Report, convert, published_shapes
+from tests.semsam_model.published_rule import rule_weights
 
 
 @pytest.fixture(scope="session")

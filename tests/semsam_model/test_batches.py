@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from houses import FILL, batches, write_source
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from semsam_model.matching import NO_TARGET
 from semsam_model.mixture import Mixture
 from semsam_model.samples import LazySamples, Reading
 from semsam_model.transforms import BOX, CLICK
+from tests.semsam_model.houses import FILL, batches, write_source
 
 
 @given(st.integers(0, 10_000), st.sampled_from([(40, 70), (70, 40), (32, 32)]))

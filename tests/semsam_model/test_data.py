@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from houses import batches, write_source
 
 from semsam_model.data import read_labels, read_samples
 from semsam_model.errors import DataError
+from tests.semsam_model.houses import batches, write_source
 
 
 def test_a_source_is_read_with_names_parents_and_masks(tmp_path: Path) -> None:

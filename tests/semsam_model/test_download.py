@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from file_server import FileServer
 
 from semsam_model.download import download, public_url
 from semsam_model.errors import CheckpointError
+from tests.semsam_model.file_server import FileServer
 
 BODY = random.Random(1).randbytes(700_000)
 CUT = 400_000

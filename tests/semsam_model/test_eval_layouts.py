@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from houses import rle
-from networks import structured
 from PIL import Image
 
 from semsam_model.config import config_root, read_model_config
@@ -24,6 +22,8 @@ from semsam_model.evaluate_measures import TASKS
 from semsam_model.evaluate_photos import PhotoReport, evaluate_photos
 from semsam_model.mixture import read_mixture
 from semsam_model.model import SemanticSAM
+from tests.semsam_model.houses import rle
+from tests.semsam_model.networks import structured
 
 FILES = sorted((config_root() / "data" / "eval").glob("*.yaml"))
 WIDTH, HEIGHT = 96, 64

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from houses import write_source
 
 from semsam_model.candidates import iou
 from semsam_model.config import read_model_config
@@ -25,6 +24,7 @@ from semsam_model.evaluate_summary import calibration, summarise
 from semsam_model.model import DecoderOutput, ImageEmbedding, SemanticSAM, build_model
 from semsam_model.ranker import FEATURES, Ranker
 from semsam_model.types import LEVEL_TOKENS, Click, Prompt
+from tests.semsam_model.houses import write_source
 
 WINDOW_IN_HOUSE = 100 * 14 * 12 / (40 * 48)  # percent IoU; the second window is 14 by 14
 OTHER_WINDOW_IN_HOUSE = 100 * 14 * 14 / (40 * 48)

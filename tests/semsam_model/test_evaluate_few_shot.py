@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import structured
 
 from semsam_model.config import read_model_config
 from semsam_model.errors import DataError
@@ -16,6 +15,7 @@ from semsam_model.model import SemanticSAM
 from semsam_model.samples import Sample
 from semsam_model.synthetic import made_samples
 from semsam_model.text import TextEncoder
+from tests.semsam_model.networks import structured
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import structured
 
 from semsam_model import evaluate_photos as module
 from semsam_model.config import read_model_config
@@ -20,6 +19,7 @@ from semsam_model.evaluate_photos import PhotoReport, evaluate_photos
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.samples import Annotation, Checked, CocoMask, Label, Region, Sample
 from semsam_model.segment import Queries
+from tests.semsam_model.networks import structured
 
 SIZE = 128
 LABELS = {"house": 0, "grass": 1, "window": 2, "door": 3}

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import structured
 
 from semsam_model import everything as module
 from semsam_model.candidates import Proposal
@@ -16,6 +15,7 @@ from semsam_model.errors import ConfigError
 from semsam_model.everything import PUBLISHED, Found, GridOptions, everything
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Click
+from tests.semsam_model.networks import structured
 
 LOOSE = GridOptions(grid=5, least_iou=-10, least_stability=0, min_region=1)
 

@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from houses import FILL
-from test_losses import EVENLY, random_case
-from test_train import CONFIG
 
 from semsam_model.batches import SamplingConfig, Stage, TrainingBatches
 from semsam_model.losses import LossConfig, training_loss
@@ -19,6 +16,9 @@ from semsam_model.mixture import Mixture, MixtureConfig, read_mixture
 from semsam_model.processes import Processes
 from semsam_model.samples import Annotation, Sample
 from semsam_model.train_state import Run
+from tests.semsam_model.houses import FILL
+from tests.semsam_model.test_losses import EVENLY, random_case
+from tests.semsam_model.test_train import CONFIG
 
 LOSSES = ("masks", "boxes", "iou")
 #: Of a layer's answer what each loss moves.

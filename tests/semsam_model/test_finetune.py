@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import structured
 
 from semsam_model.batches import SamplingConfig, draw_prompts
 from semsam_model.config import read_model_config
@@ -21,6 +20,7 @@ from semsam_model.model import SemanticSAM
 from semsam_model.rounds import RoundsConfig
 from semsam_model.samples import Annotation, Sample
 from semsam_model.synthetic import made_samples
+from tests.semsam_model.networks import structured
 
 CONFIG = FineTuneConfig(
     steps=6,

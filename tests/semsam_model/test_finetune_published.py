@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from published_rule import rule_weights
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
@@ -25,6 +24,7 @@ from semsam_model.train import train_from_config
 from semsam_model.train_config import read_train_config
 from semsam_model.train_state import Run
 from semsam_model.types import Click, LabelSet, Prompt
+from tests.semsam_model.published_rule import rule_weights
 
 TINY = read_model_config("tiny")
 

@@ -10,7 +10,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from networks import structured
 
 from semsam_model.checkpoint import load_default
 from semsam_model.config import read_model_config
@@ -24,6 +23,7 @@ from semsam_model.gate_pictures import Following
 from semsam_model.gate_report import report
 from semsam_model.samples import Annotation, Sample
 from semsam_model.synthetic import made_samples
+from tests.semsam_model.networks import structured
 
 CONFIG = GateConfig(resamples=400, scenes=1, photos=2)
 

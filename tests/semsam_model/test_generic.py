@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from houses import write_source
-from networks import structured
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -48,6 +46,8 @@ from semsam_model.train_config import TrainConfig
 from semsam_model.transforms import Frame
 from semsam_model.types import Candidate, Click
 from semsam_model.vocabulary import NameTable
+from tests.semsam_model.houses import write_source
+from tests.semsam_model.networks import structured
 
 TINY = read_model_config("tiny")
 GENERIC = dataclasses.replace(TINY, generic_queries=6, generic_layers=1)

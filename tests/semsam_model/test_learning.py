@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import structured
 
 from semsam_model.candidates import Options, iou
 from semsam_model.config import read_model_config
@@ -19,6 +18,7 @@ from semsam_model.names import LabelSet, name_candidates
 from semsam_model.predict import ask, describe, learnable, propose
 from semsam_model.synthetic import made_samples
 from semsam_model.types import Candidate, Prompt
+from tests.semsam_model.networks import structured
 
 SIZE = (64, 64)
 

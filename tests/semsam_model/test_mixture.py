@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from houses import FILL, write_source
 from PIL import Image
 from rich.console import Console
 
@@ -18,6 +17,7 @@ from semsam_model.config import config_root
 from semsam_model.data_check import check
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.mixture import MixtureConfig, read_mixture, read_mixture_config
+from tests.semsam_model.houses import FILL, write_source
 
 HOUSES: dict[str, Any] = {"name": "houses", "kind": "coco", "path": "houses.json", "feeds": ["masks", "part_names"]}
 MADE: dict[str, Any] = {"name": "made", "kind": "synthetic", "count": 6, "size": 64, "feeds": ["masks", "boxes"]}

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import structured
 
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
@@ -17,6 +16,7 @@ from semsam_model.model import SemanticSAM, build_model
 from semsam_model.names import KINDS, Kind, LabelSet, evidence, label_scores, name_candidates
 from semsam_model.predict import propose, raw_levels
 from semsam_model.types import Candidate, Click, Prompt
+from tests.semsam_model.networks import structured
 
 quick = settings(max_examples=40, deadline=None)
 SIZE = (60, 84)

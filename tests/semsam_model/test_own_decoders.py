@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from houses import write_source
-from networks import structured
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -29,6 +27,8 @@ from semsam_model.train import train
 from semsam_model.train_config import TrainConfig
 from semsam_model.train_state import Run
 from semsam_model.types import Click
+from tests.semsam_model.houses import write_source
+from tests.semsam_model.networks import structured
 
 SHARED = dataclasses.replace(read_model_config("tiny"), generic_queries=6, generic_layers=1, name_features=True)
 OWN = dataclasses.replace(SHARED, generic_decoder_layers=SHARED.decoder_layers)

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from published_rule import CLICKS, picture
 from torch import Tensor
 
 from semsam_model.checkpoint import load
@@ -23,6 +22,7 @@ from semsam_model.pixel_decoder import Features
 from semsam_model.published import Report
 from semsam_model.transforms import Frame
 from semsam_model.types import Box, Click
+from tests.semsam_model.published_rule import CLICKS, picture
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "parity_swint.npz"
 HEIGHT, WIDTH = 427, 640

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from file_server import FileServer
-from published_rule import rule_weights
 from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,6 +23,8 @@ from semsam_model.checkpoint import load, load_model, read_header
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.published import Report, _read_pickle, convert, fetch, file_sha256, published_names, published_shapes
+from tests.semsam_model.file_server import FileServer
+from tests.semsam_model.published_rule import rule_weights
 
 MANIFESTS = Path(__file__).parent.parent / "fixtures" / "published_manifests.json.gz"
 TINY = read_model_config("tiny")

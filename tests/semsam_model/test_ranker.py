@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from houses import write_source
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from semsam_model.ranker import ADDED, FEATURES, OF_PROPOSAL, Ranker, features
 from semsam_model.ranker_training import ProposalList, fit_ranker, learn
 from semsam_model.transforms import Frame
 from semsam_model.types import LEVEL_TOKENS, Click, Kind, LabelSet, Prompt, Wanted
+from tests.semsam_model.houses import write_source
 
 CONFIG = read_model_config("tiny")
 SIZE = (24, 32)

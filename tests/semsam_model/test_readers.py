@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from houses import rle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,6 +28,7 @@ from semsam_model.readers_label_studio import read_label_studio
 from semsam_model.readers_sa1b import read_sa1b
 from semsam_model.samples import Feeds, LazySamples, Sample, chain, pack
 from semsam_model.types import Candidate
+from tests.semsam_model.houses import rle
 
 SIZE = (24, 32)
 

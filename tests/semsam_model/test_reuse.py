@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from houses import write_source
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import structured
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -27,6 +25,8 @@ from semsam_model.model import SemanticSAM
 from semsam_model.reuse import Earlier, Looked, ReuseConfig
 from semsam_model.train import train
 from semsam_model.train_config import TrainConfig
+from tests.semsam_model.houses import write_source
+from tests.semsam_model.networks import structured
 
 GENERIC = dataclasses.replace(read_model_config("tiny"), generic_queries=6, generic_layers=1)
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import structured
 
 from semsam_model.batches import SamplingConfig, Stage, draw_prompts, mask_boxes
 from semsam_model.candidates import Options
@@ -25,6 +24,7 @@ from semsam_model.rounds import RoundsConfig, correct
 from semsam_model.train_config import TrainConfig
 from semsam_model.train_state import Run
 from semsam_model.types import Box, Click, Prompt
+from tests.semsam_model.networks import structured
 
 SIZE = 96
 

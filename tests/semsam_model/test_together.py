@@ -12,12 +12,12 @@ import torch
 import yaml
 from rich.console import Console
 from safetensors.torch import load_file
-from together import STEPS, config, photos
 
 from semsam_model.config import config_root
 from semsam_model.errors import ConfigError
 from semsam_model.processes import joined
 from semsam_model.train import train
+from tests.semsam_model.together import STEPS, config, photos
 
 SCRIPT = Path(__file__).with_name("together.py")
 

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import structured
 
 from semsam_model.candidates import Options, PromptCells, Proposal, View
 from semsam_model.config import read_model_config
@@ -20,6 +19,7 @@ from semsam_model.predict import ask, ask_each, propose
 from semsam_model.transforms import Frame, Window
 from semsam_model.types import Box, Click, Prompt
 from semsam_model.zoom import LARGE, TINY, looker, uncut, where_to_look
+from tests.semsam_model.networks import structured
 
 CONFIG = replace(read_model_config("tiny"), zoom=4.0, zoom_pixels=128)
 PHOTO = (120, 200)
