@@ -22,7 +22,7 @@ from backend.settings import Settings
 from semsam_model.config import ModelConfig
 from semsam_model.errors import ConfigError, SemsamError
 from semsam_model.header import Header, read_header
-from semsam_model.text import TextEncoder
+from semsam_model.text_encoder import TextEncoder
 
 if TYPE_CHECKING:  # torch
     from semsam_model.transforms import Frame

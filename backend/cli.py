@@ -284,7 +284,7 @@ def train_ranker(
     from semsam_model.checkpoint import load, with_ranker
     from semsam_model.data import evenly, read_samples
     from semsam_model.ranker_training import fit_ranker
-    from semsam_model.text import TextEncoder
+    from semsam_model.text_encoder import TextEncoder
 
     samples = evenly(read_samples(data).samples, per_source)
     network, _ = load(weights, device=device)
@@ -449,7 +449,7 @@ def names(
     from semsam_model.checkpoint import load_model
     from semsam_model.evaluate_few_shot import few_shot_table
     from semsam_model.evaluate_names import evaluate_names
-    from semsam_model.text import TextEncoder
+    from semsam_model.text_encoder import TextEncoder
 
     settings = load_settings()
     every, samples, skipped = _photos(data, limit)

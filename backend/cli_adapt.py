@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from semsam_model.model import SemanticSAM
     from semsam_model.samples import Sample
-    from semsam_model.text import TextEncoder
+    from semsam_model.text_encoder import TextEncoder
 
 
 def adapt(
@@ -33,7 +33,7 @@ def adapt(
     from semsam_model.checkpoint import load_model
     from semsam_model.data import read_samples
     from semsam_model.evaluate_few_shot import few_shot_table
-    from semsam_model.text import TextEncoder
+    from semsam_model.text_encoder import TextEncoder
 
     settings = load_settings()
     network, version = load_model(model, weights, folder=settings.data_dir / "weights")

@@ -81,7 +81,7 @@ def evaluate(
     from semsam_model.evaluate_photos import check_asked, evaluate_photos
     from semsam_model.mixture import read_mixture
     from semsam_model.samples import Reading
-    from semsam_model.text import TextEncoder
+    from semsam_model.text_encoder import TextEncoder
 
     check_asked(task, grid=grid, seen=trained_on)
     seen = None if trained_on is None else read_labels(trained_on)

@@ -43,7 +43,7 @@ from backend.text_prompt import against, readings
 from semsam_model.errors import SemsamError
 from semsam_model.header import Header, Version, find_weights
 from semsam_model.names import name_candidates
-from semsam_model.text import TextEncoder, normalise_label
+from semsam_model.text_encoder import TextEncoder, normalise_label
 from semsam_model.types import Candidate, Wanted
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ from semsam_model.gate_pictures import follow
 from semsam_model.gate_report import report
 from semsam_model.model import SemanticSAM
 from semsam_model.samples import Sample
-from semsam_model.text import TextEncoder
+from semsam_model.text_encoder import TextEncoder
 
 log = logging.getLogger(__name__)
 

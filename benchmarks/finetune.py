@@ -37,7 +37,7 @@ from semsam_model.gate_pictures import follow
 from semsam_model.model import SemanticSAM
 from semsam_model.predict import raw_levels
 from semsam_model.samples import Annotation, CocoMask, Region, Sample
-from semsam_model.text import TextEncoder
+from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Prompt
 
 MEASURES = ("oracle", "first", "told", "max")

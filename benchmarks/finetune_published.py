@@ -22,7 +22,7 @@ from semsam_model.mixture import MixtureConfig, read_mixture
 from semsam_model.names import name_candidates
 from semsam_model.predict import propose
 from semsam_model.published import convert, published_shapes
-from semsam_model.text import TextEncoder
+from semsam_model.text_encoder import TextEncoder
 from semsam_model.train import train
 from semsam_model.train_config import read_train_config
 from semsam_model.types import Click, LabelSet, Prompt

@@ -33,7 +33,7 @@ from semsam_model.find import by_clicks, by_queries, click_grid
 from semsam_model.metrics_masks import TextIou
 from semsam_model.names import Kind
 from semsam_model.segment import find_queries
-from semsam_model.text import GENERIC, TextEncoder, normalise_label
+from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
 from semsam_model.types import Candidate
 
 ABSENT = 3  #: names a photo that are not on it

@@ -19,7 +19,7 @@ from semsam_model.learning import Lesson, lesson, text_scores
 from semsam_model.model import SemanticSAM
 from semsam_model.names import KINDS, LabelSet
 from semsam_model.samples import Region
-from semsam_model.text import GENERIC, TextEncoder, normalise_label
+from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
 from semsam_model.vocabulary import HEAD_OF
 
 EXAMPLES = (0, 1, 5, 20)

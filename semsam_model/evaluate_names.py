@@ -22,7 +22,7 @@ from semsam_model.evaluate import innermost
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import KINDS, LabelSet, label_scores
 from semsam_model.predict import raw_levels
-from semsam_model.text import TextEncoder
+from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Prompt
 from semsam_model.vocabulary import HEAD_OF, Vocabulary, encode_vocabulary
 

@@ -25,7 +25,7 @@ from semsam_model.learning import Learned, Lesson, learn, lesson_of
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import LabelSet, name_candidates
 from semsam_model.predict import ask, describe, expected_worth, learnable, rank, select
-from semsam_model.text import TextEncoder
+from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Candidate, Prompt
 from semsam_model.zoom import Look, looker
 

@@ -41,7 +41,7 @@ from semsam_model.ranker_training import fit_ranker
 from semsam_model.rounds import correct
 from semsam_model.samples import Sample
 from semsam_model.synthetic import made_samples
-from semsam_model.text import TextEncoder
+from semsam_model.text_encoder import TextEncoder
 from semsam_model.train_state import decay_groups, learning_rate_factor
 from semsam_model.vocabulary import NO_LABEL, NameTable, Vocabulary, encode_vocabulary
 

@@ -33,7 +33,7 @@ from semsam_model.gate_config import GateConfig, Interval, bootstrap, widened
 from semsam_model.gate_pictures import Following
 from semsam_model.model import SemanticSAM
 from semsam_model.samples import Sample
-from semsam_model.text import TextEncoder
+from semsam_model.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from semsam_model.names import KINDS, LabelSet, label_scores
 from semsam_model.predict import Answers, ask_each, expected_worth
 from semsam_model.samples import Sample
 from semsam_model.synthetic import made_samples
-from semsam_model.text import TextEncoder
+from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Prompt
 from semsam_model.vocabulary import HEAD_OF, Vocabulary, encode_vocabulary
 from semsam_model.zoom import looker

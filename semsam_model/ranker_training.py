@@ -31,7 +31,7 @@ from semsam_model.errors import DataError
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.predict import Answers, ask, rank
 from semsam_model.ranker import FEATURES, LEVELS, Ranker, features
-from semsam_model.text import TextEncoder
+from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import KINDS, Box, Click, LabelSet, Prompt, Wanted
 from semsam_model.vocabulary import NO_LABEL, Vocabulary, encode_vocabulary
 from semsam_model.zoom import Look, looker

@@ -33,7 +33,7 @@ from semsam_model.errors import ConfigError
 from semsam_model.mixture import Mixture, read_mixture
 from semsam_model.name_head import KINDS
 from semsam_model.processes import Processes, joined
-from semsam_model.text import TextEncoder
+from semsam_model.text_encoder import TextEncoder
 from semsam_model.train_config import TrainConfig, read_train_config
 from semsam_model.train_probe import Oracle, pick_probes
 from semsam_model.train_report import Reporter, say_skipped

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from semsam_model.data import Sample
 from semsam_model.errors import ConfigError
-from semsam_model.text import GENERIC, TextEncoder, normalise_label
+from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
 
 NO_LABEL = -1
 #: Head that learns a region's name, by granularity. Regions with a name ("sky") are wholes of their own.

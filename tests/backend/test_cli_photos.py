@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-import semsam_model.text
+import semsam_model.text_encoder
 from backend.cli import app
 from semsam_model.checkpoint import save
 from semsam_model.config import read_model_config
@@ -37,7 +37,7 @@ class Words:
 
 @pytest.fixture(autouse=True)
 def words(monkeypatch: pytest.MonkeyPatch) -> type[Words]:
-    monkeypatch.setattr(semsam_model.text, "TextEncoder", Words)
+    monkeypatch.setattr(semsam_model.text_encoder, "TextEncoder", Words)
     Words.asked.clear()
     return Words
 

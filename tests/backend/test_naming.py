@@ -30,7 +30,7 @@ from semsam_model.config import read_model_config
 from semsam_model.model import build_model
 from semsam_model.names import EVEN_LEVEL, LOG_ODDS_A_LEVEL
 from semsam_model.predict import propose
-from semsam_model.text import TextEncoder
+from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Click, Prompt
 
 LABELS = (

@@ -14,7 +14,7 @@ from semsam_model.evaluate_replay import replay
 from semsam_model.model import SemanticSAM
 from semsam_model.samples import Sample
 from semsam_model.synthetic import made_samples
-from semsam_model.text import TextEncoder
+from semsam_model.text_encoder import TextEncoder
 from tests.semsam_model.networks import structured
 
 

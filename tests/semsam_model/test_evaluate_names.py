@@ -15,7 +15,7 @@ from semsam_model.evaluate_names import NameReport, NameScores, evaluate_names
 from semsam_model.model import SemanticSAM, build_model
 from semsam_model.samples import Sample
 from semsam_model.synthetic import made_samples
-from semsam_model.text import TextEncoder, normalise_label
+from semsam_model.text_encoder import TextEncoder, normalise_label
 
 
 @pytest.fixture(scope="module")

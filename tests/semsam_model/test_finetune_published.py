@@ -19,7 +19,7 @@ from semsam_model.names import name_candidates
 from semsam_model.predict import propose
 from semsam_model.processes import Processes
 from semsam_model.published import convert, published_shapes
-from semsam_model.text import TextEncoder
+from semsam_model.text_encoder import TextEncoder
 from semsam_model.train import train_from_config
 from semsam_model.train_config import read_train_config
 from semsam_model.train_state import Run

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from semsam_model.errors import TextEncoderError
-from semsam_model.text import MINILM_SHA256, TextEncoder, normalise_label
+from semsam_model.text_encoder import MINILM_SHA256, TextEncoder, normalise_label
 
 
 @pytest.fixture(scope="module")
