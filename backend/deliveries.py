@@ -13,7 +13,7 @@ from backend.errors import BadRequest
 from backend.label_config import LabelConfig
 from backend.records import ProjectKey
 from backend.submissions import is_id
-from semsam_model.label_studio_masks import region_shape
+from semsam_model.masks.label_studio import region_shape
 
 #: Events with something to keep; the others are counted, and nothing else.
 KEPT = frozenset(

@@ -25,7 +25,7 @@ from backend.errors import BadRequest
 from backend.label_config import LEVELS, LabelConfig
 from backend.records import StoredRegion
 from backend.split import Split, split_of
-from semsam_model.mask_codecs import decode_coco_rle
+from semsam_model.masks.codecs import decode_coco_rle
 
 #: (label, granularity) -> id, from 1.
 Categories = Mapping[tuple[str, str], int]

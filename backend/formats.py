@@ -1,6 +1,6 @@
 """Masks as the rest of the world reads them: brush RLE, bitmask PNG, COCO RLE. Polygons: `backend.polygons`.
 
-The way back is `semsam_model.mask_codecs`, which training reads with.
+The way back is `semsam_model.masks.codecs`, which training reads with.
 
 Frame: photo pixels. A mask is bool (H, W), `size` is (H, W), a bbox is half-open x0, y0, x1, y1. Encoders take the crop
 of the mask inside its bbox, so that a large photo with a small mask costs little.
@@ -19,7 +19,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from backend.errors import BackendError
-from semsam_model.mask_codecs import PNG_PREFIX, RLE_HEADER_BITS, Size
+from semsam_model.masks.codecs import PNG_PREFIX, RLE_HEADER_BITS, Size
 
 BBox = tuple[int, int, int, int]
 

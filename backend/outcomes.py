@@ -10,7 +10,7 @@ import numpy as np
 
 from backend.records import Offer, OfferedCandidate, Outcome
 from backend.submissions import SubmittedRegion
-from semsam_model.mask_codecs import decode_coco_rle
+from semsam_model.masks.codecs import decode_coco_rle
 
 
 @dataclass(frozen=True)

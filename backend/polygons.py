@@ -1,4 +1,4 @@
-"""Masks -> polygons, along the borders of pixels; the way back is `semsam_model.mask_codecs.decode_polygons`.
+"""Masks -> polygons, along the borders of pixels; the way back is `semsam_model.masks.codecs.decode_polygons`.
 
 Frame: photo pixels, points (x, y). Pixel (column j, row i) covers [j, j+1) x [i, i+1), so a polygon around one pixel
 has side 1, a mask that touches the photo's edge reaches 0, W or H exactly, and nothing is shifted by half a pixel.

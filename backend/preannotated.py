@@ -26,7 +26,7 @@ from backend.submissions import SubmittedRegion, clean, parse_submission
 from backend.tables import annotations as annotation_rows
 from backend.tables import predictions, regions
 from semsam_model.errors import SemsamError
-from semsam_model.mask_codecs import decode_coco_rle
+from semsam_model.masks.codecs import decode_coco_rle
 
 log = logging.getLogger(__name__)
 

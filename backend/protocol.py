@@ -1,5 +1,5 @@
 """Label Studio's JSON <-> values of our own. Percent becomes pixels and pixels become percent here and nowhere else,
-but for regions, which training reads too: `semsam_model.label_studio_masks`.
+but for regions, which training reads too: `semsam_model.masks.label_studio`.
 
 `backend.payload` reads the bodies; here prompts become pixels, candidates become predictions, regions become masks.
 Percent run over the EXIF-oriented photo. `image_rotation`, the editor's turned view, changes neither percent nor
@@ -30,9 +30,9 @@ from backend.payload import (
     parse_predict,
     parse_setup,
 )
-from semsam_model import label_studio_masks
 from semsam_model.errors import DataError
-from semsam_model.label_studio_masks import rectangle_corners
+from semsam_model.masks import label_studio as label_studio_masks
+from semsam_model.masks.label_studio import rectangle_corners
 from semsam_model.types import Box, Candidate, Click, Prompt
 
 __all__ = [

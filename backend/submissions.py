@@ -20,7 +20,7 @@ from backend.label_config import LabelConfig
 from backend.payload import MISSING, as_list, as_object, wrong_field
 from backend.records import Granularity
 from semsam_model.errors import DataError
-from semsam_model.label_studio_masks import region_mask, region_shape
+from semsam_model.masks.label_studio import region_mask, region_shape
 
 MAX_ID = 2**63 - 1
 _MAX_TEXT = 1000  #: characters of an id, label or version kept

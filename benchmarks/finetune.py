@@ -23,7 +23,6 @@ import torch
 
 from semsam_model.candidates import crop_iou
 from semsam_model.checkpoint import load_model
-from semsam_model.corrections import innermost
 from semsam_model.data import read_samples
 from semsam_model.evaluate import evaluate_clicks
 from semsam_model.evaluate_names import evaluate_names
@@ -34,6 +33,7 @@ from semsam_model.gate import compare
 from semsam_model.gate_clicks import guard_samples
 from semsam_model.gate_config import GateConfig
 from semsam_model.gate_pictures import follow
+from semsam_model.masks.clicker import innermost
 from semsam_model.model import SemanticSAM
 from semsam_model.predict import raw_levels
 from semsam_model.samples import Annotation, CocoMask, Region, Sample

@@ -26,11 +26,11 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from semsam_model.candidates import Options, crop_iou
-from semsam_model.corrections import innermost
 from semsam_model.data import Sample, evenly
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluate_baselines import grabcut
 from semsam_model.evaluate_noc import Corrected, correct
+from semsam_model.masks.clicker import innermost
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.predict import Answers, ask, ask_each, draw, rank, shortlist
 from semsam_model.types import Click, Prompt, Wanted

@@ -17,11 +17,11 @@ import numpy as np
 from rich.table import Table
 
 from semsam_model.candidates import Options, crop_iou
-from semsam_model.corrections import innermost
 from semsam_model.data import Sample
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluate_few_shot import MIN_AREA, label_set, region_label
 from semsam_model.learning import Learned, Lesson, learn, lesson_of
+from semsam_model.masks.clicker import innermost
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import LabelSet, name_candidates
 from semsam_model.predict import ask, describe, expected_worth, learnable, rank, select

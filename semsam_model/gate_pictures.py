@@ -24,11 +24,11 @@ import cv2
 import numpy as np
 
 from semsam_model.candidates import crop_iou, iou
-from semsam_model.corrections import innermost
 from semsam_model.data import evenly
 from semsam_model.errors import DataError, ImageError
 from semsam_model.gate_clicks import clickable
 from semsam_model.gate_config import GateConfig, Interval, bootstrap
+from semsam_model.masks.clicker import innermost
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.predict import TOGETHER, decode_clicks
 from semsam_model.samples import Sample

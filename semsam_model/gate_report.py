@@ -13,9 +13,9 @@ import numpy as np
 from jinja2 import Environment
 from PIL import Image
 
-from semsam_model.corrections import innermost
 from semsam_model.gate import Comparison
 from semsam_model.gate_clicks import GateClick
+from semsam_model.masks.clicker import innermost
 from semsam_model.model import SemanticSAM
 from semsam_model.predict import propose
 from semsam_model.types import Prompt

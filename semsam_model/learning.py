@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from semsam_model.candidates import Options, iou
-from semsam_model.corrections import innermost
 from semsam_model.errors import DataError
 from semsam_model.few_shot import LearnedNames, Preference, fit_names, fit_preference, newest_of_each
+from semsam_model.masks.clicker import innermost
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import LabelSet, label_shares
 from semsam_model.predict import Answers, ask, company, describe, expected_worth, learnable

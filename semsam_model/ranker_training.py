@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semsam_model.candidates import Options, crop_iou
-from semsam_model.corrections import innermost, next_click
 from semsam_model.data import Sample, evenly
 from semsam_model.errors import DataError
+from semsam_model.masks.clicker import innermost, next_click
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.predict import Answers, ask, rank
 from semsam_model.ranker import FEATURES, LEVELS, Ranker, features

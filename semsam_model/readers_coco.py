@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image
 
 from semsam_model.errors import DataError
-from semsam_model.mask_codecs import Size
+from semsam_model.masks.codecs import Size
 from semsam_model.samples import (
     BAD_ENTRY,
     EVERY_LOSS,

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from semsam_model.errors import DataError
-from semsam_model.mask_codecs import Size
+from semsam_model.masks.codecs import Size
 from semsam_model.samples import EVERY_LOSS, Annotation, Feeds, Label, PhotoFile, Reading, Region, Sample
 
 #: How the names of a map and of its photo end, after what they share.

@@ -18,8 +18,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from semsam_model.errors import DataError
-from semsam_model.label_studio_masks import region_mask, region_shape, region_size
-from semsam_model.mask_codecs import Size
+from semsam_model.masks.codecs import Size
+from semsam_model.masks.label_studio import region_mask, region_shape, region_size
 from semsam_model.samples import (
     BAD_ENTRY,
     EVERY_LOSS,

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semsam_model.corrections import next_click
 from semsam_model.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks, LayerOutput
 from semsam_model.errors import ConfigError
+from semsam_model.masks.clicker import next_click
 from semsam_model.matching import NO_TARGET, Targets
 from semsam_model.model import SemanticSAM
 from semsam_model.pixel_decoder import Features

@@ -21,7 +21,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from semsam_model.errors import ConfigError, DataError, ImageError
-from semsam_model.mask_codecs import Size, decode_coco_rle
+from semsam_model.masks.codecs import Size, decode_coco_rle
 from semsam_model.pixels import decode_rgb
 
 GRANULARITIES = ("object", "part", "region")

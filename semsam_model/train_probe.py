@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from semsam_model.corrections import innermost
 from semsam_model.data import Sample
 from semsam_model.errors import DataError
+from semsam_model.masks.clicker import innermost
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.transforms import LOGIT_STRIDE, Frame
 from semsam_model.types import Click

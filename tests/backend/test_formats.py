@@ -11,7 +11,7 @@ from pycocotools import mask as coco
 
 from backend import formats
 from backend.errors import BackendError
-from semsam_model import mask_codecs
+from semsam_model.masks import codecs as mask_codecs
 from tests.backend.masks import any_mask, blobs, disc
 
 quick = settings(max_examples=60, deadline=None)

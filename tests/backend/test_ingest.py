@@ -14,7 +14,7 @@ from backend.ingest import receive, work_in
 from backend.offering import Answered, save_offers
 from backend.records import StoredRegion
 from backend.store import Store
-from semsam_model.mask_codecs import decode_coco_rle
+from semsam_model.masks.codecs import decode_coco_rle
 from tests.backend.annotations import KEY, ORIGIN, annotation, answered, at, brush_row, event, square
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend import formats, polygons
-from semsam_model import mask_codecs
+from semsam_model.masks import codecs as mask_codecs
 from tests.backend.masks import any_mask, blobs, disc
 
 quick = settings(max_examples=60, deadline=None)

@@ -14,7 +14,7 @@ from backend.demo import DemoProject
 from backend.export import export
 from backend.photos import PhotoFolder
 from backend.split import SPLITS
-from semsam_model.label_studio_masks import region_mask
+from semsam_model.masks.label_studio import region_mask
 from tests.backend.masks import disc
 from tests.backend.stored import project as stored_project
 from tests.backend.stored import region

@@ -25,8 +25,8 @@ from backend.demo import DemoProject
 from backend.records import ProjectKey
 from backend.split import SPLITS
 from backend.store import Store
-from semsam_model.corrections import innermost
-from semsam_model.mask_codecs import decode_coco_rle
+from semsam_model.masks.clicker import innermost
+from semsam_model.masks.codecs import decode_coco_rle
 from tests.backend.annotations import brush_row
 from tests.journeys.browser import Editor
 from tests.journeys.conftest import Studio, eventually

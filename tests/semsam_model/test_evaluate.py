@@ -14,13 +14,13 @@ import torch
 
 from semsam_model.candidates import iou
 from semsam_model.config import read_model_config
-from semsam_model.corrections import innermost
 from semsam_model.data import Sample, read_samples
 from semsam_model.evaluate import ClickReport, evaluate_clicks, matched
 from semsam_model.evaluate_baselines import grabcut
 from semsam_model.evaluate_noc import MOST, Corrected, correct
 from semsam_model.evaluate_report import Case, draw_cases, page, worst
 from semsam_model.evaluate_summary import calibration, summarise
+from semsam_model.masks.clicker import innermost
 from semsam_model.model import DecoderOutput, ImageEmbedding, SemanticSAM, build_model
 from semsam_model.ranker import FEATURES, Ranker
 from semsam_model.types import LEVEL_TOKENS, Click, Prompt

@@ -9,10 +9,10 @@ import pytest
 
 from semsam_model.candidates import Options, iou
 from semsam_model.config import read_model_config
-from semsam_model.corrections import innermost
 from semsam_model.errors import DataError
 from semsam_model.few_shot import Preference
 from semsam_model.learning import Learned, Lesson, learn, lesson
+from semsam_model.masks.clicker import innermost
 from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import LabelSet, name_candidates
 from semsam_model.predict import ask, describe, learnable, propose

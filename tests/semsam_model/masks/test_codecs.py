@@ -13,8 +13,8 @@ from label_studio_sdk.converter.brush import decode_rle, mask2rle
 from PIL import Image
 from pycocotools import mask as coco
 
-from semsam_model import mask_codecs
 from semsam_model.errors import DataError
+from semsam_model.masks import codecs as mask_codecs
 
 quick = settings(max_examples=60, deadline=None)
 

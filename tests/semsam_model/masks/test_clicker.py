@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from semsam_model.corrections import innermost, next_click
+from semsam_model.masks.clicker import innermost, next_click
 from semsam_model.types import Click
 
 MASK = hnp.arrays(bool, (9, 12))
