@@ -25,7 +25,7 @@ from semsam_model.header import Header, read_header
 from semsam_model.text_encoder import TextEncoder
 
 if TYPE_CHECKING:  # torch
-    from semsam_model.transforms import Frame
+    from semsam_model.network.frame import Frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Prepared:
 
 def prepare(data: bytes, settings: Settings, config: ModelConfig) -> Prepared:
     """Decode and resize a picture file. Raises ImageError."""
-    from semsam_model.transforms import Frame
+    from semsam_model.network.frame import Frame
 
     photo = decode_photo(data, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     frame = Frame.of(photo.size, config)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from semsam_model.model import SemanticSAM
+    from semsam_model.network.model import SemanticSAM
     from semsam_model.samples import Sample
     from semsam_model.text_encoder import TextEncoder
 

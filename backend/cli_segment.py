@@ -26,7 +26,7 @@ def segment(
     from semsam_model.checkpoint import load_model
     from semsam_model.everything import GridOptions, everything
     from semsam_model.names import KINDS, LabelSet
-    from semsam_model.ranker import LEVELS
+    from semsam_model.network.ranker import LEVELS
     from semsam_model.text_encoder import TextEncoder
 
     options = GridOptions(grid=grid, most=most, levels=tuple(sorted(set(level))) or LEVELS)

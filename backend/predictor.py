@@ -34,9 +34,9 @@ from semsam_model.types import Candidate, Click, Prompt, Wanted
 if TYPE_CHECKING:
     from semsam_model.few_shot import Preference
     from semsam_model.learning import Lesson
-    from semsam_model.model import ImageEmbedding, SemanticSAM
+    from semsam_model.network.frame import Window
+    from semsam_model.network.model import ImageEmbedding, SemanticSAM
     from semsam_model.preannotate import Region, RegionOptions
-    from semsam_model.transforms import Window
     from semsam_model.zoom import Look
 
 log = logging.getLogger(__name__)

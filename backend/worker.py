@@ -44,7 +44,7 @@ from semsam_model.gate_clicks import MIN_AREA, clickable
 from semsam_model.gate_config import GateConfig
 from semsam_model.gate_pictures import follow
 from semsam_model.gate_report import report
-from semsam_model.model import SemanticSAM
+from semsam_model.network.model import SemanticSAM
 from semsam_model.samples import Sample
 from semsam_model.text_encoder import TextEncoder
 

@@ -34,7 +34,7 @@ from semsam_model.gate_clicks import guard_samples
 from semsam_model.gate_config import GateConfig
 from semsam_model.gate_pictures import follow
 from semsam_model.masks.clicker import innermost
-from semsam_model.model import SemanticSAM
+from semsam_model.network.model import SemanticSAM
 from semsam_model.predict import raw_levels
 from semsam_model.samples import Annotation, CocoMask, Region, Sample
 from semsam_model.text_encoder import TextEncoder

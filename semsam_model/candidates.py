@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from semsam_model.transforms import LOGIT_STRIDE, Frame
+from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.types import level_tokens
 
 LEVELS_A_DOUBLING = 1.2  #: the sizes that our tokens start from span 0.8 to 0.04 of the frame in five steps

@@ -54,8 +54,8 @@ from semsam_model.header import (
 from semsam_model.header import (
     weights_path as weights_path,
 )
-from semsam_model.model import SemanticSAM, build_model
-from semsam_model.ranker import Ranker
+from semsam_model.network.model import SemanticSAM, build_model
+from semsam_model.network.ranker import Ranker
 
 OWN_DECODERS = "generic."  #: prefix of the decoders of object queries, before the names that those of clicks have
 RANKER = "ranker."  #: prefix of the tensors that order candidates; a file may have none

@@ -31,7 +31,7 @@ from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluate_baselines import grabcut
 from semsam_model.evaluate_noc import Corrected, correct
 from semsam_model.masks.clicker import innermost
-from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.predict import Answers, ask, ask_each, draw, rank, shortlist
 from semsam_model.types import Click, Prompt, Wanted
 from semsam_model.zoom import Look, looker

@@ -13,10 +13,10 @@ from semsam_model.evaluate_labels import Labels
 from semsam_model.metrics_maps import UNLABELLED, MeanIou, PanopticQuality
 from semsam_model.metrics_masks import InstanceSets, TextIou
 from semsam_model.names import Kind, part_and_whole
+from semsam_model.network.frame import Frame
 from semsam_model.readouts import ReadOptions, panoptic, semantic
 from semsam_model.samples import Region, Sample
 from semsam_model.segment import Embed, Queries, named_masks, of_one_name, segment, word_scores
-from semsam_model.transforms import Frame
 from semsam_model.types import LEVEL_TOKENS, Candidate
 
 #: Answers below this score are no part of a set or of an answer to a word.

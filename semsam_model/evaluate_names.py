@@ -19,8 +19,8 @@ from semsam_model.candidates import iou
 from semsam_model.data import Sample
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluate import innermost
-from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import KINDS, LabelSet, label_scores
+from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.predict import raw_levels
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Prompt

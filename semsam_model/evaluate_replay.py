@@ -22,8 +22,8 @@ from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluate_few_shot import MIN_AREA, label_set, region_label
 from semsam_model.learning import Learned, Lesson, learn, lesson_of
 from semsam_model.masks.clicker import innermost
-from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import LabelSet, name_candidates
+from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.predict import ask, describe, expected_worth, learnable, rank, select
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Candidate, Prompt

@@ -18,7 +18,7 @@ from rich.table import Table
 from semsam_model.data import Sample
 from semsam_model.evaluate import ClickScore, wanted_by
 from semsam_model.masks.clicker import innermost
-from semsam_model.model import SemanticSAM
+from semsam_model.network.model import SemanticSAM
 from semsam_model.predict import propose
 from semsam_model.types import Prompt
 from semsam_model.zoom import looker

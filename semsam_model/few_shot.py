@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from semsam_model.ranker import OF_PROPOSAL
+from semsam_model.network.ranker import OF_PROPOSAL
 
 RIDGE = 1.0  #: noise of an example's label, against a squared length of about 6 of its vector
 FIRST_SURENESS = 16.0  #: b before examples could be left out

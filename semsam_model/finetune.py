@@ -28,15 +28,15 @@ import torch
 from torch import Tensor, nn
 
 from semsam_model.batches import DrawnPrompts, draw_prompts, mask_boxes
-from semsam_model.decoder import LayerOutput
 from semsam_model.errors import DataError, TrainingError
 from semsam_model.finetune_config import FEATURES, LEARNS, FineTuneConfig
 from semsam_model.finetune_views import View, Views, batched
 from semsam_model.losses import training_loss
 from semsam_model.matching import Match, Targets
-from semsam_model.model import SemanticSAM
 from semsam_model.name_losses import name_loss
-from semsam_model.pixel_decoder import Features
+from semsam_model.network.decoder import LayerOutput
+from semsam_model.network.model import SemanticSAM
+from semsam_model.network.pixel_decoder import Features
 from semsam_model.ranker_training import fit_ranker
 from semsam_model.rounds import correct
 from semsam_model.samples import Sample

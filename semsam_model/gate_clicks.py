@@ -14,8 +14,8 @@ from semsam_model.candidates import Options
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluate import Seen
 from semsam_model.masks.clicker import innermost
-from semsam_model.model import SemanticSAM
 from semsam_model.names import KINDS, LabelSet, label_scores
+from semsam_model.network.model import SemanticSAM
 from semsam_model.predict import Answers, ask_each, expected_worth
 from semsam_model.samples import Sample
 from semsam_model.synthetic import made_samples

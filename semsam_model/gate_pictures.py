@@ -29,7 +29,7 @@ from semsam_model.errors import DataError, ImageError
 from semsam_model.gate_clicks import clickable
 from semsam_model.gate_config import GateConfig, Interval, bootstrap
 from semsam_model.masks.clicker import innermost
-from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.predict import TOGETHER, decode_clicks
 from semsam_model.samples import Sample
 

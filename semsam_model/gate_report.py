@@ -16,7 +16,7 @@ from PIL import Image
 from semsam_model.gate import Comparison
 from semsam_model.gate_clicks import GateClick
 from semsam_model.masks.clicker import innermost
-from semsam_model.model import SemanticSAM
+from semsam_model.network.model import SemanticSAM
 from semsam_model.predict import propose
 from semsam_model.types import Prompt
 from semsam_model.zoom import looker

@@ -20,8 +20,8 @@ from semsam_model.candidates import Options, iou
 from semsam_model.errors import DataError
 from semsam_model.few_shot import LearnedNames, Preference, fit_names, fit_preference, newest_of_each
 from semsam_model.masks.clicker import innermost
-from semsam_model.model import ImageEmbedding, SemanticSAM
 from semsam_model.names import LabelSet, label_shares
+from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.predict import Answers, ask, company, describe, expected_worth, learnable
 from semsam_model.region_features import region_features
 from semsam_model.types import Candidate, Click, Prompt, Wanted

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from semsam_model.batches import Batch
-from semsam_model.decoder import LayerOutput, PromptDecoder
 from semsam_model.generic_losses import generic_loss, with_names
 from semsam_model.losses import LossOutput, RandomPoints, training_loss, uniform_points
-from semsam_model.model import SemanticSAM
 from semsam_model.name_losses import name_loss
-from semsam_model.pixel_decoder import Features
+from semsam_model.network.decoder import LayerOutput, PromptDecoder
+from semsam_model.network.model import SemanticSAM
+from semsam_model.network.pixel_decoder import Features
 from semsam_model.processes import Processes
 from semsam_model.reuse import Earlier, Looked
 from semsam_model.rounds import correct

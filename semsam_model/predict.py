@@ -26,11 +26,11 @@ from semsam_model.candidates import (
     tidy,
 )
 from semsam_model.few_shot import Preference, preference_vectors
-from semsam_model.model import DecoderOutput, ImageEmbedding, SemanticSAM
 from semsam_model.names import evidence
-from semsam_model.ranker import Ranker, features, proposal_features
+from semsam_model.network.frame import LOGIT_STRIDE, Frame, Window
+from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM
+from semsam_model.network.ranker import Ranker, features, proposal_features
 from semsam_model.region_features import region_features
-from semsam_model.transforms import LOGIT_STRIDE, Frame, Window
 from semsam_model.types import Box, Candidate, Click, Kind, LabelSet, Prompt, Wanted
 from semsam_model.zoom import Look, uncut, where_to_look
 

@@ -29,8 +29,8 @@ from semsam_model.checkpoint import SUFFIX, Version, save
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.download import download, public_url
 from semsam_model.errors import CheckpointError
-from semsam_model.model import build_model
-from semsam_model.swin import relative_position_index
+from semsam_model.network.model import build_model
+from semsam_model.network.swin import relative_position_index
 
 RELEASE_URL = "https://github.com/UX-Decoder/Semantic-SAM/releases/download/checkpoint/"
 RELEASE_FILES = {"swin_t": "swint_only_sam_many2many.pth", "swin_l": "swinl_only_sam_many2many.pth"}

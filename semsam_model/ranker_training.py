@@ -28,9 +28,9 @@ from semsam_model.candidates import Options, crop_iou
 from semsam_model.data import Sample, evenly
 from semsam_model.errors import DataError
 from semsam_model.masks.clicker import innermost, next_click
-from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.network.model import ImageEmbedding, SemanticSAM
+from semsam_model.network.ranker import FEATURES, LEVELS, Ranker, features
 from semsam_model.predict import Answers, ask, rank
-from semsam_model.ranker import FEATURES, LEVELS, Ranker, features
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import KINDS, Box, Click, LabelSet, Prompt, Wanted
 from semsam_model.vocabulary import NO_LABEL, Vocabulary, encode_vocabulary

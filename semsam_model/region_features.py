@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semsam_model.model import ImageEmbedding
-from semsam_model.pixel_decoder import LEVELS
-from semsam_model.transforms import LOGIT_STRIDE
+from semsam_model.network.frame import LOGIT_STRIDE
+from semsam_model.network.model import ImageEmbedding
+from semsam_model.network.pixel_decoder import LEVELS
 
 SHAPE_WEIGHT = PLACE_WEIGHT = 0.7  #: the blocks of pooled maps have 1
 HOLDS = 0.85  #: share of a mask inside the one that encloses it

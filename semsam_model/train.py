@@ -31,7 +31,7 @@ from semsam_model.batches import Batch, TrainingBatches
 from semsam_model.data import Sample, read_samples
 from semsam_model.errors import ConfigError
 from semsam_model.mixture import Mixture, read_mixture
-from semsam_model.name_head import KINDS
+from semsam_model.network.name_head import KINDS
 from semsam_model.processes import Processes, joined
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.train_config import TrainConfig, read_train_config

@@ -15,8 +15,8 @@ from PIL import Image
 from semsam_model.data import Sample
 from semsam_model.errors import DataError
 from semsam_model.masks.clicker import innermost
-from semsam_model.model import ImageEmbedding, SemanticSAM
-from semsam_model.transforms import LOGIT_STRIDE, Frame
+from semsam_model.network.frame import LOGIT_STRIDE, Frame
+from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Click
 
 _TINT = {"wanted": (40, 200, 90), "got": (250, 120, 30), "click": (255, 40, 60)}

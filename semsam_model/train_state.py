@@ -21,7 +21,7 @@ from semsam_model.checkpoint import OWN_DECODERS, network_of, with_own_decoders
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
 from semsam_model.losses import LossOutput
-from semsam_model.model import SemanticSAM, build_model
+from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.objective import Objective
 from semsam_model.processes import Processes
 from semsam_model.train_config import TrainConfig

@@ -18,8 +18,8 @@ import numpy as np
 
 from semsam_model.candidates import View
 from semsam_model.config import ModelConfig
-from semsam_model.model import ImageEmbedding, SemanticSAM
-from semsam_model.transforms import Window
+from semsam_model.network.frame import Window
+from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Prompt
 
 Look = Callable[[Window], ImageEmbedding]

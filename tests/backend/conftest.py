@@ -7,7 +7,7 @@ import torch
 from backend.store import Store
 from semsam_model.checkpoint import save
 from semsam_model.config import read_model_config
-from semsam_model.model import build_model
+from semsam_model.network.model import build_model
 from tests.backend import postgres
 
 

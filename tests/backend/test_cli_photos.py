@@ -19,7 +19,7 @@ from backend.cli import app
 from semsam_model.checkpoint import save
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError, DataError
-from semsam_model.model import build_model
+from semsam_model.network.model import build_model
 
 
 class Words:

@@ -28,7 +28,7 @@ from backend.store import Store, open_store
 from backend.tables import lessons, regions
 from semsam_model.checkpoint import load, save
 from semsam_model.config import read_model_config
-from semsam_model.model import build_model
+from semsam_model.network.model import build_model
 from semsam_model.types import Click, LabelSet, Prompt
 from tests.backend import stored
 

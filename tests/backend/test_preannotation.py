@@ -21,8 +21,8 @@ from backend.settings import Settings
 from semsam_model.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.masks.codecs import decode_brush_rle
-from semsam_model.model import build_model
 from semsam_model.names import Kind
+from semsam_model.network.model import build_model
 from semsam_model.preannotate import Region, apart
 from semsam_model.types import Candidate
 from tests.backend.studio_http import TOKEN

@@ -17,7 +17,7 @@ from backend.predictor import Loaded, Predictor
 from semsam_model.checkpoint import Version
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ImageError
-from semsam_model.model import SemanticSAM, build_model
+from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.preannotate import RegionOptions
 from semsam_model.predict import propose
 from semsam_model.types import Click, Prompt

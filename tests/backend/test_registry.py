@@ -30,7 +30,7 @@ from backend.tables import activations
 from semsam_model.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError
-from semsam_model.model import build_model
+from semsam_model.network.model import build_model
 
 LATER = datetime.now(UTC) + 2 * RECENT
 

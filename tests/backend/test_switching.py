@@ -32,7 +32,7 @@ from backend.store import open_store
 from backend.switching import Follower, load_live
 from semsam_model.checkpoint import save
 from semsam_model.config import read_model_config
-from semsam_model.model import SemanticSAM, build_model
+from semsam_model.network.model import SemanticSAM, build_model
 
 CONFIG = (Path(__file__).resolve().parents[2] / "configs" / "labeling.xml").read_text()
 CLICKS = [(25, 50), (60, 30), (80, 80)]

@@ -3,7 +3,7 @@
 import torch
 
 from semsam_model.config import ModelConfig
-from semsam_model.model import SemanticSAM, build_model
+from semsam_model.network.model import SemanticSAM, build_model
 
 
 def structured(config: ModelConfig) -> SemanticSAM:

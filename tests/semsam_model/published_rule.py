@@ -52,7 +52,7 @@ def scale_and_offset(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
 
 def rule_weights(shapes: dict[str, tuple[int, ...]], window: int) -> dict[str, Tensor]:
     """A published state: every name with the `model.` prefix, tied names sharing one tensor."""
-    from semsam_model.swin import relative_position_index
+    from semsam_model.network.swin import relative_position_index
 
     made: dict[str, Tensor] = {}
     for name, shape in shapes.items():

@@ -16,8 +16,8 @@ from semsam_model.data import Sample, read_samples
 from semsam_model.errors import ConfigError
 from semsam_model.matching import NO_TARGET
 from semsam_model.mixture import Mixture
+from semsam_model.network.frame import BOX, CLICK
 from semsam_model.samples import LazySamples, Reading
-from semsam_model.transforms import BOX, CLICK
 from tests.semsam_model.houses import FILL, batches, write_source
 
 

@@ -28,7 +28,7 @@ from semsam_model.candidates import (
     stability,
 )
 from semsam_model.config import read_model_config
-from semsam_model.transforms import Frame
+from semsam_model.network.frame import Frame
 
 LOGITS = hnp.arrays(
     np.float32,

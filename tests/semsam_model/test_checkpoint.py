@@ -28,7 +28,7 @@ from semsam_model.checkpoint import (
 )
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ConfigError
-from semsam_model.model import SemanticSAM, build_model
+from semsam_model.network.model import SemanticSAM, build_model
 
 TINY = read_model_config("tiny")
 

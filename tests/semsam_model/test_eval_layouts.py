@@ -21,7 +21,7 @@ from semsam_model.evaluate_labels import listed
 from semsam_model.evaluate_measures import TASKS
 from semsam_model.evaluate_photos import PhotoReport, evaluate_photos
 from semsam_model.mixture import read_mixture
-from semsam_model.model import SemanticSAM
+from semsam_model.network.model import SemanticSAM
 from tests.semsam_model.houses import rle
 from tests.semsam_model.networks import structured
 

@@ -21,8 +21,8 @@ from semsam_model.evaluate_noc import MOST, Corrected, correct
 from semsam_model.evaluate_report import Case, draw_cases, page, worst
 from semsam_model.evaluate_summary import calibration, summarise
 from semsam_model.masks.clicker import innermost
-from semsam_model.model import DecoderOutput, ImageEmbedding, SemanticSAM, build_model
-from semsam_model.ranker import FEATURES, Ranker
+from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM, build_model
+from semsam_model.network.ranker import FEATURES, Ranker
 from semsam_model.types import LEVEL_TOKENS, Click, Prompt
 from tests.semsam_model.houses import write_source
 

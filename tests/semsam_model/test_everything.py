@@ -13,7 +13,7 @@ from semsam_model.candidates import Proposal
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
 from semsam_model.everything import PUBLISHED, Found, GridOptions, everything
-from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Click
 from tests.semsam_model.networks import structured
 

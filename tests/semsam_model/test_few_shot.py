@@ -16,7 +16,7 @@ from semsam_model.few_shot import (
     newest_of_each,
     preference_vectors,
 )
-from semsam_model.ranker import OF_PROPOSAL
+from semsam_model.network.ranker import OF_PROPOSAL
 
 quick = settings(max_examples=25, deadline=None)
 WIDTH, CLASSES = 12, 4

@@ -16,7 +16,7 @@ from semsam_model.finetune import fine_tune
 from semsam_model.finetune_config import LEARNS, FineTuneConfig, read_finetune_config
 from semsam_model.gate_config import GateConfig
 from semsam_model.losses import LossConfig
-from semsam_model.model import SemanticSAM
+from semsam_model.network.model import SemanticSAM
 from semsam_model.rounds import RoundsConfig
 from semsam_model.samples import Annotation, Sample
 from semsam_model.synthetic import made_samples

@@ -13,7 +13,7 @@ from semsam_model.checkpoint import load_default
 from semsam_model.errors import ConfigError
 from semsam_model.gate_config import GateConfig
 from semsam_model.gate_pictures import Following, follow
-from semsam_model.model import SemanticSAM
+from semsam_model.network.model import SemanticSAM
 from semsam_model.samples import Annotation, CocoMask, Region, Sample
 from semsam_model.synthetic import made_samples
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from semsam_model.config import read_model_config
-from semsam_model.model import SemanticSAM, build_model
+from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.region_features import region_features
 
 

@@ -21,7 +21,7 @@ from semsam_model.data import read_samples
 from semsam_model.errors import ConfigError
 from semsam_model.generic_losses import GenericTargets
 from semsam_model.losses import LossConfig
-from semsam_model.model import SemanticSAM
+from semsam_model.network.model import SemanticSAM
 from semsam_model.reuse import Earlier, Looked, ReuseConfig
 from semsam_model.train import train
 from semsam_model.train_config import TrainConfig

@@ -25,7 +25,7 @@ from semsam_model.config import config_root, read_model_config
 from semsam_model.data import read_samples
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
 from semsam_model.losses import LossConfig
-from semsam_model.model import build_model
+from semsam_model.network.model import build_model
 from semsam_model.train import train, train_from_config
 from semsam_model.train_config import TrainConfig, read_train_config
 from semsam_model.train_probe import innermost, pick_probes, quick_oracle

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from semsam_model.candidates import Options, PromptCells, Proposal, View
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError, ImageError
-from semsam_model.model import ImageEmbedding, SemanticSAM
+from semsam_model.network.frame import Frame, Window
+from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.predict import ask, ask_each, propose
-from semsam_model.transforms import Frame, Window
 from semsam_model.types import Box, Click, Prompt
 from semsam_model.zoom import LARGE, TINY, looker, uncut, where_to_look
 from tests.semsam_model.networks import structured

@@ -17,7 +17,7 @@ from semsam_model.batches import SamplingConfig, Stage
 from semsam_model.errors import TrainingError
 from semsam_model.losses import LossConfig
 from semsam_model.mixture import Mixture
-from semsam_model.model import SemanticSAM
+from semsam_model.network.model import SemanticSAM
 from semsam_model.processes import joined
 from semsam_model.rounds import RoundsConfig
 from semsam_model.samples import LazySamples, Reading, Sample

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semsam_model.config import ModelConfig
-from semsam_model.deformable import CHUNK, DeformableAttention, Shapes
+from semsam_model.network.deformable import CHUNK, DeformableAttention, Shapes
 
 LEVELS = 4
 

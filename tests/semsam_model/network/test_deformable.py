@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from semsam_model import deformable
-from semsam_model.deformable import DeformableAttention, Shapes
+from semsam_model.network import deformable
+from semsam_model.network.deformable import DeformableAttention, Shapes
 
 SHAPES: Shapes = ((2, 3), (3, 2), (4, 5), (7, 6))
 CELLS = sum(h * w for h, w in SHAPES)

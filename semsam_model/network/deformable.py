@@ -152,7 +152,9 @@ class _WeightedRows(torch.autograd.Function):
         if table.device.type == "cpu":
             table_grad, weight_grad = _backward_on_cpu(grads[0].contiguous(), table, rows, weights)
         else:
-            from semsam_model.deformable_cuda import weighted_rows_backward  # Triton: not in PyTorch's CPU builds
+            from semsam_model.network.deformable_cuda import (
+                weighted_rows_backward,  # Triton: not in PyTorch's CPU builds
+            )
 
             table_grad, weight_grad = weighted_rows_backward(grads[0], table, rows, weights)
         return table_grad, None, weight_grad

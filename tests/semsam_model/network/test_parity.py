@@ -17,14 +17,14 @@ from torch import Tensor
 
 from semsam_model.checkpoint import load
 from semsam_model.everything import PUBLISHED, everything
-from semsam_model.model import DecoderOutput, ImageEmbedding, SemanticSAM
-from semsam_model.pixel_decoder import Features
+from semsam_model.network.frame import Frame
+from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM
+from semsam_model.network.pixel_decoder import Features
 from semsam_model.published import Report
-from semsam_model.transforms import Frame
 from semsam_model.types import Box, Click
 from tests.semsam_model.published_rule import CLICKS, picture
 
-FIXTURE = Path(__file__).parent.parent / "fixtures" / "parity_swint.npz"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "parity_swint.npz"
 HEIGHT, WIDTH = 427, 640
 RESIZED = (640, 959)  #: the published code's masks live in the resized photo, not in the photo
 HALF = 2.0**-6  #: half a unit in the last place of float16 between 32 and 64

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from semsam_model.swin import (
+from semsam_model.network.swin import (
     MASKED,
     PatchMerging,
     Swin,

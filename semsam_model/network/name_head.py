@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from semsam_model.errors import CheckpointError
-from semsam_model.pixel_decoder import LEVELS, Features
+from semsam_model.network.pixel_decoder import LEVELS, Features
 
 HIDDEN = 256
 CLASS_FEATURES = 1280  #: of MobileNetV2, before its classifier

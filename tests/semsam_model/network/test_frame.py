@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.errors import ImageError, PromptError
-from semsam_model.transforms import BOX, CLICK, Frame
+from semsam_model.network.frame import BOX, CLICK, Frame
 from semsam_model.types import Box, Click
 
 TINY = read_model_config("tiny")  # long side 128

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semsam_model.config import ModelConfig
-from semsam_model.deformable import DeformableAttention
-from semsam_model.pixel_decoder import LEVELS, Features, sine
+from semsam_model.network.deformable import DeformableAttention
+from semsam_model.network.pixel_decoder import LEVELS, Features, sine
 from semsam_model.types import level_tokens
 
 CLICK_MAPS = (3, 2, 1)  #: memory levels read under a click: strides 8, 16, 32

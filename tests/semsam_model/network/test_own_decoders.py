@@ -19,7 +19,7 @@ from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.data import read_samples
 from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.losses import LossConfig
-from semsam_model.model import SemanticSAM
+from semsam_model.network.model import SemanticSAM
 from semsam_model.processes import Processes
 from semsam_model.reuse import ReuseConfig
 from semsam_model.segment import find_queries, find_queries_alone

@@ -18,16 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semsam_model.config import ModelConfig
-from semsam_model.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks, LayerOutput, PromptDecoder
-from semsam_model.deformable import Shapes
 from semsam_model.errors import ConfigError
-from semsam_model.generic import GenericHead, GenericOutput, SeedAnswers, choose_seeds
-from semsam_model.mobilenet import MobileNetV2
-from semsam_model.name_head import FIRST_SCALE, NameHead
-from semsam_model.pixel_decoder import Features, PixelDecoder, cell_centres
-from semsam_model.ranker import Ranker
-from semsam_model.swin import Swin
-from semsam_model.transforms import CLICK, Frame, Window
+from semsam_model.network.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks, LayerOutput, PromptDecoder
+from semsam_model.network.deformable import Shapes
+from semsam_model.network.frame import CLICK, Frame, Window
+from semsam_model.network.mobilenet import MobileNetV2
+from semsam_model.network.name_head import FIRST_SCALE, NameHead
+from semsam_model.network.object_queries import GenericHead, GenericOutput, SeedAnswers, choose_seeds
+from semsam_model.network.pixel_decoder import Features, PixelDecoder, cell_centres
+from semsam_model.network.ranker import Ranker
+from semsam_model.network.swin import Swin
 from semsam_model.types import Box, Click
 
 
