@@ -19,9 +19,9 @@ from backend.naming import Namer
 from backend.preannotation import as_prediction, names_of, wanted_regions
 from backend.predictor import Loaded, read_model
 from backend.settings import Settings
+from semsam_model.checkpoints.header import Header, read_header
 from semsam_model.config import ModelConfig
 from semsam_model.errors import ConfigError, SemsamError
-from semsam_model.header import Header, read_header
 from semsam_model.text_encoder import TextEncoder
 
 if TYPE_CHECKING:  # torch

@@ -28,8 +28,8 @@ from backend.batch_sources import Item
 from backend.errors import BackendError
 from backend.label_config import LabelConfig
 from backend.settings import Settings, without_secrets
+from semsam_model.checkpoints.header import SUFFIX, Header
 from semsam_model.config import ModelConfig
-from semsam_model.header import SUFFIX, Header
 
 if TYPE_CHECKING:
     import pyarrow

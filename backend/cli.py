@@ -106,7 +106,7 @@ def click(
     from backend.click import write
     from backend.images import load_photo
     from backend.settings import load_settings
-    from semsam_model.checkpoint import load_model
+    from semsam_model.checkpoints.checkpoint import load_model
     from semsam_model.predict import propose, raw_levels
     from semsam_model.zoom import looker
 
@@ -155,7 +155,7 @@ def convert(
     """Turn a published .pth into safetensors + config + digest, accounting for every key."""
     from rich.console import Console
 
-    from semsam_model.published import convert as run
+    from semsam_model.checkpoints.published import convert as run
 
     report = run(source, model, out)
     if keys:
@@ -174,7 +174,7 @@ def fetch(
     from rich.console import Console
 
     from backend.settings import load_settings
-    from semsam_model.published import fetch as run
+    from semsam_model.checkpoints.published import fetch as run
 
     report = run(model, out or load_settings().data_dir / "weights")
     Console().print(report)
@@ -191,7 +191,7 @@ def pack(
     ] = None,
 ) -> None:
     """Make a weights file that can be served out of a training run."""
-    from semsam_model.checkpoint import pack as run
+    from semsam_model.checkpoints.checkpoint import pack as run
     from semsam_model.config import read_model_config, read_yaml
 
     version = run(source, read_model_config(model), out, card=read_yaml(card) if card else None, ranker_of=ranker)
@@ -209,7 +209,7 @@ def average(
     ] = "",
 ) -> None:
     """The average of two training runs from one start: often better than both on what neither was trained on."""
-    from semsam_model.checkpoint import average as run
+    from semsam_model.checkpoints.checkpoint import average as run
 
     run(first, second, share, out, only)
     print(f"written to {out}")
@@ -223,7 +223,7 @@ def graft(
     out: Annotated[Path, typer.Option("--out", help="Safetensors file to write, to be trained on or packed.")],
 ) -> None:
     """Clicks of one network, and object queries of another with the decoders that they learned with."""
-    from semsam_model.checkpoint import graft as run
+    from semsam_model.checkpoints.checkpoint import graft as run
     from semsam_model.config import read_model_config
 
     run(clicks, queries, read_model_config(model), out)
@@ -281,7 +281,7 @@ def train_ranker(
     from rich.progress import Progress
 
     from backend.settings import load_settings
-    from semsam_model.checkpoint import load, with_ranker
+    from semsam_model.checkpoints.checkpoint import load, with_ranker
     from semsam_model.data import evenly, read_samples
     from semsam_model.ranker_training import fit_ranker
     from semsam_model.text_encoder import TextEncoder
@@ -400,7 +400,7 @@ def clicks(
     from rich.progress import Progress
 
     from backend.settings import load_settings
-    from semsam_model.checkpoint import load_model
+    from semsam_model.checkpoints.checkpoint import load_model
     from semsam_model.data import read_samples
     from semsam_model.evaluate import evaluate_clicks
     from semsam_model.evaluate_report import draw_cases, page, tables, worst
@@ -446,7 +446,7 @@ def names(
     from rich.progress import Progress
 
     from backend.settings import load_settings
-    from semsam_model.checkpoint import load_model
+    from semsam_model.checkpoints.checkpoint import load_model
     from semsam_model.evaluate_few_shot import few_shot_table
     from semsam_model.evaluate_names import evaluate_names
     from semsam_model.text_encoder import TextEncoder

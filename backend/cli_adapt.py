@@ -30,7 +30,7 @@ def adapt(
     from rich.console import Console
 
     from backend.settings import load_settings
-    from semsam_model.checkpoint import load_model
+    from semsam_model.checkpoints.checkpoint import load_model
     from semsam_model.data import read_samples
     from semsam_model.evaluate_few_shot import few_shot_table
     from semsam_model.text_encoder import TextEncoder

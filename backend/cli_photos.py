@@ -75,7 +75,7 @@ def evaluate(
     from rich.progress import Progress
 
     from backend.settings import load_settings
-    from semsam_model.checkpoint import load_model
+    from semsam_model.checkpoints.checkpoint import load_model
     from semsam_model.data import evenly, read_labels, read_samples
     from semsam_model.evaluate_labels import listed
     from semsam_model.evaluate_photos import check_asked, evaluate_photos

@@ -23,7 +23,7 @@ def segment(
     from backend.click import write_overview
     from backend.images import load_photo
     from backend.settings import load_settings
-    from semsam_model.checkpoint import load_model
+    from semsam_model.checkpoints.checkpoint import load_model
     from semsam_model.everything import GridOptions, everything
     from semsam_model.names import KINDS, LabelSet
     from semsam_model.network.ranker import LEVELS

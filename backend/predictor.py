@@ -25,8 +25,8 @@ from backend.errors import NotReady
 from backend.metrics import Metrics
 from backend.settings import Settings
 from backend.turns import Turns
+from semsam_model.checkpoints.header import Version
 from semsam_model.errors import SemsamError
-from semsam_model.header import Version
 from semsam_model.names import LabelSet
 from semsam_model.types import Candidate, Click, Prompt, Wanted
 
@@ -365,7 +365,7 @@ def read_model(settings: Settings, path: Path) -> Loaded:
     """The model in a weights file, on the device and in the precision of the settings. Raises CheckpointError."""
     import torch
 
-    from semsam_model.checkpoint import load
+    from semsam_model.checkpoints.checkpoint import load
 
     device = settings.device
     if device == "auto":

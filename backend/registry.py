@@ -24,7 +24,7 @@ from backend.errors import VersionError
 from backend.settings import Settings
 from backend.store import Store
 from backend.tables import activations, versions
-from semsam_model.header import Header, find_weights
+from semsam_model.checkpoints.header import Header, find_weights
 
 BASE, LIVE = "base", "live"  #: names that `find` knows besides numbers and versions
 STEPS = 5  #: rollbacks that pruning leaves possible

@@ -1,7 +1,7 @@
 """Folders of model versions: written whole or not at all, never changed, checked against what they say. No SQL.
 
     FOLDER/mobile-1a2b3c4d5e6f/version.json          what it is, and the sha256 of every other file
-                               weights.safetensors   as `semsam_model.checkpoint.save` writes it
+                               weights.safetensors   as `semsam_model.checkpoints.checkpoint.save` writes it
                                report.html, ...      what else was handed over
 
 The digest of a version is the sha256 of version.json: it covers every file, the config, the data, the parent and the
@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import VersionError
+from semsam_model.checkpoints.header import SUFFIX, read_header
 from semsam_model.errors import CheckpointError
-from semsam_model.header import SUFFIX, read_header
 
 FORMAT = "semsam-version-1"
 MANIFEST = "version.json"
@@ -40,7 +40,7 @@ class Manifest:
 
     version: str
     config: dict[str, Any]  #: of the model
-    weights_digest: str  #: of the weights' content, see `semsam_model.checkpoint.content_digest`
+    weights_digest: str  #: of the weights' content, see `semsam_model.checkpoints.checkpoint.content_digest`
     parent: str | None  #: version it was trained from
     data_digest: str | None  #: of the data it was trained on
     figures: dict[str, Any]  #: what was measured

@@ -34,7 +34,7 @@ from backend.records import ProjectKey
 from backend.registry import ModelVersion, Registry
 from backend.settings import Settings
 from backend.store import Store
-from semsam_model.checkpoint import load, save
+from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.data import evenly
 from semsam_model.errors import DataError, ImageError, SemsamError
 from semsam_model.finetune import STATE, fine_tune

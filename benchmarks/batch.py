@@ -38,7 +38,7 @@ from backend.registry import open_registry
 from backend.settings import load_settings
 from backend.store import open_store
 from benchmarks.machine import children, cpu_seconds, described, peak_mib
-from semsam_model.checkpoint import load_default
+from semsam_model.checkpoints.checkpoint import load_default
 from semsam_model.everything import GridOptions, everything
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from semsam_model.candidates import crop_iou
-from semsam_model.checkpoint import load_model
+from semsam_model.checkpoints.checkpoint import load_model
 from semsam_model.data import read_samples
 from semsam_model.evaluate import evaluate_clicks
 from semsam_model.evaluate_names import evaluate_names

@@ -27,7 +27,7 @@ from backend.demo import ProjectMaker
 from backend.demo_servers import HOST, Credentials, start_label_studio
 from backend.settings import Settings
 from benchmarks.machine import children, cpu_seconds, described, free_port
-from semsam_model.header import find_weights
+from semsam_model.checkpoints.header import find_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = (ROOT / "configs" / "labeling.xml").read_text()

@@ -29,7 +29,7 @@ from backend.formats import encode_brush_rle
 from backend.images import decode_photo
 from backend.metrics import Metrics
 from backend.predictor import Loaded, Predictor
-from semsam_model.checkpoint import load_default, load_model
+from semsam_model.checkpoints.checkpoint import load_default, load_model
 from semsam_model.config import read_model_config
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.predict import propose

@@ -25,7 +25,7 @@ from PIL import Image
 from backend.registry import open_registry
 from backend.settings import Settings
 from backend.store import open_store
-from semsam_model.checkpoint import load_default, save
+from semsam_model.checkpoints.checkpoint import load_default, save
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTO = ROOT / "samples" / "rocket.jpg"

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from semsam_model.batches import Batch
-from semsam_model.checkpoint import OWN_DECODERS, network_of, with_own_decoders
+from semsam_model.checkpoints.checkpoint import OWN_DECODERS, network_of, with_own_decoders
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
 from semsam_model.losses import LossOutput

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from semsam_model.checkpoint import read_header
+from semsam_model.checkpoints.checkpoint import read_header
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -14,7 +14,7 @@ FORBIDDEN = {
     "semsam_model": {"backend", "flask", "sqlalchemy", "label_studio_sdk"},
     "semsam_model.config": {"torch"},
     "semsam_model.types": {"torch"},
-    "semsam_model.header": {"torch"},
+    "semsam_model.checkpoints.header": {"torch"},
     "semsam_model.masks.codecs": {"torch"},
     "semsam_model.masks.label_studio": {"torch"},
     "semsam_model.samples": {"torch"},

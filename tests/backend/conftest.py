@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from backend.store import Store
-from semsam_model.checkpoint import save
+from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
 from semsam_model.network.model import build_model
 from tests.backend import postgres

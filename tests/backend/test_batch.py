@@ -20,7 +20,7 @@ from backend.errors import LabelStudioError, TaskRefused
 from backend.labelstudio import LabelStudio
 from backend.preannotation import UNFINISHED
 from backend.settings import Settings
-from semsam_model.header import read_header
+from semsam_model.checkpoints.header import read_header
 from tests.backend.batch_studio import Studio, at_work
 from tests.backend.test_preannotation import NAMED, built, everything_weights, settings
 from tests.backend.test_service import CONFIG, Files, body, picture, png, serving

@@ -11,7 +11,7 @@ import pytest
 
 from backend.batch import read_config
 from backend.batch_annotator import Annotator
-from semsam_model.header import read_header
+from semsam_model.checkpoints.header import read_header
 from tests.backend.batch_studio import Studio, at_work
 from tests.backend.studio_http import TOKEN
 from tests.backend.test_batch import rows

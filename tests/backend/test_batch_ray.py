@@ -25,7 +25,7 @@ from backend.batch_ray import on_ray, share
 from backend.batch_sources import Item, Picture, Reader, tasks_of
 from backend.errors import BackendError, SettingsError
 from backend.labelstudio import LabelStudio
-from semsam_model.header import read_header
+from semsam_model.checkpoints.header import read_header
 from tests.backend.batch_studio import Studio, at_work
 from tests.backend.studio_http import TOKEN
 from tests.backend.test_batch import pictures_of, rows

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import semsam_model.text_encoder
 from backend.cli import app
-from semsam_model.checkpoint import save
+from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.network.model import build_model

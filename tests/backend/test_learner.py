@@ -26,7 +26,7 @@ from backend.records import StoredRegion
 from backend.settings import Settings
 from backend.store import Store, open_store
 from backend.tables import lessons, regions
-from semsam_model.checkpoint import load, save
+from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.network.model import build_model
 from semsam_model.types import Click, LabelSet, Prompt

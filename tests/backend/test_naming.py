@@ -25,7 +25,7 @@ from backend.predictor import Predictor, read_model
 from backend.service import SemsamService, build_service
 from backend.settings import Settings
 from backend.text_prompt import ELSE, against, asked_label, readings
-from semsam_model.checkpoint import load, save
+from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.names import EVEN_LEVEL, LOG_ODDS_A_LEVEL
 from semsam_model.network.model import build_model

@@ -18,7 +18,7 @@ from backend.metrics import Metrics
 from backend.preannotation import UNFINISHED, in_time
 from backend.service import SemsamService, build_service
 from backend.settings import Settings
-from semsam_model.checkpoint import load, save
+from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.masks.codecs import decode_brush_rle
 from semsam_model.names import Kind

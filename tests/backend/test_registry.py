@@ -27,7 +27,7 @@ from backend.registry import RECENT, ModelVersion, Registry, open_registry
 from backend.settings import Settings
 from backend.store import open_store
 from backend.tables import activations
-from semsam_model.checkpoint import load, save
+from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError
 from semsam_model.network.model import build_model

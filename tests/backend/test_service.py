@@ -18,7 +18,7 @@ from backend.metrics import Metrics
 from backend.predictor import Predictor, read_model
 from backend.service import SemsamService, build_service
 from backend.settings import Settings
-from semsam_model.checkpoint import load
+from semsam_model.checkpoints.checkpoint import load
 from semsam_model.errors import CheckpointError
 from semsam_model.masks.codecs import decode_brush_rle
 from semsam_model.predict import propose

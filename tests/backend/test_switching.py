@@ -30,7 +30,7 @@ from backend.service import SemsamService
 from backend.settings import Settings
 from backend.store import open_store
 from backend.switching import Follower, load_live
-from semsam_model.checkpoint import save
+from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
 from semsam_model.network.model import SemanticSAM, build_model
 

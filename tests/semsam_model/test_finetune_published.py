@@ -12,13 +12,13 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from semsam_model.checkpoint import load, pack
+from semsam_model.checkpoints.checkpoint import load, pack
+from semsam_model.checkpoints.published import convert, published_shapes
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError
 from semsam_model.names import name_candidates
 from semsam_model.predict import propose
 from semsam_model.processes import Processes
-from semsam_model.published import convert, published_shapes
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.train import train_from_config
 from semsam_model.train_config import read_train_config

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from semsam_model.checkpoint import load_default
+from semsam_model.checkpoints.checkpoint import load_default
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluate import evaluate_clicks

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from semsam_model.checkpoint import load_default
+from semsam_model.checkpoints.checkpoint import load_default
 from semsam_model.errors import ConfigError
 from semsam_model.gate_config import GateConfig
 from semsam_model.gate_pictures import Following, follow

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semsam_model.candidates import Options, PromptCells, Proposal, View, obeyed
-from semsam_model.checkpoint import RANKER, load, read_header, save, with_ranker
+from semsam_model.checkpoints.checkpoint import RANKER, load, read_header, save, with_ranker
 from semsam_model.config import read_model_config
 from semsam_model.data import read_samples
 from semsam_model.errors import CheckpointError, DataError, PromptError

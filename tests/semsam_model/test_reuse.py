@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from semsam_model.batches import SamplingConfig, Stage
-from semsam_model.checkpoint import save
+from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
 from semsam_model.data import read_samples
 from semsam_model.errors import ConfigError

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from semsam_model.batches import SamplingConfig, Stage, TrainingBatches, mask_boxes
 from semsam_model.candidates import Proposal
-from semsam_model.checkpoint import load, pack, save
+from semsam_model.checkpoints.checkpoint import load, pack, save
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.data import read_samples
 from semsam_model.errors import CheckpointError, ConfigError

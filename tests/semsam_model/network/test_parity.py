@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from semsam_model.checkpoint import load
+from semsam_model.checkpoints.checkpoint import load
+from semsam_model.checkpoints.published import Report
 from semsam_model.everything import PUBLISHED, everything
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM
 from semsam_model.network.pixel_decoder import Features
-from semsam_model.published import Report
 from semsam_model.types import Box, Click
 from tests.semsam_model.published_rule import CLICKS, picture
 

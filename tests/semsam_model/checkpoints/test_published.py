@@ -19,14 +19,22 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from semsam_model.checkpoint import load, load_model, read_header
+from semsam_model.checkpoints.checkpoint import load, load_model, read_header
+from semsam_model.checkpoints.published import (
+    Report,
+    _read_pickle,
+    convert,
+    fetch,
+    file_sha256,
+    published_names,
+    published_shapes,
+)
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ConfigError
-from semsam_model.published import Report, _read_pickle, convert, fetch, file_sha256, published_names, published_shapes
 from tests.semsam_model.file_server import FileServer
 from tests.semsam_model.published_rule import rule_weights
 
-MANIFESTS = Path(__file__).parent.parent / "fixtures" / "published_manifests.json.gz"
+MANIFESTS = Path(__file__).parents[2] / "fixtures" / "published_manifests.json.gz"
 TINY = read_model_config("tiny")
 PREDICTOR = "model.sem_seg_head.predictor."
 LABEL_ENC, MASK_TOKENS = PREDICTOR + "label_enc.weight", PREDICTOR + "mask_tokens.weight"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from semsam_model.download import download, public_url
+from semsam_model.checkpoints.download import download, public_url
 from semsam_model.errors import CheckpointError
 from tests.semsam_model.file_server import FileServer
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semsam_model.checkpoint import (
+from semsam_model.checkpoints.checkpoint import (
     FORMAT,
     average,
     content_digest,

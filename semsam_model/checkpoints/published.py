@@ -25,9 +25,9 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from semsam_model.checkpoint import SUFFIX, Version, save
+from semsam_model.checkpoints.checkpoint import SUFFIX, Version, save
+from semsam_model.checkpoints.download import download, public_url
 from semsam_model.config import ModelConfig, read_model_config
-from semsam_model.download import download, public_url
 from semsam_model.errors import CheckpointError
 from semsam_model.network.model import build_model
 from semsam_model.network.swin import relative_position_index

@@ -4,7 +4,7 @@
     model, version = load(path)             # strict names and shapes, digest verified
     model, version = load_model("mobile")   # what the service and the command line call
 
-Nothing else is read at run time; published pickles go through `semsam_model.published` once.
+Nothing else is read at run time; published pickles go through `semsam_model.checkpoints.published` once.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semsam_model.config import ModelConfig
-from semsam_model.errors import CheckpointError, ConfigError
-from semsam_model.header import (
+from semsam_model.checkpoints.header import (
     EMBEDDED as EMBEDDED,
 )
-from semsam_model.header import (
+from semsam_model.checkpoints.header import (
     FORMAT as FORMAT,
 )
-from semsam_model.header import (
+from semsam_model.checkpoints.header import (
     RELEASED as RELEASED,
 )
-from semsam_model.header import (
+from semsam_model.checkpoints.header import (
     SUFFIX as SUFFIX,
 )
-from semsam_model.header import (
+from semsam_model.checkpoints.header import (
     Header as Header,
 )
-from semsam_model.header import (
+from semsam_model.checkpoints.header import (
     Version as Version,
 )
-from semsam_model.header import (
+from semsam_model.checkpoints.header import (
     find_weights,
     header_of,
     opened,
 )
-from semsam_model.header import (
+from semsam_model.checkpoints.header import (
     read_header as read_header,
 )
-from semsam_model.header import (
+from semsam_model.checkpoints.header import (
     weights_path as weights_path,
 )
+from semsam_model.config import ModelConfig
+from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.network.ranker import Ranker
 

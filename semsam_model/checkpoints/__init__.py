@@ -1,0 +1,1 @@
+"""Weights files: header, loading and saving, the published checkpoints."""
