@@ -19,7 +19,7 @@ from semsam_model.errors import ConfigError, PromptError, SemsamError
 from semsam_model.types import Box, Click, Prompt
 
 if TYPE_CHECKING:
-    from semsam_model.samples import Sample
+    from semsam_model.data.samples import Sample
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -282,7 +282,7 @@ def train_ranker(
 
     from backend.settings import load_settings
     from semsam_model.checkpoints.checkpoint import load, with_ranker
-    from semsam_model.data import evenly, read_samples
+    from semsam_model.data.folder import evenly, read_samples
     from semsam_model.ranker_training import fit_ranker
     from semsam_model.text_encoder import TextEncoder
 
@@ -314,8 +314,8 @@ def check_data(
     """Read a mixture once: counts, sizes, parts inside their wholes, labels, what is skipped, a contact sheet."""
     from rich.progress import Progress
 
-    from semsam_model.data_check import check
-    from semsam_model.mixture import read_mixture
+    from semsam_model.data.check import check
+    from semsam_model.data.mixture import read_mixture
 
     mixture = read_mixture(config, root)
     with Progress() as progress:
@@ -338,8 +338,8 @@ def pack_data(
     """Pack a mixture into tars to train from elsewhere: semsam train --data-config OUT/mixture.yaml --root OUT."""
     from rich.progress import Progress
 
-    from semsam_model.mixture import read_mixture
-    from semsam_model.shards import pack_mixture
+    from semsam_model.data.mixture import read_mixture
+    from semsam_model.data.shards import pack_mixture
 
     mixture = read_mixture(config, root)
     with Progress() as progress:
@@ -364,14 +364,14 @@ def make_data(
     size: Annotated[int, typer.Option(min=32, max=4096, help="Side, pixels.")] = 256,
 ) -> None:
     """Write made scenes of objects, parts and subparts with names."""
-    from semsam_model.synthetic import write_scenes
+    from semsam_model.data.synthetic import write_scenes
 
     print(f"written to {write_scenes(out, count, seed=seed, size=(size, size))}")
 
 
 def _photos(data: list[Path], limit: int | None) -> tuple[list[Sample], list[Sample], list[str]]:
     """Every photo of the folders, those to look at, and what could not be read."""
-    from semsam_model.data import evenly, read_samples
+    from semsam_model.data.folder import evenly, read_samples
 
     readings = [read_samples(folder) for folder in data]
     every = [sample for reading in readings for sample in reading.samples]
@@ -401,7 +401,7 @@ def clicks(
 
     from backend.settings import load_settings
     from semsam_model.checkpoints.checkpoint import load_model
-    from semsam_model.data import read_samples
+    from semsam_model.data.folder import read_samples
     from semsam_model.evaluate import evaluate_clicks
     from semsam_model.evaluate_report import draw_cases, page, tables, worst
     from semsam_model.evaluate_summary import summarise

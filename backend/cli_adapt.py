@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from semsam_model.data.samples import Sample
     from semsam_model.network.model import SemanticSAM
-    from semsam_model.samples import Sample
     from semsam_model.text_encoder import TextEncoder
 
 
@@ -31,7 +31,7 @@ def adapt(
 
     from backend.settings import load_settings
     from semsam_model.checkpoints.checkpoint import load_model
-    from semsam_model.data import read_samples
+    from semsam_model.data.folder import read_samples
     from semsam_model.evaluate_few_shot import few_shot_table
     from semsam_model.text_encoder import TextEncoder
 
@@ -60,7 +60,7 @@ def _replay(
 ) -> dict[str, Any]:
     from rich.progress import Progress
 
-    from semsam_model.data import evenly
+    from semsam_model.data.folder import evenly
     from semsam_model.evaluate_replay import replay
 
     chosen = evenly(samples, photos)
@@ -87,7 +87,7 @@ def few_shot(
     network: SemanticSAM, samples: list[Sample], examples: Path | None, encoder: TextEncoder
 ) -> tuple[dict[str, Any], list[str]]:
     """Curves by source, and why a source has none. examples: a folder that may have other photos of it."""
-    from semsam_model.data import read_samples
+    from semsam_model.data.folder import read_samples
     from semsam_model.errors import DataError
 
     curves: dict[str, Any] = {}

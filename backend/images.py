@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from backend.errors import ImageFormatError, ImageTooLarge
+from semsam_model.data.pixels import decode_rgb, orientation_of, oriented_size
 from semsam_model.errors import ImageError
-from semsam_model.pixels import decode_rgb, orientation_of, oriented_size
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 

@@ -18,7 +18,7 @@ from backend.export_formats import LabelledTask, by_task, granularity
 from backend.photos import PhotoFolder
 from backend.records import StoredRegion
 from backend.split import Split, split_of
-from semsam_model.samples import Annotation, CocoMask, PhotoFile, Region, Sample
+from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Region, Sample
 
 log = logging.getLogger(__name__)
 

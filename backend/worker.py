@@ -35,7 +35,8 @@ from backend.registry import ModelVersion, Registry
 from backend.settings import Settings
 from backend.store import Store
 from semsam_model.checkpoints.checkpoint import load, save
-from semsam_model.data import evenly
+from semsam_model.data.folder import evenly
+from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError, ImageError, SemsamError
 from semsam_model.finetune import STATE, fine_tune
 from semsam_model.finetune_config import read_finetune_config
@@ -45,7 +46,6 @@ from semsam_model.gate_config import GateConfig
 from semsam_model.gate_pictures import follow
 from semsam_model.gate_report import report
 from semsam_model.network.model import SemanticSAM
-from semsam_model.samples import Sample
 from semsam_model.text_encoder import TextEncoder
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ import torch
 
 from semsam_model.candidates import crop_iou
 from semsam_model.checkpoints.checkpoint import load_model
-from semsam_model.data import read_samples
+from semsam_model.data.folder import read_samples
+from semsam_model.data.samples import Annotation, CocoMask, Region, Sample
 from semsam_model.evaluate import evaluate_clicks
 from semsam_model.evaluate_names import evaluate_names
 from semsam_model.evaluate_photos import evaluate_photos
@@ -36,7 +37,6 @@ from semsam_model.gate_pictures import follow
 from semsam_model.masks.clicker import innermost
 from semsam_model.network.model import SemanticSAM
 from semsam_model.predict import raw_levels
-from semsam_model.samples import Annotation, CocoMask, Region, Sample
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Prompt
 

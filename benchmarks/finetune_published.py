@@ -19,7 +19,7 @@ from semsam_model.batches import SamplingConfig, Stage
 from semsam_model.checkpoints.checkpoint import load, pack
 from semsam_model.checkpoints.published import convert, published_shapes
 from semsam_model.config import config_root, read_model_config
-from semsam_model.mixture import MixtureConfig, read_mixture
+from semsam_model.data.mixture import MixtureConfig, read_mixture
 from semsam_model.names import name_candidates
 from semsam_model.predict import propose
 from semsam_model.text_encoder import TextEncoder

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from semsam_model.readers_sa1b import read_sa1b
-from semsam_model.samples import CocoMask, Sample
+from semsam_model.data.readers.sa1b import read_sa1b
+from semsam_model.data.samples import CocoMask, Sample
 
 SIDE = 32
 

@@ -27,7 +27,7 @@ from backend.settings import Settings
 from backend.text_prompt import against
 from benchmarks.machine import described
 from semsam_model.checkpoints.checkpoint import load_default
-from semsam_model.data import Sample, evenly, read_samples
+from semsam_model.data.folder import Sample, evenly, read_samples
 from semsam_model.errors import DataError
 from semsam_model.find import by_clicks, by_queries, click_grid
 from semsam_model.metrics_masks import TextIou

@@ -26,7 +26,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from semsam_model.candidates import Options, crop_iou
-from semsam_model.data import Sample, evenly
+from semsam_model.data.folder import Sample, evenly
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluate_baselines import grabcut
 from semsam_model.evaluate_noc import Corrected, correct

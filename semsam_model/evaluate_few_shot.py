@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
-from semsam_model.data import Sample
+from semsam_model.data.folder import Sample
+from semsam_model.data.samples import Region
+from semsam_model.data.vocabulary import HEAD_OF
 from semsam_model.errors import DataError, ImageError
 from semsam_model.few_shot import fit_names
 from semsam_model.learning import Lesson, lesson, text_scores
 from semsam_model.names import KINDS, LabelSet
 from semsam_model.network.model import SemanticSAM
-from semsam_model.samples import Region
 from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
-from semsam_model.vocabulary import HEAD_OF
 
 EXAMPLES = (0, 1, 5, 20)
 DRAWS = 6

@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from semsam_model.data.samples import Label, Sample
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluate_labels import Labels, labels_of
 from semsam_model.evaluate_measures import NEEDS, NO_QUERIES, TASKS, Figures, Looked, Measure
 from semsam_model.everything import GridOptions, everything
 from semsam_model.network.model import SemanticSAM
-from semsam_model.samples import Label, Sample
 from semsam_model.segment import Embed, find_queries
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from rich.table import Table
 
 from semsam_model.candidates import Options, crop_iou
-from semsam_model.data import Sample
+from semsam_model.data.folder import Sample
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluate_few_shot import MIN_AREA, label_set, region_label
 from semsam_model.learning import Learned, Lesson, learn, lesson_of

@@ -15,7 +15,7 @@ from jinja2 import Environment
 from PIL import Image
 from rich.table import Table
 
-from semsam_model.data import Sample
+from semsam_model.data.folder import Sample
 from semsam_model.evaluate import ClickScore, wanted_by
 from semsam_model.masks.clicker import innermost
 from semsam_model.network.model import SemanticSAM

@@ -28,6 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from semsam_model.batches import DrawnPrompts, draw_prompts, mask_boxes
+from semsam_model.data.samples import Sample
+from semsam_model.data.synthetic import made_samples
+from semsam_model.data.vocabulary import NO_LABEL, NameTable, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError, TrainingError
 from semsam_model.finetune_config import FEATURES, LEARNS, FineTuneConfig
 from semsam_model.finetune_views import View, Views, batched
@@ -39,11 +42,8 @@ from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features
 from semsam_model.ranker_training import fit_ranker
 from semsam_model.rounds import correct
-from semsam_model.samples import Sample
-from semsam_model.synthetic import made_samples
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.train_state import decay_groups, learning_rate_factor
-from semsam_model.vocabulary import NO_LABEL, NameTable, Vocabulary, encode_vocabulary
 
 log = logging.getLogger(__name__)
 

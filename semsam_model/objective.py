@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from semsam_model.batches import Batch
+from semsam_model.data.vocabulary import NO_LABEL, NameTable
 from semsam_model.generic_losses import generic_loss, with_names
 from semsam_model.losses import LossOutput, RandomPoints, training_loss, uniform_points
 from semsam_model.name_losses import name_loss
@@ -24,7 +25,6 @@ from semsam_model.processes import Processes
 from semsam_model.reuse import Earlier, Looked
 from semsam_model.rounds import correct
 from semsam_model.train_config import TrainConfig
-from semsam_model.vocabulary import NO_LABEL, NameTable
 
 
 class Objective(nn.Module):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from semsam_model.data import Sample
+from semsam_model.data.folder import Sample
 from semsam_model.errors import DataError
 from semsam_model.masks.clicker import innermost
 from semsam_model.network.frame import LOGIT_STRIDE, Frame

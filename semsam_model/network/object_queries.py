@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semsam_model.config import ModelConfig
+from semsam_model.data.samples import GRANULARITIES
 from semsam_model.network.decoder import MLP, DecoderLayer, LayerOutput, PromptDecoder, box_positions, inverse_sigmoid
 from semsam_model.network.deformable import Shapes
 from semsam_model.network.pixel_decoder import LEVELS, Features, PixelDecoder
-from semsam_model.samples import GRANULARITIES
 
 KINDS = len(GRANULARITIES)  #: object, part, region
 HIDDEN = 256

@@ -30,10 +30,10 @@ from backend.photos import PhotoFolder
 from backend.records import StoredRegion
 from backend.split import SPLITS, VALIDATION_SHARE, split_of
 from backend.store import Store
-from semsam_model.readers_coco import read_coco
-from semsam_model.readers_label_studio import read_label_studio
-from semsam_model.readers_sa1b import read_sa1b
-from semsam_model.samples import Reading
+from semsam_model.data.readers.coco import read_coco
+from semsam_model.data.readers.label_studio import read_label_studio
+from semsam_model.data.readers.sa1b import read_sa1b
+from semsam_model.data.samples import Reading
 from tests.backend.masks import any_mask, blobs
 from tests.backend.stored import ORIGIN, car_park, fill, photo, project, region
 

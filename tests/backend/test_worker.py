@@ -34,9 +34,9 @@ from backend.store import Store, open_store
 from backend.tables import jobs as job_rows
 from backend.tables import projects, regions
 from backend.worker import Worker
+from semsam_model.data.samples import CocoMask
+from semsam_model.data.synthetic import draw_scene
 from semsam_model.gate_pictures import Following
-from semsam_model.samples import CocoMask
-from semsam_model.synthetic import draw_scene
 
 KEY = ProjectKey("http://ls:8080", 1)
 NOW = datetime.now(UTC)

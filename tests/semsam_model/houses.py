@@ -10,8 +10,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from semsam_model.batches import SamplingConfig, Stage, TrainingBatches
-from semsam_model.data import Sample
-from semsam_model.mixture import Mixture
+from semsam_model.data.folder import Sample
+from semsam_model.data.mixture import Mixture
 
 FILL = (128.0, 128.0, 128.0)
 

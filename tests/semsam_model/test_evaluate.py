@@ -14,7 +14,7 @@ import torch
 
 from semsam_model.candidates import iou
 from semsam_model.config import read_model_config
-from semsam_model.data import Sample, read_samples
+from semsam_model.data.folder import Sample, read_samples
 from semsam_model.evaluate import ClickReport, evaluate_clicks, matched
 from semsam_model.evaluate_baselines import grabcut
 from semsam_model.evaluate_noc import MOST, Corrected, correct

@@ -12,12 +12,12 @@ import pytest
 
 from semsam_model import evaluate_photos as module
 from semsam_model.config import read_model_config
+from semsam_model.data.samples import Annotation, Checked, CocoMask, Label, Region, Sample
 from semsam_model.errors import ConfigError
 from semsam_model.evaluate_labels import labels_of
 from semsam_model.evaluate_measures import TASKS
 from semsam_model.evaluate_photos import PhotoReport, evaluate_photos
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.samples import Annotation, Checked, CocoMask, Label, Region, Sample
 from semsam_model.segment import Queries
 from tests.semsam_model.networks import structured
 

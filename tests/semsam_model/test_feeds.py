@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from semsam_model.batches import SamplingConfig, Stage, TrainingBatches
+from semsam_model.data.mixture import Mixture, MixtureConfig, read_mixture
+from semsam_model.data.samples import Annotation, Sample
 from semsam_model.losses import LossConfig, training_loss
-from semsam_model.mixture import Mixture, MixtureConfig, read_mixture
 from semsam_model.processes import Processes
-from semsam_model.samples import Annotation, Sample
 from semsam_model.train_state import Run
 from tests.semsam_model.houses import FILL
 from tests.semsam_model.test_losses import EVENLY, random_case

@@ -13,6 +13,8 @@ import torch
 
 from semsam_model.checkpoints.checkpoint import load_default
 from semsam_model.config import read_model_config
+from semsam_model.data.samples import Annotation, Sample
+from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluate import evaluate_clicks
 from semsam_model.finetune import SCENES
@@ -21,8 +23,6 @@ from semsam_model.gate_clicks import GateClick, guard_samples, measure
 from semsam_model.gate_config import GateConfig, Interval, bootstrap, widened
 from semsam_model.gate_pictures import Following
 from semsam_model.gate_report import report
-from semsam_model.samples import Annotation, Sample
-from semsam_model.synthetic import made_samples
 from tests.semsam_model.networks import structured
 
 CONFIG = GateConfig(resamples=400, scenes=1, photos=2)

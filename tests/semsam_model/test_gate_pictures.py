@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from semsam_model.checkpoints.checkpoint import load_default
+from semsam_model.data.samples import Annotation, CocoMask, Region, Sample
+from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError
 from semsam_model.gate_config import GateConfig
 from semsam_model.gate_pictures import Following, follow
 from semsam_model.network.model import SemanticSAM
-from semsam_model.samples import Annotation, CocoMask, Region, Sample
-from semsam_model.synthetic import made_samples
 
 SCENES = made_samples(5, seed=33, size=(128, 160), source="project")
 

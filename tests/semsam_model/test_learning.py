@@ -9,6 +9,7 @@ import pytest
 
 from semsam_model.candidates import Options, iou
 from semsam_model.config import read_model_config
+from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import DataError
 from semsam_model.few_shot import Preference
 from semsam_model.learning import Learned, Lesson, learn, lesson
@@ -16,7 +17,6 @@ from semsam_model.masks.clicker import innermost
 from semsam_model.names import LabelSet, name_candidates
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.predict import ask, describe, learnable, propose
-from semsam_model.synthetic import made_samples
 from semsam_model.types import Candidate, Prompt
 from tests.semsam_model.networks import structured
 

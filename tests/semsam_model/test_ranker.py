@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from semsam_model.candidates import Options, PromptCells, Proposal, View, obeyed
 from semsam_model.checkpoints.checkpoint import RANKER, load, read_header, save, with_ranker
 from semsam_model.config import read_model_config
-from semsam_model.data import read_samples
+from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, DataError, PromptError
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import SemanticSAM, build_model

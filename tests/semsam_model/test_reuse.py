@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from semsam_model.batches import SamplingConfig, Stage
 from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
-from semsam_model.data import read_samples
+from semsam_model.data.folder import read_samples
 from semsam_model.errors import ConfigError
 from semsam_model.generic_losses import GenericTargets
 from semsam_model.losses import LossConfig

@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from semsam_model.batches import SamplingConfig, Stage
 from semsam_model.config import config_root, read_model_config
-from semsam_model.data import read_samples
+from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
 from semsam_model.losses import LossConfig
 from semsam_model.network.model import build_model

@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 
 from semsam_model.batches import SamplingConfig, Stage
+from semsam_model.data.mixture import Mixture
+from semsam_model.data.samples import LazySamples, Reading, Sample
+from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import TrainingError
 from semsam_model.losses import LossConfig
-from semsam_model.mixture import Mixture
 from semsam_model.network.model import SemanticSAM
 from semsam_model.processes import joined
 from semsam_model.rounds import RoundsConfig
-from semsam_model.samples import LazySamples, Reading, Sample
-from semsam_model.synthetic import made_samples
 from semsam_model.train import train
 from semsam_model.train_config import TrainConfig
 

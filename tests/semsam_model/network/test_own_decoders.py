@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from semsam_model.batches import SamplingConfig, Stage
 from semsam_model.checkpoints.checkpoint import graft, load, pack, save
 from semsam_model.config import ModelConfig, read_model_config
-from semsam_model.data import read_samples
+from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.losses import LossConfig
 from semsam_model.network.model import SemanticSAM

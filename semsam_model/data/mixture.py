@@ -16,13 +16,13 @@ from functools import cached_property
 from pathlib import Path
 
 from semsam_model.config import check_fields, read_yaml
+from semsam_model.data.readers.coco import CocoOptions, read_coco, read_panoptic
+from semsam_model.data.readers.label_map import ENDINGS, MapOptions, read_label_map
+from semsam_model.data.readers.label_studio import read_label_studio
+from semsam_model.data.readers.sa1b import read_sa1b
+from semsam_model.data.samples import GRANULARITIES, Feeds, LazySamples, Reading, Sample, chain, pack
+from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError, DataError
-from semsam_model.readers_coco import CocoOptions, read_coco, read_panoptic
-from semsam_model.readers_label_map import ENDINGS, MapOptions, read_label_map
-from semsam_model.readers_label_studio import read_label_studio
-from semsam_model.readers_sa1b import read_sa1b
-from semsam_model.samples import GRANULARITIES, Feeds, LazySamples, Reading, Sample, chain, pack
-from semsam_model.synthetic import made_samples
 
 #: Settings, besides name, kind, weight and feeds, that a kind takes; the first are needed.
 _NEEDED: dict[str, tuple[str, ...]] = {

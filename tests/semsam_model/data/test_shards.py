@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from semsam_model.data.mixture import Mixture, MixtureConfig, read_mixture
+from semsam_model.data.readers.sa1b import read_sa1b
+from semsam_model.data.samples import Sample
+from semsam_model.data.shards import pack_mixture
 from semsam_model.errors import ConfigError, DataError
-from semsam_model.mixture import Mixture, MixtureConfig, read_mixture
-from semsam_model.readers_sa1b import read_sa1b
-from semsam_model.samples import Sample
-from semsam_model.shards import pack_mixture
 from tests.semsam_model.houses import write_source
 
 

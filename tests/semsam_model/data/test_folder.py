@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semsam_model.data import read_labels, read_samples
+from semsam_model.data.folder import read_labels, read_samples
 from semsam_model.errors import DataError
 from tests.semsam_model.houses import batches, write_source
 

@@ -22,11 +22,11 @@ from PIL import Image
 from backend.formats import crop_mask
 from backend.label_config import LabelConfig
 from backend.protocol import build_prediction
+from semsam_model.data.readers.coco import CocoOptions, read_coco, read_panoptic
+from semsam_model.data.readers.label_studio import read_label_studio
+from semsam_model.data.readers.sa1b import read_sa1b
+from semsam_model.data.samples import Feeds, LazySamples, Sample, chain, pack
 from semsam_model.errors import DataError
-from semsam_model.readers_coco import CocoOptions, read_coco, read_panoptic
-from semsam_model.readers_label_studio import read_label_studio
-from semsam_model.readers_sa1b import read_sa1b
-from semsam_model.samples import Feeds, LazySamples, Sample, chain, pack
 from semsam_model.types import Candidate
 from tests.semsam_model.houses import rle
 
@@ -189,7 +189,7 @@ def test_broken_coco_entries_are_named_and_their_neighbours_kept(tmp_path: Path)
 @settings(max_examples=60, deadline=None)
 @given(st.recursive(st.none() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=8)))
 def test_whatever_stands_where_a_mask_should_gives_a_mask_or_an_error_that_names_it(segmentation: object) -> None:
-    from semsam_model.samples import Annotation, CocoMask, PhotoFile, Region
+    from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Region
 
     region = Region(CocoMask(segmentation), "object", "cup")  # type: ignore[arg-type]
     sample = Sample(PhotoFile(Path("a.png")), "set", Annotation(SIZE[1], SIZE[0], (region,)))

@@ -30,9 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from semsam_model.errors import DataError
-from semsam_model.masks.codecs import Size
-from semsam_model.samples import (
+from semsam_model.data.samples import (
     BAD_ENTRY,
     EVERY_LOSS,
     GRANULARITIES,
@@ -47,6 +45,8 @@ from semsam_model.samples import (
     Sample,
     Segmentation,
 )
+from semsam_model.errors import DataError
+from semsam_model.masks.codecs import Size
 
 #: Share of a part's box that the box of its whole holds.
 _HELD = 0.9

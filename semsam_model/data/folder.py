@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from semsam_model.data.readers.coco import CocoOptions, read_coco
+from semsam_model.data.samples import GRANULARITIES, CocoMask, Label, Reading, Region, Sample
 from semsam_model.errors import DataError
-from semsam_model.readers_coco import CocoOptions, read_coco
-from semsam_model.samples import GRANULARITIES, CocoMask, Label, Reading, Region, Sample
 
 __all__ = ["GRANULARITIES", "Reading", "Region", "Sample", "evenly", "read_labels", "read_samples", "write_samples"]
 

@@ -17,10 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from semsam_model.errors import DataError
-from semsam_model.masks.codecs import Size
-from semsam_model.masks.label_studio import region_mask, region_shape, region_size
-from semsam_model.samples import (
+from semsam_model.data.samples import (
     BAD_ENTRY,
     EVERY_LOSS,
     GRANULARITIES,
@@ -31,6 +28,9 @@ from semsam_model.samples import (
     Region,
     Sample,
 )
+from semsam_model.errors import DataError
+from semsam_model.masks.codecs import Size
+from semsam_model.masks.label_studio import region_mask, region_shape, region_size
 
 #: Rows with a shape that is no mask we read; the editor calls them so, with or without "labels".
 _UNREAD_SHAPES = ("ellipse", "vector")

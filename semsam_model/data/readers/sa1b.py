@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from semsam_model.errors import DataError
-from semsam_model.samples import (
+from semsam_model.data.samples import (
     BAD_ENTRY,
     EVERY_LOSS,
     GRANULARITIES,
@@ -36,6 +35,7 @@ from semsam_model.samples import (
     chain,
     read_rgb,
 )
+from semsam_model.errors import DataError
 
 PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 

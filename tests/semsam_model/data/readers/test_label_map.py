@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from semsam_model.data.mixture import MixtureConfig, read_mixture
+from semsam_model.data.readers.label_map import MapOptions, read_label_map
 from semsam_model.errors import ConfigError, DataError
-from semsam_model.mixture import MixtureConfig, read_mixture
-from semsam_model.readers_label_map import MapOptions, read_label_map
 
 SIZE = (16, 20)
 NUMBERS = np.zeros(SIZE, np.uint8)

@@ -21,10 +21,10 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from semsam_model.data.mixture import Mixture
+from semsam_model.data.readers.sa1b import PHOTO_SUFFIXES, PhotoInTar
+from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Sample
 from semsam_model.errors import ConfigError, DataError
-from semsam_model.mixture import Mixture
-from semsam_model.readers_sa1b import PHOTO_SUFFIXES, PhotoInTar
-from semsam_model.samples import Annotation, CocoMask, PhotoFile, Sample
 
 _QUALITY = 92  #: of a photo that is made smaller (WebP)
 _NAME = "{:08d}.{}"

@@ -10,8 +10,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semsam_model.data import read_samples
-from semsam_model.synthetic import MIN_AREA, OBJECTS, Thing, draw_scene, made_samples, write_scenes
+from semsam_model.data.folder import read_samples
+from semsam_model.data.synthetic import MIN_AREA, OBJECTS, Thing, draw_scene, made_samples, write_scenes
 
 SIZE = (96, 128)
 
@@ -97,5 +97,5 @@ def test_scenes_written_to_disk_read_back_pixel_for_pixel(tmp_path: Path) -> Non
 
 def test_scenes_are_drawn_without_torch() -> None:
     code = "import sys, semsam_model.synthetic; sys.exit('torch' in sys.modules)"
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

@@ -14,9 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from semsam_model.data import write_samples
+from semsam_model.data.folder import write_samples
+from semsam_model.data.samples import EVERY_LOSS, Annotation, CocoMask, Feeds, LazySamples, Region, Sample
 from semsam_model.masks.codecs import Size
-from semsam_model.samples import EVERY_LOSS, Annotation, CocoMask, Feeds, LazySamples, Region, Sample
 
 #: Masks smaller than this are left to what encloses them, pixels.
 MIN_AREA = 16

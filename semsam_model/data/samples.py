@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from semsam_model.data.pixels import decode_rgb
 from semsam_model.errors import ConfigError, DataError, ImageError
 from semsam_model.masks.codecs import Size, decode_coco_rle
-from semsam_model.pixels import decode_rgb
 
 GRANULARITIES = ("object", "part", "region")
 

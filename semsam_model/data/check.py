@@ -19,9 +19,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from semsam_model.data.mixture import Mixture
+from semsam_model.data.samples import GRANULARITIES, Reading, Region, Sample
 from semsam_model.errors import DataError
-from semsam_model.mixture import Mixture
-from semsam_model.samples import GRANULARITIES, Reading, Region, Sample
 
 #: A part that lies in its whole by less than this is counted as loose.
 LOOSE = 0.9

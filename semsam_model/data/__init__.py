@@ -1,0 +1,1 @@
+"""Annotated photos to train and evaluate on."""
