@@ -77,8 +77,8 @@ class Annotator:
 
     def annotate(self, picture: Prepared) -> dict[str, Any]:
         """The prediction for what `prepare` made of a picture file."""
-        from semsam_model.preannotate import regions_of
-        from semsam_model.segment import find_queries_alone
+        from semsam_model.inference.object_queries import find_queries_alone
+        from semsam_model.inference.preannotate import regions_of
 
         queries = find_queries_alone(self.loaded.model, picture.frame, picture.pixels)
         regions = regions_of(queries, picture.frame, self._labels, wanted_regions(self._settings, self._config))

@@ -107,8 +107,8 @@ def click(
     from backend.images import load_photo
     from backend.settings import load_settings
     from semsam_model.checkpoints.checkpoint import load_model
-    from semsam_model.predict import propose, raw_levels
-    from semsam_model.zoom import looker
+    from semsam_model.inference.predict import propose, raw_levels
+    from semsam_model.inference.zoom import looker
 
     settings = load_settings()
     picture = load_photo(photo, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)

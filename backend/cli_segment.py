@@ -24,8 +24,8 @@ def segment(
     from backend.images import load_photo
     from backend.settings import load_settings
     from semsam_model.checkpoints.checkpoint import load_model
-    from semsam_model.everything import GridOptions, everything
-    from semsam_model.names import KINDS, LabelSet
+    from semsam_model.inference.automatic import GridOptions, everything
+    from semsam_model.inference.naming import KINDS, LabelSet
     from semsam_model.network.ranker import LEVELS
     from semsam_model.text_encoder import TextEncoder
 

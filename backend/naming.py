@@ -18,7 +18,7 @@ from cachetools import LRUCache
 
 from backend.label_config import Label, LabelConfig
 from semsam_model.errors import SemsamError, TextEncoderError
-from semsam_model.names import KINDS, Kind, LabelSet
+from semsam_model.inference.naming import KINDS, Kind, LabelSet
 from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
 
 log = logging.getLogger(__name__)

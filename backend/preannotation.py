@@ -17,10 +17,10 @@ from backend.label_config import LabelConfig
 from backend.naming import Namer
 from backend.settings import Settings
 from semsam_model.errors import TextEncoderError
-from semsam_model.names import LabelSet
+from semsam_model.inference.naming import LabelSet
 
 if TYPE_CHECKING:  # torch
-    from semsam_model.preannotate import Region, RegionOptions
+    from semsam_model.inference.preannotate import Region, RegionOptions
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def names_of(namer: Namer | None, config: LabelConfig, dimension: int, wait_s: f
 
 def wanted_regions(settings: Settings, config: LabelConfig) -> RegionOptions:
     """Which regions a project's pictures get."""
-    from semsam_model.preannotate import RegionOptions
+    from semsam_model.inference.preannotate import RegionOptions
 
     return RegionOptions(settings.preannotate_threshold, settings.preannotate_regions, config.granularity)
 

@@ -27,17 +27,17 @@ from backend.settings import Settings
 from backend.turns import Turns
 from semsam_model.checkpoints.header import Version
 from semsam_model.errors import SemsamError
-from semsam_model.names import LabelSet
+from semsam_model.inference.naming import LabelSet
 from semsam_model.types import Candidate, Click, Prompt, Wanted
 
 # torch takes seconds to import: the thread that loads the model pays for it, not the first answers about health
 if TYPE_CHECKING:
     from semsam_model.few_shot import Preference
+    from semsam_model.inference.preannotate import Region, RegionOptions
+    from semsam_model.inference.zoom import Look
     from semsam_model.learning import Lesson
     from semsam_model.network.frame import Window
     from semsam_model.network.model import ImageEmbedding, SemanticSAM
-    from semsam_model.preannotate import Region, RegionOptions
-    from semsam_model.zoom import Look
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ class Predictor:
         """
 
         def answer(model: SemanticSAM, embedding: ImageEmbedding, look: Look) -> list[Candidate]:
-            from semsam_model.predict import propose
+            from semsam_model.inference.predict import propose
 
             return propose(model, embedding, prompt, wanted=wanted, look=look, preference=preference)
 
@@ -202,10 +202,10 @@ class Predictor:
         whole: LabelSet | None = None,
         using: Loaded | None = None,
     ) -> tuple[list[Candidate], Version, Timings]:
-        """Masks that the first of the labels fits best, see `semsam_model.find`; the rest as `propose`."""
+        """Masks that the first of the labels fits best, see `inference.text_prompt`; the rest as `propose`."""
 
         def answer(model: SemanticSAM, embedding: ImageEmbedding, look: Look) -> list[Candidate]:
-            from semsam_model.find import find
+            from semsam_model.inference.text_prompt import find
 
             return find(model, embedding, labels, threshold, whole)
 
@@ -221,14 +221,14 @@ class Predictor:
         using: Loaded | None = None,
         keep: bool = True,
     ) -> tuple[list[Region], Version, Timings]:
-        """The regions of the photo, see `semsam_model.preannotate`; the rest as `propose`. Raises ConfigError.
+        """The regions of the photo, see `inference.preannotate`; the rest as `propose`. Raises ConfigError.
 
         keep: whether its embedding may take another photo's place in the cache. Clicks come first, also between photo
         and regions.
         """
 
         def answer(model: SemanticSAM, embedding: ImageEmbedding, look: Look) -> list[Region]:
-            from semsam_model.preannotate import preannotate
+            from semsam_model.inference.preannotate import preannotate
 
             self._turns.give_way()
             return preannotate(model, embedding, labels, options)

@@ -42,7 +42,7 @@ from backend.switching import Follower, load_live
 from backend.text_prompt import against, readings
 from semsam_model.checkpoints.header import Header, Version, find_weights
 from semsam_model.errors import SemsamError
-from semsam_model.names import name_candidates
+from semsam_model.inference.naming import name_candidates
 from semsam_model.text_encoder import TextEncoder, normalise_label
 from semsam_model.types import Candidate, Wanted
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from backend.label_config import Label, LabelConfig
 from backend.naming import Namer, telling
-from semsam_model.names import Kind, LabelSet, part_and_whole
+from semsam_model.inference.naming import Kind, LabelSet, part_and_whole
 from semsam_model.text_encoder import normalise_label
 
 #: What a mask may be besides the labels of the project.

@@ -39,7 +39,7 @@ from backend.settings import load_settings
 from backend.store import open_store
 from benchmarks.machine import children, cpu_seconds, described, peak_mib
 from semsam_model.checkpoints.checkpoint import load_default
-from semsam_model.everything import GridOptions, everything
+from semsam_model.inference.automatic import GridOptions, everything
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTO = ROOT / "samples" / "rocket.jpg"

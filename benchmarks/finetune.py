@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from semsam_model.candidates import crop_iou
 from semsam_model.checkpoints.checkpoint import load_model
 from semsam_model.data.folder import read_samples
 from semsam_model.data.samples import Annotation, CocoMask, Region, Sample
@@ -34,9 +33,10 @@ from semsam_model.gate import compare
 from semsam_model.gate_clicks import guard_samples
 from semsam_model.gate_config import GateConfig
 from semsam_model.gate_pictures import follow
+from semsam_model.inference.candidates import crop_iou
+from semsam_model.inference.predict import raw_levels
 from semsam_model.masks.clicker import innermost
 from semsam_model.network.model import SemanticSAM
-from semsam_model.predict import raw_levels
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Prompt
 

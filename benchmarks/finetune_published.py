@@ -20,8 +20,8 @@ from semsam_model.checkpoints.checkpoint import load, pack
 from semsam_model.checkpoints.published import convert, published_shapes
 from semsam_model.config import config_root, read_model_config
 from semsam_model.data.mixture import MixtureConfig, read_mixture
-from semsam_model.names import name_candidates
-from semsam_model.predict import propose
+from semsam_model.inference.naming import name_candidates
+from semsam_model.inference.predict import propose
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.train import train
 from semsam_model.train_config import read_train_config

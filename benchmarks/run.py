@@ -31,10 +31,10 @@ from backend.metrics import Metrics
 from backend.predictor import Loaded, Predictor
 from semsam_model.checkpoints.checkpoint import load_default, load_model
 from semsam_model.config import read_model_config
+from semsam_model.inference.predict import propose
+from semsam_model.inference.zoom import looker
 from semsam_model.network.model import SemanticSAM, build_model
-from semsam_model.predict import propose
 from semsam_model.types import Click, Prompt
-from semsam_model.zoom import looker
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -25,16 +25,16 @@ from typing import Literal, cast
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from semsam_model.candidates import Options, crop_iou
 from semsam_model.data.folder import Sample, evenly
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluate_baselines import grabcut
 from semsam_model.evaluate_noc import Corrected, correct
+from semsam_model.inference.candidates import Options, crop_iou
+from semsam_model.inference.predict import Answers, ask, ask_each, draw, rank, shortlist
+from semsam_model.inference.zoom import Look, looker
 from semsam_model.masks.clicker import innermost
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.predict import Answers, ask, ask_each, draw, rank, shortlist
 from semsam_model.types import Click, Prompt, Wanted
-from semsam_model.zoom import Look, looker
 
 __all__ = ["MEASURES", "ClickReport", "ClickScore", "evaluate_clicks", "innermost", "wanted_by"]
 

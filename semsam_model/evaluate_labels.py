@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from semsam_model.data.samples import Label, Reading, Sample
-from semsam_model.names import OF, Kind, LabelSet
-from semsam_model.readouts import Finding
-from semsam_model.segment import Embed, Queries, against_parts
+from semsam_model.inference.naming import OF, Kind, LabelSet
+from semsam_model.inference.object_queries import Embed, Queries, against_parts
+from semsam_model.inference.postprocess import Finding
 from semsam_model.text_encoder import GENERIC, normalise_label
 
 

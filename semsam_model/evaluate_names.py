@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from rich.table import Table
 
-from semsam_model.candidates import iou
 from semsam_model.data.folder import Sample
 from semsam_model.data.vocabulary import HEAD_OF, Vocabulary, encode_vocabulary
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluate import innermost
-from semsam_model.names import KINDS, LabelSet, label_scores
+from semsam_model.inference.candidates import iou
+from semsam_model.inference.naming import KINDS, LabelSet, label_scores
+from semsam_model.inference.predict import raw_levels
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.predict import raw_levels
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Prompt
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semsam_model.candidates import iou
+from semsam_model.inference.candidates import iou
 from semsam_model.masks.clicker import innermost, next_click
 from semsam_model.types import Prompt
 

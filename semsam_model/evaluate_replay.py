@@ -16,18 +16,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from rich.table import Table
 
-from semsam_model.candidates import Options, crop_iou
 from semsam_model.data.folder import Sample
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluate_few_shot import MIN_AREA, label_set, region_label
+from semsam_model.inference.candidates import Options, crop_iou
+from semsam_model.inference.naming import LabelSet, name_candidates
+from semsam_model.inference.predict import ask, describe, expected_worth, learnable, rank, select
+from semsam_model.inference.zoom import Look, looker
 from semsam_model.learning import Learned, Lesson, learn, lesson_of
 from semsam_model.masks.clicker import innermost
-from semsam_model.names import LabelSet, name_candidates
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.predict import ask, describe, expected_worth, learnable, rank, select
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Candidate, Prompt
-from semsam_model.zoom import Look, looker
 
 MEASURES = ("first", "iou", "label")
 BLOCKS = (25, 50, 100, 200, 400, 800, 1600, 3200)  #: accepts at which a row of the curve ends

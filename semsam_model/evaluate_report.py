@@ -17,11 +17,11 @@ from rich.table import Table
 
 from semsam_model.data.folder import Sample
 from semsam_model.evaluate import ClickScore, wanted_by
+from semsam_model.inference.predict import propose
+from semsam_model.inference.zoom import looker
 from semsam_model.masks.clicker import innermost
 from semsam_model.network.model import SemanticSAM
-from semsam_model.predict import propose
 from semsam_model.types import Prompt
-from semsam_model.zoom import looker
 
 WORST = 24
 A_SOURCE = 4  #: of them, so that one source does not fill the page

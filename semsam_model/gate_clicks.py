@@ -10,19 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semsam_model.candidates import Options
 from semsam_model.data.samples import Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.data.vocabulary import HEAD_OF, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluate import Seen
+from semsam_model.inference.candidates import Options
+from semsam_model.inference.naming import KINDS, LabelSet, label_scores
+from semsam_model.inference.predict import Answers, ask_each, expected_worth
+from semsam_model.inference.zoom import looker
 from semsam_model.masks.clicker import innermost
-from semsam_model.names import KINDS, LabelSet, label_scores
 from semsam_model.network.model import SemanticSAM
-from semsam_model.predict import Answers, ask_each, expected_worth
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Prompt
-from semsam_model.zoom import looker
 
 MEASURES = ("oracle", "first", "max")
 MIN_AREA = 64  #: photo pixels; smaller masks are not clicked

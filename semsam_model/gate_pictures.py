@@ -23,15 +23,15 @@ from typing import Any
 import cv2
 import numpy as np
 
-from semsam_model.candidates import crop_iou, iou
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError, ImageError
 from semsam_model.gate_clicks import clickable
 from semsam_model.gate_config import GateConfig, Interval, bootstrap
+from semsam_model.inference.candidates import crop_iou, iou
+from semsam_model.inference.predict import TOGETHER, decode_clicks
 from semsam_model.masks.clicker import innermost
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.predict import TOGETHER, decode_clicks
 
 SIDE = 512  #: longer side, pixels, that photos and masks are brought to, if larger
 GRID = 64  #: sides of the squares that masks of different photos are held against each other in

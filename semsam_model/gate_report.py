@@ -15,11 +15,11 @@ from PIL import Image
 
 from semsam_model.gate import Comparison
 from semsam_model.gate_clicks import GateClick
+from semsam_model.inference.predict import propose
+from semsam_model.inference.zoom import looker
 from semsam_model.masks.clicker import innermost
 from semsam_model.network.model import SemanticSAM
-from semsam_model.predict import propose
 from semsam_model.types import Prompt
-from semsam_model.zoom import looker
 
 PICTURES = 8  #: half of them the largest gains, half the largest losses
 SIDE = 320

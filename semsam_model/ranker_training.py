@@ -24,17 +24,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semsam_model.candidates import Options, crop_iou
 from semsam_model.data.folder import Sample, evenly
 from semsam_model.data.vocabulary import NO_LABEL, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError
+from semsam_model.inference.candidates import Options, crop_iou
+from semsam_model.inference.predict import Answers, ask, rank
+from semsam_model.inference.zoom import Look, looker
 from semsam_model.masks.clicker import innermost, next_click
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import FEATURES, LEVELS, Ranker, features
-from semsam_model.predict import Answers, ask, rank
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import KINDS, Box, Click, LabelSet, Prompt, Wanted
-from semsam_model.zoom import Look, looker
 
 MIN_AREA = 64  #: photo pixels; smaller masks are not asked for
 MASKS = 12  #: of a photo, at most

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from semsam_model.candidates import PromptCells, Proposal, View
-from semsam_model.names import EVIDENCE
+from semsam_model.inference.candidates import PromptCells, Proposal, View
+from semsam_model.inference.naming import EVIDENCE
 from semsam_model.types import LEVEL_TOKENS, Wanted, level_tokens
 
 LEVELS = tuple(range(1, len(LEVEL_TOKENS) + 1))

@@ -27,9 +27,9 @@ from backend.settings import Settings
 from backend.text_prompt import ELSE, against, asked_label, readings
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
-from semsam_model.names import EVEN_LEVEL, LOG_ODDS_A_LEVEL
+from semsam_model.inference.naming import EVEN_LEVEL, LOG_ODDS_A_LEVEL
+from semsam_model.inference.predict import propose
 from semsam_model.network.model import build_model
-from semsam_model.predict import propose
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Click, Prompt
 

@@ -24,7 +24,7 @@ from backend.records import Preannotated
 from backend.settings import Settings
 from backend.status import read_status
 from backend.store import Store
-from semsam_model.preannotate import Region
+from semsam_model.inference.preannotate import Region
 from semsam_model.types import Candidate
 from tests.backend.annotations import CONFIG, KEY, NOON, ORIGIN, annotation, answered, brush_row, event, square
 from tests.backend.test_ingest import deliver, everything, offer

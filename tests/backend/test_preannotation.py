@@ -20,10 +20,10 @@ from backend.service import SemsamService, build_service
 from backend.settings import Settings
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
+from semsam_model.inference.naming import Kind
+from semsam_model.inference.preannotate import Region, apart
 from semsam_model.masks.codecs import decode_brush_rle
-from semsam_model.names import Kind
 from semsam_model.network.model import build_model
-from semsam_model.preannotate import Region, apart
 from semsam_model.types import Candidate
 from tests.backend.studio_http import TOKEN
 from tests.backend.test_service import CONFIG, Files, body, serving

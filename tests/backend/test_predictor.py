@@ -17,11 +17,11 @@ from backend.predictor import Loaded, Predictor
 from semsam_model.checkpoints.checkpoint import Version
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ImageError
+from semsam_model.inference.preannotate import RegionOptions
+from semsam_model.inference.predict import propose
+from semsam_model.inference.zoom import looker
 from semsam_model.network.model import SemanticSAM, build_model
-from semsam_model.preannotate import RegionOptions
-from semsam_model.predict import propose
 from semsam_model.types import Click, Prompt
-from semsam_model.zoom import looker
 
 CLICK = Prompt((Click(20, 20),))
 
@@ -244,7 +244,7 @@ def test_starting_does_not_wait_for_the_model_and_a_click_does(model: SemanticSA
 def test_a_closer_look_opens_the_photo_once_and_the_next_click_there_neither_opens_nor_encodes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("semsam_model.zoom.LARGE", 2.0)  # random weights answer with large masks
+    monkeypatch.setattr("semsam_model.inference.zoom.LARGE", 2.0)  # random weights answer with large masks
     closer = build_model(replace(read_model_config("tiny"), zoom=4.0)).eval()
     predictor, source = started(closer), Source(photo(8))
     first, _, cold = predictor.propose("8", source, CLICK)

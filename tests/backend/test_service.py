@@ -20,8 +20,8 @@ from backend.service import SemsamService, build_service
 from backend.settings import Settings
 from semsam_model.checkpoints.checkpoint import load
 from semsam_model.errors import CheckpointError
+from semsam_model.inference.predict import propose
 from semsam_model.masks.codecs import decode_brush_rle
-from semsam_model.predict import propose
 from semsam_model.types import Click, Prompt
 from tests.backend.studio_http import TOKEN, answering
 

@@ -17,8 +17,8 @@ from semsam_model.errors import ConfigError
 from semsam_model.evaluate_labels import labels_of
 from semsam_model.evaluate_measures import TASKS
 from semsam_model.evaluate_photos import PhotoReport, evaluate_photos
+from semsam_model.inference.object_queries import Queries
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.segment import Queries
 from tests.semsam_model.networks import structured
 
 SIZE = 128

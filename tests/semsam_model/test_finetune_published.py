@@ -16,8 +16,8 @@ from semsam_model.checkpoints.checkpoint import load, pack
 from semsam_model.checkpoints.published import convert, published_shapes
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError
-from semsam_model.names import name_candidates
-from semsam_model.predict import propose
+from semsam_model.inference.naming import name_candidates
+from semsam_model.inference.predict import propose
 from semsam_model.processes import Processes
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.train import train_from_config

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from semsam_model.config import read_model_config
+from semsam_model.inference.predict import propose
 from semsam_model.network.deformable import DeformableAttention
 from semsam_model.network.model import DecoderOutput, SemanticSAM, build_model
-from semsam_model.predict import propose
 from semsam_model.types import Box, Click, Prompt
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -18,11 +18,11 @@ from semsam_model.checkpoints.checkpoint import graft, load, pack, save
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, ConfigError
+from semsam_model.inference.object_queries import find_queries, find_queries_alone
 from semsam_model.losses import LossConfig
 from semsam_model.network.model import SemanticSAM
 from semsam_model.processes import Processes
 from semsam_model.reuse import ReuseConfig
-from semsam_model.segment import find_queries, find_queries_alone
 from semsam_model.train import train
 from semsam_model.train_config import TrainConfig
 from semsam_model.train_state import Run

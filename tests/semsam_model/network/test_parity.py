@@ -17,7 +17,7 @@ from torch import Tensor
 
 from semsam_model.checkpoints.checkpoint import load
 from semsam_model.checkpoints.published import Report
-from semsam_model.everything import PUBLISHED, everything
+from semsam_model.inference.automatic import PUBLISHED, everything
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM
 from semsam_model.network.pixel_decoder import Features

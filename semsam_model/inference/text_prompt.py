@@ -12,13 +12,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from semsam_model.candidates import Options, Proposal, tidy
-from semsam_model.names import LabelSet, label_shares, name_candidates
+from semsam_model.inference.candidates import Options, Proposal, tidy
+from semsam_model.inference.naming import LabelSet, label_shares, name_candidates
+from semsam_model.inference.object_queries import INSIDE, Queries, best_whole, find_queries, of_one_name, scores_alone
+from semsam_model.inference.postprocess import ReadOptions
+from semsam_model.inference.predict import decode_clicks, offer_all
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.predict import decode_clicks, offer_all
-from semsam_model.readouts import ReadOptions
-from semsam_model.segment import INSIDE, Queries, best_whole, find_queries, of_one_name, scores_alone
 from semsam_model.types import Candidate, Click, level_tokens
 
 GRID = 8  #: clicks along each side of the photo

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
-from semsam_model.find import GRID, find
-from semsam_model.names import KINDS, Kind, LabelSet, evidence, label_scores, name_candidates
+from semsam_model.inference.naming import KINDS, Kind, LabelSet, evidence, label_scores, name_candidates
+from semsam_model.inference.predict import propose, raw_levels
+from semsam_model.inference.text_prompt import GRID, find
 from semsam_model.network.model import SemanticSAM, build_model
-from semsam_model.predict import propose, raw_levels
 from semsam_model.types import Candidate, Click, Prompt
 from tests.semsam_model.networks import structured
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from semsam_model.candidates import Options, clean_pixels
-from semsam_model.names import KINDS, Kind, LabelSet
+from semsam_model.inference.candidates import Options, clean_pixels
+from semsam_model.inference.naming import KINDS, Kind, LabelSet
+from semsam_model.inference.object_queries import INSIDE, Queries, find_queries, segment
+from semsam_model.inference.postprocess import COLUMNS, ReadOptions
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.readouts import COLUMNS, ReadOptions
-from semsam_model.segment import INSIDE, Queries, find_queries, segment
 from semsam_model.types import Candidate
 
 #: An object and a part with a larger IoU are one region. A part that is less of its object is a part.

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from semsam_model.candidates import (
+from semsam_model.config import read_model_config
+from semsam_model.inference.candidates import (
     Options,
     PromptCells,
     Proposal,
@@ -27,7 +28,6 @@ from semsam_model.candidates import (
     parents,
     stability,
 )
-from semsam_model.config import read_model_config
 from semsam_model.network.frame import Frame
 
 LOGITS = hnp.arrays(

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from semsam_model.candidates import Options, Proposal, stability, tidy
-from semsam_model.names import KINDS, Kind, LabelSet, part_and_whole
+from semsam_model.inference.candidates import Options, Proposal, stability, tidy
+from semsam_model.inference.naming import KINDS, Kind, LabelSet, part_and_whole
+from semsam_model.inference.postprocess import Answer, Finding, ReadOptions, instances, name_shares
+from semsam_model.inference.predict import offer_all
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.object_queries import query_logits, query_scores
 from semsam_model.network.pixel_decoder import Features
-from semsam_model.predict import offer_all
-from semsam_model.readouts import Answer, Finding, ReadOptions, instances, name_shares
 from semsam_model.types import Candidate
 
 #: Labels -> float32 (n, E), unit length; `TextEncoder.embed` as an array.

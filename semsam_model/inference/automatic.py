@@ -19,13 +19,13 @@ from typing import Literal
 
 import numpy as np
 
-from semsam_model.candidates import Options, Proposal, tidy
 from semsam_model.errors import ConfigError
-from semsam_model.names import LabelSet, name_candidates
+from semsam_model.inference.candidates import Options, Proposal, tidy
+from semsam_model.inference.naming import LabelSet, name_candidates
+from semsam_model.inference.predict import decode_clicks, offer_all
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import LEVELS
-from semsam_model.predict import decode_clicks, offer_all
 from semsam_model.types import Candidate, Click, level_tokens
 
 _COMPARED = 256  #: masks compared with those kept at a time

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semsam_model.candidates import Options, PromptCells, Proposal, View
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError, ImageError
+from semsam_model.inference.candidates import Options, PromptCells, Proposal, View
+from semsam_model.inference.predict import ask, ask_each, propose
+from semsam_model.inference.zoom import LARGE, TINY, looker, uncut, where_to_look
 from semsam_model.network.frame import Frame, Window
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.predict import ask, ask_each, propose
 from semsam_model.types import Box, Click, Prompt
-from semsam_model.zoom import LARGE, TINY, looker, uncut, where_to_look
 from tests.semsam_model.networks import structured
 
 CONFIG = replace(read_model_config("tiny"), zoom=4.0, zoom_pixels=128)
@@ -161,7 +161,7 @@ def model() -> SemanticSAM:
 @pytest.fixture
 def always_closer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random weights answer with large masks; here these call for a closer look too."""
-    monkeypatch.setattr("semsam_model.zoom.LARGE", 2.0)
+    monkeypatch.setattr("semsam_model.inference.zoom.LARGE", 2.0)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semsam_model.names import Kind, LabelSet
-from semsam_model.readouts import NOTHING, Finding, ReadOptions, instances, name_shares, panoptic, semantic
+from semsam_model.inference.naming import Kind, LabelSet
+from semsam_model.inference.postprocess import NOTHING, Finding, ReadOptions, instances, name_shares, panoptic, semantic
 
 SKY, CAR, WHEEL = 0, 1, 2
 LABEL_KINDS: tuple[Kind | None, ...] = ("object", "object", "part")

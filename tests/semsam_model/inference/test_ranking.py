@@ -12,15 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semsam_model.candidates import Options, PromptCells, Proposal, View, obeyed
 from semsam_model.checkpoints.checkpoint import RANKER, load, read_header, save, with_ranker
 from semsam_model.config import read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, DataError, PromptError
+from semsam_model.inference.candidates import Options, PromptCells, Proposal, View, obeyed
+from semsam_model.inference.predict import Answers, propose, rank
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.network.ranker import ADDED, FEATURES, OF_PROPOSAL, Ranker, features
-from semsam_model.predict import Answers, propose, rank
 from semsam_model.ranker_training import ProposalList, fit_ranker, learn
 from semsam_model.types import LEVEL_TOKENS, Click, Kind, LabelSet, Prompt, Wanted
 from tests.semsam_model.houses import write_source

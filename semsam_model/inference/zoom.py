@@ -16,8 +16,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from semsam_model.candidates import View
 from semsam_model.config import ModelConfig
+from semsam_model.inference.candidates import View
 from semsam_model.network.frame import Window
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Prompt

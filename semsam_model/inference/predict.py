@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from semsam_model.candidates import (
+from semsam_model.few_shot import Preference, preference_vectors
+from semsam_model.inference.candidates import (
     Options,
     PromptCells,
     Proposal,
@@ -25,14 +26,13 @@ from semsam_model.candidates import (
     stability,
     tidy,
 )
-from semsam_model.few_shot import Preference, preference_vectors
-from semsam_model.names import evidence
+from semsam_model.inference.naming import evidence
+from semsam_model.inference.zoom import Look, uncut, where_to_look
 from semsam_model.network.frame import LOGIT_STRIDE, Frame, Window
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import Ranker, features, proposal_features
 from semsam_model.region_features import region_features
 from semsam_model.types import Box, Candidate, Click, Kind, LabelSet, Prompt, Wanted
-from semsam_model.zoom import Look, uncut, where_to_look
 
 TOGETHER = 8  #: clicks and boxes that are decoded in one run
 
@@ -91,7 +91,7 @@ def propose(
     """At most `options.most` distinct, cleaned masks, best first, parents linked; [] only if every level is empty.
 
     wanted: what the project is known to want; only a model with a ranker can use it. look: how to look closer at the
-    photo, for a model whose config wants that; see `semsam_model.zoom`. preference: what was learned from regions that
+    photo, for a model whose config wants that; see `inference.zoom`. preference: what was learned from regions that
     were accepted; with it, candidates have their `region`. Raises PromptError for a prompt outside the photo.
     """
     options = options or Options()

@@ -6,8 +6,8 @@ import torch
 
 from semsam_model.config import read_model_config
 from semsam_model.errors import ImageError, PromptError
+from semsam_model.inference.predict import propose, raw_levels
 from semsam_model.network.model import ImageEmbedding, SemanticSAM, build_model
-from semsam_model.predict import propose, raw_levels
 from semsam_model.types import Box, Candidate, Click, Prompt, level_tokens
 from tests.semsam_model.networks import structured
 

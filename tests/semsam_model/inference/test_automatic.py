@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from semsam_model import everything as module
-from semsam_model.candidates import Proposal
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
-from semsam_model.everything import PUBLISHED, Found, GridOptions, everything
+from semsam_model.inference import automatic as module
+from semsam_model.inference.automatic import PUBLISHED, Found, GridOptions, everything
+from semsam_model.inference.candidates import Proposal
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Click
 from tests.semsam_model.networks import structured

@@ -1,0 +1,1 @@
+"""A prompt on a photo, or a photo alone -> named, ranked masks."""
