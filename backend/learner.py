@@ -41,7 +41,7 @@ from semsam_model.errors import DataError, SemsamError
 from semsam_model.types import Click, Wanted
 
 if TYPE_CHECKING:
-    from semsam_model.learning import Learned, Lesson
+    from semsam_model.adaptation.lessons import Learned, Lesson
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Learner:
 
     def _study(self, key: ProjectKey, regions: list[Taught], project: _Project, wanted: Wanted, loaded: Loaded) -> bool:
         """Lessons for the regions that have none; False when that ended early: stopped, or another model."""
-        from semsam_model.learning import Lesson
+        from semsam_model.adaptation.lessons import Lesson
 
         project.awaited.clear()
         current = {each.key: each for each in regions}
@@ -196,7 +196,7 @@ class Learner:
         return True
 
     def _lesson(self, each: Taught, wanted: Wanted, loaded: Loaded, project: _Project) -> Lesson | None:
-        from semsam_model.learning import Lesson
+        from semsam_model.adaptation.lessons import Lesson
 
         region = find_region(self._store, each.key)
         if region is None or region.updated_at != each.updated_at:
@@ -231,7 +231,7 @@ class Learner:
 
     def _show(self, key: ProjectKey, regions: list[Taught], project: _Project) -> None:
         """Put what the lessons add up to in place."""
-        from semsam_model.learning import learn
+        from semsam_model.adaptation.lessons import learn
 
         known = [project.lessons[each.key][1] for each in regions if each.key in project.lessons]
         learned = learn(known)

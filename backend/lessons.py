@@ -1,6 +1,6 @@
 """What projects have learned, in the store: lessons by region and model, whether a project learns, what it forgot.
 
-A lesson is what one accepted region teaches one model (`semsam_model.learning`), kept so that a restart looks at no
+A lesson is what one accepted region teaches one model (`adaptation.lessons`), kept so that a restart looks at no
 photo again. Its bytes are of use for the region as it was at `updated_at` only.
 """
 

@@ -32,10 +32,10 @@ from semsam_model.types import Candidate, Click, Prompt, Wanted
 
 # torch takes seconds to import: the thread that loads the model pays for it, not the first answers about health
 if TYPE_CHECKING:
-    from semsam_model.few_shot import Preference
+    from semsam_model.adaptation.kernel_ridge import Preference
+    from semsam_model.adaptation.lessons import Lesson
     from semsam_model.inference.preannotate import Region, RegionOptions
     from semsam_model.inference.zoom import Look
-    from semsam_model.learning import Lesson
     from semsam_model.network.frame import Window
     from semsam_model.network.model import ImageEmbedding, SemanticSAM
 
@@ -247,13 +247,13 @@ class Predictor:
         wanted: Wanted,
         using: Loaded,
     ) -> Lesson:
-        """What an accepted mask of the photo teaches, see `semsam_model.learning`; the rest as `propose`.
+        """What an accepted mask of the photo teaches, see `semsam_model.adaptation.lessons`; the rest as `propose`.
 
         Raises DataError for a mask that does not fit the photo.
         """
 
         def answer(model: SemanticSAM, embedding: ImageEmbedding, look: Look) -> Lesson:
-            from semsam_model.learning import lesson
+            from semsam_model.adaptation.lessons import lesson
 
             return lesson(model, embedding, mask, label=label, photo=sha256, click=click, wanted=wanted, look=look)
 

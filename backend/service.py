@@ -47,7 +47,7 @@ from semsam_model.text_encoder import TextEncoder, normalise_label
 from semsam_model.types import Candidate, Wanted
 
 if TYPE_CHECKING:
-    from semsam_model.learning import Learned
+    from semsam_model.adaptation.lessons import Learned
 
 log = logging.getLogger(__name__)
 

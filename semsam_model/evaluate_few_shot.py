@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
+from semsam_model.adaptation.kernel_ridge import fit_names
+from semsam_model.adaptation.lessons import Lesson, lesson, text_scores
 from semsam_model.data.folder import Sample
 from semsam_model.data.samples import Region
 from semsam_model.data.vocabulary import HEAD_OF
 from semsam_model.errors import DataError, ImageError
-from semsam_model.few_shot import fit_names
 from semsam_model.inference.naming import KINDS, LabelSet
-from semsam_model.learning import Lesson, lesson, text_scores
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
 

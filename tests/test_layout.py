@@ -28,7 +28,7 @@ FORBIDDEN = {
     "semsam_model.data.shards": {"torch"},
     "semsam_model.inference.candidates": {"torch", "semsam_model.network.model"},
     "semsam_model.inference.naming": {"torch", "semsam_model.network.model"},
-    "semsam_model.few_shot": {"torch", "semsam_model.network.model"},
+    "semsam_model.adaptation.kernel_ridge": {"torch", "semsam_model.network.model"},
     "semsam_model.inference.postprocess": {"torch", "semsam_model.network.model"},
     "backend.protocol": {"torch", "flask", "requests", "semsam_model.network.model"},
     "backend.label_config": {"torch", "flask", "requests"},

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from semsam_model.few_shot import Preference, preference_vectors
+from semsam_model.adaptation.kernel_ridge import Preference, preference_vectors
+from semsam_model.adaptation.region_features import region_features
 from semsam_model.inference.candidates import (
     Options,
     PromptCells,
@@ -31,7 +32,6 @@ from semsam_model.inference.zoom import Look, uncut, where_to_look
 from semsam_model.network.frame import LOGIT_STRIDE, Frame, Window
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import Ranker, features, proposal_features
-from semsam_model.region_features import region_features
 from semsam_model.types import Box, Candidate, Click, Kind, LabelSet, Prompt, Wanted
 
 TOGETHER = 8  #: clicks and boxes that are decoded in one run

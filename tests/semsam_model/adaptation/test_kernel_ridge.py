@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semsam_model.few_shot import (
+from semsam_model.adaptation.kernel_ridge import (
     FIRST_SURENESS,
     RIDGE,
     _left_out,

@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from semsam_model.adaptation.kernel_ridge import Preference
+from semsam_model.adaptation.lessons import Learned, Lesson, learn, lesson
 from semsam_model.config import read_model_config
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import DataError
-from semsam_model.few_shot import Preference
 from semsam_model.inference.candidates import Options, iou
 from semsam_model.inference.naming import LabelSet, name_candidates
 from semsam_model.inference.predict import ask, describe, learnable, propose
-from semsam_model.learning import Learned, Lesson, learn, lesson
 from semsam_model.masks.clicker import innermost
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Candidate, Prompt

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from semsam_model.adaptation.region_features import region_features
 from semsam_model.config import read_model_config
 from semsam_model.network.model import SemanticSAM, build_model
-from semsam_model.region_features import region_features
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["names", "no names"])

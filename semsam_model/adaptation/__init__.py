@@ -1,0 +1,1 @@
+"""Learning from single accepted masks, without training the network."""
