@@ -253,7 +253,7 @@ def train(
         raise ConfigError("train: expected either --data DIR or --data-config FILE with --root DIR")
     if data is not None and root is not None:
         raise ConfigError("train: --root goes with --data-config; --data says where train/ and val/ are")
-    from semsam_model.train import train_from_config
+    from semsam_model.training.loop import train_from_config
 
     train_from_config(
         config,
@@ -283,8 +283,8 @@ def train_ranker(
     from backend.settings import load_settings
     from semsam_model.checkpoints.checkpoint import load, with_ranker
     from semsam_model.data.folder import evenly, read_samples
-    from semsam_model.ranker_training import fit_ranker
     from semsam_model.text_encoder import TextEncoder
+    from semsam_model.training.ranker import fit_ranker
 
     samples = evenly(read_samples(data).samples, per_source)
     network, _ = load(weights, device=device)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from semsam_model.batches import SamplingConfig, Stage
 from semsam_model.checkpoints.checkpoint import load, pack
 from semsam_model.checkpoints.published import convert, published_shapes
 from semsam_model.config import config_root, read_model_config
@@ -23,8 +22,9 @@ from semsam_model.data.mixture import MixtureConfig, read_mixture
 from semsam_model.inference.naming import name_candidates
 from semsam_model.inference.predict import propose
 from semsam_model.text_encoder import TextEncoder
-from semsam_model.train import train
-from semsam_model.train_config import read_train_config
+from semsam_model.training.batches import SamplingConfig, Stage
+from semsam_model.training.config import read_train_config
+from semsam_model.training.loop import train
 from semsam_model.types import Click, LabelSet, Prompt
 
 FEEDS = ["masks", "boxes", "iou", "object_names", "part_names"]

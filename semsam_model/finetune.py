@@ -27,23 +27,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semsam_model.batches import DrawnPrompts, draw_prompts, mask_boxes
 from semsam_model.data.samples import Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.data.vocabulary import NO_LABEL, NameTable, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError, TrainingError
 from semsam_model.finetune_config import FEATURES, LEARNS, FineTuneConfig
 from semsam_model.finetune_views import View, Views, batched
-from semsam_model.losses import training_loss
-from semsam_model.matching import Match, Targets
-from semsam_model.name_losses import name_loss
 from semsam_model.network.decoder import LayerOutput
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features
-from semsam_model.ranker_training import fit_ranker
-from semsam_model.rounds import correct
 from semsam_model.text_encoder import TextEncoder
-from semsam_model.train_state import decay_groups, learning_rate_factor
+from semsam_model.training.batches import DrawnPrompts, draw_prompts, mask_boxes
+from semsam_model.training.losses.masks import training_loss
+from semsam_model.training.losses.matching import Match, Targets
+from semsam_model.training.losses.names import name_loss
+from semsam_model.training.ranker import fit_ranker
+from semsam_model.training.simulated_corrections import correct
+from semsam_model.training.state import decay_groups, learning_rate_factor
 
 log = logging.getLogger(__name__)
 

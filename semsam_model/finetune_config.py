@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from semsam_model.batches import SamplingConfig
 from semsam_model.config import check_fields, config_root, read_yaml
 from semsam_model.errors import ConfigError
-from semsam_model.losses import LossConfig
-from semsam_model.rounds import RoundsConfig
+from semsam_model.training.batches import SamplingConfig
+from semsam_model.training.losses.masks import LossConfig
+from semsam_model.training.simulated_corrections import RoundsConfig
 
 Learn = Literal["heads", "decoder", "everything"]
 #: Beginnings of the names of parameters that learn.

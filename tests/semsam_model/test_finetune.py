@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from semsam_model.batches import SamplingConfig, draw_prompts
 from semsam_model.config import read_model_config
 from semsam_model.data.samples import Annotation, Sample
 from semsam_model.data.synthetic import made_samples
@@ -17,9 +16,10 @@ from semsam_model.errors import ConfigError, DataError, TrainingError
 from semsam_model.finetune import fine_tune
 from semsam_model.finetune_config import LEARNS, FineTuneConfig, read_finetune_config
 from semsam_model.gate_config import GateConfig
-from semsam_model.losses import LossConfig
 from semsam_model.network.model import SemanticSAM
-from semsam_model.rounds import RoundsConfig
+from semsam_model.training.batches import SamplingConfig, draw_prompts
+from semsam_model.training.losses.masks import LossConfig
+from semsam_model.training.simulated_corrections import RoundsConfig
 from tests.semsam_model.networks import structured
 
 CONFIG = FineTuneConfig(

@@ -18,11 +18,11 @@ from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError
 from semsam_model.inference.naming import name_candidates
 from semsam_model.inference.predict import propose
-from semsam_model.processes import Processes
 from semsam_model.text_encoder import TextEncoder
-from semsam_model.train import train_from_config
-from semsam_model.train_config import read_train_config
-from semsam_model.train_state import Run
+from semsam_model.training.config import read_train_config
+from semsam_model.training.distributed import Processes
+from semsam_model.training.loop import train_from_config
+from semsam_model.training.state import Run
 from semsam_model.types import Click, LabelSet, Prompt
 from tests.semsam_model.published_rule import rule_weights
 

@@ -12,11 +12,11 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from semsam_model.batches import SamplingConfig, Stage, TrainingBatches
 from semsam_model.config import config_root
 from semsam_model.data.check import check
 from semsam_model.data.mixture import MixtureConfig, read_mixture, read_mixture_config
 from semsam_model.errors import ConfigError, DataError
+from semsam_model.training.batches import SamplingConfig, Stage, TrainingBatches
 from tests.semsam_model.houses import FILL, write_source
 
 HOUSES: dict[str, Any] = {"name": "houses", "kind": "coco", "path": "houses.json", "feeds": ["masks", "part_names"]}

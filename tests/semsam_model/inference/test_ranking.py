@@ -21,7 +21,7 @@ from semsam_model.inference.predict import Answers, propose, rank
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.network.ranker import ADDED, FEATURES, OF_PROPOSAL, Ranker, features
-from semsam_model.ranker_training import ProposalList, fit_ranker, learn
+from semsam_model.training.ranker import ProposalList, fit_ranker, learn
 from semsam_model.types import LEVEL_TOKENS, Click, Kind, LabelSet, Prompt, Wanted
 from tests.semsam_model.houses import write_source
 

@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from semsam_model.batches import SamplingConfig, Stage, TrainingBatches, mask_boxes
 from semsam_model.checkpoints.checkpoint import load, pack, save
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.data.folder import read_samples
@@ -21,7 +20,21 @@ from semsam_model.data.samples import Label
 from semsam_model.data.vocabulary import NameTable
 from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.evaluate_labels import Labels
-from semsam_model.generic_losses import (
+from semsam_model.inference.candidates import Proposal
+from semsam_model.inference.naming import LabelSet
+from semsam_model.inference.object_queries import Queries, by_name, find_queries, segment, word_scores
+from semsam_model.inference.postprocess import NOTHING, ReadOptions, panoptic, semantic
+from semsam_model.inference.preannotate import preannotate
+from semsam_model.inference.text_prompt import by_clicks, by_queries, click_grid, find
+from semsam_model.network.frame import Frame
+from semsam_model.network.model import SemanticSAM, build_model
+from semsam_model.network.object_queries import choose_seeds, distinct_proposals, query_logits
+from semsam_model.network.ranker import FEATURES, Ranker
+from semsam_model.training.batches import SamplingConfig, Stage, TrainingBatches, mask_boxes
+from semsam_model.training.config import TrainConfig
+from semsam_model.training.loop import train
+from semsam_model.training.losses.masks import LossConfig
+from semsam_model.training.losses.object_queries import (
     BOXES,
     IOU,
     MASKS,
@@ -32,19 +45,6 @@ from semsam_model.generic_losses import (
     token_targets,
     with_names,
 )
-from semsam_model.inference.candidates import Proposal
-from semsam_model.inference.naming import LabelSet
-from semsam_model.inference.object_queries import Queries, by_name, find_queries, segment, word_scores
-from semsam_model.inference.postprocess import NOTHING, ReadOptions, panoptic, semantic
-from semsam_model.inference.preannotate import preannotate
-from semsam_model.inference.text_prompt import by_clicks, by_queries, click_grid, find
-from semsam_model.losses import LossConfig
-from semsam_model.network.frame import Frame
-from semsam_model.network.model import SemanticSAM, build_model
-from semsam_model.network.object_queries import choose_seeds, distinct_proposals, query_logits
-from semsam_model.network.ranker import FEATURES, Ranker
-from semsam_model.train import train
-from semsam_model.train_config import TrainConfig
 from semsam_model.types import Candidate, Click
 from tests.semsam_model.houses import write_source
 from tests.semsam_model.networks import structured

@@ -13,19 +13,19 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 
-from semsam_model.batches import SamplingConfig, Stage
 from semsam_model.checkpoints.checkpoint import graft, load, pack, save
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.inference.object_queries import find_queries, find_queries_alone
-from semsam_model.losses import LossConfig
 from semsam_model.network.model import SemanticSAM
-from semsam_model.processes import Processes
-from semsam_model.reuse import ReuseConfig
-from semsam_model.train import train
-from semsam_model.train_config import TrainConfig
-from semsam_model.train_state import Run
+from semsam_model.training.batches import SamplingConfig, Stage
+from semsam_model.training.config import TrainConfig
+from semsam_model.training.distributed import Processes
+from semsam_model.training.loop import train
+from semsam_model.training.losses.masks import LossConfig
+from semsam_model.training.replay import ReuseConfig
+from semsam_model.training.state import Run
 from semsam_model.types import Click
 from tests.semsam_model.houses import write_source
 from tests.semsam_model.networks import structured

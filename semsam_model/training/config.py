@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from semsam_model.batches import SamplingConfig, Stage
 from semsam_model.config import check_fields, read_yaml
 from semsam_model.errors import ConfigError
-from semsam_model.losses import LossConfig
-from semsam_model.reuse import ReuseConfig
-from semsam_model.rounds import RoundsConfig
+from semsam_model.training.batches import SamplingConfig, Stage
+from semsam_model.training.losses.masks import LossConfig
+from semsam_model.training.replay import ReuseConfig
+from semsam_model.training.simulated_corrections import RoundsConfig
 
 
 @dataclass(frozen=True)

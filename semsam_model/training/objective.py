@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semsam_model.batches import Batch
 from semsam_model.data.vocabulary import NO_LABEL, NameTable
-from semsam_model.generic_losses import generic_loss, with_names
-from semsam_model.losses import LossOutput, RandomPoints, training_loss, uniform_points
-from semsam_model.name_losses import name_loss
 from semsam_model.network.decoder import LayerOutput, PromptDecoder
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features
-from semsam_model.processes import Processes
-from semsam_model.reuse import Earlier, Looked
-from semsam_model.rounds import correct
-from semsam_model.train_config import TrainConfig
+from semsam_model.training.batches import Batch
+from semsam_model.training.config import TrainConfig
+from semsam_model.training.distributed import Processes
+from semsam_model.training.losses.masks import LossOutput, RandomPoints, training_loss, uniform_points
+from semsam_model.training.losses.names import name_loss
+from semsam_model.training.losses.object_queries import generic_loss, with_names
+from semsam_model.training.replay import Earlier, Looked
+from semsam_model.training.simulated_corrections import correct
 
 
 class Objective(nn.Module):

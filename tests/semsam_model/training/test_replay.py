@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.torch import load_file
 
-from semsam_model.batches import SamplingConfig, Stage
 from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.errors import ConfigError
-from semsam_model.generic_losses import GenericTargets
-from semsam_model.losses import LossConfig
 from semsam_model.network.model import SemanticSAM
-from semsam_model.reuse import Earlier, Looked, ReuseConfig
-from semsam_model.train import train
-from semsam_model.train_config import TrainConfig
+from semsam_model.training.batches import SamplingConfig, Stage
+from semsam_model.training.config import TrainConfig
+from semsam_model.training.loop import train
+from semsam_model.training.losses.masks import LossConfig
+from semsam_model.training.losses.object_queries import GenericTargets
+from semsam_model.training.replay import Earlier, Looked, ReuseConfig
 from tests.semsam_model.houses import write_source
 from tests.semsam_model.networks import structured
 

@@ -16,10 +16,10 @@ from semsam_model.data.folder import GRANULARITIES, Region, Sample
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.vocabulary import NO_LABEL, Vocabulary
 from semsam_model.errors import ConfigError, DataError
-from semsam_model.generic_losses import GenericTargets, at_logits
-from semsam_model.matching import NO_TARGET, Targets
 from semsam_model.network.frame import BOX, CLICK, PAD_TO
-from semsam_model.order import Order
+from semsam_model.training.losses.matching import NO_TARGET, Targets
+from semsam_model.training.losses.object_queries import GenericTargets, at_logits
+from semsam_model.training.sampler import Order
 
 #: Photos tried for one place of a batch before the data is called unusable.
 _TRIES = 50

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from semsam_model.errors import ConfigError
 from semsam_model.masks.clicker import next_click
-from semsam_model.matching import NO_TARGET, Targets
 from semsam_model.network.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks, LayerOutput
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features
+from semsam_model.training.losses.matching import NO_TARGET, Targets
 from semsam_model.types import Click
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from semsam_model.batches import Batch
-from semsam_model.losses import LossOutput
-from semsam_model.train_config import TrainConfig
-from semsam_model.train_probe import Oracle, Probe, quick_oracle, save_preview
-from semsam_model.train_state import Run
+from semsam_model.training.batches import Batch
+from semsam_model.training.config import TrainConfig
+from semsam_model.training.losses.masks import LossOutput
+from semsam_model.training.probe import Oracle, Probe, quick_oracle, save_preview
+from semsam_model.training.state import Run
 
 LOG = "log.jsonl"
 

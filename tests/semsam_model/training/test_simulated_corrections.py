@@ -10,19 +10,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semsam_model.batches import SamplingConfig, Stage, draw_prompts, mask_boxes
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
 from semsam_model.inference.candidates import Options
 from semsam_model.inference.predict import ask
-from semsam_model.matching import NO_TARGET, Targets
 from semsam_model.network.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features
-from semsam_model.processes import Processes
-from semsam_model.rounds import RoundsConfig, correct
-from semsam_model.train_config import TrainConfig
-from semsam_model.train_state import Run
+from semsam_model.training.batches import SamplingConfig, Stage, draw_prompts, mask_boxes
+from semsam_model.training.config import TrainConfig
+from semsam_model.training.distributed import Processes
+from semsam_model.training.losses.matching import NO_TARGET, Targets
+from semsam_model.training.simulated_corrections import RoundsConfig, correct
+from semsam_model.training.state import Run
 from semsam_model.types import Box, Click, Prompt
 from tests.semsam_model.networks import structured
 

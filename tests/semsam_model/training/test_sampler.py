@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semsam_model.order import Order, shuffled
+from semsam_model.training.sampler import Order, shuffled
 
 
 @given(st.integers(1, 300), st.lists(st.integers(0, 2**64 - 1), min_size=6, max_size=6))

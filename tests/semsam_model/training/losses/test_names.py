@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from semsam_model.data.vocabulary import NO_LABEL, NameTable, Vocabulary
-from semsam_model.name_losses import Abstaining, NameLoss, name_loss
+from semsam_model.training.losses.names import Abstaining, NameLoss, name_loss
 
 ROWS = (("street", 0, "car"), ("street", 0, "house"), ("street", 1, "door"), ("street", 1, "wheel"), ("zoo", 0, "bear"))
 VOCABULARY = Vocabulary((*ROWS, ("zoo", 0, "deer")), (400, 100, 30, 30, 10, 10))

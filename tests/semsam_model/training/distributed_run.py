@@ -13,17 +13,17 @@ from pathlib import Path
 
 import torch
 
-from semsam_model.batches import SamplingConfig, Stage
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import LazySamples, Reading, Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import TrainingError
-from semsam_model.losses import LossConfig
 from semsam_model.network.model import SemanticSAM
-from semsam_model.processes import joined
-from semsam_model.rounds import RoundsConfig
-from semsam_model.train import train
-from semsam_model.train_config import TrainConfig
+from semsam_model.training.batches import SamplingConfig, Stage
+from semsam_model.training.config import TrainConfig
+from semsam_model.training.distributed import joined
+from semsam_model.training.loop import train
+from semsam_model.training.losses.masks import LossConfig
+from semsam_model.training.simulated_corrections import RoundsConfig
 
 STEPS, BATCHES = 3, 2
 

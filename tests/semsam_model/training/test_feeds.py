@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from semsam_model.batches import SamplingConfig, Stage, TrainingBatches
 from semsam_model.data.mixture import Mixture, MixtureConfig, read_mixture
 from semsam_model.data.samples import Annotation, Sample
-from semsam_model.losses import LossConfig, training_loss
-from semsam_model.processes import Processes
-from semsam_model.train_state import Run
+from semsam_model.training.batches import SamplingConfig, Stage, TrainingBatches
+from semsam_model.training.distributed import Processes
+from semsam_model.training.losses.masks import LossConfig, training_loss
+from semsam_model.training.state import Run
 from tests.semsam_model.houses import FILL
-from tests.semsam_model.test_losses import EVENLY, random_case
-from tests.semsam_model.test_train import CONFIG
+from tests.semsam_model.training.losses.test_masks import EVENLY, random_case
+from tests.semsam_model.training.test_loop import CONFIG
 
 LOSSES = ("masks", "boxes", "iou")
 #: Of a layer's answer what each loss moves.

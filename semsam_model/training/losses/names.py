@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semsam_model.data.vocabulary import NO_LABEL, NameTable
-from semsam_model.processes import Share, alone
+from semsam_model.training.distributed import Share, alone
 
 LACKING = 0.25  #: share of queries whose own label is taken off the list
 WHOLE = 0.5  #: share of queries that are held against the whole list

@@ -25,13 +25,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from semsam_model.data.vocabulary import NameTable
-from semsam_model.matching import generalised_iou
-from semsam_model.name_losses import Abstaining, NameLoss, name_loss
 from semsam_model.network.deformable import Shapes
 from semsam_model.network.frame import LOGIT_STRIDE
 from semsam_model.network.object_queries import KINDS, GenericOutput, query_logits, query_scores
 from semsam_model.network.pixel_decoder import Features
-from semsam_model.processes import Share, alone
+from semsam_model.training.distributed import Share, alone
+from semsam_model.training.losses.matching import generalised_iou
+from semsam_model.training.losses.names import Abstaining, NameLoss, name_loss
 
 #: Sides (root of the area) of the masks that a memory level of stride s answers for, in units of s. Levels overlap.
 FITTING = (1.5, 6.0)

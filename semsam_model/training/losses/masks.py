@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semsam_model.errors import ConfigError
-from semsam_model.generic_losses import GenericLoss
-from semsam_model.matching import (
+from semsam_model.training.distributed import Share, alone
+from semsam_model.training.losses.matching import (
     NO_TARGET,
     Match,
     Targets,
@@ -30,8 +30,8 @@ from semsam_model.matching import (
     match_prompts,
     sample_bilinear,
 )
-from semsam_model.name_losses import NameLoss
-from semsam_model.processes import Share, alone
+from semsam_model.training.losses.names import NameLoss
+from semsam_model.training.losses.object_queries import GenericLoss
 
 #: (rows, points) -> float (rows, points, 2), uniform in 0..1.
 RandomPoints = Callable[[int, int], Tensor]

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from semsam_model.errors import ConfigError
-from semsam_model.losses import LossConfig, LossOutput, _Truth, training_loss
-from semsam_model.matching import NO_TARGET, Targets, generalised_iou
+from semsam_model.training.losses.masks import LossConfig, LossOutput, _Truth, training_loss
+from semsam_model.training.losses.matching import NO_TARGET, Targets, generalised_iou
 
-FIXTURE = Path(__file__).parent.parent / "fixtures" / "parity_loss.npz"
+FIXTURE = Path(__file__).parents[3] / "fixtures" / "parity_loss.npz"
 PUBLISHED = LossConfig(points=128, match_points=128, iou_target="soft_dice", unmatched_iou=False)
 
 

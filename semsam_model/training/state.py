@@ -16,16 +16,16 @@ from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from semsam_model.batches import Batch
 from semsam_model.checkpoints.checkpoint import OWN_DECODERS, network_of, with_own_decoders
 from semsam_model.config import read_model_config
 from semsam_model.data.vocabulary import NameTable, Vocabulary
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
-from semsam_model.losses import LossOutput
 from semsam_model.network.model import SemanticSAM, build_model
-from semsam_model.objective import Objective
-from semsam_model.processes import Processes
-from semsam_model.train_config import TrainConfig
+from semsam_model.training.batches import Batch
+from semsam_model.training.config import TrainConfig
+from semsam_model.training.distributed import Processes
+from semsam_model.training.losses.masks import LossOutput
+from semsam_model.training.objective import Objective
 
 STATE = "state.pt"
 #: What `init` weights may lack: learned on top of them.

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from semsam_model.errors import ConfigError
-from semsam_model.generic_losses import GenericTargets
 from semsam_model.network.decoder import LayerOutput
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.object_queries import SeedAnswers
 from semsam_model.network.pixel_decoder import Features
+from semsam_model.training.losses.object_queries import GenericTargets
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semsam_model.batches import Batch, SamplingConfig, Stage, TrainingBatches, augment, draw_prompts, mask_boxes
 from semsam_model.data.folder import Sample, read_samples
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import LazySamples, Reading
 from semsam_model.errors import ConfigError
-from semsam_model.matching import NO_TARGET
 from semsam_model.network.frame import BOX, CLICK
+from semsam_model.training.batches import (
+    Batch,
+    SamplingConfig,
+    Stage,
+    TrainingBatches,
+    augment,
+    draw_prompts,
+    mask_boxes,
+)
+from semsam_model.training.losses.matching import NO_TARGET
 from tests.semsam_model.houses import FILL, batches, write_source
 
 

@@ -20,16 +20,16 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from semsam_model.batches import SamplingConfig, Stage
 from semsam_model.config import config_root, read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
-from semsam_model.losses import LossConfig
 from semsam_model.network.model import build_model
-from semsam_model.train import train, train_from_config
-from semsam_model.train_config import TrainConfig, read_train_config
-from semsam_model.train_probe import innermost, pick_probes, quick_oracle
-from semsam_model.train_state import learning_rate_factor, parameter_groups
+from semsam_model.training.batches import SamplingConfig, Stage
+from semsam_model.training.config import TrainConfig, read_train_config
+from semsam_model.training.loop import train, train_from_config
+from semsam_model.training.losses.masks import LossConfig
+from semsam_model.training.probe import innermost, pick_probes, quick_oracle
+from semsam_model.training.state import learning_rate_factor, parameter_groups
 
 CONFIG = TrainConfig(
     model="tiny",
@@ -220,7 +220,7 @@ def test_a_wrong_setting_is_named(text: str, named: str, tmp_path: Path) -> None
 
 
 def test_the_training_files_in_the_repository_are_valid() -> None:
-    files = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"))
+    files = sorted((Path(__file__).parents[3] / "configs" / "train").glob("*.yaml"))
     assert files
     for file in files:
         read_model_config(read_train_config(file).model)
