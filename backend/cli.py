@@ -402,9 +402,9 @@ def clicks(
     from backend.settings import load_settings
     from semsam_model.checkpoints.checkpoint import load_model
     from semsam_model.data.folder import read_samples
-    from semsam_model.evaluate import evaluate_clicks
-    from semsam_model.evaluate_report import draw_cases, page, tables, worst
-    from semsam_model.evaluate_summary import summarise
+    from semsam_model.evaluation.clicks import evaluate_clicks
+    from semsam_model.evaluation.clicks_report import draw_cases, page, tables, worst
+    from semsam_model.evaluation.clicks_summary import summarise
 
     _, samples, skipped = _photos(data, limit)
     seen = None if trained_on is None else read_samples(trained_on).sources
@@ -447,8 +447,8 @@ def names(
 
     from backend.settings import load_settings
     from semsam_model.checkpoints.checkpoint import load_model
-    from semsam_model.evaluate_few_shot import few_shot_table
-    from semsam_model.evaluate_names import evaluate_names
+    from semsam_model.evaluation.few_shot import few_shot_table
+    from semsam_model.evaluation.names import evaluate_names
     from semsam_model.text_encoder import TextEncoder
 
     settings = load_settings()

@@ -32,7 +32,7 @@ def adapt(
     from backend.settings import load_settings
     from semsam_model.checkpoints.checkpoint import load_model
     from semsam_model.data.folder import read_samples
-    from semsam_model.evaluate_few_shot import few_shot_table
+    from semsam_model.evaluation.few_shot import few_shot_table
     from semsam_model.text_encoder import TextEncoder
 
     settings = load_settings()
@@ -61,7 +61,7 @@ def _replay(
     from rich.progress import Progress
 
     from semsam_model.data.folder import evenly
-    from semsam_model.evaluate_replay import replay
+    from semsam_model.evaluation.replay import replay
 
     chosen = evenly(samples, photos)
     with Progress() as progress:
@@ -76,7 +76,7 @@ def _few_shot(
 ) -> dict[str, Any]:
     from rich.progress import Progress
 
-    from semsam_model.evaluate_few_shot import few_shot_curve
+    from semsam_model.evaluation.few_shot import few_shot_curve
 
     with Progress() as progress:
         bar = progress.add_task("examples and photos to name", total=len(asked) + len(examples or ()))

@@ -79,8 +79,8 @@ def evaluate(
     from semsam_model.data.folder import evenly, read_labels, read_samples
     from semsam_model.data.mixture import read_mixture
     from semsam_model.data.samples import Reading
-    from semsam_model.evaluate_labels import listed
-    from semsam_model.evaluate_photos import check_asked, evaluate_photos
+    from semsam_model.evaluation.labels import listed
+    from semsam_model.evaluation.photos import check_asked, evaluate_photos
     from semsam_model.text_encoder import TextEncoder
 
     check_asked(task, grid=grid, seen=trained_on)

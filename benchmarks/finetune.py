@@ -24,9 +24,9 @@ import torch
 from semsam_model.checkpoints.checkpoint import load_model
 from semsam_model.data.folder import read_samples
 from semsam_model.data.samples import Annotation, CocoMask, Region, Sample
-from semsam_model.evaluate import evaluate_clicks
-from semsam_model.evaluate_names import evaluate_names
-from semsam_model.evaluate_photos import evaluate_photos
+from semsam_model.evaluation.clicks import evaluate_clicks
+from semsam_model.evaluation.names import evaluate_names
+from semsam_model.evaluation.photos import evaluate_photos
 from semsam_model.finetune import fine_tune
 from semsam_model.finetune_config import FineTuneConfig, read_finetune_config
 from semsam_model.gate import compare

@@ -29,10 +29,10 @@ from benchmarks.machine import described
 from semsam_model.checkpoints.checkpoint import load_default
 from semsam_model.data.folder import Sample, evenly, read_samples
 from semsam_model.errors import DataError
+from semsam_model.evaluation.metrics.masks import TextIou
 from semsam_model.inference.naming import Kind
 from semsam_model.inference.object_queries import find_queries
 from semsam_model.inference.text_prompt import by_clicks, by_queries, click_grid
-from semsam_model.metrics_masks import TextIou
 from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
 from semsam_model.types import Candidate
 

@@ -14,7 +14,7 @@ from semsam_model.data.samples import Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.data.vocabulary import HEAD_OF, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError, ImageError
-from semsam_model.evaluate import Seen
+from semsam_model.evaluation.clicks import Seen
 from semsam_model.inference.candidates import Options
 from semsam_model.inference.naming import KINDS, LabelSet, label_scores
 from semsam_model.inference.predict import Answers, ask_each, expected_worth

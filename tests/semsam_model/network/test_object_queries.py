@@ -19,7 +19,7 @@ from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import Label
 from semsam_model.data.vocabulary import NameTable
 from semsam_model.errors import CheckpointError, ConfigError
-from semsam_model.evaluate_labels import Labels
+from semsam_model.evaluation.labels import Labels
 from semsam_model.inference.candidates import Proposal
 from semsam_model.inference.naming import LabelSet
 from semsam_model.inference.object_queries import Queries, by_name, find_queries, segment, word_scores

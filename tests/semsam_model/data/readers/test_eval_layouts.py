@@ -18,9 +18,9 @@ from PIL import Image
 from semsam_model.config import config_root, read_model_config
 from semsam_model.data.mixture import read_mixture
 from semsam_model.errors import DataError
-from semsam_model.evaluate_labels import listed
-from semsam_model.evaluate_measures import TASKS
-from semsam_model.evaluate_photos import PhotoReport, evaluate_photos
+from semsam_model.evaluation.labels import listed
+from semsam_model.evaluation.photos import PhotoReport, evaluate_photos
+from semsam_model.evaluation.tasks import TASKS
 from semsam_model.network.model import SemanticSAM
 from tests.semsam_model.houses import rle
 from tests.semsam_model.networks import structured

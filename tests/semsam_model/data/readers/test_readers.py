@@ -276,7 +276,7 @@ def test_average_precision_of_a_file_is_what_pycocotools_makes_of_it(seed: int) 
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    from semsam_model.evaluate_ap import STATS, MaskAp, Truth
+    from semsam_model.evaluation.metrics.average_precision import STATS, MaskAp, Truth
 
     rng = np.random.default_rng(seed)
 

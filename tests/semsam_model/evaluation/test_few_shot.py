@@ -11,8 +11,8 @@ from semsam_model.config import read_model_config
 from semsam_model.data.samples import Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import DataError
-from semsam_model.evaluate_few_shot import few_shot_curve, few_shot_ranks, label_set, named_regions, region_label
-from semsam_model.evaluate_replay import replay
+from semsam_model.evaluation.few_shot import few_shot_curve, few_shot_ranks, label_set, named_regions, region_label
+from semsam_model.evaluation.replay import replay
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
 from tests.semsam_model.networks import structured

@@ -19,7 +19,7 @@ from rich.table import Table
 from semsam_model.adaptation.lessons import Learned, Lesson, learn, lesson_of
 from semsam_model.data.folder import Sample
 from semsam_model.errors import DataError, ImageError
-from semsam_model.evaluate_few_shot import MIN_AREA, label_set, region_label
+from semsam_model.evaluation.few_shot import MIN_AREA, label_set, region_label
 from semsam_model.inference.candidates import Options, crop_iou
 from semsam_model.inference.naming import LabelSet, name_candidates
 from semsam_model.inference.predict import ask, describe, expected_worth, learnable, rank, select

@@ -27,8 +27,8 @@ from scipy.optimize import linear_sum_assignment
 
 from semsam_model.data.folder import Sample, evenly
 from semsam_model.errors import DataError, ImageError
-from semsam_model.evaluate_baselines import grabcut
-from semsam_model.evaluate_noc import Corrected, correct
+from semsam_model.evaluation.grabcut import grabcut
+from semsam_model.evaluation.number_of_clicks import Corrected, correct
 from semsam_model.inference.candidates import Options, crop_iou
 from semsam_model.inference.predict import Answers, ask, ask_each, draw, rank, shortlist
 from semsam_model.inference.zoom import Look, looker

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from semsam_model.evaluate import MEASURES, ClickReport, ClickScore, GrabCutScore
-from semsam_model.evaluate_noc import MOST, Corrected
+from semsam_model.evaluation.clicks import MEASURES, ClickReport, ClickScore, GrabCutScore
+from semsam_model.evaluation.number_of_clicks import MOST, Corrected
 
 BINS = 10
 #: name in the report -> measure -> how a click has it

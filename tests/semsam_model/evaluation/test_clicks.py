@@ -14,11 +14,11 @@ import torch
 
 from semsam_model.config import read_model_config
 from semsam_model.data.folder import Sample, read_samples
-from semsam_model.evaluate import ClickReport, evaluate_clicks, matched
-from semsam_model.evaluate_baselines import grabcut
-from semsam_model.evaluate_noc import MOST, Corrected, correct
-from semsam_model.evaluate_report import Case, draw_cases, page, worst
-from semsam_model.evaluate_summary import calibration, summarise
+from semsam_model.evaluation.clicks import ClickReport, evaluate_clicks, matched
+from semsam_model.evaluation.clicks_report import Case, draw_cases, page, worst
+from semsam_model.evaluation.clicks_summary import calibration, summarise
+from semsam_model.evaluation.grabcut import grabcut
+from semsam_model.evaluation.number_of_clicks import MOST, Corrected, correct
 from semsam_model.inference.candidates import iou
 from semsam_model.masks.clicker import innermost
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM, build_model

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semsam_model import evaluate_photos as module
 from semsam_model.config import read_model_config
 from semsam_model.data.samples import Annotation, Checked, CocoMask, Label, Region, Sample
 from semsam_model.errors import ConfigError
-from semsam_model.evaluate_labels import labels_of
-from semsam_model.evaluate_measures import TASKS
-from semsam_model.evaluate_photos import PhotoReport, evaluate_photos
+from semsam_model.evaluation import photos as module
+from semsam_model.evaluation.labels import labels_of
+from semsam_model.evaluation.photos import PhotoReport, evaluate_photos
+from semsam_model.evaluation.tasks import TASKS
 from semsam_model.inference.object_queries import Queries
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from tests.semsam_model.networks import structured

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.table import Table
 
 from semsam_model.data.folder import Sample
-from semsam_model.evaluate import ClickScore, wanted_by
+from semsam_model.evaluation.clicks import ClickScore, wanted_by
 from semsam_model.inference.predict import propose
 from semsam_model.inference.zoom import looker
 from semsam_model.masks.clicker import innermost

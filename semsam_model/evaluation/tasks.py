@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from semsam_model.data.samples import Region, Sample
-from semsam_model.evaluate_ap import MOST_FEDERATED, Asked, MaskAp, Truth
-from semsam_model.evaluate_labels import Labels
+from semsam_model.evaluation.labels import Labels
+from semsam_model.evaluation.metrics.average_precision import MOST_FEDERATED, Asked, MaskAp, Truth
+from semsam_model.evaluation.metrics.maps import UNLABELLED, MeanIou, PanopticQuality
+from semsam_model.evaluation.metrics.masks import InstanceSets, TextIou
 from semsam_model.inference.naming import Kind, part_and_whole
 from semsam_model.inference.object_queries import Embed, Queries, named_masks, of_one_name, segment, word_scores
 from semsam_model.inference.postprocess import ReadOptions, panoptic, semantic
-from semsam_model.metrics_maps import UNLABELLED, MeanIou, PanopticQuality
-from semsam_model.metrics_masks import InstanceSets, TextIou
 from semsam_model.network.frame import Frame
 from semsam_model.types import LEVEL_TOKENS, Candidate
 

@@ -12,8 +12,8 @@ from semsam_model.config import read_model_config
 from semsam_model.data.samples import Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError
-from semsam_model.evaluate import innermost
-from semsam_model.evaluate_names import NameReport, NameScores, evaluate_names
+from semsam_model.evaluation.clicks import innermost
+from semsam_model.evaluation.names import NameReport, NameScores, evaluate_names
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.text_encoder import TextEncoder, normalise_label
 

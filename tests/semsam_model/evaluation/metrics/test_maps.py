@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from semsam_model.metrics_maps import UNLABELLED, MeanIou, PanopticQuality
+from semsam_model.evaluation.metrics.maps import UNLABELLED, MeanIou, PanopticQuality
 
 
 def quality(

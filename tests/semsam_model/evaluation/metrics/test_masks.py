@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from semsam_model.evaluate_ap import STATS, Asked, MaskAp, Truth
-from semsam_model.metrics_masks import InstanceSets, TextIou, best_dice, boundary_f, symmetric_best_dice
+from semsam_model.evaluation.metrics.average_precision import STATS, Asked, MaskAp, Truth
+from semsam_model.evaluation.metrics.masks import InstanceSets, TextIou, best_dice, boundary_f, symmetric_best_dice
 
 MASKS = hnp.arrays(bool, (8, 9))
 

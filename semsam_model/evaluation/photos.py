@@ -27,8 +27,8 @@ from rich.table import Table
 
 from semsam_model.data.samples import Label, Sample
 from semsam_model.errors import ConfigError, DataError
-from semsam_model.evaluate_labels import Labels, labels_of
-from semsam_model.evaluate_measures import NEEDS, NO_QUERIES, TASKS, Figures, Looked, Measure
+from semsam_model.evaluation.labels import Labels, labels_of
+from semsam_model.evaluation.tasks import NEEDS, NO_QUERIES, TASKS, Figures, Looked, Measure
 from semsam_model.inference.automatic import GridOptions, everything
 from semsam_model.inference.object_queries import Embed, find_queries
 from semsam_model.network.model import SemanticSAM
