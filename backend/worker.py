@@ -38,8 +38,8 @@ from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError, ImageError, SemsamError
-from semsam_model.finetune import STATE, fine_tune
-from semsam_model.finetune_config import read_finetune_config
+from semsam_model.finetuning.config import read_finetune_config
+from semsam_model.finetuning.loop import STATE, fine_tune
 from semsam_model.gate import Comparison, compare
 from semsam_model.gate_clicks import MIN_AREA, clickable
 from semsam_model.gate_config import GateConfig

@@ -27,8 +27,8 @@ from semsam_model.data.samples import Annotation, CocoMask, Region, Sample
 from semsam_model.evaluation.clicks import evaluate_clicks
 from semsam_model.evaluation.names import evaluate_names
 from semsam_model.evaluation.photos import evaluate_photos
-from semsam_model.finetune import fine_tune
-from semsam_model.finetune_config import FineTuneConfig, read_finetune_config
+from semsam_model.finetuning.config import FineTuneConfig, read_finetune_config
+from semsam_model.finetuning.loop import fine_tune
 from semsam_model.gate import compare
 from semsam_model.gate_clicks import guard_samples
 from semsam_model.gate_config import GateConfig

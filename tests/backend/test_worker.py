@@ -20,7 +20,7 @@ from sqlalchemy import insert, update
 from typer.testing import CliRunner
 
 import backend.worker
-import semsam_model.finetune
+import semsam_model.finetuning.loop
 from backend import jobs, snapshot
 from backend.cli import app
 from backend.corrections import stream_regions
@@ -319,7 +319,7 @@ def test_a_worker_asked_to_stop_at_any_stage_gives_its_job_back_at_once_and_the_
         (Worker, "refresh"),
         (backend.worker, "follow"),
         (backend.worker, "fine_tune"),
-        (semsam_model.finetune, "fit_ranker"),
+        (semsam_model.finetuning.loop, "fit_ranker"),
         (backend.worker, "compare"),
         (backend.worker, "report"),
     ]

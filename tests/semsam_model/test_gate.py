@@ -17,7 +17,7 @@ from semsam_model.data.samples import Annotation, Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluation.clicks import evaluate_clicks
-from semsam_model.finetune import SCENES
+from semsam_model.finetuning.loop import SCENES
 from semsam_model.gate import Verdict, compare, judge
 from semsam_model.gate_clicks import GateClick, guard_samples, measure
 from semsam_model.gate_config import GateConfig, Interval, bootstrap, widened

@@ -31,8 +31,8 @@ from semsam_model.data.samples import Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.data.vocabulary import NO_LABEL, NameTable, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError, TrainingError
-from semsam_model.finetune_config import FEATURES, LEARNS, FineTuneConfig
-from semsam_model.finetune_views import View, Views, batched
+from semsam_model.finetuning.config import FEATURES, LEARNS, FineTuneConfig
+from semsam_model.finetuning.views import View, Views, batched
 from semsam_model.network.decoder import LayerOutput
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features

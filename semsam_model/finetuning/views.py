@@ -14,7 +14,7 @@ from torch import Tensor
 from semsam_model.data.samples import Sample
 from semsam_model.data.vocabulary import NO_LABEL, Vocabulary
 from semsam_model.errors import DataError
-from semsam_model.finetune_config import FineTuneConfig
+from semsam_model.finetuning.config import FineTuneConfig
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features
 from semsam_model.training.batches import augment
