@@ -40,11 +40,11 @@ from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError, ImageError, SemsamError
 from semsam_model.finetuning.config import read_finetune_config
 from semsam_model.finetuning.loop import STATE, fine_tune
-from semsam_model.gate import Comparison, compare
-from semsam_model.gate_clicks import MIN_AREA, clickable
-from semsam_model.gate_config import GateConfig
-from semsam_model.gate_pictures import follow
-from semsam_model.gate_report import report
+from semsam_model.gate.clicks import MIN_AREA, clickable
+from semsam_model.gate.config import GateConfig
+from semsam_model.gate.pictures import follow
+from semsam_model.gate.report import report
+from semsam_model.gate.verdict import Comparison, compare
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
 

@@ -29,10 +29,10 @@ from semsam_model.evaluation.names import evaluate_names
 from semsam_model.evaluation.photos import evaluate_photos
 from semsam_model.finetuning.config import FineTuneConfig, read_finetune_config
 from semsam_model.finetuning.loop import fine_tune
-from semsam_model.gate import compare
-from semsam_model.gate_clicks import guard_samples
-from semsam_model.gate_config import GateConfig
-from semsam_model.gate_pictures import follow
+from semsam_model.gate.clicks import guard_samples
+from semsam_model.gate.config import GateConfig
+from semsam_model.gate.pictures import follow
+from semsam_model.gate.verdict import compare
 from semsam_model.inference.candidates import crop_iou
 from semsam_model.inference.predict import raw_levels
 from semsam_model.masks.clicker import innermost

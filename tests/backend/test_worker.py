@@ -36,7 +36,7 @@ from backend.tables import projects, regions
 from backend.worker import Worker
 from semsam_model.data.samples import CocoMask
 from semsam_model.data.synthetic import draw_scene
-from semsam_model.gate_pictures import Following
+from semsam_model.gate.pictures import Following
 
 KEY = ProjectKey("http://ls:8080", 1)
 NOW = datetime.now(UTC)

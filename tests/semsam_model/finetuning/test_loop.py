@@ -15,7 +15,7 @@ from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError, DataError, TrainingError
 from semsam_model.finetuning.config import LEARNS, FineTuneConfig, read_finetune_config
 from semsam_model.finetuning.loop import fine_tune
-from semsam_model.gate_config import GateConfig
+from semsam_model.gate.config import GateConfig
 from semsam_model.network.model import SemanticSAM
 from semsam_model.training.batches import SamplingConfig, draw_prompts
 from semsam_model.training.losses.masks import LossConfig

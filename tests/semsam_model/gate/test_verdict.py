@@ -18,11 +18,11 @@ from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluation.clicks import evaluate_clicks
 from semsam_model.finetuning.loop import SCENES
-from semsam_model.gate import Verdict, compare, judge
-from semsam_model.gate_clicks import GateClick, guard_samples, measure
-from semsam_model.gate_config import GateConfig, Interval, bootstrap, widened
-from semsam_model.gate_pictures import Following
-from semsam_model.gate_report import report
+from semsam_model.gate.clicks import GateClick, guard_samples, measure
+from semsam_model.gate.config import GateConfig, Interval, bootstrap, widened
+from semsam_model.gate.pictures import Following
+from semsam_model.gate.report import report
+from semsam_model.gate.verdict import Verdict, compare, judge
 from tests.semsam_model.networks import structured
 
 CONFIG = GateConfig(resamples=400, scenes=1, photos=2)

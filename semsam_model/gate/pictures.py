@@ -26,8 +26,8 @@ import numpy as np
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError, ImageError
-from semsam_model.gate_clicks import clickable
-from semsam_model.gate_config import GateConfig, Interval, bootstrap
+from semsam_model.gate.clicks import clickable
+from semsam_model.gate.config import GateConfig, Interval, bootstrap
 from semsam_model.inference.candidates import crop_iou, iou
 from semsam_model.inference.predict import TOGETHER, decode_clicks
 from semsam_model.masks.clicker import innermost

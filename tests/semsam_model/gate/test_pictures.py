@@ -13,8 +13,8 @@ from semsam_model.checkpoints.checkpoint import load_default
 from semsam_model.data.samples import Annotation, CocoMask, Region, Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError
-from semsam_model.gate_config import GateConfig
-from semsam_model.gate_pictures import Following, follow
+from semsam_model.gate.config import GateConfig
+from semsam_model.gate.pictures import Following, follow
 from semsam_model.network.model import SemanticSAM
 
 SCENES = made_samples(5, seed=33, size=(128, 160), source="project")

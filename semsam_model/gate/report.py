@@ -13,8 +13,8 @@ import numpy as np
 from jinja2 import Environment
 from PIL import Image
 
-from semsam_model.gate import Comparison
-from semsam_model.gate_clicks import GateClick
+from semsam_model.gate.clicks import GateClick
+from semsam_model.gate.verdict import Comparison
 from semsam_model.inference.predict import propose
 from semsam_model.inference.zoom import looker
 from semsam_model.masks.clicker import innermost

@@ -1,0 +1,1 @@
+"""Whether a fine-tuned model is better than the one it comes from."""
