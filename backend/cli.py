@@ -500,7 +500,7 @@ def export(
     from backend.export import export as run
     from backend.intake import open_photos
     from backend.settings import load_settings
-    from backend.store import open_store
+    from backend.store.database import open_store
 
     settings = load_settings()
     with contextlib.closing(open_store(settings)) as store:

@@ -44,7 +44,7 @@ def batch(
     from backend.labelstudio import LabelStudio
     from backend.registry import open_registry
     from backend.settings import load_settings
-    from backend.store import open_store
+    from backend.store.database import open_store
     from semsam_model.config import config_root
 
     if [project, folder, files, prefix].count(None) != 3:

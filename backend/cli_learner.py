@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from backend.records import ProjectKey
-    from backend.store import Store
+    from backend.store.database import Store
 
 app = typer.Typer(no_args_is_help=True, help="Learning at once: show, on, off, reset.")
 
@@ -25,7 +25,7 @@ Origin = Annotated[
 def _project(project: int, origin: str | None) -> Iterator[tuple[Store, ProjectKey]]:
     from backend.corrections import find_project
     from backend.settings import load_settings
-    from backend.store import open_store
+    from backend.store.database import open_store
 
     store = open_store(load_settings())
     try:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from backend.labelstudio import LabelStudio
     from backend.photos import PhotoFolder
     from backend.records import ProjectKey
-    from backend.store import Store
+    from backend.store.database import Store
 
 
 def sync(
@@ -37,7 +37,7 @@ def sync(
     from backend.labelstudio import LabelStudio
     from backend.records import ProjectKey
     from backend.settings import load_settings
-    from backend.store import open_store
+    from backend.store.database import open_store
 
     settings = load_settings()
     store, label_studio, photos = open_store(settings), LabelStudio(settings), open_photos(settings)

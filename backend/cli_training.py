@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backend.jobs import Job
     from backend.records import ProjectKey
     from backend.settings import Settings
-    from backend.store import Store
+    from backend.store.database import Store
     from backend.worker import Worker
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings file; see configs/backend.yaml.")]
@@ -36,7 +36,7 @@ def _worker(config: Path | None) -> Iterator[tuple[Settings, Store, Worker]]:
     from backend.reconcile import synchronise
     from backend.registry import open_registry
     from backend.settings import load_settings
-    from backend.store import open_store
+    from backend.store.database import open_store
     from backend.worker import Worker, out_of_the_way
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -86,7 +86,7 @@ def finetune(
 
     if queue:
         from backend.settings import load_settings
-        from backend.store import open_store
+        from backend.store.database import open_store
 
         store = open_store(load_settings(config))
         job, new = jobs.request(store, _key(store, project, origin), "command")
@@ -114,7 +114,7 @@ def list_jobs(
     """Fine-tuning jobs, the newest first: what became of each, and why."""
     from backend.jobs import list_jobs
     from backend.settings import load_settings
-    from backend.store import open_store
+    from backend.store.database import open_store
 
     store = open_store(load_settings())
     found = list_jobs(store, most=most)

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from backend.registry import Activation, ModelVersion, Registry
     from backend.settings import Settings
-    from backend.store import Store
+    from backend.store.database import Store
 
 app = typer.Typer(no_args_is_help=True, help="Model versions: list, activate, roll back, prune.")
 
@@ -27,7 +27,7 @@ Reason = Annotated[str, typer.Option("--reason", help="Kept with the change.")]
 def _opened() -> Iterator[tuple[Registry, Store, Settings]]:
     from backend.registry import open_registry
     from backend.settings import load_settings
-    from backend.store import open_store
+    from backend.store.database import open_store
 
     settings = load_settings()
     store = open_store(settings)

@@ -19,9 +19,9 @@ from backend.records import (
     StoredProject,
     StoredRegion,
 )
-from backend.store import Store
-from backend.tables import annotations as annotation_rows
-from backend.tables import offers, predictions, projects, regions
+from backend.store.database import Store
+from backend.store.tables import annotations as annotation_rows
+from backend.store.tables import offers, predictions, projects, regions
 
 PAGE = 200  #: regions in memory at a time
 

@@ -22,10 +22,10 @@ from backend.formats import crop_mask, encode_coco_rle
 from backend.label_config import LabelConfig
 from backend.outcomes import judge, seconds_until
 from backend.records import Offer, ProjectKey
-from backend.store import Store, upsert
+from backend.store.database import Store, upsert
+from backend.store.tables import annotations as annotation_rows
+from backend.store.tables import inbox, offers, projects, regions, tasks
 from backend.submissions import MalformedRegion, Submission, SubmittedRegion, clean, parse_submission
-from backend.tables import annotations as annotation_rows
-from backend.tables import inbox, offers, projects, regions, tasks
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from backend.photos import PhotoFolder
 from backend.recorder import Recorder
 from backend.records import ProjectKey
 from backend.settings import Settings
-from backend.store import Store
+from backend.store.database import Store
 from backend.synchroniser import Synchroniser
 from semsam_model.errors import SemsamError
 

@@ -18,9 +18,9 @@ from sqlalchemy.exc import IntegrityError
 
 from backend.errors import NotStored, StoreError
 from backend.records import ProjectKey
-from backend.store import Store
-from backend.tables import annotations as annotation_rows
-from backend.tables import jobs, regions
+from backend.store.database import Store
+from backend.store.tables import annotations as annotation_rows
+from backend.store.tables import jobs, regions
 
 #: button: Start Training in Label Studio. corrections: enough new ones. schedule: time has passed. command: by hand.
 Trigger = Literal["button", "corrections", "schedule", "command"]

@@ -11,9 +11,9 @@ from sqlalchemy import and_, or_, select, update
 from backend.labelstudio import LabelStudio
 from backend.photos import PhotoFolder
 from backend.records import ProjectKey
-from backend.store import Store
+from backend.store.database import Store
+from backend.store.tables import regions, tasks
 from backend.submissions import clean
-from backend.tables import regions, tasks
 from semsam_model.errors import SemsamError
 
 log = logging.getLogger(__name__)

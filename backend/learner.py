@@ -36,7 +36,7 @@ from backend.photos import PhotoFolder
 from backend.predictor import Loaded, Predictor
 from backend.records import ProjectKey, RegionKey
 from backend.settings import Settings
-from backend.store import Store
+from backend.store.database import Store
 from semsam_model.errors import DataError, SemsamError
 from semsam_model.types import Click, Wanted
 

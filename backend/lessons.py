@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, func, insert, select
 
 from backend.records import ProjectKey, RegionKey
-from backend.store import Store
-from backend.tables import learning, lessons, regions
+from backend.store.database import Store
+from backend.store.tables import learning, lessons, regions
 
 NEWEST = 2000  #: no older region of a project is learned from
 

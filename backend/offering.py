@@ -12,9 +12,9 @@ from sqlalchemy import Connection
 from backend.formats import crop_mask, encode_coco_rle
 from backend.protocol import region_mask
 from backend.records import Offer, OfferedCandidate, ProjectKey
-from backend.store import upsert
+from backend.store.database import upsert
+from backend.store.tables import offers
 from backend.submissions import clean
-from backend.tables import offers
 from semsam_model.types import Candidate, Prompt
 
 #: Answers whose regions do not carry the candidate's mask, but an outline or a box.

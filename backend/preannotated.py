@@ -21,10 +21,10 @@ from backend.label_config import LabelConfig
 from backend.labelstudio import LabelStudio
 from backend.outcomes import against
 from backend.records import ProjectKey
-from backend.store import Store, upsert
+from backend.store.database import Store, upsert
+from backend.store.tables import annotations as annotation_rows
+from backend.store.tables import predictions, regions
 from backend.submissions import SubmittedRegion, clean, parse_submission
-from backend.tables import annotations as annotation_rows
-from backend.tables import predictions, regions
 from semsam_model.errors import SemsamError
 from semsam_model.masks.codecs import decode_coco_rle
 

@@ -30,10 +30,10 @@ from backend.ingest import (
 )
 from backend.labelstudio import LabelStudio, all_tasks
 from backend.records import ProjectKey
-from backend.store import Store, upsert
+from backend.store.database import Store, upsert
+from backend.store.tables import annotations as annotation_rows
+from backend.store.tables import projects, tasks
 from backend.submissions import is_id, parse_submission
-from backend.tables import annotations as annotation_rows
-from backend.tables import projects, tasks
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from backend.ingest import is_introduced, note_project_config, receive, work_in
 from backend.metrics import Metrics
 from backend.offering import Answered, save_offers
 from backend.records import Offer, ProjectKey
-from backend.store import Store
+from backend.store.database import Store
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from sqlalchemy import Connection, Row, func, insert, select, text, update
 from backend import version_files
 from backend.errors import VersionError
 from backend.settings import Settings
-from backend.store import Store
-from backend.tables import activations, versions
+from backend.store.database import Store
+from backend.store.tables import activations, versions
 from semsam_model.checkpoints.header import Header, find_weights
 
 BASE, LIVE = "base", "live"  #: names that `find` knows besides numbers and versions

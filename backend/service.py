@@ -37,7 +37,7 @@ from backend.registry import Registry, open_registry
 from backend.settings import Settings
 from backend.status import Status, read_status
 from backend.status_page import render_gate
-from backend.store import Store, open_store
+from backend.store.database import Store, open_store
 from backend.switching import Follower, load_live
 from backend.text_prompt import against, readings
 from semsam_model.checkpoints.header import Header, Version, find_weights

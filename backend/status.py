@@ -17,8 +17,8 @@ from sqlalchemy import and_, func, not_, select
 from backend.corrections import count, list_projects
 from backend.jobs import Job, last_judged, list_jobs
 from backend.records import Counts, StoredProject
-from backend.store import Store
-from backend.tables import inbox, regions
+from backend.store.database import Store
+from backend.store.tables import inbox, regions
 
 #: Masks that the curves run over: the newest ones that were taken from what a click suggested.
 RECENT = 2000

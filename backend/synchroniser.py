@@ -16,7 +16,7 @@ from backend.photos import PhotoFolder
 from backend.preannotated import judge_preannotated
 from backend.reconcile import synchronise
 from backend.records import ProjectKey
-from backend.store import Store
+from backend.store.database import Store
 from semsam_model.errors import SemsamError
 
 log = logging.getLogger(__name__)

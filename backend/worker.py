@@ -33,7 +33,7 @@ from backend.photos import PhotoFolder
 from backend.records import ProjectKey
 from backend.registry import ModelVersion, Registry
 from backend.settings import Settings
-from backend.store import Store
+from backend.store.database import Store
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import Sample

@@ -36,7 +36,7 @@ from backend.batch_ray import on_ray
 from backend.batch_sources import PICTURES, Item
 from backend.registry import open_registry
 from backend.settings import load_settings
-from backend.store import open_store
+from backend.store.database import open_store
 from benchmarks.machine import children, cpu_seconds, described, peak_mib
 from semsam_model.checkpoints.checkpoint import load_default
 from semsam_model.inference.automatic import GridOptions, everything

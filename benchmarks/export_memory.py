@@ -27,8 +27,8 @@ from pycocotools import mask as coco_mask
 from sqlalchemy import insert
 
 from backend.photos import PhotoFolder
-from backend.store import Store
-from backend.tables import projects, regions
+from backend.store.database import Store
+from backend.store.tables import projects, regions
 
 ORIGIN = "http://labelstudio:8080"
 PHOTOS, SIZE, EACH = 100, (480, 640), 10
@@ -40,7 +40,7 @@ from pathlib import Path
 from backend.corrections import find_project, stream_regions
 from backend.export import export
 from backend.photos import PhotoFolder
-from backend.store import Store
+from backend.store.database import Store
 
 def peak():  # not getrusage, which begins with what the process had that started this one
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

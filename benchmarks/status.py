@@ -25,8 +25,8 @@ from backend.lessons import fingerprint
 from backend.records import ProjectKey
 from backend.status import read_status
 from backend.status_page import render
-from backend.store import Store
-from backend.tables import annotations, offers, predictions, projects, regions
+from backend.store.database import Store
+from backend.store.tables import annotations, offers, predictions, projects, regions
 
 ORIGIN, BEGAN = "http://ls:8080", datetime(2026, 1, 1, tzinfo=UTC)
 SHARES = (0.7, 0.25, 0.05)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from backend.registry import open_registry
 from backend.settings import Settings
-from backend.store import open_store
+from backend.store.database import open_store
 from semsam_model.checkpoints.checkpoint import load_default, save
 
 ROOT = Path(__file__).resolve().parents[1]

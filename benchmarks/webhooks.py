@@ -22,7 +22,7 @@ from backend.formats import crop_mask, encode_brush_rle
 from backend.ingest import receive, work_in
 from backend.metrics import Metrics
 from backend.settings import Settings
-from backend.store import Store
+from backend.store.database import Store
 
 SIZE = (3000, 4000)
 REGIONS = 20

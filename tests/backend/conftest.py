@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from backend.store import Store
+from backend.store.database import Store
 from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
 from semsam_model.network.model import build_model

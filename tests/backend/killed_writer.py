@@ -23,7 +23,7 @@ from sqlalchemy import Engine, event
 from backend.deliveries import read_delivery
 from backend.ingest import receive, work_in
 from backend.offering import save_offers
-from backend.store import Store
+from backend.store.database import Store
 from tests.backend.annotations import ORIGIN, annotation, answered, brush_row, square
 from tests.backend.annotations import event as webhook
 

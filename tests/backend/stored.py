@@ -13,9 +13,9 @@ from sqlalchemy import insert
 
 from backend.photos import PhotoFolder
 from backend.records import ProjectKey, RegionKey, StoredProject, StoredRegion
-from backend.store import Store
-from backend.tables import annotations as annotation_rows
-from backend.tables import predictions, projects, regions
+from backend.store.database import Store
+from backend.store.tables import annotations as annotation_rows
+from backend.store.tables import predictions, projects, regions
 from semsam_model.data.samples import CocoMask
 
 ORIGIN = "http://labelstudio:8080"

@@ -29,7 +29,7 @@ from backend.label_config import LabelConfig
 from backend.photos import PhotoFolder
 from backend.records import StoredRegion
 from backend.split import SPLITS, VALIDATION_SHARE, split_of
-from backend.store import Store
+from backend.store.database import Store
 from semsam_model.data.readers.coco import read_coco
 from semsam_model.data.readers.label_studio import read_label_studio
 from semsam_model.data.readers.sa1b import read_sa1b

@@ -24,8 +24,8 @@ from backend.records import ProjectKey
 from backend.service import SemsamService
 from backend.settings import Settings
 from backend.status_page import render_gate
-from backend.store import Store
-from backend.tables import jobs as job_rows
+from backend.store.database import Store
+from backend.store.tables import jobs as job_rows
 from backend.worker import Worker
 from tests.backend.test_status import Told, browser_page, served
 from tests.backend.test_worker import ANYTHING, KEY, prepared, write_config

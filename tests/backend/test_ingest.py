@@ -13,7 +13,7 @@ from backend.deliveries import read_delivery
 from backend.ingest import receive, work_in
 from backend.offering import Answered, save_offers
 from backend.records import StoredRegion
-from backend.store import Store
+from backend.store.database import Store
 from semsam_model.masks.codecs import decode_coco_rle
 from tests.backend.annotations import KEY, ORIGIN, annotation, answered, at, brush_row, event, square
 

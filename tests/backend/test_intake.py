@@ -23,7 +23,7 @@ from backend.photos import PhotoFolder
 from backend.records import ProjectKey
 from backend.service import SemsamService, build_service
 from backend.settings import Settings
-from backend.store import Store
+from backend.store.database import Store
 from backend.submissions import parse_submission
 from tests.backend.annotations import CONFIG, ORIGIN, annotation, brush_row, event, square
 from tests.backend.studio_http import TOKEN

@@ -14,8 +14,8 @@ from backend import jobs
 from backend.errors import StoreError
 from backend.records import ProjectKey
 from backend.settings import Settings
-from backend.store import Store
-from backend.tables import annotations, projects, regions
+from backend.store.database import Store
+from backend.store.tables import annotations, projects, regions
 from backend.worker import request_earned
 
 KEY, OTHER = ProjectKey("http://ls:8080", 1), ProjectKey("http://ls:8080", 2)

@@ -24,8 +24,8 @@ from backend.photos import PhotoFolder
 from backend.predictor import Loaded, Predictor
 from backend.records import StoredRegion
 from backend.settings import Settings
-from backend.store import Store, open_store
-from backend.tables import lessons, regions
+from backend.store.database import Store, open_store
+from backend.store.tables import lessons, regions
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.network.model import build_model

@@ -23,7 +23,7 @@ from backend.preannotation import as_prediction
 from backend.records import Preannotated
 from backend.settings import Settings
 from backend.status import read_status
-from backend.store import Store
+from backend.store.database import Store
 from semsam_model.inference.preannotate import Region
 from semsam_model.types import Candidate
 from tests.backend.annotations import CONFIG, KEY, NOON, ORIGIN, annotation, answered, brush_row, event, square

@@ -27,10 +27,10 @@ from backend.reconcile import Synced, synchronise
 from backend.recorder import Recorder
 from backend.records import ProjectKey
 from backend.settings import Settings
-from backend.store import Store
+from backend.store.database import Store
+from backend.store.tables import projects
 from backend.submissions import parse_submission
 from backend.synchroniser import Synchroniser
-from backend.tables import projects
 from tests.backend import postgres
 from tests.backend.annotations import CONFIG, annotation, brush_row, event, square
 from tests.backend.studio import FakeStudio, labelled, serving

@@ -25,8 +25,8 @@ from backend.errors import VersionError
 from backend.records import ProjectKey
 from backend.registry import RECENT, ModelVersion, Registry, open_registry
 from backend.settings import Settings
-from backend.store import open_store
-from backend.tables import activations
+from backend.store.database import open_store
+from backend.store.tables import activations
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError
@@ -307,7 +307,7 @@ import itertools, pathlib, random, sys
 from datetime import UTC, datetime, timedelta
 from backend.registry import open_registry
 from backend.settings import Settings
-from backend.store import open_store
+from backend.store.database import open_store
 
 data, base, *weights = map(pathlib.Path, sys.argv[1:])
 settings = Settings(model="tiny", weights=base, data_dir=data)

@@ -27,7 +27,7 @@ from backend.service import SemsamService
 from backend.settings import Settings
 from backend.status import POINTS, Point, Status, read_status
 from backend.status_page import CHART, ago, charts, render
-from backend.store import Store
+from backend.store.database import Store
 from tests.backend.stored import BEGAN, ORIGIN, begin, box, fill, project, region
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,7 +128,7 @@ def test_an_empty_store_has_an_empty_status(store: Store) -> None:
 def test_marked_deletions_and_deleted_projects_do_not_count(store: Store) -> None:
     from sqlalchemy import update
 
-    from backend.tables import projects, regions
+    from backend.store.tables import projects, regions
 
     fill(store, project(), history(20))
     with store.write() as connection:

@@ -21,7 +21,7 @@ from backend.errors import StoreUnavailable
 from backend.ingest import receive, work_in
 from backend.metrics import Metrics
 from backend.recorder import Recorder
-from backend.store import Store
+from backend.store.database import Store
 from tests.backend import postgres
 from tests.backend.annotations import KEY, ORIGIN, annotation, answered, brush_row, event, square
 from tests.backend.killed_writer import STATES, bodies

@@ -28,7 +28,7 @@ from backend.predictor import Predictor, read_model
 from backend.registry import ModelVersion, Registry, open_registry
 from backend.service import SemsamService
 from backend.settings import Settings
-from backend.store import open_store
+from backend.store.database import open_store
 from backend.switching import Follower, load_live
 from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config

@@ -30,9 +30,9 @@ from backend.records import ProjectKey
 from backend.registry import open_registry
 from backend.settings import Settings
 from backend.split import split_of
-from backend.store import Store, open_store
-from backend.tables import jobs as job_rows
-from backend.tables import projects, regions
+from backend.store.database import Store, open_store
+from backend.store.tables import jobs as job_rows
+from backend.store.tables import projects, regions
 from backend.worker import Worker
 from semsam_model.data.samples import CocoMask
 from semsam_model.data.synthetic import draw_scene

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, StorageState, sync_playwright
 
 from backend.demo import DemoProject, ProjectMaker
 from backend.demo_servers import Credentials
-from backend.store import Store
+from backend.store.database import Store
 from tests.journeys.browser import Editor
 from tests.journeys.demo_process import ROOT, DemoProcess
 

@@ -18,7 +18,7 @@ from backend.photos import PhotoFolder
 from backend.reconcile import synchronise
 from backend.records import ProjectKey
 from backend.settings import Settings
-from backend.store import Store
+from backend.store.database import Store
 from tests.backend.annotations import brush_row, square
 from tests.journeys.conftest import Studio, eventually
 from tests.journeys.demo_process import ROOT

@@ -24,7 +24,7 @@ from backend.corrections import count, stream_regions
 from backend.demo import DemoProject
 from backend.records import ProjectKey
 from backend.split import SPLITS
-from backend.store import Store
+from backend.store.database import Store
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.codecs import decode_coco_rle
 from tests.backend.annotations import brush_row

@@ -16,7 +16,7 @@ from backend.corrections import count, stream_regions
 from backend.demo import DemoProject
 from backend.preannotation import UNFINISHED
 from backend.records import Preannotated, ProjectKey, StoredRegion
-from backend.store import Store
+from backend.store.database import Store
 from tests.journeys.browser import Editor
 from tests.journeys.conftest import Studio
 from tests.journeys.demo_process import ROOT

@@ -8,8 +8,8 @@ from sqlalchemy import insert
 
 from backend.corrections import list_projects
 from backend.errors import StoreError
-from backend.store import Store
-from backend.tables import metadata, projects
+from backend.store.database import Store
+from backend.store.tables import metadata, projects
 
 
 def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The database of annotators' work: schema, transactions, migrations."""
