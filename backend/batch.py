@@ -12,11 +12,11 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from backend import protocol
 from backend.batch_annotator import printable, told
 from backend.batch_sources import Item, Lost
 from backend.errors import BackendError, TaskRefused
-from backend.label_config import LabelConfig
+from backend.label_studio import predictions as protocol
+from backend.label_studio.label_config import LabelConfig
 
 Answer = dict[str, Any] | Exception  #: a prediction, or why there is none
 #: How pictures are annotated: here, in processes, on a cluster. Takes items as it needs them and holds few of them;

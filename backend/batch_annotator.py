@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backend.images import decode_photo
-from backend.label_config import LabelConfig
+from backend.label_studio.label_config import LabelConfig
 from backend.naming import Namer
 from backend.preannotation import as_prediction, names_of, wanted_regions
 from backend.predictor import Loaded, read_model

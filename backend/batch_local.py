@@ -21,7 +21,7 @@ from backend.batch import Annotate, Answer
 from backend.batch_annotator import Annotator, checked_header, told
 from backend.batch_sources import Item
 from backend.errors import BackendError
-from backend.label_config import LabelConfig
+from backend.label_studio.label_config import LabelConfig
 from backend.settings import Settings
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import BackendError
-from backend.label_config import LabelConfig
+from backend.label_studio.label_config import LabelConfig
 
 _START = b'{"data":'  #: of every line
 #: What says whether a line of ours is done; the rest may be long.

@@ -26,7 +26,7 @@ from backend.batch import Annotate, Answer
 from backend.batch_annotator import Annotator, Prepared, checked_header, prepare, told
 from backend.batch_sources import Item
 from backend.errors import BackendError
-from backend.label_config import LabelConfig
+from backend.label_studio.label_config import LabelConfig
 from backend.settings import Settings, without_secrets
 from semsam_model.checkpoints.header import SUFFIX, Header
 from semsam_model.config import ModelConfig

@@ -41,7 +41,7 @@ def batch(
     from backend.batch_output import TaskLines
     from backend.batch_ray import on_ray
     from backend.errors import BackendError
-    from backend.labelstudio import LabelStudio
+    from backend.label_studio.client import LabelStudio
     from backend.registry import open_registry
     from backend.settings import load_settings
     from backend.store.database import open_store

@@ -11,7 +11,7 @@ from backend.errors import NotFound, StoreError
 from semsam_model.errors import SemsamError
 
 if TYPE_CHECKING:
-    from backend.labelstudio import LabelStudio
+    from backend.label_studio.client import LabelStudio
     from backend.photos import PhotoFolder
     from backend.records import ProjectKey
     from backend.store.database import Store
@@ -30,11 +30,11 @@ def sync(
 
     A project that fails is told and costs the others nothing; the exit code is 1 then.
     """
-    from backend.connection import origin_of
     from backend.corrections import list_projects
     from backend.ingest import work_in
     from backend.intake import open_photos
-    from backend.labelstudio import LabelStudio
+    from backend.label_studio.client import LabelStudio
+    from backend.label_studio.connection import origin_of
     from backend.records import ProjectKey
     from backend.settings import load_settings
     from backend.store.database import open_store

@@ -32,7 +32,7 @@ def _worker(config: Path | None) -> Iterator[tuple[Settings, Store, Worker]]:
     from backend.ingest import work_in
     from backend.intake import open_photos
     from backend.keeping import keep_pictures
-    from backend.labelstudio import LabelStudio
+    from backend.label_studio.client import LabelStudio
     from backend.reconcile import synchronise
     from backend.registry import open_registry
     from backend.settings import load_settings

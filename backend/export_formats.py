@@ -22,7 +22,7 @@ from pycocotools import mask as coco_mask
 
 from backend import formats
 from backend.errors import BadRequest
-from backend.label_config import LEVELS, LabelConfig
+from backend.label_studio.label_config import LEVELS, LabelConfig
 from backend.records import StoredRegion
 from backend.split import Split, split_of
 from semsam_model.masks.codecs import decode_coco_rle

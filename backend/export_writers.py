@@ -14,7 +14,7 @@ from backend import export_formats as entries
 from backend.export_formats import Categories, LabelledTask
 from backend.export_staging import Staging, to_json
 from backend.images import FORMATS as PHOTO_FORMATS
-from backend.label_config import LabelConfig
+from backend.label_studio.label_config import LabelConfig
 from backend.photos import PhotoFolder
 from backend.records import StoredProject
 from backend.split import SPLITS

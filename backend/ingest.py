@@ -16,16 +16,16 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, null, or_, select, update
 
 from backend.corrections import offer_of
-from backend.deliveries import Delivery
 from backend.errors import BadRequest, StoreUnavailable
 from backend.formats import crop_mask, encode_coco_rle
-from backend.label_config import LabelConfig
+from backend.label_studio.annotations import MalformedRegion, Submission, SubmittedRegion, clean, parse_submission
+from backend.label_studio.events import Delivery
+from backend.label_studio.label_config import LabelConfig
 from backend.outcomes import judge, seconds_until
 from backend.records import Offer, ProjectKey
 from backend.store.database import Store, upsert
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import inbox, offers, projects, regions, tasks
-from backend.submissions import MalformedRegion, Submission, SubmittedRegion, clean, parse_submission
 
 log = logging.getLogger(__name__)
 

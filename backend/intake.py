@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from backend import jobs
-from backend.deliveries import KEPT, project_name, read_delivery
 from backend.errors import StoreError
-from backend.labelstudio import LabelStudio
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.events import KEPT, project_name, read_delivery
 from backend.metrics import Metrics
 from backend.offering import Answered
 from backend.photos import PhotoFolder

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import and_, or_, select, update
 
-from backend.labelstudio import LabelStudio
+from backend.label_studio.annotations import clean
+from backend.label_studio.client import LabelStudio
 from backend.photos import PhotoFolder
 from backend.records import ProjectKey
 from backend.store.database import Store
 from backend.store.tables import regions, tasks
-from backend.submissions import clean
 from semsam_model.errors import SemsamError
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from pycocotools import mask as coco_mask
 from backend.corrections import find_region, list_projects
 from backend.errors import BackendError, StoreError
 from backend.images import decode_photo
-from backend.label_config import LabelConfig
+from backend.label_studio.label_config import LabelConfig
 from backend.lessons import (
     KeptLesson,
     Taught,

@@ -16,7 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 import numpy as np
 from cachetools import LRUCache
 
-from backend.label_config import Label, LabelConfig
+from backend.label_studio.label_config import Label, LabelConfig
 from semsam_model.errors import SemsamError, TextEncoderError
 from semsam_model.inference.naming import KINDS, Kind, LabelSet
 from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label

@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import Connection
 
 from backend.formats import crop_mask, encode_coco_rle
-from backend.protocol import region_mask
+from backend.label_studio.annotations import clean
+from backend.label_studio.predictions import region_mask
 from backend.records import Offer, OfferedCandidate, ProjectKey
 from backend.store.database import upsert
 from backend.store.tables import offers
-from backend.submissions import clean
 from semsam_model.types import Candidate, Prompt
 
 #: Answers whose regions do not carry the candidate's mask, but an outline or a box.

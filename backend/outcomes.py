@@ -8,8 +8,8 @@ from datetime import datetime
 
 import numpy as np
 
+from backend.label_studio.annotations import SubmittedRegion
 from backend.records import Offer, OfferedCandidate, Outcome
-from backend.submissions import SubmittedRegion
 from semsam_model.masks.codecs import decode_coco_rle
 
 

@@ -17,14 +17,14 @@ from sqlalchemy import Row, and_, or_, select, update
 from backend.corrections import BEGUN_FROM, begun_from_a_prediction
 from backend.errors import BadRequest, NotFound
 from backend.formats import crop_mask, encode_coco_rle
-from backend.label_config import LabelConfig
-from backend.labelstudio import LabelStudio
+from backend.label_studio.annotations import SubmittedRegion, clean, parse_submission
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.label_config import LabelConfig
 from backend.outcomes import against
 from backend.records import ProjectKey
 from backend.store.database import Store, upsert
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import predictions, regions
-from backend.submissions import SubmittedRegion, clean, parse_submission
 from semsam_model.errors import SemsamError
 from semsam_model.masks.codecs import decode_coco_rle
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from backend import protocol
 from backend.errors import NotReady
-from backend.label_config import LabelConfig
+from backend.label_studio import predictions as protocol
+from backend.label_studio.label_config import LabelConfig
 from backend.naming import Namer
 from backend.settings import Settings
 from semsam_model.errors import TextEncoderError

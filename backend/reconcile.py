@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, and_, select, update
 
-from backend.deliveries import image_url
 from backend.errors import BadRequest, NotFound
 from backend.ingest import (
     apply,
@@ -28,12 +27,13 @@ from backend.ingest import (
     note_task,
     prepare,
 )
-from backend.labelstudio import LabelStudio, all_tasks
+from backend.label_studio.annotations import is_id, parse_submission
+from backend.label_studio.client import LabelStudio, all_tasks
+from backend.label_studio.events import image_url
 from backend.records import ProjectKey
 from backend.store.database import Store, upsert
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import projects, tasks
-from backend.submissions import is_id, parse_submission
 
 log = logging.getLogger(__name__)
 

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from cachetools import TTLCache
 
-from backend import jobs, protocol
+from backend import jobs
 from backend.errors import BackendError, NotStored, StoreError
 from backend.images import decode_photo, probe_size
 from backend.intake import Intake, open_intake, open_photos
-from backend.labelstudio import LabelStudio
+from backend.label_studio import predictions as protocol
+from backend.label_studio.client import LabelStudio
 from backend.learner import Learner
 from backend.metrics import Metrics
 from backend.naming import Namer, without_text

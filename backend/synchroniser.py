@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from backend.corrections import list_projects
 from backend.errors import NotFound, StoreError
 from backend.keeping import keep_pictures
-from backend.labelstudio import LabelStudio
+from backend.label_studio.client import LabelStudio
 from backend.photos import PhotoFolder
 from backend.preannotated import judge_preannotated
 from backend.reconcile import synchronise

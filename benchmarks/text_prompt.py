@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from backend.label_config import Label, LabelConfig
+from backend.label_studio.label_config import Label, LabelConfig
 from backend.naming import Namer
 from backend.settings import Settings
 from backend.text_prompt import against

@@ -20,8 +20,8 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from backend.deliveries import read_delivery
 from backend.ingest import receive, work_in
+from backend.label_studio.events import read_delivery
 from backend.offering import save_offers
 from backend.store.database import Store
 from tests.backend.annotations import ORIGIN, annotation, answered, brush_row, square

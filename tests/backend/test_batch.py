@@ -17,7 +17,7 @@ from backend.batch_local import in_process
 from backend.batch_output import TaskLines
 from backend.batch_sources import Item, Reader, in_folder, missing, tasks_of
 from backend.errors import LabelStudioError, TaskRefused
-from backend.labelstudio import LabelStudio
+from backend.label_studio.client import LabelStudio
 from backend.preannotation import UNFINISHED
 from backend.settings import Settings
 from semsam_model.checkpoints.header import read_header

@@ -24,7 +24,7 @@ from backend.batch_local import in_process
 from backend.batch_ray import on_ray, share
 from backend.batch_sources import Item, Picture, Reader, tasks_of
 from backend.errors import BackendError, SettingsError
-from backend.labelstudio import LabelStudio
+from backend.label_studio.client import LabelStudio
 from semsam_model.checkpoints.header import read_header
 from tests.backend.batch_studio import Studio, at_work
 from tests.backend.studio_http import TOKEN

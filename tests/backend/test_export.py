@@ -25,7 +25,7 @@ from backend.cli import app
 from backend.errors import ExportError
 from backend.export import Exported, export
 from backend.export_writers import Format
-from backend.label_config import LabelConfig
+from backend.label_studio.label_config import LabelConfig
 from backend.photos import PhotoFolder
 from backend.records import StoredRegion
 from backend.split import SPLITS, VALIDATION_SHARE, split_of

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from backend.corrections import count, find_offer, find_project, problems, stream_regions
-from backend.deliveries import read_delivery
 from backend.ingest import receive, work_in
+from backend.label_studio.events import read_delivery
 from backend.offering import Answered, save_offers
 from backend.records import StoredRegion
 from backend.store.database import Store

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from backend.app import create_app
 from backend.corrections import count, find_offer, find_project, list_projects, problems, stream_regions
-from backend.deliveries import KEPT, Delivery, read_delivery
 from backend.errors import BadRequest
 from backend.ingest import config_or_empty
-from backend.labelstudio import LabelStudio
+from backend.label_studio.annotations import parse_submission
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.events import KEPT, Delivery, read_delivery
 from backend.metrics import Metrics
 from backend.photos import PhotoFolder
 from backend.records import ProjectKey
 from backend.service import SemsamService, build_service
 from backend.settings import Settings
 from backend.store.database import Store
-from backend.submissions import parse_submission
 from tests.backend.annotations import CONFIG, ORIGIN, annotation, brush_row, event, square
 from tests.backend.studio_http import TOKEN
 from tests.backend.test_service import Files, body, keypoint, serving

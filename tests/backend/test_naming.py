@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from backend.label_config import Label, LabelConfig
-from backend.labelstudio import LabelStudio
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.label_config import Label, LabelConfig
 from backend.metrics import Metrics
 from backend.naming import Namer, telling
 from backend.preannotation import UNFINISHED

@@ -11,12 +11,12 @@ from alembic import command
 from alembic.config import Config
 
 from backend.corrections import count, stream_regions
-from backend.deliveries import read_delivery
 from backend.errors import FetchTimeout, NotFound
 from backend.export_formats import provenance
 from backend.formats import crop_mask
-from backend.label_config import LabelConfig
-from backend.labelstudio import LabelStudio
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.events import read_delivery
+from backend.label_studio.label_config import LabelConfig
 from backend.lessons import taught_regions
 from backend.preannotated import judge_preannotated
 from backend.preannotation import as_prediction

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from backend.label_config import LabelConfig
+from backend.label_studio.label_config import LabelConfig
 from backend.metrics import Metrics
 from backend.preannotation import UNFINISHED, in_time
 from backend.service import SemsamService, build_service

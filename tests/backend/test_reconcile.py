@@ -12,15 +12,16 @@ import pytest
 from sqlalchemy import insert, update
 from typer.testing import CliRunner
 
-import backend.labelstudio
+import backend.label_studio.client
 import backend.synchroniser
 from backend.cli import app
 from backend.corrections import count, find_project, list_projects, stream_regions
-from backend.deliveries import read_delivery
 from backend.errors import LabelStudioError, NotFound
 from backend.ingest import apply, config_or_empty, prepare, receive, work_in
 from backend.keeping import keep_pictures
-from backend.labelstudio import LabelStudio
+from backend.label_studio.annotations import parse_submission
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.events import read_delivery
 from backend.metrics import Metrics
 from backend.photos import PhotoFolder
 from backend.reconcile import Synced, synchronise
@@ -29,7 +30,6 @@ from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store
 from backend.store.tables import projects
-from backend.submissions import parse_submission
 from backend.synchroniser import Synchroniser
 from tests.backend import postgres
 from tests.backend.annotations import CONFIG, annotation, brush_row, event, square
@@ -96,7 +96,7 @@ def test_what_is_new_changed_or_gone_is_found_and_only_changed_tasks_are_read(
 def test_every_task_is_seen_whatever_the_page(
     studio: FakeStudio, store: Store, key: ProjectKey, sync: Callable[..., Synced], number: int, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(backend.labelstudio, "PAGE", 3)
+    monkeypatch.setattr(backend.label_studio.client, "PAGE", 3)
     studio.projects.add(7)
     for task in range(1, number + 1):
         studio.task(task, labelled(task, brush_row(f"r{task}", square(1, 1, 5)), task=task))

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from backend.app import create_app
-from backend.labelstudio import LabelStudio
+from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics
 from backend.predictor import Predictor, read_model
 from backend.service import SemsamService, build_service

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from backend.corrections import count, find_offer, stream_regions
-from backend.deliveries import read_delivery
 from backend.errors import StoreUnavailable
 from backend.ingest import receive, work_in
+from backend.label_studio.events import read_delivery
 from backend.metrics import Metrics
 from backend.recorder import Recorder
 from backend.store.database import Store

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from backend import version_files
-from backend.labelstudio import LabelStudio
+from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics
 from backend.predictor import Predictor, read_model
 from backend.registry import ModelVersion, Registry, open_registry

@@ -13,7 +13,7 @@ from backend.corrections import count, find_project, stream_regions
 from backend.demo import DemoProject
 from backend.errors import NotFound
 from backend.keeping import keep_pictures
-from backend.labelstudio import LabelStudio
+from backend.label_studio.client import LabelStudio
 from backend.photos import PhotoFolder
 from backend.reconcile import synchronise
 from backend.records import ProjectKey

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from backend.formats import crop_mask
-from backend.label_config import LabelConfig
-from backend.protocol import build_prediction
+from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.predictions import build_prediction
 from semsam_model.data.readers.coco import CocoOptions, read_coco, read_panoptic
 from semsam_model.data.readers.label_studio import read_label_studio
 from semsam_model.data.readers.sa1b import read_sa1b

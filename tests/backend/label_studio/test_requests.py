@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import BadRequest
-from backend.payload import MAX_PROMPT_ROWS, parse_event, parse_predict, parse_setup
-from backend.protocol import interaction
+from backend.label_studio.predictions import interaction
+from backend.label_studio.requests import MAX_PROMPT_ROWS, parse_event, parse_predict, parse_setup
 
 quick = settings(max_examples=80, deadline=None)
 

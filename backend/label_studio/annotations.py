@@ -16,8 +16,8 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from backend.errors import BadRequest
-from backend.label_config import LabelConfig
-from backend.payload import MISSING, as_list, as_object, wrong_field
+from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.requests import MISSING, as_list, as_object, wrong_field
 from backend.records import Granularity
 from semsam_model.errors import DataError
 from semsam_model.masks.label_studio import region_mask, region_shape

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from backend.errors import BadRequest
-from backend.label_config import PROMPT_TAGS, LabelConfig
+from backend.label_studio.label_config import PROMPT_TAGS, LabelConfig
 
 Size = tuple[int, int]
 

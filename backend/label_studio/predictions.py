@@ -1,7 +1,7 @@
 """Label Studio's JSON <-> values of our own. Percent becomes pixels and pixels become percent here and nowhere else,
 but for regions, which training reads too: `semsam_model.masks.label_studio`.
 
-`backend.payload` reads the bodies; here prompts become pixels, candidates become predictions, regions become masks.
+`requests` reads the bodies; here prompts become pixels, candidates become predictions, regions become masks.
 Percent run over the EXIF-oriented photo. `image_rotation`, the editor's turned view, changes neither percent nor
 pixels.
 """
@@ -18,8 +18,8 @@ import numpy as np
 
 from backend import formats, polygons
 from backend.errors import BadRequest
-from backend.label_config import LEVELS, LabelConfig
-from backend.payload import (
+from backend.label_studio.label_config import LEVELS, LabelConfig
+from backend.label_studio.requests import (
     Event,
     PredictRequest,
     PromptRow,

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from backend.connection import Connection, Origin, Server, origin_of, shown
 from backend.errors import BadRequest, ImageTooLarge, LabelStudioError, NotFound, OriginRefused, SettingsError
+from backend.label_studio.connection import Connection, Origin, Server, origin_of, shown
 from backend.settings import Settings, load_settings, without_secrets
 from semsam_model.errors import SemsamError
 

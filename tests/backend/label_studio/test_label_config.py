@@ -10,9 +10,9 @@ from label_studio_sdk._extensions.label_studio_tools.core.label_config import pa
 from label_studio_sdk.label_interface import LabelInterface
 
 from backend.errors import BadRequest
-from backend.label_config import MAX_CONFIG_CHARS, Control, Label, LabelConfig
+from backend.label_studio.label_config import MAX_CONFIG_CHARS, Control, Label, LabelConfig
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 quick = settings(max_examples=60, deadline=None)
 
 IMAGE = '<Image name="image" value="$image"/>'

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from backend.errors import BadRequest
-from backend.label_config import LabelConfig
+from backend.label_studio.annotations import is_id
+from backend.label_studio.label_config import LabelConfig
 from backend.records import ProjectKey
-from backend.submissions import is_id
 from semsam_model.masks.label_studio import region_shape
 
 #: Events with something to keep; the others are counted, and nothing else.

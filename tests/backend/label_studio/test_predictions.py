@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend import formats, protocol
+from backend import formats
 from backend.errors import BadRequest
-from backend.label_config import LabelConfig
-from backend.payload import PromptRow
+from backend.label_studio import predictions as protocol
+from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.requests import PromptRow
 from semsam_model.types import LEVEL_TOKENS, Box, Candidate, Click
 from tests.backend.masks import any_mask, blobs, disc
 
 quick = settings(max_examples=60, deadline=None)
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 BRUSH = LabelConfig.parse((CONFIGS / "labeling.xml").read_text())
 POLYGON = LabelConfig.parse((CONFIGS / "labeling_polygon.xml").read_text())
 SIZE = (600, 800)

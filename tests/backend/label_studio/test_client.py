@@ -20,7 +20,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.connection import Origin, Server, origin_of, shown
 from backend.errors import (
     BadRequest,
     FetchTimeout,
@@ -31,7 +30,8 @@ from backend.errors import (
     SettingsError,
     TokenRefused,
 )
-from backend.labelstudio import LabelStudio
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.connection import Origin, Server, origin_of, shown
 from backend.settings import Settings
 from semsam_model.errors import SemsamError
 

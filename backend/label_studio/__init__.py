@@ -1,0 +1,1 @@
+"""Label Studio: its API, and the bodies it sends and takes."""
