@@ -42,9 +42,9 @@ def batch(
     from backend.batch_ray import on_ray
     from backend.errors import BackendError
     from backend.label_studio.client import LabelStudio
-    from backend.registry import open_registry
     from backend.settings import load_settings
     from backend.store.database import open_store
+    from backend.versions.registry import open_registry
     from semsam_model.config import config_root
 
     if [project, folder, files, prefix].count(None) != 3:

@@ -34,9 +34,9 @@ def _worker(config: Path | None) -> Iterator[tuple[Settings, Store, Worker]]:
     from backend.keeping import keep_pictures
     from backend.label_studio.client import LabelStudio
     from backend.reconcile import synchronise
-    from backend.registry import open_registry
     from backend.settings import load_settings
     from backend.store.database import open_store
+    from backend.versions.registry import open_registry
     from backend.worker import Worker, out_of_the_way
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from backend.registry import Activation, ModelVersion, Registry
     from backend.settings import Settings
     from backend.store.database import Store
+    from backend.versions.registry import Activation, ModelVersion, Registry
 
 app = typer.Typer(no_args_is_help=True, help="Model versions: list, activate, roll back, prune.")
 
@@ -25,9 +25,9 @@ Reason = Annotated[str, typer.Option("--reason", help="Kept with the change.")]
 
 @contextlib.contextmanager
 def _opened() -> Iterator[tuple[Registry, Store, Settings]]:
-    from backend.registry import open_registry
     from backend.settings import load_settings
     from backend.store.database import open_store
+    from backend.versions.registry import open_registry
 
     settings = load_settings()
     store = open_store(settings)

@@ -34,13 +34,13 @@ from backend.offering import Answered
 from backend.preannotation import ENCODER_WAIT_S, GRACE, UNFINISHED, as_prediction, in_time, names_of, wanted_regions
 from backend.predictor import LOAD_WAIT_S, Loaded, Predictor, Timings, read_model
 from backend.records import ProjectKey
-from backend.registry import Registry, open_registry
 from backend.settings import Settings
 from backend.status import Status, read_status
 from backend.status_page import render_gate
 from backend.store.database import Store, open_store
 from backend.switching import Follower, load_live
 from backend.text_prompt import against, readings
+from backend.versions.registry import Registry, open_registry
 from semsam_model.checkpoints.header import Header, Version, find_weights
 from semsam_model.errors import SemsamError
 from semsam_model.inference.naming import name_candidates

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backend.errors import StoreError, VersionError
 from backend.predictor import Loaded, Predictor
-from backend.registry import ModelVersion, Registry
+from backend.versions.registry import ModelVersion, Registry
 from semsam_model.errors import SemsamError
 
 log = logging.getLogger(__name__)

@@ -31,9 +31,9 @@ from backend.errors import StoreError, VersionError
 from backend.jobs import REPORT, Job
 from backend.photos import PhotoFolder
 from backend.records import ProjectKey
-from backend.registry import ModelVersion, Registry
 from backend.settings import Settings
 from backend.store.database import Store
+from backend.versions.registry import ModelVersion, Registry
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import Sample

@@ -34,9 +34,9 @@ from backend.batch import Summary, read_config, run
 from backend.batch_local import in_process, processes
 from backend.batch_ray import on_ray
 from backend.batch_sources import PICTURES, Item
-from backend.registry import open_registry
 from backend.settings import load_settings
 from backend.store.database import open_store
+from backend.versions.registry import open_registry
 from benchmarks.machine import children, cpu_seconds, described, peak_mib
 from semsam_model.checkpoints.checkpoint import load_default
 from semsam_model.inference.automatic import GridOptions, everything

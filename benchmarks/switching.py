@@ -22,9 +22,9 @@ import requests
 import torch
 from PIL import Image
 
-from backend.registry import open_registry
 from backend.settings import Settings
 from backend.store.database import open_store
+from backend.versions.registry import open_registry
 from semsam_model.checkpoints.checkpoint import load_default, save
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -36,8 +36,8 @@ FORBIDDEN = {
     "backend.images": {"torch", "flask", "requests"},
     "backend.label_studio.client": {"torch", "flask", "semsam_model.network.model", "backend.predictor"},
     "backend.label_studio.connection": {"torch", "flask", "semsam_model.network.model", "backend.predictor"},
-    "backend.version_files": {"torch", "flask", "requests", "sqlalchemy", "backend.store.database"},
-    "backend.registry": {"torch", "flask", "requests", "semsam_model.network.model", "backend.predictor"},
+    "backend.versions.files": {"torch", "flask", "requests", "sqlalchemy", "backend.store.database"},
+    "backend.versions.registry": {"torch", "flask", "requests", "semsam_model.network.model", "backend.predictor"},
     "backend.switching": {"torch", "flask", "requests"},
     "backend.predictor": {
         "flask",

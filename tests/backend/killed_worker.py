@@ -22,10 +22,10 @@ from sqlalchemy import update
 import backend.worker
 from backend import jobs
 from backend.photos import PhotoFolder
-from backend.registry import Registry, open_registry
 from backend.settings import Settings
 from backend.store.database import open_store
 from backend.store.tables import jobs as job_rows
+from backend.versions.registry import Registry, open_registry
 from backend.worker import Worker
 
 STAGES: dict[str, Any] = {  #: in order; what holds the function of that name

@@ -27,12 +27,12 @@ from backend.corrections import stream_regions
 from backend.errors import StoreUnavailable
 from backend.photos import PhotoFolder
 from backend.records import ProjectKey
-from backend.registry import open_registry
 from backend.settings import Settings
 from backend.split import split_of
 from backend.store.database import Store, open_store
 from backend.store.tables import jobs as job_rows
 from backend.store.tables import projects, regions
+from backend.versions.registry import open_registry
 from backend.worker import Worker
 from semsam_model.data.samples import CocoMask
 from semsam_model.data.synthetic import draw_scene

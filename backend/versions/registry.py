@@ -19,11 +19,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, text, update
 
-from backend import version_files
 from backend.errors import VersionError
 from backend.settings import Settings
 from backend.store.database import Store
 from backend.store.tables import activations, versions
+from backend.versions import files as version_files
 from semsam_model.checkpoints.header import Header, find_weights
 
 BASE, LIVE = "base", "live"  #: names that `find` knows besides numbers and versions

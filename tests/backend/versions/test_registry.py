@@ -19,14 +19,15 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 from typer.testing import CliRunner
 
-from backend import jobs, version_files
+from backend import jobs
 from backend.cli import app
 from backend.errors import VersionError
 from backend.records import ProjectKey
-from backend.registry import RECENT, ModelVersion, Registry, open_registry
 from backend.settings import Settings
 from backend.store.database import open_store
 from backend.store.tables import activations
+from backend.versions import files as version_files
+from backend.versions.registry import RECENT, ModelVersion, Registry, open_registry
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError
@@ -305,7 +306,7 @@ def test_the_command_line_lists_activates_and_rolls_back(
 ENDLESS = """
 import itertools, pathlib, random, sys
 from datetime import UTC, datetime, timedelta
-from backend.registry import open_registry
+from backend.versions.registry import open_registry
 from backend.settings import Settings
 from backend.store.database import open_store
 

@@ -1,0 +1,1 @@
+"""Model versions on disk, and which one is live."""
