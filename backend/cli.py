@@ -496,7 +496,7 @@ def export(
     """Write a project's masks as COCO, SA-1B, Label Studio or PNG files, split into train and val."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from backend.corrections import find_project, stream_regions
+    from backend.corrections.queries import find_project, stream_regions
     from backend.export import export as run
     from backend.intake import open_photos
     from backend.settings import load_settings

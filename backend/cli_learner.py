@@ -23,7 +23,7 @@ Origin = Annotated[
 
 @contextlib.contextmanager
 def _project(project: int, origin: str | None) -> Iterator[tuple[Store, ProjectKey]]:
-    from backend.corrections import find_project
+    from backend.corrections.queries import find_project
     from backend.settings import load_settings
     from backend.store.database import open_store
 

@@ -11,8 +11,8 @@ from backend.errors import NotFound, StoreError
 from semsam_model.errors import SemsamError
 
 if TYPE_CHECKING:
+    from backend.corrections.photo_archive import PhotoFolder
     from backend.label_studio.client import LabelStudio
-    from backend.photos import PhotoFolder
     from backend.records import ProjectKey
     from backend.store.database import Store
 
@@ -30,8 +30,8 @@ def sync(
 
     A project that fails is told and costs the others nothing; the exit code is 1 then.
     """
-    from backend.corrections import list_projects
-    from backend.ingest import work_in
+    from backend.corrections.ingest import work_in
+    from backend.corrections.queries import list_projects
     from backend.intake import open_photos
     from backend.label_studio.client import LabelStudio
     from backend.label_studio.connection import origin_of
@@ -74,9 +74,9 @@ def _compare(store: Store, label_studio: LabelStudio, photos: PhotoFolder, key: 
     """One project, told line by line. Raises SemsamError."""
     from rich.progress import Progress
 
-    from backend.keeping import keep_pictures
-    from backend.preannotated import judge_preannotated
-    from backend.reconcile import synchronise
+    from backend.corrections.fetch_photos import keep_pictures
+    from backend.corrections.prediction_outcomes import judge_preannotated
+    from backend.corrections.sync import synchronise
 
     with Progress(transient=True) as progress:
         bar = progress.add_task(f"project {key.project}", total=None)

@@ -29,11 +29,11 @@ Origin = Annotated[
 @contextlib.contextmanager
 def _worker(config: Path | None) -> Iterator[tuple[Settings, Store, Worker]]:
     """A worker in this process, out of the way of clicks; SIGTERM and Ctrl-C let it give its job back."""
-    from backend.ingest import work_in
+    from backend.corrections.fetch_photos import keep_pictures
+    from backend.corrections.ingest import work_in
+    from backend.corrections.sync import synchronise
     from backend.intake import open_photos
-    from backend.keeping import keep_pictures
     from backend.label_studio.client import LabelStudio
-    from backend.reconcile import synchronise
     from backend.settings import load_settings
     from backend.store.database import open_store
     from backend.versions.registry import open_registry
@@ -127,7 +127,7 @@ def list_jobs(
 
 
 def _key(store: Store, project: int, origin: str | None) -> ProjectKey:
-    from backend.corrections import find_project
+    from backend.corrections.queries import find_project
 
     return find_project(store, project, origin).key
 

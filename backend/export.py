@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import IO
 
 from backend import export_formats as entries
+from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.split import SPLITS
 from backend.export_staging import check_target, staged
 from backend.export_writers import Format, Images, Job, writer
-from backend.photos import PhotoFolder
 from backend.records import StoredProject, StoredRegion
-from backend.split import SPLITS
 
 #: Regions between two checkpoints: what a kill costs at most.
 CHECKPOINT = 500

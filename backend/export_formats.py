@@ -21,10 +21,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from backend import formats
+from backend.corrections.split import Split, split_of
 from backend.errors import BadRequest
 from backend.label_studio.label_config import LEVELS, LabelConfig
 from backend.records import StoredRegion
-from backend.split import Split, split_of
 from semsam_model.masks.codecs import decode_coco_rle
 
 #: (label, granularity) -> id, from 1.

@@ -11,13 +11,13 @@ from typing import Any, Literal, Protocol
 from PIL import Image
 
 from backend import export_formats as entries
+from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.split import SPLITS
 from backend.export_formats import Categories, LabelledTask
 from backend.export_staging import Staging, to_json
 from backend.images import FORMATS as PHOTO_FORMATS
 from backend.label_studio.label_config import LabelConfig
-from backend.photos import PhotoFolder
 from backend.records import StoredProject
-from backend.split import SPLITS
 
 Format = Literal["coco", "sa1b", "labelstudio", "masks"]
 Images = Literal["copy", "reference", "none"]

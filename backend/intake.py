@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from backend import jobs
+from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.suggestions import Answered
+from backend.corrections.sync_thread import Synchroniser
+from backend.corrections.writer import Recorder
 from backend.errors import StoreError
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import KEPT, project_name, read_delivery
 from backend.metrics import Metrics
-from backend.offering import Answered
-from backend.photos import PhotoFolder
-from backend.recorder import Recorder
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store
-from backend.synchroniser import Synchroniser
 from semsam_model.errors import SemsamError
 
 log = logging.getLogger(__name__)

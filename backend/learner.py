@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from backend.corrections import find_region, list_projects
+from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.queries import find_region, list_projects
 from backend.errors import BackendError, StoreError
 from backend.images import decode_photo
 from backend.label_studio.label_config import LabelConfig
@@ -32,7 +33,6 @@ from backend.lessons import (
     learning_state,
     taught_regions,
 )
-from backend.photos import PhotoFolder
 from backend.predictor import Loaded, Predictor
 from backend.records import ProjectKey, RegionKey
 from backend.settings import Settings

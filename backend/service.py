@@ -22,6 +22,7 @@ import numpy as np
 from cachetools import TTLCache
 
 from backend import jobs
+from backend.corrections.suggestions import Answered
 from backend.errors import BackendError, NotStored, StoreError
 from backend.images import decode_photo, probe_size
 from backend.intake import Intake, open_intake, open_photos
@@ -30,7 +31,6 @@ from backend.label_studio.client import LabelStudio
 from backend.learner import Learner
 from backend.metrics import Metrics
 from backend.naming import Namer, without_text
-from backend.offering import Answered
 from backend.preannotation import ENCODER_WAIT_S, GRACE, UNFINISHED, as_prediction, in_time, names_of, wanted_regions
 from backend.predictor import LOAD_WAIT_S, Loaded, Predictor, Timings, read_model
 from backend.records import ProjectKey

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.split import Split, split_of
 from backend.export_formats import LabelledTask, by_task, granularity
-from backend.photos import PhotoFolder
 from backend.records import StoredRegion
-from backend.split import Split, split_of
 from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Region, Sample
 
 log = logging.getLogger(__name__)

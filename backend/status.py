@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import and_, func, not_, select
 
-from backend.corrections import count, list_projects
+from backend.corrections.queries import count, list_projects
 from backend.jobs import Job, last_judged, list_jobs
 from backend.records import Counts, StoredProject
 from backend.store.database import Store

@@ -26,7 +26,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from sqlalchemy import insert
 
-from backend.photos import PhotoFolder
+from backend.corrections.photo_archive import PhotoFolder
 from backend.store.database import Store
 from backend.store.tables import projects, regions
 
@@ -37,9 +37,9 @@ BATCH = 2000
 _EXPORT = """
 import json, sys, time
 from pathlib import Path
-from backend.corrections import find_project, stream_regions
+from backend.corrections.queries import find_project, stream_regions
 from backend.export import export
-from backend.photos import PhotoFolder
+from backend.corrections.photo_archive import PhotoFolder
 from backend.store.database import Store
 
 def peak():  # not getrusage, which begins with what the process had that started this one

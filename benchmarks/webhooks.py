@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from backend.app import create_app
+from backend.corrections.ingest import receive, work_in
 from backend.formats import crop_mask, encode_brush_rle
-from backend.ingest import receive, work_in
 from backend.label_studio.events import read_delivery
 from backend.metrics import Metrics
 from backend.settings import Settings

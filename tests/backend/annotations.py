@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from backend.corrections.suggestions import Answered
 from backend.formats import crop_mask, encode_brush_rle
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_prediction
-from backend.offering import Answered
 from backend.records import ProjectKey
 from semsam_model.types import Candidate, Click, Prompt
 

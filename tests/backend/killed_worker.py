@@ -21,7 +21,7 @@ from sqlalchemy import update
 
 import backend.worker
 from backend import jobs
-from backend.photos import PhotoFolder
+from backend.corrections.photo_archive import PhotoFolder
 from backend.settings import Settings
 from backend.store.database import open_store
 from backend.store.tables import jobs as job_rows

@@ -22,13 +22,13 @@ from pycocotools.cocoeval import COCOeval
 from typer.testing import CliRunner
 
 from backend.cli import app
+from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.split import SPLITS, VALIDATION_SHARE, split_of
 from backend.errors import ExportError
 from backend.export import Exported, export
 from backend.export_writers import Format
 from backend.label_studio.label_config import LabelConfig
-from backend.photos import PhotoFolder
 from backend.records import StoredRegion
-from backend.split import SPLITS, VALIDATION_SHARE, split_of
 from backend.store.database import Store
 from semsam_model.data.readers.coco import read_coco
 from semsam_model.data.readers.label_studio import read_label_studio
@@ -326,7 +326,7 @@ _KILLED = """
 import hashlib, json, os, signal, sys
 from pathlib import Path
 from backend.export import export
-from backend.photos import PhotoFolder
+from backend.corrections.photo_archive import PhotoFolder
 from tests.backend.stored import car_park, project
 
 folder, form, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[1]) / "out"

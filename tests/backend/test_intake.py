@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.app import create_app
-from backend.corrections import count, find_offer, find_project, list_projects, problems, stream_regions
+from backend.corrections.ingest import config_or_empty
+from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.queries import count, find_offer, find_project, list_projects, problems, stream_regions
 from backend.errors import BadRequest
-from backend.ingest import config_or_empty
 from backend.label_studio.annotations import parse_submission
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import KEPT, Delivery, read_delivery
 from backend.metrics import Metrics
-from backend.photos import PhotoFolder
 from backend.records import ProjectKey
 from backend.service import SemsamService, build_service
 from backend.settings import Settings

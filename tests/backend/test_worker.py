@@ -23,12 +23,12 @@ import backend.worker
 import semsam_model.finetuning.loop
 from backend import jobs, snapshot
 from backend.cli import app
-from backend.corrections import stream_regions
+from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.queries import stream_regions
+from backend.corrections.split import split_of
 from backend.errors import StoreUnavailable
-from backend.photos import PhotoFolder
 from backend.records import ProjectKey
 from backend.settings import Settings
-from backend.split import split_of
 from backend.store.database import Store, open_store
 from backend.store.tables import jobs as job_rows
 from backend.store.tables import projects, regions

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import requests
 
-from backend.corrections import count, find_project, stream_regions
+from backend.corrections.fetch_photos import keep_pictures
+from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.queries import count, find_project, stream_regions
+from backend.corrections.sync import synchronise
 from backend.demo import DemoProject
 from backend.errors import NotFound
-from backend.keeping import keep_pictures
 from backend.label_studio.client import LabelStudio
-from backend.photos import PhotoFolder
-from backend.reconcile import synchronise
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store

@@ -20,10 +20,10 @@ import requests
 from pycocotools.coco import COCO
 
 from backend import jobs
-from backend.corrections import count, stream_regions
+from backend.corrections.queries import count, stream_regions
+from backend.corrections.split import SPLITS
 from backend.demo import DemoProject
 from backend.records import ProjectKey
-from backend.split import SPLITS
 from backend.store.database import Store
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.codecs import decode_coco_rle

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from backend.corrections import count, stream_regions
+from backend.corrections.queries import count, stream_regions
 from backend.demo import DemoProject
 from backend.preannotation import UNFINISHED
 from backend.records import Preannotated, ProjectKey, StoredRegion

@@ -6,7 +6,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import insert
 
-from backend.corrections import list_projects
+from backend.corrections.queries import list_projects
 from backend.errors import StoreError
 from backend.store.database import Store
 from backend.store.tables import metadata, projects

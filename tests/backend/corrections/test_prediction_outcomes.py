@@ -10,7 +10,8 @@ import pytest
 from alembic import command
 from alembic.config import Config
 
-from backend.corrections import count, stream_regions
+from backend.corrections.prediction_outcomes import judge_preannotated
+from backend.corrections.queries import count, stream_regions
 from backend.errors import FetchTimeout, NotFound
 from backend.export_formats import provenance
 from backend.formats import crop_mask
@@ -18,7 +19,6 @@ from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import read_delivery
 from backend.label_studio.label_config import LabelConfig
 from backend.lessons import taught_regions
-from backend.preannotated import judge_preannotated
 from backend.preannotation import as_prediction
 from backend.records import Preannotated
 from backend.settings import Settings
@@ -27,7 +27,7 @@ from backend.store.database import Store
 from semsam_model.inference.preannotate import Region
 from semsam_model.types import Candidate
 from tests.backend.annotations import CONFIG, KEY, NOON, ORIGIN, annotation, answered, brush_row, event, square
-from tests.backend.test_ingest import deliver, everything, offer
+from tests.backend.corrections.test_ingest import deliver, everything, offer
 
 WHOLE, PART, OTHER = square(5, 5, 20), square(8, 8, 8), square(35, 5, 10)
 

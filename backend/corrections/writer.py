@@ -10,11 +10,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from backend.corrections.ingest import is_introduced, note_project_config, receive, work_in
+from backend.corrections.suggestions import Answered, save_offers
 from backend.errors import StoreError, StoreUnavailable
-from backend.ingest import is_introduced, note_project_config, receive, work_in
 from backend.label_studio.events import Delivery
 from backend.metrics import Metrics
-from backend.offering import Answered, save_offers
 from backend.records import Offer, ProjectKey
 from backend.store.database import Store
 

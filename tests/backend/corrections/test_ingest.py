@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.corrections import count, find_offer, find_project, problems, stream_regions
-from backend.ingest import receive, work_in
+from backend.corrections.ingest import receive, work_in
+from backend.corrections.queries import count, find_offer, find_project, problems, stream_regions
+from backend.corrections.suggestions import Answered, save_offers
 from backend.label_studio.events import read_delivery
-from backend.offering import Answered, save_offers
 from backend.records import StoredRegion
 from backend.store.database import Store
 from semsam_model.masks.codecs import decode_coco_rle

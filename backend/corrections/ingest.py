@@ -2,7 +2,7 @@
 
 A delivery lies in the inbox from before it is acknowledged until the transaction that works it in, so it can be neither
 lost nor half done. Working in twice changes nothing: of an annotation the newest `updated_at` counts, and a deletion is
-final, unless Label Studio itself lists the annotation later (`backend.reconcile`).
+final, unless Label Studio itself lists the annotation later (`backend.corrections.sync`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, null, or_, select, update
 
-from backend.corrections import offer_of
+from backend.corrections.outcomes import judge, seconds_until
+from backend.corrections.queries import offer_of
 from backend.errors import BadRequest, StoreUnavailable
 from backend.formats import crop_mask, encode_coco_rle
 from backend.label_studio.annotations import MalformedRegion, Submission, SubmittedRegion, clean, parse_submission
 from backend.label_studio.events import Delivery
 from backend.label_studio.label_config import LabelConfig
-from backend.outcomes import judge, seconds_until
 from backend.records import Offer, ProjectKey
 from backend.store.database import Store, upsert
 from backend.store.tables import annotations as annotation_rows

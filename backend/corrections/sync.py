@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, and_, select, update
 
-from backend.errors import BadRequest, NotFound
-from backend.ingest import (
+from backend.corrections.ingest import (
     apply,
     config_or_empty,
     is_project,
@@ -27,6 +26,7 @@ from backend.ingest import (
     note_task,
     prepare,
 )
+from backend.errors import BadRequest, NotFound
 from backend.label_studio.annotations import is_id, parse_submission
 from backend.label_studio.client import LabelStudio, all_tasks
 from backend.label_studio.events import image_url

@@ -15,18 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from backend.corrections import count, find_offer, stream_regions
+from backend.corrections.ingest import receive, work_in
+from backend.corrections.queries import count, find_offer, stream_regions
+from backend.corrections.writer import Recorder
 from backend.errors import StoreUnavailable
-from backend.ingest import receive, work_in
 from backend.label_studio.events import read_delivery
 from backend.metrics import Metrics
-from backend.recorder import Recorder
 from backend.store.database import Store
 from tests.backend import postgres
 from tests.backend.annotations import KEY, ORIGIN, annotation, answered, brush_row, event, square
-from tests.backend.killed_writer import STATES, bodies
+from tests.backend.corrections.killed_writer import STATES, bodies
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def held(store: Store) -> dict[int, dict[int, set[str]]]:
@@ -53,7 +53,7 @@ def test_killed_at_any_step_it_has_what_was_acknowledged_once(
     url = f"sqlite:///{memory_folder}/semsam.db"
     if kind == "postgresql":
         url = postgres.new_database(request.getfixturevalue("postgres_server"))
-    command = [sys.executable, "-m", "tests.backend.killed_writer", url, str(stride), "7"]
+    command = [sys.executable, "-m", "tests.backend.corrections.killed_writer", url, str(stride), "7"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     rounds = json.loads(done.stdout)
@@ -77,7 +77,7 @@ def test_killed_at_any_step_it_has_what_was_acknowledged_once(
 FULL = """
 import resource, sys
 from pathlib import Path
-from tests.backend.test_store_killed import until_full
+from tests.backend.corrections.test_killed_writer import until_full
 until_full(Path(sys.argv[1]))
 """
 

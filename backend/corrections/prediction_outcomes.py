@@ -14,13 +14,13 @@ from typing import Any
 
 from sqlalchemy import Row, and_, or_, select, update
 
-from backend.corrections import BEGUN_FROM, begun_from_a_prediction
+from backend.corrections.outcomes import against
+from backend.corrections.queries import BEGUN_FROM, begun_from_a_prediction
 from backend.errors import BadRequest, NotFound
 from backend.formats import crop_mask, encode_coco_rle
 from backend.label_studio.annotations import SubmittedRegion, clean, parse_submission
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.label_config import LabelConfig
-from backend.outcomes import against
 from backend.records import ProjectKey
 from backend.store.database import Store, upsert
 from backend.store.tables import annotations as annotation_rows

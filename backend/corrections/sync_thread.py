@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from backend.corrections import list_projects
+from backend.corrections.fetch_photos import keep_pictures
+from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.prediction_outcomes import judge_preannotated
+from backend.corrections.queries import list_projects
+from backend.corrections.sync import synchronise
 from backend.errors import NotFound, StoreError
-from backend.keeping import keep_pictures
 from backend.label_studio.client import LabelStudio
-from backend.photos import PhotoFolder
-from backend.preannotated import judge_preannotated
-from backend.reconcile import synchronise
 from backend.records import ProjectKey
 from backend.store.database import Store
 from semsam_model.errors import SemsamError

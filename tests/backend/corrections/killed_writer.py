@@ -1,6 +1,6 @@
 """A process that writes corrections and is killed, again and again.
 
-    python -m tests.backend.killed_writer URL STRIDE SEED
+    python -m tests.backend.corrections.killed_writer URL STRIDE SEED
 
 Each round is a child of its own, which stores a few things one after the other and says so after each. In the first
 rounds it kills itself: at its first step, then STRIDE steps later each time, until it lives to its end; a step is the
@@ -20,9 +20,9 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from backend.ingest import receive, work_in
+from backend.corrections.ingest import receive, work_in
+from backend.corrections.suggestions import save_offers
 from backend.label_studio.events import read_delivery
-from backend.offering import save_offers
 from backend.store.database import Store
 from tests.backend.annotations import ORIGIN, annotation, answered, brush_row, square
 from tests.backend.annotations import event as webhook

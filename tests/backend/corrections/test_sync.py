@@ -12,25 +12,25 @@ import pytest
 from sqlalchemy import insert, update
 from typer.testing import CliRunner
 
+import backend.corrections.sync_thread
 import backend.label_studio.client
-import backend.synchroniser
 from backend.cli import app
-from backend.corrections import count, find_project, list_projects, stream_regions
+from backend.corrections.fetch_photos import keep_pictures
+from backend.corrections.ingest import apply, config_or_empty, prepare, receive, work_in
+from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.queries import count, find_project, list_projects, stream_regions
+from backend.corrections.sync import Synced, synchronise
+from backend.corrections.sync_thread import Synchroniser
+from backend.corrections.writer import Recorder
 from backend.errors import LabelStudioError, NotFound
-from backend.ingest import apply, config_or_empty, prepare, receive, work_in
-from backend.keeping import keep_pictures
 from backend.label_studio.annotations import parse_submission
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import read_delivery
 from backend.metrics import Metrics
-from backend.photos import PhotoFolder
-from backend.reconcile import Synced, synchronise
-from backend.recorder import Recorder
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store
 from backend.store.tables import projects
-from backend.synchroniser import Synchroniser
 from tests.backend import postgres
 from tests.backend.annotations import CONFIG, annotation, brush_row, event, square
 from tests.backend.studio import FakeStudio, labelled, serving
@@ -267,7 +267,7 @@ def start(
     store: Store, label_studio: LabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[float], Synchroniser]]:
     """Starts a synchroniser that tries again at once; it is stopped at the end."""
-    monkeypatch.setattr(backend.synchroniser, "RETRY_S", 0.02)
+    monkeypatch.setattr(backend.corrections.sync_thread, "RETRY_S", 0.02)
     with contextlib.ExitStack() as made:
 
         def begin(every_s: float) -> Synchroniser:
@@ -341,7 +341,7 @@ def test_a_project_that_was_not_found_is_asked_for_again_rarely_and_one_whose_de
     eventually(lambda: studio.asked.count("/api/projects/9/") >= 3)
     assert "/api/projects/7/" not in studio.asked, "an hour has not passed"
     with store.write() as connection:
-        long_ago = datetime.now(UTC) - 2 * backend.synchroniser.MISSED_AGAIN
+        long_ago = datetime.now(UTC) - 2 * backend.corrections.sync_thread.MISSED_AGAIN
         connection.execute(update(projects).where(projects.c.project == 7).values(missed_at=long_ago))
     eventually(lambda: find_project(store, 7).deleted_at is None)
     assert "/api/projects/8/" not in studio.asked

@@ -1,0 +1,1 @@
+"""What annotators accepted and corrected, from Label Studio into the store."""
