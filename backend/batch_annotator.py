@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backend.images import decode_photo
+from backend.inference.label_embeddings import Namer
+from backend.inference.preannotation import as_prediction, names_of, wanted_regions
+from backend.inference.predictor import Loaded, read_model
 from backend.label_studio.label_config import LabelConfig
-from backend.naming import Namer
-from backend.preannotation import as_prediction, names_of, wanted_regions
-from backend.predictor import Loaded, read_model
 from backend.settings import Settings
 from semsam_model.checkpoints.header import Header, read_header
 from semsam_model.config import ModelConfig

@@ -22,6 +22,7 @@ from backend.corrections.photo_archive import PhotoFolder
 from backend.corrections.queries import find_region, list_projects
 from backend.errors import BackendError, StoreError
 from backend.images import decode_photo
+from backend.inference.predictor import Loaded, Predictor
 from backend.label_studio.label_config import LabelConfig
 from backend.lessons import (
     KeptLesson,
@@ -33,7 +34,6 @@ from backend.lessons import (
     learning_state,
     taught_regions,
 )
-from backend.predictor import Loaded, Predictor
 from backend.records import ProjectKey, RegionKey
 from backend.settings import Settings
 from backend.store.database import Store

@@ -25,21 +25,29 @@ from backend import jobs
 from backend.corrections.suggestions import Answered
 from backend.errors import BackendError, NotStored, StoreError
 from backend.images import decode_photo, probe_size
+from backend.inference.follow_version import Follower, load_live
+from backend.inference.label_embeddings import Namer, without_text
+from backend.inference.preannotation import (
+    ENCODER_WAIT_S,
+    GRACE,
+    UNFINISHED,
+    as_prediction,
+    in_time,
+    names_of,
+    wanted_regions,
+)
+from backend.inference.predictor import LOAD_WAIT_S, Loaded, Predictor, Timings, read_model
+from backend.inference.text_prompt import against, readings
 from backend.intake import Intake, open_intake, open_photos
 from backend.label_studio import predictions as protocol
 from backend.label_studio.client import LabelStudio
 from backend.learner import Learner
 from backend.metrics import Metrics
-from backend.naming import Namer, without_text
-from backend.preannotation import ENCODER_WAIT_S, GRACE, UNFINISHED, as_prediction, in_time, names_of, wanted_regions
-from backend.predictor import LOAD_WAIT_S, Loaded, Predictor, Timings, read_model
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.status import Status, read_status
 from backend.status_page import render_gate
 from backend.store.database import Store, open_store
-from backend.switching import Follower, load_live
-from backend.text_prompt import against, readings
 from backend.versions.registry import Registry, open_registry
 from semsam_model.checkpoints.header import Header, Version, find_weights
 from semsam_model.errors import SemsamError

@@ -29,7 +29,7 @@ from PIL import Image
 from backend.batch_sources import PICTURES
 from backend.demo import ProjectMaker
 from backend.demo_servers import HOST, Credentials, start_backend, start_label_studio
-from backend.preannotation import UNFINISHED
+from backend.inference.preannotation import UNFINISHED
 from benchmarks.machine import children, cpu_seconds, described, free_port, peak_mib
 
 ROOT = Path(__file__).resolve().parents[1]

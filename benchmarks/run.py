@@ -27,8 +27,8 @@ from rich.table import Table
 
 from backend.formats import encode_brush_rle
 from backend.images import decode_photo
+from backend.inference.predictor import Loaded, Predictor
 from backend.metrics import Metrics
-from backend.predictor import Loaded, Predictor
 from semsam_model.checkpoints.checkpoint import load_default, load_model
 from semsam_model.config import read_model_config
 from semsam_model.inference.predict import propose

@@ -21,10 +21,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from backend.inference.label_embeddings import Namer
+from backend.inference.text_prompt import against
 from backend.label_studio.label_config import Label, LabelConfig
-from backend.naming import Namer
 from backend.settings import Settings
-from backend.text_prompt import against
 from benchmarks.machine import described
 from semsam_model.checkpoints.checkpoint import load_default
 from semsam_model.data.folder import Sample, evenly, read_samples

@@ -17,12 +17,12 @@ from backend.batch_local import in_process
 from backend.batch_output import TaskLines
 from backend.batch_sources import Item, Reader, in_folder, missing, tasks_of
 from backend.errors import LabelStudioError, TaskRefused
+from backend.inference.preannotation import UNFINISHED
 from backend.label_studio.client import LabelStudio
-from backend.preannotation import UNFINISHED
 from backend.settings import Settings
 from semsam_model.checkpoints.header import read_header
 from tests.backend.batch_studio import Studio, at_work
-from tests.backend.test_preannotation import NAMED, built, everything_weights, settings
+from tests.backend.inference.test_preannotation import NAMED, built, everything_weights, settings
 from tests.backend.test_service import CONFIG, Files, body, picture, png, serving
 
 __all__ = ["everything_weights"]

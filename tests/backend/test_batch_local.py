@@ -18,7 +18,7 @@ from backend.batch_sources import Item, Reader, in_list
 from backend.errors import BackendError
 from backend.settings import Settings
 from semsam_model.errors import ConfigError, TextEncoderError
-from tests.backend.test_preannotation import NAMED, everything_weights, settings
+from tests.backend.inference.test_preannotation import NAMED, everything_weights, settings
 from tests.backend.test_service import CONFIG, picture, png
 
 __all__ = ["everything_weights"]

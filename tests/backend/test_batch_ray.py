@@ -27,10 +27,10 @@ from backend.errors import BackendError, SettingsError
 from backend.label_studio.client import LabelStudio
 from semsam_model.checkpoints.header import read_header
 from tests.backend.batch_studio import Studio, at_work
+from tests.backend.inference.test_preannotation import NAMED, everything_weights, settings
 from tests.backend.studio_http import TOKEN
 from tests.backend.test_batch import pictures_of, rows
 from tests.backend.test_batch_local import REASONS, annotated, listed
-from tests.backend.test_preannotation import NAMED, everything_weights, settings
 from tests.backend.test_service import CONFIG, picture, png
 
 __all__ = ["everything_weights"]

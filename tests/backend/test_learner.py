@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 from backend.cli import app
 from backend.corrections.photo_archive import PhotoFolder
 from backend.images import decode_photo
+from backend.inference.predictor import Loaded, Predictor
 from backend.learner import Learner
 from backend.lessons import forget, kept_lessons, switch_learning, taught_regions
 from backend.metrics import Metrics
-from backend.predictor import Loaded, Predictor
 from backend.records import StoredRegion
 from backend.settings import Settings
 from backend.store.database import Store, open_store

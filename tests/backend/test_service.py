@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from backend.app import create_app
+from backend.inference.predictor import Predictor, read_model
 from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics
-from backend.predictor import Predictor, read_model
 from backend.service import SemsamService, build_service
 from backend.settings import Settings
 from semsam_model.checkpoints.checkpoint import load

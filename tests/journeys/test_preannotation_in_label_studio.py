@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from backend.corrections.queries import count, stream_regions
 from backend.demo import DemoProject
-from backend.preannotation import UNFINISHED
+from backend.inference.preannotation import UNFINISHED
 from backend.records import Preannotated, ProjectKey, StoredRegion
 from backend.store.database import Store
 from tests.journeys.browser import Editor

@@ -15,11 +15,11 @@ from backend.corrections.queries import count, stream_regions
 from backend.errors import FetchTimeout, NotFound
 from backend.export_formats import provenance
 from backend.formats import crop_mask
+from backend.inference.preannotation import as_prediction
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import read_delivery
 from backend.label_studio.label_config import LabelConfig
 from backend.lessons import taught_regions
-from backend.preannotation import as_prediction
 from backend.records import Preannotated
 from backend.settings import Settings
 from backend.status import read_status

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from backend.inference.label_embeddings import Namer, telling
 from backend.label_studio.label_config import Label, LabelConfig
-from backend.naming import Namer, telling
 from semsam_model.inference.naming import Kind, LabelSet, part_and_whole
 from semsam_model.text_encoder import normalise_label
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from backend.errors import NotReady
+from backend.inference.predictor import Loaded, Predictor
 from backend.metrics import Metrics
-from backend.predictor import Loaded, Predictor
 from semsam_model.checkpoints.checkpoint import Version
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ImageError

@@ -22,9 +22,9 @@ import numpy as np
 from cachetools import LRUCache
 
 from backend.errors import NotReady
+from backend.inference.click_priority import Turns
 from backend.metrics import Metrics
 from backend.settings import Settings
-from backend.turns import Turns
 from semsam_model.checkpoints.header import Version
 from semsam_model.errors import SemsamError
 from semsam_model.inference.naming import LabelSet

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backend.errors import StoreError, VersionError
-from backend.predictor import Loaded, Predictor
+from backend.inference.predictor import Loaded, Predictor
 from backend.versions.registry import ModelVersion, Registry
 from semsam_model.errors import SemsamError
 

@@ -21,20 +21,20 @@ import requests
 import torch
 from PIL import Image
 
+from backend.inference.follow_version import Follower, load_live
+from backend.inference.predictor import Predictor, read_model
 from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics
-from backend.predictor import Predictor, read_model
 from backend.service import SemsamService
 from backend.settings import Settings
 from backend.store.database import open_store
-from backend.switching import Follower, load_live
 from backend.versions import files as version_files
 from backend.versions.registry import ModelVersion, Registry, open_registry
 from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
 from semsam_model.network.model import SemanticSAM, build_model
 
-CONFIG = (Path(__file__).resolve().parents[2] / "configs" / "labeling.xml").read_text()
+CONFIG = (Path(__file__).resolve().parents[3] / "configs" / "labeling.xml").read_text()
 CLICKS = [(25, 50), (60, 30), (80, 80)]
 
 

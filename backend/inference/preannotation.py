@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backend.errors import NotReady
+from backend.inference.label_embeddings import Namer
 from backend.label_studio import predictions as protocol
 from backend.label_studio.label_config import LabelConfig
-from backend.naming import Namer
 from backend.settings import Settings
 from semsam_model.errors import TextEncoderError
 from semsam_model.inference.naming import LabelSet

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from backend.inference.preannotation import UNFINISHED, in_time
 from backend.label_studio.label_config import LabelConfig
 from backend.metrics import Metrics
-from backend.preannotation import UNFINISHED, in_time
 from backend.service import SemsamService, build_service
 from backend.settings import Settings
 from semsam_model.checkpoints.checkpoint import load, save

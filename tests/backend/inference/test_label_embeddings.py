@@ -16,15 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
+from backend.inference.label_embeddings import Namer, telling
+from backend.inference.preannotation import UNFINISHED
+from backend.inference.predictor import Predictor, read_model
+from backend.inference.text_prompt import ELSE, against, asked_label, readings
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.label_config import Label, LabelConfig
 from backend.metrics import Metrics
-from backend.naming import Namer, telling
-from backend.preannotation import UNFINISHED
-from backend.predictor import Predictor, read_model
 from backend.service import SemsamService, build_service
 from backend.settings import Settings
-from backend.text_prompt import ELSE, against, asked_label, readings
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.inference.naming import EVEN_LEVEL, LOG_ODDS_A_LEVEL
