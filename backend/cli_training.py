@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from backend.jobs import Job
+    from backend.finetuning.jobs import Job
+    from backend.finetuning.worker import Worker
     from backend.records import ProjectKey
     from backend.settings import Settings
     from backend.store.database import Store
-    from backend.worker import Worker
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings file; see configs/backend.yaml.")]
 Origin = Annotated[
@@ -32,12 +32,12 @@ def _worker(config: Path | None) -> Iterator[tuple[Settings, Store, Worker]]:
     from backend.corrections.fetch_photos import keep_pictures
     from backend.corrections.ingest import work_in
     from backend.corrections.sync import synchronise
+    from backend.finetuning.worker import Worker, out_of_the_way
     from backend.intake import open_photos
     from backend.label_studio.client import LabelStudio
     from backend.settings import load_settings
     from backend.store.database import open_store
     from backend.versions.registry import open_registry
-    from backend.worker import Worker, out_of_the_way
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = load_settings(config)
@@ -82,7 +82,7 @@ def finetune(
     queue: Annotated[bool, typer.Option("--queue", help="Only ask for it; a worker will run it.")] = False,
 ) -> None:
     """Fine-tune on a project's corrections, here or in the worker that takes the job first; wait for the verdict."""
-    from backend import jobs
+    from backend.finetuning import jobs
 
     if queue:
         from backend.settings import load_settings
@@ -112,7 +112,7 @@ def list_jobs(
     most: Annotated[int, typer.Option("--most", min=1, help="The newest so many.")] = 20,
 ) -> None:
     """Fine-tuning jobs, the newest first: what became of each, and why."""
-    from backend.jobs import list_jobs
+    from backend.finetuning.jobs import list_jobs
     from backend.settings import load_settings
     from backend.store.database import open_store
 

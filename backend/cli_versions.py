@@ -131,7 +131,7 @@ def prune(
 
     Also what fine-tuning jobs have left that have no version any more, but for the gate's reports.
     """
-    from backend import jobs
+    from backend.finetuning import jobs
 
     with _opened() as (registry, store, settings):
         pruned = registry.prune(steps=steps, dry_run=dry_run)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backend.jobs import Job
+from backend.finetuning.jobs import Job
 
 #: Columns whose names say too little, in the order shown; others follow.
 _MEASURES = {

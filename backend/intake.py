@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backend import jobs
 from backend.corrections.photo_archive import PhotoFolder
 from backend.corrections.suggestions import Answered
 from backend.corrections.sync_thread import Synchroniser
 from backend.corrections.writer import Recorder
 from backend.errors import StoreError
+from backend.finetuning import jobs
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import KEPT, project_name, read_delivery
 from backend.metrics import Metrics

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from cachetools import TTLCache
 
-from backend import jobs
 from backend.corrections.suggestions import Answered
 from backend.errors import BackendError, NotStored, StoreError
+from backend.finetuning import jobs
 from backend.images import decode_photo, probe_size
 from backend.inference.follow_version import Follower, load_live
 from backend.inference.label_embeddings import Namer, without_text

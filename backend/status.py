@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import and_, func, not_, select
 
 from backend.corrections.queries import count, list_projects
-from backend.jobs import Job, last_judged, list_jobs
+from backend.finetuning.jobs import Job, last_judged, list_jobs
 from backend.records import Counts, StoredProject
 from backend.store.database import Store
 from backend.store.tables import inbox, regions

@@ -14,8 +14,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from backend.finetuning.jobs import Job
 from backend.gate_view import read_gate
-from backend.jobs import Job
 from backend.status import Point, Status
 
 REFRESH_S = 30  #: the browser loads the page again

@@ -97,9 +97,9 @@ FORBIDDEN = {
     "backend.corrections.photo_archive": {"torch", "flask", "requests", "sqlalchemy"},
     "backend.lessons": {"torch", "flask", "requests", "backend.inference.predictor"},
     "backend.learner": {"torch", "flask", "requests", "sqlalchemy", "backend.label_studio.client", "backend.service"},
-    "backend.jobs": {"torch", "flask", "requests"},
-    "backend.snapshot": {"torch", "flask", "requests", "sqlalchemy"},
-    "backend.worker": {"flask", "requests", "sqlalchemy", "backend.inference.predictor", "backend.service"},
+    "backend.finetuning.jobs": {"torch", "flask", "requests"},
+    "backend.finetuning.snapshot": {"torch", "flask", "requests", "sqlalchemy"},
+    "backend.finetuning.worker": {"flask", "requests", "sqlalchemy", "backend.inference.predictor", "backend.service"},
     "backend.settings": {"torch", "flask", "requests"},
 }
 

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from backend import jobs
 from backend.app import create_app
+from backend.finetuning import jobs
+from backend.finetuning.jobs import Job
+from backend.finetuning.worker import Worker
 from backend.gate_view import read_gate
-from backend.jobs import Job
 from backend.metrics import Metrics
 from backend.records import ProjectKey
 from backend.service import SemsamService
@@ -26,9 +27,8 @@ from backend.settings import Settings
 from backend.status_page import render_gate
 from backend.store.database import Store
 from backend.store.tables import jobs as job_rows
-from backend.worker import Worker
+from tests.backend.finetuning.test_worker import ANYTHING, KEY, prepared, write_config
 from tests.backend.test_status import Told, browser_page, served
-from tests.backend.test_worker import ANYTHING, KEY, prepared, write_config
 
 NOW = datetime.now(UTC)
 

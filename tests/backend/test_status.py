@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from playwright.sync_api import Page, Request, sync_playwright
 from werkzeug.serving import make_server
 
-from backend import jobs
 from backend.app import Service, create_app
 from backend.errors import StoreError
+from backend.finetuning import jobs
 from backend.metrics import Metrics
 from backend.records import Preannotated, ProjectKey, StoredRegion
 from backend.service import SemsamService

@@ -19,10 +19,10 @@ import pytest
 import requests
 from pycocotools.coco import COCO
 
-from backend import jobs
 from backend.corrections.queries import count, stream_regions
 from backend.corrections.split import SPLITS
 from backend.demo import DemoProject
+from backend.finetuning import jobs
 from backend.records import ProjectKey
 from backend.store.database import Store
 from semsam_model.masks.clicker import innermost

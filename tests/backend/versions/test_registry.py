@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 from typer.testing import CliRunner
 
-from backend import jobs
 from backend.cli import app
 from backend.errors import VersionError
+from backend.finetuning import jobs
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import open_store

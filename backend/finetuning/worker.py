@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 
-from backend import jobs, snapshot
 from backend.corrections.photo_archive import PhotoFolder
 from backend.corrections.queries import list_projects, stream_regions
 from backend.errors import StoreError, VersionError
-from backend.jobs import REPORT, Job
+from backend.finetuning import jobs, snapshot
+from backend.finetuning.jobs import REPORT, Job
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, update
 
-from backend import jobs
 from backend.errors import StoreError
+from backend.finetuning import jobs
+from backend.finetuning.worker import request_earned
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store
 from backend.store.tables import annotations, projects, regions
-from backend.worker import request_earned
 
 KEY, OTHER = ProjectKey("http://ls:8080", 1), ProjectKey("http://ls:8080", 2)
 on_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)

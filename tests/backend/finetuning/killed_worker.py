@@ -1,6 +1,6 @@
 """A worker that is killed in one stage after the other, each time by a new worker that goes on.
 
-    python -m tests.backend.killed_worker DATA WEIGHTS FINETUNE_CONFIG
+    python -m tests.backend.finetuning.killed_worker DATA WEIGHTS FINETUNE_CONFIG
 
 The store of DATA has a job that waits. Each child runs it and kills itself when it has done the stage, before it can do
 anything else. Prints, as JSON, how each ended.
@@ -19,18 +19,18 @@ from typing import Any
 
 from sqlalchemy import update
 
-import backend.worker
-from backend import jobs
+import backend.finetuning.worker
 from backend.corrections.photo_archive import PhotoFolder
+from backend.finetuning import jobs
+from backend.finetuning.worker import Worker
 from backend.settings import Settings
 from backend.store.database import open_store
 from backend.store.tables import jobs as job_rows
 from backend.versions.registry import Registry, open_registry
-from backend.worker import Worker
 
 STAGES: dict[str, Any] = {  #: in order; what holds the function of that name
-    "compare": backend.worker,
-    "report": backend.worker,
+    "compare": backend.finetuning.worker,
+    "report": backend.finetuning.worker,
     "register": Registry,
     "activate": Registry,
 }

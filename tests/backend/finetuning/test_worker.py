@@ -19,21 +19,21 @@ from PIL import Image
 from sqlalchemy import insert, update
 from typer.testing import CliRunner
 
-import backend.worker
+import backend.finetuning.worker
 import semsam_model.finetuning.loop
-from backend import jobs, snapshot
 from backend.cli import app
 from backend.corrections.photo_archive import PhotoFolder
 from backend.corrections.queries import stream_regions
 from backend.corrections.split import split_of
 from backend.errors import StoreUnavailable
+from backend.finetuning import jobs, snapshot
+from backend.finetuning.worker import Worker
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store, open_store
 from backend.store.tables import jobs as job_rows
 from backend.store.tables import projects, regions
 from backend.versions.registry import open_registry
-from backend.worker import Worker
 from semsam_model.data.samples import CocoMask
 from semsam_model.data.synthetic import draw_scene
 from semsam_model.gate.pictures import Following
@@ -176,7 +176,7 @@ def test_masks_too_small_for_the_gate_are_not_counted_and_nothing_is_trained(
     tiny = np.zeros((96, 96), bool)
     tiny[40:47, 40:49] = True  # 63 pixels
     draw(tiny)
-    monkeypatch.setattr(backend.worker, "fine_tune", unwanted)
+    monkeypatch.setattr(backend.finetuning.worker, "fine_tune", unwanted)
     job = refused(store, worker)
     assert "too few corrections" in job.message
     assert "0 photos with 0 regions of at least 64 pixels held out" in job.message
@@ -210,13 +210,13 @@ def test_a_version_made_live_meanwhile_by_hand_is_not_replaced(
     assert earlier is not None
     worker.registry.rollback()
     correct(store, worker.photos, range(20, 22))  # so that another child comes out
-    base, compare = worker.registry.base.version, backend.worker.compare
+    base, compare = worker.registry.base.version, backend.finetuning.worker.compare
 
     def meanwhile(*given: Any, **more: Any) -> Any:
         worker.registry.activate(earlier.version or "", reason="by hand")
         return compare(*given, **more)
 
-    monkeypatch.setattr(backend.worker, "compare", meanwhile)
+    monkeypatch.setattr(backend.finetuning.worker, "compare", meanwhile)
     job = refused(store, worker)
     assert job.parent == base
     assert job.version not in (base, earlier.version)
@@ -241,14 +241,14 @@ def test_a_worker_that_has_lost_its_job_leaves_the_files_to_the_next_one(
 ) -> None:
     store, worker = prepared(settings)
     jobs.request(store, KEY, "button")
-    report = backend.worker.report
+    report = backend.finetuning.worker.report
 
     def meanwhile(*given: Any, **more: Any) -> Any:
         expire(store)
         assert jobs.claim(store, "next", worker.lease) is not None
         return report(*given, **more)
 
-    monkeypatch.setattr(backend.worker, "report", meanwhile)
+    monkeypatch.setattr(backend.finetuning.worker, "report", meanwhile)
     job = worker.run_one()
     assert job is not None
     assert (job.state, job.worker) == ("running", "next")
@@ -276,7 +276,7 @@ def test_a_database_that_goes_away_after_the_promotion_loses_no_promotion(
     if rolled_back:
         worker.registry.rollback()
     expire(store)
-    monkeypatch.setattr(backend.worker, "compare", unwanted)
+    monkeypatch.setattr(backend.finetuning.worker, "compare", unwanted)
     job = worker.run_one()
     assert job is not None
     assert (job.state, job.version, job.message) == ("promoted", promoted.version, "")
@@ -293,7 +293,7 @@ def test_a_worker_killed_at_any_stage_leaves_a_job_that_ends_as_if_it_had_not_be
     store, worker = prepared(settings)
     asked, _ = jobs.request(store, KEY, "button")
     arguments = [str(tmp_path), str(settings.weights), str(settings.finetune_config)]
-    command = [sys.executable, "-m", "tests.backend.killed_worker", *arguments]
+    command = [sys.executable, "-m", "tests.backend.finetuning.killed_worker", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
     stages = ["compare", "report", "register", "activate", "finish"]
     assert json.loads(done.stdout) == [[stage, -signal.SIGKILL] for stage in stages]
@@ -317,11 +317,11 @@ def test_a_worker_asked_to_stop_at_any_stage_gives_its_job_back_at_once_and_the_
     jobs.request(store, KEY, "button")
     stages: list[tuple[Any, str]] = [
         (Worker, "refresh"),
-        (backend.worker, "follow"),
-        (backend.worker, "fine_tune"),
+        (backend.finetuning.worker, "follow"),
+        (backend.finetuning.worker, "fine_tune"),
         (semsam_model.finetuning.loop, "fit_ranker"),
-        (backend.worker, "compare"),
-        (backend.worker, "report"),
+        (backend.finetuning.worker, "compare"),
+        (backend.finetuning.worker, "report"),
     ]
     reached, finished = [], []
     for owner, stage in stages:
@@ -397,7 +397,7 @@ def test_a_worker_yields_to_whoever_answers_clicks() -> None:
     program = """
 import os, torch
 from backend.settings import Settings
-from backend.worker import out_of_the_way
+from backend.finetuning.worker import out_of_the_way
 before = os.nice(0)
 out_of_the_way(Settings(worker_nice=3, worker_threads=3))
 print(os.nice(0) - before, torch.get_num_threads())

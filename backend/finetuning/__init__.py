@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: asked for, run, judged, registered."""
