@@ -497,7 +497,7 @@ def export(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from backend.corrections.queries import find_project, stream_regions
-    from backend.export import export as run
+    from backend.export.run import export as run
     from backend.intake import open_photos
     from backend.settings import load_settings
     from backend.store.database import open_store

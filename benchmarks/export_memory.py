@@ -38,7 +38,7 @@ _EXPORT = """
 import json, sys, time
 from pathlib import Path
 from backend.corrections.queries import find_project, stream_regions
-from backend.export import export
+from backend.export.run import export
 from backend.corrections.photo_archive import PhotoFolder
 from backend.store.database import Store
 

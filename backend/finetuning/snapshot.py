@@ -16,7 +16,7 @@ from typing import Any
 
 from backend.corrections.photo_archive import PhotoFolder
 from backend.corrections.split import Split, split_of
-from backend.export_formats import LabelledTask, by_task, granularity
+from backend.export.formats import LabelledTask, by_task, granularity
 from backend.records import StoredRegion
 from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Region, Sample
 

@@ -13,7 +13,7 @@ from PIL import Image
 from backend.corrections.photo_archive import PhotoFolder
 from backend.corrections.split import SPLITS
 from backend.demo import DemoProject
-from backend.export import export
+from backend.export.run import export
 from semsam_model.masks.label_studio import region_mask
 from tests.backend.masks import disc
 from tests.backend.stored import project as stored_project

@@ -13,7 +13,7 @@ from alembic.config import Config
 from backend.corrections.prediction_outcomes import judge_preannotated
 from backend.corrections.queries import count, stream_regions
 from backend.errors import FetchTimeout, NotFound
-from backend.export_formats import provenance
+from backend.export.formats import provenance
 from backend.formats import crop_mask
 from backend.inference.preannotation import as_prediction
 from backend.label_studio.client import LabelStudio

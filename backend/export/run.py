@@ -14,11 +14,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO
 
-from backend import export_formats as entries
 from backend.corrections.photo_archive import PhotoFolder
 from backend.corrections.split import SPLITS
-from backend.export_staging import check_target, staged
-from backend.export_writers import Format, Images, Job, writer
+from backend.export import formats as entries
+from backend.export.staging import check_target, staged
+from backend.export.writers import Format, Images, Job, writer
 from backend.records import StoredProject, StoredRegion
 
 #: Regions between two checkpoints: what a kill costs at most.

@@ -10,11 +10,11 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from backend import export_formats as entries
 from backend.corrections.photo_archive import PhotoFolder
 from backend.corrections.split import SPLITS
-from backend.export_formats import Categories, LabelledTask
-from backend.export_staging import Staging, to_json
+from backend.export import formats as entries
+from backend.export.formats import Categories, LabelledTask
+from backend.export.staging import Staging, to_json
 from backend.images import FORMATS as PHOTO_FORMATS
 from backend.label_studio.label_config import LabelConfig
 from backend.records import StoredProject

@@ -25,8 +25,8 @@ from backend.cli import app
 from backend.corrections.photo_archive import PhotoFolder
 from backend.corrections.split import SPLITS, VALIDATION_SHARE, split_of
 from backend.errors import ExportError
-from backend.export import Exported, export
-from backend.export_writers import Format
+from backend.export.run import Exported, export
+from backend.export.writers import Format
 from backend.label_studio.label_config import LabelConfig
 from backend.records import StoredRegion
 from backend.store.database import Store
@@ -37,7 +37,7 @@ from semsam_model.data.samples import Reading
 from tests.backend.masks import any_mask, blobs
 from tests.backend.stored import ORIGIN, car_park, fill, photo, project, region
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FORMATS: tuple[Format, ...] = ("coco", "sa1b", "labelstudio", "masks")
 few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -325,7 +325,7 @@ def test_photos_that_an_export_referred_to_are_copied_by_the_next_one(tmp_path: 
 _KILLED = """
 import hashlib, json, os, signal, sys
 from pathlib import Path
-from backend.export import export
+from backend.export.run import export
 from backend.corrections.photo_archive import PhotoFolder
 from tests.backend.stored import car_park, project
 
@@ -378,7 +378,7 @@ def test_an_export_killed_again_and_again_ends_with_the_bytes_of_one_that_was_no
 def test_a_killed_export_goes_on_where_it_was_unless_the_regions_are_others(
     tmp_path: Path, photos: PhotoFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from backend import export_writers
+    from backend.export import writers as export_writers
 
     written: list[int] = []
     write = export_writers.CocoWriter.write
