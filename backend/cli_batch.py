@@ -35,11 +35,11 @@ def batch(
     """
     from rich.progress import Progress
 
-    from backend import batch as job
-    from backend import batch_sources as sources
-    from backend.batch_local import in_process, processes
-    from backend.batch_output import TaskLines
-    from backend.batch_ray import on_ray
+    from backend.batch import run as job
+    from backend.batch import sources
+    from backend.batch.local import in_process, processes
+    from backend.batch.ray_cluster import on_ray
+    from backend.batch.task_lines import TaskLines
     from backend.errors import BackendError
     from backend.label_studio.client import LabelStudio
     from backend.settings import load_settings

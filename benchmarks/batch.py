@@ -30,10 +30,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from backend.batch import Summary, read_config, run
-from backend.batch_local import in_process, processes
-from backend.batch_ray import on_ray
-from backend.batch_sources import PICTURES, Item
+from backend.batch.local import in_process, processes
+from backend.batch.ray_cluster import on_ray
+from backend.batch.run import Summary, read_config, run
+from backend.batch.sources import PICTURES, Item
 from backend.settings import load_settings
 from backend.store.database import open_store
 from backend.versions.registry import open_registry

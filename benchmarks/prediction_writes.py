@@ -20,9 +20,9 @@ from typing import Any
 
 import requests
 
-from backend.batch import read_config, run
-from backend.batch_local import in_process
-from backend.batch_sources import Item
+from backend.batch.local import in_process
+from backend.batch.run import read_config, run
+from backend.batch.sources import Item
 from backend.demo import ProjectMaker
 from backend.demo_servers import HOST, Credentials, start_label_studio
 from backend.settings import Settings

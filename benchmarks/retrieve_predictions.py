@@ -26,7 +26,7 @@ from typing import Any
 import requests
 from PIL import Image
 
-from backend.batch_sources import PICTURES
+from backend.batch.sources import PICTURES
 from backend.demo import ProjectMaker
 from backend.demo_servers import HOST, Credentials, start_backend, start_label_studio
 from backend.inference.preannotation import UNFINISHED

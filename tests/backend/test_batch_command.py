@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from backend.batch import read_config
-from backend.batch_annotator import Annotator
+from backend.batch.annotator import Annotator
+from backend.batch.run import read_config
 from semsam_model.checkpoints.header import read_header
-from tests.backend.batch_studio import Studio, at_work
+from tests.backend.batch.studio_with_photos import Studio, at_work
+from tests.backend.batch.test_run import rows
+from tests.backend.batch.test_sources import s3
 from tests.backend.inference.test_preannotation import NAMED, everything_weights, settings
 from tests.backend.studio_http import TOKEN
-from tests.backend.test_batch import rows
-from tests.backend.test_batch_sources import s3
 from tests.backend.test_service import CONFIG, picture, png
 
 __all__ = ["everything_weights", "s3"]

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from label_studio_sdk.label_interface import LabelInterface
 
-from backend.batch import Summary, read_config, run
-from backend.batch_local import in_process
-from backend.batch_output import TaskLines
-from backend.batch_sources import Item, Reader, in_folder, missing, tasks_of
+from backend.batch.local import in_process
+from backend.batch.run import Summary, read_config, run
+from backend.batch.sources import Item, Reader, in_folder, missing, tasks_of
+from backend.batch.task_lines import TaskLines
 from backend.errors import LabelStudioError, TaskRefused
 from backend.inference.preannotation import UNFINISHED
 from backend.label_studio.client import LabelStudio
 from backend.settings import Settings
 from semsam_model.checkpoints.header import read_header
-from tests.backend.batch_studio import Studio, at_work
+from tests.backend.batch.studio_with_photos import Studio, at_work
 from tests.backend.inference.test_preannotation import NAMED, built, everything_weights, settings
 from tests.backend.test_service import CONFIG, Files, body, picture, png, serving
 

@@ -20,9 +20,9 @@ from hypothesis import settings as searching
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
-from backend.batch import read_config
-from backend.batch_output import TaskLines
-from backend.batch_sources import Picture, Reader, in_folder, in_list, missing, under_prefix
+from backend.batch.run import read_config
+from backend.batch.sources import Picture, Reader, in_folder, in_list, missing, under_prefix
+from backend.batch.task_lines import TaskLines
 from backend.errors import BackendError, ImageTooLarge, LabelStudioError, NotFound
 from backend.settings import Settings
 from tests.backend.test_service import CONFIG

@@ -12,8 +12,8 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from backend.batch_annotator import printable, told
-from backend.batch_sources import Item, Lost
+from backend.batch.annotator import printable, told
+from backend.batch.sources import Item, Lost
 from backend.errors import BackendError, TaskRefused
 from backend.label_studio import predictions as protocol
 from backend.label_studio.label_config import LabelConfig

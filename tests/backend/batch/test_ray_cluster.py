@@ -18,24 +18,24 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from backend import batch_ray
-from backend.batch import Summary, read_config, run
-from backend.batch_local import in_process
-from backend.batch_ray import on_ray, share
-from backend.batch_sources import Item, Picture, Reader, tasks_of
+from backend.batch import ray_cluster as batch_ray
+from backend.batch.local import in_process
+from backend.batch.ray_cluster import on_ray, share
+from backend.batch.run import Summary, read_config, run
+from backend.batch.sources import Item, Picture, Reader, tasks_of
 from backend.errors import BackendError, SettingsError
 from backend.label_studio.client import LabelStudio
 from semsam_model.checkpoints.header import read_header
-from tests.backend.batch_studio import Studio, at_work
+from tests.backend.batch.studio_with_photos import Studio, at_work
+from tests.backend.batch.test_local import REASONS, annotated, listed
+from tests.backend.batch.test_run import pictures_of, rows
 from tests.backend.inference.test_preannotation import NAMED, everything_weights, settings
 from tests.backend.studio_http import TOKEN
-from tests.backend.test_batch import pictures_of, rows
-from tests.backend.test_batch_local import REASONS, annotated, listed
 from tests.backend.test_service import CONFIG, picture, png
 
 __all__ = ["everything_weights"]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIGURED = read_config(CONFIG)
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from threading import BrokenBarrierError
 from typing import TYPE_CHECKING, Any
 
-from backend.batch import Annotate, Answer
-from backend.batch_annotator import Annotator, checked_header, told
-from backend.batch_sources import Item
+from backend.batch.annotator import Annotator, checked_header, told
+from backend.batch.run import Annotate, Answer
+from backend.batch.sources import Item
 from backend.errors import BackendError
 from backend.label_studio.label_config import LabelConfig
 from backend.settings import Settings

@@ -22,9 +22,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from backend.batch import Annotate, Answer
-from backend.batch_annotator import Annotator, Prepared, checked_header, prepare, told
-from backend.batch_sources import Item
+from backend.batch.annotator import Annotator, Prepared, checked_header, prepare, told
+from backend.batch.run import Annotate, Answer
+from backend.batch.sources import Item
 from backend.errors import BackendError
 from backend.label_studio.label_config import LabelConfig
 from backend.settings import Settings, without_secrets

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from backend.batch import Annotate, Summary, read_config, run
-from backend.batch_local import GIVEN_UP, in_process, processes
-from backend.batch_sources import Item, Reader, in_list
+from backend.batch.local import GIVEN_UP, in_process, processes
+from backend.batch.run import Annotate, Summary, read_config, run
+from backend.batch.sources import Item, Reader, in_list
 from backend.errors import BackendError
 from backend.settings import Settings
 from semsam_model.errors import ConfigError, TextEncoderError

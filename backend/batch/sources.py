@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from backend.batch_output import Names, TaskLines
+from backend.batch.object_store import ObjectStores, is_stored
+from backend.batch.task_lines import Names, TaskLines
 from backend.errors import BackendError, BadRequest, ImageTooLarge, LabelStudioError, TaskRefused, TokenRefused
 from backend.label_studio.client import LabelStudio, all_tasks
 from backend.label_studio.connection import Connection, shown
 from backend.label_studio.label_config import LabelConfig
-from backend.object_store import ObjectStores, is_stored
 from backend.settings import Settings
 from semsam_model.errors import SemsamError
 
