@@ -37,7 +37,7 @@ def _project(project: int, origin: str | None) -> Iterator[tuple[Store, ProjectK
 @app.command()
 def show(project: Project, origin: Origin = None) -> None:
     """Whether a project learns, and from how many regions."""
-    from backend.lessons import learning_state, taught_regions
+    from backend.adaptation.lessons import learning_state, taught_regions
 
     with _project(project, origin) as (store, key):
         state = learning_state(store, key)
@@ -59,7 +59,7 @@ def off(project: Project, origin: Origin = None) -> None:
 
 
 def _switch(project: int, origin: str | None, enabled: bool) -> None:
-    from backend.lessons import switch_learning
+    from backend.adaptation.lessons import switch_learning
 
     with _project(project, origin) as (store, key):
         switch_learning(store, key, enabled)
@@ -69,7 +69,7 @@ def _switch(project: int, origin: str | None, enabled: bool) -> None:
 @app.command()
 def reset(project: Project, origin: Origin = None) -> None:
     """Forget what a project has learned so far; its regions stay in the store, later ones teach again."""
-    from backend.lessons import forget
+    from backend.adaptation.lessons import forget
 
     with _project(project, origin) as (store, key):
         print(f"project {key}: {forget(store, key)} lessons forgotten")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from cachetools import TTLCache
 
+from backend.adaptation.learner import Learner
 from backend.corrections.suggestions import Answered
 from backend.errors import BackendError, NotStored, StoreError
 from backend.finetuning import jobs
@@ -41,7 +42,6 @@ from backend.inference.text_prompt import against, readings
 from backend.intake import Intake, open_intake, open_photos
 from backend.label_studio import predictions as protocol
 from backend.label_studio.client import LabelStudio
-from backend.learner import Learner
 from backend.metrics import Metrics
 from backend.records import ProjectKey
 from backend.settings import Settings

@@ -21,7 +21,7 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from backend.lessons import fingerprint
+from backend.adaptation.lessons import fingerprint
 from backend.records import ProjectKey
 from backend.status import read_status
 from backend.status_page import render

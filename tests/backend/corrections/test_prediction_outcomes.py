@@ -10,6 +10,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 
+from backend.adaptation.lessons import taught_regions
 from backend.corrections.prediction_outcomes import judge_preannotated
 from backend.corrections.queries import count, stream_regions
 from backend.errors import FetchTimeout, NotFound
@@ -19,7 +20,6 @@ from backend.inference.preannotation import as_prediction
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import read_delivery
 from backend.label_studio.label_config import LabelConfig
-from backend.lessons import taught_regions
 from backend.records import Preannotated
 from backend.settings import Settings
 from backend.status import read_status

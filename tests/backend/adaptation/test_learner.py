@@ -15,12 +15,12 @@ import torch
 from sqlalchemy import delete, update
 from typer.testing import CliRunner
 
+from backend.adaptation.learner import Learner
+from backend.adaptation.lessons import forget, kept_lessons, switch_learning, taught_regions
 from backend.cli import app
 from backend.corrections.photo_archive import PhotoFolder
 from backend.images import decode_photo
 from backend.inference.predictor import Loaded, Predictor
-from backend.learner import Learner
-from backend.lessons import forget, kept_lessons, switch_learning, taught_regions
 from backend.metrics import Metrics
 from backend.records import StoredRegion
 from backend.settings import Settings
@@ -222,7 +222,7 @@ def test_a_picture_that_never_comes_is_waited_for_without_learning_again(
 ) -> None:
     photos.path(park[0].image_sha256).unlink()
     stored.fill(file, stored.project(), park)
-    with caplog.at_level(logging.INFO, "backend.learner"):
+    with caplog.at_level(logging.INFO, "backend.adaptation.learner"):
         learned = [looked(backend)[0] for _ in range(3)]
     assert 0 < learned[0] < len(park)
     assert learned[1:] == learned[:1] * 2

@@ -18,13 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from backend.corrections.photo_archive import PhotoFolder
-from backend.corrections.queries import find_region, list_projects
-from backend.errors import BackendError, StoreError
-from backend.images import decode_photo
-from backend.inference.predictor import Loaded, Predictor
-from backend.label_studio.label_config import LabelConfig
-from backend.lessons import (
+from backend.adaptation.lessons import (
     KeptLesson,
     Taught,
     drop_lessons,
@@ -34,6 +28,12 @@ from backend.lessons import (
     learning_state,
     taught_regions,
 )
+from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.queries import find_region, list_projects
+from backend.errors import BackendError, StoreError
+from backend.images import decode_photo
+from backend.inference.predictor import Loaded, Predictor
+from backend.label_studio.label_config import LabelConfig
 from backend.records import ProjectKey, RegionKey
 from backend.settings import Settings
 from backend.store.database import Store

@@ -1,0 +1,1 @@
+"""The thread that learns from each accepted region at once."""
