@@ -30,8 +30,8 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from backend.errors import BadRequest, RequestTooLarge, Unauthorized, http_status
 from backend.metrics import Metrics
+from backend.service.status import Status
 from backend.settings import Settings, load_settings
-from backend.status import Status
 from backend.status_page import SECURITY, render
 from semsam_model.errors import SemsamError
 
@@ -47,7 +47,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Service(Protocol):
-    """What the routes call; `backend.service.SemsamService` is one."""
+    """What the routes call; `backend.service.service.SemsamService` is one."""
 
     def health(self) -> dict[str, Any]:
         """At least `status` and `model_version`; at once."""
@@ -313,14 +313,14 @@ def create_from_env() -> Flask:
 
 
 def _build(settings: Settings) -> Flask:
-    from backend.service import build_service
+    from backend.service.service import build_service
 
     metrics = Metrics()
     return create_app(settings, build_service(settings, metrics), metrics)
 
 
 def _check(settings: Settings) -> None:
-    from backend.service import served_weights
+    from backend.service.service import served_weights
 
     served_weights(settings)
 

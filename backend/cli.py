@@ -498,7 +498,7 @@ def export(
 
     from backend.corrections.queries import find_project, stream_regions
     from backend.export.run import export as run
-    from backend.intake import open_photos
+    from backend.service.intake import open_photos
     from backend.settings import load_settings
     from backend.store.database import open_store
 

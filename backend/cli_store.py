@@ -32,10 +32,10 @@ def sync(
     """
     from backend.corrections.ingest import work_in
     from backend.corrections.queries import list_projects
-    from backend.intake import open_photos
     from backend.label_studio.client import LabelStudio
     from backend.label_studio.connection import origin_of
     from backend.records import ProjectKey
+    from backend.service.intake import open_photos
     from backend.settings import load_settings
     from backend.store.database import open_store
 

@@ -33,8 +33,8 @@ def _worker(config: Path | None) -> Iterator[tuple[Settings, Store, Worker]]:
     from backend.corrections.ingest import work_in
     from backend.corrections.sync import synchronise
     from backend.finetuning.worker import Worker, out_of_the_way
-    from backend.intake import open_photos
     from backend.label_studio.client import LabelStudio
+    from backend.service.intake import open_photos
     from backend.settings import load_settings
     from backend.store.database import open_store
     from backend.versions.registry import open_registry

@@ -23,7 +23,7 @@ from sqlalchemy import insert
 
 from backend.adaptation.lessons import fingerprint
 from backend.records import ProjectKey
-from backend.status import read_status
+from backend.service.status import read_status
 from backend.status_page import render
 from backend.store.database import Store
 from backend.store.tables import annotations, offers, predictions, projects, regions

@@ -52,7 +52,7 @@ FORBIDDEN = {
         "backend.label_studio.client",
         "backend.label_studio.predictions",
     },
-    "backend.status": {"torch", "flask", "requests", "numpy"},
+    "backend.service.status": {"torch", "flask", "requests", "numpy"},
     "backend.status_page": {"torch", "flask", "requests", "numpy", "sqlalchemy", "backend.store.database"},
     "backend.gate_view": {"torch", "flask", "requests", "numpy", "sqlalchemy", "backend.store.database"},
     "backend.corrections.split": {"torch", "flask", "requests", "sqlalchemy", "numpy"},
@@ -77,7 +77,7 @@ FORBIDDEN = {
     "backend.batch.task_lines": {"torch", "flask", "requests", "backend.batch.run", "backend.batch.sources"},
     "backend.batch.object_store": {"torch", "flask", "requests", "sqlalchemy", "backend.label_studio.client"},
     "backend.inference.text_prompt": {"flask", "torch", "requests", "backend.inference.predictor"},
-    "backend.service": {"flask", "torch", "requests"},
+    "backend.service.service": {"flask", "torch", "requests"},
     "backend.app": {"torch", "numpy", "cv2", "PIL"},
     "backend.records": {"torch", "flask", "requests", "sqlalchemy"},
     "backend.store.tables": {"torch", "flask", "requests"},
@@ -86,14 +86,26 @@ FORBIDDEN = {
     "backend.label_studio.events": {"torch", "flask", "requests", "sqlalchemy"},
     "backend.label_studio.annotations": {"torch", "flask", "requests", "sqlalchemy"},
     "backend.corrections.outcomes": {"torch", "flask", "requests", "sqlalchemy"},
-    "backend.corrections.ingest": {"torch", "flask", "requests", "backend.label_studio.client", "backend.service"},
-    "backend.corrections.suggestions": {"torch", "flask", "requests", "backend.service"},
-    "backend.corrections.writer": {"torch", "flask", "requests", "backend.label_studio.client", "backend.service"},
-    "backend.corrections.sync": {"torch", "flask", "requests", "backend.service"},
-    "backend.corrections.prediction_outcomes": {"torch", "flask", "requests", "backend.service"},
-    "backend.corrections.fetch_photos": {"torch", "flask", "requests", "backend.service"},
-    "backend.corrections.sync_thread": {"torch", "flask", "requests", "backend.service"},
-    "backend.intake": {"torch", "flask", "requests", "backend.service"},
+    "backend.corrections.ingest": {
+        "torch",
+        "flask",
+        "requests",
+        "backend.label_studio.client",
+        "backend.service.service",
+    },
+    "backend.corrections.suggestions": {"torch", "flask", "requests", "backend.service.service"},
+    "backend.corrections.writer": {
+        "torch",
+        "flask",
+        "requests",
+        "backend.label_studio.client",
+        "backend.service.service",
+    },
+    "backend.corrections.sync": {"torch", "flask", "requests", "backend.service.service"},
+    "backend.corrections.prediction_outcomes": {"torch", "flask", "requests", "backend.service.service"},
+    "backend.corrections.fetch_photos": {"torch", "flask", "requests", "backend.service.service"},
+    "backend.corrections.sync_thread": {"torch", "flask", "requests", "backend.service.service"},
+    "backend.service.intake": {"torch", "flask", "requests", "backend.service.service"},
     "backend.corrections.photo_archive": {"torch", "flask", "requests", "sqlalchemy"},
     "backend.adaptation.lessons": {"torch", "flask", "requests", "backend.inference.predictor"},
     "backend.adaptation.learner": {
@@ -102,11 +114,17 @@ FORBIDDEN = {
         "requests",
         "sqlalchemy",
         "backend.label_studio.client",
-        "backend.service",
+        "backend.service.service",
     },
     "backend.finetuning.jobs": {"torch", "flask", "requests"},
     "backend.finetuning.snapshot": {"torch", "flask", "requests", "sqlalchemy"},
-    "backend.finetuning.worker": {"flask", "requests", "sqlalchemy", "backend.inference.predictor", "backend.service"},
+    "backend.finetuning.worker": {
+        "flask",
+        "requests",
+        "sqlalchemy",
+        "backend.inference.predictor",
+        "backend.service.service",
+    },
     "backend.settings": {"torch", "flask", "requests"},
 }
 
@@ -143,7 +161,14 @@ def test_the_table_names_only_modules_that_exist() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["semsam_model", "semsam_model.config", "semsam_model.types", "backend.cli", "backend.service", "backend.app"],
+    [
+        "semsam_model",
+        "semsam_model.config",
+        "semsam_model.types",
+        "backend.cli",
+        "backend.service.service",
+        "backend.app",
+    ],
 )
 def test_light_modules_load_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from backend.app import EXIT_CANNOT_LISTEN, create_app, serve
 from backend.errors import BadRequest, NotReady
 from backend.metrics import Metrics
+from backend.service.status import Status
 from backend.settings import Settings
-from backend.status import Status
 
 PREDICTION = {"result": [{"id": "a"}], "score": 0.5, "model_version": "v1"}
 

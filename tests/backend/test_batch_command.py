@@ -16,8 +16,8 @@ from tests.backend.batch.studio_with_photos import Studio, at_work
 from tests.backend.batch.test_run import rows
 from tests.backend.batch.test_sources import s3
 from tests.backend.inference.test_preannotation import NAMED, everything_weights, settings
+from tests.backend.service.test_predictions import CONFIG, picture, png
 from tests.backend.studio_http import TOKEN
-from tests.backend.test_service import CONFIG, picture, png
 
 __all__ = ["everything_weights", "s3"]
 

@@ -22,13 +22,13 @@ from backend.finetuning.worker import Worker
 from backend.gate_view import read_gate
 from backend.metrics import Metrics
 from backend.records import ProjectKey
-from backend.service import SemsamService
+from backend.service.service import SemsamService
 from backend.settings import Settings
 from backend.status_page import render_gate
 from backend.store.database import Store
 from backend.store.tables import jobs as job_rows
 from tests.backend.finetuning.test_worker import ANYTHING, KEY, prepared, write_config
-from tests.backend.test_status import Told, browser_page, served
+from tests.backend.service.test_status import Told, browser_page, served
 
 NOW = datetime.now(UTC)
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.backend.service.test_predictions import CONFIG, Files
 from tests.backend.studio_http import answering
-from tests.backend.test_service import CONFIG, Files
 
 
 class Studio:

@@ -19,7 +19,7 @@ from backend.errors import BackendError
 from backend.settings import Settings
 from semsam_model.errors import ConfigError, TextEncoderError
 from tests.backend.inference.test_preannotation import NAMED, everything_weights, settings
-from tests.backend.test_service import CONFIG, picture, png
+from tests.backend.service.test_predictions import CONFIG, picture, png
 
 __all__ = ["everything_weights"]
 

@@ -23,7 +23,7 @@ from backend.settings import Settings
 from semsam_model.checkpoints.header import read_header
 from tests.backend.batch.studio_with_photos import Studio, at_work
 from tests.backend.inference.test_preannotation import NAMED, built, everything_weights, settings
-from tests.backend.test_service import CONFIG, Files, body, picture, png, serving
+from tests.backend.service.test_predictions import CONFIG, Files, body, picture, png, serving
 
 __all__ = ["everything_weights"]
 

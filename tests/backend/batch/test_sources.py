@@ -25,7 +25,7 @@ from backend.batch.sources import Picture, Reader, in_folder, in_list, missing, 
 from backend.batch.task_lines import TaskLines
 from backend.errors import BackendError, ImageTooLarge, LabelStudioError, NotFound
 from backend.settings import Settings
-from tests.backend.test_service import CONFIG
+from tests.backend.service.test_predictions import CONFIG
 
 LIMIT = 100
 KEYS = ("in/a.jpg", "in/deeper/b #1?ü.PNG", "in/50%25 of.tiff")

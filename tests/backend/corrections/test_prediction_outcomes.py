@@ -21,8 +21,8 @@ from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import read_delivery
 from backend.label_studio.label_config import LabelConfig
 from backend.records import Preannotated
+from backend.service.status import read_status
 from backend.settings import Settings
-from backend.status import read_status
 from backend.store.database import Store
 from semsam_model.inference.preannotate import Region
 from semsam_model.types import Candidate

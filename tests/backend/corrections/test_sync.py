@@ -33,9 +33,9 @@ from backend.store.database import Store
 from backend.store.tables import projects
 from tests.backend import postgres
 from tests.backend.annotations import CONFIG, annotation, brush_row, event, square
+from tests.backend.service.test_intake import eventually
 from tests.backend.studio import FakeStudio, labelled, serving
 from tests.backend.studio_http import TOKEN
-from tests.backend.test_intake import eventually
 
 A, B, C = (brush_row(name, square(x, 1, 5)) for name, x in zip("abc", (1, 9, 20), strict=True))
 

@@ -25,7 +25,7 @@ from backend.inference.follow_version import Follower, load_live
 from backend.inference.predictor import Predictor, read_model
 from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics
-from backend.service import SemsamService
+from backend.service.service import SemsamService
 from backend.settings import Settings
 from backend.store.database import open_store
 from backend.versions import files as version_files

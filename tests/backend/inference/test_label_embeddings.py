@@ -23,7 +23,7 @@ from backend.inference.text_prompt import ELSE, against, asked_label, readings
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.label_config import Label, LabelConfig
 from backend.metrics import Metrics
-from backend.service import SemsamService, build_service
+from backend.service.service import SemsamService, build_service
 from backend.settings import Settings
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
@@ -230,7 +230,7 @@ def test_a_picture_without_a_click_is_not_labelled_before_the_encoder_has_read_t
     assert service._predictor.switch(lambda: read_model(Settings(), tmp_path / "generic.safetensors"))
     tasks = [{"id": 1, "project": 1, "data": {"image": "/data/local-files/?d=a.png"}}]
     body = {"project": "1.2", "label_config": config(*LABELS), "params": {"context": None}, "tasks": tasks}
-    monkeypatch.setattr("backend.service.ENCODER_WAIT_S", 0.05)
+    monkeypatch.setattr("backend.service.service.ENCODER_WAIT_S", 0.05)
     (early,) = service.predict_request(body, "r1")
     assert early["result"] == [] and early["model_version"].endswith(UNFINISHED)
     begin.set()

@@ -16,7 +16,7 @@ import torch
 from backend.inference.preannotation import UNFINISHED, in_time
 from backend.label_studio.label_config import LabelConfig
 from backend.metrics import Metrics
-from backend.service import SemsamService, build_service
+from backend.service.service import SemsamService, build_service
 from backend.settings import Settings
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
@@ -25,8 +25,8 @@ from semsam_model.inference.preannotate import Region, apart
 from semsam_model.masks.codecs import decode_brush_rle
 from semsam_model.network.model import build_model
 from semsam_model.types import Candidate
+from tests.backend.service.test_predictions import CONFIG, Files, body, serving
 from tests.backend.studio_http import TOKEN
-from tests.backend.test_service import CONFIG, Files, body, serving
 
 NAMED = CONFIG.replace(
     '<Label value="object" kind="object" background="#d62728"/>',

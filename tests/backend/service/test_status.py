@@ -23,14 +23,14 @@ from backend.errors import StoreError
 from backend.finetuning import jobs
 from backend.metrics import Metrics
 from backend.records import Preannotated, ProjectKey, StoredRegion
-from backend.service import SemsamService
+from backend.service.service import SemsamService
+from backend.service.status import POINTS, Point, Status, read_status
 from backend.settings import Settings
-from backend.status import POINTS, Point, Status, read_status
 from backend.status_page import CHART, ago, charts, render
 from backend.store.database import Store
 from tests.backend.stored import BEGAN, ORIGIN, begin, box, fill, project, region
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 on_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 READY = {"status": "UP", "model_version": "mobile-1", "model_state": "ready"}

@@ -22,12 +22,12 @@ from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import KEPT, Delivery, read_delivery
 from backend.metrics import Metrics
 from backend.records import ProjectKey
-from backend.service import SemsamService, build_service
+from backend.service.service import SemsamService, build_service
 from backend.settings import Settings
 from backend.store.database import Store
 from tests.backend.annotations import CONFIG, ORIGIN, annotation, brush_row, event, square
+from tests.backend.service.test_predictions import Files, body, keypoint, serving
 from tests.backend.studio_http import TOKEN
-from tests.backend.test_service import Files, body, keypoint, serving
 
 PROJECT = {
     "id": 1,

@@ -16,7 +16,7 @@ from backend.app import create_app
 from backend.inference.predictor import Predictor, read_model
 from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics
-from backend.service import SemsamService, build_service
+from backend.service.service import SemsamService, build_service
 from backend.settings import Settings
 from semsam_model.checkpoints.checkpoint import load
 from semsam_model.errors import CheckpointError
@@ -25,7 +25,7 @@ from semsam_model.masks.codecs import decode_brush_rle
 from semsam_model.types import Click, Prompt
 from tests.backend.studio_http import TOKEN, answering
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIG = (ROOT / "configs" / "labeling.xml").read_text()
 
 

@@ -39,13 +39,13 @@ from backend.inference.preannotation import (
 )
 from backend.inference.predictor import LOAD_WAIT_S, Loaded, Predictor, Timings, read_model
 from backend.inference.text_prompt import against, readings
-from backend.intake import Intake, open_intake, open_photos
 from backend.label_studio import predictions as protocol
 from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics
 from backend.records import ProjectKey
+from backend.service.intake import Intake, open_intake, open_photos
+from backend.service.status import Status, read_status
 from backend.settings import Settings
-from backend.status import Status, read_status
 from backend.status_page import render_gate
 from backend.store.database import Store, open_store
 from backend.versions.registry import Registry, open_registry
