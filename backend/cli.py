@@ -132,8 +132,8 @@ def serve(
     config: Annotated[Path | None, typer.Option("--config", help="Settings file; see configs/backend.yaml.")] = None,
 ) -> None:
     """Start the Label Studio ML backend."""
-    from backend.app import serve as run
     from backend.settings import load_settings
+    from backend.web.app import serve as run
 
     environ = dict(os.environ)
     if host is not None:

@@ -24,9 +24,9 @@ from sqlalchemy import insert
 from backend.adaptation.lessons import fingerprint
 from backend.records import ProjectKey
 from backend.service.status import read_status
-from backend.status_page import render
 from backend.store.database import Store
 from backend.store.tables import annotations, offers, predictions, projects, regions
+from backend.web.pages import render
 
 ORIGIN, BEGAN = "http://ls:8080", datetime(2026, 1, 1, tzinfo=UTC)
 SHARES = (0.7, 0.25, 0.05)

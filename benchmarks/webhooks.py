@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from backend.app import create_app
 from backend.corrections.ingest import receive, work_in
 from backend.formats import crop_mask, encode_brush_rle
 from backend.label_studio.events import read_delivery
 from backend.metrics import Metrics
 from backend.settings import Settings
 from backend.store.database import Store
+from backend.web.app import create_app
 
 SIZE = (3000, 4000)
 REGIONS = 20

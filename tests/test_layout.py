@@ -53,8 +53,8 @@ FORBIDDEN = {
         "backend.label_studio.predictions",
     },
     "backend.service.status": {"torch", "flask", "requests", "numpy"},
-    "backend.status_page": {"torch", "flask", "requests", "numpy", "sqlalchemy", "backend.store.database"},
-    "backend.gate_view": {"torch", "flask", "requests", "numpy", "sqlalchemy", "backend.store.database"},
+    "backend.web.pages": {"torch", "flask", "requests", "numpy", "sqlalchemy", "backend.store.database"},
+    "backend.web.gate_page": {"torch", "flask", "requests", "numpy", "sqlalchemy", "backend.store.database"},
     "backend.corrections.split": {"torch", "flask", "requests", "sqlalchemy", "numpy"},
     "backend.export.run": {"torch", "flask", "requests", "sqlalchemy", "backend.store.database"},
     "backend.export.writers": {"torch", "flask", "requests", "sqlalchemy", "backend.store.database"},
@@ -78,7 +78,7 @@ FORBIDDEN = {
     "backend.batch.object_store": {"torch", "flask", "requests", "sqlalchemy", "backend.label_studio.client"},
     "backend.inference.text_prompt": {"flask", "torch", "requests", "backend.inference.predictor"},
     "backend.service.service": {"flask", "torch", "requests"},
-    "backend.app": {"torch", "numpy", "cv2", "PIL"},
+    "backend.web.app": {"torch", "numpy", "cv2", "PIL"},
     "backend.records": {"torch", "flask", "requests", "sqlalchemy"},
     "backend.store.tables": {"torch", "flask", "requests"},
     "backend.store.database": {"torch", "flask", "requests"},
@@ -167,7 +167,7 @@ def test_the_table_names_only_modules_that_exist() -> None:
         "semsam_model.types",
         "backend.cli",
         "backend.service.service",
-        "backend.app",
+        "backend.web.app",
     ],
 )
 def test_light_modules_load_without_torch(module: str) -> None:

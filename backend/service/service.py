@@ -1,7 +1,7 @@
 """What the backend does, apart from HTTP: one Label Studio request in, one prediction for each of its tasks out.
 
 The methods `predict` and `fit` have the signature of label-studio-ml 2.x, so that `backend.ls_ml` can serve the same
-object under that framework; `backend.app` serves it under Flask.
+object under that framework; `backend.web.app` serves it under Flask.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from backend.records import ProjectKey
 from backend.service.intake import Intake, open_intake, open_photos
 from backend.service.status import Status, read_status
 from backend.settings import Settings
-from backend.status_page import render_gate
 from backend.store.database import Store, open_store
 from backend.versions.registry import Registry, open_registry
+from backend.web.pages import render_gate
 from semsam_model.checkpoints.header import Header, Version, find_weights
 from semsam_model.errors import SemsamError
 from semsam_model.inference.naming import name_candidates

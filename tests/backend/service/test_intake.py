@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.app import create_app
 from backend.corrections.ingest import config_or_empty
 from backend.corrections.photo_archive import PhotoFolder
 from backend.corrections.queries import count, find_offer, find_project, list_projects, problems, stream_regions
@@ -25,6 +24,7 @@ from backend.records import ProjectKey
 from backend.service.service import SemsamService, build_service
 from backend.settings import Settings
 from backend.store.database import Store
+from backend.web.app import create_app
 from tests.backend.annotations import CONFIG, ORIGIN, annotation, brush_row, event, square
 from tests.backend.service.test_predictions import Files, body, keypoint, serving
 from tests.backend.studio_http import TOKEN

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.app import create_app
 from backend.inference.predictor import Predictor, read_model
 from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics
 from backend.service.service import SemsamService, build_service
 from backend.settings import Settings
+from backend.web.app import create_app
 from semsam_model.checkpoints.checkpoint import load
 from semsam_model.errors import CheckpointError
 from semsam_model.inference.predict import propose

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from playwright.sync_api import Page, Request, sync_playwright
 from werkzeug.serving import make_server
 
-from backend.app import Service, create_app
 from backend.errors import StoreError
 from backend.finetuning import jobs
 from backend.metrics import Metrics
@@ -26,8 +25,9 @@ from backend.records import Preannotated, ProjectKey, StoredRegion
 from backend.service.service import SemsamService
 from backend.service.status import POINTS, Point, Status, read_status
 from backend.settings import Settings
-from backend.status_page import CHART, ago, charts, render
 from backend.store.database import Store
+from backend.web.app import Service, create_app
+from backend.web.pages import CHART, ago, charts, render
 from tests.backend.stored import BEGAN, ORIGIN, begin, box, fill, project, region
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -15,8 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from backend.finetuning.jobs import Job
-from backend.gate_view import read_gate
 from backend.service.status import Point, Status
+from backend.web.gate_page import read_gate
 
 REFRESH_S = 30  #: the browser loads the page again
 CHART = (560, 190)  #: width, height of a curve's drawing area, SVG units

@@ -32,7 +32,7 @@ from backend.errors import BadRequest, RequestTooLarge, Unauthorized, http_statu
 from backend.metrics import Metrics
 from backend.service.status import Status
 from backend.settings import Settings, load_settings
-from backend.status_page import SECURITY, render
+from backend.web.pages import SECURITY, render
 from semsam_model.errors import SemsamError
 
 log = logging.getLogger(__name__)
@@ -308,7 +308,7 @@ def _error(message: str, status: int) -> Response:
 
 
 def create_from_env() -> Flask:
-    """The application as the settings file and environment say: `gunicorn 'backend.app:create_from_env()'`."""
+    """The application as the settings file and environment say: `gunicorn 'backend.web.app:create_from_env()'`."""
     return _build(load_settings())
 
 

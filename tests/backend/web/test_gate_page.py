@@ -15,18 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from backend.app import create_app
 from backend.finetuning import jobs
 from backend.finetuning.jobs import Job
 from backend.finetuning.worker import Worker
-from backend.gate_view import read_gate
 from backend.metrics import Metrics
 from backend.records import ProjectKey
 from backend.service.service import SemsamService
 from backend.settings import Settings
-from backend.status_page import render_gate
 from backend.store.database import Store
 from backend.store.tables import jobs as job_rows
+from backend.web.app import create_app
+from backend.web.gate_page import read_gate
+from backend.web.pages import render_gate
 from tests.backend.finetuning.test_worker import ANYTHING, KEY, prepared, write_config
 from tests.backend.service.test_status import Told, browser_page, served
 

@@ -22,11 +22,11 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.app import EXIT_CANNOT_LISTEN, create_app, serve
 from backend.errors import BadRequest, NotReady
 from backend.metrics import Metrics
 from backend.service.status import Status
 from backend.settings import Settings
+from backend.web.app import EXIT_CANNOT_LISTEN, create_app, serve
 
 PREDICTION = {"result": [{"id": "a"}], "score": 0.5, "model_version": "v1"}
 
@@ -377,10 +377,10 @@ def test_metrics_tell_stages_cache_model_and_events_and_keep_unknown_events_toge
 
 BLOCKED = """
 import logging, threading
-from backend.app import create_app, serve
+from backend.web.app import create_app, serve
 from backend.metrics import Metrics
 from backend.settings import Settings
-from tests.backend.test_app import StandIn
+from tests.backend.web.test_app import StandIn
 
 class Stuck(StandIn):
     def predict_request(self, body, request_id):
@@ -393,11 +393,11 @@ serve(Settings(port=0, threads=2), lambda settings: create_app(settings, Stuck()
 
 SCRIPT = """
 import logging, sys
-from backend.app import create_app, serve
+from backend.web.app import create_app, serve
 from backend.errors import NotReady
 from backend.metrics import Metrics
 from backend.settings import Settings
-from tests.backend.test_app import StandIn
+from tests.backend.web.test_app import StandIn
 
 def build(settings):
     if sys.argv[1] == "broken":
