@@ -538,7 +538,7 @@ def demo(
     ] = None,
 ) -> None:
     """Start Label Studio and the backend with a sample project, ready to click (`make run`)."""
-    from backend import demo
+    from backend.demo import run as demo
     from backend.settings import load_settings
 
     if prepare is None:

@@ -23,8 +23,8 @@ import requests
 from backend.batch.local import in_process
 from backend.batch.run import read_config, run
 from backend.batch.sources import Item
-from backend.demo import ProjectMaker
-from backend.demo_servers import HOST, Credentials, start_label_studio
+from backend.demo.run import ProjectMaker
+from backend.demo.servers import HOST, Credentials, start_label_studio
 from backend.settings import Settings
 from benchmarks.machine import children, cpu_seconds, described, free_port
 from semsam_model.checkpoints.header import find_weights

@@ -27,8 +27,8 @@ import requests
 from PIL import Image
 
 from backend.batch.sources import PICTURES
-from backend.demo import ProjectMaker
-from backend.demo_servers import HOST, Credentials, start_backend, start_label_studio
+from backend.demo.run import ProjectMaker
+from backend.demo.servers import HOST, Credentials, start_backend, start_label_studio
 from backend.inference.preannotation import UNFINISHED
 from benchmarks.machine import children, cpu_seconds, described, free_port, peak_mib
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from backend.demo_servers import HOST, Credentials, banned_subnets, label_studio_environment
+from backend.demo.servers import HOST, Credentials, banned_subnets, label_studio_environment
 from backend.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]

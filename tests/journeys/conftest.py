@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, StorageState, sync_playwright
 
-from backend.demo import DemoProject, ProjectMaker
-from backend.demo_servers import Credentials
+from backend.demo.run import DemoProject, ProjectMaker
+from backend.demo.servers import Credentials
 from backend.store.database import Store
 from tests.journeys.browser import Editor
 from tests.journeys.demo_process import ROOT, DemoProcess

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from backend.demo import ProjectMaker
-from backend.demo_servers import HOST, Credentials
+from backend.demo.run import ProjectMaker
+from backend.demo.servers import HOST, Credentials
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK_JOBS = Path(__file__).with_name("finetune.yaml")

@@ -13,7 +13,7 @@ from backend.corrections.fetch_photos import keep_pictures
 from backend.corrections.photo_archive import PhotoFolder
 from backend.corrections.queries import count, find_project, stream_regions
 from backend.corrections.sync import synchronise
-from backend.demo import DemoProject
+from backend.demo.run import DemoProject
 from backend.errors import NotFound
 from backend.label_studio.client import LabelStudio
 from backend.records import ProjectKey

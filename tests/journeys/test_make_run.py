@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from backend.demo import PROJECT_TITLE
-from backend.demo_servers import check_port
+from backend.demo.run import PROJECT_TITLE
+from backend.demo.servers import check_port
 from backend.errors import DemoError
 from tests.journeys.conftest import Studio
 from tests.journeys.demo_process import ROOT, DemoProcess

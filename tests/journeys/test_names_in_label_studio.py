@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backend.demo import DemoProject
+from backend.demo.run import DemoProject
 from tests.journeys.browser import Answer, Editor
 from tests.journeys.conftest import Studio
 from tests.journeys.demo_process import ROOT

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.demo_servers import HOST, Credentials, Server, banned_subnets, check_port
+from backend.demo.servers import HOST, Credentials, Server, banned_subnets, check_port
 from backend.errors import DemoError
 
 ADDRESSES = st.integers(0, 2**32 - 1).map(ipaddress.IPv4Address)

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from backend.demo_servers import HOST, Credentials, check_port, start_backend, start_label_studio, start_worker
+from backend.demo.servers import HOST, Credentials, check_port, start_backend, start_label_studio, start_worker
 from backend.errors import DemoError
 
 PROJECT_TITLE = "semsam demo"
@@ -140,7 +140,7 @@ def prepare(
     `backend_url` is the backend as Label Studio reaches it; `root` the repository (default: the one this file is in).
     `webhook_secret` as in `ProjectMaker.make`. Raises DemoError.
     """
-    root = root or Path(__file__).resolve().parents[1]
+    root = root or Path(__file__).resolve().parents[2]
     config = (root / "configs" / "labeling.xml").read_text()
     photographs = sorted((root / "samples").glob("*.jpg"))
     maker = ProjectMaker(label_studio_url, token)
@@ -153,7 +153,7 @@ def run(port: int = 8080, backend_port: int = 9090, root: Path | None = None, da
     All are stopped before it returns or raises DemoError. `root` is the repository (default: the one this file
     is in), `data` the data folder (default: `.semsam` in it).
     """
-    root = root or Path(__file__).resolve().parents[1]
+    root = root or Path(__file__).resolve().parents[2]
     data = data or root / ".semsam"
     console = Console(highlight=False)
     with _only_once(data), _endings_interrupt(), contextlib.ExitStack() as servers:
