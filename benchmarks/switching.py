@@ -66,7 +66,7 @@ def main() -> None:
         other = registry.register(data / "other.safetensors", parent=registry.base.version)
         variables = {"SEMSAM_DATA_DIR": data, "SEMSAM_LOCAL_FILES_ROOT": PHOTO.parent, "SEMSAM_PORT": 0}
         environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
-        command = [sys.executable, "-c", "from backend.cli import main; main()", "serve"]
+        command = [sys.executable, "-c", "from backend.cli.main import main; main()", "serve"]
         log = stack.enter_context((data / "log").open("w+"))
         running = stack.enter_context(subprocess.Popen(command, env=environment, cwd=ROOT, stderr=log))
         stack.callback(running.terminate)

@@ -165,7 +165,7 @@ def test_the_table_names_only_modules_that_exist() -> None:
         "semsam_model",
         "semsam_model.config",
         "semsam_model.types",
-        "backend.cli",
+        "backend.cli.main",
         "backend.service.service",
         "backend.web.app",
     ],

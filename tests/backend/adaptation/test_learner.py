@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from backend.adaptation.learner import Learner
 from backend.adaptation.lessons import forget, kept_lessons, switch_learning, taught_regions
-from backend.cli import app
+from backend.cli.main import app
 from backend.corrections.photo_archive import PhotoFolder
 from backend.images import decode_photo
 from backend.inference.predictor import Loaded, Predictor

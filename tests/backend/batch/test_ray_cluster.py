@@ -86,7 +86,7 @@ def test_whoever_is_killed_every_picture_is_annotated_once_and_as_in_one_process
         (folder / f"{number:02}.png").write_bytes(png(picture(number))[: 200 if number == 22 else None])
     (tmp_path / "labeling.xml").write_text(CONFIG)
     chosen = settings("http://localhost:1", everything_weights, tmp_path)
-    command = [sys.executable, "-c", "from backend.cli import main; main()", "batch", "--ray", cluster.address]
+    command = [sys.executable, "-c", "from backend.cli.main import main; main()", "batch", "--ray", cluster.address]
     command += ["--folder", "photos", "--labeling", "labeling.xml", "--out", "tasks.jsonl", "--rate", "1000"]
     own = {"SEMSAM_MODEL": "tiny", "SEMSAM_WEIGHTS": str(everything_weights), "SEMSAM_PREANNOTATE_THRESHOLD": "0"}
     with (tmp_path / "log").open("w+") as log:

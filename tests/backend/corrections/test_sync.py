@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import backend.corrections.sync_thread
 import backend.label_studio.client
-from backend.cli import app
+from backend.cli.main import app
 from backend.corrections.fetch_photos import keep_pictures
 from backend.corrections.ingest import apply, config_or_empty, prepare, receive, work_in
 from backend.corrections.photo_archive import PhotoFolder

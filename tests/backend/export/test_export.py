@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from typer.testing import CliRunner
 
-from backend.cli import app
+from backend.cli.main import app
 from backend.corrections.photo_archive import PhotoFolder
 from backend.corrections.split import SPLITS, VALIDATION_SHARE, split_of
 from backend.errors import ExportError

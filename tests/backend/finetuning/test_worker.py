@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import backend.finetuning.worker
 import semsam_model.finetuning.loop
-from backend.cli import app
+from backend.cli.main import app
 from backend.corrections.photo_archive import PhotoFolder
 from backend.corrections.queries import stream_regions
 from backend.corrections.split import split_of
@@ -363,7 +363,7 @@ def test_what_a_killed_worker_had_done_is_gone_on_with_by_the_next(
         "SEMSAM_WORKER_NICE": "0",
         "SEMSAM_DEVICE": "cpu",
     }
-    command = [sys.executable, "-m", "backend.cli", "worker"]
+    command = [sys.executable, "-m", "backend.cli.main", "worker"]
     process = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 240

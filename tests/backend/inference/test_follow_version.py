@@ -111,7 +111,7 @@ def served(own: Settings) -> Iterator[str]:
         "SEMSAM_VERSION_POLL_SECONDS": 0.1,
     }
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), **{k: str(v) for k, v in variables.items()}}
-    command = [sys.executable, "-c", "from backend.cli import main; main()", "serve"]
+    command = [sys.executable, "-c", "from backend.cli.main import main; main()", "serve"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
         assert running.stderr is not None
         lines = iter(running.stderr)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 from typer.testing import CliRunner
 
-from backend.cli import app
+from backend.cli.main import app
 from backend.errors import VersionError
 from backend.finetuning import jobs
 from backend.records import ProjectKey

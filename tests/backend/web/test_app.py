@@ -498,7 +498,7 @@ def test_a_service_that_cannot_start_ends_the_process_with_one_line() -> None:
     assert "Traceback" not in done.stderr
 
 
-SEMSAM = [sys.executable, "-c", "from backend.cli import main; main()"]
+SEMSAM = [sys.executable, "-c", "from backend.cli.main import main; main()"]
 
 
 def test_whoever_connects_is_answered_at_once_though_the_model_is_still_loading(tmp_path: Path) -> None:

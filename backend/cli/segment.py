@@ -20,7 +20,7 @@ def segment(
     weights: Annotated[Path | None, typer.Option("--weights", help="Safetensors file.")] = None,
 ) -> None:
     """Segment everything by a grid of clicks."""
-    from backend.click import write_overview
+    from backend.cli.drawing import write_overview
     from backend.images import load_photo
     from backend.settings import load_settings
     from semsam_model.checkpoints.checkpoint import load_model

@@ -17,7 +17,7 @@ SIZE = (75, 121)
 
 
 def semsam(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from backend.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", "from backend.cli.main import main; main()", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

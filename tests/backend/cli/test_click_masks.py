@@ -1,6 +1,6 @@
 """`semsam click` with the default model on the sample photos gives the masks that it gave when the fixture was made.
 
-python -m tests.backend.test_click_masks      writes the fixture anew, for a new default model
+python -m tests.backend.cli.test_click_masks      writes the fixture anew, for a new default model
 """
 
 import json
@@ -13,9 +13,9 @@ import torch
 from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
-from backend.cli import app
+from backend.cli.main import app
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FIXTURE = ROOT / "tests" / "fixtures" / "click_masks.json"
 CLICKS = {
     "astronaut-face": ("astronaut.jpg", ["--point", "222,108"]),

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import semsam_model.text_encoder
-from backend.cli import app
+from backend.cli.main import app
 from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError, DataError

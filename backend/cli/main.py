@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from backend import cli_adapt, cli_learner, cli_photos, cli_training, cli_versions
-from backend.cli_batch import batch
-from backend.cli_segment import segment
-from backend.cli_store import sync
+from backend.cli import adaptation as cli_learner
+from backend.cli import evaluate_adapt as cli_adapt
+from backend.cli import evaluate_photos as cli_photos
+from backend.cli import finetuning as cli_training
+from backend.cli import versions as cli_versions
+from backend.cli.batch import batch
+from backend.cli.segment import segment
+from backend.cli.sync import sync
 from semsam_model.errors import ConfigError, PromptError, SemsamError
 from semsam_model.types import Box, Click, Prompt
 
@@ -103,7 +107,7 @@ def click(
         raise PromptError(
             "--all-levels: expected exactly one --point or --box and no --not: raw levels are of one prompt"
         )
-    from backend.click import write
+    from backend.cli.drawing import write
     from backend.images import load_photo
     from backend.settings import load_settings
     from semsam_model.checkpoints.checkpoint import load_model

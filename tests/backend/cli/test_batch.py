@@ -21,7 +21,7 @@ from tests.backend.studio_http import TOKEN
 
 __all__ = ["everything_weights", "s3"]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def annotators(everything_weights: Path) -> dict[str, Annotator]:
 
 def semsam(folder: Path, weights: Path, *arguments: str, **variables: str) -> str:
     """What the command says, run in a folder."""
-    command = [sys.executable, "-c", "from backend.cli import main; main()", "batch", *arguments]
+    command = [sys.executable, "-c", "from backend.cli.main import main; main()", "batch", *arguments]
     variables |= {"SEMSAM_MODEL": "tiny", "SEMSAM_WEIGHTS": str(weights), "SEMSAM_PREANNOTATE_THRESHOLD": "0"}
     environment = os.environ | variables | {"PYTHONPATH": str(ROOT), "COLUMNS": "500"}
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)

@@ -1,0 +1,1 @@
+"""The command `semsam`, one file a group of commands."""
