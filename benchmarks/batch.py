@@ -37,11 +37,10 @@ from backend.batch.sources import PICTURES, Item
 from backend.settings import load_settings
 from backend.store.database import open_store
 from backend.versions.registry import open_registry
-from benchmarks.machine import children, cpu_seconds, described, peak_mib
+from benchmarks.machine import ROOT, children, cpu_seconds, described, peak_mib
 from semsam_model.checkpoints.checkpoint import load_default
 from semsam_model.inference.automatic import GridOptions, everything
 
-ROOT = Path(__file__).resolve().parents[1]
 PHOTO = ROOT / "samples" / "rocket.jpg"
 
 

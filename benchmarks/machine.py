@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def peak_mib(pid: int) -> float:
     """The most memory that a process has held, MiB. Not getrusage's, which begins with what its parent had."""

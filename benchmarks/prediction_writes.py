@@ -26,10 +26,9 @@ from backend.batch.sources import Item
 from backend.demo.run import ProjectMaker
 from backend.demo.servers import HOST, Credentials, start_label_studio
 from backend.settings import Settings
-from benchmarks.machine import children, cpu_seconds, described, free_port
+from benchmarks.machine import ROOT, children, cpu_seconds, described, free_port
 from semsam_model.checkpoints.header import find_weights
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = (ROOT / "configs" / "labeling.xml").read_text()
 
 

@@ -30,9 +30,8 @@ from backend.batch.sources import PICTURES
 from backend.demo.run import ProjectMaker
 from backend.demo.servers import HOST, Credentials, start_backend, start_label_studio
 from backend.inference.preannotation import UNFINISHED
-from benchmarks.machine import children, cpu_seconds, described, free_port, peak_mib
+from benchmarks.machine import ROOT, children, cpu_seconds, described, free_port, peak_mib
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = (ROOT / "configs" / "labeling.xml").read_text()
 UPLOADED = 20  #: files of one upload
 

@@ -29,14 +29,13 @@ from backend.formats import encode_brush_rle
 from backend.images import decode_photo
 from backend.inference.predictor import Loaded, Predictor
 from backend.metrics import Metrics
+from benchmarks.machine import ROOT
 from semsam_model.checkpoints.checkpoint import load_default, load_model
 from semsam_model.config import read_model_config
 from semsam_model.inference.predict import propose
 from semsam_model.inference.zoom import looker
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.types import Click, Prompt
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def median_ms(action: Callable[[], object], repeats: int) -> float:

@@ -25,9 +25,9 @@ from PIL import Image
 from backend.settings import Settings
 from backend.store.database import open_store
 from backend.versions.registry import open_registry
+from benchmarks.machine import ROOT
 from semsam_model.checkpoints.checkpoint import load_default, save
 
-ROOT = Path(__file__).resolve().parents[1]
 PHOTO = ROOT / "samples" / "rocket.jpg"
 
 

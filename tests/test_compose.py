@@ -11,8 +11,7 @@ import yaml
 
 from backend.demo.servers import HOST, Credentials, banned_subnets, label_studio_environment
 from backend.settings import load_settings
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.paths import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from semsam_model.checkpoints.checkpoint import read_header
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
 

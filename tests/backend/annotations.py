@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_prediction
 from backend.records import ProjectKey
 from semsam_model.types import Candidate, Click, Prompt
+from tests.paths import CONFIGS
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG = (ROOT / "configs" / "labeling.xml").read_text()
+CONFIG = (CONFIGS / "labeling.xml").read_text()
 ORIGIN = "http://ls:8080"
 KEY = ProjectKey(ORIGIN, 7)
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)

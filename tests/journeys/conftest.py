@@ -17,7 +17,8 @@ from backend.demo.run import DemoProject, ProjectMaker
 from backend.demo.servers import Credentials
 from backend.store.database import Store
 from tests.journeys.browser import Editor
-from tests.journeys.demo_process import ROOT, DemoProcess
+from tests.journeys.demo_process import DemoProcess
+from tests.paths import CONFIGS, ROOT
 
 SCREENSHOTS = ROOT / "out" / "journeys"
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -96,7 +97,7 @@ def project(studio: Studio, request: pytest.FixtureRequest) -> Callable[..., Dem
     """Makes this test's own project: `project(photographs, config)`, `config` a file in configs/."""
 
     def make(photographs: list[Path], config: str = "labeling.xml") -> DemoProject:
-        labeling = (ROOT / "configs" / config).read_text()
+        labeling = (CONFIGS / config).read_text()
         return studio.api.make(
             request.node.name[:50], labeling, photographs, studio.backend_url, studio.credentials.webhook_secret
         )

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from backend.demo.run import ProjectMaker
 from backend.demo.servers import HOST, Credentials
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 QUICK_JOBS = Path(__file__).with_name("finetune.yaml")
 
 

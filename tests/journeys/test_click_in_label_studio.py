@@ -16,11 +16,11 @@ from PIL import Image
 from backend.demo.run import DemoProject
 from tests.journeys.browser import Answer, Editor
 from tests.journeys.conftest import Studio
-from tests.journeys.demo_process import ROOT
+from tests.paths import SAMPLES
 
 pytestmark = pytest.mark.browser
 
-COFFEE = ROOT / "samples" / "coffee.jpg"
+COFFEE = SAMPLES / "coffee.jpg"
 IN_THE_CUP = (0.47, 0.36)
 
 MakeProject = Callable[..., DemoProject]

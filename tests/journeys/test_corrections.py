@@ -21,11 +21,11 @@ from backend.settings import Settings
 from backend.store.database import Store
 from tests.backend.annotations import brush_row, square
 from tests.journeys.conftest import Studio, eventually
-from tests.journeys.demo_process import ROOT
+from tests.paths import SAMPLES
 
 pytestmark = pytest.mark.browser
 
-PHOTOGRAPHS = sorted((ROOT / "samples").glob("*.jpg"))
+PHOTOGRAPHS = sorted(SAMPLES.glob("*.jpg"))
 
 
 def regions(store: Store, key: ProjectKey) -> dict[str, tuple[int, str | None]]:

@@ -20,11 +20,11 @@ from tests.backend.stored import project as stored_project
 from tests.backend.stored import region
 from tests.journeys.browser import Editor
 from tests.journeys.conftest import Studio
-from tests.journeys.demo_process import ROOT
+from tests.paths import CONFIGS, SAMPLES
 
 pytestmark = pytest.mark.browser
 
-COFFEE = ROOT / "samples" / "coffee.jpg"
+COFFEE = SAMPLES / "coffee.jpg"
 
 
 def test_an_export_imports_into_a_new_project_with_masks_equal_to_the_pixel(
@@ -42,7 +42,7 @@ def test_an_export_imports_into_a_new_project_with_masks_equal_to_the_pixel(
         region(masks[0], name="cup", labels=("object",), image_sha256=sha256, image_url=address, level=1, score=0.9),
         region(masks[1], name="foam", labels=("part",), image_sha256=sha256, image_url=address, parent="cup", level=3),
     ]
-    xml = (ROOT / "configs" / "labeling.xml").read_text()
+    xml = (CONFIGS / "labeling.xml").read_text()
     out = tmp_path / "out"
     export(regions, stored_project(xml), photos, out, form="labelstudio", images="reference")
 

@@ -30,13 +30,13 @@ from semsam_model.masks.codecs import decode_coco_rle
 from tests.backend.annotations import brush_row
 from tests.journeys.browser import Editor
 from tests.journeys.conftest import Studio, eventually
-from tests.journeys.demo_process import ROOT
 from tests.journeys.micrographs import SIDE, Micrograph, draw, draw_split
 from tests.journeys.test_click_in_label_studio import iou, mask_of, start
+from tests.paths import SAMPLES
 
 pytestmark = pytest.mark.browser
 
-ROCKET = ROOT / "samples" / "rocket.jpg"
+ROCKET = SAMPLES / "rocket.jpg"
 ON_THE_ROCKET, BESIDE_IT = (0.50, 0.50), (0.20, 0.60)
 #: Pictures that fine-tuning learns from, and that the gate judges by.
 LEARN, HELD_OUT = 6, 8

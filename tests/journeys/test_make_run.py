@@ -15,7 +15,8 @@ from backend.demo.run import PROJECT_TITLE
 from backend.demo.servers import check_port
 from backend.errors import DemoError
 from tests.journeys.conftest import Studio
-from tests.journeys.demo_process import ROOT, DemoProcess
+from tests.journeys.demo_process import DemoProcess
+from tests.paths import SAMPLES
 
 pytestmark = pytest.mark.browser
 
@@ -50,7 +51,7 @@ def copy_of(data: Path, to: Path) -> Path:
 def test_the_first_start_makes_the_project_and_says_how_to_log_in(studio: Studio) -> None:
     made = contents(studio.demo)
     assert made["project"][1:] == (PROJECT_TITLE, False)
-    assert len(made["tasks"]) == len(list((ROOT / "samples").glob("*.jpg")))
+    assert len(made["tasks"]) == len(list(SAMPLES.glob("*.jpg")))
     assert made["connections"] == [(studio.backend_url, True, "CO")]
     assert made["webhooks"] == [f"{studio.backend_url}/webhook"]
     (webhook,) = studio.api.call("GET", "/api/webhooks/", params={"project": made["project"][0]})

@@ -12,12 +12,12 @@ import pytest
 from backend.demo.run import DemoProject
 from tests.journeys.browser import Answer, Editor
 from tests.journeys.conftest import Studio
-from tests.journeys.demo_process import ROOT
 from tests.journeys.test_click_in_label_studio import COFFEE, IN_THE_CUP, MakeProject, mask_of, start
+from tests.paths import CONFIGS, SAMPLES
 
 pytestmark = pytest.mark.browser
 
-ASTRONAUT = ROOT / "samples" / "astronaut.jpg"
+ASTRONAUT = SAMPLES / "astronaut.jpg"
 ON_THE_SUIT = (0.30, 0.70)
 PEOPLE = (
     '<Label value="person" kind="object"/>',
@@ -36,7 +36,7 @@ def project_of(project: MakeProject, tmp_path: Path) -> Callable[[Path, Sequence
     """The project of configs/labeling.xml with labels of its own and a text prompt called "find"."""
 
     def make(photo: Path, labels: Sequence[str]) -> DemoProject:
-        labeling = (ROOT / "configs" / "labeling.xml").read_text()
+        labeling = (CONFIGS / "labeling.xml").read_text()
         labeling, found = re.subn(
             r"(<BrushLabels[^>]*>).*?(</BrushLabels>)", rf"\1{''.join(labels)}\2", labeling, flags=re.S
         )

@@ -19,8 +19,8 @@ from backend.records import Preannotated, ProjectKey, StoredRegion
 from backend.store.database import Store
 from tests.journeys.browser import Editor
 from tests.journeys.conftest import Studio
-from tests.journeys.demo_process import ROOT
 from tests.journeys.test_click_in_label_studio import mask_of
+from tests.paths import CONFIGS, SAMPLES
 
 pytestmark = pytest.mark.browser
 
@@ -39,7 +39,7 @@ TASKS = VIEWS * COPIES
 @pytest.fixture
 def photographs(tmp_path: Path) -> list[Path]:
     """A person in every other view and a cat in the rest, mirrored or smaller; each view in several files."""
-    astronaut, cat = (Image.open(ROOT / "samples" / f"{name}.jpg").convert("RGB") for name in ("astronaut", "cat"))
+    astronaut, cat = (Image.open(SAMPLES / f"{name}.jpg").convert("RGB") for name in ("astronaut", "cat"))
     views = [astronaut, cat, ImageOps.mirror(astronaut), ImageOps.mirror(cat), ImageOps.scale(astronaut, 0.7)]
     made = []
     for number in range(TASKS):
@@ -71,7 +71,7 @@ def name_of(row: dict[str, Any]) -> str:
 def test_predictions_for_twenty_tasks_and_one_put_right_and_submitted(
     editor: Editor, studio: Studio, project: Callable[..., DemoProject], photographs: list[Path], tmp_path: Path
 ) -> None:
-    labeling = (ROOT / "configs" / "labeling.xml").read_text()
+    labeling = (CONFIGS / "labeling.xml").read_text()
     config = tmp_path / "labeling.xml"
     labels = rf"\1{''.join(LABELS)}\2"
     config.write_text(re.sub(r"(<BrushLabels[^>]*>).*?(</BrushLabels>)", labels, labeling, flags=re.S))

@@ -32,10 +32,10 @@ from tests.backend.batch.test_run import pictures_of, rows
 from tests.backend.inference.test_preannotation import NAMED, everything_weights, settings
 from tests.backend.service.test_predictions import CONFIG, picture, png
 from tests.backend.studio_http import TOKEN
+from tests.paths import ROOT
 
 __all__ = ["everything_weights"]
 
-ROOT = Path(__file__).resolve().parents[3]
 CONFIGURED = read_config(CONFIG)
 
 

@@ -18,10 +18,9 @@ from tests.backend.batch.test_sources import s3
 from tests.backend.inference.test_preannotation import NAMED, everything_weights, settings
 from tests.backend.service.test_predictions import CONFIG, picture, png
 from tests.backend.studio_http import TOKEN
+from tests.paths import ROOT
 
 __all__ = ["everything_weights", "s3"]
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
 from backend.cli.main import app
+from tests.paths import FIXTURES, SAMPLES
 
-ROOT = Path(__file__).resolve().parents[3]
-FIXTURE = ROOT / "tests" / "fixtures" / "click_masks.json"
+FIXTURE = FIXTURES / "click_masks.json"
 CLICKS = {
     "astronaut-face": ("astronaut.jpg", ["--point", "222,108"]),
     "astronaut-box": ("astronaut.jpg", ["--box", "60,10,400,505"]),
@@ -33,7 +33,7 @@ NEAR = ("score", "predicted_iou", "stability")
 
 def answer(name: str, out: Path) -> dict[str, Any]:
     photo, prompt = CLICKS[name]
-    result = CliRunner().invoke(app, ["click", str(ROOT / "samples" / photo), *prompt, "--out", str(out)])
+    result = CliRunner().invoke(app, ["click", str(SAMPLES / photo), *prompt, "--out", str(out)])
     assert result.exit_code == 0, result.output
     return json.loads((out / "candidates.json").read_text())
 

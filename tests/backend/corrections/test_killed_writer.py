@@ -25,8 +25,7 @@ from backend.store.database import Store
 from tests.backend import postgres
 from tests.backend.annotations import KEY, ORIGIN, annotation, answered, brush_row, event, square
 from tests.backend.corrections.killed_writer import STATES, bodies
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.paths import ROOT
 
 
 def held(store: Store) -> dict[int, dict[int, set[str]]]:

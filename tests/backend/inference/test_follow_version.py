@@ -33,8 +33,9 @@ from backend.versions.registry import ModelVersion, Registry, open_registry
 from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
 from semsam_model.network.model import SemanticSAM, build_model
+from tests.paths import CONFIGS
 
-CONFIG = (Path(__file__).resolve().parents[3] / "configs" / "labeling.xml").read_text()
+CONFIG = (CONFIGS / "labeling.xml").read_text()
 CLICKS = [(25, 50), (60, 30), (80, 80)]
 
 

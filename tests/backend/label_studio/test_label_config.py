@@ -1,6 +1,5 @@
 import contextlib
 import re
-from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 import pytest
@@ -11,8 +10,8 @@ from label_studio_sdk.label_interface import LabelInterface
 
 from backend.errors import BadRequest
 from backend.label_studio.label_config import MAX_CONFIG_CHARS, Control, Label, LabelConfig
+from tests.paths import CONFIGS
 
-CONFIGS = Path(__file__).parents[3] / "configs"
 quick = settings(max_examples=60, deadline=None)
 
 IMAGE = '<Image name="image" value="$image"/>'

@@ -1,7 +1,6 @@
 import itertools
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,9 +16,9 @@ from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.requests import PromptRow
 from semsam_model.types import LEVEL_TOKENS, Box, Candidate, Click
 from tests.backend.masks import any_mask, blobs, disc
+from tests.paths import CONFIGS
 
 quick = settings(max_examples=60, deadline=None)
-CONFIGS = Path(__file__).parents[3] / "configs"
 BRUSH = LabelConfig.parse((CONFIGS / "labeling.xml").read_text())
 POLYGON = LabelConfig.parse((CONFIGS / "labeling_polygon.xml").read_text())
 SIZE = (600, 800)

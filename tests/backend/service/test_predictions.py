@@ -24,9 +24,9 @@ from semsam_model.inference.predict import propose
 from semsam_model.masks.codecs import decode_brush_rle
 from semsam_model.types import Click, Prompt
 from tests.backend.studio_http import TOKEN, answering
+from tests.paths import CONFIGS
 
-ROOT = Path(__file__).resolve().parents[3]
-CONFIG = (ROOT / "configs" / "labeling.xml").read_text()
+CONFIG = (CONFIGS / "labeling.xml").read_text()
 
 
 def png(rgb: np.ndarray, orientation: int = 1) -> bytes:

@@ -29,8 +29,8 @@ from backend.store.database import Store
 from backend.web.app import Service, create_app
 from backend.web.pages import CHART, ago, charts, render
 from tests.backend.stored import BEGAN, ORIGIN, begin, box, fill, project, region
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 on_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 READY = {"status": "UP", "model_version": "mobile-1", "model_state": "ready"}

@@ -31,10 +31,11 @@ from semsam_model.checkpoints.published import (
 )
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ConfigError
+from tests.paths import FIXTURES
 from tests.semsam_model.file_server import FileServer
 from tests.semsam_model.published_rule import rule_weights
 
-MANIFESTS = Path(__file__).parents[2] / "fixtures" / "published_manifests.json.gz"
+MANIFESTS = FIXTURES / "published_manifests.json.gz"
 TINY = read_model_config("tiny")
 PREDICTOR = "model.sem_seg_head.predictor."
 LABEL_ENC, MASK_TOKENS = PREDICTOR + "label_enc.weight", PREDICTOR + "mask_tokens.weight"

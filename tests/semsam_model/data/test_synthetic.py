@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from semsam_model.data.folder import read_samples
 from semsam_model.data.synthetic import MIN_AREA, OBJECTS, Thing, draw_scene, made_samples, write_scenes
+from tests.paths import ROOT
 
 SIZE = (96, 128)
 
@@ -96,6 +97,5 @@ def test_scenes_written_to_disk_read_back_pixel_for_pixel(tmp_path: Path) -> Non
 
 
 def test_scenes_are_drawn_without_torch() -> None:
-    code = "import sys, semsam_model.synthetic; sys.exit('torch' in sys.modules)"
-    root = Path(__file__).resolve().parents[3]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+    code = "import sys, semsam_model.data.synthetic; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

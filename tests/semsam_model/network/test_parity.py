@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +21,10 @@ from semsam_model.network.frame import Frame
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM
 from semsam_model.network.pixel_decoder import Features
 from semsam_model.types import Box, Click
+from tests.paths import FIXTURES
 from tests.semsam_model.published_rule import CLICKS, picture
 
-FIXTURE = Path(__file__).parents[2] / "fixtures" / "parity_swint.npz"
+FIXTURE = FIXTURES / "parity_swint.npz"
 HEIGHT, WIDTH = 427, 640
 RESIZED = (640, 959)  #: the published code's masks live in the resized photo, not in the photo
 HALF = 2.0**-6  #: half a unit in the last place of float16 between 32 and 64

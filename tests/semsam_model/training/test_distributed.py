@@ -17,6 +17,7 @@ from semsam_model.config import config_root
 from semsam_model.errors import ConfigError
 from semsam_model.training.distributed import joined
 from semsam_model.training.loop import train
+from tests.paths import ROOT
 from tests.semsam_model.training.distributed_run import STEPS, config, photos
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
@@ -28,7 +29,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny = yaml.safe_load((config_root() / "model" / "tiny.yaml").read_text())
     (folder / "model.yaml").write_text(yaml.safe_dump(tiny | {"corrections": True}))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[3])}
+    environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, SCRIPT, folder / "model.yaml", folder], env=environ, capture_output=True, text=True, check=False
     )

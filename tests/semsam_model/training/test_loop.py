@@ -30,6 +30,7 @@ from semsam_model.training.loop import train, train_from_config
 from semsam_model.training.losses.masks import LossConfig
 from semsam_model.training.probe import innermost, pick_probes, quick_oracle
 from semsam_model.training.state import learning_rate_factor, parameter_groups
+from tests.paths import CONFIGS
 
 CONFIG = TrainConfig(
     model="tiny",
@@ -220,7 +221,7 @@ def test_a_wrong_setting_is_named(text: str, named: str, tmp_path: Path) -> None
 
 
 def test_the_training_files_in_the_repository_are_valid() -> None:
-    files = sorted((Path(__file__).parents[3] / "configs" / "train").glob("*.yaml"))
+    files = sorted((CONFIGS / "train").glob("*.yaml"))
     assert files
     for file in files:
         read_model_config(read_train_config(file).model)

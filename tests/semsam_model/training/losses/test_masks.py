@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +17,9 @@ from torch import Tensor
 from semsam_model.errors import ConfigError
 from semsam_model.training.losses.masks import LossConfig, LossOutput, _Truth, training_loss
 from semsam_model.training.losses.matching import NO_TARGET, Targets, generalised_iou
+from tests.paths import FIXTURES
 
-FIXTURE = Path(__file__).parents[3] / "fixtures" / "parity_loss.npz"
+FIXTURE = FIXTURES / "parity_loss.npz"
 PUBLISHED = LossConfig(points=128, match_points=128, iou_target="soft_dice", unmatched_iou=False)
 
 
