@@ -18,7 +18,7 @@ import numpy as np
 
 from backend.corrections.ingest import receive, work_in
 from backend.formats import crop_mask, encode_brush_rle
-from backend.label_studio.events import read_delivery
+from backend.label_studio.events import parse_webhook_event
 from backend.metrics import Metrics
 from backend.settings import Settings
 from backend.store.database import Store
@@ -54,7 +54,7 @@ class Stored:
         self.store = store
 
     def event(self, body: Any) -> dict[str, Any]:
-        receive(self.store, read_delivery(body, "http://ls:8080"))
+        receive(self.store, parse_webhook_event(body, "http://ls:8080"))
         return {"status": "noted"}
 
 

@@ -15,7 +15,6 @@ from typing import Any
 from backend.batch.annotator import printable, told
 from backend.batch.sources import Item, Lost
 from backend.errors import BackendError, TaskRefused
-from backend.label_studio import predictions as protocol
 from backend.label_studio.label_config import LabelConfig
 
 Answer = dict[str, Any] | Exception  #: a prediction, or why there is none
@@ -88,7 +87,7 @@ def run(
 
 def read_config(xml: str) -> LabelConfig:
     """A labeling config that answers can be written for. Raises BackendError, BadRequest."""
-    config = protocol.LabelConfig.parse(xml)
+    config = LabelConfig.parse(xml)
     if config.answer is None:
         raise BackendError("; ".join(config.problems()) or "the labeling config has no control for answers")
     return config

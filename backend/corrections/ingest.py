@@ -19,8 +19,8 @@ from backend.corrections.outcomes import judge, seconds_until
 from backend.corrections.queries import offer_of
 from backend.errors import BadRequest, StoreUnavailable
 from backend.formats import crop_mask, encode_coco_rle
-from backend.label_studio.annotations import MalformedRegion, Submission, SubmittedRegion, clean, parse_submission
-from backend.label_studio.events import Delivery
+from backend.label_studio.annotations import AnnotatedRegion, Annotation, MalformedRegion, clean, parse_annotation
+from backend.label_studio.events import WebhookEvent
 from backend.label_studio.label_config import LabelConfig
 from backend.records import Offer, ProjectKey
 from backend.store.database import Store, upsert
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 _MAX_RAW = 100_000  #: characters of a malformed region kept
 
 
-def receive(store: Store, delivery: Delivery, now: datetime | None = None) -> None:
-    """Note a delivery. When this returns, it is on disk. Raises StoreError."""
+def receive(store: Store, event: WebhookEvent, now: datetime | None = None) -> None:
+    """Note an event. When this returns, it is on disk. Raises StoreError."""
     with store.write() as connection:
-        connection.execute(insert(inbox), {"received_at": now or datetime.now(UTC), "delivery": delivery.to_json()})
+        connection.execute(insert(inbox), {"received_at": now or datetime.now(UTC), "delivery": event.to_json()})
 
 
 def work_in(store: Store) -> int:
@@ -52,7 +52,7 @@ def work_in(store: Store) -> int:
         if row is None:
             return done
         try:
-            _work_in_one(store, row.id, Delivery.from_json(row.delivery), row.received_at)
+            _work_in_one(store, row.id, WebhookEvent.from_json(row.delivery), row.received_at)
         except StoreUnavailable:
             raise
         except Exception as error:  # whatever it is, the deliveries behind this one must not wait for ever
@@ -65,22 +65,22 @@ def work_in(store: Store) -> int:
         done += 1
 
 
-def _work_in_one(store: Store, number: int, delivery: Delivery, received_at: datetime) -> None:
-    key = delivery.key
-    config = LabelConfig() if delivery.label_config is None else config_or_empty(delivery.label_config)
-    submissions = [parse_submission(each, project=key.project, task=delivery.task) for each in delivery.annotations]
-    prepared = [(submission, prepare(store, key, submission, config)) for submission in submissions]
+def _work_in_one(store: Store, number: int, event: WebhookEvent, received_at: datetime) -> None:
+    key = event.key
+    config = LabelConfig() if event.label_config is None else config_or_empty(event.label_config)
+    annotations = [parse_annotation(each, project=key.project, task=event.task) for each in event.annotations]
+    prepared = [(annotation, prepare(store, key, annotation, config)) for annotation in annotations]
     with store.write() as connection:
-        if delivery.title is not None and delivery.label_config is not None:
-            note_project(connection, key, delivery.title, delivery.label_config, delivery.project_updated_at)
-        if delivery.task is not None and delivery.image_url is not None:
-            note_task(connection, key, delivery.task, delivery.image_url)
-        for submission, rows in prepared:
-            apply(connection, key, submission, rows, received_at)
-        mark_deleted(connection, key, delivery.deleted_annotations, received_at)
-        for task in delivery.deleted_tasks:
+        if event.title is not None and event.label_config is not None:
+            note_project(connection, key, event.title, event.label_config, event.project_updated_at)
+        if event.task is not None and event.image_url is not None:
+            note_task(connection, key, event.task, event.image_url)
+        for annotation, rows in prepared:
+            apply(connection, key, annotation, rows, received_at)
+        mark_deleted(connection, key, event.deleted_annotations, received_at)
+        for task in event.deleted_tasks:
             mark_task_deleted(connection, key, task, received_at)
-        if delivery.project_deleted:
+        if event.project_deleted:
             connection.execute(update(projects).where(is_project(key)).values(deleted_at=received_at, missed_at=None))
         else:
             found_again(connection, key, received_at)
@@ -98,34 +98,34 @@ def config_or_empty(xml: str) -> LabelConfig:
 # ----------------------------------------------------------------------------------------------- rows, outside the lock
 
 
-def prepare(store: Store, key: ProjectKey, submission: Submission, config: LabelConfig) -> list[dict[str, Any]]:
-    """Rows of the table of regions for a submission: masks decoded, held against what was offered."""
-    if submission.cancelled:
+def prepare(store: Store, key: ProjectKey, annotation: Annotation, config: LabelConfig) -> list[dict[str, Any]]:
+    """Rows of the table of regions for an annotation: masks decoded, held against what was offered."""
+    if annotation.cancelled:
         return []
     known: dict[str, tuple[Offer, datetime | None] | None] = {}
     rows = []
-    for region in submission.regions(config):
+    for region in annotation.regions(config):
         if isinstance(region, MalformedRegion):
-            log.warning("project %s annotation %d: %s", key, submission.annotation, region.problem)
+            log.warning("project %s annotation %d: %s", key, annotation.id, region.problem)
             rows.append(_malformed_row(region))
             continue
         if region.prompt_id is not None and not region.preannotated and region.prompt_id not in known:
-            known[region.prompt_id] = _offer_and_next(store, key, submission.task, region.prompt_id)
-        rows.append(_usable_row(region, known.get(region.prompt_id or ""), submission))
-    return [_common(key, submission) | row for row in rows]
+            known[region.prompt_id] = _offer_and_next(store, key, annotation.task, region.prompt_id)
+        rows.append(_usable_row(region, known.get(region.prompt_id or ""), annotation))
+    return [_common(key, annotation) | row for row in rows]
 
 
-def _common(key: ProjectKey, submission: Submission) -> dict[str, Any]:
+def _common(key: ProjectKey, annotation: Annotation) -> dict[str, Any]:
     """Every column, so that all rows of one statement have the same."""
     row: dict[str, Any] = dict.fromkeys(column.name for column in regions.columns)
     return row | {
         "origin": key.origin,
         "project": key.project,
-        "task": submission.task,
-        "annotation": submission.annotation,
-        "annotator": submission.annotator,
-        "ground_truth": submission.ground_truth,
-        "updated_at": submission.updated_at,
+        "task": annotation.task,
+        "annotation": annotation.id,
+        "annotator": annotation.annotator,
+        "ground_truth": annotation.ground_truth,
+        "updated_at": annotation.updated_at,
         "labels": [],
         "preannotated": False,
     }
@@ -137,7 +137,7 @@ def _malformed_row(region: MalformedRegion) -> dict[str, Any]:
 
 
 def _usable_row(
-    region: SubmittedRegion, known: tuple[Offer, datetime | None] | None, submission: Submission
+    region: AnnotatedRegion, known: tuple[Offer, datetime | None] | None, annotation: Annotation
 ) -> dict[str, Any]:
     offer, next_prompt = known or (None, None)
     judgement = judge(region, offer)
@@ -161,7 +161,7 @@ def _usable_row(
         "iou_with_offer": judgement.iou_with_offer,
         "click_x": click[0],
         "click_y": click[1],
-        "seconds": seconds_until(submission.updated_at, offer.created_at, next_prompt) if offer else None,
+        "seconds": seconds_until(annotation.updated_at, offer.created_at, next_prompt) if offer else None,
         "preannotated": region.preannotated,
     }
 
@@ -261,25 +261,25 @@ def note_task(connection: Connection, key: ProjectKey, task: int, image_url: str
 def apply(
     connection: Connection,
     key: ProjectKey,
-    submission: Submission,
+    annotation: Annotation,
     rows: list[dict[str, Any]],
     received_at: datetime,
     *,
     listed_at: datetime | None = None,
 ) -> bool:
-    """Make the store hold this submission, unless it holds a newer one; whether anything changed.
+    """Make the store hold this annotation, unless it holds a newer one; whether anything changed.
 
     rows: of `prepare`. listed_at: when Label Studio was asked for its annotations and named this one, which takes back
     a deletion noted before; None for a webhook.
     """
-    if not _claim(connection, key, submission, received_at, listed_at):
+    if not _claim(connection, key, annotation, received_at, listed_at):
         return False
-    mine = and_(regions.c.origin == key.origin, regions.c.annotation == submission.annotation)
+    mine = and_(regions.c.origin == key.origin, regions.c.annotation == annotation.id)
     before = connection.execute(select(regions.c.region, regions.c.seconds).where(mine)).all()
     seconds = {row.region: row.seconds for row in before}
     connection.execute(update(regions).where(mine, regions.c.deleted_at.is_(None)).values(deleted_at=received_at))
     if rows:
-        task = and_(tasks.c.origin == key.origin, tasks.c.project == key.project, tasks.c.task == submission.task)
+        task = and_(tasks.c.origin == key.origin, tasks.c.project == key.project, tasks.c.task == annotation.task)
         picture = connection.execute(select(tasks).where(task)).one_or_none()
         if picture is not None:
             rows = [row | _picture(row, picture.image_sha256, picture.image_url) for row in rows]
@@ -299,24 +299,24 @@ def _picture(row: Mapping[str, Any], sha256: str | None, url: str | None) -> dic
 def _claim(
     connection: Connection,
     key: ProjectKey,
-    submission: Submission,
+    annotation: Annotation,
     received_at: datetime,
     listed_at: datetime | None,
 ) -> bool:
     """Write the annotation's own row if this is news: one statement, so that of two writers the newer one wins."""
     statement = upsert(connection, annotation_rows).values(
         origin=key.origin,
-        annotation=submission.annotation,
+        annotation=annotation.id,
         project=key.project,
-        task=submission.task,
-        annotator=submission.annotator,
-        cancelled=submission.cancelled,
-        ground_truth=submission.ground_truth,
-        created_at=submission.created_at,
-        updated_at=submission.updated_at,
+        task=annotation.task,
+        annotator=annotation.annotator,
+        cancelled=annotation.cancelled,
+        ground_truth=annotation.ground_truth,
+        created_at=annotation.created_at,
+        updated_at=annotation.updated_at,
         received_at=received_at,
         deleted_at=None,
-        prediction=submission.prediction,
+        prediction=annotation.prediction,
     )
     old, new = annotation_rows.c, statement.excluded
     is_news: ColumnElement[bool] = and_(

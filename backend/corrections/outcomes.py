@@ -8,7 +8,7 @@ from datetime import datetime
 
 import numpy as np
 
-from backend.label_studio.annotations import SubmittedRegion
+from backend.label_studio.annotations import AnnotatedRegion
 from backend.records import Offer, OfferedCandidate, Outcome
 from semsam_model.masks.codecs import decode_coco_rle
 
@@ -22,7 +22,7 @@ class Judgement:
     click: tuple[float, float] | None = None
 
 
-def judge(region: SubmittedRegion, offer: Offer | None) -> Judgement:
+def judge(region: AnnotatedRegion, offer: Offer | None) -> Judgement:
     """Outcome of a region, with what was offered under its prompt id where that is known.
 
     A mask that differs from the offered one is corrected when the editor says that it was edited: outlines that only
@@ -48,7 +48,7 @@ def against(
     return "accepted" if (labels[0] if labels else None) == label else "relabelled", overlap
 
 
-def candidate_of(region: SubmittedRegion, offer: Offer | None) -> OfferedCandidate | None:
+def candidate_of(region: AnnotatedRegion, offer: Offer | None) -> OfferedCandidate | None:
     """The candidate that a region was: by its id, which the editor keeps, else by its rank."""
     candidates = offer.candidates if offer else ()
     by_id = (each for each in candidates if each.region == region.id)

@@ -18,7 +18,7 @@ from backend.corrections.outcomes import against
 from backend.corrections.queries import BEGUN_FROM, begun_from_a_prediction
 from backend.errors import BadRequest, NotFound
 from backend.formats import crop_mask, encode_coco_rle
-from backend.label_studio.annotations import SubmittedRegion, clean, parse_submission
+from backend.label_studio.annotations import AnnotatedRegion, clean, parse_annotation
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.label_config import LabelConfig
 from backend.records import ProjectKey
@@ -96,8 +96,8 @@ def _offered(prediction: dict[str, Any], key: ProjectKey) -> dict[str, Any]:
     """Columns for what a prediction offers; regions that are not of a model of ours are none. Raises BadRequest."""
     found = [
         region
-        for region in parse_submission(prediction, project=key.project).regions(LabelConfig())
-        if isinstance(region, SubmittedRegion) and region.preannotated
+        for region in parse_annotation(prediction, project=key.project).regions(LabelConfig())
+        if isinstance(region, AnnotatedRegion) and region.preannotated
     ]
     if not found:
         return {}

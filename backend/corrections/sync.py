@@ -27,7 +27,7 @@ from backend.corrections.ingest import (
     prepare,
 )
 from backend.errors import BadRequest, NotFound
-from backend.label_studio.annotations import is_id, parse_submission
+from backend.label_studio.annotations import is_id, parse_annotation
 from backend.label_studio.client import LabelStudio, all_tasks
 from backend.label_studio.events import image_url
 from backend.records import ProjectKey
@@ -136,8 +136,8 @@ def _read_task(
         if isinstance(each, dict) and is_id(each.get("id")):
             there.add(each["id"])
         try:
-            submission = parse_submission(each, project=key.project, task=task)
-            prepared.append((submission, prepare(store, key, submission, config)))
+            annotation = parse_annotation(each, project=key.project, task=task)
+            prepared.append((annotation, prepare(store, key, annotation, config)))
         except BadRequest as error:
             problems.append(f"task {task}: {error}")
             log.warning("project %s task %d: %s", key, task, error)
@@ -146,8 +146,8 @@ def _read_task(
     with store.write() as connection:
         if url is not None and prepared:
             note_task(connection, key, task, url)
-        for submission, rows in prepared:
-            changed += apply(connection, key, submission, rows, asked, listed_at=asked)
+        for annotation, rows in prepared:
+            changed += apply(connection, key, annotation, rows, asked, listed_at=asked)
         gone_now = tuple(sorted(set(_heard_of_before(connection, key, task, asked)) - there))
         mark_deleted(connection, key, gone_now, asked)
         if stamp is not None:

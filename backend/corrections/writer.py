@@ -13,7 +13,7 @@ from collections.abc import Callable
 from backend.corrections.ingest import is_introduced, note_project_config, receive, work_in
 from backend.corrections.suggestions import Answered, save_offers
 from backend.errors import StoreError, StoreUnavailable
-from backend.label_studio.events import Delivery
+from backend.label_studio.events import WebhookEvent
 from backend.metrics import Metrics
 from backend.records import Offer, ProjectKey
 from backend.store.database import Store
@@ -71,9 +71,9 @@ class Recorder:
             self._projects[key] = label_config
         self._wake.set()
 
-    def deliver(self, delivery: Delivery) -> None:
-        """Note a delivery. When this returns it is on disk. Raises StoreError."""
-        receive(self._store, delivery)
+    def deliver(self, event: WebhookEvent) -> None:
+        """Note an event. When this returns it is on disk. Raises StoreError."""
+        receive(self._store, event)
         self._wake.set()
 
     def _run(self) -> None:

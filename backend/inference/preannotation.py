@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from backend.errors import NotReady
 from backend.inference.label_embeddings import Namer
-from backend.label_studio import predictions as protocol
 from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.predictions import build_prediction
 from backend.settings import Settings
 from semsam_model.errors import TextEncoderError
 from semsam_model.inference.naming import LabelSet
@@ -78,7 +78,7 @@ def as_prediction(regions: Sequence[Region], config: LabelConfig, sha256: str, v
     labels = [
         r.candidate.label if r.candidate.label in known else config.label_for(part=r.kind == "part") for r in regions
     ]
-    return protocol.build_prediction(
+    return build_prediction(
         [region.candidate for region in regions],
         config=config,
         prompt_id=str(scope),

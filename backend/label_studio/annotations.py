@@ -27,7 +27,7 @@ _MAX_TEXT = 1000  #: characters of an id, label or version kept
 
 
 @dataclass(frozen=True, eq=False)
-class SubmittedRegion:
+class AnnotatedRegion:
     """One region that can be used."""
 
     id: str
@@ -55,10 +55,10 @@ class MalformedRegion:
 
 
 @dataclass(frozen=True)
-class Submission:
+class Annotation:
     """One annotation as of `updated_at`."""
 
-    annotation: int
+    id: int
     project: int
     task: int
     annotator: int | None
@@ -69,7 +69,7 @@ class Submission:
     prediction: int | None  #: Label Studio's id of the one that it was begun from
     rows: tuple[Any, ...] = field(repr=False)
 
-    def regions(self, config: LabelConfig) -> Iterator[SubmittedRegion | MalformedRegion]:
+    def regions(self, config: LabelConfig) -> Iterator[AnnotatedRegion | MalformedRegion]:
         """Its regions in the order drawn; prompts, relations and answers about the whole photo are none."""
         groups: dict[str, list[Any]] = {}
         for number, row in enumerate(self.rows):
@@ -86,15 +86,15 @@ class Submission:
                     yield region
 
 
-def parse_submission(value: Any, *, project: int | None = None, task: int | None = None) -> Submission:
+def parse_annotation(value: Any, *, project: int | None = None, task: int | None = None) -> Annotation:
     """An annotation from a webhook or the API; project and task where it does not name them. Raises BadRequest."""
     annotation = as_object(value, "annotation")
     updated = _time(annotation, "updated_at")
     completed_by = annotation.get("completed_by")
     if isinstance(completed_by, dict):
         completed_by = completed_by.get("id")
-    return Submission(
-        annotation=label_studio_id(annotation.get("id"), "annotation.id"),
+    return Annotation(
+        id=label_studio_id(annotation.get("id"), "annotation.id"),
         project=label_studio_id(annotation.get("project", project), "annotation.project"),
         task=label_studio_id(annotation.get("task", task), "annotation.task"),
         annotator=completed_by if is_id(completed_by) else None,
@@ -135,7 +135,7 @@ def _time(annotation: Mapping[str, Any], key: str) -> datetime:
     raise wrong_field(f"annotation.{key}", "a time such as 2026-01-31T12:00:00.123456Z", value)
 
 
-def _region(name: str, rows: list[Any], config: LabelConfig) -> SubmittedRegion | None:
+def _region(name: str, rows: list[Any], config: LabelConfig) -> AnnotatedRegion | None:
     bad = [row for row in rows if not isinstance(row, dict)]
     if bad:
         raise wrong_field(f"region {name}", "an object", bad[0])
@@ -154,7 +154,7 @@ def _region(name: str, rows: list[Any], config: LabelConfig) -> SubmittedRegion 
     if prompt_id is not None and not re.fullmatch(r"[!-~]{1,64}", prompt_id):
         prompt_id = None
     origin = geometry.get("origin")
-    return SubmittedRegion(
+    return AnnotatedRegion(
         id=name,
         mask=mask,
         labels=labels,

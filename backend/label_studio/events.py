@@ -25,7 +25,7 @@ KEPT = frozenset(
 
 
 @dataclass(frozen=True)
-class Delivery:
+class WebhookEvent:
     """One event, on its way into the store."""
 
     key: ProjectKey
@@ -46,7 +46,7 @@ class Delivery:
         return json.dumps(content, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> Delivery:
+    def from_json(cls, text: str) -> WebhookEvent:
         """What `to_json` wrote."""
         content = json.loads(text)
         at = content["project_updated_at"]
@@ -68,7 +68,7 @@ def project_name(body: Mapping[str, Any]) -> str | None:
     return str(project["id"])
 
 
-def read_delivery(body: Mapping[str, Any], origin: str) -> Delivery:
+def parse_webhook_event(body: Mapping[str, Any], origin: str) -> WebhookEvent:
     """The body of an event of `KEPT`, from the Label Studio at `origin`. Raises BadRequest without project or ids."""
     project = _object(body.get("project"))
     action = body.get("action")
@@ -80,14 +80,14 @@ def read_delivery(body: Mapping[str, Any], origin: str) -> Delivery:
         raise BadRequest(f"project.id of {action}: expected an id, got {str(number)[:40]!r}")
     key = ProjectKey(origin, number)
     if action == "PROJECT_DELETED":
-        return Delivery(key, project_deleted=True)
+        return WebhookEvent(key, project_deleted=True)
     if action == "TASKS_DELETED":
-        return Delivery(key, deleted_tasks=_ids(body.get("tasks")))
+        return WebhookEvent(key, deleted_tasks=_ids(body.get("tasks")))
     if action in ("ANNOTATIONS_DELETED", "ANNOTATION_DELETED"):
-        return Delivery(key, deleted_annotations=_ids([*several, one] if one else several))
+        return WebhookEvent(key, deleted_annotations=_ids([*several, one] if one else several))
     title, config, task = project.get("title"), project.get("label_config"), _object(body.get("task"))
     config = config if isinstance(config, str) else None
-    return Delivery(
+    return WebhookEvent(
         key,
         title=title if isinstance(title, str) else None,
         label_config=config,

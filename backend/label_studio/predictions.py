@@ -19,42 +19,11 @@ import numpy as np
 from backend import formats, polygons
 from backend.errors import BadRequest
 from backend.label_studio.label_config import LEVELS, LabelConfig
-from backend.label_studio.requests import (
-    Event,
-    PredictRequest,
-    PromptRow,
-    Setup,
-    Size,
-    TaskRef,
-    parse_event,
-    parse_predict,
-    parse_setup,
-)
+from backend.label_studio.requests import PromptRow, Size
 from semsam_model.errors import DataError
 from semsam_model.masks import label_studio as label_studio_masks
 from semsam_model.masks.label_studio import rectangle_corners
 from semsam_model.types import Box, Candidate, Click, Prompt
-
-__all__ = [
-    "Event",
-    "Interaction",
-    "LabelConfig",
-    "PredictRequest",
-    "PromptRow",
-    "Setup",
-    "TaskRef",
-    "build_prediction",
-    "check_size",
-    "default_label",
-    "empty_prediction",
-    "interaction",
-    "parse_event",
-    "parse_predict",
-    "parse_setup",
-    "region_mask",
-    "to_percent",
-    "to_pixels",
-]
 
 #: Clicks of the cycle tool this close, as a share of the photo's longer side, ask for the next candidate.
 SAME_SPOT = 0.02
@@ -106,7 +75,7 @@ class Interaction:
         return [by_level[(start + self.cycle_index) % len(by_level)]]
 
 
-def interaction(rows: Sequence[PromptRow], config: LabelConfig, photo: Size | None = None) -> Interaction:
+def parse_interaction(rows: Sequence[PromptRow], config: LabelConfig, photo: Size | None = None) -> Interaction:
     """Prompts of one interactive request -> what to ask the model and how to answer.
 
     `photo` is the (H, W) of the photo as opened; needed when no row tells it, compared with the rows otherwise.

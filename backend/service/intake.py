@@ -13,7 +13,7 @@ from backend.corrections.writer import Recorder
 from backend.errors import StoreError
 from backend.finetuning import jobs
 from backend.label_studio.client import LabelStudio
-from backend.label_studio.events import KEPT, project_name, read_delivery
+from backend.label_studio.events import KEPT, parse_webhook_event, project_name
 from backend.metrics import Metrics
 from backend.records import ProjectKey
 from backend.settings import Settings
@@ -76,11 +76,11 @@ class Intake:
                 self._synchroniser.want(key)
                 jobs.request(self._store, key, "button")
             return True
-        delivery = read_delivery(body, origin)
+        event = parse_webhook_event(body, origin)
         try:
-            self._recorder.deliver(delivery)
+            self._recorder.deliver(event)
         except StoreError:
-            self._synchroniser.want(delivery.key)
+            self._synchroniser.want(event.key)
             raise
         return True
 

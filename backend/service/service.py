@@ -39,8 +39,10 @@ from backend.inference.preannotation import (
 )
 from backend.inference.predictor import LOAD_WAIT_S, Loaded, Predictor, Timings, read_model
 from backend.inference.text_prompt import against, readings
-from backend.label_studio import predictions as protocol
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.predictions import Interaction, build_prediction, empty_prediction, parse_interaction
+from backend.label_studio.requests import PredictRequest, TaskRef, parse_event, parse_predict, parse_setup
 from backend.metrics import Metrics
 from backend.records import ProjectKey
 from backend.service.intake import Intake, open_intake, open_photos
@@ -128,7 +130,7 @@ class SemsamService:
 
     def setup(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A project introduces itself: note its server, look at its labeling config, name the model."""
-        request = protocol.parse_setup(body)
+        request = parse_setup(body)
         if request.project_key is not None and request.hostname:
             self._label_studio.connect(request.project_key, request.hostname, request.access_token)
         if self._intake and request.config:
@@ -207,7 +209,7 @@ class SemsamService:
         A task that cannot be answered gets an empty prediction, and the log its reason. Raises BadRequest only for a
         body that is no predict request at all.
         """
-        request = protocol.parse_predict(body)
+        request = parse_predict(body)
         seconds = self._settings.preannotate_seconds
         model = _OneModel(self._predictor, seconds)
         jobs = [partial(self._answer, request, task, request_id, model) for task in request.tasks]
@@ -222,13 +224,9 @@ class SemsamService:
             self._settings.preannotate_seconds,
         )
         self._metrics.empty_answer("no_time")
-        return protocol.empty_prediction(
-            (model.loaded.version.version if model.loaded else self.model_version) + UNFINISHED
-        )
+        return empty_prediction((model.loaded.version.version if model.loaded else self.model_version) + UNFINISHED)
 
-    def _answer(
-        self, request: protocol.PredictRequest, task: protocol.TaskRef, request_id: str, model: _OneModel
-    ) -> dict[str, Any]:
+    def _answer(self, request: PredictRequest, task: TaskRef, request_id: str, model: _OneModel) -> dict[str, Any]:
         where = f"request {request_id} project {request.project} task {task.id}"
         try:
             return self._answer_or_raise(request, task, where, model)
@@ -244,11 +242,9 @@ class SemsamService:
         version = model.loaded.version.version if model.loaded else self.model_version
         # what a model has been asked and has no answer to, it need not be asked again
         unfinished = request.context is None and kind not in ("no_prompt", "no_mask")
-        return protocol.empty_prediction(version + UNFINISHED if unfinished else version)
+        return empty_prediction(version + UNFINISHED if unfinished else version)
 
-    def _answer_or_raise(
-        self, request: protocol.PredictRequest, task: protocol.TaskRef, where: str, model: _OneModel
-    ) -> dict[str, Any]:
+    def _answer_or_raise(self, request: PredictRequest, task: TaskRef, where: str, model: _OneModel) -> dict[str, Any]:
         if request.context is None:
             self._can_preannotate(model)
         elif not request.context:
@@ -272,7 +268,7 @@ class SemsamService:
         if request.context is None:
             # a task that is opened alone is clicked next; of many nobody knows
             return self._preannotate(request.config, file, pixels, model, where, len(request.tasks) == 1)
-        asked = protocol.interaction(request.context, request.config, file.size)
+        asked = parse_interaction(request.context, request.config, file.size)
         if asked.prompt is None and not asked.text:
             raise _NothingToSay("no_prompt", "; ".join(asked.ignored) or "nothing to point at")
 
@@ -293,7 +289,7 @@ class SemsamService:
             )
         decoded = time.perf_counter()
         offered = self._named(asked.offered(candidates), request.config, loaded, learned)
-        prediction = protocol.build_prediction(
+        prediction = build_prediction(
             offered, config=request.config, prompt_id=uuid.uuid4().hex, model_version=version.version
         )
         stages = {"fetch": fetched - began, **timings.stages, "respond": time.perf_counter() - decoded}
@@ -331,7 +327,7 @@ class SemsamService:
 
     def _preannotate(
         self,
-        config: protocol.LabelConfig,
+        config: LabelConfig,
         file: _File,
         pixels: Callable[[], np.ndarray],
         model: _OneModel,
@@ -354,10 +350,10 @@ class SemsamService:
 
     def _note_offer(
         self,
-        request: protocol.PredictRequest,
-        task: protocol.TaskRef,
+        request: PredictRequest,
+        task: TaskRef,
         file: _File,
-        asked: protocol.Interaction,
+        asked: Interaction,
         offered: Sequence[Candidate],
         prediction: dict[str, Any],
         seconds: float,
@@ -371,13 +367,13 @@ class SemsamService:
             Answered(key, task.id, file.sha256, file.size, asked.prompt, text, offered, prediction, ms, now)
         )
 
-    def _key(self, request: protocol.PredictRequest, task: protocol.TaskRef) -> ProjectKey | None:
+    def _key(self, request: PredictRequest, task: TaskRef) -> ProjectKey | None:
         """The store's key of the project; None where nothing is stored."""
         if self._intake is None:
             return None
         return self._intake.key(request.project_key, request.project if task.project is None else task.project)
 
-    def _learned(self, request: protocol.PredictRequest, task: protocol.TaskRef, loaded: Loaded) -> Learned | None:
+    def _learned(self, request: PredictRequest, task: TaskRef, loaded: Loaded) -> Learned | None:
         """What the project's accepted regions have taught this model."""
         key = self._key(request, task) if self._learner else None
         return None if self._learner is None or key is None else self._learner.learned(key, loaded.version.digest)
@@ -389,7 +385,7 @@ class SemsamService:
     def _named(
         self,
         candidates: Sequence[Candidate],
-        config: protocol.LabelConfig,
+        config: LabelConfig,
         loaded: Loaded,
         learned: Learned | None,
     ) -> Sequence[Candidate]:
@@ -407,7 +403,7 @@ class SemsamService:
     def _find(
         self,
         text: str,
-        config: protocol.LabelConfig,
+        config: LabelConfig,
         sha256: str,
         pixels: Callable[[], np.ndarray],
         loaded: Loaded,
@@ -430,7 +426,7 @@ class SemsamService:
                 break
         return answer
 
-    def _file(self, project: str | None, task: protocol.TaskRef) -> tuple[_File, bytes | None]:
+    def _file(self, project: str | None, task: TaskRef) -> tuple[_File, bytes | None]:
         """Digest and size of a task's picture, and its bytes if they had to be fetched to know."""
         key = (project or "", task.image_url or "")
         with self._files_lock:
@@ -444,7 +440,7 @@ class SemsamService:
             self._files[key] = file
         return file, data
 
-    def _fetch(self, project: str | None, task: protocol.TaskRef) -> bytes:
+    def _fetch(self, project: str | None, task: TaskRef) -> bytes:
         assert task.image_url is not None
         return self._label_studio.fetch_image(task.image_url, project=project, task_id=task.id)
 
@@ -459,7 +455,7 @@ class SemsamService:
 
         Raises BadRequest, StoreError, LabelStudioError: then it is not acknowledged.
         """
-        event = protocol.parse_event(body)
+        event = parse_event(body)
         self._metrics.event(event.action)
         log.info("event %s of project %s", event.action, event.project_id)
         kept = self._intake is not None and self._intake.event(event.action, body)

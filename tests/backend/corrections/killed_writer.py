@@ -22,7 +22,7 @@ from sqlalchemy import Engine, event
 
 from backend.corrections.ingest import receive, work_in
 from backend.corrections.suggestions import save_offers
-from backend.label_studio.events import read_delivery
+from backend.label_studio.events import parse_webhook_event
 from backend.store.database import Store
 from tests.backend.annotations import ORIGIN, annotation, answered, brush_row, square
 from tests.backend.annotations import event as webhook
@@ -60,7 +60,7 @@ def write(url: str, base: int, said: int, deadly: int | None) -> None:
         die_at_step(deadly)
     offer = answered([square(5, 5, 20), square(8, 8, 8)], task=base)[0].offer()
     for number, body in enumerate(bodies(base)):
-        receive(store, read_delivery(body, ORIGIN))
+        receive(store, parse_webhook_event(body, ORIGIN))
         os.write(said, b".")
         if number % 2:
             work_in(store)

@@ -23,9 +23,9 @@ from backend.corrections.sync import Synced, synchronise
 from backend.corrections.sync_thread import Synchroniser
 from backend.corrections.writer import Recorder
 from backend.errors import LabelStudioError, NotFound
-from backend.label_studio.annotations import parse_submission
+from backend.label_studio.annotations import parse_annotation
 from backend.label_studio.client import LabelStudio
-from backend.label_studio.events import read_delivery
+from backend.label_studio.events import parse_webhook_event
 from backend.metrics import Metrics
 from backend.records import ProjectKey
 from backend.settings import Settings
@@ -67,7 +67,7 @@ def regions(store: Store, key: ProjectKey) -> set[str]:
 
 def deliver(store: Store, key: ProjectKey, body: dict[str, Any], late: float = 0) -> None:
     """A webhook, received now or so many seconds ago, and worked in."""
-    receive(store, read_delivery(body, key.origin), datetime.now(UTC) - timedelta(seconds=late))
+    receive(store, parse_webhook_event(body, key.origin), datetime.now(UTC) - timedelta(seconds=late))
     work_in(store)
 
 
@@ -357,7 +357,7 @@ def test_a_region_that_comes_while_its_picture_is_kept_gets_its_digest(
     photos = PhotoFolder(tmp_path / "photos")
     studio.task(1, labelled(5, A, task=1))
     synchronise(store, label_studio, key)
-    late = parse_submission(labelled(6, B, task=1), project=7, task=1)
+    late = parse_annotation(labelled(6, B, task=1), project=7, task=1)
     rows = prepare(store, key, late, config_or_empty(CONFIG))
     with store.write() as connection:
         apply(connection, key, late, rows, datetime.now(UTC))  # reads that there is no digest

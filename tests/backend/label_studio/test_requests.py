@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import BadRequest
-from backend.label_studio.predictions import interaction
+from backend.label_studio.predictions import parse_interaction
 from backend.label_studio.requests import MAX_PROMPT_ROWS, parse_event, parse_predict, parse_setup
 
 quick = settings(max_examples=80, deadline=None)
@@ -192,7 +192,7 @@ def test_a_request_with_any_one_field_replaced_never_raises_anything_but_bad_req
     place[last] = data.draw(any_json)
     with contextlib.suppress(BadRequest):
         parsed = parse_predict(copy.deepcopy(request))
-        interaction(parsed.context or (), parsed.config, (600, 800))
+        parse_interaction(parsed.context or (), parsed.config, (600, 800))
 
 
 def test_setup_is_read_and_the_token_stays_out_of_sight() -> None:

@@ -16,9 +16,9 @@ from backend.corrections.ingest import config_or_empty
 from backend.corrections.photo_archive import PhotoFolder
 from backend.corrections.queries import count, find_offer, find_project, list_projects, problems, stream_regions
 from backend.errors import BadRequest
-from backend.label_studio.annotations import parse_submission
+from backend.label_studio.annotations import parse_annotation
 from backend.label_studio.client import LabelStudio
-from backend.label_studio.events import KEPT, Delivery, read_delivery
+from backend.label_studio.events import KEPT, WebhookEvent, parse_webhook_event
 from backend.metrics import Metrics
 from backend.records import ProjectKey
 from backend.service.service import SemsamService, build_service
@@ -136,13 +136,13 @@ row = st.dictionaries(words, json_values, max_size=6).map(lambda odd: brush_row(
 )
 def test_an_event_of_any_content_is_read_or_refused_by_name(action: str, odd: dict[str, Any]) -> None:
     with contextlib.suppress(BadRequest):
-        delivery = read_delivery(event(action) | odd, ORIGIN)
-        assert vars(Delivery.from_json(delivery.to_json())).keys() == vars(delivery).keys()
+        delivery = parse_webhook_event(event(action) | odd, ORIGIN)
+        assert vars(WebhookEvent.from_json(delivery.to_json())).keys() == vars(delivery).keys()
         for each in delivery.annotations:
-            parse_submission(each, project=1, task=1)
+            parse_annotation(each, project=1, task=1)
 
 
 @given(st.lists(row | json_values, max_size=4))
 def test_regions_of_any_content_are_read_or_kept_with_a_reason(rows: list[Any]) -> None:
-    regions = list(parse_submission(annotation(1, rows)).regions(config_or_empty(CONFIG)))
+    regions = list(parse_annotation(annotation(1, rows)).regions(config_or_empty(CONFIG)))
     assert len({region.id for region in regions}) == len(regions)
