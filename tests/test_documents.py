@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from semsam_model.checkpoints.checkpoint import read_header
+from semsam_model.checkpoints.header import read_header
 from tests.paths import ROOT
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

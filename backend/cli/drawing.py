@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from backend.formats import encode_coco_rle
 from backend.images import Photo
-from semsam_model.checkpoints.checkpoint import Version
+from semsam_model.checkpoints.header import Version
 from semsam_model.types import Candidate, Prompt
 
 TILE = 420  #: longer side of one picture on the sheet, pixels

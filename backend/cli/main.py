@@ -164,7 +164,7 @@ def convert(
     report = run(source, model, out)
     if keys:
         for entry in report.entries:
-            print(f"{entry.fate:8} {entry.key}  {entry.note}".rstrip())
+            print(f"{entry.status:8} {entry.key}  {entry.note}".rstrip())
     Console().print(report)
     print(f"written to {out} as {report.version}")
 
@@ -195,7 +195,7 @@ def pack(
     ] = None,
 ) -> None:
     """Make a weights file that can be served out of a training run."""
-    from semsam_model.checkpoints.checkpoint import pack as run
+    from semsam_model.checkpoints.run_weights import pack as run
     from semsam_model.config import read_model_config, read_yaml
 
     version = run(source, read_model_config(model), out, card=read_yaml(card) if card else None, ranker_of=ranker)
@@ -213,7 +213,7 @@ def average(
     ] = "",
 ) -> None:
     """The average of two training runs from one start: often better than both on what neither was trained on."""
-    from semsam_model.checkpoints.checkpoint import average as run
+    from semsam_model.checkpoints.run_weights import average as run
 
     run(first, second, share, out, only)
     print(f"written to {out}")
@@ -227,7 +227,7 @@ def graft(
     out: Annotated[Path, typer.Option("--out", help="Safetensors file to write, to be trained on or packed.")],
 ) -> None:
     """Clicks of one network, and object queries of another with the decoders that they learned with."""
-    from semsam_model.checkpoints.checkpoint import graft as run
+    from semsam_model.checkpoints.run_weights import graft as run
     from semsam_model.config import read_model_config
 
     run(clicks, queries, read_model_config(model), out)

@@ -10,66 +10,43 @@ reason, or absent without harm; anything else is an error and nothing is written
 from __future__ import annotations
 
 import hashlib
-import pickle
-import re
-import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
 
-from semsam_model.checkpoints.checkpoint import SUFFIX, Version, save
+from semsam_model.checkpoints.checkpoint import save
 from semsam_model.checkpoints.download import download, public_url
+from semsam_model.checkpoints.header import SUFFIX, Version
+from semsam_model.checkpoints.pickles import read_pickle
+from semsam_model.checkpoints.published_keys import (
+    CONTENT,
+    EMPTY_WEIGHT,
+    PREDICTOR,
+    PREFIX,
+    WINDOW_INDEX,
+    published_names,
+    published_shapes,
+)
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.errors import CheckpointError
-from semsam_model.network.model import build_model
 from semsam_model.network.swin import relative_position_index
 
 RELEASE_URL = "https://github.com/UX-Decoder/Semantic-SAM/releases/download/checkpoint/"
 RELEASE_FILES = {"swin_t": "swint_only_sam_many2many.pth", "swin_l": "swinl_only_sam_many2many.pth"}
 VARIANTS = (*RELEASE_FILES, "swin_l_many2one")  #: what a published checkpoint can be
-FATES = ("loaded", "tied", "ignored", "missing")
+STATUSES = ("loaded", "tied", "ignored", "missing")
 UNTRAINED = {
     "decoder.object_projection": "object class head: no gradient reached it, initial values",
     "decoder.part_projection": "part class head: no gradient reached it, initial values",
     "decoder.kind_embed[1]": "box prompts: training had no boxes; its code put clicks in this row, inference in row 0",
 }
 
-_PREFIX = "model."
-_HEAD = "sem_seg_head.pixel_decoder."
-_PREDICTOR = "sem_seg_head.predictor."
-_LANG_MAPPER = _PREDICTOR + "lang_mapper"
-_CONTENT = _PREDICTOR + "label_enc.weight"
-_EMPTY_WEIGHT = "criterion.empty_weight"
-_INDEX = ".attn.relative_position_index"
-#: Ours -> theirs, first match wins. Tied names and the special rows are added in `published_names`.
-_RENAMES = (
-    ("pixel_decoder.level_embed", _HEAD + "transformer.level_embed"),
-    ("pixel_decoder.layers.", _HEAD + "transformer.encoder.layers."),
-    ("pixel_decoder.lateral.0.", _HEAD + "adapter_1."),
-    ("pixel_decoder.lateral.1.", _HEAD + "adapter_1.norm."),
-    ("pixel_decoder.fuse.0.", _HEAD + "layer_1."),
-    ("pixel_decoder.fuse.1.", _HEAD + "layer_1.norm."),
-    ("pixel_decoder.", _HEAD),
-    ("decoder.layers.", _PREDICTOR + "decoder.layers."),
-    ("decoder.position_head.", _PREDICTOR + "decoder.ref_point_head."),
-    ("decoder.iou_head.", _PREDICTOR + "iou_prediction_head."),
-    ("decoder.mask_head.", _PREDICTOR + "mask_embed."),
-    ("decoder.level_tokens", _PREDICTOR + "mask_tokens.weight"),
-    # Row 0 is what published inference adds for clicks, row 1 for boxes; their training added row 1 for clicks.
-    ("decoder.kind_embed", _PREDICTOR + "pb_embedding.weight"),
-    ("decoder.object_projection", _PREDICTOR + "class_embed"),
-    ("decoder.part_projection", _PREDICTOR + "class_embed_part"),
-    ("decoder.content", _CONTENT),
-    ("backbone.", "backbone."),
-)
 _MISSING_NAME = "another name of the same values is there"
 _REASONS = {
     "beside": "stands beside the weights: training state",
@@ -81,10 +58,10 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one published key."""
+    """What was done with one published key."""
 
     key: str  #: as in the file
-    fate: str  #: one of FATES
+    status: str  #: one of STATUSES
     note: str = ""
 
 
@@ -101,57 +78,25 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Entries by fate: loaded, tied, ignored, missing."""
-        found = Counter(entry.fate for entry in self.entries)
-        return {fate: found[fate] for fate in FATES}
+        """Entries by status: loaded, tied, ignored, missing."""
+        found = Counter(entry.status for entry in self.entries)
+        return {status: found[status] for status in STATUSES}
 
     def __rich__(self) -> Table:
         table = Table("", "keys", "", title=f"{self.version} in {self.path}")
-        for fate in FATES:
+        for status in STATUSES:
             notes = Counter(
-                "equal to a loaded key" if fate == "tied" else entry.note
+                "equal to a loaded key" if status == "tied" else entry.note
                 for entry in self.entries
-                if entry.fate == fate
+                if entry.status == status
             )
             for note, count in notes.items():
-                table.add_row(fate, str(count), note)
+                table.add_row(status, str(count), note)
         for dtype, count in Counter(dtype for _, dtype in self.casts).items():
             table.add_row("cast", str(count), f"{dtype} to float32")
         for name, why in self.untrained:
             table.add_row("untrained", "", f"{name}: {why}")
         return table
-
-
-def published_names(config: ModelConfig) -> dict[str, tuple[str, ...]]:
-    """Our parameter -> its published names without `model.`; several names hold equal values."""
-    with torch.device("meta"):
-        ours = build_model(config).state_dict()
-    layers = range(config.decoder_layers)
-    boxes = [f"{_PREDICTOR}bbox_embed.{i}." for i in layers]
-    boxes += [f"{_PREDICTOR}decoder.bbox_embed.{i}." for i in layers] + [f"{_PREDICTOR}_bbox_embed."]
-    norms = [f"{_PREDICTOR}decoder_norm.", f"{_PREDICTOR}decoder.norm."]
-    names = {}
-    for name in ours:
-        for prefix, aliases in (("decoder.box_head.", boxes), ("decoder.norm.", norms)):
-            if name.startswith(prefix):
-                names[name] = tuple(alias + name.removeprefix(prefix) for alias in aliases)
-        if name not in names:
-            prefix, theirs = next(pair for pair in _RENAMES if name.startswith(pair[0]))
-            names[name] = (theirs + name.removeprefix(prefix),)
-    return names
-
-
-def published_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every key that the published code saves for this model, without `model.`, and its shape."""
-    with torch.device("meta"):
-        ours = {name: tuple(value.shape) for name, value in build_model(config).state_dict().items()}
-    shapes = {alias: ours[name] for name, aliases in published_names(config).items() for alias in aliases}
-    shapes[_CONTENT] = (2, config.width)
-    shapes[_LANG_MAPPER] = (config.text_dim, config.width)
-    for stage, depth in enumerate(config.swin_depths):
-        for block in range(depth):
-            shapes[f"backbone.layers.{stage}.blocks.{block}{_INDEX}"] = (config.swin_window**2,) * 2
-    return shapes
 
 
 def convert(path_in: Path, model_name: str, path_out: Path, *, card: Mapping[str, Any] | None = None) -> Report:
@@ -167,14 +112,14 @@ def convert(path_in: Path, model_name: str, path_out: Path, *, card: Mapping[str
         raise CheckpointError(
             f"model {model_name}: no such published checkpoint, expected one of {', '.join(VARIANTS)}"
         )
-    state, beside = _model_state(path_in, _read_pickle(path_in))
+    state, beside = _model_state(path_in, read_pickle(path_in))
     _check_keys(path_in, config, state)
     weights, entries = _collect(path_in, config, state)
     sha256 = file_sha256(path_in)
     source = {"source": path_in.name, "source_sha256": sha256, "untrained": UNTRAINED}
     version = save(path_out, weights, config, card={**source, **(card or {})})
     casts = tuple(
-        (_PREFIX + key, str(value.dtype).removeprefix("torch.")) for key, value in state.items() if _needs_cast(value)
+        (PREFIX + key, str(value.dtype).removeprefix("torch.")) for key, value in state.items() if _needs_cast(value)
     )
     return Report(path_out, version, sha256, (*entries, *beside), casts)
 
@@ -210,59 +155,6 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class _NumberType:
-    """Stands in for numpy.dtype in a pickle: a plain number's kind and byte order, nothing else."""
-
-    def __init__(self, code: str, *_: object) -> None:
-        if not (isinstance(code, str) and re.fullmatch(r"b1|[iu][1248]|f[248]", code)):
-            raise pickle.UnpicklingError(f"GLOBAL numpy.dtype of {code!r}")
-        self.code, self.order = code, "<"
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = ">" if state[1] == ">" else "<"
-
-
-def _number(kind: _NumberType, data: bytes) -> Any:
-    """Stands in for numpy's reconstruction of a scalar."""
-    return np.frombuffer(data, kind.order + kind.code, count=1)[0].item()
-
-
-#: Schedulers and optimizers keep numpy scalars beside the weights, whose pickles name these (the last two by the age of
-#: numpy). numpy's own are not called: they would take any dtype, objects among them.
-_NUMBERS: list[Any] = [
-    (_NumberType, "numpy.dtype"),
-    (_number, "numpy._core.multiarray.scalar"),
-    (_number, "numpy.core.multiarray.scalar"),
-]
-
-
-def _read_pickle(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
-    whole = zipfile.is_zipfile(path)
-    try:
-        with path.open("rb") as file:
-            if not whole and file.read(4) == b"PK\x03\x04":
-                raise CheckpointError(f"{path}: cut short, its end is missing; download it again")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on the pickle's protocol before it reads or refuses it
-            # mapped, so that optimizer state beside the weights is never read
-            with torch.serialization.safe_globals(_NUMBERS):
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
-    except CheckpointError:
-        raise
-    except pickle.UnpicklingError as exc:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(exc))
-        if wanted is None:
-            raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged") from exc
-        raise CheckpointError(
-            f"{path}: refused, its pickle asks for {wanted[1]}, which could run code; expected tensors and plain "
-            "values. If you trust where it is from, save its tensors alone there, and convert that file"
-        ) from exc
-    except Exception as exc:  # damaged bytes can fail anywhere in the reader
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged ({type(exc).__name__})") from exc
-
-
 def _model_state(path: Path, content: Any) -> tuple[dict[str, Tensor], list[Entry]]:
     """The weights without `model.`, and what stood beside them."""
     beside: list[Entry] = []
@@ -275,11 +167,11 @@ def _model_state(path: Path, content: Any) -> tuple[dict[str, Tensor], list[Entr
     for key, value in content.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided:
             raise CheckpointError(f"{path}: {key} is {type(value).__name__}, expected a dense tensor")
-        if not str(key).startswith(_PREFIX):
+        if not str(key).startswith(PREFIX):
             raise CheckpointError(
-                f"{path}: key {key}: expected every name to begin with {_PREFIX!r}, as published ones do"
+                f"{path}: key {key}: expected every name to begin with {PREFIX!r}, as published ones do"
             )
-        state[key.removeprefix(_PREFIX)] = value
+        state[key.removeprefix(PREFIX)] = value
     return state, beside
 
 
@@ -294,13 +186,13 @@ def _check_keys(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) ->
             f"expected {config.name} ({wanted[0]} channels, {wanted[1]} tokens)"
         )
     expected = published_shapes(config)
-    unknown = [key for key in state if key not in expected and key != _EMPTY_WEIGHT]
+    unknown = [key for key in state if key not in expected and key != EMPTY_WEIGHT]
     if unknown:
         raise CheckpointError(f"{path}: {len(unknown)} keys that {config.name} does not have, first {unknown[0]}")
     for key, value in state.items():
         if key in expected and tuple(value.shape) != expected[key]:
             raise CheckpointError(f"{path}: {key} has shape {tuple(value.shape)}, expected {expected[key]}")
-        if key.endswith(_INDEX):
+        if key.endswith(WINDOW_INDEX):
             if not torch.equal(value.long(), relative_position_index(config.swin_window)):
                 raise CheckpointError(f"{path}: {key} is not the index of a window of {config.swin_window}")
         elif not value.is_floating_point():
@@ -311,14 +203,14 @@ def _check_keys(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) ->
 
 def _variant(state: Mapping[str, Tensor]) -> tuple[int, int] | None:
     """Backbone channels and level tokens, which tell the variants apart; None when the keys are not there."""
-    stem, tokens = state.get("backbone.patch_embed.proj.weight"), state.get(_PREDICTOR + "mask_tokens.weight")
+    stem, tokens = state.get("backbone.patch_embed.proj.weight"), state.get(PREDICTOR + "mask_tokens.weight")
     if stem is None or tokens is None or not stem.ndim or not tokens.ndim:
         return None
     return stem.shape[0], tokens.shape[0]
 
 
 def _collect(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Entry]]:
-    """Our weights, and the fate of every key of `state`, which `_check_keys` has passed."""
+    """Our weights, and the status of every key of `state`, which `_check_keys` has passed."""
     weights, entries = {}, []
     names = published_names(config)
     lost = [aliases[0] for aliases in names.values() if not any(alias in state for alias in aliases)]
@@ -333,18 +225,18 @@ def _collect(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) -> tu
             if not torch.equal(state[first].float(), state[other].float()):
                 raise CheckpointError(f"{path}: {other} differs from {first}, in published models they are one tensor")
         value = state[first].float()
-        weights[ours] = value[0] if first == _CONTENT else value
-        entries.append(Entry(_PREFIX + first, "loaded", "row 0; row 1 is never used" if first == _CONTENT else ""))
-        entries += [Entry(_PREFIX + other, "tied", f"equal to {_PREFIX}{first}") for other in others]
-        entries += [Entry(_PREFIX + alias, "missing", _MISSING_NAME) for alias in aliases if alias not in state]
+        weights[ours] = value[0] if first == CONTENT else value
+        entries.append(Entry(PREFIX + first, "loaded", "row 0; row 1 is never used" if first == CONTENT else ""))
+        entries += [Entry(PREFIX + other, "tied", f"equal to {PREFIX}{first}") for other in others]
+        entries += [Entry(PREFIX + alias, "missing", _MISSING_NAME) for alias in aliases if alias not in state]
     taken = {entry.key for entry in entries}
     for key in published_shapes(config):
-        if _PREFIX + key not in taken:
-            reason = _REASONS["index" if key.endswith(_INDEX) else "lang_mapper"]
-            fate, note = ("ignored", reason) if key in state else ("missing", "not needed: " + reason)
-            entries.append(Entry(_PREFIX + key, fate, note))
-    if _EMPTY_WEIGHT in state:
-        entries.append(Entry(_PREFIX + _EMPTY_WEIGHT, "ignored", _REASONS["empty_weight"]))
+        if PREFIX + key not in taken:
+            reason = _REASONS["index" if key.endswith(WINDOW_INDEX) else "lang_mapper"]
+            status, note = ("ignored", reason) if key in state else ("missing", "not needed: " + reason)
+            entries.append(Entry(PREFIX + key, status, note))
+    if EMPTY_WEIGHT in state:
+        entries.append(Entry(PREFIX + EMPTY_WEIGHT, "ignored", _REASONS["empty_weight"]))
     return weights, entries
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from semsam_model.checkpoints.checkpoint import OWN_DECODERS, network_of, with_own_decoders
+from semsam_model.checkpoints.run_weights import OWN_DECODERS, read_network, with_own_decoders
 from semsam_model.config import read_model_config
 from semsam_model.data.vocabulary import NameTable, Vocabulary
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
@@ -226,7 +226,7 @@ def _load_whole(model: nn.Module, path: Path) -> list[str]:
     """Load a state dict; returns the parameters that stay as initialised: what it lacks and may lack, and projections
     to the space of another text encoder. Object queries' own decoders, where it has none, start as those of clicks.
     """
-    found, own = network_of(path), model.state_dict()
+    found, own = read_network(path), model.state_dict()
     found = with_own_decoders(own, found, found)
     fresh = [name for name in own if name not in found and name.startswith(MAY_BE_FRESH)]
     fresh += [name for name in OF_TEXT if name in found and found[name].shape[1:] != own[name].shape[1:]]

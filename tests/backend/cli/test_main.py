@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from semsam_model.checkpoints.checkpoint import read_header
+from semsam_model.checkpoints.header import read_header
 
 SIZE = (75, 121)
 

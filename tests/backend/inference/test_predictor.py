@@ -14,7 +14,7 @@ import torch
 from backend.errors import NotReady
 from backend.inference.predictor import Loaded, Predictor
 from backend.metrics import Metrics
-from semsam_model.checkpoints.checkpoint import Version
+from semsam_model.checkpoints.header import Version
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ImageError
 from semsam_model.inference.preannotate import RegionOptions

@@ -14,18 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semsam_model.checkpoints.checkpoint import (
-    FORMAT,
-    average,
-    content_digest,
-    load,
-    load_default,
-    load_model,
-    pack,
-    read_header,
-    save,
-    weights_path,
-)
+from semsam_model.checkpoints.checkpoint import content_digest, load, load_default, load_model, save
+from semsam_model.checkpoints.header import FORMAT, read_header, weights_path
+from semsam_model.checkpoints.run_weights import average, pack
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.network.model import SemanticSAM, build_model

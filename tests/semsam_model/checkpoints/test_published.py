@@ -19,16 +19,11 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from semsam_model.checkpoints.checkpoint import load, load_model, read_header
-from semsam_model.checkpoints.published import (
-    Report,
-    _read_pickle,
-    convert,
-    fetch,
-    file_sha256,
-    published_names,
-    published_shapes,
-)
+from semsam_model.checkpoints.checkpoint import load, load_model
+from semsam_model.checkpoints.header import read_header
+from semsam_model.checkpoints.pickles import read_pickle
+from semsam_model.checkpoints.published import Report, convert, fetch, file_sha256
+from semsam_model.checkpoints.published_keys import published_names, published_shapes
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ConfigError
 from tests.paths import FIXTURES
@@ -77,7 +72,7 @@ def refused_keeping(state: State, out: Path, name: str) -> str:
 
 
 def fates(report: Report) -> dict[str, str]:
-    return {entry.key: entry.fate for entry in report.entries}
+    return {entry.key: entry.status for entry in report.entries}
 
 
 # -- coverage
@@ -210,7 +205,7 @@ def test_numpy_scalars_of_a_scheduler_beside_the_weights_are_passed_over(
 @pytest.mark.parametrize("number", [np.float64(1e-4), np.int8(-3), np.bool_(True), np.array(2.5, ">f4")[()]], ids=repr)
 def test_numpy_scalars_are_read_with_their_value(number: Any, tmp_path: Path) -> None:
     torch.save({"number": number}, tmp_path / "in.pth")
-    assert _read_pickle(tmp_path / "in.pth") == {"number": number.item()}
+    assert read_pickle(tmp_path / "in.pth") == {"number": number.item()}
 
 
 def test_every_name_in_the_report_is_one_of_the_file(state: State, out: Path) -> None:

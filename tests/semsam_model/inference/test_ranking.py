@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semsam_model.checkpoints.checkpoint import RANKER, load, read_header, save, with_ranker
+from semsam_model.checkpoints.checkpoint import RANKER, load, save, with_ranker
+from semsam_model.checkpoints.header import read_header
 from semsam_model.config import read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, DataError, PromptError

@@ -12,7 +12,8 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from semsam_model.checkpoints.checkpoint import load, pack, save
+from semsam_model.checkpoints.checkpoint import load, save
+from semsam_model.checkpoints.run_weights import pack
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.data.mixture import Mixture

@@ -13,7 +13,8 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 
-from semsam_model.checkpoints.checkpoint import graft, load, pack, save
+from semsam_model.checkpoints.checkpoint import load, save
+from semsam_model.checkpoints.run_weights import graft, pack
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, ConfigError
