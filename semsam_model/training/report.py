@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from semsam_model.errors import TrainingError
 from semsam_model.training.batches import Batch
 from semsam_model.training.config import TrainConfig
 from semsam_model.training.losses.masks import LossOutput
@@ -53,8 +54,13 @@ class Reporter:
 
     def __enter__(self) -> Reporter:
         if self.config.tensorboard and self.run.processes.first:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and rarely wanted
-
+            try:
+                from torch.utils.tensorboard import SummaryWriter  # slow to import, and rarely wanted
+            except ImportError:
+                raise TrainingError(
+                    "tensorboard: true needs the package tensorboard: pip install 'semsam[tensorboard]',"
+                    " or write tensorboard: false in the training configuration"
+                ) from None
             self.board = SummaryWriter(str(self.out))
         self.bar.start()
         return self

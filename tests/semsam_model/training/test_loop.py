@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -105,6 +106,15 @@ def test_a_resumed_run_repeats_an_unbroken_one_exactly(data: Path, tmp_path: Pat
     assert (rest.stopped, rest.steps) == ("finished", 6)
     for name, value in load_file(whole.weights).items():
         assert torch.equal(value, load_file(rest.weights)[name]), name
+
+
+def test_without_tensorboard_a_run_that_asks_for_it_stops_before_its_first_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # an import of it then fails, as if not installed
+    config = dataclasses.replace(CONFIG, tensorboard=True)
+    with pytest.raises(TrainingError, match=r"pip install 'semsam\[tensorboard\]'"):
+        train(config, read_samples(data / "train").samples, tmp_path / "run", console=quiet())
 
 
 def test_loss_falls_and_the_folder_holds_weights_log_and_pictures(data: Path, tmp_path: Path) -> None:
