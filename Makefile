@@ -3,10 +3,10 @@ PORT ?= 8080
 BACKEND_PORT ?= 9090
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test check bench clean
+.PHONY: help run install test test-fast check bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## Label Studio and the backend on this machine, with a demo project (installs what is missing)
 	@scripts/install.sh semsam label-studio
@@ -18,6 +18,10 @@ install: ## .venv with .venv/bin/semsam
 test: ## every test, those in a real Label Studio and Chromium too
 	@scripts/install.sh semsam dev label-studio chromium postgres
 	@.venv/bin/python -m pytest
+
+test-fast: ## tests without Label Studio, browser and PostgreSQL, none of the slow ones
+	@scripts/install.sh semsam dev
+	@.venv/bin/python -m pytest -m "not slow and not browser and not postgres"
 
 check: ## lint, format and types
 	@scripts/install.sh semsam dev

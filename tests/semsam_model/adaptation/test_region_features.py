@@ -66,6 +66,6 @@ def test_left_and_right_are_told_apart_and_so_is_the_place_in_the_enclosing_obje
     apart = region_features(embedding, cells, [])
     inside = region_features(embedding, cells, [whole])
     assert cosine(*apart) < 0.999 and cosine(*inside) < cosine(*apart)
-    assert not np.array_equal(apart[0], inside[0])
+    assert np.abs(apart[0] - inside[0]).max() > 0.01
     larger_than_it = region_features(embedding, cells[:1], [cells[0] > 0.5])
-    assert np.array_equal(larger_than_it[0], apart[0]), "a mask does not enclose itself"
+    assert larger_than_it[0] == pytest.approx(apart[0], abs=1e-5), "a mask does not enclose itself"

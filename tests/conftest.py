@@ -1,0 +1,12 @@
+"""Marks that follow from what a test asks for."""
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`postgres` on every test that needs the server, directly or as one of its parameters."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if "postgres_server" in item.fixturenames or any(value == "postgresql" for value in parameters if isinstance(value, str)):
+            item.add_marker("postgres")
