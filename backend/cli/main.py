@@ -137,7 +137,7 @@ def serve(
 ) -> None:
     """Start the Label Studio ML backend."""
     from backend.settings import load_settings
-    from backend.web.app import serve as run
+    from backend.web.server import serve as run
 
     environ = dict(os.environ)
     if host is not None:

@@ -24,9 +24,7 @@ from cachetools import TTLCache
 from backend.adaptation.learner import Learner
 from backend.corrections.suggestions import Answered
 from backend.errors import BackendError, NotStored, StoreError
-from backend.finetuning import jobs
 from backend.images import decode_photo, probe_size
-from backend.inference.follow_version import Follower, load_live
 from backend.inference.label_embeddings import Namer, without_text
 from backend.inference.preannotation import (
     ENCODER_WAIT_S,
@@ -37,7 +35,7 @@ from backend.inference.preannotation import (
     names_of,
     wanted_regions,
 )
-from backend.inference.predictor import LOAD_WAIT_S, Loaded, Predictor, Timings, read_model
+from backend.inference.predictor import LOAD_WAIT_S, Loaded, Predictor, Timings
 from backend.inference.text_prompt import against, readings
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.label_config import LabelConfig
@@ -45,16 +43,15 @@ from backend.label_studio.predictions import Interaction, build_prediction, empt
 from backend.label_studio.requests import PredictRequest, TaskRef, parse_event, parse_predict, parse_setup
 from backend.metrics import Metrics
 from backend.records import ProjectKey
-from backend.service.intake import Intake, open_intake, open_photos
-from backend.service.status import Status, read_status
+from backend.service.intake import Intake
+from backend.service.status import GateReport, Status, read_gate_report, read_status
 from backend.settings import Settings
-from backend.store.database import Store, open_store
-from backend.versions.registry import Registry, open_registry
-from backend.web.pages import render_gate
-from semsam_model.checkpoints.header import Header, Version, find_weights
+from backend.store.database import Store
+from backend.versions.registry import Registry
+from semsam_model.checkpoints.header import Version
 from semsam_model.errors import SemsamError
 from semsam_model.inference.naming import name_candidates
-from semsam_model.text_encoder import TextEncoder, normalise_label
+from semsam_model.text_encoder import normalise_label
 from semsam_model.types import Candidate, Wanted
 
 if TYPE_CHECKING:
@@ -172,22 +169,14 @@ class SemsamService:
             log.warning("status: %s", error)
             return Status(problem=str(error))
 
-    def gate_report(self, job: int) -> str:
-        """The gate's page about a fine-tuning job: its report, or the figures alone where the files are gone.
+    def gate_report(self, job: int) -> GateReport:
+        """What the gate said about a fine-tuning job.
 
         Raises NotStored for a job that there is not, or that the gate has not judged; StoreError.
         """
         if self._store is None:
             raise NotStored(f"job {job}: this backend has no store")
-        found = jobs.find(self._store, job)
-        if (file := jobs.report_file(self._settings.data_dir, found)) is not None:
-            with contextlib.suppress(OSError):  # removed this moment
-                return file.read_text(encoding="utf-8")
-        page = render_gate(found, datetime.now(UTC))
-        if page is None:
-            why = f": {found.message}" if found.message else ""
-            raise NotStored(f"job {job}: {found.state}, the gate has not judged it{why}")
-        return page
+        return read_gate_report(self._store, self._settings.data_dir, job)
 
     # ---- predictions
 
@@ -490,43 +479,3 @@ class _NothingToSay(Exception):
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
-
-
-def served_weights(settings: Settings) -> Header:
-    """What the weights to serve say about themselves. Raises CheckpointError when they are missing or another model."""
-    return find_weights(settings.model, settings.weights, folder=settings.data_dir / "weights")[1]
-
-
-def build_service(settings: Settings, metrics: Metrics) -> SemsamService:
-    """Wire everything and start loading model and text encoder in the background: takes no time, brings no torch.
-
-    Raises CheckpointError as `served_weights` does, and StoreError.
-    """
-    header = served_weights(settings)
-    store = open_store(settings)
-    registry = open_registry(settings, store)
-    read = partial(read_model, settings)
-    predictor = Predictor(
-        partial(load_live, registry, read), cache_bytes=settings.embedding_cache_bytes, metrics=metrics
-    )
-    namer = Namer(TextEncoder(settings.text_encoder))
-    if header.config.name_features:
-        namer.start()
-    predictor.listen(lambda loaded: namer.start() if loaded.model.config.name_features else None)
-    predictor.start()
-    follower = Follower(registry, predictor, read, settings.version_poll_seconds)
-    follower.start()
-    live = registry.live().version.version
-    label_studio = LabelStudio(settings)
-    learner = Learner(store, open_photos(settings), predictor, settings) if settings.learning else None
-    intake = open_intake(settings, store, label_studio, metrics, learner.look if learner else lambda: None)
-    intake.start()
-    service = SemsamService(settings, predictor, label_studio, metrics, live, namer, registry, intake, store, learner)
-    if learner:
-        learner.start()
-    service.closing.callback(store.close)
-    service.closing.callback(follower.stop)
-    service.closing.callback(intake.close)
-    if learner:
-        service.closing.callback(learner.stop)
-    return service

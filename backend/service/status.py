@@ -5,16 +5,20 @@ Only light columns are read: no mask leaves the database.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import and_, func, not_, select
 
 from backend.corrections.queries import count, list_projects
+from backend.errors import NotStored
+from backend.finetuning import jobs
 from backend.finetuning.jobs import Job, last_judged, list_jobs
 from backend.records import Counts, StoredProject
 from backend.store.database import Store
@@ -63,6 +67,26 @@ class Status:
     last_gate: Job | None = None  #: the newest job that the gate has judged
     waiting: int = 0  #: deliveries that are acknowledged and not worked in yet
     problem: str = ""  #: why the store tells nothing
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """What the gate said about a fine-tuning job that it has judged."""
+
+    job: Job
+    html: str | None  #: the report as the job wrote it; None where the files are gone and the figures alone are left
+
+
+def read_gate_report(store: Store, data_dir: Path, number: int) -> GateReport:
+    """Raises NotStored for a job that there is not, or that the gate has not judged; StoreError."""
+    job = jobs.find(store, number)
+    if (file := jobs.report_file(data_dir, job)) is not None:
+        with contextlib.suppress(OSError):  # removed this moment
+            return GateReport(job, file.read_text(encoding="utf-8"))
+    if not job.verdict:
+        why = f": {job.message}" if job.message else ""
+        raise NotStored(f"job {number}: {job.state}, the gate has not judged it{why}")
+    return GateReport(job, None)
 
 
 def read_status(store: Store) -> Status:

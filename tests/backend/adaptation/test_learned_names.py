@@ -14,7 +14,8 @@ from PIL import Image
 
 from backend.metrics import Metrics
 from backend.records import ProjectKey
-from backend.service.service import SemsamService, build_service
+from backend.service.service import SemsamService
+from backend.service.wiring import build_service
 from backend.settings import Settings
 from tests.backend.annotations import CONFIG, NOON
 

@@ -23,7 +23,8 @@ from backend.inference.text_prompt import ELSE, against, asked_label, readings
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.label_config import Label, LabelConfig
 from backend.metrics import Metrics
-from backend.service.service import SemsamService, build_service
+from backend.service.service import SemsamService
+from backend.service.wiring import build_service
 from backend.settings import Settings
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config

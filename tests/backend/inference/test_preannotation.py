@@ -16,7 +16,8 @@ import torch
 from backend.inference.preannotation import UNFINISHED, in_time
 from backend.label_studio.label_config import LabelConfig
 from backend.metrics import Metrics
-from backend.service.service import SemsamService, build_service
+from backend.service.service import SemsamService
+from backend.service.wiring import build_service
 from backend.settings import Settings
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config

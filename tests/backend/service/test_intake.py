@@ -21,7 +21,8 @@ from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import KEPT, WebhookEvent, parse_webhook_event
 from backend.metrics import Metrics
 from backend.records import ProjectKey
-from backend.service.service import SemsamService, build_service
+from backend.service.service import SemsamService
+from backend.service.wiring import build_service
 from backend.settings import Settings
 from backend.store.database import Store
 from backend.web.app import create_app

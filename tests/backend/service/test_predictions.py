@@ -15,7 +15,8 @@ from PIL import Image
 from backend.inference.predictor import Predictor, read_model
 from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics
-from backend.service.service import SemsamService, build_service
+from backend.service.service import SemsamService
+from backend.service.wiring import build_service
 from backend.settings import Settings
 from backend.web.app import create_app
 from semsam_model.checkpoints.checkpoint import load

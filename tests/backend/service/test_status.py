@@ -23,11 +23,12 @@ from backend.finetuning import jobs
 from backend.metrics import Metrics
 from backend.records import Preannotated, ProjectKey, StoredRegion
 from backend.service.service import SemsamService
-from backend.service.status import POINTS, Point, Status, read_status
+from backend.service.status import POINTS, GateReport, Point, Status, read_gate_report, read_status
 from backend.settings import Settings
 from backend.store.database import Store
-from backend.web.app import Service, create_app
+from backend.web.app import create_app
 from backend.web.pages import CHART, ago, charts, render
+from backend.web.routes import Service
 from tests.backend.stored import BEGAN, ORIGIN, begin, box, fill, project, region
 from tests.paths import ROOT
 
@@ -246,8 +247,9 @@ def test_a_time_is_told_in_its_largest_unit(seconds: float, said: str) -> None:
 class Told:
     """A service that has a store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, data_dir: Path = Path("nowhere")) -> None:
         self._store = store
+        self._data_dir = data_dir
 
     def health(self) -> dict[str, Any]:
         return READY
@@ -267,8 +269,8 @@ class Told:
         new = {"number": 1, "version": "mobile-81b2c44d90fe"} | made
         return {"versions": [old["version"], new["version"]], "live": new["version"], "details": [old, new]}
 
-    def gate_report(self, job: int) -> str:
-        return ""
+    def gate_report(self, job: int) -> GateReport:
+        return read_gate_report(self._store, self._data_dir, job)
 
     def status(self) -> Status:
         try:

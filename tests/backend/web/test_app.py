@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.errors import BadRequest, NotReady
+from backend.finetuning.jobs import Job
 from backend.metrics import Metrics
-from backend.service.status import Status
+from backend.records import ProjectKey
+from backend.service.status import GateReport, Status
 from backend.settings import Settings
-from backend.web.app import EXIT_CANNOT_LISTEN, create_app, serve
+from backend.web.app import create_app
+from backend.web.server import EXIT_CANNOT_LISTEN, serve
 
 PREDICTION = {"result": [{"id": "a"}], "score": 0.5, "model_version": "v1"}
 
@@ -65,9 +69,10 @@ class StandIn:
     def status(self) -> Status:
         return Status()
 
-    def gate_report(self, job: int) -> str:
+    def gate_report(self, job: int) -> GateReport:
         self._asked(job)
-        return f"<p>job {job}</p>"
+        found = Job(job, ProjectKey("http://ls", 1), "refused", "button", requested_at=datetime(2026, 3, 1, tzinfo=UTC))
+        return GateReport(found, f"<p>job {job}</p>")
 
     def versions(self) -> dict[str, Any]:
         return {"versions": [self.version], "live": self.version}
@@ -315,6 +320,14 @@ def test_the_page_shows_version_health_and_address_and_escapes_them(service: Sta
     assert (head.status_code, head.data) == (200, b"")
 
 
+def test_a_gate_report_is_shown_as_the_job_wrote_it_and_may_load_nothing(service: StandIn) -> None:
+    page = client(service).get("/gate/7")
+    assert page.text == "<p>job 7</p>"
+    assert service.bodies == [7]
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert page.headers["Cache-Control"] == "no-store"
+
+
 def test_each_request_is_one_log_line_with_project_and_number_of_tasks(
     service: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -377,7 +390,8 @@ def test_metrics_tell_stages_cache_model_and_events_and_keep_unknown_events_toge
 
 BLOCKED = """
 import logging, threading
-from backend.web.app import create_app, serve
+from backend.web.app import create_app
+from backend.web.server import serve
 from backend.metrics import Metrics
 from backend.settings import Settings
 from tests.backend.web.test_app import StandIn
@@ -393,7 +407,8 @@ serve(Settings(port=0, threads=2), lambda settings: create_app(settings, Stuck()
 
 SCRIPT = """
 import logging, sys
-from backend.web.app import create_app, serve
+from backend.web.app import create_app
+from backend.web.server import serve
 from backend.errors import NotReady
 from backend.metrics import Metrics
 from backend.settings import Settings

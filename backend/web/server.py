@@ -1,0 +1,113 @@
+"""The process: a port, gunicorn, and the application in it. One process, since the model and its cache are large."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+from gunicorn.errors import AppImportError
+
+from backend.metrics import Metrics
+from backend.settings import Settings, load_settings
+from backend.web.app import create_app
+from semsam_model.errors import SemsamError
+
+log = logging.getLogger(__name__)
+
+EXIT_CANNOT_LISTEN = 98  # the errno of an address in use
+SPARE_THREADS = 4  #: beyond the predictions, so that /health and /setup are answered whatever the others do
+
+
+def create_from_env() -> Flask:
+    """The application as the settings file and environment say: `gunicorn 'backend.web.server:create_from_env()'`."""
+    return _build(load_settings())
+
+
+def _build(settings: Settings) -> Flask:
+    from backend.service.wiring import build_service
+
+    metrics = Metrics()
+    return create_app(settings, build_service(settings, metrics), metrics)
+
+
+def _check(settings: Settings) -> None:
+    from backend.service.wiring import served_weights
+
+    served_weights(settings)
+
+
+def serve(
+    settings: Settings,
+    build: Callable[[Settings], Flask] = _build,
+    check: Callable[[Settings], object] = _check,
+) -> None:
+    """Serve until told to stop: one process, and `threads` predictions at the same time.
+
+    check: called before the port opens; what it raises is raised. build: called after that, in the worker process; it
+    is to be quick, since clients that connect wait for it. Exits with EXIT_CANNOT_LISTEN and one line on stderr when
+    the address cannot be had.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(listener.close)
+            listener.bind((settings.host, settings.port))  # nobody can connect before it listens
+            check(settings)
+            listener.listen(256)
+            on_failure.pop_all()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        print(
+            f"semsam: cannot listen on {settings.host} port {settings.port}: {reason};"
+            " choose another with --port or SEMSAM_PORT",
+            file=sys.stderr,
+        )
+        raise SystemExit(EXIT_CANNOT_LISTEN) from None
+    _Gunicorn(settings, listener, build).run()
+
+
+class _Gunicorn(BaseApplication):
+    """gunicorn with our settings instead of a command line."""
+
+    def __init__(self, settings: Settings, listener: socket.socket, build: Callable[[Settings], Flask]) -> None:
+        self._settings = settings
+        self._port = listener.getsockname()[1]
+        self._descriptor = listener.detach()  # gunicorn closes it
+        self._build = build
+        super().__init__()
+
+    def load_config(self) -> None:
+        values: dict[str, Any] = {
+            "bind": f"fd://{self._descriptor}",
+            "workers": 1,
+            "worker_class": "gthread",
+            "threads": self._settings.threads + SPARE_THREADS,
+            "preload_app": False,  # torch does not survive a fork
+            "timeout": 120,  # a worker that is stuck, not a slow request: threads answer for themselves
+            "graceful_timeout": 10,
+            "loglevel": "warning",
+            "post_worker_init": self._log_address,
+            "control_socket_disable": True,
+        }
+        for name, value in values.items():
+            if name in self.cfg.settings:  # the last one is unknown to gunicorn before 25
+                self.cfg.set(name, value)
+
+    def _log_address(self, _: object) -> None:
+        log.info("listening on http://%s:%d", self._settings.host, self._port)
+
+    def load(self) -> Flask:
+        try:
+            return self._build(self._settings)
+        except SemsamError as error:
+            # The one error that gunicorn prints as a line and does not answer with another try
+            raise AppImportError(f"semsam: {error}") from None
