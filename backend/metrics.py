@@ -85,7 +85,7 @@ class Metrics:
         """Label Studio reported an event."""
         self._events.labels(action if action in _EVENTS else "other").inc()
 
-    def offer_lost(self) -> None:
+    def suggestion_lost(self) -> None:
         """What was offered could not be stored."""
         self._offers_lost.inc()
 

@@ -92,7 +92,7 @@ class StoredRegion:
 
 
 @dataclass(frozen=True)
-class OfferedCandidate:
+class SuggestedCandidate:
     """One mask as Label Studio was shown it."""
 
     region: str  #: the id that the region has if it is accepted
@@ -106,7 +106,7 @@ class OfferedCandidate:
 
 
 @dataclass(frozen=True)
-class Offer:
+class Suggestion:
     """One answer to a prompt."""
 
     prompt_id: str
@@ -117,7 +117,7 @@ class Offer:
     clicks: tuple[tuple[float, float, bool], ...]  #: (x, y, positive) in the order made
     boxes: tuple[tuple[float, float, float, float], ...]  #: half-open x0, y0, x1, y1
     text: str | None
-    candidates: tuple[OfferedCandidate, ...]
+    candidates: tuple[SuggestedCandidate, ...]
     model_version: str
     milliseconds: float  #: from the request to the answer
     created_at: datetime  #: of the answer, by our clock

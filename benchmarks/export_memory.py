@@ -26,7 +26,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from sqlalchemy import insert
 
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.photo_archive import PhotoArchive
 from backend.store.database import Store
 from backend.store.tables import projects, regions
 
@@ -39,7 +39,7 @@ import json, sys, time
 from pathlib import Path
 from backend.corrections.queries import find_project, stream_regions
 from backend.export.run import export
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.photo_archive import PhotoArchive
 from backend.store.database import Store
 
 def peak():  # not getrusage, which begins with what the process had that started this one
@@ -50,7 +50,7 @@ folder, form = Path(sys.argv[1]), sys.argv[2]
 store = Store.open(f"sqlite:///{folder}/semsam.db")
 project = find_project(store, 1)
 before, began = peak(), time.monotonic()
-result = export(stream_regions(store, project.key), project, PhotoFolder(folder / "photos"), folder / form, form=form)
+result = export(stream_regions(store, project.key), project, PhotoArchive(folder / "photos"), folder / form, form=form)
 print(json.dumps([before, peak(), time.monotonic() - began, sum(result.regions.values())]))
 """
 
@@ -94,7 +94,7 @@ def rows(count: int, digests: list[str]) -> Iterator[dict[str, Any]]:
 
 def make(folder: Path, count: int) -> None:
     """A store with `count` regions."""
-    photos = PhotoFolder(folder / "photos")
+    photos = PhotoArchive(folder / "photos")
     digests = []
     for seed in range(PHOTOS):
         buffer = io.BytesIO()

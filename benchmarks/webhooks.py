@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.corrections.ingest import receive, work_in
+from backend.corrections.ingest import enqueue, process_inbox
 from backend.formats import crop_mask, encode_brush_rle
 from backend.label_studio.events import parse_webhook_event
 from backend.metrics import Metrics
@@ -54,7 +54,7 @@ class Stored:
         self.store = store
 
     def event(self, body: Any) -> dict[str, Any]:
-        receive(self.store, parse_webhook_event(body, "http://ls:8080"))
+        enqueue(self.store, parse_webhook_event(body, "http://ls:8080"))
         return {"status": "noted"}
 
 
@@ -74,7 +74,7 @@ def main() -> None:
             assert http.post("/webhook", data=body).status_code == 200
             answered.append(1000 * (time.perf_counter() - began))
             began = time.perf_counter()
-            work_in(store)
+            process_inbox(store)
             worked.append(1000 * (time.perf_counter() - began))
         store.close()
     print(f"{store.dialect}, {REGIONS} regions of {SIZE[1]} x {SIZE[0]} pixels, body {len(body) / 1e6:.1f} MB")

@@ -20,15 +20,15 @@ from pycocotools import mask as coco_mask
 
 from backend.adaptation.lessons import (
     KeptLesson,
-    Taught,
+    TrainingRegion,
     drop_lessons,
     fingerprint,
     keep_lesson,
     kept_lessons,
     learning_state,
-    taught_regions,
+    training_regions,
 )
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.queries import find_region, list_projects
 from backend.errors import BackendError, StoreError
 from backend.images import decode_photo
@@ -55,15 +55,15 @@ class _Project:
 
     digest: str = ""
     seen: tuple[object, ...] | None = None  #: fingerprint that was caught up with
-    awaited: set[str] = field(default_factory=set)  #: digests of pictures that were not in the archive then
+    missing_photos: set[str] = field(default_factory=set)  #: digests of pictures that were not in the archive then
     lessons: dict[RegionKey, tuple[datetime, Lesson]] = field(default_factory=dict)
-    hopeless: dict[RegionKey, datetime] = field(default_factory=dict)  #: regions that cannot teach as they are
+    failed: dict[RegionKey, datetime] = field(default_factory=dict)  #: regions that cannot teach as they are
 
 
 class Learner:
     """Thread-safe. `start` before use."""
 
-    def __init__(self, store: Store, photos: PhotoFolder, predictor: Predictor, settings: Settings) -> None:
+    def __init__(self, store: Store, photos: PhotoArchive, predictor: Predictor, settings: Settings) -> None:
         self._store = store
         self._photos = photos
         self._predictor = predictor
@@ -142,16 +142,16 @@ class Learner:
         if project is None or project.digest != digest:
             project = self._projects[key] = _Project(digest)
         seen = fingerprint(self._store, key)
-        if seen == project.seen and not any(self._photos.has(sha256) for sha256 in project.awaited):
+        if seen == project.seen and not any(self._photos.has(sha256) for sha256 in project.missing_photos):
             return
         began = time.perf_counter()
         if not learning_state(self._store, key).enabled:
             self._learned.pop(key, None)
             project.lessons.clear()
-            project.awaited.clear()
+            project.missing_photos.clear()
             project.seen = seen
             return
-        regions = taught_regions(self._store, key)
+        regions = training_regions(self._store, key)
         if not self._study(key, regions, project, _wanted(label_config), loaded):
             return
         self._show(key, regions, project)
@@ -160,16 +160,18 @@ class Learner:
             seconds = time.perf_counter() - began
             log.info("project %s: learned from %d regions in %.0f ms", key, len(project.lessons), 1000 * seconds)
 
-    def _study(self, key: ProjectKey, regions: list[Taught], project: _Project, wanted: Wanted, loaded: Loaded) -> bool:
+    def _study(
+        self, key: ProjectKey, regions: list[TrainingRegion], project: _Project, wanted: Wanted, loaded: Loaded
+    ) -> bool:
         """Lessons for the regions that have none; False when that ended early: stopped, or another model."""
         from semsam_model.adaptation.lessons import Lesson
 
-        project.awaited.clear()
+        project.missing_photos.clear()
         current = {each.key: each for each in regions}
         gone = [k for k, (at, _) in project.lessons.items() if k not in current or current[k].updated_at != at]
         for k in gone:
             del project.lessons[k]
-        missing = [e for e in regions if e.key not in project.lessons and project.hopeless.get(e.key) != e.updated_at]
+        missing = [e for e in regions if e.key not in project.lessons and project.failed.get(e.key) != e.updated_at]
         kept = kept_lessons(self._store, key, project.digest) if missing else {}
         new = []
         for each in missing:
@@ -195,7 +197,7 @@ class Learner:
                 shown = time.monotonic()
         return True
 
-    def _lesson(self, each: Taught, wanted: Wanted, loaded: Loaded, project: _Project) -> Lesson | None:
+    def _lesson(self, each: TrainingRegion, wanted: Wanted, loaded: Loaded, project: _Project) -> Lesson | None:
         from semsam_model.adaptation.lessons import Lesson
 
         region = find_region(self._store, each.key)
@@ -219,17 +221,17 @@ class Learner:
                 each.image_sha256, pixels, mask, label=each.label, click=click, wanted=wanted, using=loaded
             )
         except _NotThere:
-            project.awaited.add(each.image_sha256)  # it is still being fetched
+            project.missing_photos.add(each.image_sha256)  # it is still being fetched
             return None
         except SemsamError as error:
             log.warning("region %s of task %d: nothing is learned from it: %s", each.key.region, each.key.task, error)
-            project.hopeless[each.key] = each.updated_at
+            project.failed[each.key] = each.updated_at
             return None
         data = lesson.to_bytes()
         keep_lesson(self._store, each.key, project.digest, KeptLesson(each.updated_at, data))
         return Lesson.from_bytes(data, photo=each.image_sha256, label=each.label)  # as after a restart
 
-    def _show(self, key: ProjectKey, regions: list[Taught], project: _Project) -> None:
+    def _show(self, key: ProjectKey, regions: list[TrainingRegion], project: _Project) -> None:
         """Put what the lessons add up to in place."""
         from semsam_model.adaptation.lessons import learn
 

@@ -29,7 +29,7 @@ class LearningState:
 
 
 @dataclass(frozen=True)
-class Taught:
+class TrainingRegion:
     """A region that can teach."""
 
     key: RegionKey
@@ -70,7 +70,7 @@ def forget(store: Store, key: ProjectKey) -> int:
         return connection.execute(delete(lessons).where(_of(lessons, key))).rowcount
 
 
-def taught_regions(store: Store, key: ProjectKey, most: int = NEWEST) -> list[Taught]:
+def training_regions(store: Store, key: ProjectKey, most: int = NEWEST) -> list[TrainingRegion]:
     """The newest regions of a project that can teach, oldest first, less what was forgotten. Raises StoreError."""
     columns = (*_region_columns(regions), regions.c.updated_at, regions.c.image_sha256, regions.c.labels)
     with store.read() as connection:
@@ -78,14 +78,14 @@ def taught_regions(store: Store, key: ProjectKey, most: int = NEWEST) -> list[Ta
         newest_first = [column.desc() for column in (regions.c.updated_at, *_region_columns(regions))]
         rows = connection.execute(query.order_by(*newest_first).limit(most)).all()
     found = [
-        Taught(RegionKey(*row[:5]), row.updated_at, row.image_sha256, row.labels[0] if row.labels else "")
+        TrainingRegion(RegionKey(*row[:5]), row.updated_at, row.image_sha256, row.labels[0] if row.labels else "")
         for row in rows
     ]
     return found[::-1]
 
 
 def fingerprint(store: Store, key: ProjectKey) -> tuple[object, ...]:
-    """Differs when `taught_regions` or `learning_state` may do. Raises StoreError."""
+    """Differs when `training_regions` or `learning_state` may do. Raises StoreError."""
     with store.read() as connection:
         state = _state(connection, key)
         # asked every few seconds: answered by an index alone, in which there is no outcome where there is a problem

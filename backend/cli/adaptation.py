@@ -37,11 +37,11 @@ def _project(project: int, origin: str | None) -> Iterator[tuple[Store, ProjectK
 @app.command()
 def show(project: Project, origin: Origin = None) -> None:
     """Whether a project learns, and from how many regions."""
-    from backend.adaptation.lessons import learning_state, taught_regions
+    from backend.adaptation.lessons import learning_state, training_regions
 
     with _project(project, origin) as (store, key):
         state = learning_state(store, key)
-        regions = len(taught_regions(store, key))
+        regions = len(training_regions(store, key))
         since = f", since {state.forgotten_at:%Y-%m-%d %H:%M:%S}" if state.forgotten_at else ""
         print(f"project {key}: {'on' if state.enabled else 'off'}, {regions} regions to learn from{since}")
 

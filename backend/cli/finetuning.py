@@ -29,12 +29,12 @@ Origin = Annotated[
 @contextlib.contextmanager
 def _worker(config: Path | None) -> Iterator[tuple[Settings, Store, Worker]]:
     """A worker in this process, out of the way of clicks; SIGTERM and Ctrl-C let it give its job back."""
-    from backend.corrections.fetch_photos import keep_pictures
-    from backend.corrections.ingest import work_in
-    from backend.corrections.sync import synchronise
+    from backend.corrections.fetch_photos import fetch_photos
+    from backend.corrections.ingest import process_inbox
+    from backend.corrections.photo_archive import open_photos
+    from backend.corrections.sync import sync_project
     from backend.finetuning.worker import Worker, out_of_the_way
     from backend.label_studio.client import LabelStudio
-    from backend.service.intake import open_photos
     from backend.settings import load_settings
     from backend.store.database import open_store
     from backend.versions.registry import open_registry
@@ -45,9 +45,9 @@ def _worker(config: Path | None) -> Iterator[tuple[Settings, Store, Worker]]:
     photos, label_studio = open_photos(settings), LabelStudio(settings)
 
     def refresh(key: ProjectKey, go_on: Callable[[], None]) -> None:
-        work_in(store)
-        synchronise(store, label_studio, key, on_task=lambda *_: go_on())
-        keep_pictures(store, label_studio, photos, key, retry=True, on_picture=go_on)
+        process_inbox(store)
+        sync_project(store, label_studio, key, on_task=lambda *_: go_on())
+        fetch_photos(store, label_studio, photos, key, retry=True, on_picture=go_on)
 
     worker = Worker(settings, store, open_registry(settings, store), photos, refresh=refresh)
     out_of_the_way(settings)

@@ -500,9 +500,9 @@ def export(
     """Write a project's masks as COCO, SA-1B, Label Studio or PNG files, split into train and val."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from backend.corrections.photo_archive import open_photos
     from backend.corrections.queries import find_project, stream_regions
     from backend.export.run import export as run
-    from backend.service.intake import open_photos
     from backend.settings import load_settings
     from backend.store.database import open_store
 

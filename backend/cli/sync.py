@@ -11,7 +11,7 @@ from backend.errors import NotFound, StoreError
 from semsam_model.errors import SemsamError
 
 if TYPE_CHECKING:
-    from backend.corrections.photo_archive import PhotoFolder
+    from backend.corrections.photo_archive import PhotoArchive
     from backend.label_studio.client import LabelStudio
     from backend.records import ProjectKey
     from backend.store.database import Store
@@ -30,18 +30,18 @@ def sync(
 
     A project that fails is told and costs the others nothing; the exit code is 1 then.
     """
-    from backend.corrections.ingest import work_in
+    from backend.corrections.ingest import process_inbox
+    from backend.corrections.photo_archive import open_photos
     from backend.corrections.queries import list_projects
     from backend.label_studio.client import LabelStudio
     from backend.label_studio.connection import origin_of
     from backend.records import ProjectKey
-    from backend.service.intake import open_photos
     from backend.settings import load_settings
     from backend.store.database import open_store
 
     settings = load_settings()
     store, label_studio, photos = open_store(settings), LabelStudio(settings), open_photos(settings)
-    work_in(store)
+    process_inbox(store)
     stored = list_projects(store)
     if project is None:
         chosen = [each.key for each in stored if not each.is_final and origin in (None, each.key.origin)]
@@ -70,17 +70,17 @@ def sync(
         raise typer.Exit(1)
 
 
-def _compare(store: Store, label_studio: LabelStudio, photos: PhotoFolder, key: ProjectKey, everything: bool) -> None:
+def _compare(store: Store, label_studio: LabelStudio, photos: PhotoArchive, key: ProjectKey, everything: bool) -> None:
     """One project, told line by line. Raises SemsamError."""
     from rich.progress import Progress
 
-    from backend.corrections.fetch_photos import keep_pictures
+    from backend.corrections.fetch_photos import fetch_photos
     from backend.corrections.prediction_outcomes import judge_preannotated
-    from backend.corrections.sync import synchronise
+    from backend.corrections.sync import sync_project
 
     with Progress(transient=True) as progress:
         bar = progress.add_task(f"project {key.project}", total=None)
-        synced = synchronise(
+        synced = sync_project(
             store,
             label_studio,
             key,
@@ -88,7 +88,7 @@ def _compare(store: Store, label_studio: LabelStudio, photos: PhotoFolder, key: 
             on_task=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     judge_preannotated(store, label_studio, key, retry=True)
-    kept, failed = keep_pictures(store, label_studio, photos, key, retry=True)
+    kept, failed = fetch_photos(store, label_studio, photos, key, retry=True)
     missing = f", {failed} could not be" if failed else ""
     print(f"project {key}: {synced}; {kept} pictures kept{missing}")
     for problem in synced.problems:

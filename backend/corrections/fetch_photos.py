@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import and_, or_, select, update
 
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.photo_archive import PhotoArchive
 from backend.label_studio.annotations import clean
 from backend.label_studio.client import LabelStudio
 from backend.records import ProjectKey
@@ -22,10 +22,10 @@ RETRY_AFTER = timedelta(minutes=10)
 _BATCH = 50
 
 
-def keep_pictures(
+def fetch_photos(
     store: Store,
     label_studio: LabelStudio,
-    photos: PhotoFolder,
+    photos: PhotoArchive,
     key: ProjectKey,
     *,
     retry: bool = False,

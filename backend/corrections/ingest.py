@@ -16,13 +16,13 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, null, or_, select, update
 
 from backend.corrections.outcomes import judge, seconds_until
-from backend.corrections.queries import offer_of
+from backend.corrections.queries import to_suggestion
 from backend.errors import BadRequest, StoreUnavailable
 from backend.formats import crop_mask, encode_coco_rle
 from backend.label_studio.annotations import AnnotatedRegion, Annotation, MalformedRegion, clean, parse_annotation
 from backend.label_studio.events import WebhookEvent
 from backend.label_studio.label_config import LabelConfig
-from backend.records import Offer, ProjectKey
+from backend.records import ProjectKey, Suggestion
 from backend.store.database import Store, upsert
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import inbox, offers, projects, regions, tasks
@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 _MAX_RAW = 100_000  #: characters of a malformed region kept
 
 
-def receive(store: Store, event: WebhookEvent, now: datetime | None = None) -> None:
+def enqueue(store: Store, event: WebhookEvent, now: datetime | None = None) -> None:
     """Note an event. When this returns, it is on disk. Raises StoreError."""
     with store.write() as connection:
         connection.execute(insert(inbox), {"received_at": now or datetime.now(UTC), "delivery": event.to_json()})
 
 
-def work_in(store: Store) -> int:
+def process_inbox(store: Store) -> int:
     """Work in everything that waits in the inbox; how many deliveries that was.
 
     One that cannot be worked in stays there with its reason. Raises StoreUnavailable when the database fails: what
@@ -52,7 +52,7 @@ def work_in(store: Store) -> int:
         if row is None:
             return done
         try:
-            _work_in_one(store, row.id, WebhookEvent.from_json(row.delivery), row.received_at)
+            _process(store, row.id, WebhookEvent.from_json(row.delivery), row.received_at)
         except StoreUnavailable:
             raise
         except Exception as error:  # whatever it is, the deliveries behind this one must not wait for ever
@@ -65,7 +65,7 @@ def work_in(store: Store) -> int:
         done += 1
 
 
-def _work_in_one(store: Store, number: int, event: WebhookEvent, received_at: datetime) -> None:
+def _process(store: Store, number: int, event: WebhookEvent, received_at: datetime) -> None:
     key = event.key
     config = LabelConfig() if event.label_config is None else config_or_empty(event.label_config)
     annotations = [parse_annotation(each, project=key.project, task=event.task) for each in event.annotations]
@@ -102,7 +102,7 @@ def prepare(store: Store, key: ProjectKey, annotation: Annotation, config: Label
     """Rows of the table of regions for an annotation: masks decoded, held against what was offered."""
     if annotation.cancelled:
         return []
-    known: dict[str, tuple[Offer, datetime | None] | None] = {}
+    known: dict[str, tuple[Suggestion, datetime | None] | None] = {}
     rows = []
     for region in annotation.regions(config):
         if isinstance(region, MalformedRegion):
@@ -110,7 +110,7 @@ def prepare(store: Store, key: ProjectKey, annotation: Annotation, config: Label
             rows.append(_malformed_row(region))
             continue
         if region.prompt_id is not None and not region.preannotated and region.prompt_id not in known:
-            known[region.prompt_id] = _offer_and_next(store, key, annotation.task, region.prompt_id)
+            known[region.prompt_id] = _suggestion_and_next_prompt(store, key, annotation.task, region.prompt_id)
         rows.append(_usable_row(region, known.get(region.prompt_id or ""), annotation))
     return [_common(key, annotation) | row for row in rows]
 
@@ -137,7 +137,7 @@ def _malformed_row(region: MalformedRegion) -> dict[str, Any]:
 
 
 def _usable_row(
-    region: AnnotatedRegion, known: tuple[Offer, datetime | None] | None, annotation: Annotation
+    region: AnnotatedRegion, known: tuple[Suggestion, datetime | None] | None, annotation: Annotation
 ) -> dict[str, Any]:
     offer, next_prompt = known or (None, None)
     judgement = judge(region, offer)
@@ -166,7 +166,9 @@ def _usable_row(
     }
 
 
-def _offer_and_next(store: Store, key: ProjectKey, task: int, prompt_id: str) -> tuple[Offer, datetime | None] | None:
+def _suggestion_and_next_prompt(
+    store: Store, key: ProjectKey, task: int, prompt_id: str
+) -> tuple[Suggestion, datetime | None] | None:
     """What was offered, if on this very task, and when the task's next prompt was answered."""
     mine = and_(offers.c.origin == key.origin, offers.c.project == key.project, offers.c.task == task)
     with store.read() as connection:
@@ -174,7 +176,7 @@ def _offer_and_next(store: Store, key: ProjectKey, task: int, prompt_id: str) ->
         if row is None:
             return None
         later = select(func.min(offers.c.created_at)).where(mine, offers.c.created_at > row.created_at)
-        return offer_of(row), connection.scalar(later)
+        return to_suggestion(row), connection.scalar(later)
 
 
 # ------------------------------------------------------------------------------------------------- writes, inside of it

@@ -9,7 +9,7 @@ from datetime import datetime
 import numpy as np
 
 from backend.label_studio.annotations import AnnotatedRegion
-from backend.records import Offer, OfferedCandidate, Outcome
+from backend.records import Outcome, SuggestedCandidate, Suggestion
 from semsam_model.masks.codecs import decode_coco_rle
 
 
@@ -22,7 +22,7 @@ class Judgement:
     click: tuple[float, float] | None = None
 
 
-def judge(region: AnnotatedRegion, offer: Offer | None) -> Judgement:
+def judge(region: AnnotatedRegion, offer: Suggestion | None) -> Judgement:
     """Outcome of a region, with what was offered under its prompt id where that is known.
 
     A mask that differs from the offered one is corrected when the editor says that it was edited: outlines that only
@@ -34,11 +34,11 @@ def judge(region: AnnotatedRegion, offer: Offer | None) -> Judgement:
     if candidate is None or offer is None:
         return Judgement("corrected" if region.edited else "accepted", click=_click(offer))
     offered = decode_coco_rle(dict(candidate.mask))
-    outcome, overlap = against(region.mask, region.labels, offered, candidate.label, edited=region.edited)
+    outcome, overlap = judge_mask(region.mask, region.labels, offered, candidate.label, edited=region.edited)
     return Judgement(outcome, overlap, _click(offer))
 
 
-def against(
+def judge_mask(
     mask: np.ndarray, labels: Sequence[str], offered: np.ndarray, label: str | None, *, edited: bool
 ) -> tuple[Outcome, float]:
     """Outcome of a mask with its labels, bool (H, W), against the mask and label offered; and the IoU of the masks."""
@@ -48,7 +48,7 @@ def against(
     return "accepted" if (labels[0] if labels else None) == label else "relabelled", overlap
 
 
-def candidate_of(region: AnnotatedRegion, offer: Offer | None) -> OfferedCandidate | None:
+def candidate_of(region: AnnotatedRegion, offer: Suggestion | None) -> SuggestedCandidate | None:
     """The candidate that a region was: by its id, which the editor keeps, else by its rank."""
     candidates = offer.candidates if offer else ()
     by_id = (each for each in candidates if each.region == region.id)
@@ -56,7 +56,7 @@ def candidate_of(region: AnnotatedRegion, offer: Offer | None) -> OfferedCandida
     return next(by_id, next(by_rank, None))
 
 
-def _click(offer: Offer | None) -> tuple[float, float] | None:
+def _click(offer: Suggestion | None) -> tuple[float, float] | None:
     positives = [(x, y) for x, y, positive in offer.clicks if positive] if offer else []
     return positives[-1] if positives else None
 

@@ -11,8 +11,10 @@ import re
 import tempfile
 from pathlib import Path
 
+from backend.settings import Settings
 
-class PhotoFolder:
+
+class PhotoArchive:
     """A folder of picture files. Safe to use from several processes."""
 
     def __init__(self, root: Path) -> None:
@@ -47,3 +49,8 @@ class PhotoFolder:
             Path(name).unlink(missing_ok=True)
             raise
         return sha256
+
+
+def open_photos(settings: Settings) -> PhotoArchive:
+    """The archive in the settings' data folder."""
+    return PhotoArchive(settings.data_dir / "photos")

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Row, and_, or_, select, update
 
-from backend.corrections.outcomes import against
+from backend.corrections.outcomes import judge_mask
 from backend.corrections.queries import BEGUN_FROM, begun_from_a_prediction
 from backend.errors import BadRequest, NotFound
 from backend.formats import crop_mask, encode_coco_rle
@@ -144,7 +144,7 @@ def _judge(store: Store, row: Row[Any]) -> None:
         size = [row.offered_height, row.offered_width]
         offered = decode_coco_rle({"size": size, "counts": candidate["mask"]})
         edited = row.outcome == "corrected"  # as the editor said
-        outcome, overlap = against(mask, row.labels, offered, candidate["label"], edited=edited)
+        outcome, overlap = judge_mask(mask, row.labels, offered, candidate["label"], edited=edited)
         values = {"outcome": outcome, "iou_with_offer": overlap}
     same = [column == getattr(row, column.name) for column in (*regions.primary_key, regions.c.updated_at)]
     with store.write() as connection:

@@ -11,13 +11,13 @@ from backend.errors import StoreError
 from backend.records import (
     OUTCOMES,
     Counts,
-    Offer,
-    OfferedCandidate,
     Preannotated,
     ProjectKey,
     RegionKey,
     StoredProject,
     StoredRegion,
+    SuggestedCandidate,
+    Suggestion,
 )
 from backend.store.database import Store
 from backend.store.tables import annotations as annotation_rows
@@ -101,11 +101,11 @@ def problems(store: Store, key: ProjectKey) -> dict[RegionKey, str]:
     return {_region_key(row): row.problem for row in rows}
 
 
-def find_offer(store: Store, prompt_id: str) -> Offer | None:
+def find_suggestion(store: Store, prompt_id: str) -> Suggestion | None:
     """What was offered under this prompt id."""
     with store.read() as connection:
         row = connection.execute(select(offers).where(offers.c.prompt_id == prompt_id)).one_or_none()
-    return offer_of(row) if row else None
+    return to_suggestion(row) if row else None
 
 
 def rejected_prompts(key: ProjectKey) -> Select[Any]:
@@ -220,9 +220,9 @@ def _region(row: Row[Any]) -> StoredRegion:
     )
 
 
-def offer_of(row: Row[Any]) -> Offer:
+def to_suggestion(row: Row[Any]) -> Suggestion:
     """A row of the table of offers as a value."""
-    return Offer(
+    return Suggestion(
         prompt_id=row.prompt_id,
         key=ProjectKey(row.origin, row.project),
         task=row.task,
@@ -232,7 +232,7 @@ def offer_of(row: Row[Any]) -> Offer:
         boxes=tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in row.prompt["boxes"]),
         text=row.prompt["text"],
         candidates=tuple(
-            OfferedCandidate(
+            SuggestedCandidate(
                 region=each["region"],
                 rank=each["rank"],
                 level=each["level"],

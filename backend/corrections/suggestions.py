@@ -1,4 +1,4 @@
-"""What was offered -> an `Offer`, and into the store. Encoding masks takes milliseconds, which no answer waits for."""
+"""The answer to a prompt -> a `Suggestion`, and into the store. No answer waits for the encoding of its masks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from backend.formats import crop_mask, encode_coco_rle
 from backend.label_studio.annotations import clean
 from backend.label_studio.predictions import region_mask
-from backend.records import Offer, OfferedCandidate, ProjectKey
+from backend.records import ProjectKey, SuggestedCandidate, Suggestion
 from backend.store.database import upsert
 from backend.store.tables import offers
 from semsam_model.types import Candidate, Prompt
@@ -22,8 +22,8 @@ _OUTLINES = ("polygonlabels", "rectanglelabels")
 
 
 @dataclass(frozen=True, eq=False)
-class Answered:
-    """One answer, as the service had it when it answered."""
+class PromptAnswer:
+    """The answer to one prompt as the service gave it, to be stored as a `Suggestion`."""
 
     key: ProjectKey
     task: int
@@ -36,14 +36,14 @@ class Answered:
     milliseconds: float
     at: datetime
 
-    def offer(self) -> Offer | None:
+    def suggestion(self) -> Suggestion | None:
         """None for an answer with nothing in it."""
         by_rank = {candidate.rank: candidate for candidate in self.candidates}
         rows = [row for row in self.prediction["result"] if "meta" in row]
         if not rows:
             return None
         prompt = self.prompt
-        return Offer(
+        return Suggestion(
             prompt_id=rows[0]["meta"]["prompt_id"],
             key=self.key,
             task=self.task,
@@ -59,12 +59,12 @@ class Answered:
         )
 
 
-def _offered(row: Mapping[str, Any], candidate: Candidate) -> OfferedCandidate:
+def _offered(row: Mapping[str, Any], candidate: Candidate) -> SuggestedCandidate:
     crop, bbox = candidate.crop, candidate.bbox
     if row["type"] in _OUTLINES and (drawn := region_mask(dict(row))) is not None and drawn.any():
         crop, bbox = crop_mask(drawn)
     labels = row["value"].get(row["type"])
-    return OfferedCandidate(
+    return SuggestedCandidate(
         region=row["id"],
         rank=candidate.rank,
         level=candidate.level,
@@ -76,13 +76,13 @@ def _offered(row: Mapping[str, Any], candidate: Candidate) -> OfferedCandidate:
     )
 
 
-def save_offers(connection: Connection, new: Sequence[Offer]) -> None:
+def save_suggestions(connection: Connection, new: Sequence[Suggestion]) -> None:
     """Write offers; one that is there already stays as it is."""
     if new:
         connection.execute(upsert(connection, offers).on_conflict_do_nothing(), [_row(offer) for offer in new])
 
 
-def _row(offer: Offer) -> dict[str, Any]:
+def _row(offer: Suggestion) -> dict[str, Any]:
     return {
         "prompt_id": offer.prompt_id,
         "origin": offer.key.origin,

@@ -56,7 +56,7 @@ class Synced:
         )
 
 
-def synchronise(
+def sync_project(
     store: Store,
     label_studio: LabelStudio,
     key: ProjectKey,

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from backend.corrections.fetch_photos import keep_pictures
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.fetch_photos import fetch_photos
+from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.prediction_outcomes import judge_preannotated
 from backend.corrections.queries import list_projects
-from backend.corrections.sync import synchronise
+from backend.corrections.sync import sync_project
 from backend.errors import NotFound, StoreError
 from backend.label_studio.client import LabelStudio
 from backend.records import ProjectKey
@@ -25,10 +25,10 @@ RETRY_S = 30.0
 MISSED_AGAIN = timedelta(hours=1)  #: after which a project that Label Studio did not show is asked for again
 
 
-class Synchroniser:
+class SyncThread:
     """Thread-safe. Fetches pictures and predictions, too, so nothing else waits for a slow store of pictures."""
 
-    def __init__(self, store: Store, label_studio: LabelStudio, photos: PhotoFolder, every_s: float) -> None:
+    def __init__(self, store: Store, label_studio: LabelStudio, photos: PhotoArchive, every_s: float) -> None:
         """every_s: seconds between comparisons of all projects; 0 = only at the start and when asked."""
         self._store = store
         self._label_studio = label_studio
@@ -39,7 +39,7 @@ class Synchroniser:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="synchronise", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
 
     def start(self) -> None:
         """Begin with all projects that the store knows."""
@@ -52,13 +52,13 @@ class Synchroniser:
         if self._thread.is_alive():
             self._thread.join(2.0)
 
-    def want(self, key: ProjectKey) -> None:
+    def request_sync(self, key: ProjectKey) -> None:
         """Compare this project soon."""
         with self._lock:
             self._wanted.add(key)
         self._wake.set()
 
-    def want_pictures(self) -> None:
+    def request_photos(self) -> None:
         """Look soon whether pictures, or predictions, are to be fetched."""
         with self._lock:
             self._pictures = True
@@ -107,7 +107,7 @@ class Synchroniser:
     def _one(self, key: ProjectKey) -> bool:
         def compare() -> str:
             try:
-                return f"compared with Label Studio: {synchronise(self._store, self._label_studio, key)}"
+                return f"compared with Label Studio: {sync_project(self._store, self._label_studio, key)}"
             except NotFound as error:
                 log.warning("project %s is gone, or not to be seen with this token, for now: %s", key, error)
                 return ""
@@ -124,7 +124,7 @@ class Synchroniser:
 
     def _pictures_of(self, key: ProjectKey) -> bool:
         def keep() -> str:
-            kept, failed = keep_pictures(self._store, self._label_studio, self._photos, key)
+            kept, failed = fetch_photos(self._store, self._label_studio, self._photos, key)
             return f"{kept} pictures kept, {failed} could not be" if kept or failed else ""
 
         return _went_well(key, keep, "pictures not kept")

@@ -10,37 +10,37 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from backend.corrections.ingest import is_introduced, note_project_config, receive, work_in
-from backend.corrections.suggestions import Answered, save_offers
+from backend.corrections.ingest import enqueue, is_introduced, note_project_config, process_inbox
+from backend.corrections.suggestions import PromptAnswer, save_suggestions
 from backend.errors import StoreError, StoreUnavailable
 from backend.label_studio.events import WebhookEvent
 from backend.metrics import Metrics
-from backend.records import Offer, ProjectKey
+from backend.records import ProjectKey, Suggestion
 from backend.store.database import Store
 
 log = logging.getLogger(__name__)
 
 WAITING_ANSWERS = 64  #: with their masks, until they are encoded
-WAITING_OFFERS = 10_000  #: encoded, while the database is away
+WAITING_SUGGESTIONS = 10_000  #: encoded, while the database is away
 RETRY_S = 2.0
 _IDLE_S = 30.0  #: seconds after which the inbox is looked into unasked: another process may have filled it
 
 
-class Recorder:
+class StoreWriter:
     """Thread-safe. `start` before use, `stop` writes what is left."""
 
     def __init__(self, store: Store, metrics: Metrics, on_worked_in: Callable[[int], None] = lambda _: None) -> None:
-        """on_worked_in: called on the recorder's thread with the number of deliveries that came into the store."""
+        """on_worked_in: called on the writer's thread with the number of deliveries that came into the store."""
         self._store = store
         self._metrics = metrics
         self._on_worked_in = on_worked_in
-        self._answers: queue.Queue[Answered] = queue.Queue(WAITING_ANSWERS)
-        self._offers: deque[Offer] = deque(maxlen=WAITING_OFFERS)
+        self._answers: queue.Queue[PromptAnswer] = queue.Queue(WAITING_ANSWERS)
+        self._suggestions: deque[Suggestion] = deque(maxlen=WAITING_SUGGESTIONS)
         self._projects: dict[ProjectKey, str] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="record", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
 
     def start(self) -> None:
         """Begin; what an earlier process left in the inbox is worked in first."""
@@ -54,12 +54,12 @@ class Recorder:
         if self._thread.is_alive():
             self._thread.join(wait_s)
 
-    def answered(self, answered: Answered) -> None:
+    def answered(self, answered: PromptAnswer) -> None:
         """Note what was offered; at once. Where too many wait, the offer is lost and counted, never the click."""
         try:
             self._answers.put_nowait(answered)
         except queue.Full:
-            self._metrics.offer_lost()
+            self._metrics.suggestion_lost()
             log.warning("task %d: what was offered is not stored: too much is waiting for the database", answered.task)
         self._wake.set()
 
@@ -73,7 +73,7 @@ class Recorder:
 
     def deliver(self, event: WebhookEvent) -> None:
         """Note an event. When this returns it is on disk. Raises StoreError."""
-        receive(self._store, event)
+        enqueue(self._store, event)
         self._wake.set()
 
     def _run(self) -> None:
@@ -88,8 +88,8 @@ class Recorder:
         """Write everything that waits; False when the database failed and it waits on."""
         try:
             self._write_projects()
-            self._write_offers()
-            done = work_in(self._store)
+            self._write_suggestions()
+            done = process_inbox(self._store)
         except StoreUnavailable as error:
             log.warning("%s; tried again", error)
             return False
@@ -116,24 +116,24 @@ class Recorder:
                 if self._projects.get(key) == config:
                     del self._projects[key]
 
-    def _write_offers(self) -> None:
+    def _write_suggestions(self) -> None:
         while True:
             try:
-                offer = self._answers.get_nowait().offer()
+                offer = self._answers.get_nowait().suggestion()
             except queue.Empty:
                 break
             if offer is not None:
-                if len(self._offers) == WAITING_OFFERS:
-                    self._metrics.offer_lost()
-                self._offers.append(offer)
-        while self._offers:
-            some = [self._offers[index] for index in range(min(50, len(self._offers)))]
+                if len(self._suggestions) == WAITING_SUGGESTIONS:
+                    self._metrics.suggestion_lost()
+                self._suggestions.append(offer)
+        while self._suggestions:
+            some = [self._suggestions[index] for index in range(min(50, len(self._suggestions)))]
             try:
                 with self._store.write() as connection:
-                    save_offers(connection, some)
+                    save_suggestions(connection, some)
             except StoreUnavailable:
                 raise
             except StoreError as error:
                 log.warning("%d offers are not stored: %s", len(some), error)
             for _ in some:
-                self._offers.popleft()
+                self._suggestions.popleft()

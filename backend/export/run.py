@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO
 
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.split import SPLITS
-from backend.export import formats as entries
+from backend.corrections.tasks import by_task, category
 from backend.export.staging import check_target, staged
 from backend.export.writers import Format, Images, Job, writer
 from backend.records import StoredProject, StoredRegion
@@ -48,7 +48,7 @@ class _Survey:
 def export(
     regions: Iterable[StoredRegion],
     project: StoredProject,
-    photos: PhotoFolder,
+    photos: PhotoArchive,
     out: Path,
     *,
     form: Format,
@@ -75,7 +75,7 @@ def export(
             job = Job(project, found.categories, photos, out, images, not complete)
             write = writer(form, staging, job)
             resumed, since = staging.after is None, 0
-            for task in entries.by_task(_kept(kept)):
+            for task in by_task(_kept(kept)):
                 size = sum(map(len, task.annotations))
                 on_task(size)
                 if not resumed:
@@ -126,8 +126,8 @@ def _keep(regions: Iterable[StoredRegion], kept: IO[bytes]) -> _Survey:
             left_out += region.image_sha256 is None
             yield region
 
-    for task in entries.by_task(seen()):
-        kinds |= {entries.category(region, task.latest) for region in task.latest}
+    for task in by_task(seen()):
+        kinds |= {category(region, task.latest) for region in task.latest}
     return _Survey(digest.hexdigest(), number, left_out, {kind: k for k, kind in enumerate(sorted(kinds), start=1)})
 
 

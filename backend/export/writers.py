@@ -10,10 +10,11 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.split import SPLITS
+from backend.corrections.tasks import LabelledTask
 from backend.export import formats as entries
-from backend.export.formats import Categories, LabelledTask
+from backend.export.formats import Categories
 from backend.export.staging import Staging, to_json
 from backend.images import FORMATS as PHOTO_FORMATS
 from backend.label_studio.label_config import LabelConfig
@@ -31,7 +32,7 @@ class Job:
 
     project: StoredProject
     categories: Categories
-    photos: PhotoFolder
+    photos: PhotoArchive
     target: Path  #: the folder in which everything will lie
     images: Images
     partial: bool  #: not everything visible was annotated

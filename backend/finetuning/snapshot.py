@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.split import Split, split_of
-from backend.export.formats import LabelledTask, by_task, granularity
+from backend.corrections.tasks import LabelledTask, by_task, granularity
 from backend.records import StoredRegion
 from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Region, Sample
 
@@ -38,7 +38,7 @@ class Snapshot:
     def regions(self) -> int:
         return sum(len(photo["regions"]) for photo in self.photos)
 
-    def samples(self, kept: PhotoFolder, split: Split, source: str) -> list[Sample]:
+    def samples(self, kept: PhotoArchive, split: Split, source: str) -> list[Sample]:
         """The photos of one side; those that are not kept are left out."""
         mine = [photo for photo in self.photos if split_of(photo["sha256"]) == split]
         found = [_sample(photo, kept.path(photo["sha256"]), source) for photo in mine if kept.has(photo["sha256"])]

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.queries import list_projects, stream_regions
 from backend.errors import StoreError, VersionError
 from backend.finetuning import jobs, snapshot
@@ -116,7 +116,7 @@ class Worker:
         settings: Settings,
         store: Store,
         registry: Registry,
-        photos: PhotoFolder,
+        photos: PhotoArchive,
         *,
         refresh: Callable[[ProjectKey, Callable[[], None]], None] = lambda key, go_on: None,
     ) -> None:

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backend.corrections.photo_archive import PhotoFolder
-from backend.corrections.suggestions import Answered
-from backend.corrections.sync_thread import Synchroniser
-from backend.corrections.writer import Recorder
+from backend.corrections.photo_archive import open_photos
+from backend.corrections.suggestions import PromptAnswer
+from backend.corrections.sync_thread import SyncThread
+from backend.corrections.writer import StoreWriter
 from backend.errors import StoreError
 from backend.finetuning import jobs
 from backend.label_studio.client import LabelStudio
@@ -26,21 +26,23 @@ log = logging.getLogger(__name__)
 class Intake:
     """Thread-safe."""
 
-    def __init__(self, store: Store, label_studio: LabelStudio, recorder: Recorder, synchroniser: Synchroniser) -> None:
+    def __init__(
+        self, store: Store, label_studio: LabelStudio, store_writer: StoreWriter, sync_thread: SyncThread
+    ) -> None:
         self._store = store
         self._label_studio = label_studio
-        self._recorder = recorder
-        self._synchroniser = synchroniser
+        self._store_writer = store_writer
+        self._sync_thread = sync_thread
 
     def start(self) -> None:
         """Begin writing, and comparing with Label Studio."""
-        self._recorder.start()
-        self._synchroniser.start()
+        self._store_writer.start()
+        self._sync_thread.start()
 
     def close(self) -> None:
         """Write what is left and end."""
-        self._synchroniser.stop()
-        self._recorder.stop()
+        self._sync_thread.stop()
+        self._store_writer.stop()
 
     def key(self, project_key: str | None, project: int | None) -> ProjectKey | None:
         """The store's key of a project as Label Studio names it; None while its server is not known."""
@@ -54,11 +56,11 @@ class Intake:
     def introduced(self, project_key: str | None, project: int | None, label_config: str) -> None:
         """A project posted its /setup. Never raises."""
         if label_config and (key := self.key(project_key, project)) is not None:
-            self._recorder.project(key, label_config)
+            self._store_writer.project(key, label_config)
 
-    def answered(self, answered: Answered) -> None:
+    def answered(self, answered: PromptAnswer) -> None:
         """A prompt was answered. Never raises."""
-        self._recorder.answered(answered)
+        self._store_writer.answered(answered)
 
     def event(self, action: str, body: Mapping[str, Any]) -> bool:
         """An event of a project: noted on disk before this returns; whether there was anything to note.
@@ -73,14 +75,14 @@ class Intake:
         if action == "START_TRAINING":
             if name is not None:
                 key = ProjectKey(origin, int(name.split(".")[0]))
-                self._synchroniser.want(key)
+                self._sync_thread.request_sync(key)
                 jobs.request(self._store, key, "button")
             return True
         event = parse_webhook_event(body, origin)
         try:
-            self._recorder.deliver(event)
+            self._store_writer.deliver(event)
         except StoreError:
-            self._synchroniser.want(event.key)
+            self._sync_thread.request_sync(event.key)
             raise
         return True
 
@@ -93,16 +95,11 @@ def open_intake(
     on_change: Callable[[], None] = lambda: None,
 ) -> Intake:
     """With its threads, not started yet. on_change: called on one of them when regions came into the store."""
-    synchroniser = Synchroniser(store, label_studio, open_photos(settings), settings.sync_seconds)
+    sync_thread = SyncThread(store, label_studio, open_photos(settings), settings.sync_seconds)
 
     def worked_in(_: int) -> None:
         on_change()
-        synchroniser.want_pictures()
+        sync_thread.request_photos()
 
-    recorder = Recorder(store, metrics, worked_in)
-    return Intake(store, label_studio, recorder, synchroniser)
-
-
-def open_photos(settings: Settings) -> PhotoFolder:
-    """Where the settings say that pictures of corrections are kept."""
-    return PhotoFolder(settings.data_dir / "photos")
+    store_writer = StoreWriter(store, metrics, worked_in)
+    return Intake(store, label_studio, store_writer, sync_thread)

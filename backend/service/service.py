@@ -22,7 +22,7 @@ import numpy as np
 from cachetools import TTLCache
 
 from backend.adaptation.learner import Learner
-from backend.corrections.suggestions import Answered
+from backend.corrections.suggestions import PromptAnswer
 from backend.errors import BackendError, NotStored, StoreError
 from backend.images import decode_photo, probe_size
 from backend.inference.label_embeddings import Namer, without_text
@@ -353,7 +353,7 @@ class SemsamService:
         text = asked.text[-1] if asked.prompt is None else None
         now, ms = datetime.now(UTC), 1000 * seconds
         self._intake.answered(
-            Answered(key, task.id, file.sha256, file.size, asked.prompt, text, offered, prediction, ms, now)
+            PromptAnswer(key, task.id, file.sha256, file.size, asked.prompt, text, offered, prediction, ms, now)
         )
 
     def _key(self, request: PredictRequest, task: TaskRef) -> ProjectKey | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.corrections.suggestions import Answered
+from backend.corrections.suggestions import PromptAnswer
 from backend.formats import crop_mask, encode_brush_rle
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_prediction
@@ -82,7 +82,7 @@ def event(action: str, **more: Any) -> dict[str, Any]:
 
 def answered(
     masks: list[np.ndarray], *, task: int = 1, at_s: float = -10, config: str = CONFIG
-) -> tuple[Answered, list[dict[str, Any]]]:
+) -> tuple[PromptAnswer, list[dict[str, Any]]]:
     """What the service offers for a click, and the geometry rows of the answer, best first."""
     candidates = []
     for rank, mask in enumerate(masks, start=1):
@@ -94,6 +94,6 @@ def answered(
         candidates, config=LabelConfig.parse(config), prompt_id=uuid.uuid4().hex, model_version="mobile-1"
     )
     prompt = Prompt((Click(10.5, 11.5), Click(1.0, 1.0, False)))
-    answer = Answered(KEY, task, "ab" * 32, SIZE, prompt, None, candidates, prediction, 42.0, at(at_s))
+    answer = PromptAnswer(KEY, task, "ab" * 32, SIZE, prompt, None, candidates, prediction, 42.0, at(at_s))
     rows = sorted((row for row in prediction["result"] if "meta" in row), key=lambda row: row["meta"]["candidate"])
     return answer, rows

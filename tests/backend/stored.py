@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from sqlalchemy import insert
 
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.photo_archive import PhotoArchive
 from backend.records import ProjectKey, RegionKey, StoredProject, StoredRegion
 from backend.store.database import Store
 from backend.store.tables import annotations as annotation_rows
@@ -52,7 +52,7 @@ def region(mask: np.ndarray, *, task: int = 1, annotation: int = 1, name: str = 
     return StoredRegion(**made | fields)
 
 
-def car_park(photos: PhotoFolder, tasks: int, first: int = 1) -> list[StoredRegion]:
+def car_park(photos: PhotoArchive, tasks: int, first: int = 1) -> list[StoredRegion]:
     """A car with two wheels and a patch of sky on each photo; every third task has a second, later annotation."""
     found = []
     for task in range(first, first + tasks):

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import requests
 
-from backend.corrections.fetch_photos import keep_pictures
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.fetch_photos import fetch_photos
+from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.queries import count, find_project, stream_regions
-from backend.corrections.sync import synchronise
+from backend.corrections.sync import sync_project
 from backend.demo.run import DemoProject
 from backend.errors import NotFound
 from backend.label_studio.client import LabelStudio
@@ -50,7 +50,7 @@ def test_annotations_reach_the_store_by_webhook_and_another_one_by_comparison_al
     eventually(annotations, lambda: {name: known[0] for name, known in regions(backends_store, key).items()})
     # their pictures are fetched afterwards, and kept
     eventually(True, lambda: all(known[1] for known in regions(backends_store, key).values()))
-    photos = PhotoFolder(studio.demo.data / "photos")
+    photos = PhotoArchive(studio.demo.data / "photos")
     kept = {photos.path(sha256 or "").read_bytes() for _, sha256 in regions(backends_store, key).values()}
     assert kept == {photograph.read_bytes() for photograph in PHOTOGRAPHS[:3]}
 
@@ -58,17 +58,17 @@ def test_annotations_reach_the_store_by_webhook_and_another_one_by_comparison_al
     settings = Settings(label_studio_url=studio.url, label_studio_api_key=studio.credentials.token)
     label_studio = LabelStudio(settings)
     store = Store.open(f"sqlite:///{tmp_path}/semsam.db")
-    found = synchronise(store, label_studio, key)
+    found = sync_project(store, label_studio, key)
     assert (found.tasks, found.read, found.changed, found.deleted) == (3, 3, 3, 0)
-    assert keep_pictures(store, label_studio, PhotoFolder(tmp_path / "photos"), key) == (3, 0)
+    assert fetch_photos(store, label_studio, PhotoArchive(tmp_path / "photos"), key) == (3, 0)
     assert regions(store, key) == regions(backends_store, key)
-    again = synchronise(store, label_studio, key)
+    again = sync_project(store, label_studio, key)
     assert (again.read, again.changed, again.deleted) == (0, 0, 0)
 
     call("PATCH", f"/api/annotations/{one}/", json={"result": [brush_row("b", square(9, 9, 7))]})
     call("DELETE", f"/api/annotations/{two}/")
     call("DELETE", f"/api/tasks/{third}/")
-    found = synchronise(store, label_studio, key)
+    found = sync_project(store, label_studio, key)
     assert (found.tasks, found.read, found.changed, found.deleted) == (2, 2, 1, 2)
     assert set(regions(store, key)) == {"b"}
     assert count(store, key).deleted == 3
@@ -79,7 +79,7 @@ def test_annotations_reach_the_store_by_webhook_and_another_one_by_comparison_al
 
     call("DELETE", f"/api/projects/{made.id}/")
     with pytest.raises(NotFound):
-        synchronise(store, label_studio, key)
+        sync_project(store, label_studio, key)
     assert find_project(store, made.id).deleted_at is not None
     assert set(regions(store, key)) == {"b"}  # what was learned from a project outlives it
     store.close()

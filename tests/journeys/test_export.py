@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.split import SPLITS
 from backend.demo.run import DemoProject
 from backend.export.run import export
@@ -32,7 +32,7 @@ def test_an_export_imports_into_a_new_project_with_masks_equal_to_the_pixel(
 ) -> None:
     first = project([COFFEE])
     address = studio.api.call("GET", f"/api/tasks/{first.tasks[0]}/")["data"]["image"]
-    photos = PhotoFolder(tmp_path / "photos")
+    photos = PhotoArchive(tmp_path / "photos")
     sha256 = photos.keep(COFFEE.read_bytes())
     with Image.open(COFFEE) as picture:
         width, height = picture.size

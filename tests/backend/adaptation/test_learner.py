@@ -16,9 +16,9 @@ from sqlalchemy import delete, update
 from typer.testing import CliRunner
 
 from backend.adaptation.learner import Learner
-from backend.adaptation.lessons import forget, kept_lessons, switch_learning, taught_regions
+from backend.adaptation.lessons import forget, kept_lessons, switch_learning, training_regions
 from backend.cli.main import app
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.photo_archive import PhotoArchive
 from backend.images import decode_photo
 from backend.inference.predictor import Loaded, Predictor
 from backend.metrics import Metrics
@@ -55,12 +55,12 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def photos(settings: Settings) -> PhotoFolder:
-    return PhotoFolder(settings.data_dir / "photos")
+def photos(settings: Settings) -> PhotoArchive:
+    return PhotoArchive(settings.data_dir / "photos")
 
 
 @pytest.fixture
-def park(photos: PhotoFolder) -> list[StoredRegion]:
+def park(photos: PhotoArchive) -> list[StoredRegion]:
     return stored.car_park(photos, 3)
 
 
@@ -74,7 +74,7 @@ def file(settings: Settings) -> Iterator[Store]:
 class Backend:
     """A learner and the predictor that asks it, as in the service."""
 
-    def __init__(self, store: Store, photos: PhotoFolder, settings: Settings, model: Loaded) -> None:
+    def __init__(self, store: Store, photos: PhotoArchive, settings: Settings, model: Loaded) -> None:
         self.predictor = Predictor(lambda: model, cache_bytes=0, metrics=Metrics())
         self.predictor.start()
         self.predictor.ready()
@@ -95,7 +95,7 @@ class Backend:
 
 
 @pytest.fixture
-def backend(file: Store, photos: PhotoFolder, settings: Settings, models: list[Loaded]) -> Iterator[Backend]:
+def backend(file: Store, photos: PhotoArchive, settings: Settings, models: list[Loaded]) -> Iterator[Backend]:
     made = Backend(file, photos, settings, models[0])
     yield made
     made.learner.stop()
@@ -107,7 +107,7 @@ def looked(backend: Backend) -> Any:
 
 
 def test_what_was_accepted_is_learned_and_survives_a_restart_without_the_pictures(
-    store: Store, photos: PhotoFolder, settings: Settings, models: list[Loaded], park: list[StoredRegion]
+    store: Store, photos: PhotoArchive, settings: Settings, models: list[Loaded], park: list[StoredRegion]
 ) -> None:
     first = Backend(store, photos, settings, models[0])
     untaught = first.answer()
@@ -124,7 +124,7 @@ def test_what_was_accepted_is_learned_and_survives_a_restart_without_the_picture
 def test_regions_teach_the_same_in_whatever_order_they_come(
     backend: Backend,
     file: Store,
-    photos: PhotoFolder,
+    photos: PhotoArchive,
     settings: Settings,
     models: list[Loaded],
     park: list[StoredRegion],
@@ -180,7 +180,7 @@ def test_another_model_learns_anew_and_the_first_one_finds_its_lessons_again(
 def test_a_region_that_is_deleted_or_changed_teaches_what_it_is_now(
     backend: Backend,
     file: Store,
-    photos: PhotoFolder,
+    photos: PhotoArchive,
     settings: Settings,
     models: list[Loaded],
     park: list[StoredRegion],
@@ -194,7 +194,7 @@ def test_a_region_that_is_deleted_or_changed_teaches_what_it_is_now(
     now = looked(backend)
     left = [each for each in park if each.key.region != "b"]
     assert now[0] == len(left) == len(kept_lessons(file, KEY, models[0].version.digest))
-    assert {each.label for each in taught_regions(file, KEY)} == {"sky", "wheel", ""}
+    assert {each.label for each in training_regions(file, KEY)} == {"sky", "wheel", ""}
     with file.write() as connection:  # learned anew from nothing but the regions, it is the same
         connection.exec_driver_sql("DELETE FROM lessons")
     afresh = Backend(file, photos, settings, models[0])
@@ -216,7 +216,7 @@ def test_a_picture_that_is_not_there_yet_teaches_when_it_is(
 def test_a_picture_that_never_comes_is_waited_for_without_learning_again(
     backend: Backend,
     file: Store,
-    photos: PhotoFolder,
+    photos: PhotoArchive,
     park: list[StoredRegion],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -232,7 +232,7 @@ def test_a_picture_that_never_comes_is_waited_for_without_learning_again(
 def test_kept_lessons_that_cannot_be_read_are_made_anew(
     backend: Backend,
     file: Store,
-    photos: PhotoFolder,
+    photos: PhotoArchive,
     settings: Settings,
     models: list[Loaded],
     park: list[StoredRegion],

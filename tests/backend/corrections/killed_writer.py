@@ -20,8 +20,8 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from backend.corrections.ingest import receive, work_in
-from backend.corrections.suggestions import save_offers
+from backend.corrections.ingest import enqueue, process_inbox
+from backend.corrections.suggestions import save_suggestions
 from backend.label_studio.events import parse_webhook_event
 from backend.store.database import Store
 from tests.backend.annotations import ORIGIN, annotation, answered, brush_row, square
@@ -58,16 +58,16 @@ def write(url: str, base: int, said: int, deadly: int | None) -> None:
     store = Store.open(url)
     if deadly is not None:
         die_at_step(deadly)
-    offer = answered([square(5, 5, 20), square(8, 8, 8)], task=base)[0].offer()
+    offer = answered([square(5, 5, 20), square(8, 8, 8)], task=base)[0].suggestion()
     for number, body in enumerate(bodies(base)):
-        receive(store, parse_webhook_event(body, ORIGIN))
+        enqueue(store, parse_webhook_event(body, ORIGIN))
         os.write(said, b".")
         if number % 2:
-            work_in(store)
+            process_inbox(store)
             assert offer
             with store.write() as connection:
-                save_offers(connection, [offer])
-    work_in(store)
+                save_suggestions(connection, [offer])
+    process_inbox(store)
     store.close()
 
 

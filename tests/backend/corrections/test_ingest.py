@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.corrections.ingest import receive, work_in
-from backend.corrections.queries import count, find_offer, find_project, problems, stream_regions
-from backend.corrections.suggestions import Answered, save_offers
+from backend.corrections.ingest import enqueue, process_inbox
+from backend.corrections.queries import count, find_project, find_suggestion, problems, stream_regions
+from backend.corrections.suggestions import PromptAnswer, save_suggestions
 from backend.label_studio.events import parse_webhook_event
 from backend.records import StoredRegion
 from backend.store.database import Store
@@ -20,15 +20,15 @@ from tests.backend.annotations import KEY, ORIGIN, annotation, answered, at, bru
 
 def deliver(store: Store, *bodies: dict[str, Any]) -> None:
     for body in bodies:
-        receive(store, parse_webhook_event(body, ORIGIN))
-    work_in(store)
+        enqueue(store, parse_webhook_event(body, ORIGIN))
+    process_inbox(store)
 
 
-def offer(store: Store, answer: Answered) -> None:
-    made = answer.offer()
+def offer(store: Store, answer: PromptAnswer) -> None:
+    made = answer.suggestion()
     assert made is not None
     with store.write() as connection:
-        save_offers(connection, [made])
+        save_suggestions(connection, [made])
 
 
 def everything(store: Store) -> dict[str, StoredRegion]:
@@ -70,10 +70,10 @@ def test_an_offer_comes_back_as_it_was_made(store: Store) -> None:
     answer, rows = answered([square(5, 5, 20), square(8, 8, 8)])
     offer(store, answer)
     offer(store, answer)
-    made = answer.offer()
+    made = answer.suggestion()
     assert made is not None
-    assert sorted(map(str, find_offer(store, made.prompt_id).candidates)) == sorted(map(str, made.candidates))  # type: ignore[union-attr]
-    assert find_offer(store, made.prompt_id) == made
+    assert sorted(map(str, find_suggestion(store, made.prompt_id).candidates)) == sorted(map(str, made.candidates))  # type: ignore[union-attr]
+    assert find_suggestion(store, made.prompt_id) == made
     assert {candidate.region for candidate in made.candidates} == {row["id"] for row in rows}
 
 
@@ -149,7 +149,7 @@ def test_a_delivery_that_makes_no_sense_is_put_aside_and_the_next_one_is_worked_
     strange = event("ANNOTATION_CREATED", annotation=annotation(5, []) | {"updated_at": "yesterday"})
     deliver(store, strange, event("ANNOTATION_CREATED", annotation=annotation(6, [brush_row("a", square(1, 1, 5))])))
     assert set(everything(store)) == {"a"}
-    assert work_in(store) == 0
+    assert process_inbox(store) == 0
 
 
 def test_the_project_is_known_by_its_newest_title_and_its_token_is_nowhere(store: Store) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.corrections.ingest import receive, work_in
-from backend.corrections.queries import count, find_offer, stream_regions
-from backend.corrections.writer import Recorder
+from backend.corrections.ingest import enqueue, process_inbox
+from backend.corrections.queries import count, find_suggestion, stream_regions
+from backend.corrections.writer import StoreWriter
 from backend.errors import StoreUnavailable
 from backend.label_studio.events import parse_webhook_event
 from backend.metrics import Metrics
@@ -59,7 +59,7 @@ def test_killed_at_any_step_it_has_what_was_acknowledged_once(
     assert sum(killed for _, _, killed in rounds) > 80 / stride  # it has that many steps
 
     store = Store.open(url)
-    work_in(store)
+    process_inbox(store)
     found = held(store)
     for base, acknowledged, killed in rounds:
         # the next one may have been stored though there was no time left to say so
@@ -67,8 +67,8 @@ def test_killed_at_any_step_it_has_what_was_acknowledged_once(
         assert found[base] in possible, (base, acknowledged)
     for base, _, _ in rounds:
         for body in bodies(base):
-            receive(store, parse_webhook_event(body, ORIGIN))
-    work_in(store)
+            enqueue(store, parse_webhook_event(body, ORIGIN))
+    process_inbox(store)
     assert held(store) == {base: STATES[-1] for base, _, _ in rounds}
     store.close()
 
@@ -92,18 +92,18 @@ def until_full(folder: Path) -> None:
         for number in range(1, 1000):
             rows = [brush_row("a", square(1, 1, 5)), brush_row("b", square(9, 9, 5))]
             body = event("ANNOTATION_CREATED", annotation=annotation(number, rows, task=number))
-            receive(store, parse_webhook_event(body, ORIGIN))
+            enqueue(store, parse_webhook_event(body, ORIGIN))
             stored += 1
             if number % 3 == 0:
-                work_in(store)
+                process_inbox(store)
     except StoreUnavailable as error:
         assert "disk" in str(error)
     else:
         raise AssertionError("the disk never filled up")
     assert count(store, KEY).regions <= 2 * stored
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    receive(store, parse_webhook_event(event("ANNOTATION_CREATED", annotation=annotation(2000, [])), ORIGIN))
-    work_in(store)
+    enqueue(store, parse_webhook_event(event("ANNOTATION_CREATED", annotation=annotation(2000, [])), ORIGIN))
+    process_inbox(store)
     assert count(store, KEY).regions == 2 * stored
     store.close()
 
@@ -124,21 +124,21 @@ def test_while_the_database_is_gone_nothing_is_acknowledged_and_offers_wait_for_
     postgres_process: postgres.Server,
 ) -> None:
     store = Store.open(postgres.new_database(postgres_process.url))
-    recorder = Recorder(store, Metrics())
-    recorder.start()
+    store_writer = StoreWriter(store, Metrics())
+    store_writer.start()
     first = event("ANNOTATION_CREATED", annotation=annotation(1, [brush_row("a", square(1, 1, 5))]))
-    recorder.deliver(parse_webhook_event(first, ORIGIN))
+    store_writer.deliver(parse_webhook_event(first, ORIGIN))
     postgres_process.stop()
     try:
         with pytest.raises(StoreUnavailable):
-            recorder.deliver(parse_webhook_event(first, ORIGIN))
+            store_writer.deliver(parse_webhook_event(first, ORIGIN))
         answer, (row,) = answered([square(5, 5, 20)])
-        recorder.answered(answer)
+        store_writer.answered(answer)
     finally:
         postgres_process.start()
-    recorder.deliver(parse_webhook_event(event("ANNOTATION_CREATED", annotation=annotation(2, [row])), ORIGIN))
-    assert eventually(lambda: find_offer(store, row["meta"]["prompt_id"]) is not None)
+    store_writer.deliver(parse_webhook_event(event("ANNOTATION_CREATED", annotation=annotation(2, [row])), ORIGIN))
+    assert eventually(lambda: find_suggestion(store, row["meta"]["prompt_id"]) is not None)
     assert eventually(lambda: count(store, KEY).regions == 2)
     assert {region.iou_with_offer for region in stream_regions(store, KEY)} == {None, 1.0}
-    recorder.stop()
+    store_writer.stop()
     store.close()

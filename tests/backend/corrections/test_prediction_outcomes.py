@@ -10,7 +10,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 
-from backend.adaptation.lessons import taught_regions
+from backend.adaptation.lessons import training_regions
 from backend.corrections.prediction_outcomes import judge_preannotated
 from backend.corrections.queries import count, stream_regions
 from backend.errors import FetchTimeout, NotFound
@@ -169,14 +169,14 @@ def test_what_was_offered_without_a_click_teaches_once_it_was_submitted(store: S
     deliver(store, begun(5, [whole, part]))
     with store.write() as connection:
         connection.exec_driver_sql("UPDATE regions SET image_sha256 = 'ab'")
-    assert {each.key.region for each in taught_regions(store, KEY)} == {whole["id"], part["id"]}
+    assert {each.key.region for each in training_regions(store, KEY)} == {whole["id"], part["id"]}
 
 
 def test_corrections_of_an_older_database_stay_and_were_all_of_clicks(store: Store) -> None:
     deliver(store, begun(5, [brush_row("by-hand", WHOLE)]))
     with store.write() as connection:
         config = Config(attributes={"connection": connection})
-        config.set_main_option("script_location", "backend:migrations")
+        config.set_main_option("script_location", "backend.store:migrations")
         command.downgrade(config, "0005")
         command.upgrade(config, "head")
     ((name, region),) = everything(store).items()

@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 import backend.corrections.sync_thread
 import backend.label_studio.client
 from backend.cli.main import app
-from backend.corrections.fetch_photos import keep_pictures
-from backend.corrections.ingest import apply, config_or_empty, prepare, receive, work_in
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.fetch_photos import fetch_photos
+from backend.corrections.ingest import apply, config_or_empty, enqueue, prepare, process_inbox
+from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.queries import count, find_project, list_projects, stream_regions
-from backend.corrections.sync import Synced, synchronise
-from backend.corrections.sync_thread import Synchroniser
-from backend.corrections.writer import Recorder
+from backend.corrections.sync import Synced, sync_project
+from backend.corrections.sync_thread import SyncThread
+from backend.corrections.writer import StoreWriter
 from backend.errors import LabelStudioError, NotFound
 from backend.label_studio.annotations import parse_annotation
 from backend.label_studio.client import LabelStudio
@@ -58,7 +58,7 @@ def key(studio: FakeStudio) -> ProjectKey:
 
 @pytest.fixture
 def sync(store: Store, label_studio: LabelStudio, key: ProjectKey) -> Callable[..., Synced]:
-    return lambda **more: synchronise(store, label_studio, key, **more)
+    return lambda **more: sync_project(store, label_studio, key, **more)
 
 
 def regions(store: Store, key: ProjectKey) -> set[str]:
@@ -67,8 +67,8 @@ def regions(store: Store, key: ProjectKey) -> set[str]:
 
 def deliver(store: Store, key: ProjectKey, body: dict[str, Any], late: float = 0) -> None:
     """A webhook, received now or so many seconds ago, and worked in."""
-    receive(store, parse_webhook_event(body, key.origin), datetime.now(UTC) - timedelta(seconds=late))
-    work_in(store)
+    enqueue(store, parse_webhook_event(body, key.origin), datetime.now(UTC) - timedelta(seconds=late))
+    process_inbox(store)
 
 
 # ------------------------------------------------------------------------------------------------------ one comparison
@@ -247,16 +247,16 @@ def test_an_introduction_takes_the_mark_off_though_the_labeling_config_is_known(
     studio: FakeStudio, store: Store, key: ProjectKey, sync: Callable[..., Synced]
 ) -> None:
     studio.projects.add(7)
-    recorder = Recorder(store, Metrics())
-    recorder.start()
+    store_writer = StoreWriter(store, Metrics())
+    store_writer.start()
     try:
-        recorder.project(key, CONFIG)
+        store_writer.project(key, CONFIG)
         eventually(lambda: list_projects(store) != [])
         missed(store, sync, studio)
-        recorder.project(key, CONFIG)
+        store_writer.project(key, CONFIG)
         eventually(lambda: find_project(store, 7).deleted_at is None)
     finally:
-        recorder.stop()
+        store_writer.stop()
 
 
 # -------------------------------------------------------------------------------------------------------- the thread
@@ -265,16 +265,16 @@ def test_an_introduction_takes_the_mark_off_though_the_labeling_config_is_known(
 @pytest.fixture
 def start(
     store: Store, label_studio: LabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[float], Synchroniser]]:
-    """Starts a synchroniser that tries again at once; it is stopped at the end."""
+) -> Iterator[Callable[[float], SyncThread]]:
+    """Starts a sync thread that tries again at once; it is stopped at the end."""
     monkeypatch.setattr(backend.corrections.sync_thread, "RETRY_S", 0.02)
     with contextlib.ExitStack() as made:
 
-        def begin(every_s: float) -> Synchroniser:
-            synchroniser = Synchroniser(store, label_studio, PhotoFolder(tmp_path / "photos"), every_s)
-            synchroniser.start()
-            made.callback(synchroniser.stop)
-            return synchroniser
+        def begin(every_s: float) -> SyncThread:
+            sync_thread = SyncThread(store, label_studio, PhotoArchive(tmp_path / "photos"), every_s)
+            sync_thread.start()
+            made.callback(sync_thread.stop)
+            return sync_thread
 
         yield begin
 
@@ -315,11 +315,11 @@ def test_later_changes_are_found_by_the_timer(
 
 
 def test_a_project_that_is_wanted_is_compared_though_the_store_has_not_heard_of_it_and_again_if_that_fails(
-    studio: FakeStudio, store: Store, key: ProjectKey, start: Callable[[float], Synchroniser]
+    studio: FakeStudio, store: Store, key: ProjectKey, start: Callable[[float], SyncThread]
 ) -> None:
     studio.task(1, labelled(5, A, task=1))
     studio.status["/api/projects/7/"] = 500
-    start(0).want(key)
+    start(0).request_sync(key)
     eventually(lambda: studio.asked.count("/api/projects/7/") >= 3)
     studio.status.clear()
     eventually(lambda: regions(store, key) == {"a"})
@@ -354,17 +354,17 @@ def test_a_region_that_comes_while_its_picture_is_kept_gets_its_digest(
     studio: FakeStudio, label_studio: LabelStudio, key: ProjectKey, tmp_path: Path, postgres_server: str
 ) -> None:
     store = Store.open(postgres.new_database(postgres_server))  # SQLite has one writer at a time
-    photos = PhotoFolder(tmp_path / "photos")
+    photos = PhotoArchive(tmp_path / "photos")
     studio.task(1, labelled(5, A, task=1))
-    synchronise(store, label_studio, key)
+    sync_project(store, label_studio, key)
     late = parse_annotation(labelled(6, B, task=1), project=7, task=1)
     rows = prepare(store, key, late, config_or_empty(CONFIG))
     with store.write() as connection:
         apply(connection, key, late, rows, datetime.now(UTC))  # reads that there is no digest
-        assert keep_pictures(store, label_studio, photos, key) == (1, 0)
+        assert fetch_photos(store, label_studio, photos, key) == (1, 0)
     assert sorted(region.image_sha256 is None for region in stream_regions(store, key)) == [False, True]
     fetched = len([path for path in studio.asked if path.startswith("/data/")])
-    assert keep_pictures(store, label_studio, photos, key) == (0, 0)
+    assert fetch_photos(store, label_studio, photos, key) == (0, 0)
     (sha256,) = {region.image_sha256 for region in stream_regions(store, key)}
     assert sha256 is not None and photos.has(sha256)
     assert len([path for path in studio.asked if path.startswith("/data/")]) == fetched == 1

@@ -22,7 +22,7 @@ from pycocotools.cocoeval import COCOeval
 from typer.testing import CliRunner
 
 from backend.cli.main import app
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.split import SPLITS, VALIDATION_SHARE, split_of
 from backend.errors import ExportError
 from backend.export.run import Exported, export
@@ -43,11 +43,13 @@ few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthChec
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> PhotoFolder:
-    return PhotoFolder(tmp_path / "photos")
+def photos(tmp_path: Path) -> PhotoArchive:
+    return PhotoArchive(tmp_path / "photos")
 
 
-def run(regions: list[StoredRegion], photos: PhotoFolder, out: Path, form: Format = "coco", **options: Any) -> Exported:
+def run(
+    regions: list[StoredRegion], photos: PhotoArchive, out: Path, form: Format = "coco", **options: Any
+) -> Exported:
     return export(regions, project(), photos, out, form=form, **options)
 
 
@@ -106,7 +108,7 @@ def test_adding_data_moves_no_photo_across(
     tmp_path_factory: pytest.TempPathFactory, before: set[int], more: set[int]
 ) -> None:
     folder = tmp_path_factory.mktemp("split")
-    photos = PhotoFolder(folder / "photos")
+    photos = PhotoArchive(folder / "photos")
 
     def sides(tasks: set[int], out: Path) -> dict[str, str]:
         run([each for task in sorted(tasks) for each in car_park(photos, 1, task)], photos, out, images="none")
@@ -123,7 +125,7 @@ def test_adding_data_moves_no_photo_across(
 # ----------------------------------------------------------------------------------------------------------------- COCO
 
 
-def test_coco_loads_in_pycocotools_and_its_masks_are_the_stores(tmp_path: Path, photos: PhotoFolder) -> None:
+def test_coco_loads_in_pycocotools_and_its_masks_are_the_stores(tmp_path: Path, photos: PhotoArchive) -> None:
     regions = car_park(photos, 12)
     result = run(regions, photos, tmp_path / "out")
     found: dict[int, list[np.ndarray]] = {}
@@ -142,7 +144,9 @@ def test_coco_loads_in_pycocotools_and_its_masks_are_the_stores(tmp_path: Path, 
     assert all(same_masks(found[task], expected[task]) for task in expected)
 
 
-def test_coco_evaluation_runs_and_the_truth_held_against_itself_is_perfect(tmp_path: Path, photos: PhotoFolder) -> None:
+def test_coco_evaluation_runs_and_the_truth_held_against_itself_is_perfect(
+    tmp_path: Path, photos: PhotoArchive
+) -> None:
     run(car_park(photos, 12), photos, tmp_path / "out")
     truth = loaded(tmp_path / "out" / "train.json")
     with contextlib.redirect_stdout(io.StringIO()):
@@ -154,7 +158,9 @@ def test_coco_evaluation_runs_and_the_truth_held_against_itself_is_perfect(tmp_p
     assert evaluation.stats[0] == 1.0
 
 
-def test_coco_tells_objects_from_parts_and_who_contains_whom_to_our_reader(tmp_path: Path, photos: PhotoFolder) -> None:
+def test_coco_tells_objects_from_parts_and_who_contains_whom_to_our_reader(
+    tmp_path: Path, photos: PhotoArchive
+) -> None:
     run(car_park(photos, 3), photos, tmp_path / "out")
     samples = [sample for split in SPLITS for sample in read_coco(tmp_path / "out" / f"{split}.json").samples]
     told = [("object", "car", None), ("part", "wheel", 0), ("part", "wheel", 0), ("region", None, None)]
@@ -164,7 +170,7 @@ def test_coco_tells_objects_from_parts_and_who_contains_whom_to_our_reader(tmp_p
         assert sample.partial
 
 
-def test_coco_says_level_labels_and_where_a_mask_comes_from(tmp_path: Path, photos: PhotoFolder) -> None:
+def test_coco_says_level_labels_and_where_a_mask_comes_from(tmp_path: Path, photos: PhotoArchive) -> None:
     run(car_park(photos, 1), photos, tmp_path / "out")
     (content,) = (c for s in SPLITS if (c := json.loads((tmp_path / "out" / f"{s}.json").read_text()))["images"])
     car, wheel, other, sky = content["annotations"]
@@ -184,7 +190,7 @@ def test_coco_says_level_labels_and_where_a_mask_comes_from(tmp_path: Path, phot
     assert kinds == {("car", "object", "OBJECT"), ("wheel", "part", "PART"), ("", "region", "REGION")}
 
 
-def test_a_complete_export_says_that_what_has_no_mask_is_background(tmp_path: Path, photos: PhotoFolder) -> None:
+def test_a_complete_export_says_that_what_has_no_mask_is_background(tmp_path: Path, photos: PhotoArchive) -> None:
     run(car_park(photos, 3), photos, tmp_path / "out", complete=True)
     images = [image for s in SPLITS for image in json.loads((tmp_path / "out" / f"{s}.json").read_text())["images"]]
     assert images and not any(image["partial"] for image in images)
@@ -200,7 +206,7 @@ def test_any_mask_and_any_label_come_back_through_our_readers_in_every_format(
     tmp_path_factory: pytest.TempPathFactory, masks: list[np.ndarray], labels: list[str], kinds: list[str]
 ) -> None:
     folder = tmp_path_factory.mktemp("round")
-    photos = PhotoFolder(folder / "photos")
+    photos = PhotoArchive(folder / "photos")
     size = masks[0].shape
     masks = [np.resize(mask, size) for mask in masks]
     sha256 = photos.keep(photo(1, size))
@@ -232,7 +238,7 @@ def read(reading: Reading) -> list[np.ndarray]:
 
 
 def test_label_studio_tasks_keep_every_annotation_parents_levels_and_the_projects_own_controls(
-    tmp_path: Path, photos: PhotoFolder
+    tmp_path: Path, photos: PhotoArchive
 ) -> None:
     xml = (CONFIGS / "labeling.xml").read_text()
     export(car_park(photos, 3), project(xml), photos, tmp_path / "out", form="labelstudio", images="none")
@@ -254,7 +260,7 @@ def test_label_studio_tasks_keep_every_annotation_parents_levels_and_the_project
 
 
 def test_a_project_of_polygons_is_exported_for_a_config_with_a_brush_and_its_labels(
-    tmp_path: Path, photos: PhotoFolder
+    tmp_path: Path, photos: PhotoArchive
 ) -> None:
     polygons = (CONFIGS / "labeling_polygon.xml").read_text()
     export(car_park(photos, 3), project(polygons), photos, tmp_path / "out", form="labelstudio")
@@ -266,7 +272,7 @@ def test_a_project_of_polygons_is_exported_for_a_config_with_a_brush_and_its_lab
 # --------------------------------------------------------------------------------------------------------------- photos
 
 
-def test_photos_are_copied_pointed_to_or_only_named(tmp_path: Path, photos: PhotoFolder) -> None:
+def test_photos_are_copied_pointed_to_or_only_named(tmp_path: Path, photos: PhotoArchive) -> None:
     regions = car_park(photos, 6)
     digests = {each.image_sha256 for each in regions}
     for form in FORMATS:
@@ -285,7 +291,7 @@ def test_photos_are_copied_pointed_to_or_only_named(tmp_path: Path, photos: Phot
 
 
 def test_regions_without_a_known_photo_are_counted_and_photos_not_kept_are_named_only(
-    tmp_path: Path, photos: PhotoFolder
+    tmp_path: Path, photos: PhotoArchive
 ) -> None:
     regions = car_park(photos, 4)
     regions = [replace(each, image_sha256=None) if each.key.task == 1 else each for each in regions]
@@ -301,7 +307,7 @@ def test_regions_without_a_known_photo_are_counted_and_photos_not_kept_are_named
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_same_regions_give_the_same_bytes_whatever_was_in_the_folder(
-    tmp_path: Path, photos: PhotoFolder, form: Format
+    tmp_path: Path, photos: PhotoArchive, form: Format
 ) -> None:
     regions = car_park(photos, 8)
     run(regions, photos, tmp_path / "fresh", form)
@@ -312,7 +318,7 @@ def test_the_same_regions_give_the_same_bytes_whatever_was_in_the_folder(
     assert not any(name.startswith(".") for name in files(tmp_path / "fresh"))
 
 
-def test_photos_that_an_export_referred_to_are_copied_by_the_next_one(tmp_path: Path, photos: PhotoFolder) -> None:
+def test_photos_that_an_export_referred_to_are_copied_by_the_next_one(tmp_path: Path, photos: PhotoArchive) -> None:
     regions = car_park(photos, 4)
     run(regions, photos, tmp_path / "out", "sa1b", images="reference")
     links = [path for path in (tmp_path / "out").rglob("*") if path.is_symlink()]
@@ -326,11 +332,11 @@ _KILLED = """
 import hashlib, json, os, signal, sys
 from pathlib import Path
 from backend.export.run import export
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.photo_archive import PhotoArchive
 from tests.backend.stored import car_park, project
 
 folder, form, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[1]) / "out"
-photos = PhotoFolder(folder / "photos")
+photos = PhotoArchive(folder / "photos")
 regions = car_park(photos, 30)
 
 def die():
@@ -362,7 +368,7 @@ for after in (3, 14, 29, None):  # the last one while the files are moved to the
 
 @pytest.mark.parametrize("form", ["coco", "masks"])
 def test_an_export_killed_again_and_again_ends_with_the_bytes_of_one_that_was_not(tmp_path: Path, form: Format) -> None:
-    photos = PhotoFolder(tmp_path / "photos")
+    photos = PhotoArchive(tmp_path / "photos")
     run(car_park(photos, 2), photos, tmp_path / "out", form)
     before = {name: hashlib.sha256(data).hexdigest() for name, data in files(tmp_path / "out").items()}
     command = [sys.executable, "-c", _KILLED, tmp_path, form]
@@ -376,7 +382,7 @@ def test_an_export_killed_again_and_again_ends_with_the_bytes_of_one_that_was_no
 
 
 def test_a_killed_export_goes_on_where_it_was_unless_the_regions_are_others(
-    tmp_path: Path, photos: PhotoFolder, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, photos: PhotoArchive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from backend.export import writers as export_writers
 
@@ -404,7 +410,7 @@ def test_a_killed_export_goes_on_where_it_was_unless_the_regions_are_others(
     assert written == [*range(1, 15), -1, *range(1, 22)]
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path, photos: PhotoFolder) -> None:
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path, photos: PhotoArchive) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     with pytest.raises(ExportError, match=r"found thesis\.tex"):
@@ -416,7 +422,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path, photos
 
 
 def test_the_command_exports_what_the_database_holds(
-    tmp_path: Path, photos: PhotoFolder, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, photos: PhotoArchive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     regions = car_park(photos, 9)
     store = Store.open(f"sqlite:///{tmp_path}/semsam.db")

@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import update
 
 import backend.finetuning.worker
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.photo_archive import PhotoArchive
 from backend.finetuning import jobs
 from backend.finetuning.worker import Worker
 from backend.settings import Settings
@@ -54,7 +54,7 @@ def run(settings: Settings, stage: str) -> None:
     with store.write() as connection:  # the one before it died long ago
         past = datetime.now(UTC) - timedelta(seconds=1)
         connection.execute(update(job_rows).values(lease_until=past, attempts=1))
-    Worker(settings, store, open_registry(settings, store), PhotoFolder(settings.data_dir / "photos")).run_one()
+    Worker(settings, store, open_registry(settings, store), PhotoArchive(settings.data_dir / "photos")).run_one()
 
 
 def main(data: str, weights: str, config: str) -> None:

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 import backend.finetuning.worker
 import semsam_model.finetuning.loop
 from backend.cli.main import app
-from backend.corrections.photo_archive import PhotoFolder
+from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.queries import stream_regions
 from backend.corrections.split import split_of
 from backend.errors import StoreUnavailable
@@ -66,7 +66,7 @@ def settings(tmp_path: Path, weights: Path) -> Settings:
     )
 
 
-def correct(store: Store, photos: PhotoFolder, scenes: range) -> None:
+def correct(store: Store, photos: PhotoArchive, scenes: range) -> None:
     """Made scenes, labelled: three regions each, one accepted, one corrected, one drawn."""
     with store.write() as connection:
         if 0 in scenes:
@@ -104,12 +104,12 @@ def correct(store: Store, photos: PhotoFolder, scenes: range) -> None:
 
 
 def make_worker(settings: Settings, store: Store) -> Worker:
-    return Worker(settings, store, open_registry(settings, store), PhotoFolder(settings.data_dir / "photos"))
+    return Worker(settings, store, open_registry(settings, store), PhotoArchive(settings.data_dir / "photos"))
 
 
 def prepared(settings: Settings, scenes: int = 10) -> tuple[Store, Worker]:
     store = open_store(settings)
-    correct(store, PhotoFolder(settings.data_dir / "photos"), range(scenes))
+    correct(store, PhotoArchive(settings.data_dir / "photos"), range(scenes))
     return store, make_worker(settings, store)
 
 

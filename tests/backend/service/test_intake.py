@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.corrections.ingest import config_or_empty
-from backend.corrections.photo_archive import PhotoFolder
-from backend.corrections.queries import count, find_offer, find_project, list_projects, problems, stream_regions
+from backend.corrections.photo_archive import PhotoArchive
+from backend.corrections.queries import count, find_project, find_suggestion, list_projects, problems, stream_regions
 from backend.errors import BadRequest
 from backend.label_studio.annotations import parse_annotation
 from backend.label_studio.client import LabelStudio
@@ -88,11 +88,11 @@ def test_what_was_clicked_and_accepted_is_in_the_store_with_its_picture(
     assert (region.outcome, region.iou_with_offer, region.rank) == ("accepted", 1.0, 1)
     assert region.click == (21, 30)
     assert list(problems(kept, key).values()) != []  # drawn on a photo of another size
-    offer = find_offer(kept, region.prompt_id or "")
+    offer = find_suggestion(kept, region.prompt_id or "")
     assert offer is not None
     assert len(offer.candidates) == len(rows)
     assert offer.model_version == prediction["model_version"] == region.model_version
-    photos = PhotoFolder(settings.data_dir / "photos")
+    photos = PhotoArchive(settings.data_dir / "photos")
     eventually(lambda: photos.has(region.image_sha256 or ""))
     assert photos.path(region.image_sha256 or "").read_bytes() == Files().content["/data/upload/1/a.png"]
     assert find_project(kept, 1).label_config == CONFIG

@@ -1,0 +1,65 @@
+"""Regions as the store streams them -> tasks with their annotations: what export and fine-tuning read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+from backend.corrections.split import Split, split_of
+from backend.records import StoredRegion
+
+
+@dataclass(frozen=True)
+class LabelledTask:
+    """A task with all that was submitted for it. Every region's photo is known."""
+
+    annotations: tuple[tuple[StoredRegion, ...], ...]  #: none of them empty
+
+    @property
+    def id(self) -> int:
+        return self.annotations[0][0].key.task
+
+    @cached_property
+    def latest(self) -> tuple[StoredRegion, ...]:
+        """Regions of the annotation that was submitted or updated last: the one that counts where only one can."""
+        return max(self.annotations, key=lambda regions: (regions[0].updated_at, regions[0].key.annotation))
+
+    @property
+    def sha256(self) -> str:
+        return self.latest[0].image_sha256 or ""
+
+    @property
+    def split(self) -> Split:
+        return split_of(self.sha256)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the photo."""
+        return self.latest[0].height, self.latest[0].width
+
+    @property
+    def name(self) -> str:
+        """A name for files about this task."""
+        return f"{self.sha256[:16]}_{self.id}"
+
+
+def by_task(regions: Iterable[StoredRegion]) -> Iterator[LabelledTask]:
+    """Regions in order of their keys -> tasks; those whose photo is not known are left out."""
+    known = (region for region in regions if region.image_sha256)
+    for _, rows in groupby(known, key=lambda region: region.key.task):
+        annotations = groupby(rows, key=lambda region: region.key.annotation)
+        yield LabelledTask(tuple(tuple(own) for _, own in annotations))
+
+
+def granularity(region: StoredRegion, siblings: Iterable[StoredRegion]) -> str:
+    """What is known, else a part where the region that contains it is there, else an object."""
+    if region.granularity is not None:
+        return region.granularity
+    return "part" if region.parent in {other.key.region for other in siblings if other is not region} else "object"
+
+
+def category(region: StoredRegion, siblings: Iterable[StoredRegion]) -> tuple[str, str]:
+    """(label, granularity); the label is "" where there is none."""
+    return region.labels[0] if region.labels else "", granularity(region, siblings)
