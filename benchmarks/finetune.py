@@ -33,9 +33,9 @@ from semsam_model.gate.clicks import guard_samples
 from semsam_model.gate.config import GateConfig
 from semsam_model.gate.pictures import follow
 from semsam_model.gate.verdict import compare
-from semsam_model.inference.candidates import crop_iou
 from semsam_model.inference.predict import raw_levels
 from semsam_model.masks.clicker import innermost
+from semsam_model.masks.geometry import crop_iou
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Prompt

@@ -25,7 +25,6 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from backend.formats import encode_brush_rle
 from backend.images import decode_photo
 from backend.inference.predictor import Loaded, Predictor
 from backend.metrics import Metrics
@@ -34,6 +33,7 @@ from semsam_model.checkpoints.checkpoint import load_default, load_model
 from semsam_model.config import read_model_config
 from semsam_model.inference.predict import propose
 from semsam_model.inference.zoom import looker
+from semsam_model.masks.codecs import encode_brush_rle
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.types import Click, Prompt
 

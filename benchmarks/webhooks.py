@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from backend.corrections.ingest import enqueue, process_inbox
-from backend.formats import crop_mask, encode_brush_rle
 from backend.label_studio.events import parse_webhook_event
 from backend.metrics import Metrics
 from backend.settings import Settings
 from backend.store.database import Store
 from backend.web.app import create_app
+from semsam_model.masks.codecs import encode_brush_rle
+from semsam_model.masks.geometry import crop_mask
 
 SIZE = (3000, 4000)
 REGIONS = 20

@@ -8,5 +8,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         assert isinstance(item, pytest.Function)
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        if "postgres_server" in item.fixturenames or any(value == "postgresql" for value in parameters if isinstance(value, str)):
+        if "postgres_server" in item.fixturenames or any(
+            value == "postgresql" for value in parameters if isinstance(value, str)
+        ):
             item.add_marker("postgres")

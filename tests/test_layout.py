@@ -32,7 +32,6 @@ FORBIDDEN = {
     "semsam_model.inference.postprocess": {"torch", "semsam_model.network.model"},
     "backend.label_studio.predictions": {"torch", "flask", "requests", "semsam_model.network.model"},
     "backend.label_studio.label_config": {"torch", "flask", "requests"},
-    "backend.formats": {"torch", "flask", "requests"},
     "backend.images": {"torch", "flask", "requests"},
     "backend.label_studio.client": {"torch", "flask", "semsam_model.network.model", "backend.inference.predictor"},
     "backend.label_studio.connection": {"torch", "flask", "semsam_model.network.model", "backend.inference.predictor"},

@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from backend.formats import encode_coco_rle
 from backend.images import Photo
 from semsam_model.checkpoints.header import Version
+from semsam_model.masks.codecs import encode_coco_rle
 from semsam_model.types import Candidate, Prompt
 
 TILE = 420  #: longer side of one picture on the sheet, pixels

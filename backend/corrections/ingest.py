@@ -18,7 +18,6 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, nu
 from backend.corrections.outcomes import judge, seconds_until
 from backend.corrections.queries import to_suggestion
 from backend.errors import BadRequest, StoreUnavailable
-from backend.formats import crop_mask, encode_coco_rle
 from backend.label_studio.annotations import AnnotatedRegion, Annotation, MalformedRegion, clean, parse_annotation
 from backend.label_studio.events import WebhookEvent
 from backend.label_studio.label_config import LabelConfig
@@ -26,6 +25,8 @@ from backend.records import ProjectKey, Suggestion
 from backend.store.database import Store, upsert
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import inbox, offers, projects, regions, tasks
+from semsam_model.masks.codecs import encode_coco_rle
+from semsam_model.masks.geometry import crop_mask
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ import numpy as np
 from backend.label_studio.annotations import AnnotatedRegion
 from backend.records import Outcome, SuggestedCandidate, Suggestion
 from semsam_model.masks.codecs import decode_coco_rle
+from semsam_model.masks.geometry import iou
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,6 @@ def candidate_of(region: AnnotatedRegion, offer: Suggestion | None) -> Suggested
 def _click(offer: Suggestion | None) -> tuple[float, float] | None:
     positives = [(x, y) for x, y, positive in offer.clicks if positive] if offer else []
     return positives[-1] if positives else None
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two bool (H, W); 1 for two empty ones."""
-    union = int(np.count_nonzero(a | b))
-    return int(np.count_nonzero(a & b)) / union if union else 1.0
 
 
 def seconds_until(end: datetime, answered: datetime, next_prompt: datetime | None) -> float:

@@ -17,7 +17,6 @@ from sqlalchemy import Row, and_, or_, select, update
 from backend.corrections.outcomes import judge_mask
 from backend.corrections.queries import BEGUN_FROM, begun_from_a_prediction
 from backend.errors import BadRequest, NotFound
-from backend.formats import crop_mask, encode_coco_rle
 from backend.label_studio.annotations import AnnotatedRegion, clean, parse_annotation
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.label_config import LabelConfig
@@ -26,7 +25,8 @@ from backend.store.database import Store, upsert
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import predictions, regions
 from semsam_model.errors import SemsamError
-from semsam_model.masks.codecs import decode_coco_rle
+from semsam_model.masks.codecs import decode_coco_rle, encode_coco_rle
+from semsam_model.masks.geometry import crop_mask
 
 log = logging.getLogger(__name__)
 

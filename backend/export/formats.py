@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from backend import formats
 from backend.corrections.tasks import LabelledTask, category, granularity
 from backend.errors import BadRequest
 from backend.label_studio.label_config import LEVELS, LabelConfig
 from backend.records import StoredRegion
-from semsam_model.masks.codecs import decode_coco_rle
+from semsam_model.masks.codecs import decode_coco_rle, encode_bitmask, encode_brush_rle
+from semsam_model.masks.geometry import crop_mask
 
 #: (label, granularity) -> id, from 1.
 Categories = Mapping[tuple[str, str], int]
@@ -215,11 +215,11 @@ def _result(regions: Sequence[StoredRegion], config: LabelConfig) -> Iterator[di
     tag = config.answer.tag
     for region in regions:
         size = region.height, region.width
-        crop, box = formats.crop_mask(_decoded(region))
+        crop, box = crop_mask(_decoded(region))
         if tag == "bitmasklabels":
-            value: dict[str, Any] = {"imageDataURL": formats.encode_bitmask(crop, box, size)}
+            value: dict[str, Any] = {"imageDataURL": encode_bitmask(crop, box, size)}
         else:
-            value = {"format": "rle", "rle": formats.encode_brush_rle(crop, box, size)}
+            value = {"format": "rle", "rle": encode_brush_rle(crop, box, size)}
         if region.labels:
             value[tag] = list(region.labels)
         shared = {

@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from backend import formats, polygons
 from backend.errors import BadRequest
 from backend.label_studio.label_config import LEVELS, LabelConfig
 from backend.label_studio.requests import PromptRow, Size
 from semsam_model.errors import DataError
+from semsam_model.masks import codecs, polygons
 from semsam_model.masks import label_studio as label_studio_masks
 from semsam_model.masks.label_studio import rectangle_corners
 from semsam_model.types import Box, Candidate, Click, Prompt
@@ -271,9 +271,9 @@ def _note(candidate: Candidate, label: str | None) -> str:
 def _geometry(candidate: Candidate, tag: str, max_vertices: int) -> dict[str, Any]:
     crop, bbox, size = candidate.crop, candidate.bbox, candidate.size
     if tag == "brushlabels":
-        return {"format": "rle", "rle": formats.encode_brush_rle(crop, bbox, size)}
+        return {"format": "rle", "rle": codecs.encode_brush_rle(crop, bbox, size)}
     if tag == "bitmasklabels":
-        return {"imageDataURL": formats.encode_bitmask(crop, bbox, size)}
+        return {"imageDataURL": codecs.encode_bitmask(crop, bbox, size)}
     height, width = size
     if tag == "polygonlabels":
         points = polygons.encode_polygon(crop, bbox, max_vertices)

@@ -19,11 +19,12 @@ import numpy as np
 from semsam_model.adaptation.kernel_ridge import LearnedNames, Preference, fit_names, fit_preference, newest_of_each
 from semsam_model.adaptation.region_features import region_features
 from semsam_model.errors import DataError
-from semsam_model.inference.candidates import Options, iou
+from semsam_model.inference.candidates import Options
 from semsam_model.inference.naming import LabelSet, label_shares
 from semsam_model.inference.predict import Answers, ask, company, describe, expected_worth, learnable
 from semsam_model.inference.zoom import Look
 from semsam_model.masks.clicker import innermost
+from semsam_model.masks.geometry import iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Candidate, Click, Prompt, Wanted
 

@@ -22,7 +22,8 @@ from pycocotools import mask as coco_mask
 
 from semsam_model.data.pixels import decode_rgb
 from semsam_model.errors import ConfigError, DataError, ImageError
-from semsam_model.masks.codecs import Size, decode_coco_rle
+from semsam_model.masks.codecs import decode_coco_rle, encode_coco_rle
+from semsam_model.masks.geometry import Size, crop_mask
 
 GRANULARITIES = ("object", "part", "region")
 
@@ -237,8 +238,8 @@ class CocoMask:
     @classmethod
     def of(cls, mask: np.ndarray) -> CocoMask:
         """Exactly this bool (H, W) mask."""
-        rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        return cls({"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")})
+        height, width = mask.shape
+        return cls(encode_coco_rle(*crop_mask(mask), (height, width)))
 
     def decode(self, size: Size) -> np.ndarray:
         if isinstance(self.segmentation, Mapping):

@@ -16,7 +16,7 @@ import numpy as np
 
 from semsam_model.data.folder import write_samples
 from semsam_model.data.samples import EVERY_LOSS, Annotation, CocoMask, Feeds, LazySamples, Region, Sample
-from semsam_model.masks.codecs import Size
+from semsam_model.masks.geometry import Size
 
 #: Masks smaller than this are left to what encloses them, pixels.
 MIN_AREA = 16

@@ -29,10 +29,11 @@ from semsam_model.data.folder import Sample, evenly
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluation.grabcut import grabcut
 from semsam_model.evaluation.number_of_clicks import Corrected, correct
-from semsam_model.inference.candidates import Options, crop_iou
+from semsam_model.inference.candidates import Options
 from semsam_model.inference.predict import Answers, ask, ask_each, draw, rank, shortlist
 from semsam_model.inference.zoom import Look, looker
 from semsam_model.masks.clicker import innermost
+from semsam_model.masks.geometry import crop_iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Click, Prompt, Wanted
 

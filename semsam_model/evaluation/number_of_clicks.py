@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semsam_model.inference.candidates import iou
 from semsam_model.masks.clicker import innermost, next_click
+from semsam_model.masks.geometry import iou
 from semsam_model.types import Prompt
 
 MOST = 20  #: clicks; a mask that is not right by then counts as this many

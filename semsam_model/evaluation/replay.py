@@ -20,11 +20,12 @@ from semsam_model.adaptation.lessons import Learned, Lesson, learn, lesson_of
 from semsam_model.data.folder import Sample
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluation.few_shot import MIN_AREA, label_set, region_label
-from semsam_model.inference.candidates import Options, crop_iou
+from semsam_model.inference.candidates import Options
 from semsam_model.inference.naming import LabelSet, name_candidates
 from semsam_model.inference.predict import ask, describe, expected_worth, learnable, rank, select
 from semsam_model.inference.zoom import Look, looker
 from semsam_model.masks.clicker import innermost
+from semsam_model.masks.geometry import crop_iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Candidate, Prompt

@@ -28,9 +28,9 @@ from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError, ImageError
 from semsam_model.gate.clicks import clickable
 from semsam_model.gate.config import GateConfig, Interval, bootstrap
-from semsam_model.inference.candidates import crop_iou, iou
 from semsam_model.inference.predict import TOGETHER, decode_clicks
 from semsam_model.masks.clicker import innermost
+from semsam_model.masks.geometry import crop_iou, iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 
 SIDE = 512  #: longer side, pixels, that photos and masks are brought to, if larger
@@ -135,7 +135,8 @@ class _Photo:
     every: list[np.ndarray]  #: all masks of the photo in such a square
 
     def has_like(self, square: np.ndarray) -> bool:
-        return any(iou(square, mine) >= LIKE for mine in self.every)
+        # A thin mask may be empty in the square; such a one is like no other.
+        return bool(square.any()) and any(iou(square, mine) >= LIKE for mine in self.every)
 
 
 def _read(samples: Sequence[Sample], seed: int) -> list[_Photo]:

@@ -87,37 +87,6 @@ def clean(logits: np.ndarray, min_cells: float) -> np.ndarray:
     return out
 
 
-def clean_pixels(
-    crop: np.ndarray, bbox: tuple[int, int, int, int], min_pixels: float
-) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """A mask in photo pixels (bool crop and its half-open box) without specks and pinholes below min_pixels.
-
-    What `clean` joins on the cells may be apart in the photo: a neck that runs between pixel centres, a cell whose
-    centre lies beyond the border. Pixels that touch at a corner are one region; the largest region always stays.
-    Sizes follow from the outlines by Pick's theorem, so that a 12-megapixel mask is scanned once.
-    """
-    if not crop.any():
-        return crop, bbox
-    out = crop.astype(np.uint8)
-    for sign in (-1, 1):  # pinholes first, as published, then specks
-        outlines, tree = cv2.findContours(out, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        found = [
-            (c, cv2.contourArea(c) + sign * len(c) / 2 + 1)
-            for c, t in zip(outlines, tree[0], strict=True)
-            if (t[3] < 0) == (sign > 0)
-        ]
-        small = [c for c, pixels in found if pixels < min_pixels]
-        if sign > 0 and len(small) == len(found):
-            largest = max(range(len(found)), key=lambda i: found[i][1])
-            small = [c for i, (c, _) in enumerate(found) if i != largest]
-        if small:
-            cv2.drawContours(out, small, -1, 0 if sign > 0 else 1, cv2.FILLED)
-    rows, cols = np.flatnonzero(out.any(1)), np.flatnonzero(out.any(0))
-    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
-    tight = (bbox[0] + left, bbox[1] + top, bbox[0] + right, bbox[1] + bottom)
-    return out[top:bottom, left:right].view(bool), tight
-
-
 def obeyed(cells: np.ndarray, positives: Sequence[tuple[int, int]], negatives: Sequence[tuple[int, int]]) -> int:
     """Number of clicks, as (row, col) cells, that the mask agrees with."""
     return sum(bool(cells[at]) for at in positives) + sum(not cells[at] for at in negatives)
@@ -284,16 +253,3 @@ def parents(shared: np.ndarray, sizes: Sequence[int], options: Options) -> list[
         holders = [j for j in range(len(shared)) if sizes[j] > sizes[i] and shared[i, j] >= enough]
         found.append(min(holders, key=lambda j: sizes[j]) if holders else None)
     return found
-
-
-def crop_iou(crop: np.ndarray, bbox: tuple[int, int, int, int], mask: np.ndarray) -> float:
-    """IoU of a mask that is stored as its box x0, y0, x1, y1 and the crop inside it with a full bool (H, W) mask."""
-    x0, y0, x1, y1 = bbox
-    both = int(np.count_nonzero(crop & mask[y0:y1, x0:x1]))
-    return both / max(1, int(np.count_nonzero(crop)) + int(np.count_nonzero(mask)) - both)
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two bool masks of one shape; 0 for two empty ones."""
-    both = int(np.count_nonzero(a & b))
-    return both / max(1, int(np.count_nonzero(a)) + int(np.count_nonzero(b)) - both)

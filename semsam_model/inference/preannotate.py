@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from semsam_model.inference.candidates import Options, clean_pixels
+from semsam_model.inference.candidates import Options
 from semsam_model.inference.naming import KINDS, Kind, LabelSet
 from semsam_model.inference.object_queries import INSIDE, Queries, find_queries, segment
 from semsam_model.inference.postprocess import COLUMNS, ReadOptions
+from semsam_model.masks.geometry import clean_pixels
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Candidate

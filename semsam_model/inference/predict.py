@@ -18,7 +18,6 @@ from semsam_model.inference.candidates import (
     Proposal,
     View,
     agreeing,
-    clean_pixels,
     combine,
     distinct,
     order,
@@ -29,6 +28,7 @@ from semsam_model.inference.candidates import (
 )
 from semsam_model.inference.naming import evidence
 from semsam_model.inference.zoom import Look, uncut, where_to_look
+from semsam_model.masks.geometry import clean_pixels
 from semsam_model.network.frame import LOGIT_STRIDE, Frame, Window
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import Ranker, features, proposal_features

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from semsam_model.errors import DataError
-from semsam_model.masks.codecs import Size, decode_bitmask, decode_brush_rle, decode_polygons
+from semsam_model.masks.codecs import decode_bitmask, decode_brush_rle
+from semsam_model.masks.geometry import Size
+from semsam_model.masks.polygons import decode_polygons
 
 SHAPES = ("brush", "bitmask", "polygon", "rectangle")
 

@@ -27,10 +27,11 @@ from torch import Tensor
 from semsam_model.data.folder import Sample, evenly
 from semsam_model.data.vocabulary import NO_LABEL, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError
-from semsam_model.inference.candidates import Options, crop_iou
+from semsam_model.inference.candidates import Options
 from semsam_model.inference.predict import Answers, ask, rank
 from semsam_model.inference.zoom import Look, looker
 from semsam_model.masks.clicker import innermost, next_click
+from semsam_model.masks.geometry import crop_iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import FEATURES, LEVELS, Ranker, features
 from semsam_model.text_encoder import TextEncoder

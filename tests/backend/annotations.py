@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from backend.corrections.suggestions import PromptAnswer
-from backend.formats import crop_mask, encode_brush_rle
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_prediction
 from backend.records import ProjectKey
+from semsam_model.masks.codecs import encode_brush_rle
+from semsam_model.masks.geometry import crop_mask
 from semsam_model.types import Candidate, Click, Prompt
 from tests.paths import CONFIGS
 

@@ -15,12 +15,12 @@ from backend.corrections.split import SPLITS
 from backend.demo.run import DemoProject
 from backend.export.run import export
 from semsam_model.masks.label_studio import region_mask
-from tests.backend.masks import disc
 from tests.backend.stored import project as stored_project
 from tests.backend.stored import region
 from tests.journeys.browser import Editor
 from tests.journeys.conftest import Studio
 from tests.paths import CONFIGS, SAMPLES
+from tests.semsam_model.masks.shapes import disc
 
 pytestmark = pytest.mark.browser
 

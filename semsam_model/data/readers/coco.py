@@ -46,7 +46,7 @@ from semsam_model.data.samples import (
     Segmentation,
 )
 from semsam_model.errors import DataError
-from semsam_model.masks.codecs import Size
+from semsam_model.masks.geometry import Size
 
 #: Share of a part's box that the box of its whole holds.
 _HELD = 0.9

@@ -20,7 +20,7 @@ from PIL import Image
 
 from semsam_model.data.samples import EVERY_LOSS, Annotation, Feeds, Label, PhotoFile, Reading, Region, Sample
 from semsam_model.errors import DataError
-from semsam_model.masks.codecs import Size
+from semsam_model.masks.geometry import Size
 
 #: How the names of a map and of its photo end, after what they share.
 ENDINGS = (".png", ".jpg")

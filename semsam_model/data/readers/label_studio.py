@@ -29,7 +29,7 @@ from semsam_model.data.samples import (
     Sample,
 )
 from semsam_model.errors import DataError
-from semsam_model.masks.codecs import Size
+from semsam_model.masks.geometry import Size
 from semsam_model.masks.label_studio import region_mask, region_shape, region_size
 
 #: Rows with a shape that is no mask we read; the editor calls them so, with or without "labels".

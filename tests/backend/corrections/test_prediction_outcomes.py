@@ -15,7 +15,6 @@ from backend.corrections.prediction_outcomes import judge_preannotated
 from backend.corrections.queries import count, stream_regions
 from backend.errors import FetchTimeout, NotFound
 from backend.export.formats import provenance
-from backend.formats import crop_mask
 from backend.inference.preannotation import as_prediction
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import parse_webhook_event
@@ -25,6 +24,7 @@ from backend.service.status import read_status
 from backend.settings import Settings
 from backend.store.database import Store
 from semsam_model.inference.preannotate import Region
+from semsam_model.masks.geometry import crop_mask
 from semsam_model.types import Candidate
 from tests.backend.annotations import CONFIG, KEY, NOON, ORIGIN, annotation, answered, brush_row, event, square
 from tests.backend.corrections.test_ingest import deliver, everything, offer

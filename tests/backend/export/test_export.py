@@ -34,9 +34,9 @@ from semsam_model.data.readers.coco import read_coco
 from semsam_model.data.readers.label_studio import read_label_studio
 from semsam_model.data.readers.sa1b import read_sa1b
 from semsam_model.data.samples import Reading
-from tests.backend.masks import any_mask, blobs
 from tests.backend.stored import ORIGIN, car_park, fill, photo, project, region
 from tests.paths import CONFIGS, ROOT
+from tests.semsam_model.masks.shapes import any_mask, blobs
 
 FORMATS: tuple[Format, ...] = ("coco", "sa1b", "labelstudio", "masks")
 few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

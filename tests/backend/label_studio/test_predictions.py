@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend import formats
 from backend.errors import BadRequest
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import (
@@ -22,9 +21,10 @@ from backend.label_studio.predictions import (
     to_pixels,
 )
 from backend.label_studio.requests import PromptRow
+from semsam_model.masks.geometry import crop_mask
 from semsam_model.types import LEVEL_TOKENS, Box, Candidate, Click
-from tests.backend.masks import any_mask, blobs, disc
 from tests.paths import CONFIGS
+from tests.semsam_model.masks.shapes import any_mask, blobs, disc
 
 quick = settings(max_examples=60, deadline=None)
 BRUSH = LabelConfig.parse((CONFIGS / "labeling.xml").read_text())
@@ -46,7 +46,7 @@ def rect(x: float, y: float, width: float, height: float, rotation: float = 0, c
 
 
 def candidate(mask: np.ndarray, rank: int = 1, parent: int | None = None, level: int = 2, **own: Any) -> Candidate:
-    crop, bbox = formats.crop_mask(mask)
+    crop, bbox = crop_mask(mask)
     token = LEVEL_TOKENS[level - 1]
     shown = {"score": 0.8123456, "predicted_iou": 0.9, "stability": 0.95} | own
     return Candidate(rank, token, level, size=mask.shape, bbox=bbox, crop=crop, parent=parent, **shown)
@@ -251,8 +251,8 @@ def test_a_mask_comes_back_from_the_region_it_became(mask: np.ndarray, tag: str)
 def test_a_rectangle_answer_is_the_masks_bounding_box(mask: np.ndarray) -> None:
     (row,) = regions(build([candidate(mask)], config_for("RectangleLabels")))
     back = region_mask(row)
-    assert back is not None and formats.crop_mask(back)[1] == formats.crop_mask(mask)[1]
-    assert back.sum() == np.prod(formats.crop_mask(mask)[0].shape)
+    assert back is not None and crop_mask(back)[1] == crop_mask(mask)[1]
+    assert back.sum() == np.prod(crop_mask(mask)[0].shape)
 
 
 def test_the_best_candidate_comes_last_and_gives_the_score() -> None:
@@ -341,7 +341,7 @@ REGION = {"type": "polygonlabels", "original_width": 40, "original_height": 30}
 def test_a_hand_drawn_turned_rectangle_is_read() -> None:
     value = {"x": 50, "y": 0, "width": 25, "height": 20, "rotation": 90}
     mask = region_mask(REGION | {"type": "rectangle", "value": value})
-    assert mask is not None and formats.crop_mask(mask)[1] == (14, 0, 20, 10)
+    assert mask is not None and crop_mask(mask)[1] == (14, 0, 20, 10)
 
 
 @pytest.mark.parametrize(

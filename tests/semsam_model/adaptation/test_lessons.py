@@ -12,10 +12,11 @@ from semsam_model.adaptation.lessons import Learned, Lesson, learn, lesson
 from semsam_model.config import read_model_config
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import DataError
-from semsam_model.inference.candidates import Options, iou
+from semsam_model.inference.candidates import Options
 from semsam_model.inference.naming import LabelSet, name_candidates
 from semsam_model.inference.predict import ask, describe, learnable, propose
 from semsam_model.masks.clicker import innermost
+from semsam_model.masks.geometry import iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Candidate, Prompt
 from tests.semsam_model.networks import structured

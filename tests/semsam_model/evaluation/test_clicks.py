@@ -19,8 +19,8 @@ from semsam_model.evaluation.clicks_report import Case, draw_cases, page, worst
 from semsam_model.evaluation.clicks_summary import calibration, summarise
 from semsam_model.evaluation.grabcut import grabcut
 from semsam_model.evaluation.number_of_clicks import MOST, Corrected, correct
-from semsam_model.inference.candidates import iou
 from semsam_model.masks.clicker import innermost
+from semsam_model.masks.geometry import iou
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM, build_model
 from semsam_model.network.ranker import FEATURES, Ranker
 from semsam_model.types import LEVEL_TOKENS, Click, Prompt

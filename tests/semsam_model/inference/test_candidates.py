@@ -19,7 +19,6 @@ from semsam_model.inference.candidates import (
     agreeing,
     box_fit,
     clean,
-    clean_pixels,
     combine,
     distinct,
     obeyed,
@@ -77,40 +76,6 @@ def test_cleaning_leaves_no_region_below_the_limit_except_when_all_are(logits: n
 @given(LOGITS, st.integers(1, 8))
 def test_cleaning_changes_signs_and_never_magnitudes(logits: np.ndarray, least: int) -> None:
     np.testing.assert_array_equal(np.abs(clean(logits, least)), np.abs(logits))
-
-
-@settings(max_examples=80, deadline=None)
-@given(hnp.arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 30))), st.integers(1, 9))
-def test_cleaned_pixels_have_no_small_region_or_hole_left(mask: np.ndarray, least: int) -> None:
-    got, (x0, y0, x1, y1) = clean_pixels(mask, (3, 5, 3 + mask.shape[1], 5 + mask.shape[0]), least)
-    if not mask.any():
-        assert got.size == 0 or not got.any()
-        return
-    assert got.shape == (y1 - y0, x1 - x0)
-    assert got[0].any() and got[-1].any() and got[:, 0].any() and got[:, -1].any()
-    _, _, stats, _ = cv2.connectedComponentsWithStats(got.astype(np.uint8), connectivity=8)
-    sizes = stats[1:, cv2.CC_STAT_AREA]
-    outlines = [c for c in sizes if c < least]
-    outside = np.pad(~got, 1, constant_values=True).astype(np.uint8)
-    _, labels, holes, _ = cv2.connectedComponentsWithStats(outside, connectivity=4)
-    small = [i for i in range(1, len(holes)) if i != labels[0, 0] and holes[i, cv2.CC_STAT_AREA] < least]
-    assert not small or len(sizes) > 1  # an island may lie in a hole that is large with it
-    assert len(outlines) <= 1
-
-
-def test_a_clean_mask_is_returned_as_it_is() -> None:
-    mask = rectangle(2, 3, 12, 20)[2:12, 3:20]
-    got, bbox = clean_pixels(mask, (3, 2, 20, 12), 50)
-    np.testing.assert_array_equal(got, mask)
-    assert bbox == (3, 2, 20, 12)
-
-
-def test_specks_and_pinholes_of_the_photo_go_and_the_box_shrinks() -> None:
-    mask = rectangle(2, 2, 12, 12)
-    mask[6, 6] = mask[7, 7] = False
-    mask[18, 28] = True
-    got, bbox = clean_pixels(mask, (0, 0, 30, 20), 6)
-    assert bbox == (2, 2, 12, 12) and got.all()
 
 
 def test_cleaning_fills_a_pinhole_and_drops_a_speck() -> None:

@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from backend.formats import crop_mask
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_prediction
 from semsam_model.data.readers.coco import CocoOptions, read_coco, read_panoptic
@@ -27,6 +26,7 @@ from semsam_model.data.readers.label_studio import read_label_studio
 from semsam_model.data.readers.sa1b import read_sa1b
 from semsam_model.data.samples import Feeds, LazySamples, Sample, chain, pack
 from semsam_model.errors import DataError
+from semsam_model.masks.geometry import crop_mask
 from semsam_model.types import Candidate
 from tests.semsam_model.houses import rle
 

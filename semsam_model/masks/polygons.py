@@ -1,4 +1,4 @@
-"""Masks -> polygons, along the borders of pixels; the way back is `semsam_model.masks.codecs.decode_polygons`.
+"""Masks <-> polygons, along the borders of pixels.
 
 Frame: photo pixels, points (x, y). Pixel (column j, row i) covers [j, j+1) x [i, i+1), so a polygon around one pixel
 has side 1, a mask that touches the photo's edge reaches 0, W or H exactly, and nothing is shifted by half a pixel.
@@ -12,10 +12,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from backend.formats import BBox
+from semsam_model.errors import DataError
+from semsam_model.masks.geometry import BBox, Size, checked_size
 
 DEFAULT_MAX_VERTICES = 200
-_STRIDE = 5  # steps of the tolerance
 
 
 class Ring(NamedTuple):
@@ -25,22 +25,30 @@ class Ring(NamedTuple):
     hole: bool
 
 
-def mask_to_rings(crop: np.ndarray, bbox: BBox, max_vertices: int = DEFAULT_MAX_VERTICES) -> list[Ring]:
+def encode_polygon(crop: np.ndarray, bbox: BBox, max_vertices: int = DEFAULT_MAX_VERTICES) -> np.ndarray:
+    """Crop of a mask -> one ring float64 (n, 2), x, y in photo pixels; (0, 2) for an empty mask."""
+    return join_rings(mask_to_rings(crop, bbox, max_vertices))
+
+
+def mask_to_rings(
+    crop: np.ndarray, bbox: BBox, max_vertices: int = DEFAULT_MAX_VERTICES, stride: int = 5
+) -> list[Ring]:
     """Outlines of a mask along its pixel borders, largest first, at most `max_vertices` points in all (at least 8).
 
     Exact while the budget allows. Then vertices are dropped by Douglas-Peucker with a growing tolerance, and rings by
     area when there are too many. Pieces that touch at a corner only are separate rings. Empty mask: empty list.
-    What `join_rings` adds is counted, so the joined ring keeps the budget too.
+    What `join_rings` adds is counted, so the joined ring keeps the budget too. `stride` changes the time only.
     """
     max_vertices = max(max_vertices, 8)
     traced = sorted(_trace(crop), key=lambda ring: -_area(ring.points))
     # A ring costs at least three points, and two more to be joined to the others.
     traced = traced[: max(1, (max_vertices + 2) // 5)]
-    # Long strides to a tolerance that is enough, then the steps of the last one: outlines of large photos are long.
+    # Strides of so many steps to a tolerance that is enough, then the single steps of the last stride: outlines of
+    # large photos are long.
     step = 0
     while _cost(kept := _simplified(traced, step, crop.shape)) > max_vertices:
-        step += _STRIDE
-    for smaller in range(max(1, step - _STRIDE + 1), step):
+        step += stride
+    for smaller in range(max(1, step - stride + 1), step):
         finer = _simplified(traced, smaller, crop.shape)
         if _cost(finer) <= max_vertices:
             kept = finer
@@ -159,6 +167,51 @@ def _nearest(a: np.ndarray, b: np.ndarray) -> tuple[float, int, int]:
     return float(squared[here, there]), int(here), int(there)
 
 
-def encode_polygon(crop: np.ndarray, bbox: BBox, max_vertices: int = DEFAULT_MAX_VERTICES) -> np.ndarray:
-    """Crop of a mask -> one ring float64 (n, 2), x, y in photo pixels; (0, 2) for an empty mask."""
-    return join_rings(mask_to_rings(crop, bbox, max_vertices))
+# ------------------------------------------------------------------------------------------------------------- decoding
+
+
+def decode_polygons(rings: Sequence[np.ndarray], size: Size) -> np.ndarray:
+    """Rings (n, 2) in photo pixels -> bool (H, W): pixels whose centre is inside under the non-zero rule.
+
+    That is how the browser fills a region. What lies outside the photo is cut off. Raises DataError for a ring of
+    another shape or points that are not finite.
+    """
+    height, width = checked_size(size)
+    outlines = []
+    for ring in rings:
+        try:
+            points = np.asarray(ring, np.float64)
+        except (TypeError, ValueError):
+            raise DataError("polygon: expected finite points (n, 2), got something else") from None
+        if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+            raise DataError(f"polygon: expected finite points (n, 2), got an array of shape {points.shape}")
+        # Far outside the photo exactness is idle, and products of such numbers overflow.
+        outlines.append(np.clip(points, -1e7, 1e7))
+    mask = np.zeros((height, width), bool)
+    corners = np.concatenate([np.zeros((0, 2)), *outlines])
+    if corners.size:
+        x0, y0 = np.clip(np.floor(corners.min(axis=0)), 0, (width, height)).astype(int)
+        x1, y1 = np.clip(np.ceil(corners.max(axis=0)), 0, (width, height)).astype(int)
+        turns = np.zeros((y1 - y0, x1 - x0 + 1), np.int32)
+        for points in outlines:
+            _add_turns(turns, points - (x0, y0))
+        mask[y0:y1, x0:x1] = np.cumsum(turns, axis=1, out=turns)[:, :-1] != 0
+    return mask
+
+
+def _add_turns(turns: np.ndarray, points: np.ndarray) -> None:
+    """For every row's centre line, add +1 or -1 at the first column whose centre lies right of each edge crossing."""
+    height, width = turns.shape[0], turns.shape[1] - 1
+    following = np.roll(points, -1, axis=0)
+    falls = following[:, 1] > points[:, 1]
+    # Upper end first, whichever way the edge runs: the two ways over a bridge must cross at the very same place.
+    top = np.where(falls[:, None], points, following)
+    low = np.where(falls[:, None], following, points)
+    first = np.clip(np.ceil(top[:, 1] - 0.5), 0, height).astype(np.int64)
+    last = np.clip(np.ceil(low[:, 1] - 0.5), 0, height).astype(np.int64)
+    for k in np.flatnonzero(last > first):
+        rows = np.arange(first[k], last[k])
+        share = (rows + 0.5 - top[k, 1]) / (low[k, 1] - top[k, 1])
+        crossing = top[k, 0] + share * (low[k, 0] - top[k, 0])
+        columns = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
+        turns[rows, columns] += 1 if falls[k] else -1

@@ -1,33 +1,38 @@
+"""Masks -> polygons -> masks."""
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend import formats, polygons
-from semsam_model.masks import codecs as mask_codecs
-from tests.backend.masks import any_mask, blobs, disc
+from semsam_model.errors import DataError
+from semsam_model.masks.geometry import crop_mask, iou
+from semsam_model.masks.polygons import (
+    DEFAULT_MAX_VERTICES,
+    decode_polygons,
+    encode_polygon,
+    join_rings,
+    mask_to_rings,
+)
+from tests.semsam_model.masks.shapes import any_mask, blobs, disc
 
 quick = settings(max_examples=60, deadline=None)
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    return float((a & b).sum() / max(1, (a | b).sum()))
 
 
 @quick
 @given(any_mask | blobs())
 def test_outlines_within_budget_are_exact_and_joined_too(mask: np.ndarray) -> None:
-    crop, bbox = formats.crop_mask(mask)
-    rings = polygons.mask_to_rings(crop, bbox, max_vertices=20_000)
-    assert np.array_equal(mask_codecs.decode_polygons([ring.points for ring in rings], mask.shape), mask)
-    assert np.array_equal(mask_codecs.decode_polygons([polygons.join_rings(rings)], mask.shape), mask)
+    crop, bbox = crop_mask(mask)
+    rings = mask_to_rings(crop, bbox, max_vertices=20_000)
+    assert np.array_equal(decode_polygons([ring.points for ring in rings], mask.shape), mask)
+    assert np.array_equal(decode_polygons([join_rings(rings)], mask.shape), mask)
 
 
 @quick
 @given(any_mask | blobs())
 def test_rings_are_one_for_each_part_and_each_hole(mask: np.ndarray) -> None:
-    rings = polygons.mask_to_rings(*formats.crop_mask(mask), max_vertices=20_000)
+    rings = mask_to_rings(*crop_mask(mask), max_vertices=20_000)
     parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[0] - 1
     outside = cv2.connectedComponents(np.pad(~mask, 1, constant_values=True).astype(np.uint8), connectivity=8)[0] - 1
     assert sum(not ring.hole for ring in rings) == parts
@@ -40,10 +45,10 @@ def test_rings_are_one_for_each_part_and_each_hole(mask: np.ndarray) -> None:
 @quick
 @given(blobs(), st.integers(12, 60))
 def test_a_polygon_keeps_its_vertex_budget_and_the_photo(mask: np.ndarray, budget: int) -> None:
-    points = polygons.encode_polygon(*formats.crop_mask(mask), max_vertices=budget)
+    points = encode_polygon(*crop_mask(mask), max_vertices=budget)
     assert 3 <= len(points) <= budget
     assert points.min() >= 0 and (points <= np.array(mask.shape[::-1])).all()
-    assert mask_codecs.decode_polygons([points], mask.shape).any()
+    assert decode_polygons([points], mask.shape).any()
 
 
 @quick
@@ -52,8 +57,8 @@ def test_a_ring_with_a_hole_and_an_island_survives_sixty_vertices(
     cx: float, cy: float, radius: float, hole: float
 ) -> None:
     mask = disc(203, 301, cx, cy, radius) & ~disc(203, 301, cx + 4, cy - 3, hole) | disc(203, 301, 240, 150, 25)
-    points = polygons.encode_polygon(*formats.crop_mask(mask), max_vertices=60)
-    back = mask_codecs.decode_polygons([points], mask.shape)
+    points = encode_polygon(*crop_mask(mask), max_vertices=60)
+    back = decode_polygons([points], mask.shape)
     assert iou(mask, back) > 0.95
     assert not back[int(cy - 3), int(cx + 4)] and back[150, 240]
 
@@ -63,13 +68,13 @@ def test_a_ring_with_a_hole_and_an_island_survives_sixty_vertices(
 def test_a_simplified_polygon_is_not_shifted(x: int, y: int, width: int, height: int) -> None:
     mask = np.zeros((131, 127), bool)
     mask[y : y + height, x : x + width] = disc(height, width, width / 2, height / 2, min(width, height) / 2)
-    back = mask_codecs.decode_polygons([polygons.encode_polygon(*formats.crop_mask(mask), max_vertices=24)], mask.shape)
+    back = decode_polygons([encode_polygon(*crop_mask(mask), max_vertices=24)], mask.shape)
     for axis in (0, 1):
         assert abs(np.nonzero(mask)[axis].mean() - np.nonzero(back)[axis].mean()) < 0.35
 
 
 def test_a_mask_of_the_whole_photo_is_its_four_corners() -> None:
-    points = polygons.encode_polygon(*formats.crop_mask(np.ones((5, 7), bool)))
+    points = encode_polygon(*crop_mask(np.ones((5, 7), bool)))
     assert sorted(map(tuple, points.tolist())) == [(0, 0), (0, 5), (7, 0), (7, 5)]
 
 
@@ -78,8 +83,8 @@ def test_parts_and_holes_are_joined_by_the_shortest_bridges() -> None:
     mask[5:25, 5:25] = True
     mask[10:13, 9:14] = False  # nearest vertices: (9, 10) and (5, 5)
     mask[2:4, 27:30] = True  # nearest vertices: (27, 4) and (25, 5)
-    rings = polygons.mask_to_rings(*formats.crop_mask(mask))
-    joined = polygons.join_rings(rings)
+    rings = mask_to_rings(*crop_mask(mask))
+    joined = join_rings(rings)
 
     def length(points: np.ndarray) -> float:
         return float(np.linalg.norm(np.roll(points, -1, axis=0) - points, axis=1).sum())
@@ -97,42 +102,39 @@ def large_blob() -> np.ndarray:
 
 def test_a_large_mask_over_budget_stays_close_and_reaches_its_box() -> None:
     mask = large_blob()
-    crop, bbox = formats.crop_mask(mask)
-    points = polygons.encode_polygon(crop, bbox)
-    assert len(points) <= polygons.DEFAULT_MAX_VERTICES
-    assert iou(mask, mask_codecs.decode_polygons([points], mask.shape)) > 0.99
+    crop, bbox = crop_mask(mask)
+    points = encode_polygon(crop, bbox)
+    assert len(points) <= DEFAULT_MAX_VERTICES
+    assert iou(mask, decode_polygons([points], mask.shape)) > 0.99
     assert np.abs(np.array([*points.min(axis=0), *points.max(axis=0)]) - bbox).max() < 3
 
 
 @pytest.mark.parametrize("budget", [16, 40, 90, 200])
 def test_strides_end_at_the_tolerance_that_single_steps_find(budget: int) -> None:
-    crop, bbox = formats.crop_mask(large_blob()[::4, ::4])
-    found = polygons.mask_to_rings(crop, bbox, budget)
-    # one step at a time, over the rings that the budget leaves room for
-    traced = sorted(polygons._trace(crop), key=lambda ring: -polygons._area(ring.points))[: (budget + 2) // 5]
-    step = 0
-    while polygons._cost(wanted := polygons._simplified(traced, step, crop.shape)) > budget:
-        step += 1
-    assert [len(ring.points) for ring in found] == [len(ring.points) for ring in wanted]
+    crop, bbox = crop_mask(large_blob()[::4, ::4])
+    found, wanted = (mask_to_rings(crop, bbox, budget, stride=stride) for stride in (5, 1))
+    assert len(found) == len(wanted)
+    for ring, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(ring.points, other.points)
 
 
 def test_an_empty_mask_has_no_outline() -> None:
-    empty = formats.crop_mask(np.zeros((5, 7), bool))
-    assert polygons.mask_to_rings(*empty) == []
-    assert polygons.encode_polygon(*empty).shape == (0, 2)
+    empty = crop_mask(np.zeros((5, 7), bool))
+    assert mask_to_rings(*empty) == []
+    assert encode_polygon(*empty).shape == (0, 2)
 
 
 def test_a_thin_diagonal_over_budget_keeps_some_area() -> None:
     line = np.eye(400, dtype=bool) | np.eye(400, k=1, dtype=bool)
-    points = polygons.encode_polygon(*formats.crop_mask(line), max_vertices=20)
+    points = encode_polygon(*crop_mask(line), max_vertices=20)
     assert len(points) <= 20
-    assert iou(line, mask_codecs.decode_polygons([points], line.shape)) > 0.3
+    assert iou(line, decode_polygons([points], line.shape)) > 0.3
 
 
 @quick
 @given(any_mask | blobs())
 def test_even_odd_filling_gives_the_same_mask_as_non_zero(mask: np.ndarray) -> None:
-    points = polygons.encode_polygon(*formats.crop_mask(mask), max_vertices=20_000)
+    points = encode_polygon(*crop_mask(mask), max_vertices=20_000)
     if not len(points):
         return
     # Even-odd by brute force, at every pixel centre.
@@ -159,5 +161,11 @@ def test_a_triangle_holds_the_pixels_whose_centre_it_holds(corners: list[tuple[f
     )
     clear = (abs(sides) > 1e-6).all(axis=0)
     expected = (sides > 0).all(axis=0) | (sides < 0).all(axis=0)
-    got = mask_codecs.decode_polygons([np.array(corners)], (40, 43))
+    got = decode_polygons([np.array(corners)], (40, 43))
     assert np.array_equal(got[clear], expected[clear])
+
+
+@pytest.mark.parametrize("points", [[[1, 2, 3]], [[1, float("nan")]], [1, 2], [[1, 2], [3]], [["a", "b"]]])
+def test_a_malformed_polygon_is_refused(points: list) -> None:
+    with pytest.raises(DataError, match="polygon"):
+        decode_polygons([points], (5, 5))  # type: ignore[list-item]

@@ -1,0 +1,98 @@
+"""Boxes and crops of masks, cleaning, agreement."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from semsam_model.errors import DataError
+from semsam_model.masks.codecs import encode_brush_rle, encode_coco_rle
+from semsam_model.masks.geometry import EMPTY_BBOX, clean_pixels, crop_iou, crop_mask, iou, paste, tight_bbox
+from tests.semsam_model.masks.shapes import any_mask
+
+quick = settings(max_examples=60, deadline=None)
+
+
+def rectangle(y0: int, x0: int, y1: int, x1: int) -> np.ndarray:
+    mask = np.zeros((20, 30), bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+@quick
+@given(any_mask)
+def test_the_bbox_is_tight_and_its_crop_pastes_back(mask: np.ndarray) -> None:
+    crop, (x0, y0, x1, y1) = crop_mask(mask)
+    assert np.array_equal(paste(crop, (x0, y0, x1, y1), mask.shape), mask)
+    if mask.any():
+        assert crop[0].any() and crop[-1].any() and crop[:, 0].any() and crop[:, -1].any()
+    else:
+        assert (x0, y0, x1, y1) == (0, 0, 0, 0)
+
+
+@quick
+@given(any_mask, st.integers(0, 9), st.integers(0, 9))
+def test_the_crop_of_a_crop_has_its_box_in_the_photo(mask: np.ndarray, left: int, top: int) -> None:
+    whole = np.zeros((30, 30), bool)
+    whole[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+    crop, bbox = crop_mask(mask, (left, top))
+    np.testing.assert_array_equal(crop, crop_mask(whole)[0])
+    assert bbox == tight_bbox(whole)
+
+
+@quick
+@given(st.data())
+def test_iou_is_the_share_of_pixels_in_common_with_or_without_crops(data: st.DataObject) -> None:
+    a, b = (data.draw(hnp.arrays(bool, (7, 9))) for _ in range(2))
+    union = np.count_nonzero(a | b)
+    expected = np.count_nonzero(a & b) / union if union else 1.0
+    assert iou(a, b) == iou(b, a) == crop_iou(*crop_mask(a), b) == expected
+
+
+def test_two_empty_masks_are_the_same_mask() -> None:
+    empty = np.zeros((5, 7), bool)
+    assert iou(empty, empty) == crop_iou(np.zeros((0, 0), bool), EMPTY_BBOX, empty) == 1
+    assert iou(empty, rectangle(0, 0, 1, 1)[:5, :7]) == 0
+
+
+def test_a_crop_that_does_not_fit_its_bbox_is_refused() -> None:
+    with pytest.raises(DataError, match=r"expected bool \(2, 3\)"):
+        encode_brush_rle(np.ones((3, 2), bool), (0, 0, 3, 2), (9, 9))
+    with pytest.raises(DataError, match="inside a photo of 4 x 9"):
+        encode_coco_rle(np.ones((2, 3), bool), (2, 0, 5, 2), (9, 4))
+
+
+@settings(max_examples=80, deadline=None)
+@given(hnp.arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 30))), st.integers(1, 9))
+def test_cleaned_pixels_have_no_small_region_or_hole_left(mask: np.ndarray, least: int) -> None:
+    got, (x0, y0, x1, y1) = clean_pixels(mask, (3, 5, 3 + mask.shape[1], 5 + mask.shape[0]), least)
+    if not mask.any():
+        assert got.size == 0 or not got.any()
+        return
+    assert got.shape == (y1 - y0, x1 - x0)
+    assert got[0].any() and got[-1].any() and got[:, 0].any() and got[:, -1].any()
+    _, _, stats, _ = cv2.connectedComponentsWithStats(got.astype(np.uint8), connectivity=8)
+    sizes = stats[1:, cv2.CC_STAT_AREA]
+    outlines = [c for c in sizes if c < least]
+    outside = np.pad(~got, 1, constant_values=True).astype(np.uint8)
+    _, labels, holes, _ = cv2.connectedComponentsWithStats(outside, connectivity=4)
+    small = [i for i in range(1, len(holes)) if i != labels[0, 0] and holes[i, cv2.CC_STAT_AREA] < least]
+    assert not small or len(sizes) > 1  # an island may lie in a hole that is large with it
+    assert len(outlines) <= 1
+
+
+def test_a_clean_mask_is_returned_as_it_is() -> None:
+    mask = rectangle(2, 3, 12, 20)[2:12, 3:20]
+    got, bbox = clean_pixels(mask, (3, 2, 20, 12), 50)
+    np.testing.assert_array_equal(got, mask)
+    assert bbox == (3, 2, 20, 12)
+
+
+def test_specks_and_pinholes_of_the_photo_go_and_the_box_shrinks() -> None:
+    mask = rectangle(2, 2, 12, 12)
+    mask[6, 6] = mask[7, 7] = False
+    mask[18, 28] = True
+    got, bbox = clean_pixels(mask, (0, 0, 30, 20), 6)
+    assert bbox == (2, 2, 12, 12) and got.all()
