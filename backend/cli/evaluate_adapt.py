@@ -1,4 +1,4 @@
-"""`semsam evaluate adapt`: what learning at once is worth on annotated photos of something new. Parses and calls."""
+"""`semsam evaluate adapt`: what learning at once is worth on annotated photos of something new."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from backend.cli import context
+from backend.cli.console import progress_bar, write_json
+from backend.cli.options import ModelName, WeightsFile
+
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from semsam_model.data.samples import Sample
     from semsam_model.network.model import SemanticSAM
     from semsam_model.text_encoder import TextEncoder
@@ -21,52 +27,41 @@ def adapt(
     ] = None,
     source: Annotated[list[str] | None, typer.Option("--source", help="Of the folder; all if not given.")] = None,
     photos: Annotated[int, typer.Option(help="Photos a source to replay, evenly spaced; 0 = no replay.")] = 60,
-    model: Annotated[str, typer.Option("--model", help="Name in configs/model.")] = "mobile",
-    weights: Annotated[Path | None, typer.Option("--weights", help="Safetensors file.")] = None,
+    model: ModelName = "mobile",
+    weights: WeightsFile = None,
 ) -> None:
     """Replay photos as an annotator would label them; name other photos with 0, 1, 5, 20 examples a label."""
-    import json
-
     from rich.console import Console
 
-    from backend.settings import load_settings
-    from semsam_model.checkpoints.checkpoint import load_model
     from semsam_model.data.folder import read_samples
     from semsam_model.evaluation.few_shot import few_shot_table
-    from semsam_model.text_encoder import TextEncoder
 
-    settings = load_settings()
-    network, version = load_model(model, weights, folder=settings.data_dir / "weights")
-    encoder, console = TextEncoder(settings.text_encoder), Console()
+    network, version = context.load_network(model, weights)
+    encoder, console = context.open_text_encoder(), Console()
     given = read_samples(examples, source).samples
-    names = list(dict.fromkeys(sample.source for sample in given))
     content: dict[str, Any] = {"model": version.version, "photos_per_source": photos, "replay": {}, "few_shot": {}}
-    for name in names:
-        mine = [sample for sample in given if sample.source == name]
+    for name in dict.fromkeys(sample.source for sample in given):
+        annotated = [sample for sample in given if sample.source == name]
         if photos:
-            content["replay"][name] = _replay(network, mine, encoder, photos, console, f"{name}, {version}")
+            content["replay"][name] = _replay(network, annotated, encoder, photos, console, f"{name}, {version}")
         if val is not None:
             asked = list(read_samples(val, [name]).samples)
-            content["few_shot"][name] = _few_shot(network, asked, mine, encoder)
+            content["few_shot"][name] = _few_shot(network, asked, annotated, encoder)
     if content["few_shot"]:
         console.print(few_shot_table(content["few_shot"], f"top-1 / top-3 with k examples a label, {version}"))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "adapt.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_json(out / "adapt.json", content)
     print(f"written to {out / 'adapt.json'}")
 
 
 def _replay(
-    network: SemanticSAM, samples: list[Sample], encoder: TextEncoder, photos: int, console: Any, title: str
+    network: SemanticSAM, samples: list[Sample], encoder: TextEncoder, photos: int, console: Console, title: str
 ) -> dict[str, Any]:
-    from rich.progress import Progress
-
     from semsam_model.data.folder import evenly
     from semsam_model.evaluation.replay import replay
 
     chosen = evenly(samples, photos)
-    with Progress() as progress:
-        bar = progress.add_task("replay", total=len(chosen))
-        result = replay(network, chosen, encoder, on_photo=lambda: progress.advance(bar))
+    with progress_bar(len(chosen), "replay") as advance:
+        result = replay(network, chosen, encoder, on_photo=advance)
     console.print(result.table(f"{title}, {result.photos} photos; percent, by the model alone -> with learning"))
     return {"photos": result.photos, "curve": result.curve(), "total": result.total(), "skipped": result.skipped}
 
@@ -74,13 +69,10 @@ def _replay(
 def _few_shot(
     network: SemanticSAM, asked: list[Sample], examples: list[Sample] | None, encoder: TextEncoder
 ) -> dict[str, Any]:
-    from rich.progress import Progress
-
     from semsam_model.evaluation.few_shot import few_shot_curve
 
-    with Progress() as progress:
-        bar = progress.add_task("examples and photos to name", total=len(asked) + len(examples or ()))
-        return dict(few_shot_curve(network, asked, encoder, examples=examples, on_photo=lambda: progress.advance(bar)))
+    with progress_bar(len(asked) + len(examples or ()), "examples and photos to name") as advance:
+        return dict(few_shot_curve(network, asked, encoder, examples=examples, on_photo=advance))
 
 
 def few_shot(

@@ -1,11 +1,11 @@
-"""`semsam worker`, `semsam finetune`, `semsam jobs`: parse and call."""
+"""`semsam worker`, `semsam finetune`, `semsam jobs`."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backend.cli.console import log_to_stderr
+from backend.cli.context import opened_store, project_key
+from backend.cli.options import AsJson, Origin, Project, SettingsFile
+
 if TYPE_CHECKING:
     from backend.finetuning.jobs import Job
     from backend.finetuning.worker import Worker
     from backend.records import ProjectKey
-    from backend.settings import Settings
     from backend.store.database import Store
-
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings file; see configs/backend.yaml.")]
-Origin = Annotated[
-    str | None, typer.Option(help="Its server, scheme://host:port, where several have a project of this id.")
-]
 
 
 @contextlib.contextmanager
-def _worker(config: Path | None) -> Iterator[tuple[Settings, Store, Worker]]:
+def _worker(config: Path | None) -> Iterator[tuple[Store, Worker]]:
     """A worker in this process, out of the way of clicks; SIGTERM and Ctrl-C let it give its job back."""
     from backend.corrections.fetch_photos import fetch_photos
     from backend.corrections.ingest import process_inbox
@@ -35,39 +33,42 @@ def _worker(config: Path | None) -> Iterator[tuple[Settings, Store, Worker]]:
     from backend.corrections.sync import sync_project
     from backend.finetuning.worker import Worker, out_of_the_way
     from backend.label_studio.client import LabelStudio
-    from backend.settings import load_settings
-    from backend.store.database import open_store
     from backend.versions.registry import open_registry
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    settings = load_settings(config)
-    store = open_store(settings)
-    photos, label_studio = open_photos(settings), LabelStudio(settings)
+    log_to_stderr()
+    with opened_store(config) as (settings, store):
+        photos, label_studio = open_photos(settings), LabelStudio(settings)
 
-    def refresh(key: ProjectKey, go_on: Callable[[], None]) -> None:
-        process_inbox(store)
-        sync_project(store, label_studio, key, on_task=lambda *_: go_on())
-        fetch_photos(store, label_studio, photos, key, retry=True, on_picture=go_on)
+        def refresh(key: ProjectKey, go_on: Callable[[], None]) -> None:
+            process_inbox(store)
+            sync_project(store, label_studio, key, on_task=lambda *_: go_on())
+            fetch_photos(store, label_studio, photos, key, retry=True, on_picture=go_on)
 
-    worker = Worker(settings, store, open_registry(settings, store), photos, refresh=refresh)
-    out_of_the_way(settings)
+        worker = Worker(settings, store, open_registry(settings, store), photos, refresh=refresh)
+        out_of_the_way(settings)
+        with _stopped_by_signals(worker.stopping):
+            yield store, worker
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(stopping: threading.Event) -> Iterator[None]:
+    """Inside, SIGTERM and Ctrl-C set `stopping` and do nothing else."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number in before:
-            signal.signal(number, lambda *_: worker.stopping.set())
-        yield settings, store, worker
+            signal.signal(number, lambda *_: stopping.set())
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        store.close()
 
 
 def work(
-    config: ConfigFile = None,
+    config: SettingsFile = None,
     once: Annotated[bool, typer.Option("--once", help="Run what waits now, then end.")] = False,
 ) -> None:
     """Run fine-tuning jobs as they come: Start Training, enough new corrections, a schedule, `semsam finetune`."""
-    with _worker(config) as (_, _, worker):
+    with _worker(config) as (_, worker):
         if not once:
             worker.run()
             return
@@ -76,25 +77,21 @@ def work(
 
 
 def finetune(
-    project: Annotated[int, typer.Option(help="Its id in Label Studio.")],
+    project: Project,
     origin: Origin = None,
-    config: ConfigFile = None,
+    config: SettingsFile = None,
     queue: Annotated[bool, typer.Option("--queue", help="Only ask for it; a worker will run it.")] = False,
 ) -> None:
     """Fine-tune on a project's corrections, here or in the worker that takes the job first; wait for the verdict."""
     from backend.finetuning import jobs
 
     if queue:
-        from backend.settings import load_settings
-        from backend.store.database import open_store
-
-        store = open_store(load_settings(config))
-        job, new = jobs.request(store, _key(store, project, origin), "command")
-        store.close()
+        with opened_store(config) as (_, store):
+            job, new = jobs.request(store, project_key(store, project, origin), "command")
         print(f"job {job.id} waits for a worker" if new else f"job {job.id} of this project is {job.state} already")
         return
-    with _worker(config) as (_, store, worker):
-        job, _ = jobs.request(store, _key(store, project, origin), "command")
+    with _worker(config) as (store, worker):
+        job, _ = jobs.request(store, project_key(store, project, origin), "command")
         while job.state in jobs.OPEN and not worker.stopping.is_set():
             ended = worker.run_one(only=job.id)
             if ended is None:  # a worker has it
@@ -108,28 +105,19 @@ def finetune(
 
 
 def list_jobs(
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    as_json: AsJson = False,
     most: Annotated[int, typer.Option("--most", min=1, help="The newest so many.")] = 20,
 ) -> None:
     """Fine-tuning jobs, the newest first: what became of each, and why."""
     from backend.finetuning.jobs import list_jobs
-    from backend.settings import load_settings
-    from backend.store.database import open_store
 
-    store = open_store(load_settings())
-    found = list_jobs(store, most=most)
-    store.close()
+    with opened_store() as (_, store):
+        found = list_jobs(store, most=most)
     if as_json:
         print(json.dumps([job.to_dict() for job in found], indent=1))
         return
     for job in found:
         print(_line(job))
-
-
-def _key(store: Store, project: int, origin: str | None) -> ProjectKey:
-    from backend.corrections.queries import find_project
-
-    return find_project(store, project, origin).key
 
 
 def _line(job: Job) -> str:

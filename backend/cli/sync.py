@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backend.cli.context import opened_store
+from backend.cli.options import Origin
 from backend.errors import NotFound, StoreError
 from semsam_model.errors import SemsamError
 
 if TYPE_CHECKING:
     from backend.corrections.photo_archive import PhotoArchive
     from backend.label_studio.client import LabelStudio
-    from backend.records import ProjectKey
+    from backend.records import ProjectKey, StoredProject
+    from backend.settings import Settings
     from backend.store.database import Store
 
 
@@ -21,57 +25,61 @@ def sync(
     project: Annotated[
         int | None, typer.Option(help="Its id in Label Studio; all that are known if not given.")
     ] = None,
-    origin: Annotated[
-        str | None, typer.Option(help="Its server, scheme://host:port, where several have a project of this id.")
-    ] = None,
+    origin: Origin = None,
     everything: Annotated[bool, typer.Option("--all", help="Read tasks that did not change, too.")] = False,
 ) -> None:
-    """Fetch corrections that no webhook brought, mark what was deleted, keep the pictures.
+    """Fetch corrections that no webhook brought, mark what was deleted, keep the photos.
 
-    A project that fails is told and costs the others nothing; the exit code is 1 then.
+    A project that fails is named, and the others go on; the exit code is 1 then.
     """
     from backend.corrections.ingest import process_inbox
     from backend.corrections.photo_archive import open_photos
     from backend.corrections.queries import list_projects
     from backend.label_studio.client import LabelStudio
-    from backend.label_studio.connection import origin_of
-    from backend.records import ProjectKey
-    from backend.settings import load_settings
-    from backend.store.database import open_store
 
-    settings = load_settings()
-    store, label_studio, photos = open_store(settings), LabelStudio(settings), open_photos(settings)
-    process_inbox(store)
-    stored = list_projects(store)
-    if project is None:
-        chosen = [each.key for each in stored if not each.is_final and origin in (None, each.key.origin)]
-        if not chosen:
-            raise StoreError("no project is known yet: name one with --project")
-    else:
-        here = [each.key for each in stored if each.key.project == project and origin in (None, each.key.origin)]
-        if len(here) > 1:
-            raise StoreError(f"project {project}: on several servers; name one with --origin {here[0].origin}")
-        chosen = here or [ProjectKey(origin or str(origin_of(settings.label_studio_url)), project)]
-    missed = {each.key for each in stored if each.missed_at is not None}
     failed = 0
-    for key in chosen:
-        try:
-            _compare(store, label_studio, photos, key, everything)
-        except NotFound as error:
-            gone = project is None and key in missed  # it is looked for, and that it stays away is no news
-            failed += not gone
-            print(f"project {key}: {'still not there' if gone else 'failed'}: {error}", file=sys.stderr)
-        except SemsamError as error:
-            failed += 1
-            print(f"project {key}: failed: {error}", file=sys.stderr)
-    store.close()
+    with opened_store() as (settings, store):
+        label_studio, photos = LabelStudio(settings), open_photos(settings)
+        process_inbox(store)
+        stored = list_projects(store)
+        chosen = _chosen(stored, settings, project, origin)
+        missed = {each.key for each in stored if each.missed_at is not None}
+        for key in chosen:
+            try:
+                _compare(store, label_studio, photos, key, everything)
+            except NotFound as error:
+                # known to be missing, and asked for with all others: that it is still missing is no failure
+                still_missing = project is None and key in missed
+                failed += not still_missing
+                print(f"project {key}: {'still not there' if still_missing else 'failed'}: {error}", file=sys.stderr)
+            except SemsamError as error:
+                failed += 1
+                print(f"project {key}: failed: {error}", file=sys.stderr)
     if failed:
         print(f"{failed} of {len(chosen)} projects failed", file=sys.stderr)
         raise typer.Exit(1)
 
 
+def _chosen(
+    stored: Sequence[StoredProject], settings: Settings, project: int | None, origin: str | None
+) -> list[ProjectKey]:
+    """The project that was named, known or not, or all that are known. Raises StoreError."""
+    from backend.label_studio.connection import origin_of
+    from backend.records import ProjectKey
+
+    if project is None:
+        known = [each.key for each in stored if not each.is_final and origin in (None, each.key.origin)]
+        if not known:
+            raise StoreError("no project is known yet: name one with --project")
+        return known
+    here = [each.key for each in stored if each.key.project == project and origin in (None, each.key.origin)]
+    if len(here) > 1:
+        raise StoreError(f"project {project}: on several servers; name one with --origin {here[0].origin}")
+    return here or [ProjectKey(origin or str(origin_of(settings.label_studio_url)), project)]
+
+
 def _compare(store: Store, label_studio: LabelStudio, photos: PhotoArchive, key: ProjectKey, everything: bool) -> None:
-    """One project, told line by line. Raises SemsamError."""
+    """Bring one project up to date and print what changed. Raises SemsamError."""
     from rich.progress import Progress
 
     from backend.corrections.fetch_photos import fetch_photos

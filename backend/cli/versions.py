@@ -1,4 +1,4 @@
-"""`semsam versions`: which models there are, which one answers, and changing that. Parses and calls."""
+"""`semsam versions`: which models there are, which one answers, and changing that."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from backend.cli.context import opened_store
+from backend.cli.options import AsJson
+
 if TYPE_CHECKING:
-    from backend.settings import Settings
-    from backend.store.database import Store
     from backend.versions.registry import Activation, ModelVersion, Registry
 
 app = typer.Typer(no_args_is_help=True, help="Model versions: list, activate, roll back, prune.")
@@ -19,28 +20,15 @@ app = typer.Typer(no_args_is_help=True, help="Model versions: list, activate, ro
 Which = Annotated[
     str, typer.Argument(metavar="VERSION", help="Number, name, beginning of one, `base` or `live`.", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 Reason = Annotated[str, typer.Option("--reason", help="Kept with the change.")]
 
 
 @contextlib.contextmanager
-def _opened() -> Iterator[tuple[Registry, Store, Settings]]:
-    from backend.settings import load_settings
-    from backend.store.database import open_store
+def _registry() -> Iterator[Registry]:
     from backend.versions.registry import open_registry
 
-    settings = load_settings()
-    store = open_store(settings)
-    try:
-        yield open_registry(settings, store), store, settings
-    finally:
-        store.close()
-
-
-@contextlib.contextmanager
-def _registry() -> Iterator[Registry]:
-    with _opened() as (registry, _, _):
-        yield registry
+    with opened_store() as (settings, store):
+        yield open_registry(settings, store)
 
 
 def _described(registry: Registry, version: ModelVersion, live: str, *, thorough: bool) -> dict[str, Any]:
@@ -62,7 +50,7 @@ def _now_live(activation: Activation) -> None:
 
 @app.command("list")
 def list_versions(
-    as_json: Json = False,
+    as_json: AsJson = False,
     pruned: Annotated[bool, typer.Option("--all", help="Also those whose files were pruned.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Look whether files are there, not what is in them.")] = False,
 ) -> None:
@@ -87,7 +75,7 @@ def list_versions(
 
 
 @app.command()
-def show(which: Which, as_json: Json = False) -> None:
+def show(which: Which, as_json: AsJson = False) -> None:
     """All about one version: files, config, parent, data, figures; every byte of its files is checked."""
     with _registry() as registry:
         live = registry.live().version.version
@@ -132,8 +120,10 @@ def prune(
     Also what fine-tuning jobs have left that have no version any more, but for the gate's reports.
     """
     from backend.finetuning import jobs
+    from backend.versions.registry import open_registry
 
-    with _opened() as (registry, store, settings):
+    with opened_store() as (settings, store):
+        registry = open_registry(settings, store)
         pruned = registry.prune(steps=steps, dry_run=dry_run)
         left = {version.version for version in registry.all()} - {version.version for version in pruned.versions}
         cleared = jobs.clear(store, settings.data_dir, left, dry_run=dry_run)

@@ -1,0 +1,65 @@
+"""`semsam data`: look at training data, pack it, make some."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backend.cli.console import progress_bar
+from backend.cli.options import MixtureFile, MixtureRoot
+
+app = typer.Typer(no_args_is_help=True, help="Look at training data, or make some.")
+
+
+@app.command()
+def check(
+    config: MixtureFile,
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.json and contact_sheet.png.")],
+    root: MixtureRoot = None,
+) -> None:
+    """Read a mixture once: counts, sizes, parts inside their wholes, labels, what is skipped, a contact sheet."""
+    from rich.console import Console
+
+    from semsam_model.data.check import check
+    from semsam_model.data.mixture import read_mixture
+
+    mixture, console = read_mixture(config, root), Console()
+    with progress_bar(len(mixture.samples), console=console) as advance:
+        check(mixture, out, console=console, on_photo=advance)
+
+
+@app.command()
+def pack(
+    config: MixtureFile,
+    out: Annotated[Path, typer.Option("--out", help="Empty folder for the tars and mixture.yaml.")],
+    root: MixtureRoot = None,
+    shard_mb: Annotated[float, typer.Option(help="Largest size of a tar, MiB.")] = 60,
+    longest_side: Annotated[
+        int | None, typer.Option(min=64, help="Photos above this are made smaller, pixels; all kept when absent.")
+    ] = None,
+) -> None:
+    """Pack a mixture into tars to train from elsewhere: semsam train --data-config OUT/mixture.yaml --root OUT."""
+    from semsam_model.data.mixture import read_mixture
+    from semsam_model.data.shards import pack_mixture
+
+    mixture, shard_bytes = read_mixture(config, root), int(shard_mb * 2**20)
+    with progress_bar(len(mixture.samples)) as advance:
+        packed = pack_mixture(mixture, out, shard_bytes=shard_bytes, longest_side=longest_side, on_photo=advance)
+    for line in packed.skipped:
+        print(f"left out: {line}")
+    print(f"{packed.photos} photos in {len(packed.shards)} tars; train from {packed.mixture}")
+
+
+@app.command()
+def make(
+    out: Annotated[Path, typer.Option("--out", help="Folder for synthetic.json and photos; see docs/data.md.")],
+    count: Annotated[int, typer.Option(min=1, help="Scenes.")] = 100,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    size: Annotated[int, typer.Option(min=32, max=4096, help="Side, pixels.")] = 256,
+) -> None:
+    """Write made scenes of objects, parts and subparts with names."""
+    from semsam_model.data.synthetic import write_scenes
+
+    print(f"written to {write_scenes(out, count, seed=seed, size=(size, size))}")

@@ -1,0 +1,51 @@
+"""`semsam serve` and `semsam demo`: the backend, and what `make run` starts."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from backend.cli.console import log_to_stderr
+from backend.cli.options import SettingsFile
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    config: SettingsFile = None,
+) -> None:
+    """Start the Label Studio ML backend."""
+    from backend.settings import load_settings
+    from backend.web.server import serve as run
+
+    environ = dict(os.environ)
+    if host is not None:
+        environ["SEMSAM_HOST"] = host
+    if port is not None:
+        environ["SEMSAM_PORT"] = str(port)
+    log_to_stderr()
+    run(load_settings(config, environ))
+
+
+def demo(
+    port: Annotated[int, typer.Option(help="Port of Label Studio.")] = 8080,
+    backend_port: Annotated[int, typer.Option(help="Port of the backend.")] = 9090,
+    prepare: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Start nothing: make the project in LABEL_STUDIO_URL for the backend at URL."),
+    ] = None,
+) -> None:
+    """Start Label Studio and the backend with a sample project, ready to click (`make run`)."""
+    from backend.demo import run as demo
+    from backend.settings import load_settings
+
+    if prepare is None:
+        demo.run(port=port, backend_port=backend_port)
+        return
+    settings = load_settings()
+    project = demo.prepare(
+        settings.label_studio_url, settings.label_studio_api_key or "", prepare, webhook_secret=settings.webhook_secret
+    )
+    print(f"project {project.id} with {len(project.tasks)} tasks is connected to {prepare}")
