@@ -39,7 +39,7 @@ from backend.store.database import open_store
 from backend.versions.registry import open_registry
 from benchmarks.machine import ROOT, children, cpu_seconds, described, peak_mib
 from semsam_model.checkpoints.checkpoint import load_default
-from semsam_model.inference.automatic import GridOptions, everything
+from semsam_model.inference.automatic import AutomaticOptions, automatic_masks
 
 PHOTO = ROOT / "samples" / "rocket.jpg"
 
@@ -52,7 +52,7 @@ def grid(threads: int, side: int) -> dict[str, float]:
     rgb = np.array(Image.open(PHOTO).convert("RGB"))
     began, used = time.perf_counter(), cpu_seconds(os.getpid())
     embedding = model.encode(rgb)
-    found = everything(model, embedding, GridOptions(grid=side))
+    found = automatic_masks(model, embedding, AutomaticOptions(grid=side))
     return {
         "seconds": time.perf_counter() - began,
         "cpu": cpu_seconds(os.getpid()) - used,

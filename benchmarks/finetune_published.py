@@ -22,7 +22,7 @@ from semsam_model.checkpoints.run_weights import pack
 from semsam_model.config import config_root, read_model_config
 from semsam_model.data.mixture import MixtureConfig, read_mixture
 from semsam_model.inference.naming import name_candidates
-from semsam_model.inference.predict import propose
+from semsam_model.inference.predict import predict_candidates
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.training.batches import SamplingConfig, Stage
 from semsam_model.training.config import read_train_config
@@ -71,7 +71,9 @@ def run(folder: Path, checkpoint: Path | None, steps: int, size: int) -> None:
     words = sorted({region.name for region in sample.regions if region.name})
     labels = LabelSet(tuple(words), (None,) * len(words), TextEncoder().embed(words).numpy())
     click = Click(sample.width / 2, sample.height / 2)
-    for candidate in name_candidates(propose(model, model.encode(sample.image()), Prompt((click,))), labels, 0):
+    for candidate in name_candidates(
+        predict_candidates(model, model.encode(sample.image()), Prompt((click,))), labels, 0
+    ):
         print(f"  {candidate.rank}  {candidate.area} px  " + ", ".join(f"{n} {s:.2f}" for n, s in candidate.names[:3]))
     say("a click answered with names")
 

@@ -31,8 +31,8 @@ from backend.metrics import Metrics
 from benchmarks.machine import ROOT
 from semsam_model.checkpoints.checkpoint import load_default, load_model
 from semsam_model.config import read_model_config
-from semsam_model.inference.predict import propose
-from semsam_model.inference.zoom import looker
+from semsam_model.inference.predict import predict_candidates
+from semsam_model.inference.zoom import crop_encoder
 from semsam_model.masks.codecs import encode_brush_rle
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.types import Click, Prompt
@@ -63,7 +63,7 @@ def click_to_rle(model: SemanticSAM, rgb: np.ndarray) -> tuple[float, float, int
     prompt = Prompt((Click(width * 0.5, height * 0.5),))
 
     def warm() -> None:
-        for c in propose(model, embedding, prompt):
+        for c in predict_candidates(model, embedding, prompt):
             encode_brush_rle(c.crop, c.bbox, c.size)
 
     return encode, median_ms(warm, 30), embedding.nbytes
@@ -75,7 +75,7 @@ def cold_click(model: SemanticSAM, photo: bytes) -> float:
     def run() -> None:
         rgb = decode_photo(photo, max_bytes=len(photo), max_pixels=100_000_000).rgb
         prompt = Prompt((Click(rgb.shape[1] / 2, rgb.shape[0] / 2),))
-        for c in propose(model, model.encode(rgb), prompt, look=looker(model, rgb)):
+        for c in predict_candidates(model, model.encode(rgb), prompt, encode_crop=crop_encoder(model, rgb)):
             encode_brush_rle(c.crop, c.bbox, c.size)
 
     return median_ms(run, 9)

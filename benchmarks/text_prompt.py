@@ -31,7 +31,7 @@ from semsam_model.data.folder import Sample, evenly, read_samples
 from semsam_model.errors import DataError
 from semsam_model.evaluation.metrics.masks import TextIou
 from semsam_model.inference.naming import Kind
-from semsam_model.inference.object_queries import find_queries
+from semsam_model.inference.object_queries import predict_object_queries
 from semsam_model.inference.text_prompt import by_clicks, by_queries, click_grid
 from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
 from semsam_model.types import Candidate
@@ -74,7 +74,7 @@ def main() -> None:
             print(f"skipped: {error}")
             continue
         began = time.perf_counter()
-        queries = find_queries(model, embedding)
+        queries = predict_object_queries(model, embedding)
         asked = time.perf_counter()
         grid = click_grid(model, embedding)
         tallies["clicks"].seconds.append(time.perf_counter() - asked)

@@ -91,7 +91,7 @@ class LabelSet:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PromptContext:
     """What is known, beside the prompt, about the masks that a project wants. Nothing is known by default."""
 
     granularity: Literal["object", "part"] | None = None

@@ -38,10 +38,10 @@ from backend.records import ProjectKey, RegionKey
 from backend.settings import Settings
 from backend.store.database import Store
 from semsam_model.errors import DataError, SemsamError
-from semsam_model.types import Click, Wanted
+from semsam_model.types import Click, PromptContext
 
 if TYPE_CHECKING:
-    from semsam_model.adaptation.lessons import Learned, Lesson
+    from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Learner:
         self._predictor = predictor
         self._settings = settings
         self._projects: dict[ProjectKey, _Project] = {}
-        self._learned: dict[ProjectKey, tuple[str, Learned]] = {}
+        self._learned: dict[ProjectKey, tuple[str, ProjectAdaptation]] = {}
         self._changed = threading.Condition()
         self._asked = self._answered = 0  # looks at the store, wanted and done
         self._stopping = False
@@ -88,7 +88,7 @@ class Learner:
         if self._thread.is_alive():
             self._thread.join(wait_s)
 
-    def learned(self, key: ProjectKey, model: str) -> Learned | None:
+    def learned(self, key: ProjectKey, model: str) -> ProjectAdaptation | None:
         """What the project has taught the model with this digest; None for nothing. At once, from memory."""
         digest, learned = self._learned.get(key, ("", None))
         return learned if digest == model else None
@@ -161,7 +161,7 @@ class Learner:
             log.info("project %s: learned from %d regions in %.0f ms", key, len(project.lessons), 1000 * seconds)
 
     def _study(
-        self, key: ProjectKey, regions: list[TrainingRegion], project: _Project, wanted: Wanted, loaded: Loaded
+        self, key: ProjectKey, regions: list[TrainingRegion], project: _Project, wanted: PromptContext, loaded: Loaded
     ) -> bool:
         """Lessons for the regions that have none; False when that ended early: stopped, or another model."""
         from semsam_model.adaptation.lessons import Lesson
@@ -197,7 +197,7 @@ class Learner:
                 shown = time.monotonic()
         return True
 
-    def _lesson(self, each: TrainingRegion, wanted: Wanted, loaded: Loaded, project: _Project) -> Lesson | None:
+    def _lesson(self, each: TrainingRegion, wanted: PromptContext, loaded: Loaded, project: _Project) -> Lesson | None:
         from semsam_model.adaptation.lessons import Lesson
 
         region = find_region(self._store, each.key)
@@ -233,10 +233,10 @@ class Learner:
 
     def _show(self, key: ProjectKey, regions: list[TrainingRegion], project: _Project) -> None:
         """Put what the lessons add up to in place."""
-        from semsam_model.adaptation.lessons import learn
+        from semsam_model.adaptation.lessons import adapt
 
         known = [project.lessons[each.key][1] for each in regions if each.key in project.lessons]
-        learned = learn(known)
+        learned = adapt(known)
         if learned is None:
             self._learned.pop(key, None)
         else:
@@ -247,8 +247,8 @@ class _NotThere(BackendError):
     """A picture that is not in the archive yet."""
 
 
-def _wanted(label_config: str) -> Wanted:
+def _wanted(label_config: str) -> PromptContext:
     try:
-        return Wanted(LabelConfig.parse(label_config).granularity)
+        return PromptContext(LabelConfig.parse(label_config).granularity)
     except BackendError:
-        return Wanted()
+        return PromptContext()

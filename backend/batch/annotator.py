@@ -77,11 +77,11 @@ class Annotator:
 
     def annotate(self, picture: Prepared) -> dict[str, Any]:
         """The prediction for what `prepare` made of a picture file."""
-        from semsam_model.inference.object_queries import find_queries_alone
-        from semsam_model.inference.preannotate import regions_of
+        from semsam_model.inference.object_queries import predict_object_queries_of_resized
+        from semsam_model.inference.preannotate import queries_to_regions
 
-        queries = find_queries_alone(self.loaded.model, picture.frame, picture.pixels)
-        regions = regions_of(queries, picture.frame, self._labels, wanted_regions(self._settings, self._config))
+        queries = predict_object_queries_of_resized(self.loaded.model, picture.frame, picture.pixels)
+        regions = queries_to_regions(queries, picture.frame, self._labels, wanted_regions(self._settings, self._config))
         return as_prediction(regions, self._config, picture.sha256, self.loaded.version.version)
 
 

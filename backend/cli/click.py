@@ -33,8 +33,8 @@ def click(
             "--all-levels: expected exactly one --point or --box and no --not: raw levels are of one prompt"
         )
     from backend.cli.drawing import write
-    from semsam_model.inference.predict import propose, raw_levels
-    from semsam_model.inference.zoom import looker
+    from semsam_model.inference.predict import predict_candidates, raw_levels
+    from semsam_model.inference.zoom import crop_encoder
 
     picture = context.read_photo(photo)
     network, version = context.load_network(model, weights)
@@ -42,7 +42,7 @@ def click(
     if all_levels:
         candidates = raw_levels(network, embedding, prompt)
     else:
-        candidates = propose(network, embedding, prompt, look=looker(network, picture.rgb))
+        candidates = predict_candidates(network, embedding, prompt, encode_crop=crop_encoder(network, picture.rgb))
     write(out, picture, prompt, candidates, version)
     print_candidates(candidates)
     print(f"written to {out}")

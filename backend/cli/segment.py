@@ -26,11 +26,11 @@ def segment(
     """Segment everything by a grid of clicks."""
     from backend.cli.drawing import write_overview
     from backend.settings import load_settings
-    from semsam_model.inference.automatic import GridOptions, everything
+    from semsam_model.inference.automatic import AutomaticOptions, automatic_masks
     from semsam_model.inference.naming import KINDS, LabelSet
     from semsam_model.network.ranker import LEVELS
 
-    options = GridOptions(grid=grid, most=most, levels=tuple(sorted(set(level))) or LEVELS)
+    options = AutomaticOptions(grid=grid, most=most, levels=tuple(sorted(set(level))) or LEVELS)
     picture = context.read_photo(photo)
     network, version = context.load_network(model, weights)
     known = None
@@ -38,7 +38,7 @@ def segment(
         words = (*labels, *parts)
         kinds = (KINDS[0],) * len(labels) + (KINDS[1],) * len(parts)
         known = LabelSet(words, kinds, context.open_text_encoder().embed(list(words)).numpy())
-    found = everything(network, network.encode(picture.rgb), options, known, load_settings().name_threshold)
+    found = automatic_masks(network, network.encode(picture.rgb), options, known, load_settings().name_threshold)
     candidates = [f.candidate for f in found]
     write_overview(out, picture, candidates, version)
     print_candidates(candidates)

@@ -28,14 +28,14 @@ from backend.settings import Settings
 from semsam_model.checkpoints.header import Version
 from semsam_model.errors import SemsamError
 from semsam_model.inference.naming import LabelSet
-from semsam_model.types import Candidate, Click, Prompt, Wanted
+from semsam_model.types import Candidate, Click, Prompt, PromptContext
 
 # torch takes seconds to import: the thread that loads the model pays for it, not the first answers about health
 if TYPE_CHECKING:
     from semsam_model.adaptation.kernel_ridge import Preference
     from semsam_model.adaptation.lessons import Lesson
     from semsam_model.inference.preannotate import Region, RegionOptions
-    from semsam_model.inference.zoom import Look
+    from semsam_model.inference.zoom import CropEncoder
     from semsam_model.network.frame import Window
     from semsam_model.network.model import ImageEmbedding, SemanticSAM
 
@@ -172,7 +172,7 @@ class Predictor:
         sha256: str,
         pixels: Callable[[], np.ndarray],
         prompt: Prompt,
-        wanted: Wanted | None = None,
+        wanted: PromptContext | None = None,
         *,
         using: Loaded | None = None,
         preference: Preference | None = None,
@@ -185,10 +185,12 @@ class Predictor:
         from one model. Raises NotReady, PromptError, ImageError, and whatever `pixels` raises.
         """
 
-        def answer(model: SemanticSAM, embedding: ImageEmbedding, look: Look) -> list[Candidate]:
-            from semsam_model.inference.predict import propose
+        def answer(model: SemanticSAM, embedding: ImageEmbedding, encode_crop: CropEncoder) -> list[Candidate]:
+            from semsam_model.inference.predict import predict_candidates
 
-            return propose(model, embedding, prompt, wanted=wanted, look=look, preference=preference)
+            return predict_candidates(
+                model, embedding, prompt, context=wanted, encode_crop=encode_crop, preference=preference
+            )
 
         return self._ask_first(using, sha256, pixels, answer)
 
@@ -204,7 +206,7 @@ class Predictor:
     ) -> tuple[list[Candidate], Version, Timings]:
         """Masks that the first of the labels fits best, see `inference.text_prompt`; the rest as `propose`."""
 
-        def answer(model: SemanticSAM, embedding: ImageEmbedding, look: Look) -> list[Candidate]:
+        def answer(model: SemanticSAM, embedding: ImageEmbedding, encode_crop: CropEncoder) -> list[Candidate]:
             from semsam_model.inference.text_prompt import find
 
             return find(model, embedding, labels, threshold, whole)
@@ -227,7 +229,7 @@ class Predictor:
         and regions.
         """
 
-        def answer(model: SemanticSAM, embedding: ImageEmbedding, look: Look) -> list[Region]:
+        def answer(model: SemanticSAM, embedding: ImageEmbedding, encode_crop: CropEncoder) -> list[Region]:
             from semsam_model.inference.preannotate import preannotate
 
             self._turns.give_way()
@@ -244,7 +246,7 @@ class Predictor:
         *,
         label: str,
         click: Click | None,
-        wanted: Wanted,
+        wanted: PromptContext,
         using: Loaded,
     ) -> Lesson:
         """What an accepted mask of the photo teaches, see `semsam_model.adaptation.lessons`; the rest as `propose`.
@@ -252,10 +254,12 @@ class Predictor:
         Raises DataError for a mask that does not fit the photo.
         """
 
-        def answer(model: SemanticSAM, embedding: ImageEmbedding, look: Look) -> Lesson:
-            from semsam_model.adaptation.lessons import lesson
+        def answer(model: SemanticSAM, embedding: ImageEmbedding, encode_crop: CropEncoder) -> Lesson:
+            from semsam_model.adaptation.lessons import make_lesson
 
-            return lesson(model, embedding, mask, label=label, photo=sha256, click=click, wanted=wanted, look=look)
+            return make_lesson(
+                model, embedding, mask, label=label, photo=sha256, click=click, context=wanted, encode_crop=encode_crop
+            )
 
         self._turns.give_way()
         return self._ask(using, sha256, pixels, answer)[0]
@@ -265,7 +269,7 @@ class Predictor:
         using: Loaded | None,
         sha256: str,
         pixels: Callable[[], np.ndarray],
-        answer: Callable[[SemanticSAM, ImageEmbedding, Look], T],
+        answer: Callable[[SemanticSAM, ImageEmbedding, CropEncoder], T],
     ) -> tuple[T, Version, Timings]:
         """`_ask`, and what nobody waits for gives way meanwhile."""
         loaded = using or self.ready()
@@ -277,7 +281,7 @@ class Predictor:
         loaded: Loaded,
         sha256: str,
         pixels: Callable[[], np.ndarray],
-        answer: Callable[[SemanticSAM, ImageEmbedding, Look], T],
+        answer: Callable[[SemanticSAM, ImageEmbedding, CropEncoder], T],
         keep: bool = True,
     ) -> tuple[T, Version, Timings]:
         timings = Timings()
@@ -285,7 +289,7 @@ class Predictor:
         embedding = self._embedding(loaded, sha256, None, once, timings, keep)
         looking = 0.0
 
-        def look(window: Window) -> ImageEmbedding:
+        def encode_crop(window: Window) -> ImageEmbedding:
             nonlocal looking
             began = time.perf_counter()
             try:
@@ -294,7 +298,7 @@ class Predictor:
                 looking += time.perf_counter() - began
 
         began = time.perf_counter()
-        found = answer(loaded.model, embedding, look)
+        found = answer(loaded.model, embedding, encode_crop)
         timings.stages["decode_prompt"] = time.perf_counter() - began - looking
         return found, loaded.version, timings
 

@@ -52,10 +52,10 @@ from semsam_model.checkpoints.header import Version
 from semsam_model.errors import SemsamError
 from semsam_model.inference.naming import name_candidates
 from semsam_model.text_encoder import normalise_label
-from semsam_model.types import Candidate, Wanted
+from semsam_model.types import Candidate, PromptContext
 
 if TYPE_CHECKING:
-    from semsam_model.adaptation.lessons import Learned
+    from semsam_model.adaptation.lessons import ProjectAdaptation
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +272,7 @@ class SemsamService:
                 file.sha256,
                 pixels,
                 asked.prompt,
-                Wanted(request.config.granularity, labels=labels),
+                PromptContext(request.config.granularity, labels=labels),
                 using=loaded,
                 preference=learned.preference if learned else None,
             )
@@ -362,7 +362,7 @@ class SemsamService:
             return None
         return self._intake.key(request.project_key, request.project if task.project is None else task.project)
 
-    def _learned(self, request: PredictRequest, task: TaskRef, loaded: Loaded) -> Learned | None:
+    def _learned(self, request: PredictRequest, task: TaskRef, loaded: Loaded) -> ProjectAdaptation | None:
         """What the project's accepted regions have taught this model."""
         key = self._key(request, task) if self._learner else None
         return None if self._learner is None or key is None else self._learner.learned(key, loaded.version.digest)
@@ -376,7 +376,7 @@ class SemsamService:
         candidates: Sequence[Candidate],
         config: LabelConfig,
         loaded: Loaded,
-        learned: Learned | None,
+        learned: ProjectAdaptation | None,
     ) -> Sequence[Candidate]:
         """The candidates with names of the project's labels, where they can be named; a text prompt's have theirs."""
         namer = self._namer_of(loaded)

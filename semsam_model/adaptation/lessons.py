@@ -1,8 +1,8 @@
 """What accepted regions teach a project at once: names and preferences. Values in, values out; nothing trains.
 
-    lesson    one accepted region on its photo's embedding -> what it teaches, for keeps
-    learn     the lessons of a project -> Learned
-    Learned   names candidates by text and examples together; its preference orders proposals (`predict.propose`)
+    make_lesson        one accepted region on its photo's embedding -> a `Lesson`, to be kept
+    adapt              the lessons of a project -> `ProjectAdaptation`
+    ProjectAdaptation  names candidates by text and examples together; its preference orders proposals
 
 What is learned depends on the set of lessons and their order in time (the newest count where there are many), not on
 the order in which they became known. Lessons belong to the model that made them.
@@ -19,20 +19,27 @@ import numpy as np
 from semsam_model.adaptation.kernel_ridge import LearnedNames, Preference, fit_names, fit_preference, newest_of_each
 from semsam_model.adaptation.region_features import region_features
 from semsam_model.errors import DataError
-from semsam_model.inference.candidates import Options
-from semsam_model.inference.naming import LabelSet, label_shares
-from semsam_model.inference.predict import Answers, ask, company, describe, expected_worth, learnable
-from semsam_model.inference.zoom import Look
+from semsam_model.inference.candidates import CandidateOptions
+from semsam_model.inference.naming import LabelSet, label_probabilities
+from semsam_model.inference.predict import (
+    Proposals,
+    context_masks,
+    expected_iou,
+    predict_proposals,
+    rerank_features,
+    with_region_features,
+)
+from semsam_model.inference.zoom import CropEncoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.types import Candidate, Click, Prompt, Wanted
+from semsam_model.types import Candidate, Click, Prompt, PromptContext
 
 PER_LABEL, EXAMPLES = 40, 300  #: newest regions that names are learned from, of a label and in all
 #: A proposal of at least this IoU with the accepted region shows its label too: proposals are what will be named.
 ALIKE = 0.3
 PROMPTS = 80  #: newest regions that the preference is learned from
-_OPTIONS = Options()
+_OPTIONS = CandidateOptions()
 LAYOUT = 1  #: of what a lesson's arrays hold; another number, and kept lessons are made anew
 
 
@@ -78,7 +85,7 @@ class Lesson:
 _ARRAYS = ("region", "name_embedding", "proposals", "expected", "worth")
 
 
-def lesson(
+def make_lesson(
     model: SemanticSAM,
     embedding: ImageEmbedding,
     mask: np.ndarray,
@@ -86,30 +93,30 @@ def lesson(
     label: str,
     photo: str,
     click: Click | None = None,
-    wanted: Wanted | None = None,
-    look: Look | None = None,
+    context: PromptContext | None = None,
+    encode_crop: CropEncoder | None = None,
 ) -> Lesson:
     """One accepted region: bool (H, W) mask of the embedded photo, not empty.
 
-    click: what it answered; where there is none, or it lies outside the mask, the middle of the mask. wanted, look: as
-    the project's prompts are asked. Raises DataError for an empty mask or one of another size.
+    click: the click that the mask answers; without one, or where it lies outside the mask, the middle of the mask.
+    context, encode_crop: as for the project's prompts. Raises DataError for an empty mask or one of another size.
     """
     if mask.shape != embedding.frame.photo or not mask.any():
         raise DataError(f"accepted mask: expected {embedding.frame.photo} with something in it, got {mask.shape}")
     inside = click is not None and mask[min(int(click.y), len(mask) - 1), min(int(click.x), mask.shape[1] - 1)]
     prompt = Prompt((click if inside and click is not None else innermost(mask),))
-    answers = describe(embedding, ask(model, embedding, prompt, _OPTIONS, look))
-    return lesson_of(
-        embedding, answers, mask, label=label, photo=photo, expected=expected_worth(answers, model.ranker, wanted)
+    answers = with_region_features(embedding, predict_proposals(model, embedding, prompt, _OPTIONS, encode_crop))
+    return lesson_from_proposals(
+        embedding, answers, mask, label=label, photo=photo, expected=expected_iou(answers, model.ranker, context)
     )
 
 
-def lesson_of(
-    embedding: ImageEmbedding, answers: Answers, mask: np.ndarray, *, label: str, photo: str, expected: np.ndarray
+def lesson_from_proposals(
+    embedding: ImageEmbedding, answers: Proposals, mask: np.ndarray, *, label: str, photo: str, expected: np.ndarray
 ) -> Lesson:
-    """As `lesson`, from described answers to a click in the mask and what each was expected to be worth."""
+    """As `make_lesson`, from described answers to a click in the mask and what each was expected to be worth."""
     share = embedding.frame.coverage(mask)
-    proposed = company(embedding, answers)
+    proposed = context_masks(embedding, answers)
     accepted = share >= min(0.5, float(share.max()))
     worth = np.array([iou(cells, accepted) for cells in proposed])
     best = int(worth.argmax())
@@ -121,24 +128,24 @@ def lesson_of(
         region=region_features(embedding, share[None], proposed)[0].astype(np.float16),
         name_embedding=named.astype(np.float16),
         level=answers.levels[best],
-        proposals=learnable(answers).astype(np.float16),
+        proposals=rerank_features(answers).astype(np.float16),
         expected=expected.astype(np.float16),
         worth=worth.astype(np.float16),
     )
 
 
-class Learned:
-    """What a project's lessons add up to. `preference` goes into `predict.propose`, `name` takes what comes out."""
+class ProjectAdaptation:
+    """What a project's lessons add up to. `predict_candidates` takes the `preference`, `name` its candidates."""
 
     def __init__(self, lessons: Sequence[Lesson], preference: Preference) -> None:
-        """See `learn`."""
+        """See `adapt`."""
         self._lessons = lessons
         self._names: dict[tuple[object, ...], LearnedNames] = {}
         self.preference = preference
         self.examples = len(lessons)
 
     def scores(self, candidates: Sequence[Candidate], labels: LabelSet) -> np.ndarray:
-        """(m, C), each row adding up to 1. Candidates have `region`, as `propose` gives them with the preference."""
+        """(m, C), each row adding up to 1. Candidates have `region`: `predict_candidates` had the preference."""
         text = text_scores([c.name_embedding for c in candidates], [c.level for c in candidates], labels)
         return self._names_of(labels).scores(np.array([c.region for c in candidates], np.float32), text)
 
@@ -170,7 +177,7 @@ class Learned:
         return self._names[key]
 
 
-def learn(lessons: Sequence[Lesson]) -> Learned | None:
+def adapt(lessons: Sequence[Lesson]) -> ProjectAdaptation | None:
     """Lessons of one project and one model, oldest first -> what they teach; None when there is none."""
     if not lessons:
         return None
@@ -180,15 +187,15 @@ def learn(lessons: Sequence[Lesson]) -> Learned | None:
         np.concatenate([each.expected for each in newest]).astype(np.float32),
         np.concatenate([each.worth for each in newest]).astype(np.float32),
     )
-    return Learned(lessons, preference)
+    return ProjectAdaptation(lessons, preference)
 
 
 def text_scores(name_embeddings: Sequence[np.ndarray | None], levels: Sequence[int], labels: LabelSet) -> np.ndarray:
     """(m, C) in the order of the labels, each row adding up to 1; all alike where there is no text to compare with.
 
-    Raises ConfigError as `label_shares`.
+    Raises ConfigError as `label_probabilities`.
     """
     known = [each for each in name_embeddings if each is not None and each.shape[1]]
     if not known or len(known) < len(name_embeddings) or not labels.vectors.shape[1]:
         return np.full((len(name_embeddings), len(labels.values)), 1 / len(labels.values))
-    return label_shares(np.stack(known).astype(np.float32), levels, labels)
+    return label_probabilities(np.stack(known).astype(np.float32), levels, labels)

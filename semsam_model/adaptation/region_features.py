@@ -40,7 +40,7 @@ _FARTHEST = 3.0  #: spreads
 
 
 @torch.inference_mode()
-def region_features(embedding: ImageEmbedding, cells: np.ndarray, company: Sequence[np.ndarray]) -> np.ndarray:
+def region_features(embedding: ImageEmbedding, cells: np.ndarray, context_masks: Sequence[np.ndarray]) -> np.ndarray:
     """Masks of one photo -> float32 (n, F), F being the same for every photo of a model.
 
     cells: float or bool (n, h, w), share of each logit cell that the mask covers. company: bool (h, w) masks proposed
@@ -54,7 +54,7 @@ def region_features(embedding: ImageEmbedding, cells: np.ndarray, company: Seque
         masks[0, :h, :w] = share
         inside = _inside(share)
         masks[1:, :h, :w] = _sides(inside)
-        blocks.append([_shape(share, inside), _place(share, inside, company)])
+        blocks.append([_shape(share, inside), _place(share, inside, context_masks)])
     pooled = [(_pooled(level, torch.from_numpy(full).to(level.device)), around) for level, around in _maps(embedding)]
     rows = []
     for i, (shape, place) in enumerate(blocks):
@@ -135,13 +135,13 @@ def _shape(share: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return np.clip((np.array(values) - _SHAPE_MIDDLE) / _SHAPE_SPREAD, -_FARTHEST, _FARTHEST)
 
 
-def _place(share: np.ndarray, inside: np.ndarray, company: Sequence[np.ndarray]) -> np.ndarray:
+def _place(share: np.ndarray, inside: np.ndarray, context_masks: Sequence[np.ndarray]) -> np.ndarray:
     area = float(share.sum())
     if not area:
         return np.zeros(len(_PLACE_MIDDLE))
     holders = [
         other
-        for other in company
+        for other in context_masks
         if np.count_nonzero(other) >= LARGER * area and float(share[other].sum()) >= HOLDS * area
     ]
     whole = max(holders, key=np.count_nonzero) if holders else np.ones(share.shape, bool)

@@ -29,20 +29,27 @@ from semsam_model.data.folder import Sample, evenly
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluation.grabcut import grabcut
 from semsam_model.evaluation.number_of_clicks import Corrected, correct
-from semsam_model.inference.candidates import Options
-from semsam_model.inference.predict import Answers, ask, ask_each, draw, rank, shortlist
-from semsam_model.inference.zoom import Look, looker
+from semsam_model.inference.candidates import CandidateOptions
+from semsam_model.inference.predict import (
+    Proposals,
+    draw_proposal,
+    predict_proposals,
+    predict_proposals_batch,
+    rank_candidates,
+    rank_proposals,
+)
+from semsam_model.inference.zoom import CropEncoder, crop_encoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.types import Click, Prompt, Wanted
+from semsam_model.types import Click, Prompt, PromptContext
 
 __all__ = ["MEASURES", "ClickReport", "ClickScore", "evaluate_clicks", "innermost", "wanted_by"]
 
 LEVELS_OF = {"object": (1, 2, 3), "part": (4, 5, 6)}
 MEASURES = ("oracle", "first", "told", "max", "matched")
 MIN_AREA = 64
-OPTIONS = Options()
+OPTIONS = CandidateOptions()
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,9 @@ class ClickReport:
     skipped: list[str] = field(default_factory=list)  #: photos and masks that could not be read, and why
 
 
-def wanted_by(granularity: str) -> Wanted:
+def wanted_by(granularity: str) -> PromptContext:
     """What is told about a mask of this granularity."""
-    return Wanted(cast(Literal["object", "part"], granularity)) if granularity in LEVELS_OF else Wanted()
+    return PromptContext(cast(Literal["object", "part"], granularity)) if granularity in LEVELS_OF else PromptContext()
 
 
 def evaluate_clicks(
@@ -123,11 +130,11 @@ def evaluate_clicks(
             rgb = embedding = None
         if rgb is not None and embedding is not None:
             report.images[sample.source] += 1
-            look = looker(model, rgb)
-            report.clicks += _scores(model, embedding, look, sample, masks, number, wanted)
+            encode_crop = crop_encoder(model, rgb)
+            report.clicks += _scores(model, embedding, encode_crop, sample, masks, number, wanted)
             chosen = wanted[int(np.random.default_rng(number).integers(len(wanted)))]
             if id(sample) in to_correct:
-                report.corrected.append(_correct(model, embedding, look, sample, masks[chosen]))
+                report.corrected.append(_correct(model, embedding, encode_crop, sample, masks[chosen]))
             if id(sample) in to_cut:
                 report.grabcut.append(_grabcut(rgb, sample, masks, chosen))
         on_photo()
@@ -137,21 +144,21 @@ def evaluate_clicks(
 def _scores(
     model: SemanticSAM,
     embedding: ImageEmbedding,
-    look: Look,
+    encode_crop: CropEncoder,
     sample: Sample,
     masks: Sequence[np.ndarray],
     number: int,
     wanted: Sequence[int],
 ) -> Iterator[ClickScore]:
     clicks = [innermost(masks[i]) for i in wanted]
-    every = ask_each(model, embedding, [Prompt((click,)) for click in clicks], OPTIONS, look)
+    every = predict_proposals_batch(model, embedding, [Prompt((click,)) for click in clicks], OPTIONS, encode_crop)
     for index, click, answers in zip(wanted, clicks, every, strict=True):
         yield _score(model, answers, _under(masks, click), masks[index], sample, number, index)
 
 
 def _score(
     model: SemanticSAM,
-    answers: Answers,
+    answers: Proposals,
     under: Sequence[np.ndarray],
     wanted: np.ndarray,
     sample: Sample,
@@ -198,14 +205,14 @@ def _score(
 class Seen:
     """The answers to one click beside the annotated masks under it; each proposal is drawn once, if at all."""
 
-    def __init__(self, answers: Answers, wanted: np.ndarray, under: Sequence[np.ndarray]) -> None:
+    def __init__(self, answers: Proposals, wanted: np.ndarray, under: Sequence[np.ndarray]) -> None:
         self._answers, self._wanted, self._under = answers, wanted, under
         self._drawn: dict[int, tuple[int, float, list[float]]] = {}
 
     def _at(self, at: int) -> tuple[int, float, list[float]]:
         """Area, IoU with the wanted mask, IoU with each mask under the click."""
         if at not in self._drawn:
-            crop, bbox = draw(*self._answers.proposals[at], OPTIONS)
+            crop, bbox = draw_proposal(*self._answers.proposals[at], OPTIONS)
             ious = [crop_iou(crop, bbox, mask) for mask in self._under]
             self._drawn[at] = int(np.count_nonzero(crop)), crop_iou(crop, bbox, self._wanted), ious
         return self._drawn[at]
@@ -223,8 +230,8 @@ class Seen:
         return max(self.ious(at))
 
     def offered(self, scores: np.ndarray | None) -> list[int]:
-        """As `rank` would, best first."""
-        return [at for at in shortlist(self._answers, OPTIONS, scores) if self.area(at)]
+        """As `rank_candidates` would, best first."""
+        return [at for at in rank_proposals(self._answers, OPTIONS, scores) if self.area(at)]
 
 
 def matched(ious: Sequence[Sequence[float]]) -> float:
@@ -237,9 +244,13 @@ def _under(masks: Sequence[np.ndarray], click: Click) -> list[np.ndarray]:
     return [mask for mask in masks if mask[int(click.y), int(click.x)]]
 
 
-def _correct(model: SemanticSAM, embedding: ImageEmbedding, look: Look, sample: Sample, mask: np.ndarray) -> Corrected:
+def _correct(
+    model: SemanticSAM, embedding: ImageEmbedding, encode_crop: CropEncoder, sample: Sample, mask: np.ndarray
+) -> Corrected:
     def answer(prompt: Prompt) -> np.ndarray:
-        ranked = rank(ask(model, embedding, prompt, OPTIONS, look), OPTIONS, model.ranker)
+        ranked = rank_candidates(
+            predict_proposals(model, embedding, prompt, OPTIONS, encode_crop), OPTIONS, model.ranker
+        )
         return ranked[0].mask if ranked else np.zeros_like(mask)
 
     return Corrected(sample.source, tuple(correct(answer, mask)))

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from semsam_model.data.folder import Sample
 from semsam_model.evaluation.clicks import ClickScore, wanted_by
-from semsam_model.inference.predict import propose
-from semsam_model.inference.zoom import looker
+from semsam_model.inference.predict import predict_candidates
+from semsam_model.inference.zoom import crop_encoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.network.model import SemanticSAM
 from semsam_model.types import Prompt
@@ -58,12 +58,12 @@ def draw_cases(model: SemanticSAM, samples: Sequence[Sample], clicks: Iterable[C
         sample = samples[score.sample]
         rgb, wanted = sample.image(), sample.mask(score.region)
         click = innermost(wanted)
-        told = propose(
+        told = predict_candidates(
             model,
             model.encode(rgb),
             Prompt((click,)),
-            wanted=wanted_by(score.granularity),
-            look=looker(model, rgb),
+            context=wanted_by(score.granularity),
+            encode_crop=crop_encoder(model, rgb),
         )
         scale = SIDE / max(rgb.shape[:2])
         size = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))

@@ -13,7 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from semsam_model.adaptation.kernel_ridge import fit_names
-from semsam_model.adaptation.lessons import Lesson, lesson, text_scores
+from semsam_model.adaptation.lessons import Lesson, make_lesson, text_scores
 from semsam_model.data.folder import Sample
 from semsam_model.data.samples import Region
 from semsam_model.data.vocabulary import HEAD_OF
@@ -92,7 +92,7 @@ def named_regions(
             embedding = model.encode(sample.image()) if wanted else None
             for r, mask in wanted.items():
                 assert embedding is not None
-                lessons.append(lesson(model, embedding, mask, label=chosen[s][r], photo=str(sample.path)))
+                lessons.append(make_lesson(model, embedding, mask, label=chosen[s][r], photo=str(sample.path)))
         except (DataError, ImageError) as error:
             skipped.append(str(error))
         on_photo()

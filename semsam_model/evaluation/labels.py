@@ -14,8 +14,8 @@ import numpy as np
 
 from semsam_model.data.samples import Label, Reading, Sample
 from semsam_model.inference.naming import OF, Kind, LabelSet
-from semsam_model.inference.object_queries import Embed, Queries, against_parts
-from semsam_model.inference.postprocess import Finding
+from semsam_model.inference.object_queries import Embed, ObjectQueries, classify_parts
+from semsam_model.inference.postprocess import ClassifiedQueries
 from semsam_model.text_encoder import GENERIC, normalise_label
 
 
@@ -98,8 +98,8 @@ class Labels:
         key = key_of(label)
         return None if key is None else self.index.get(key)
 
-    def against(self, queries: Queries, chosen: Sequence[int]) -> Finding:
-        """How well queries fit some labels, in this order. Raises ConfigError as `Queries.against`."""
+    def classify(self, queries: ObjectQueries, chosen: Sequence[int]) -> ClassifiedQueries:
+        """How well queries fit some labels, in this order. Raises ConfigError as `ObjectQueries.classify`."""
         row_of: dict[tuple[Kind, str], int] = {}
         first: list[int] = []
         pairs: list[tuple[int, int | None]] = []
@@ -113,4 +113,4 @@ class Labels:
         names = LabelSet(
             tuple(self.keys[i].name for i in first), tuple(self.keys[i].kind for i in first), self.vectors[first]
         )
-        return against_parts(queries, names, self.wholes, pairs)
+        return classify_parts(queries, names, self.wholes, pairs)

@@ -29,8 +29,8 @@ from semsam_model.data.samples import Label, Sample
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluation.labels import Labels, labels_of
 from semsam_model.evaluation.tasks import NEEDS, NO_QUERIES, TASKS, Figures, Looked, Measure
-from semsam_model.inference.automatic import GridOptions, everything
-from semsam_model.inference.object_queries import Embed, find_queries
+from semsam_model.inference.automatic import AutomaticOptions, automatic_masks
+from semsam_model.inference.object_queries import Embed, predict_object_queries
 from semsam_model.network.model import SemanticSAM
 
 
@@ -77,9 +77,9 @@ def evaluate_photos(
         else:
             found, by_grid = NO_QUERIES, None
             if grid is None:
-                found = find_queries(model, embedding)
+                found = predict_object_queries(model, embedding)
             else:
-                by_grid = [f.candidate for f in everything(model, embedding, GridOptions(grid=grid))]
+                by_grid = [f.candidate for f in automatic_masks(model, embedding, AutomaticOptions(grid=grid))]
             photo = Looked(sample, masks, embedding.frame, found, lists[sample.source], by_grid)
             if sample.source not in measures:
                 measures[sample.source] = TASKS[task](photo.labels, embed)

@@ -16,14 +16,21 @@ from dataclasses import dataclass, field
 import numpy as np
 from rich.table import Table
 
-from semsam_model.adaptation.lessons import Learned, Lesson, learn, lesson_of
+from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation, adapt, lesson_from_proposals
 from semsam_model.data.folder import Sample
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluation.few_shot import MIN_AREA, label_set, region_label
-from semsam_model.inference.candidates import Options
+from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.naming import LabelSet, name_candidates
-from semsam_model.inference.predict import ask, describe, expected_worth, learnable, rank, select
-from semsam_model.inference.zoom import Look, looker
+from semsam_model.inference.predict import (
+    expected_iou,
+    predict_proposals,
+    rank_candidates,
+    rerank_features,
+    to_candidates,
+    with_region_features,
+)
+from semsam_model.inference.zoom import CropEncoder, crop_encoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
@@ -95,9 +102,9 @@ def replay(
         else:
             if embedding is not None and rgb is not None:
                 result.photos += 1
-                look = looker(model, rgb)
+                encode_crop = crop_encoder(model, rgb)
                 for mask, label in wanted:
-                    _accept(model, embedding, look, mask, label, str(sample.path), labels, lessons, result)
+                    _accept(model, embedding, encode_crop, mask, label, str(sample.path), labels, lessons, result)
         on_photo()
     return result
 
@@ -105,7 +112,7 @@ def replay(
 def _accept(
     model: SemanticSAM,
     embedding: ImageEmbedding,
-    look: Look,
+    encode_crop: CropEncoder,
     mask: np.ndarray,
     label: str,
     photo: str,
@@ -113,20 +120,22 @@ def _accept(
     lessons: list[Lesson],
     result: Replay,
 ) -> None:
-    options, learned = Options(), learn(lessons)
-    answers = describe(embedding, ask(model, embedding, Prompt((innermost(mask),)), options, look))
-    alone = rank(answers, options, model.ranker)
-    expected = expected_worth(answers, model.ranker)
+    options, learned = CandidateOptions(), adapt(lessons)
+    answers = with_region_features(
+        embedding, predict_proposals(model, embedding, Prompt((innermost(mask),)), options, encode_crop)
+    )
+    alone = rank_candidates(answers, options, model.ranker)
+    expected = expected_iou(answers, model.ranker)
     ours = alone
     if learned is not None:
-        ours = select(answers, options, learned.preference.scores(learnable(answers), expected))
+        ours = to_candidates(answers, options, learned.preference.scores(rerank_features(answers), expected))
     if alone:
         _note(result.alone, name_candidates(alone, labels, 0), mask, label)
         _note(result.learned, _named(ours, learned, labels), mask, label)
-    lessons.append(lesson_of(embedding, answers, mask, label=label, photo=photo, expected=expected))
+    lessons.append(lesson_from_proposals(embedding, answers, mask, label=label, photo=photo, expected=expected))
 
 
-def _named(candidates: Sequence[Candidate], learned: Learned | None, labels: LabelSet) -> list[Candidate]:
+def _named(candidates: Sequence[Candidate], learned: ProjectAdaptation | None, labels: LabelSet) -> list[Candidate]:
     return name_candidates(candidates, labels, 0) if learned is None else learned.name(candidates, labels, 0)
 
 

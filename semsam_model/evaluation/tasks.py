@@ -14,15 +14,22 @@ from semsam_model.evaluation.metrics.average_precision import MOST_FEDERATED, As
 from semsam_model.evaluation.metrics.maps import UNLABELLED, MeanIou, PanopticQuality
 from semsam_model.evaluation.metrics.masks import InstanceSets, TextIou
 from semsam_model.inference.naming import Kind, part_and_whole
-from semsam_model.inference.object_queries import Embed, Queries, named_masks, of_one_name, segment, word_scores
-from semsam_model.inference.postprocess import ReadOptions, panoptic, semantic
+from semsam_model.inference.object_queries import (
+    Embed,
+    ObjectQueries,
+    candidates_of_label,
+    classified_to_candidates,
+    queries_to_candidates,
+    word_scores,
+)
+from semsam_model.inference.postprocess import PostprocessOptions, to_panoptic, to_semantic
 from semsam_model.network.frame import Frame
 from semsam_model.types import LEVEL_TOKENS, Candidate
 
 #: Answers below this score are no part of a set or of an answer to a word.
-PRESENT = ReadOptions().present
+PRESENT = PostprocessOptions().present
 #: Average precision ranks answers, and maps are annotated nearly everywhere: a cut would only leave out right answers.
-EVERY_ANSWER = ReadOptions(least=0.001, present=0.02)
+EVERY_ANSWER = PostprocessOptions(least=0.001, present=0.02)
 Figures = dict[str, Any]
 
 
@@ -41,7 +48,7 @@ class Looked:
     sample: Sample
     masks: Sequence[np.ndarray]  #: bool (H, W), of every region
     frame: Frame
-    queries: Queries
+    queries: ObjectQueries
     labels: Labels
     grid: Sequence[Candidate] | None = None  #: everything by a grid of clicks, where that is what is measured
 
@@ -103,11 +110,13 @@ class _Instances:
         self._any += sum(not truth.crowd for truth in wanted)
         asked = self._asked(photo, {truth.label for truth in wanted})
         options = EVERY_ANSWER if asked is None else replace(EVERY_ANSWER, most=MOST_FEDERATED)
-        found = photo.labels.against(photo.queries, list(self._rows))
+        found = photo.labels.classify(photo.queries, list(self._rows))
         row_of = {word: row for row, word in enumerate(self._words)}
         predicted = [
             (candidate.mask, row_of[word], score)
-            for candidate in named_masks(photo.queries, photo.frame, found, self._words, self._kind, options)
+            for candidate in classified_to_candidates(
+                photo.queries, photo.frame, found, self._words, self._kind, options
+            )
             for word, score in candidate.names
         ]
         self._ap.add(photo.size, wanted, predicted, asked)
@@ -149,7 +158,7 @@ class _Semantic:
 
 def _map_of(photo: Looked, chosen: Sequence[int]) -> np.ndarray:
     """int (H, W): what is said of each pixel, among some labels."""
-    rows = semantic(photo.labels.against(photo.queries, chosen), EVERY_ANSWER, enlarge=photo.frame.enlarge)
+    rows = to_semantic(photo.labels.classify(photo.queries, chosen), EVERY_ANSWER, enlarge=photo.frame.enlarge)
     return np.append(np.array(chosen, int), UNLABELLED)[rows]
 
 
@@ -167,8 +176,8 @@ class _Panoptic:
             return
         chosen = self._wholes
         stuff = [row for row, label in enumerate(chosen) if label in self._stuff]
-        said, segments = panoptic(
-            photo.labels.against(photo.queries, chosen), stuff, EVERY_ANSWER, enlarge=photo.frame.enlarge
+        said, segments = to_panoptic(
+            photo.labels.classify(photo.queries, chosen), stuff, EVERY_ANSWER, enlarge=photo.frame.enlarge
         )
         self._quality.add(said, {s.id: chosen[s.label] for s in segments}, wanted, of_wanted, crowds)
         self._photos += 1
@@ -216,7 +225,7 @@ class _OpenVocabulary:
             _, name, whole = self._labels.keys[label]
             name, whole = (name, whole) if whole else part_and_whole(name) or (name, None)
             scores = word_scores(photo.queries, name, whole, self._embed)
-            answer = _union(of_one_name(photo.queries, photo.frame, name, scores), photo.size)
+            answer = _union(candidates_of_label(photo.queries, photo.frame, name, scores), photo.size)
             self._words.setdefault(label, TextIou()).add(answer, mask)
         painted = photo.painted(("part",))
         if self._parts and (painted != UNLABELLED).any():
@@ -252,7 +261,7 @@ def _union(candidates: Sequence[Candidate], size: tuple[int, int]) -> np.ndarray
     return found
 
 
-NO_QUERIES = Queries(
+NO_QUERIES = ObjectQueries(
     np.zeros((0, 1, 1), np.float32),
     np.zeros((0, 3), np.float32),
     np.zeros((0, 2, 1), np.float32),
@@ -270,14 +279,16 @@ class _Everything:
         self._recall, self._sets = MaskAp(("anything",)), InstanceSets()
 
     def add(self, photo: Looked) -> None:
-        found = segment(photo.queries, photo.frame) if photo.grid is None else photo.grid
+        found = queries_to_candidates(photo.queries, photo.frame) if photo.grid is None else photo.grid
         regions = [pair for pair in zip(photo.sample.regions, photo.masks, strict=True) if pair[1].any()]
         wanted = [Truth(mask, 0, region.crowd, region.area) for region, mask in regions]
         self._recall.add(photo.size, wanted, [(c.mask, 0, c.score) for c in found])
         objects = [mask for region, mask in regions if region.granularity == "object" and not region.crowd]
         if objects:
             if photo.grid is None:
-                likely = [c for c in segment(photo.queries, photo.frame, kind="object") if c.score >= PRESENT]
+                likely = [
+                    c for c in queries_to_candidates(photo.queries, photo.frame, kind="object") if c.score >= PRESENT
+                ]
             else:  # a grid does not tell objects from parts: what lies in nothing larger is a whole
                 likely = [c for c in photo.grid if c.parent is None]
             self._sets.add([c.mask for c in likely], objects)

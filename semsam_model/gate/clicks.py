@@ -15,10 +15,10 @@ from semsam_model.data.synthetic import made_samples
 from semsam_model.data.vocabulary import HEAD_OF, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluation.clicks import Seen
-from semsam_model.inference.candidates import Options
+from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.naming import KINDS, LabelSet, label_scores
-from semsam_model.inference.predict import Answers, ask_each, expected_worth
-from semsam_model.inference.zoom import looker
+from semsam_model.inference.predict import Proposals, expected_iou, predict_proposals_batch
+from semsam_model.inference.zoom import crop_encoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
@@ -126,7 +126,7 @@ def _clicks(
 ) -> Iterator[GateClick]:
     clicks = [innermost(masks[index]) for index in wanted]
     prompts = [Prompt((click,)) for click in clicks]
-    every = ask_each(model, model.encode(rgb), prompts, Options(), looker(model, rgb))
+    every = predict_proposals_batch(model, model.encode(rgb), prompts, CandidateOptions(), crop_encoder(model, rgb))
     for index, click, answers in zip(wanted, clicks, every, strict=True):
         under = [mask for mask in masks if mask[int(click.y), int(click.x)]]
         label, among = labels.of(sample, index)
@@ -137,7 +137,7 @@ def _clicks(
 
 def _scored(
     model: SemanticSAM,
-    answers: Answers,
+    answers: Proposals,
     wanted: np.ndarray,
     under: Sequence[np.ndarray],
     place: tuple[int, int, str],
@@ -146,7 +146,7 @@ def _scored(
 ) -> GateClick:
     """place: photo, region, granularity."""
     seen = Seen(answers, wanted, under)
-    offered = seen.offered(None if model.ranker is None else expected_worth(answers, model.ranker))
+    offered = seen.offered(None if model.ranker is None else expected_iou(answers, model.ranker))
     levels = offered if len(answers.views) > 1 else range(len(answers.proposals))
     best = max(levels, key=seen.wanted, default=0)
     surest = int(np.argmax([p.predicted_iou for _, p in answers.proposals]))

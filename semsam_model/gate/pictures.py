@@ -28,7 +28,7 @@ from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError, ImageError
 from semsam_model.gate.clicks import clickable
 from semsam_model.gate.config import GateConfig, Interval, bootstrap
-from semsam_model.inference.predict import TOGETHER, decode_clicks
+from semsam_model.inference.predict import TOGETHER, decode_prompts
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou, iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
@@ -172,7 +172,7 @@ def _agreement(model: SemanticSAM, embedding: ImageEmbedding, masks: Sequence[np
     clicks = [innermost(mask) for mask in masks]
     found: list[float] = []
     for start in range(0, len(clicks), TOGETHER):
-        for proposals in decode_clicks(model, embedding, clicks[start : start + TOGETHER]):
+        for proposals in decode_prompts(model, embedding, clicks[start : start + TOGETHER]):
             mask = masks[len(found)]
             found.append(max(crop_iou(*embedding.frame.mask(p.logits), mask) for p in proposals))
     return found

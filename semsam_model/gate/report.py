@@ -15,8 +15,8 @@ from PIL import Image
 
 from semsam_model.gate.clicks import GateClick
 from semsam_model.gate.verdict import Comparison
-from semsam_model.inference.predict import propose
-from semsam_model.inference.zoom import looker
+from semsam_model.inference.predict import predict_candidates
+from semsam_model.inference.zoom import crop_encoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.network.model import SemanticSAM
 from semsam_model.types import Prompt
@@ -89,7 +89,7 @@ def _picture(model: SemanticSAM, comparison: Comparison, at: GateClick) -> str:
     sample = comparison.samples[at.photo]
     rgb, wanted = sample.image(), sample.mask(at.region)
     click = innermost(wanted)
-    offered = propose(model, model.encode(rgb), Prompt((click,)), look=looker(model, rgb))
+    offered = predict_candidates(model, model.encode(rgb), Prompt((click,)), encode_crop=crop_encoder(model, rgb))
     scale = SIDE / max(rgb.shape[:2])
     size = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
     picture = np.ascontiguousarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))

@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 
 from semsam_model.errors import ConfigError
-from semsam_model.inference.candidates import Options, Proposal, tidy
+from semsam_model.inference.candidates import CandidateOptions, Proposal, cleaned
 from semsam_model.inference.naming import LabelSet, name_candidates
-from semsam_model.inference.predict import decode_clicks, offer_all
+from semsam_model.inference.predict import decode_prompts, promptless_candidates
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import LEVELS
@@ -32,7 +32,7 @@ _COMPARED = 256  #: masks compared with those kept at a time
 
 
 @dataclass(frozen=True)
-class GridOptions:
+class AutomaticOptions:
     """How many clicks, and what of their answers is kept."""
 
     grid: int = 32  #: clicks along each side of the photo, at the centres of equal cells
@@ -54,7 +54,7 @@ class GridOptions:
             raise ConfigError(f"levels {self.levels}: expected some of {LEVELS[0]} to {LEVELS[-1]}")
 
 
-PUBLISHED = GridOptions(
+PUBLISHED = AutomaticOptions(
     least_iou=0.88,
     least_stability=0.92,
     duplicates="boxes",
@@ -67,7 +67,7 @@ PUBLISHED = GridOptions(
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class GridMask:
     """One mask and the click of the grid that gave it."""
 
     candidate: Candidate
@@ -87,19 +87,19 @@ class _Kept:
     box: tuple[int, int, int, int]  #: x0, y0, x1, y1 with the last pixel's own coordinate; cells, or photo pixels
 
 
-def everything(
+def automatic_masks(
     model: SemanticSAM,
     embedding: ImageEmbedding,
-    options: GridOptions | None = None,
+    options: AutomaticOptions | None = None,
     labels: LabelSet | None = None,
     name_threshold: float = 0.0,
-) -> list[Found]:
+) -> list[GridMask]:
     """At most `options.most` masks, best first by predicted IoU (times stability, unless boxes are compared).
 
     Candidates are ranked, cleaned, their parents linked; with labels (and a model with names) they have `names`, and
     `label` where the best reaches `name_threshold`. Raises ConfigError as `label_scores`.
     """
-    options = options or GridOptions()
+    options = options or AutomaticOptions()
     frame = embedding.frame
     clicks = _grid(frame, options.grid)
     passed = [
@@ -114,7 +114,7 @@ def everything(
     offered, kept = _decoded(model, embedding, clicks, chosen, options)
     if labels is not None:
         offered = name_candidates(offered, labels, name_threshold)
-    return [Found(c, clicks[k.click]) for c, k in zip(offered, kept, strict=True)]
+    return [GridMask(c, clicks[k.click]) for c, k in zip(offered, kept, strict=True)]
 
 
 def _grid(frame: Frame, side: int) -> list[Click]:
@@ -125,9 +125,9 @@ def _grid(frame: Frame, side: int) -> list[Click]:
 
 
 def _pass(
-    model: SemanticSAM, embedding: ImageEmbedding, clicks: Sequence[Click], first: int, options: GridOptions
+    model: SemanticSAM, embedding: ImageEmbedding, clicks: Sequence[Click], first: int, options: AutomaticOptions
 ) -> Iterator[_Kept]:
-    answers = decode_clicks(model, embedding, clicks[first : first + options.batch])
+    answers = decode_prompts(model, embedding, clicks[first : first + options.batch])
     level_of = {token: level for level, token in enumerate(level_tokens(model.config.tokens), 1)}
     for number, answer in enumerate(answers, first):
         for proposal in answer:
@@ -155,7 +155,7 @@ def _on_photo(proposal: Proposal, frame: Frame) -> tuple[float, tuple[int, int, 
     return sure / max(unsure, 1), (x0, y0, x1 - 1, y1 - 1) if crop.size else None
 
 
-def _by_masks(passed: Sequence[_Kept], options: GridOptions, cells: int) -> list[_Kept]:
+def _by_masks(passed: Sequence[_Kept], options: AutomaticOptions, cells: int) -> list[_Kept]:
     """Greedy, best first: what repeats a better mask of its level, or nearly equals one of another, is left out."""
     kept: list[_Kept] = []
     masks: np.ndarray = np.zeros((0, cells), np.float32)
@@ -177,7 +177,11 @@ def _by_masks(passed: Sequence[_Kept], options: GridOptions, cells: int) -> list
 
 
 def _repeats(
-    rows: np.ndarray, of_rows: Sequence[_Kept], others: np.ndarray, of_others: Sequence[_Kept], options: GridOptions
+    rows: np.ndarray,
+    of_rows: Sequence[_Kept],
+    others: np.ndarray,
+    of_others: Sequence[_Kept],
+    options: AutomaticOptions,
 ) -> np.ndarray:
     """bool (n, m): whether a mask repeats another."""
     both = rows @ others.T
@@ -186,7 +190,7 @@ def _repeats(
     return iou > np.where(same_level, options.same_level_iou, options.same_iou)
 
 
-def _by_boxes(passed: Sequence[_Kept], options: GridOptions) -> list[_Kept]:
+def _by_boxes(passed: Sequence[_Kept], options: AutomaticOptions) -> list[_Kept]:
     """Greedy over boxes, whatever the level (SAM's generator)."""
     kept: list[_Kept] = []
     boxes = np.array([k.box for k in passed], np.float64).reshape(-1, 4)
@@ -206,23 +210,23 @@ def _decoded(
     embedding: ImageEmbedding,
     clicks: Sequence[Click],
     chosen: Sequence[_Kept],
-    options: GridOptions,
+    options: AutomaticOptions,
 ) -> tuple[list[Candidate], list[_Kept]]:
     """The chosen masks in photo pixels, and those of `chosen` that they are."""
     points = sorted({k.click for k in chosen})
     answers: dict[tuple[int, int], Proposal] = {}  # by click and token
     for first in range(0, len(points), options.batch):
         some = points[first : first + options.batch]
-        decoded = decode_clicks(model, embedding, [clicks[i] for i in some])
+        decoded = decode_prompts(model, embedding, [clicks[i] for i in some])
         answers |= {(i, p.token): p for i, answer in zip(some, decoded, strict=True) for p in answer}
     least = options.min_region / LOGIT_STRIDE**2
     proposals, kept = [], []
     for k in chosen:
-        proposal = tidy(answers[k.click, k.token], least)
+        proposal = cleaned(answers[k.click, k.token], least)
         # what no photo pixel sees is not offered
         if embedding.frame.mask(proposal.logits)[0].size:
             score = float(np.clip(k.score, 0, 1))
             proposals.append(replace(proposal, stability=k.stability, score=score))
             kept.append(k)
-    offering = Options(min_region=options.min_region, most=len(proposals))
-    return offer_all(proposals, embedding.frame, model.config.tokens, offering), kept
+    offering = CandidateOptions(min_region=options.min_region, most=len(proposals))
+    return promptless_candidates(proposals, embedding.frame, model.config.tokens, offering), kept

@@ -5,8 +5,8 @@ on those small maps; only what is offered is brought to the photo's size, and th
 show. A region where the bilinear surface is above zero always holds a cell above zero, so a speck removed from the
 cells is gone from the photo.
 
-The network may have looked twice, at the photo and closer at a window of it: each look is a `View` with its own frame.
-What compares masks of several views goes by `overlaps`, in photo pixels.
+The network may have seen the photo twice: whole, and a magnified crop of it. Each time gives a `CropPrediction` with
+its own frame. Masks of several crops are compared by `overlaps`, in photo pixels.
 
 What several prompts mean (published weights know one positive click):
   1. each positive click, each box, and each box's centre is decoded alone: six proposals each;
@@ -33,7 +33,7 @@ LEVELS_A_DOUBLING = 1.2  #: the sizes that our tokens start from span 0.8 to 0.0
 
 
 @dataclass(frozen=True)
-class Options:
+class CandidateOptions:
     """How proposals become candidates."""
 
     same_iou: float = 0.9  #: two masks with a larger IoU are one candidate
@@ -158,7 +158,7 @@ class PromptCells:
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class CropPrediction:
     """What the network says to one prompt when it looks at the photo, or closer at a window of it."""
 
     frame: Frame
@@ -181,7 +181,7 @@ class View:
         return min(len(levels), levels.index(proposal.token) + 1 + round(LEVELS_A_DOUBLING * self.doublings))
 
 
-def overlaps(views: Sequence[View]) -> np.ndarray:
+def overlaps(views: Sequence[CropPrediction]) -> np.ndarray:
     """float32 (n, n): photo pixels that two proposals share, over the proposals of all views in turn; areas diagonal.
 
     Two views are compared in the finer one's cells, which hold everything that its proposals cover.
@@ -201,7 +201,7 @@ def _flat(masks: Iterable[np.ndarray]) -> np.ndarray:
     return np.stack([mask.ravel() for mask in masks]).astype(np.float32)
 
 
-def order(views: Sequence[View], scores: Sequence[float] | np.ndarray | None = None) -> list[int]:
+def order(views: Sequence[CropPrediction], scores: Sequence[float] | np.ndarray | None = None) -> list[int]:
     """Places of all views' proposals, best first: clicks obeyed, then scores, one for each proposal in turn.
 
     Without scores predicted IoU, times the fit to the boxes where there are any.
@@ -214,7 +214,7 @@ def order(views: Sequence[View], scores: Sequence[float] | np.ndarray | None = N
     return sorted(range(len(keys)), key=lambda place: keys[place], reverse=True)
 
 
-def distinct(ordered: Sequence[int], shared: np.ndarray, options: Options) -> list[int]:
+def distinct(ordered: Sequence[int], shared: np.ndarray, options: CandidateOptions) -> list[int]:
     """Walk best first, keep what is not empty and not the same as one already kept; at most options.most.
 
     ordered: places in `shared`, what `overlaps` returned.
@@ -229,18 +229,18 @@ def distinct(ordered: Sequence[int], shared: np.ndarray, options: Options) -> li
     return kept
 
 
-def agreeing(ordered: Sequence[int], views: Sequence[View], options: Options) -> list[int]:
+def agreeing(ordered: Sequence[int], views: Sequence[CropPrediction], options: CandidateOptions) -> list[int]:
     """Of ordered places, those that obey as many clicks as the first; others only to reach options.least."""
     counts = [view.prompt.obeyed(p) for view in views for p in view.proposals]
     return [at for i, at in enumerate(ordered) if i < options.least or counts[at] == counts[ordered[0]]]
 
 
-def tidy(proposal: Proposal, min_cells: float) -> Proposal:
+def cleaned(proposal: Proposal, min_cells: float) -> Proposal:
     """The proposal with specks and pinholes gone."""
     return replace(proposal, logits=clean(proposal.logits, min_cells))
 
 
-def parents(shared: np.ndarray, sizes: Sequence[int], options: Options) -> list[int | None]:
+def parents(shared: np.ndarray, sizes: Sequence[int], options: CandidateOptions) -> list[int | None]:
     """For each mask the index of the next larger one that contains it, or None.
 
     shared: see `overlaps`, of these masks alone. sizes: areas as drawn, photo pixels, which decide what is larger.

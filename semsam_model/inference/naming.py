@@ -31,12 +31,12 @@ def label_scores(name_embedding: np.ndarray, level: int, labels: LabelSet) -> li
 
     name_embedding (2, E): see Candidate. Raises ConfigError when the text vectors are not of the model's dimension.
     """
-    scores = label_shares(name_embedding[None], [level], labels)[0]
+    scores = label_probabilities(name_embedding[None], [level], labels)[0]
     best_first = np.argsort(-scores, kind="stable")
     return [(labels.values[i], float(scores[i])) for i in best_first]
 
 
-def label_shares(name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet) -> np.ndarray:
+def label_probabilities(name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet) -> np.ndarray:
     """(n, 2, E) of n masks and their levels -> (n, labels), each row adds up to 1. Raises as `label_scores`."""
     logits = _logits(name_embeddings, levels, labels)
     weights = np.exp(logits - logits.max(1, keepdims=True))
@@ -79,7 +79,7 @@ def evidence(
 
     name_embeddings (n, 2, E), levels 1..6. Raises as `label_scores`.
     """
-    logits, shares = _logits(name_embeddings, levels, labels), label_shares(name_embeddings, levels, labels)
+    logits, shares = _logits(name_embeddings, levels, labels), label_probabilities(name_embeddings, levels, labels)
     fitting = [i for i, kind in enumerate(labels.kinds) if wanted in (None, kind) or kind is None]
     parts = [i for i, kind in enumerate(labels.kinds) if kind == "part"]
     both = {"object", "part"} <= set(labels.kinds)

@@ -15,10 +15,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from semsam_model.inference.candidates import Options, Proposal, stability, tidy
+from semsam_model.inference.candidates import CandidateOptions, Proposal, cleaned, stability
 from semsam_model.inference.naming import KINDS, Kind, LabelSet, part_and_whole
-from semsam_model.inference.postprocess import Answer, Finding, ReadOptions, instances, name_shares
-from semsam_model.inference.predict import offer_all
+from semsam_model.inference.postprocess import (
+    ClassifiedQueries,
+    PostprocessOptions,
+    QueryLabel,
+    query_label_probabilities,
+    to_instances,
+)
+from semsam_model.inference.predict import promptless_candidates
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.object_queries import query_logits, query_scores
@@ -32,7 +38,7 @@ INSIDE = 0.7
 
 
 @dataclass(frozen=True, eq=False)
-class Queries:
+class ObjectQueries:
     """The object queries of one photo; labels may be asked of them again and again."""
 
     logits: np.ndarray  #: float32 (Q, h, w), stride 4 of the unpadded model frame
@@ -43,24 +49,26 @@ class Queries:
     predicted_iou: np.ndarray  #: float32 (Q,), of that click
     level_tokens: int  #: level tokens of the model
 
-    def against(self, labels: LabelSet) -> Finding:
+    def classify(self, labels: LabelSet) -> ClassifiedQueries:
         """Raises ConfigError when the text vectors are not of the model's dimension."""
-        return Finding(self.logits, self.kinds, name_shares(self.embeddings, self.none, labels), labels.kinds)
+        return ClassifiedQueries(
+            self.logits, self.kinds, query_label_probabilities(self.embeddings, self.none, labels), labels.kinds
+        )
 
 
 @torch.inference_mode()
-def find_queries(model: SemanticSAM, embedding: ImageEmbedding) -> Queries:
+def predict_object_queries(model: SemanticSAM, embedding: ImageEmbedding) -> ObjectQueries:
     """Raises ConfigError for a model without object queries."""
     return _read(model, model.query_features(embedding.features), embedding.frame)
 
 
 @torch.inference_mode()
-def find_queries_alone(model: SemanticSAM, frame: Frame, resized: np.ndarray) -> Queries:
+def predict_object_queries_of_resized(model: SemanticSAM, frame: Frame, resized: np.ndarray) -> ObjectQueries:
     """The same of what `Frame.resize` made of a photo, uint8 (h, w, 3), where nobody will click it."""
-    return _read(model, model.query_features_alone(frame, resized), frame)
+    return _read(model, model.query_features_of_resized(frame, resized), frame)
 
 
-def _read(model: SemanticSAM, features: Features, frame: Frame) -> Queries:
+def _read(model: SemanticSAM, features: Features, frame: Frame) -> ObjectQueries:
     output = model.object_queries(features, 0)
     assert model.generic is not None
     h, w = frame.logits
@@ -68,7 +76,7 @@ def _read(model: SemanticSAM, features: Features, frame: Frame) -> Queries:
     names = torch.stack((output.object_embedding, output.part_embedding), 1).float()
     embeddings = F.normalize(names, dim=-1) * model.name_scales().float()[:, None]
     tokens = model.config.tokens
-    return Queries(
+    return ObjectQueries(
         logits[:, :h, :w].cpu().numpy(),
         query_scores(output, logits).sigmoid().cpu().numpy(),
         embeddings.cpu().numpy(),
@@ -79,41 +87,43 @@ def _read(model: SemanticSAM, features: Features, frame: Frame) -> Queries:
     )
 
 
-def segment(
-    queries: Queries,
+def queries_to_candidates(
+    queries: ObjectQueries,
     frame: Frame,
     labels: LabelSet | None = None,
     kind: Kind | None = None,
-    options: ReadOptions | None = None,
+    options: PostprocessOptions | None = None,
 ) -> list[Candidate]:
     """Masks in photo pixels, best first, parents linked; each with its names, best first, and the best as `label`.
 
     Without labels: everything that looks like an object, part or region, unnamed, by that score alone.
-    kind: only labels of this kind, or without one. Raises ConfigError as `Queries.against`.
+    kind: only labels of this kind, or without one. Raises ConfigError as `ObjectQueries.classify`.
     """
     if labels is None:
-        return named_masks(queries, frame, _unnamed(queries.logits, queries.kinds, kind), ("",), kind, options)
-    return named_masks(queries, frame, queries.against(labels), labels.values, kind, options)
+        return classified_to_candidates(
+            queries, frame, _unnamed(queries.logits, queries.kinds, kind), ("",), kind, options
+        )
+    return classified_to_candidates(queries, frame, queries.classify(labels), labels.values, kind, options)
 
 
-def named_masks(
-    queries: Queries,
+def classified_to_candidates(
+    queries: ObjectQueries,
     frame: Frame,
-    found: Finding,
+    found: ClassifiedQueries,
     values: Sequence[str],
     kind: Kind | None = None,
-    options: ReadOptions | None = None,
+    options: PostprocessOptions | None = None,
 ) -> list[Candidate]:
-    """As `segment`, of queries already held against labels. values: what to call each."""
-    answers = instances(found, kind, options)
-    named: dict[int, list[Answer]] = {}
+    """As `queries_to_candidates`, of queries already held against labels. values: what to call each."""
+    answers = to_instances(found, kind, options)
+    named: dict[int, list[QueryLabel]] = {}
     for answer in answers:
         named.setdefault(answer.query, []).append(answer)
     return _drawn(queries, frame, [(q, [(values[a.label], a.score) for a in of]) for q, of in named.items()])
 
 
-def by_name(
-    queries: Queries, frame: Frame, words: Sequence[str], embed: Embed, options: ReadOptions | None = None
+def candidates_by_word(
+    queries: ObjectQueries, frame: Frame, words: Sequence[str], embed: Embed, options: PostprocessOptions | None = None
 ) -> dict[str, list[Candidate]]:
     """The masks of each word, best first: "car" is asked as object and as part, "wheel of car" is the part "wheel"
     inside a "car", and scores as both together. Words do not compete with each other.
@@ -121,61 +131,61 @@ def by_name(
     found = {}
     for word in words:
         name, whole = part_and_whole(word) or (word, None)
-        found[word] = of_one_name(queries, frame, word, word_scores(queries, name, whole, embed), options)
+        found[word] = candidates_of_label(queries, frame, word, word_scores(queries, name, whole, embed), options)
     return found
 
 
-def word_scores(queries: Queries, name: str, whole: str | None, embed: Embed) -> np.ndarray:
-    """(Q,) scores of a name, of a part inside a whole where one is given. Raises ConfigError as `Queries.against`."""
-    scores = scores_alone(queries, LabelSet((name,), ("part" if whole else None,), embed([name])))
+def word_scores(queries: ObjectQueries, name: str, whole: str | None, embed: Embed) -> np.ndarray:
+    """(Q,) scores of a name, or of a part inside a whole. Raises ConfigError as `ObjectQueries.classify`."""
+    scores = single_label_scores(queries, LabelSet((name,), ("part" if whole else None,), embed([name])))
     if whole:
-        wholes = scores_alone(queries, LabelSet((whole,), ("object",), embed([whole])))
-        scores = scores * best_whole(queries, wholes[:, None])[:, 0]
+        wholes = single_label_scores(queries, LabelSet((whole,), ("object",), embed([whole])))
+        scores = scores * containing_scores(queries, wholes[:, None])[:, 0]
     return scores
 
 
-def scores_alone(queries: Queries, label: LabelSet) -> np.ndarray:
-    """(Q,) scores of the only label of a list against none. Raises ConfigError as `Queries.against`."""
-    return queries.against(label).scores[:, 0]
+def single_label_scores(queries: ObjectQueries, label: LabelSet) -> np.ndarray:
+    """(Q,) scores of the only label of a list against none. Raises ConfigError as `ObjectQueries.classify`."""
+    return queries.classify(label).scores[:, 0]
 
 
-def best_whole(queries: Queries, wholes: np.ndarray) -> np.ndarray:
+def containing_scores(queries: ObjectQueries, wholes: np.ndarray) -> np.ndarray:
     """(Q, W) score of the best other query that holds each query's mask, 0 without one; wholes (Q, W) their scores."""
     holds = _shares_inside(queries.logits > 0) >= INSIDE
     best = [np.where(holds, scores[None], 0).max(1, initial=0) for scores in wholes.T]
     return np.stack(best, 1) if best else np.zeros_like(wholes)
 
 
-def against_parts(
-    queries: Queries, names: LabelSet, wholes: LabelSet, pairs: Sequence[tuple[int, int | None]]
-) -> Finding:
+def classify_parts(
+    queries: ObjectQueries, names: LabelSet, wholes: LabelSet, pairs: Sequence[tuple[int, int | None]]
+) -> ClassifiedQueries:
     """Queries against labels that are pairs of a name and, of some parts, the whole: places in `names`, in `wholes`.
 
-    Names compete as in `Queries.against`, wholes do among each other; a part of a whole scores as both together, as in
-    `by_name`. Raises ConfigError as `Queries.against`.
+    Names compete as in `ObjectQueries.classify`, wholes do among each other; a part of a whole scores as both together,
+    as in `candidates_by_word`. Raises ConfigError as `ObjectQueries.classify`.
     """
-    found = queries.against(names)
+    found = queries.classify(names)
     shares = found.names[:, :, [name for name, _ in pairs]]
     if any(whole is not None for _, whole in pairs):
-        held = best_whole(queries, queries.against(wholes).scores)
+        held = containing_scores(queries, queries.classify(wholes).scores)
         for column, (_, whole) in enumerate(pairs):
             if whole is not None:
                 shares[:, KINDS.index("part"), column] *= held[:, whole]
-    return Finding(queries.logits, queries.kinds, shares, tuple(names.kinds[name] for name, _ in pairs))
+    return ClassifiedQueries(queries.logits, queries.kinds, shares, tuple(names.kinds[name] for name, _ in pairs))
 
 
-def of_one_name(
-    queries: Queries, frame: Frame, word: str, scores: np.ndarray, options: ReadOptions | None = None
+def candidates_of_label(
+    queries: ObjectQueries, frame: Frame, word: str, scores: np.ndarray, options: PostprocessOptions | None = None
 ) -> list[Candidate]:
     """The masks that bear a name with these scores (Q,), distinct, best first."""
     finding = _unnamed(queries.logits, np.repeat(scores[:, None], queries.kinds.shape[1], 1), None)
-    answers = instances(finding, None, options)
+    answers = to_instances(finding, None, options)
     return _drawn(queries, frame, [(a.query, [(word, a.score)]) for a in answers])
 
 
-def _unnamed(logits: np.ndarray, kinds: np.ndarray, kind: Kind | None) -> Finding:
+def _unnamed(logits: np.ndarray, kinds: np.ndarray, kind: Kind | None) -> ClassifiedQueries:
     """The one label that everything bears."""
-    return Finding(logits, kinds, np.ones((len(logits), 2, 1), np.float32), (kind,))
+    return ClassifiedQueries(logits, kinds, np.ones((len(logits), 2, 1), np.float32), (kind,))
 
 
 def _shares_inside(masks: np.ndarray) -> np.ndarray:
@@ -186,8 +196,10 @@ def _shares_inside(masks: np.ndarray) -> np.ndarray:
     return inside
 
 
-def _drawn(queries: Queries, frame: Frame, chosen: Sequence[tuple[int, list[tuple[str, float]]]]) -> list[Candidate]:
-    options = Options(same_iou=1.0, most=len(chosen))
+def _drawn(
+    queries: ObjectQueries, frame: Frame, chosen: Sequence[tuple[int, list[tuple[str, float]]]]
+) -> list[Candidate]:
+    options = CandidateOptions(same_iou=1.0, most=len(chosen))
     proposals = []
     for query, names in chosen:
         proposal = Proposal(
@@ -200,5 +212,5 @@ def _drawn(queries: Queries, frame: Frame, chosen: Sequence[tuple[int, list[tupl
             names=tuple(n for n in names if n[0]),
             label=names[0][0] or None,
         )
-        proposals.append(tidy(proposal, options.min_region / LOGIT_STRIDE**2))
-    return offer_all(proposals, frame, queries.level_tokens, options)
+        proposals.append(cleaned(proposal, options.min_region / LOGIT_STRIDE**2))
+    return promptless_candidates(proposals, frame, queries.level_tokens, options)

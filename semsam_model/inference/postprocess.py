@@ -3,7 +3,8 @@
 A query's score for a label is calibrated: the expected IoU with an annotated mask of the label's kind, times the share
 of the label among the list and "none of these". So a word that fits nothing gets low scores from every query.
 
-All read-outs are pure functions of a `Finding`, on its own grid (cells of the unpadded model frame) or enlarged.
+Everything here is a pure function of `ClassifiedQueries`, on their own grid (cells of the unpadded model frame) or
+enlarged.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import numpy as np
 
 from semsam_model.inference.naming import KINDS, Kind, LabelSet, check_dimension
 
-#: Columns of `Finding.kinds` that a label of a kind may be: named regions ("sky") count as objects.
+#: Columns of `ClassifiedQueries.kinds` that a label of a kind may be: named regions ("sky") count as objects.
 COLUMNS: dict[Kind, tuple[int, ...]] = {"object": (0, 2), "part": (1,)}
-NOTHING = -1  #: entry of a map where no label is sure enough
+NO_LABEL = -1  #: entry of a map where no label is sure enough
 
 
 #: One query's logits (h, w) on the grid (H, W) that an answer is wanted on.
@@ -29,7 +30,7 @@ def _as_it_is(logits: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class ReadOptions:
+class PostprocessOptions:
     """How scores become answers."""
 
     most: int = 100  #: answers for one photo
@@ -40,7 +41,7 @@ class ReadOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class Finding:
+class ClassifiedQueries:
     """The object queries of one photo, Q of them, held against a list of L labels."""
 
     logits: np.ndarray  #: float32 (Q, h, w)
@@ -58,7 +59,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Answer:
+class QueryLabel:
     """One label for one mask."""
 
     query: int
@@ -67,7 +68,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Segment:
+class PanopticSegment:
     """One piece of a panoptic map."""
 
     id: int  #: its number in the map, from 1
@@ -76,11 +77,11 @@ class Segment:
     queries: tuple[int, ...]  #: whose masks it is made of; several only where pieces of one stuff were joined
 
 
-def name_shares(embeddings: np.ndarray, none: np.ndarray, labels: LabelSet) -> np.ndarray:
-    """Class embeddings (Q, 2, E), scales in them, and logits of "none of these" (2,) -> (Q, 2, L) for `Finding.names`.
+def query_label_probabilities(embeddings: np.ndarray, none: np.ndarray, labels: LabelSet) -> np.ndarray:
+    """Class embeddings (Q, 2, E), scales in them, and logits of "none of these" (2,) -> `ClassifiedQueries.names`.
 
-    One softmax a head, over the labels that it may give and none: a label without a kind is asked of both.
-    Raises ConfigError when the text vectors are not of the model's dimension.
+    Returns (Q, 2, L). One softmax a head, over the labels that it may give and none: a label without a kind is asked of
+    both. Raises ConfigError when the text vectors are not of the model's dimension.
     """
     check_dimension(embeddings, labels)
     shares = np.zeros((len(embeddings), len(KINDS), len(labels.values)), np.float32)
@@ -94,13 +95,15 @@ def name_shares(embeddings: np.ndarray, none: np.ndarray, labels: LabelSet) -> n
     return shares
 
 
-def instances(found: Finding, kind: Kind | None = None, options: ReadOptions | None = None) -> list[Answer]:
+def to_instances(
+    found: ClassifiedQueries, kind: Kind | None = None, options: PostprocessOptions | None = None
+) -> list[QueryLabel]:
     """Masks with labels, best first; masks that differ, each with every label that fits well enough.
 
     kind: only labels of this kind or without one ("part": part instances); None: all, objects and parts in one list,
     in which an object and a part may share a mask. As COCO evaluates: a mask may have several labels.
     """
-    options = options or ReadOptions()
+    options = options or PostprocessOptions()
     scores, masks = found.scores, found.logits > 0
     answers = []
     for group in KINDS if kind is None else (kind,):
@@ -110,7 +113,7 @@ def instances(found: Finding, kind: Kind | None = None, options: ReadOptions | N
         best = found.kinds[:, COLUMNS[group]].max(1)
         for query in distinct(masks, best, options.same_iou):
             answers += [
-                Answer(query, int(label), float(scores[query, label]))
+                QueryLabel(query, int(label), float(scores[query, label]))
                 for label in np.flatnonzero(mine & (scores[query] >= options.least))
             ]
     unique = {(a.query, a.label): a for a in answers}
@@ -132,16 +135,18 @@ def distinct(masks: np.ndarray, scores: np.ndarray, same_iou: float) -> list[int
     return kept
 
 
-def semantic(found: Finding, options: ReadOptions | None = None, enlarge: Grid = _as_it_is) -> np.ndarray:
-    """int (H, W): index of the label that fits each pixel best, NOTHING where none reaches `options.present`.
+def to_semantic(
+    found: ClassifiedQueries, options: PostprocessOptions | None = None, enlarge: Grid = _as_it_is
+) -> np.ndarray:
+    """int (H, W): index of the label that fits each pixel best, NO_LABEL where none reaches `options.present`.
 
     A pixel's score for a label is the best query's: label score times mask probability. enlarge: one query's logits
     (h, w) -> (H, W).
     """
-    options = options or ReadOptions()
+    options = options or PostprocessOptions()
     label_of, best = found.scores.argmax(1), found.scores.max(1)
     size = enlarge(np.zeros(found.logits.shape[1:], np.float32)).shape
-    value, labels = np.full(size, options.present, np.float32), np.full(size, NOTHING)
+    value, labels = np.full(size, options.present, np.float32), np.full(size, NO_LABEL)
     for query in np.flatnonzero(best > options.present):
         claim = best[query] * _sigmoid(enlarge(found.logits[query]))
         better = claim > value
@@ -149,20 +154,23 @@ def semantic(found: Finding, options: ReadOptions | None = None, enlarge: Grid =
     return labels
 
 
-def panoptic(
-    found: Finding, stuff: Collection[int] = (), options: ReadOptions | None = None, enlarge: Grid = _as_it_is
-) -> tuple[np.ndarray, list[Segment]]:
+def to_panoptic(
+    found: ClassifiedQueries,
+    stuff: Collection[int] = (),
+    options: PostprocessOptions | None = None,
+    enlarge: Grid = _as_it_is,
+) -> tuple[np.ndarray, list[PanopticSegment]]:
     """int (H, W) of segment ids, 0 for none, and the segments, best first; they do not overlap.
 
     Each query bears its best label. A pixel belongs to the query with the highest score times mask probability among
     those whose mask covers it; a query that keeps less than `options.visible` of its mask is left out. Queries with
-    the same label of `stuff` (indices into the label list) are one segment. enlarge: as in `semantic`.
+    the same label of `stuff` (indices into the label list) are one segment. enlarge: as in `to_semantic`.
     """
-    options = options or ReadOptions()
+    options = options or PostprocessOptions()
     label_of, best = found.scores.argmax(1), found.scores.max(1)
     chosen = [q for q in distinct(found.logits > 0, best, options.same_iou) if best[q] >= options.present]
     size = enlarge(np.zeros(found.logits.shape[1:], np.float32)).shape
-    value, owner = np.zeros(size, np.float32), np.full(size, NOTHING)
+    value, owner = np.zeros(size, np.float32), np.full(size, NO_LABEL)
     whole = {}
     for query in chosen:
         logits = enlarge(found.logits[query])
@@ -171,7 +179,7 @@ def panoptic(
         better = claim > value
         value[better], owner[better] = claim[better], query
     ids = np.zeros(size, np.int32)
-    segments: list[Segment] = []
+    segments: list[PanopticSegment] = []
     joined: dict[int, int] = {}
     for query in chosen:
         mine = owner == query
@@ -184,7 +192,7 @@ def panoptic(
             ids[mine] = before.id
             continue
         joined[label] = len(segments)
-        segments.append(Segment(len(segments) + 1, label, float(best[query]), (query,)))
+        segments.append(PanopticSegment(len(segments) + 1, label, float(best[query]), (query,)))
         ids[mine] = len(segments)
     return ids, segments
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from semsam_model.inference.candidates import Options
+from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.naming import KINDS, Kind, LabelSet
-from semsam_model.inference.object_queries import INSIDE, Queries, find_queries, segment
-from semsam_model.inference.postprocess import COLUMNS, ReadOptions
+from semsam_model.inference.object_queries import INSIDE, ObjectQueries, predict_object_queries, queries_to_candidates
+from semsam_model.inference.postprocess import COLUMNS, PostprocessOptions
 from semsam_model.masks.geometry import clean_pixels
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
@@ -29,7 +29,7 @@ SAME_REGION = 0.85
 class RegionOptions:
     """Which regions are wanted."""
 
-    least: float = ReadOptions.present  #: score below which a mask is no region
+    least: float = PostprocessOptions.present  #: score below which a mask is no region
     most: int = 50  #: regions for one photo, the surest
     kind: Kind | None = None  #: only regions of this kind
 
@@ -50,21 +50,21 @@ def preannotate(
     labels: names to give; None: every region is unnamed. Raises ConfigError for a model without object queries, and
     when the text vectors are not of the model's dimension.
     """
-    return regions_of(find_queries(model, embedding), embedding.frame, labels, options)
+    return queries_to_regions(predict_object_queries(model, embedding), embedding.frame, labels, options)
 
 
-def regions_of(
-    queries: Queries, frame: Frame, labels: LabelSet | None, options: RegionOptions | None = None
+def queries_to_regions(
+    queries: ObjectQueries, frame: Frame, labels: LabelSet | None, options: RegionOptions | None = None
 ) -> list[Region]:
     """The same of object queries at hand."""
     options = options or RegionOptions()
     everything = len(queries.logits) * (len(labels.values) if labels else 1)
-    read = ReadOptions(most=everything, least=options.least)
+    read = PostprocessOptions(most=everything, least=options.least)
     is_part = _are_parts(queries, labels)
     found = []
     for group, mine in zip(KINDS, (~is_part, is_part), strict=True):
         if options.kind in (None, group) and mine.any():
-            candidates = segment(_only(queries, mine), frame, labels, group, read)
+            candidates = queries_to_candidates(_only(queries, mine), frame, labels, group, read)
             found += [Region(candidate, group) for candidate in candidates]
     return _linked(apart(found, read.visible)[: options.most])
 
@@ -81,7 +81,7 @@ def apart(regions: Sequence[Region], visible: float) -> list[Region]:
             continue
         mine = taken.setdefault(kind, np.zeros(candidate.size, bool))
         free = _free(candidate, candidate.crop, candidate.bbox, mine)
-        least = Options().min_region / (640 * 640) * mine.size
+        least = CandidateOptions().min_region / (640 * 640) * mine.size
         cleaned = clean_pixels(free.crop, free.bbox, least)
         free = _free(candidate, *cleaned, mine)  # a pinhole that was filled may be another's
         if not free.area or free.area < visible * candidate.area:
@@ -106,15 +106,15 @@ def _free(candidate: Candidate, crop: np.ndarray, bbox: tuple[int, int, int, int
     return replace(candidate, crop=left[top:bottom, first:last], bbox=tight)
 
 
-def _are_parts(queries: Queries, labels: LabelSet | None) -> np.ndarray:
+def _are_parts(queries: ObjectQueries, labels: LabelSet | None) -> np.ndarray:
     """bool (Q,): the part head says more than the object head."""
     sure = np.stack([queries.kinds[:, COLUMNS[kind]].max(1) for kind in KINDS], 1)
     if labels is not None:
-        sure = sure * queries.against(labels).names.max(2)
+        sure = sure * queries.classify(labels).names.max(2)
     return np.asarray(sure[:, 1] > sure[:, 0])
 
 
-def _only(queries: Queries, mine: np.ndarray) -> Queries:
+def _only(queries: ObjectQueries, mine: np.ndarray) -> ObjectQueries:
     return replace(
         queries,
         logits=queries.logits[mine],

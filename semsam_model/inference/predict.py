@@ -13,42 +13,42 @@ import torch
 from semsam_model.adaptation.kernel_ridge import Preference, preference_vectors
 from semsam_model.adaptation.region_features import region_features
 from semsam_model.inference.candidates import (
-    Options,
+    CandidateOptions,
+    CropPrediction,
     PromptCells,
     Proposal,
-    View,
     agreeing,
+    cleaned,
     combine,
     distinct,
     order,
     overlaps,
     parents,
     stability,
-    tidy,
 )
 from semsam_model.inference.naming import evidence
-from semsam_model.inference.zoom import Look, uncut, where_to_look
+from semsam_model.inference.zoom import CropEncoder, choose_crop, without_truncated
 from semsam_model.masks.geometry import clean_pixels
 from semsam_model.network.frame import LOGIT_STRIDE, Frame, Window
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import Ranker, features, proposal_features
-from semsam_model.types import Box, Candidate, Click, Kind, LabelSet, Prompt, Wanted
+from semsam_model.types import Box, Candidate, Click, Kind, LabelSet, Prompt, PromptContext
 
 TOGETHER = 8  #: clicks and boxes that are decoded in one run
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class Proposals:
     """What the network says to one prompt, before anything is ranked or left out.
 
     Proposals are counted through all views in turn: 0, 1, ...
     """
 
-    views: tuple[View, ...]  #: the whole photo; then a closer look, if there was one
+    views: tuple[CropPrediction, ...]  #: the whole photo; then a closer look, if there was one
     tokens: int  #: level tokens of the model
 
     @cached_property
-    def proposals(self) -> list[tuple[View, Proposal]]:
+    def proposals(self) -> list[tuple[CropPrediction, Proposal]]:
         return [(view, p) for view in self.views for p in view.proposals]
 
     @cached_property
@@ -72,65 +72,69 @@ class Answers:
         known = [e for e in embeddings if e is not None]
         return evidence(np.stack(known), self.levels, labels, wanted) if known else None
 
-    def scores(self, ranker: Ranker, wanted: Wanted | None = None) -> np.ndarray:
+    def scores(self, ranker: Ranker, context: PromptContext | None = None) -> np.ndarray:
         """Of each proposal, 0..1. Raises ConfigError for labels embedded by another text encoder."""
-        labels = wanted.labels if wanted else None
-        named = None if labels is None or wanted is None else self.names(labels, wanted.granularity)
-        return ranker.scores(features(self.rows, self.levels, wanted, named))
+        labels = context.labels if context else None
+        named = None if labels is None or context is None else self.names(labels, context.granularity)
+        return ranker.scores(features(self.rows, self.levels, context, named))
 
 
-def propose(
+def predict_candidates(
     model: SemanticSAM,
     embedding: ImageEmbedding,
     prompt: Prompt,
-    options: Options | None = None,
-    wanted: Wanted | None = None,
-    look: Look | None = None,
+    options: CandidateOptions | None = None,
+    context: PromptContext | None = None,
+    encode_crop: CropEncoder | None = None,
     preference: Preference | None = None,
 ) -> list[Candidate]:
     """At most `options.most` distinct, cleaned masks, best first, parents linked; [] only if every level is empty.
 
-    wanted: what the project is known to want; only a model with a ranker can use it. look: how to look closer at the
+    context: what the project is known to want; only a model with a ranker can use it. look: how to look closer at the
     photo, for a model whose config wants that; see `inference.zoom`. preference: what was learned from regions that
     were accepted; with it, candidates have their `region`. Raises PromptError for a prompt outside the photo.
     """
-    options = options or Options()
-    answers = ask(model, embedding, prompt, options, look)
+    options = options or CandidateOptions()
+    answers = predict_proposals(model, embedding, prompt, options, encode_crop)
     if preference is None:
-        return rank(answers, options, model.ranker, wanted)
-    answers = describe(embedding, answers)
-    return select(
-        answers, options, preference.scores(learnable(answers), expected_worth(answers, model.ranker, wanted))
+        return rank_candidates(answers, options, model.ranker, context)
+    answers = with_region_features(embedding, answers)
+    return to_candidates(
+        answers, options, preference.scores(rerank_features(answers), expected_iou(answers, model.ranker, context))
     )
 
 
-def ask(
-    model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt, options: Options, look: Look | None = None
-) -> Answers:
+def predict_proposals(
+    model: SemanticSAM,
+    embedding: ImageEmbedding,
+    prompt: Prompt,
+    options: CandidateOptions,
+    encode_crop: CropEncoder | None = None,
+) -> Proposals:
     """Decode a prompt; every level of every part of it, cleaned. Raises PromptError for a prompt outside the photo."""
-    return ask_each(model, embedding, [prompt], options, look)[0]
+    return predict_proposals_batch(model, embedding, [prompt], options, encode_crop)[0]
 
 
-def ask_each(
+def predict_proposals_batch(
     model: SemanticSAM,
     embedding: ImageEmbedding,
     prompts: Sequence[Prompt],
-    options: Options,
-    look: Look | None = None,
-) -> list[Answers]:
-    """`ask` for prompts that know nothing of each other. Decoded together, they take less time."""
+    options: CandidateOptions,
+    encode_crop: CropEncoder | None = None,
+) -> list[Proposals]:
+    """`predict_proposals` for prompts that know nothing of each other. Decoded together, they take less time."""
     views = [[view] for view in _views(model, embedding, prompts, options)]
     places_of: dict[Window, list[int]] = {}
-    if look is not None:
+    if encode_crop is not None:
         for place, prompt in enumerate(prompts):
-            window = where_to_look(views[place][0], prompt, model.config)
+            window = choose_crop(views[place][0], prompt, model.config)
             if window is not None:
                 places_of.setdefault(window, []).append(place)
         for window, places in places_of.items():
-            closer = _views(model, look(window), [prompts[place] for place in places], options)
+            closer = _views(model, encode_crop(window), [prompts[place] for place in places], options)
             for place, view in zip(places, closer, strict=True):
-                views[place].append(uncut(view))
-    return [Answers(tuple(of), model.config.tokens) for of in views]
+                views[place].append(without_truncated(view))
+    return [Proposals(tuple(of), model.config.tokens) for of in views]
 
 
 class _Parts(NamedTuple):
@@ -159,15 +163,15 @@ class _Parts(NamedTuple):
 
 
 def _views(
-    model: SemanticSAM, embedding: ImageEmbedding, prompts: Sequence[Prompt], options: Options
-) -> Iterator[View]:
+    model: SemanticSAM, embedding: ImageEmbedding, prompts: Sequence[Prompt], options: CandidateOptions
+) -> Iterator[CropPrediction]:
     """What one look says to each prompt."""
     every = [_Parts.of(embedding.frame, prompt) for prompt in prompts]
     flat = [part for parts in every for part in (*parts.positive, *parts.centres, *parts.negative)]
     answers = (
         answer
         for start in range(0, len(flat), TOGETHER)
-        for answer in decode_clicks(model, embedding, flat[start : start + TOGETHER])
+        for answer in decode_prompts(model, embedding, flat[start : start + TOGETHER])
     )
     min_cells = options.min_region / LOGIT_STRIDE**2
     for parts in every:
@@ -177,7 +181,7 @@ def _views(
         cells = parts.cells
         if cells.clicks > 1 and all(cells.obeyed(p) < cells.clicks for p in proposals):
             proposals += combine(mine, against, cells.positives, cells.negatives)
-        yield View(embedding.frame, cells, tuple(tidy(p, min_cells) for p in proposals))
+        yield CropPrediction(embedding.frame, cells, tuple(cleaned(p, min_cells) for p in proposals))
 
 
 def _together(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt) -> list[list[Proposal]]:
@@ -189,96 +193,100 @@ def _together(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt) -> 
     asked = [(start, others) for start, others in asked if others]
     if not asked or not model.config.corrections:
         return []
-    return decode_clicks(model, embedding, [start for start, _ in asked], [others for _, others in asked])
+    return decode_prompts(model, embedding, [start for start, _ in asked], [others for _, others in asked])
 
 
-def rank(
-    answers: Answers, options: Options, ranker: Ranker | None = None, wanted: Wanted | None = None
+def rank_candidates(
+    answers: Proposals, options: CandidateOptions, ranker: Ranker | None = None, context: PromptContext | None = None
 ) -> list[Candidate]:
     """Answers -> what is offered: at most `options.most` distinct masks, best first, parents linked.
 
     Without a ranker in the order of predicted IoU, whatever is wanted.
     """
-    return select(answers, options, None if ranker is None else expected_worth(answers, ranker, wanted))
+    return to_candidates(answers, options, None if ranker is None else expected_iou(answers, ranker, context))
 
 
-def select(answers: Answers, options: Options, scores: np.ndarray | None = None) -> list[Candidate]:
-    """As `rank`, by scores that were made elsewhere: 0..1, one for each proposal."""
-    kept = shortlist(answers, options, scores)
+def to_candidates(answers: Proposals, options: CandidateOptions, scores: np.ndarray | None = None) -> list[Candidate]:
+    """As `rank_candidates`, by scores that were made elsewhere: 0..1, one for each proposal."""
+    kept = rank_proposals(answers, options, scores)
     chosen = [answers.proposals[at] for at in kept]
     if scores is not None:
         chosen = [(view, replace(p, score=float(scores[at]))) for at, (view, p) in zip(kept, chosen, strict=True)]
-    return offer(chosen, answers.shared[np.ix_(kept, kept)], answers.tokens, options)
+    return drawn_candidates(chosen, answers.shared[np.ix_(kept, kept)], answers.tokens, options)
 
 
-def expected_worth(answers: Answers, ranker: Ranker | None, wanted: Wanted | None = None) -> np.ndarray:
+def expected_iou(answers: Proposals, ranker: Ranker | None, context: PromptContext | None = None) -> np.ndarray:
     """(n,) what each proposal is worth, 0..1: the ranker's score, else predicted IoU times the fit to the boxes."""
     if ranker is not None:
-        return answers.scores(ranker, wanted)
+        return answers.scores(ranker, context)
     worth = [p.predicted_iou * (view.prompt.fit(p) if view.prompt.boxes else 1.0) for view, p in answers.proposals]
     clipped: np.ndarray = np.clip(worth, 0, 1)
     return clipped
 
 
-def describe(embedding: ImageEmbedding, answers: Answers) -> Answers:
+def with_region_features(embedding: ImageEmbedding, answers: Proposals) -> Proposals:
     """The answers with the `region` of every proposal. embedding: of the whole photo."""
-    cells = company(embedding, answers)
+    cells = context_masks(embedding, answers)
     vectors = iter(region_features(embedding, np.array(cells), cells))
     views = (replace(v, proposals=tuple(replace(p, region=next(vectors)) for p in v.proposals)) for v in answers.views)
-    return Answers(tuple(views), answers.tokens)
+    return Proposals(tuple(views), answers.tokens)
 
 
-def company(embedding: ImageEmbedding, answers: Answers) -> list[np.ndarray]:
+def context_masks(embedding: ImageEmbedding, answers: Proposals) -> list[np.ndarray]:
     """Every proposal as bool (h, w) cells of the whole photo's frame."""
     frame = embedding.frame
     return [p.cells if v.frame == frame else v.frame.onto(p.logits, frame) > 0 for v, p in answers.proposals]
 
 
-def learnable(answers: Answers) -> np.ndarray:
+def rerank_features(answers: Proposals) -> np.ndarray:
     """Described answers -> a row for each proposal, see `few_shot.preference_vectors`."""
     return preference_vectors(np.array([p.region for _, p in answers.proposals]), answers.rows)
 
 
-def shortlist(answers: Answers, options: Options, scores: np.ndarray | None = None) -> list[int]:
+def rank_proposals(answers: Proposals, options: CandidateOptions, scores: np.ndarray | None = None) -> list[int]:
     """Which proposals are offered, best first. scores: of the ranker, one for each proposal."""
     ordered = order(answers.views, scores)
     return agreeing(distinct(ordered, answers.shared, options), answers.views, options)
 
 
-def offer(
-    chosen: Sequence[tuple[View, Proposal]], shared: np.ndarray, tokens: int, options: Options
+def drawn_candidates(
+    chosen: Sequence[tuple[CropPrediction, Proposal]], shared: np.ndarray, tokens: int, options: CandidateOptions
 ) -> list[Candidate]:
     """Proposals, best first -> candidates in photo pixels, ranked in this order, parents linked.
 
     shared: their `overlaps`.
     """
-    drawn = [_Drawn(view, p, *draw(view, p, options)) for view, p in chosen]
+    drawn = [_Drawn(view, p, *draw_proposal(view, p, options)) for view, p in chosen]
     # a mask may be so small that no photo pixel's centre lies in it
     seen = [i for i, d in enumerate(drawn) if d.crop.size]
-    return _offer([drawn[i] for i in seen], shared[np.ix_(seen, seen)], tokens, options)
+    return _linked_candidates([drawn[i] for i in seen], shared[np.ix_(seen, seen)], tokens, options)
 
 
-def offer_all(proposals: Sequence[Proposal], frame: Frame, tokens: int, options: Options) -> list[Candidate]:
-    """`offer` for proposals that come from no prompt, all of one frame."""
-    view = View(frame, PromptCells((), (), ()), tuple(proposals))
-    return offer([(view, p) for p in proposals], overlaps([view]), tokens, options)
+def promptless_candidates(
+    proposals: Sequence[Proposal], frame: Frame, tokens: int, options: CandidateOptions
+) -> list[Candidate]:
+    """`drawn_candidates` for proposals that come from no prompt, all of one frame."""
+    view = CropPrediction(frame, PromptCells((), (), ()), tuple(proposals))
+    return drawn_candidates([(view, p) for p in proposals], overlaps([view]), tokens, options)
 
 
-def draw(view: View, proposal: Proposal, options: Options) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+def draw_proposal(
+    view: CropPrediction, proposal: Proposal, options: CandidateOptions
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """A proposal in photo pixels, cleaned of what its cells could not show: bool crop and its box, as `Frame.mask`."""
     return clean_pixels(*view.frame.mask(proposal.logits), options.min_region * view.frame.photo_pixels)
 
 
 def raw_levels(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt) -> list[Candidate]:
     """Every level of every positive prompt, by predicted IoU: no clean-up, no duplicate removal."""
-    answers = decode_clicks(model, embedding, [*prompt.positives, *prompt.boxes])
+    answers = decode_prompts(model, embedding, [*prompt.positives, *prompt.boxes])
     ordered = sorted((p for answer in answers for p in answer), key=lambda p: p.predicted_iou, reverse=True)
-    view = View(embedding.frame, PromptCells((), (), ()), tuple(ordered))
+    view = CropPrediction(embedding.frame, PromptCells((), (), ()), tuple(ordered))
     drawn = [_Drawn(view, p, *embedding.frame.mask(p.logits)) for p in ordered]
-    return _offer(drawn, overlaps([view]), model.config.tokens, Options())
+    return _linked_candidates(drawn, overlaps([view]), model.config.tokens, CandidateOptions())
 
 
-def decode_clicks(
+def decode_prompts(
     model: SemanticSAM,
     embedding: ImageEmbedding,
     prompts: Sequence[Click | Box],
@@ -317,13 +325,15 @@ def _name_embeddings(model: SemanticSAM, output: DecoderOutput) -> np.ndarray | 
 class _Drawn(NamedTuple):
     """A proposal and its mask in photo pixels."""
 
-    view: View
+    view: CropPrediction
     proposal: Proposal
     crop: np.ndarray
     bbox: tuple[int, int, int, int]
 
 
-def _offer(drawn: Sequence[_Drawn], shared: np.ndarray, tokens: int, options: Options) -> list[Candidate]:
+def _linked_candidates(
+    drawn: Sequence[_Drawn], shared: np.ndarray, tokens: int, options: CandidateOptions
+) -> list[Candidate]:
     holders = parents(shared, [int(np.count_nonzero(d.crop)) for d in drawn], options)
     return [
         Candidate(

@@ -12,11 +12,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from semsam_model.inference.candidates import Options, Proposal, tidy
-from semsam_model.inference.naming import LabelSet, label_shares, name_candidates
-from semsam_model.inference.object_queries import INSIDE, Queries, best_whole, find_queries, of_one_name, scores_alone
-from semsam_model.inference.postprocess import ReadOptions
-from semsam_model.inference.predict import decode_clicks, offer_all
+from semsam_model.inference.candidates import CandidateOptions, Proposal, cleaned
+from semsam_model.inference.naming import LabelSet, label_probabilities, name_candidates
+from semsam_model.inference.object_queries import (
+    INSIDE,
+    ObjectQueries,
+    candidates_of_label,
+    containing_scores,
+    predict_object_queries,
+    single_label_scores,
+)
+from semsam_model.inference.postprocess import PostprocessOptions
+from semsam_model.inference.predict import decode_prompts, promptless_candidates
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Candidate, Click, level_tokens
@@ -24,7 +31,7 @@ from semsam_model.types import Candidate, Click, level_tokens
 GRID = 8  #: clicks along each side of the photo
 #: Two masks of a name that share more than this much of the smaller one are the same thing, or a piece of it.
 SHARED = 0.5
-OPTIONS = Options()
+OPTIONS = CandidateOptions()
 
 
 def find(
@@ -35,30 +42,32 @@ def find(
     The other labels are what the masks could be instead: with none, everything would fit. whole: only masks inside one
     for which the first of these labels is the best ("wheel" of a "car").
     threshold: share of the list that a mask of a click needs; its score is that share times the predicted IoU. Those of
-    object queries score as `segment.by_name` and need `ReadOptions.present`.
+    object queries score as `object_queries.candidates_by_word` and need `PostprocessOptions.present`.
     [] for a model without names. Raises ConfigError as `label_scores`.
     """
     if model.name_head is None:
         return []
     if model.generic is not None:
-        found = by_queries(find_queries(model, embedding), embedding.frame, labels, whole)
+        found = by_queries(predict_object_queries(model, embedding), embedding.frame, labels, whole)
         if found:
             return found
     return by_clicks(click_grid(model, embedding), embedding.frame, model.config.tokens, labels, threshold, whole)
 
 
-def by_queries(queries: Queries, frame: Frame, labels: LabelSet, whole: LabelSet | None = None) -> list[Candidate]:
+def by_queries(
+    queries: ObjectQueries, frame: Frame, labels: LabelSet, whole: LabelSet | None = None
+) -> list[Candidate]:
     """`find` by object queries alone."""
 
     def wanted(of: LabelSet) -> np.ndarray:
         first = LabelSet(of.values[:1], of.kinds[:1], of.vectors[:1])
-        return np.where(queries.against(of).scores.argmax(1) == 0, scores_alone(queries, first), 0)
+        return np.where(queries.classify(of).scores.argmax(1) == 0, single_label_scores(queries, first), 0)
 
     scores = wanted(labels)
     if whole is not None:
-        scores = scores * best_whole(queries, wanted(whole)[:, None])[:, 0]
-    options = ReadOptions(most=OPTIONS.most, least=ReadOptions.present)
-    return of_one_name(queries, frame, labels.values[0], scores, options)
+        scores = scores * containing_scores(queries, wanted(whole)[:, None])[:, 0]
+    options = PostprocessOptions(most=OPTIONS.most, least=PostprocessOptions.present)
+    return candidates_of_label(queries, frame, labels.values[0], scores, options)
 
 
 def click_grid(model: SemanticSAM, embedding: ImageEmbedding) -> list[Proposal]:
@@ -66,7 +75,7 @@ def click_grid(model: SemanticSAM, embedding: ImageEmbedding) -> list[Proposal]:
     height, width = embedding.frame.photo
     steps = (np.arange(GRID) + 0.5) / GRID
     clicks = [Click(float(x * width), float(y * height)) for y in steps for x in steps]
-    return [p for answer in decode_clicks(model, embedding, clicks) for p in answer]
+    return [p for answer in decode_prompts(model, embedding, clicks) for p in answer]
 
 
 def by_clicks(
@@ -81,19 +90,19 @@ def by_clicks(
     min_cells = OPTIONS.min_region / LOGIT_STRIDE**2
     wholes = None if whole is None else _fitting(proposals, whole, threshold, tokens)
     kept: list[Proposal] = []
-    for cleaned in (tidy(p, min_cells) for p in _fitting(proposals, labels, threshold, tokens)):
+    for candidate in (cleaned(p, min_cells) for p in _fitting(proposals, labels, threshold, tokens)):
         if len(kept) == OPTIONS.most:
             break
-        if cleaned.cells.any() and all(_apart(cleaned, k) for k in kept) and _within(cleaned, wholes):
-            kept.append(cleaned)
-    return name_candidates(offer_all(kept, frame, tokens, OPTIONS), labels, threshold)
+        if candidate.cells.any() and all(_apart(candidate, k) for k in kept) and _within(candidate, wholes):
+            kept.append(candidate)
+    return name_candidates(promptless_candidates(kept, frame, tokens, OPTIONS), labels, threshold)
 
 
 def _fitting(proposals: Sequence[Proposal], labels: LabelSet, threshold: float, tokens: int) -> list[Proposal]:
     """Those that the first label fits best and well enough, with their scores, best first."""
     named = np.stack([p.name_embedding for p in proposals if p.name_embedding is not None])
     levels = [level_tokens(tokens).index(p.token) + 1 for p in proposals]
-    shares = label_shares(named, levels, labels)
+    shares = label_probabilities(named, levels, labels)
     found = [
         replace(p, score=float(share[0]) * float(np.clip(p.predicted_iou, 0, 1)))
         for p, share in zip(proposals, shares, strict=True)

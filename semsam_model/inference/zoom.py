@@ -17,12 +17,12 @@ from functools import lru_cache
 import numpy as np
 
 from semsam_model.config import ModelConfig
-from semsam_model.inference.candidates import View
+from semsam_model.inference.candidates import CropPrediction
 from semsam_model.network.frame import Window
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Prompt
 
-Look = Callable[[Window], ImageEmbedding]
+CropEncoder = Callable[[Window], ImageEmbedding]
 
 #: Sides of the smallest first answer, shares of the photo's longer side. Where nothing smaller than LARGE was seen the
 #: first look is enough; below TINY the window is smaller still. Tuned on annotated photos, see docs/training-log.md.
@@ -32,12 +32,12 @@ ROOM = 0.75  #: share of the window's sides that boxes and clicks may span toget
 KEPT = 16  #: embeddings that a looker keeps
 
 
-def looker(model: SemanticSAM, rgb: np.ndarray) -> Look:
+def crop_encoder(model: SemanticSAM, rgb: np.ndarray) -> CropEncoder:
     """How to look closer at one photo, uint8 RGB (H, W, 3)."""
     return lru_cache(KEPT)(lambda window: model.encode(rgb, window))
 
 
-def where_to_look(view: View, prompt: Prompt, config: ModelConfig) -> Window | None:
+def choose_crop(view: CropPrediction, prompt: Prompt, config: ModelConfig) -> Window | None:
     """The window for a closer look, from what the first look (view) answered; None where that is enough.
 
     It shows every positive click and every box.
@@ -76,7 +76,7 @@ def _place(first: float, last: float, side: int, share: float) -> tuple[int, int
     return start, start + length
 
 
-def uncut(view: View) -> View:
+def without_truncated(view: CropPrediction) -> CropPrediction:
     """Without the proposals that a side of the window cuts off: they go on outside, the first look has them whole."""
     x0, y0, x1, y1 = view.frame.window
     height, width = view.frame.photo

@@ -24,7 +24,7 @@ from semsam_model.network.deformable import Shapes
 from semsam_model.network.frame import CLICK, Frame, Window
 from semsam_model.network.mobilenet import MobileNetV2
 from semsam_model.network.name_head import FIRST_SCALE, NameHead
-from semsam_model.network.object_queries import GenericHead, GenericOutput, SeedAnswers, choose_seeds
+from semsam_model.network.object_queries import ObjectQueryHead, ObjectQueryOutput, SeedOutput, choose_seeds
 from semsam_model.network.pixel_decoder import Features, PixelDecoder, cell_centres
 from semsam_model.network.ranker import Ranker
 from semsam_model.network.swin import Swin
@@ -88,9 +88,9 @@ class SemanticSAM(nn.Module):
         self.name_head: NameHead | None = None
         if config.name_features:
             self.name_head = NameHead(backbone.channels[2:], config.width, config.text_dim)
-        self.generic: GenericHead | None = None
+        self.generic: ObjectQueryHead | None = None
         if config.generic_queries:
-            self.generic = GenericHead(config, backbone.channels)
+            self.generic = ObjectQueryHead(config, backbone.channels)
         self.ranker: Ranker | None = None  #: orders candidates; a plain value, stored with the weights
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -118,7 +118,7 @@ class SemanticSAM(nn.Module):
         return ImageEmbedding.of(frame, self.features(self._images(frame, resized)))
 
     @torch.inference_mode()
-    def query_features_alone(self, frame: Frame, resized: np.ndarray) -> Features:
+    def query_features_of_resized(self, frame: Frame, resized: np.ndarray) -> Features:
         """`query_features` of the embedding that `encode_resized` gives, without what only clicks need of it."""
         images = self._images(frame, resized)
         if self.generic is None or self.generic.pixel_decoder is None:
@@ -243,14 +243,14 @@ class SemanticSAM(nn.Module):
         pooled_object, pooled_part = self.name_head(features, image, logits.unflatten(1, size))
         return of_object + pooled_object, of_part + pooled_part
 
-    def object_queries(self, features: Features, image: int) -> GenericOutput:
+    def object_queries(self, features: Features, image: int) -> ObjectQueryOutput:
         """The object queries of one image of the batch. features: of `query_features`."""
         assert self.generic is not None
         one = features.only(image)
         token_scores = self.generic.tokens(one)
-        return self.generic(one, token_scores, *self.seed_answers(one, [token_scores]))
+        return self.generic(one, token_scores, *self.seed_outputs(one, [token_scores]))
 
-    def seed_answers(self, features: Features, token_scores: Sequence[Tensor]) -> list[SeedAnswers]:
+    def seed_outputs(self, features: Features, token_scores: Sequence[Tensor]) -> list[SeedOutput]:
         """What the object queries of each image of a batch are made of beside its features and token scores.
 
         features: of `query_features`. Where queries share the decoders of clicks, nothing in it has a gradient for what
@@ -270,7 +270,7 @@ class SemanticSAM(nn.Module):
             if self.name_head is not None:
                 pooled = self.name_head(features, image, logits)
                 names = names[0] + pooled[0], names[1] + pooled[1]
-            found.append(SeedAnswers(answer, logits, names))
+            found.append(SeedOutput(answer, logits, names))
         return found
 
     def name_scales(self) -> Tensor:

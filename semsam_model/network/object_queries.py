@@ -40,7 +40,7 @@ SAME_PROPOSAL = 0.75
 
 
 @dataclass(frozen=True, eq=False)
-class SeedAnswers:
+class SeedOutput:
     """What the network says to a click at each seed of one image, P masks in all: one a seed and level token."""
 
     answer: LayerOutput  #: of the prompt decoder
@@ -49,7 +49,7 @@ class SeedAnswers:
 
 
 @dataclass(frozen=True, eq=False)
-class Proposals:
+class SeedProposals:
     """Every mask that the seeds of one image gave, P of them: one a seed and level token."""
 
     mask_embedding: Tensor  #: (P, C)
@@ -60,11 +60,11 @@ class Proposals:
 
 
 @dataclass(frozen=True, eq=False)
-class GenericOutput:
+class ObjectQueryOutput:
     """The object queries of one image, Q of them, and what they came from."""
 
     token_scores: Tensor  #: (S, KINDS), logits, in the order of the memory
-    proposals: Proposals
+    proposals: SeedProposals
     chosen: Tensor  #: long (Q,), rows of `proposals`, best first
     mask_embedding: Tensor  #: (Q, C), see `query_logits`
     boxes: Tensor  #: (Q, 4) cx, cy, w, h, shares of the padded frame
@@ -74,7 +74,7 @@ class GenericOutput:
     part_embedding: Tensor  #: (Q, E), not normalised
 
 
-class GenericHead(nn.Module):
+class ObjectQueryHead(nn.Module):
     """What is learned for object queries. Methods take one image: a `Features` with a batch of one."""
 
     def __init__(self, config: ModelConfig, channels: tuple[int, ...]) -> None:
@@ -136,7 +136,7 @@ class GenericHead(nn.Module):
         geometry = torch.cat(
             (
                 answer.predicted_iou.flatten()[:, None],
-                expected_iou(coarse)[:, None],
+                soft_iou(coarse)[:, None],
                 (area + 1e-4).log10()[:, None],
                 inverse_sigmoid(answer.boxes.flatten(0, 2)) / 4,
             ),
@@ -152,7 +152,7 @@ class GenericHead(nn.Module):
             1,
         )
 
-    def forward(self, features: Features, token_scores: Tensor, seeds: SeedAnswers) -> GenericOutput:
+    def forward(self, features: Features, token_scores: Tensor, seeds: SeedOutput) -> ObjectQueryOutput:
         """What clicks at the seeds select -> object queries. token_scores: of `tokens`, handed on."""
         answer, logits, names = seeds.answer, seeds.logits, seeds.names
         # At stride 8, a cell where any quarter of it is inside: small masks must not vanish. What describes a mask does
@@ -173,9 +173,9 @@ class GenericHead(nn.Module):
             h = self.norm(x)
             reference = (self.box_change(h).float() + inverse_sigmoid(start)).sigmoid()
         h = h[0, 0]
-        return GenericOutput(
+        return ObjectQueryOutput(
             token_scores,
-            Proposals(embedding, logits, boxes, answer.predicted_iou.flatten(), scores),
+            SeedProposals(embedding, logits, boxes, answer.predicted_iou.flatten(), scores),
             chosen,
             embedding[chosen] + self.mask_change(h),
             reference[0, 0],
@@ -186,7 +186,7 @@ class GenericHead(nn.Module):
         )
 
 
-def query_logits(output: GenericOutput, mask_features: Tensor) -> Tensor:
+def query_logits(output: ObjectQueryOutput, mask_features: Tensor) -> Tensor:
     """float32 (Q, h, w) for mask features (C, h, w): what the embedding says of a cell, plus how far the cell lies in
     the query's box, as far as the query trusts it.
 
@@ -207,16 +207,16 @@ def query_logits(output: GenericOutput, mask_features: Tensor) -> Tensor:
     return logits + output.box_trust.float()[:, None, None] * depth
 
 
-def query_scores(output: GenericOutput, logits: Tensor) -> Tensor:
+def query_scores(output: ObjectQueryOutput, logits: Tensor) -> Tensor:
     """float32 (Q, KINDS), logits of the expected IoU with an annotated mask of the granularity: what the query says,
     times the IoU that its mask logits (Q, h, w) expect. A blurred mask is a bad one, whatever it is of (as the mask
     scores of Mask2Former, Cheng et al. 2022). No gradient reaches the mask.
     """
-    sure = expected_iou(logits.detach().flatten(1))
+    sure = soft_iou(logits.detach().flatten(1))
     return inverse_sigmoid(output.scores.float().sigmoid() * sure[:, None])
 
 
-def expected_iou(logits: Tensor) -> Tensor:
+def soft_iou(logits: Tensor) -> Tensor:
     """(n,) for mask logits (n, cells): IoU of the mask with one that holds each cell with the probability it says."""
     inside, hard = logits.sigmoid(), (logits > 0).float()
     return (inside * hard).sum(1) / torch.maximum(inside, hard).sum(1).clamp(min=1e-6)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from semsam_model.inference.candidates import PromptCells, Proposal, View
+from semsam_model.inference.candidates import CropPrediction, PromptCells, Proposal
 from semsam_model.inference.naming import EVIDENCE
-from semsam_model.types import LEVEL_TOKENS, Wanted, level_tokens
+from semsam_model.types import LEVEL_TOKENS, PromptContext, level_tokens
 
 LEVELS = tuple(range(1, len(LEVEL_TOKENS) + 1))
 
@@ -51,8 +51,8 @@ OF_PROPOSAL = (
     "doublings",  # of the magnification at which it was seen
     "looks",  # at the photo
 )
-OF_WANTED = ("wants_object", "wants_part", "own_level", "near_levels", "accepted")
-FEATURES = OF_PROPOSAL + OF_WANTED + EVIDENCE
+OF_CONTEXT = ("wants_object", "wants_part", "own_level", "near_levels", "accepted")
+FEATURES = OF_PROPOSAL + OF_CONTEXT + EVIDENCE
 #: What rankers of earlier weights were not trained with: it has no say in them.
 ADDED = ("doublings", "looks", "name_part", "name_logit")
 
@@ -106,25 +106,25 @@ class Ranker:
 
 
 def features(
-    rows: np.ndarray, levels: Sequence[int], wanted: Wanted | None = None, names: np.ndarray | None = None
+    rows: np.ndarray, levels: Sequence[int], context: PromptContext | None = None, names: np.ndarray | None = None
 ) -> np.ndarray:
     """What `proposal_features` returned and the proposals' levels -> float32 (n, len(FEATURES)).
 
     names: the proposals' EVIDENCE, float32 (n, 4); zero where nothing is known of the project's labels.
     """
-    wants = np.array([wanted_features(level, wanted or Wanted()) for level in levels], np.float32)
+    wants = np.array([context_features(level, context or PromptContext()) for level in levels], np.float32)
     said = np.zeros((len(levels), len(EVIDENCE)), np.float32) if names is None else names
-    return np.concatenate([rows, wants.reshape(len(levels), len(OF_WANTED)), said], 1)
+    return np.concatenate([rows, wants.reshape(len(levels), len(OF_CONTEXT)), said], 1)
 
 
-def wanted_features(level: int, wanted: Wanted) -> list[float]:
+def context_features(level: int, context: PromptContext) -> list[float]:
     """OF_WANTED for a proposal of one level."""
-    counts = wanted.level_counts
+    counts = context.level_counts
     total = sum(counts)
     near = sum(count for at, count in zip(LEVELS, counts, strict=True) if abs(at - level) <= 1)
     return [
-        wanted.granularity == "object",
-        wanted.granularity == "part",
+        context.granularity == "object",
+        context.granularity == "part",
         # two made-up counts: one accepted mask says less than twenty
         counts[level - 1] / (total + 2),
         near / (total + 2),
@@ -132,7 +132,7 @@ def wanted_features(level: int, wanted: Wanted) -> list[float]:
     ]
 
 
-def proposal_features(views: Sequence[View], tokens: int, shared: np.ndarray) -> np.ndarray:
+def proposal_features(views: Sequence[CropPrediction], tokens: int, shared: np.ndarray) -> np.ndarray:
     """Cleaned proposals of all views in turn -> OF_PROPOSAL, float32 (n, len(OF_PROPOSAL)).
 
     tokens: level tokens of the model. shared: the `overlaps` of the views.
@@ -151,7 +151,7 @@ def proposal_features(views: Sequence[View], tokens: int, shared: np.ndarray) ->
     return np.stack([columns[name] for name in OF_PROPOSAL], 1).astype(np.float32)
 
 
-def _alone(view: View, tokens: int) -> dict[str, np.ndarray | list[float]]:
+def _alone(view: CropPrediction, tokens: int) -> dict[str, np.ndarray | list[float]]:
     """What the proposals of a view, one at least, are like without the others."""
     proposals, prompt = view.proposals, view.prompt
     predicted = np.clip([p.predicted_iou for p in proposals], -0.5, 1.5)

@@ -119,7 +119,7 @@ class Objective(nn.Module):
         below = self.config.learn != "generic" or head.decoder is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and below):
             each = [features.only(image) for image in range(count)]
-            seeds = self.model.seed_answers(features.only(0, count), [head.tokens(one) for one in each])
+            seeds = self.model.seed_outputs(features.only(0, count), [head.tokens(one) for one in each])
             targets = [own.to(self.processes.device) for own in batch.generic]
             images = [Looked(*of_image) for of_image in zip(each, seeds, targets, strict=True)]
         images = self.earlier.beside(images, self.model, batch.seeds[0])

@@ -27,15 +27,15 @@ from torch import Tensor
 from semsam_model.data.folder import Sample, evenly
 from semsam_model.data.vocabulary import NO_LABEL, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError
-from semsam_model.inference.candidates import Options
-from semsam_model.inference.predict import Answers, ask, rank
-from semsam_model.inference.zoom import Look, looker
+from semsam_model.inference.candidates import CandidateOptions
+from semsam_model.inference.predict import Proposals, predict_proposals, rank_candidates
+from semsam_model.inference.zoom import CropEncoder, crop_encoder
 from semsam_model.masks.clicker import innermost, next_click
 from semsam_model.masks.geometry import crop_iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import FEATURES, LEVELS, Ranker, features
 from semsam_model.text_encoder import TextEncoder
-from semsam_model.types import KINDS, Box, Click, LabelSet, Prompt, Wanted
+from semsam_model.types import KINDS, Box, Click, LabelSet, Prompt, PromptContext
 
 MIN_AREA = 64  #: photo pixels; smaller masks are not asked for
 MASKS = 12  #: of a photo, at most
@@ -137,9 +137,9 @@ def collect(
             ]
             if wanted:
                 rgb = sample.image()
-                embedding, look = model.encode(rgb), looker(model, rgb)
+                embedding, encode_crop = model.encode(rgb), crop_encoder(model, rgb)
                 for i in sorted(rng.permutation(wanted)[:MASKS]):
-                    for answers, clicks in _asked(model, embedding, look, masks[i], rng):
+                    for answers, clicks in _asked(model, embedding, encode_crop, masks[i], rng):
                         found.append(_list(answers, sample, masks, int(i), clicks, labels, rng))
         except DataError:
             pass
@@ -148,22 +148,26 @@ def collect(
 
 
 def _asked(
-    model: SemanticSAM, embedding: ImageEmbedding, look: Look, wanted: np.ndarray, rng: np.random.Generator
-) -> Iterator[tuple[Answers, Sequence[Click]]]:
+    model: SemanticSAM,
+    embedding: ImageEmbedding,
+    encode_crop: CropEncoder,
+    wanted: np.ndarray,
+    rng: np.random.Generator,
+) -> Iterator[tuple[Proposals, Sequence[Click]]]:
     """The answers to a click, to corrections, to a box; with the clicks."""
-    options = Options()
+    options = CandidateOptions()
     clicks = [_near_middle(wanted, rng) if rng.random() < 0.5 else innermost(wanted)]
     corrections = CORRECTIONS if rng.random() < CORRECTED else 0
     for left in range(corrections, -1, -1):
-        answers = ask(model, embedding, Prompt(tuple(clicks)), options, look)
+        answers = predict_proposals(model, embedding, Prompt(tuple(clicks)), options, encode_crop)
         yield answers, tuple(clicks)
-        offered = rank(answers, options) if left else []
+        offered = rank_candidates(answers, options) if left else []
         click = next_click(wanted, offered[0].mask, clicks) if offered else None
         if click is None:
             break
         clicks.append(click)
     if rng.random() < BOXED:
-        yield ask(model, embedding, Prompt((), (_loose_box(wanted, rng),)), options, look), ()
+        yield predict_proposals(model, embedding, Prompt((), (_loose_box(wanted, rng),)), options, encode_crop), ()
 
 
 def _near_middle(mask: np.ndarray, rng: np.random.Generator) -> Click:
@@ -184,7 +188,7 @@ def _loose_box(mask: np.ndarray, rng: np.random.Generator) -> Box:
 
 
 def _list(
-    answers: Answers,
+    answers: Proposals,
     sample: Sample,
     masks: Sequence[np.ndarray],
     index: int,
@@ -293,18 +297,18 @@ def _kinds(entry: ProposalList) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _known(
     entry: ProposalList, others: Counter[int], rng: np.random.Generator
-) -> Iterator[tuple[Wanted, np.ndarray | None, np.ndarray]]:
+) -> Iterator[tuple[PromptContext, np.ndarray | None, np.ndarray]]:
     """What may be known when this list is ranked, of the project and from its labels; what proposals are then worth."""
-    yield Wanted(), None, entry.any_iou
+    yield PromptContext(), None, entry.any_iou
     granularity = next((kind for kind in KINDS if kind == entry.granularity), None)
     if granularity is not None:
-        yield Wanted(granularity), None, entry.wanted_iou
+        yield PromptContext(granularity), None, entry.wanted_iou
     if others:
         chance = np.array([others[level] for level in LEVELS]) / others.total()
         counts = tuple(int(n) for n in rng.multinomial(rng.choice(ACCEPTED), chance))
         told = granularity if rng.random() < 0.5 else None
-        yield Wanted(told, counts), entry.of_kind if rng.random() < 0.5 else None, entry.wanted_iou
+        yield PromptContext(told, counts), entry.of_kind if rng.random() < 0.5 else None, entry.wanted_iou
     if entry.of_labels is not None:
-        yield Wanted(), entry.of_labels, entry.any_iou
+        yield PromptContext(), entry.of_labels, entry.any_iou
     if entry.of_kind is not None and granularity is not None:
-        yield Wanted(granularity), entry.of_kind, entry.wanted_iou
+        yield PromptContext(granularity), entry.of_kind, entry.wanted_iou

@@ -18,7 +18,7 @@ from torch import Tensor
 from semsam_model.errors import ConfigError
 from semsam_model.network.decoder import LayerOutput
 from semsam_model.network.model import SemanticSAM
-from semsam_model.network.object_queries import SeedAnswers
+from semsam_model.network.object_queries import SeedOutput
 from semsam_model.network.pixel_decoder import Features
 from semsam_model.training.losses.object_queries import GenericTargets
 
@@ -42,7 +42,7 @@ class Looked:
     """One image as object queries learn from it."""
 
     features: Features  #: a batch of one
-    seeds: SeedAnswers
+    seeds: SeedOutput
     targets: GenericTargets
 
 
@@ -92,4 +92,4 @@ def _again(kept: _Kept, model: SemanticSAM) -> Looked:
     answer = replace(answer, **{f.name: getattr(answer, f.name).float() for f in fields(answer)})
     logits = model.mask_logits(features, answer.mask_embedding).flatten(0, 2).float()
     of_object, of_part = kept.names
-    return Looked(features, SeedAnswers(answer, logits, (of_object.float(), of_part.float())), kept.targets)
+    return Looked(features, SeedOutput(answer, logits, (of_object.float(), of_part.float())), kept.targets)

@@ -27,7 +27,7 @@ from torch import Tensor
 from semsam_model.data.vocabulary import NameTable
 from semsam_model.network.deformable import Shapes
 from semsam_model.network.frame import LOGIT_STRIDE
-from semsam_model.network.object_queries import KINDS, GenericOutput, query_logits, query_scores
+from semsam_model.network.object_queries import KINDS, ObjectQueryOutput, query_logits, query_scores
 from semsam_model.network.pixel_decoder import Features
 from semsam_model.training.distributed import Share, alone
 from semsam_model.training.losses.matching import generalised_iou
@@ -142,7 +142,7 @@ class GenericLoss:
 
 
 def generic_loss(
-    outputs: Sequence[GenericOutput], features: Sequence[Features], targets: Sequence[GenericTargets]
+    outputs: Sequence[ObjectQueryOutput], features: Sequence[Features], targets: Sequence[GenericTargets]
 ) -> GenericLoss:
     """Loss of the object queries of some images; features: of each, a batch of one."""
     terms, named = [], []
@@ -241,7 +241,7 @@ def _mask_losses(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 def with_names(
     loss: GenericLoss,
-    outputs: Sequence[GenericOutput],
+    outputs: Sequence[ObjectQueryOutput],
     targets: Sequence[GenericTargets],
     table: NameTable,
     scales: Tensor,

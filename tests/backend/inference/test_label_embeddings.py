@@ -29,7 +29,7 @@ from backend.settings import Settings
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.inference.naming import EVEN_LEVEL, LOG_ODDS_A_LEVEL
-from semsam_model.inference.predict import propose
+from semsam_model.inference.predict import predict_candidates
 from semsam_model.network.model import build_model
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Click, Prompt
@@ -132,7 +132,7 @@ def test_a_region_bears_the_best_label_by_its_alias_and_the_three_best_with_scor
     texts = encoder.embed(["car", "house", "wheel", "door", "something else"])
     values = ["car", "c7", "wheel", "door", "something else"]
     expected = []
-    for c in propose(model, embedding, Prompt((click,))):
+    for c in predict_candidates(model, embedding, Prompt((click,))):
         of_object = scales[0] * (texts @ output.object_embedding[0, c.token])
         of_part = scales[1] * (texts @ output.part_embedding[0, c.token])
         part = torch.tensor(LOG_ODDS_A_LEVEL * (c.level - EVEN_LEVEL)).sigmoid()

@@ -18,8 +18,8 @@ from semsam_model.checkpoints.header import Version
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ImageError
 from semsam_model.inference.preannotate import RegionOptions
-from semsam_model.inference.predict import propose
-from semsam_model.inference.zoom import looker
+from semsam_model.inference.predict import predict_candidates
+from semsam_model.inference.zoom import crop_encoder
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.types import Click, Prompt
 
@@ -91,7 +91,7 @@ def test_many_simultaneous_clicks_on_one_photo_encode_it_once(model: SemanticSAM
 def test_annotators_on_different_photos_never_get_each_others_masks(model: SemanticSAM) -> None:
     predictor = started(model)
     photos = [photo(i) for i in range(4)]
-    expected = [propose(model, model.encode(rgb), CLICK) for rgb in photos]
+    expected = [predict_candidates(model, model.encode(rgb), CLICK) for rgb in photos]
 
     def click(i: int) -> bool:
         at = i % len(photos)
@@ -175,7 +175,7 @@ def test_a_request_that_has_begun_is_finished_by_the_model_it_began_with(model: 
     new, version, timings = predictor.propose("7", lambda: photo(7), CLICK)
     assert (version.digest, timings.cache_hit) == ("b" * 64, False)
     for got, network in ((old, model), (new, other)):
-        expected = propose(network, network.encode(photo(7)), CLICK)
+        expected = predict_candidates(network, network.encode(photo(7)), CLICK)
         assert [c.area for c in got] == [c.area for c in expected]
         assert [c.score for c in got] == pytest.approx([c.score for c in expected])
 
@@ -253,7 +253,9 @@ def test_a_closer_look_opens_the_photo_once_and_the_next_click_there_neither_ope
     assert (cold.cache_hit, warm.cache_hit) == (False, True)
     assert "encode" not in warm.stages
     assert len(predictor._cache) == 2  # the photo and the window
-    expected = propose(closer, closer.encode(source.rgb), CLICK, look=looker(closer, source.rgb))
+    expected = predict_candidates(
+        closer, closer.encode(source.rgb), CLICK, encode_crop=crop_encoder(closer, source.rgb)
+    )
     for answer in (first, second):
         assert [c.bbox for c in answer] == [c.bbox for c in expected]
 

@@ -21,7 +21,7 @@ from backend.settings import Settings
 from backend.web.app import create_app
 from semsam_model.checkpoints.checkpoint import load
 from semsam_model.errors import CheckpointError
-from semsam_model.inference.predict import propose
+from semsam_model.inference.predict import predict_candidates
 from semsam_model.masks.codecs import decode_brush_rle
 from semsam_model.types import Click, Prompt
 from tests.backend.studio_http import TOKEN, answering
@@ -116,7 +116,7 @@ def masks(prediction: dict[str, Any]) -> list[np.ndarray]:
 def test_a_click_returns_the_models_masks_on_the_right_pixels_best_last(service: SemsamService, weights: Path) -> None:
     (prediction,) = service.predict_request(body([keypoint(25, 50)], "a.png"), "r1")
     model, version = load(weights)
-    expected = propose(model, model.encode(picture(0)), Prompt((Click(21, 30),)))
+    expected = predict_candidates(model, model.encode(picture(0)), Prompt((Click(21, 30),)))
     assert prediction["model_version"] == version.version
     offered = masks(prediction)
     assert len(offered) == len(expected)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from semsam_model.adaptation.kernel_ridge import Preference
-from semsam_model.adaptation.lessons import Learned, Lesson, learn, lesson
+from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation, adapt, make_lesson
 from semsam_model.config import read_model_config
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import DataError
-from semsam_model.inference.candidates import Options
+from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.naming import LabelSet, name_candidates
-from semsam_model.inference.predict import ask, describe, learnable, propose
+from semsam_model.inference.predict import predict_candidates, predict_proposals, rerank_features, with_region_features
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
@@ -51,11 +51,13 @@ def accepted(model: SemanticSAM) -> list[tuple[ImageEmbedding, np.ndarray, str]]
 
 @pytest.fixture(scope="module")
 def lessons(model: SemanticSAM, accepted: list[tuple[ImageEmbedding, np.ndarray, str]]) -> list[Lesson]:
-    return [lesson(model, e, mask, label=label, photo=str(id(e))) for e, mask, label in accepted]
+    return [make_lesson(model, e, mask, label=label, photo=str(id(e))) for e, mask, label in accepted]
 
 
-def offered(model: SemanticSAM, embedding: ImageEmbedding, mask: np.ndarray, learned: Learned) -> list[Candidate]:
-    return propose(model, embedding, Prompt((innermost(mask),)), preference=learned.preference)
+def offered(
+    model: SemanticSAM, embedding: ImageEmbedding, mask: np.ndarray, learned: ProjectAdaptation
+) -> list[Candidate]:
+    return predict_candidates(model, embedding, Prompt((innermost(mask),)), preference=learned.preference)
 
 
 def test_a_region_that_was_accepted_is_named_as_it_was(
@@ -64,12 +66,12 @@ def test_a_region_that_was_accepted_is_named_as_it_was(
     accepted: list[tuple[ImageEmbedding, np.ndarray, str]],
     lessons: list[Lesson],
 ) -> None:
-    learned = learn(lessons)
+    learned = adapt(lessons)
     assert learned is not None
     names = []
     for embedding, mask, _ in accepted:
         (first, *_) = offered(model, embedding, mask, learned)
-        shown = replace(first, region=lesson(model, embedding, mask, label="", photo="").region)
+        shown = replace(first, region=make_lesson(model, embedding, mask, label="", photo="").region)
         names.append(learned.name([shown], labels, 0)[0].label)
     assert names == [label for _, _, label in accepted]
 
@@ -84,7 +86,7 @@ def test_lessons_survive_their_bytes_and_teach_the_same_in_any_company(
     embedding, mask, _ = accepted[0]
     answers = []
     for taught in (lessons, read):
-        learned = learn(taught)
+        learned = adapt(taught)
         assert learned is not None
         answers.append([(c.score, c.names) for c in learned.name(offered(model, embedding, mask, learned), labels, 0)])
     assert answers[0] == answers[1]
@@ -95,12 +97,14 @@ def test_lessons_survive_their_bytes_and_teach_the_same_in_any_company(
 def test_nothing_learned_is_no_preference_and_a_preference_for_nothing_changes_nothing(
     model: SemanticSAM, accepted: list[tuple[ImageEmbedding, np.ndarray, str]]
 ) -> None:
-    assert learn([]) is None
+    assert adapt([]) is None
     embedding, mask, _ = accepted[0]
     prompt = Prompt((innermost(mask),))
-    width = learnable(describe(embedding, ask(model, embedding, prompt, Options()))).shape[1]
-    before = propose(model, embedding, prompt)
-    after = propose(model, embedding, prompt, preference=Preference(np.zeros(width)))
+    width = rerank_features(
+        with_region_features(embedding, predict_proposals(model, embedding, prompt, CandidateOptions()))
+    ).shape[1]
+    before = predict_candidates(model, embedding, prompt)
+    after = predict_candidates(model, embedding, prompt, preference=Preference(np.zeros(width)))
     assert [c.bbox for c in after] == [c.bbox for c in before]
     assert all(c.region is None for c in before) and all(c.region is not None for c in after)
 
@@ -111,7 +115,7 @@ def test_labels_nobody_has_used_leave_names_to_the_text(
     accepted: list[tuple[ImageEmbedding, np.ndarray, str]],
     lessons: list[Lesson],
 ) -> None:
-    learned = learn([replace(each, label="violet") for each in lessons])
+    learned = adapt([replace(each, label="violet") for each in lessons])
     assert learned is not None
     candidates = offered(model, accepted[0][0], accepted[0][1], learned)
     for ours, by_text in zip(
@@ -128,15 +132,21 @@ def test_what_annotators_keep_choosing_comes_first(
     taught, chosen = [], []
     for embedding, mask, label in accepted:
         click = innermost(mask)
-        under = [c.mask for c in propose(model, embedding, Prompt((click,))) if c.mask[int(click.y), int(click.x)]]
+        under = [
+            c.mask for c in predict_candidates(model, embedding, Prompt((click,))) if c.mask[int(click.y), int(click.x)]
+        ]
         if under:
             chosen.append((embedding, Prompt((click,)), under[-1]))
-            taught.append(lesson(model, embedding, chosen[-1][2], label=label, photo=str(id(embedding)), click=click))
-    learned = learn(taught)
+            taught.append(
+                make_lesson(model, embedding, chosen[-1][2], label=label, photo=str(id(embedding)), click=click)
+            )
+    learned = adapt(taught)
     assert learned is not None
 
     def first(preference: Preference | None) -> float:
-        return float(np.mean([iou(propose(model, e, p, preference=preference)[0].mask, m) for e, p, m in chosen]))
+        return float(
+            np.mean([iou(predict_candidates(model, e, p, preference=preference)[0].mask, m) for e, p, m in chosen])
+        )
 
     assert first(learned.preference) > first(None) + 0.02
 
@@ -145,6 +155,6 @@ def test_a_mask_of_another_photo_teaches_nothing(
     model: SemanticSAM, accepted: list[tuple[ImageEmbedding, np.ndarray, str]]
 ) -> None:
     with pytest.raises(DataError, match="expected"):
-        lesson(model, accepted[0][0], np.ones((5, 5), bool), label="red", photo="")
+        make_lesson(model, accepted[0][0], np.ones((5, 5), bool), label="red", photo="")
     with pytest.raises(DataError, match="something in it"):
-        lesson(model, accepted[0][0], np.zeros(SIZE, bool), label="red", photo="")
+        make_lesson(model, accepted[0][0], np.zeros(SIZE, bool), label="red", photo="")

@@ -17,7 +17,7 @@ from semsam_model.evaluation import photos as module
 from semsam_model.evaluation.labels import labels_of
 from semsam_model.evaluation.photos import PhotoReport, evaluate_photos
 from semsam_model.evaluation.tasks import TASKS
-from semsam_model.inference.object_queries import Queries
+from semsam_model.inference.object_queries import ObjectQueries
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from tests.semsam_model.networks import structured
 
@@ -70,9 +70,9 @@ def embed(labels: object) -> np.ndarray:
 
 
 def answers(*names: str, called: dict[str, str] | None = None) -> object:
-    """`find_queries` that finds exactly the named masks."""
+    """`predict_object_queries` that finds exactly the named masks."""
 
-    def find(_: SemanticSAM, embedding: ImageEmbedding) -> Queries:
+    def find(_: SemanticSAM, embedding: ImageEmbedding) -> ObjectQueries:
         h, w = embedding.frame.logits
         logits, kinds, vectors = [], [], []
         for name in names:
@@ -82,7 +82,7 @@ def answers(*names: str, called: dict[str, str] | None = None) -> object:
             kinds.append(np.eye(3, dtype=np.float32)[place] * 0.9)
             vectors.append(np.stack([embed([(called or {}).get(name, name)])[0] * 20] * 2))
         n = len(names)
-        return Queries(
+        return ObjectQueries(
             np.stack(logits) if n else np.zeros((0, h, w), np.float32),
             np.array(kinds, np.float32).reshape(n, 3),
             np.array(vectors, np.float32).reshape(n, 2, len(LABELS)),
@@ -113,9 +113,9 @@ MAIN = {
 def test_the_annotation_itself_scores_near_hundred_and_nothing_scores_zero(
     model: SemanticSAM, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_queries", answers(*MASKS))
+    monkeypatch.setattr(module, "predict_object_queries", answers(*MASKS))
     assert figures(model, task)[MAIN[task]] > 90
-    monkeypatch.setattr(module, "find_queries", answers())
+    monkeypatch.setattr(module, "predict_object_queries", answers())
     assert figures(model, task)[MAIN[task]] == 0
 
 
@@ -123,14 +123,14 @@ def test_right_masks_under_wrong_names_are_wrong_where_names_count(
     model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swapped = {"window": "door", "door": "window"}
-    monkeypatch.setattr(module, "find_queries", answers(*MASKS, called=swapped))
+    monkeypatch.setattr(module, "predict_object_queries", answers(*MASKS, called=swapped))
     assert figures(model, "parts")["ap50"] == 0
     assert figures(model, "instance")["ap50"] == 100
     assert figures(model, "everything")["ar100"] > 90
 
 
 def test_a_missing_part_costs_the_parts_alone(model: SemanticSAM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_queries", answers("house", "grass", "door"))
+    monkeypatch.setattr(module, "predict_object_queries", answers("house", "grass", "door"))
     assert figures(model, "parts")["ap50"] == pytest.approx(50)
     assert figures(model, "panoptic")["pq"] > 90
 
@@ -151,7 +151,7 @@ def test_a_part_on_the_wrong_whole_is_wrong_where_the_data_says_the_whole(
         return evaluate_photos(model, [windows(*wholes)], embed, task).by_source["made"]
 
     found = answers("house", "grass", "window", "pane", called={"pane": "window"})
-    monkeypatch.setattr(module, "find_queries", found)
+    monkeypatch.setattr(module, "predict_object_queries", found)
     right, swapped, unsaid = (
         [score(task, *wholes) for task in ("parts", "open-vocabulary")]
         for wholes in (("house", "grass"), ("grass", "house"), (None, None))
@@ -160,7 +160,7 @@ def test_a_part_on_the_wrong_whole_is_wrong_where_the_data_says_the_whole(
     assert [part["ap50"] for part, _ in (right, swapped, unsaid)] == [100, 0, 100]
     assert [words["giou"] > 90 for _, words in (right, swapped, unsaid)] == [True, False, True]
     assert right[1]["n"] == 2 and swapped[1]["giou"] == 0 and swapped[1]["part_miou"] == 0 < right[1]["part_miou"]
-    monkeypatch.setattr(module, "find_queries", answers("window", "pane", called={"pane": "window"}))
+    monkeypatch.setattr(module, "predict_object_queries", answers("window", "pane", called={"pane": "window"}))
     assert score("parts", "house", "grass")["ap50"] == 0  # nothing holds them
     assert score("parts", None, None)["ap50"] == 100
 
@@ -168,7 +168,7 @@ def test_a_part_on_the_wrong_whole_is_wrong_where_the_data_says_the_whole(
 def test_a_part_that_training_had_on_another_whole_is_unseen(
     model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_queries", answers("house", "grass", "window"))
+    monkeypatch.setattr(module, "predict_object_queries", answers("house", "grass", "window"))
     got = evaluate_photos(
         model, [windows("house", "grass")], embed, "open-vocabulary", seen=[Label("part", "Window", "House")]
     ).by_source["made"]
@@ -185,7 +185,7 @@ def crowd(name: str) -> Sample:
 def test_a_crowd_excuses_what_lies_in_it_and_a_bare_photo_excuses_nothing(
     model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_queries", answers(*MASKS))
+    monkeypatch.setattr(module, "predict_object_queries", answers(*MASKS))
 
     def ap50(*samples: Sample) -> object:
         return evaluate_photos(model, samples, embed, "parts").by_source["made"]["ap50"]
@@ -200,7 +200,7 @@ def test_a_crowd_excuses_what_lies_in_it_and_a_bare_photo_excuses_nothing(
 def test_labels_that_nobody_looked_for_on_a_photo_are_not_wrong_there(
     model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_queries", answers(*MASKS))
+    monkeypatch.setattr(module, "predict_object_queries", answers(*MASKS))
     window, grass = Label("part", "window"), Label("region", "grass")
     door = next(region for region in sample().regions if region.name == "door")
 
@@ -214,7 +214,7 @@ def test_labels_that_nobody_looked_for_on_a_photo_are_not_wrong_there(
 
 
 def test_labels_that_training_had_are_told_from_others(model: SemanticSAM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_queries", answers("house", "grass", "window"))
+    monkeypatch.setattr(module, "predict_object_queries", answers("house", "grass", "window"))
     whole = sample()
     trained = Sample(whole.photo, "made", dataclasses.replace(whole.annotation, regions=whole.regions[:3]))
     got = figures(model, "open-vocabulary", seen=labels_of([trained])["made"])
@@ -233,7 +233,7 @@ def test_a_figure_that_a_source_lacks_enters_no_mean() -> None:
 def test_the_list_that_is_asked_does_not_depend_on_the_photos_that_are_looked_at(
     model: SemanticSAM, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_queries", answers(*MASKS))
+    monkeypatch.setattr(module, "predict_object_queries", answers(*MASKS))
     asked: list[tuple[str, ...]] = []
 
     def heard(labels: Sequence[str]) -> np.ndarray:

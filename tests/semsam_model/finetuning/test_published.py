@@ -19,7 +19,7 @@ from semsam_model.checkpoints.run_weights import pack
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError
 from semsam_model.inference.naming import name_candidates
-from semsam_model.inference.predict import propose
+from semsam_model.inference.predict import predict_candidates
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.training.config import read_train_config
 from semsam_model.training.distributed import Processes
@@ -73,7 +73,7 @@ def test_a_fine_tune_of_published_weights_answers_a_click_with_names(folder: Pat
     labels = LabelSet(words, ("object", "part", None), TextEncoder().embed(words).numpy())
     rgb = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
     clicks = (Click(60, 45), Click(20, 20, positive=False))
-    named = name_candidates(propose(model, model.encode(rgb), Prompt(clicks)), labels, 0)
+    named = name_candidates(predict_candidates(model, model.encode(rgb), Prompt(clicks)), labels, 0)
     assert named and all({name for name, _ in c.names} == set(words) and c.label in words for c in named)
 
 

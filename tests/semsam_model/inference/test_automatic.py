@@ -11,13 +11,13 @@ import pytest
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
 from semsam_model.inference import automatic as module
-from semsam_model.inference.automatic import PUBLISHED, Found, GridOptions, everything
+from semsam_model.inference.automatic import PUBLISHED, AutomaticOptions, GridMask, automatic_masks
 from semsam_model.inference.candidates import Proposal
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Click
 from tests.semsam_model.networks import structured
 
-LOOSE = GridOptions(grid=5, least_iou=-10, least_stability=0, min_region=1)
+LOOSE = AutomaticOptions(grid=5, least_iou=-10, least_stability=0, min_region=1)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def embedding(model: SemanticSAM) -> ImageEmbedding:
     return model.encode(np.kron(coarse, np.ones((15, 17, 1), np.uint8)))
 
 
-def same(a: Sequence[Found], b: Sequence[Found]) -> bool:
+def same(a: Sequence[GridMask], b: Sequence[GridMask]) -> bool:
     return len(a) == len(b) and all(
         x.click == y.click
         and x.candidate.token == y.candidate.token
@@ -42,28 +42,28 @@ def same(a: Sequence[Found], b: Sequence[Found]) -> bool:
 
 @pytest.mark.parametrize("batch", [1, 7])
 def test_the_size_of_a_batch_changes_nothing(model: SemanticSAM, embedding: ImageEmbedding, batch: int) -> None:
-    whole = everything(model, embedding, LOOSE)
+    whole = automatic_masks(model, embedding, LOOSE)
     assert len(whole) > 5
-    assert same(whole, everything(model, embedding, replace(LOOSE, batch=batch)))
+    assert same(whole, automatic_masks(model, embedding, replace(LOOSE, batch=batch)))
 
 
 def test_levels_and_the_budget_are_kept(model: SemanticSAM, embedding: ImageEmbedding) -> None:
-    whole = everything(model, embedding, LOOSE)
-    few = everything(model, embedding, replace(LOOSE, most=3))
+    whole = automatic_masks(model, embedding, LOOSE)
+    few = automatic_masks(model, embedding, replace(LOOSE, most=3))
     assert same(few, whole[:3]) or len(few) == 3
-    second = everything(model, embedding, replace(LOOSE, levels=(2,)))
+    second = automatic_masks(model, embedding, replace(LOOSE, levels=(2,)))
     assert second and {f.candidate.level for f in second} == {2}
     assert [f.candidate.rank for f in whole] == list(range(1, len(whole) + 1))
     with pytest.raises(ConfigError, match="expected some of 1 to 6"):
-        GridOptions(levels=(7,))
+        AutomaticOptions(levels=(7,))
 
 
 def test_what_is_unsure_or_unsteady_is_left_out(model: SemanticSAM, embedding: ImageEmbedding) -> None:
-    whole = everything(model, embedding, LOOSE)
+    whole = automatic_masks(model, embedding, LOOSE)
     middle = float(np.median([f.candidate.predicted_iou for f in whole]))
-    surer = everything(model, embedding, replace(LOOSE, least_iou=middle))
+    surer = automatic_masks(model, embedding, replace(LOOSE, least_iou=middle))
     assert surer and all(f.candidate.predicted_iou > middle for f in surer)
-    steady = everything(model, embedding, replace(LOOSE, least_stability=0.9))
+    steady = automatic_masks(model, embedding, replace(LOOSE, least_stability=0.9))
     assert all(f.candidate.stability >= 0.9 for f in steady)
 
 
@@ -83,11 +83,11 @@ def test_a_part_that_fills_the_box_of_its_whole_survives_masks_and_not_boxes(
     def decode(_: SemanticSAM, __: ImageEmbedding, clicks: Sequence[Click]) -> list[list[Proposal]]:
         return [[drawn(whole, 3, 0.95), drawn(ring, 1, 0.9), drawn(whole, 2, 0.8)] for _ in clicks]
 
-    monkeypatch.setattr(module, "decode_clicks", decode)
-    by_masks = everything(model, embedding, replace(LOOSE, grid=2))
+    monkeypatch.setattr(module, "decode_prompts", decode)
+    by_masks = automatic_masks(model, embedding, replace(LOOSE, grid=2))
     assert [f.candidate.token for f in by_masks] == [3, 1]
     assert by_masks[1].candidate.parent == 1
-    by_boxes = everything(model, embedding, replace(PUBLISHED, grid=2))
+    by_boxes = automatic_masks(model, embedding, replace(PUBLISHED, grid=2))
     assert [f.candidate.token for f in by_boxes] == [3]
 
 
@@ -101,7 +101,7 @@ def test_masks_of_one_level_repeat_each_other_sooner_than_masks_of_two(
     def decode(tokens: tuple[int, int]) -> object:
         return lambda *_: [[drawn(first, tokens[0], 0.9), drawn(second, tokens[1], 0.8)]]
 
-    monkeypatch.setattr(module, "decode_clicks", decode((3, 3)))
-    assert len(everything(model, embedding, replace(LOOSE, grid=1))) == 1
-    monkeypatch.setattr(module, "decode_clicks", decode((3, 1)))
-    assert len(everything(model, embedding, replace(LOOSE, grid=1))) == 2
+    monkeypatch.setattr(module, "decode_prompts", decode((3, 3)))
+    assert len(automatic_masks(model, embedding, replace(LOOSE, grid=1))) == 1
+    monkeypatch.setattr(module, "decode_prompts", decode((3, 1)))
+    assert len(automatic_masks(model, embedding, replace(LOOSE, grid=1))) == 2

@@ -12,10 +12,10 @@ from hypothesis.extra import numpy as hnp
 
 from semsam_model.config import read_model_config
 from semsam_model.inference.candidates import (
-    Options,
+    CandidateOptions,
+    CropPrediction,
     PromptCells,
     Proposal,
-    View,
     agreeing,
     box_fit,
     clean,
@@ -46,11 +46,11 @@ def rectangle(y0: int, x0: int, y1: int, x1: int) -> np.ndarray:
     return mask
 
 
-def view(proposals: Sequence[Proposal], prompt: PromptCells | None = None) -> View:
+def view(proposals: Sequence[Proposal], prompt: PromptCells | None = None) -> CropPrediction:
     """A view of a photo whose cells are those of the proposals, one photo pixel each."""
     height, width = proposals[0].logits.shape
     config = replace(read_model_config("tiny"), resize_side="long", resize_pixels=4 * max(height, width))
-    return View(Frame.of((height, width), config), prompt or PromptCells((), (), ()), tuple(proposals))
+    return CropPrediction(Frame.of((height, width), config), prompt or PromptCells((), (), ()), tuple(proposals))
 
 
 def ordered(proposals: Sequence[Proposal], prompt: PromptCells) -> list[Proposal]:
@@ -106,19 +106,21 @@ def test_kept_masks_are_never_near_duplicates(logits: np.ndarray, seed: int) -> 
     rng = np.random.default_rng(seed)
     noisy = [logits + rng.normal(0, s, logits.shape).astype(np.float32) for s in (0, 0, 0.1, 1, 3, 9)]
     proposals = [Proposal(m, i, 1.0, 1.0) for i, m in enumerate(noisy)]
-    kept = [proposals[at] for at in distinct(range(len(noisy)), overlaps([view(proposals)]), Options())]
+    kept = [proposals[at] for at in distinct(range(len(noisy)), overlaps([view(proposals)]), CandidateOptions())]
     for i, a in enumerate(kept):
         for b in kept[:i]:
             iou = np.count_nonzero(a.cells & b.cells) / np.count_nonzero(a.cells | b.cells)
-            assert iou <= Options().same_iou
+            assert iou <= CandidateOptions().same_iou
     assert bool(kept) == any((m > 0).any() for m in noisy)
 
 
 def test_of_two_equal_masks_the_better_ranked_stays() -> None:
     good, twin = proposal(rectangle(2, 2, 9, 9), 0.9, 1), proposal(rectangle(2, 2, 9, 9), 0.4, 2)
     seen = [view([twin, good], PromptCells(((4, 4),), (), ()))]
-    assert distinct(order(seen), overlaps(seen), Options()) == [1]
-    assert distinct(order(seen, [0.8, 0.7]), overlaps(seen), Options()) == [0]  # scores come before predicted IoU
+    assert distinct(order(seen), overlaps(seen), CandidateOptions()) == [1]
+    assert distinct(order(seen, [0.8, 0.7]), overlaps(seen), CandidateOptions()) == [
+        0
+    ]  # scores come before predicted IoU
 
 
 def test_a_mask_that_obeys_every_click_comes_before_a_more_confident_one_that_does_not() -> None:
@@ -136,8 +138,8 @@ def test_a_mask_that_fills_the_box_comes_before_a_more_confident_one_that_spills
 def test_what_ignores_the_click_is_offered_only_to_reach_two() -> None:
     over, beside = [proposal(rectangle(2, 2, 9, 9 + i)) for i in range(3)], [proposal(rectangle(12, 2, 18, 9))]
     prompt = PromptCells(((4, 4),), (), ())
-    assert agreeing(range(4), [view([*over, *beside], prompt)], Options()) == [0, 1, 2]
-    assert agreeing(range(3), [view([over[0], *beside, *beside], prompt)], Options()) == [0, 1]
+    assert agreeing(range(4), [view([*over, *beside], prompt)], CandidateOptions()) == [0, 1, 2]
+    assert agreeing(range(3), [view([over[0], *beside, *beside], prompt)], CandidateOptions()) == [0, 1]
 
 
 def test_two_clicks_on_two_objects_are_combined_to_their_union() -> None:
@@ -163,7 +165,7 @@ def test_a_negative_click_never_removes_a_positive_one() -> None:
 def test_the_parent_is_the_smallest_larger_mask_that_holds_it() -> None:
     masks = [rectangle(0, 0, 20, 30), rectangle(4, 4, 6, 6), rectangle(2, 2, 12, 12), rectangle(14, 14, 18, 28)]
     shared = overlaps([view([proposal(m) for m in masks])])
-    assert parents(shared, [int(m.sum()) for m in masks], Options()) == [None, 2, 0, 0]
+    assert parents(shared, [int(m.sum()) for m in masks], CandidateOptions()) == [None, 2, 0, 0]
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
@@ -172,7 +174,7 @@ def test_a_mask_half_outside_another_has_no_parent(share: float) -> None:
     outer = rectangle(0, 8 if share == 1.0 else 10, 20, 30)
     sizes = [int(inner.sum()), int(outer.sum())]
     shared = overlaps([view([proposal(inner), proposal(outer)])])
-    assert parents(shared, sizes, Options())[0] == (1 if share == 1.0 else None)
+    assert parents(shared, sizes, CandidateOptions())[0] == (1 if share == 1.0 else None)
 
 
 @settings(max_examples=30, deadline=None)
@@ -185,7 +187,7 @@ def test_overlaps_of_two_looks_are_those_of_the_masks_in_the_photo(seed: int) ->
     for frame in (whole, window):
         coarse = rng.normal(0, 1, (2, 6, 6)).astype(np.float32)
         logits = [cv2.resize(of, frame.logits[::-1], interpolation=cv2.INTER_CUBIC) for of in coarse]
-        views.append(View(frame, PromptCells((), (), ()), tuple(Proposal(m, 0, 0.5, 0.5) for m in logits)))
+        views.append(CropPrediction(frame, PromptCells((), (), ()), tuple(Proposal(m, 0, 0.5, 0.5) for m in logits)))
     masks = np.zeros((4, 128, 128), bool)
     for mask, (frame, p) in zip(masks, [(v.frame, p) for v in views for p in v.proposals], strict=True):
         crop, (x0, y0, x1, y1) = frame.mask(p.logits)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
 from semsam_model.inference.naming import KINDS, Kind, LabelSet, evidence, label_scores, name_candidates
-from semsam_model.inference.predict import propose, raw_levels
+from semsam_model.inference.predict import predict_candidates, raw_levels
 from semsam_model.inference.text_prompt import GRID, find
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.types import Candidate, Click, Prompt
@@ -105,7 +105,7 @@ def test_it_abstains_below_the_threshold_but_still_says_what_it_thought() -> Non
 def test_a_model_without_names_says_nothing(rgb: np.ndarray) -> None:
     nameless = build_model(read_model_config("tiny")).eval()
     embedded = nameless.encode(rgb)
-    named = name_candidates(propose(nameless, embedded, Prompt((Click(30, 30),))), label_set(0, width=16), 0)
+    named = name_candidates(predict_candidates(nameless, embedded, Prompt((Click(30, 30),))), label_set(0, width=16), 0)
     assert named and all(c.names == () and c.label is None for c in named)
     assert find(nameless, embedded, label_set(0, width=16), 0) == []
 
@@ -120,7 +120,7 @@ def test_candidates_carry_the_networks_own_class_embeddings_times_its_scales(
 ) -> None:
     embedded, click = model.encode(rgb), Click(30, 30)
     output, scales = model.decode(embedded, [click]), model.name_scales().detach()
-    for found in (raw_levels, propose):
+    for found in (raw_levels, predict_candidates):
         for c in found(model, embedded, Prompt((click,))):
             assert c.name_embedding is not None
             np.testing.assert_allclose(c.name_embedding[0], scales[0] * output.object_embedding[0, c.token], rtol=1e-4)
@@ -129,7 +129,7 @@ def test_candidates_carry_the_networks_own_class_embeddings_times_its_scales(
 
 def test_combined_masks_can_be_named_too(model: SemanticSAM, rgb: np.ndarray) -> None:
     clicks = (Click(10, 10), Click(75, 50), Click(40, 30, positive=False))
-    named = name_candidates(propose(model, model.encode(rgb), Prompt(clicks)), label_set(0, width=16), 0)
+    named = name_candidates(predict_candidates(model, model.encode(rgb), Prompt(clicks)), label_set(0, width=16), 0)
     assert named and all(len(c.names) == 5 and c.label for c in named)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from semsam_model.config import read_model_config
 from semsam_model.errors import ImageError, PromptError
-from semsam_model.inference.predict import propose, raw_levels
+from semsam_model.inference.predict import predict_candidates, raw_levels
 from semsam_model.network.model import ImageEmbedding, SemanticSAM, build_model
 from semsam_model.types import Box, Candidate, Click, Prompt, level_tokens
 from tests.semsam_model.networks import structured
@@ -85,10 +85,10 @@ def test_class_embeddings_have_unit_length(model: SemanticSAM, embedding: ImageE
 
 def test_answers_do_not_depend_on_what_was_encoded_or_asked_before(model: SemanticSAM, rgb: np.ndarray) -> None:
     prompt = Prompt((Click(70, 50),))
-    first = propose(model, model.encode(rgb), prompt)
+    first = predict_candidates(model, model.encode(rgb), prompt)
     other = model.encode(255 - rgb)
-    propose(model, other, Prompt((Click(3, 3), Click(90, 9, positive=False))))
-    assert same(first, propose(model, model.encode(rgb), prompt))
+    predict_candidates(model, other, Prompt((Click(3, 3), Click(90, 9, positive=False))))
+    assert same(first, predict_candidates(model, model.encode(rgb), prompt))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_answers_do_not_depend_on_what_was_encoded_or_asked_before(model: Semant
 def test_candidates_are_few_distinct_ranked_and_linked(
     model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt
 ) -> None:
-    candidates = propose(model, embedding, prompt)
+    candidates = predict_candidates(model, embedding, prompt)
     assert 1 <= len(candidates) <= 6
     assert [c.rank for c in candidates] == list(range(1, len(candidates) + 1))
     for c in candidates:
@@ -125,7 +125,7 @@ def test_candidates_are_few_distinct_ranked_and_linked(
 def test_an_obeying_mask_is_first_whenever_one_exists(model: SemanticSAM, embedding: ImageEmbedding) -> None:
     for x, y in [(20, 20), (100, 30), (60, 80)]:
         prompt = Prompt((Click(70, 50), Click(x, y, positive=False)))
-        candidates = propose(model, embedding, prompt)
+        candidates = predict_candidates(model, embedding, prompt)
         obeys = [bool(c.mask[50, 70]) and not c.mask[y, x] for c in candidates]
         assert obeys == sorted(obeys, reverse=True)
 
@@ -135,7 +135,7 @@ def test_a_prompt_outside_the_photo_is_refused_with_the_photos_size(
     model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt
 ) -> None:
     with pytest.raises(PromptError, match="147"):
-        propose(model, embedding, prompt)
+        predict_candidates(model, embedding, prompt)
 
 
 def test_a_prompt_needs_a_positive_click_or_a_box() -> None:

@@ -17,13 +17,13 @@ from semsam_model.checkpoints.header import read_header
 from semsam_model.config import read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, DataError, PromptError
-from semsam_model.inference.candidates import Options, PromptCells, Proposal, View, obeyed
-from semsam_model.inference.predict import Answers, propose, rank
+from semsam_model.inference.candidates import CandidateOptions, CropPrediction, PromptCells, Proposal, obeyed
+from semsam_model.inference.predict import Proposals, predict_candidates, rank_candidates
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.network.ranker import ADDED, FEATURES, OF_PROPOSAL, Ranker, features
 from semsam_model.training.ranker import ProposalList, fit_ranker, learn
-from semsam_model.types import LEVEL_TOKENS, Click, Kind, LabelSet, Prompt, Wanted
+from semsam_model.types import LEVEL_TOKENS, Click, Kind, LabelSet, Prompt, PromptContext
 from tests.semsam_model.houses import write_source
 
 CONFIG = read_model_config("tiny")
@@ -46,10 +46,10 @@ def square(token: int, y0: int, x0: int, side: int, predicted_iou: float = 0.5) 
     return Proposal(logits, token, predicted_iou, 0.9)
 
 
-def answers(proposals: Sequence[Proposal], prompt: PromptCells) -> Answers:
+def answers(proposals: Sequence[Proposal], prompt: PromptCells) -> Proposals:
     """One look at a photo of four pixels a cell."""
     frame = Frame.of((SIZE[0] * 4, SIZE[1] * 4), CONFIG)
-    return Answers((View(frame, prompt, tuple(proposals)),), 6)
+    return Proposals((CropPrediction(frame, prompt, tuple(proposals)),), 6)
 
 
 PROPOSALS = st.lists(
@@ -71,14 +71,16 @@ PROMPTS = st.builds(
     st.sampled_from([(), ((2.0, 3.0, 20.0, 18.5),)]),
 )
 WANTED = st.builds(
-    Wanted, st.sampled_from(["object", "part", None]), st.lists(st.integers(0, 30), min_size=6, max_size=6).map(tuple)
+    PromptContext,
+    st.sampled_from(["object", "part", None]),
+    st.lists(st.integers(0, 30), min_size=6, max_size=6).map(tuple),
 )
 
 
 @settings(max_examples=60, deadline=None)
 @given(PROPOSALS, PROMPTS, WANTED, st.randoms(use_true_random=False))
 def test_scores_are_shares_and_do_not_depend_on_the_order_of_the_candidates(
-    proposals: list[Proposal], prompt: PromptCells, wanted: Wanted, random: object
+    proposals: list[Proposal], prompt: PromptCells, wanted: PromptContext, random: object
 ) -> None:
     places = list(range(len(proposals)))
     random.shuffle(places)  # type: ignore[attr-defined]
@@ -96,7 +98,7 @@ def test_scores_are_shares_and_do_not_depend_on_the_order_of_the_candidates(
 def test_no_score_lets_a_mask_pass_one_that_obeys_more_clicks(
     proposals: list[Proposal], prompt: PromptCells, seed: int
 ) -> None:
-    ranked = rank(answers(proposals, prompt), Options(), made_ranker(seed), Wanted("part"))
+    ranked = rank_candidates(answers(proposals, prompt), CandidateOptions(), made_ranker(seed), PromptContext("part"))
     clicks = (
         [(slice(4 * y + 1, 4 * y + 2), slice(4 * x + 1, 4 * x + 2)) for y, x in prompt.positives],
         [(slice(4 * y + 1, 4 * y + 2), slice(4 * x + 1, 4 * x + 2)) for y, x in prompt.negatives],
@@ -143,11 +145,11 @@ def test_what_the_project_can_name_moves_the_order_and_only_for_a_ranker_that_re
     hidden = np.zeros((len(FEATURES), 1), np.float32)
     hidden[FEATURES.index("name_score")] = 1
     reads = Ranker(hidden, np.zeros(1, np.float32), np.ones(1, np.float32), np.zeros((), np.float32))
-    wanted = Wanted(labels=labelled(["object", "object"]))
-    assert [c.token for c in rank(there, Options(), reads, wanted)] == [0, 3]
-    assert len({c.score for c in rank(there, Options(), reads, Wanted())}) == 1
+    wanted = PromptContext(labels=labelled(["object", "object"]))
+    assert [c.token for c in rank_candidates(there, CandidateOptions(), reads, wanted)] == [0, 3]
+    assert len({c.score for c in rank_candidates(there, CandidateOptions(), reads, PromptContext())}) == 1
     deaf = replace(reads, hidden=np.zeros_like(hidden))
-    assert len({c.score for c in rank(there, Options(), deaf, wanted)}) == 1
+    assert len({c.score for c in rank_candidates(there, CandidateOptions(), deaf, wanted)}) == 1
 
 
 def made_lists(seed: int, count: int = 150) -> list[ProposalList]:
@@ -174,7 +176,7 @@ def made_lists(seed: int, count: int = 150) -> list[ProposalList]:
     return lists
 
 
-def mean_worth(ranker: Ranker | None, lists: list[ProposalList], wanted: dict[str, Wanted]) -> float:
+def mean_worth(ranker: Ranker | None, lists: list[ProposalList], wanted: dict[str, PromptContext]) -> float:
     worth = []
     for entry in lists:
         rows = features(entry.rows, entry.levels, wanted[entry.name])
@@ -185,9 +187,12 @@ def mean_worth(ranker: Ranker | None, lists: list[ProposalList], wanted: dict[st
 
 def test_it_learns_what_is_meant_from_granularity_and_history_where_predicted_iou_is_of_no_use() -> None:
     ranker, unseen = learn(made_lists(0)), made_lists(1)
-    told = {"object": Wanted("object"), "part": Wanted("part"), "lid": Wanted("part")}
-    history = told | {"part": Wanted("part", (0, 0, 0, 20, 0, 0)), "lid": Wanted("part", (0, 0, 0, 0, 0, 20))}
-    unknown = dict.fromkeys(told, Wanted())
+    told = {"object": PromptContext("object"), "part": PromptContext("part"), "lid": PromptContext("part")}
+    history = told | {
+        "part": PromptContext("part", (0, 0, 0, 20, 0, 0)),
+        "lid": PromptContext("part", (0, 0, 0, 0, 0, 20)),
+    }
+    unknown = dict.fromkeys(told, PromptContext())
     by_predicted_iou = mean_worth(None, unseen, unknown)
     assert mean_worth(ranker, unseen, told) > by_predicted_iou + 0.1
     assert mean_worth(ranker, unseen, history) > mean_worth(ranker, unseen, told) + 0.05
@@ -209,7 +214,7 @@ def test_it_learns_which_label_is_meant_where_nothing_else_tells() -> None:
     ranker, unseen = learn(lists(150)), lists(40)
     worth = []
     for entry in unseen:
-        scores = ranker.scores(features(entry.rows, entry.levels, Wanted("part"), entry.of_kind))
+        scores = ranker.scores(features(entry.rows, entry.levels, PromptContext("part"), entry.of_kind))
         worth.append(entry.wanted_iou[scores.argmax()])
     assert np.mean(worth) > 0.95
 
@@ -258,13 +263,13 @@ def test_a_network_gets_its_ranker_from_annotated_photos(model: SemanticSAM, tmp
 def test_the_ranker_decides_order_and_score_and_without_one_predicted_iou_does(model: SemanticSAM) -> None:
     rgb = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
     embedding, prompt = model.encode(rgb), Prompt((Click(40, 30),))
-    plain = propose(model, embedding, prompt, Options(same_iou=1))
+    plain = predict_candidates(model, embedding, prompt, CandidateOptions(same_iou=1))
     assert [c.predicted_iou for c in plain] == sorted((c.predicted_iou for c in plain), reverse=True)
     hidden = np.zeros((len(FEATURES), 1), np.float32)
     hidden[FEATURES.index("predicted_iou")] = -1
     model.ranker = Ranker(hidden, np.zeros(1, np.float32), np.ones(1, np.float32), np.zeros((), np.float32))
     try:
-        turned = propose(model, embedding, prompt, Options(same_iou=1), Wanted("object"))
+        turned = predict_candidates(model, embedding, prompt, CandidateOptions(same_iou=1), PromptContext("object"))
     finally:
         model.ranker = None
     assert [c.predicted_iou for c in turned] == [c.predicted_iou for c in plain][::-1]
@@ -316,4 +321,4 @@ def test_a_ranker_of_another_release_is_refused_with_the_way_out(model: Semantic
 )
 def test_what_is_wanted_is_checked(values: dict) -> None:
     with pytest.raises(PromptError, match="expected"):
-        Wanted(**values)
+        PromptContext(**values)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError, ImageError
-from semsam_model.inference.candidates import Options, PromptCells, Proposal, View
-from semsam_model.inference.predict import ask, ask_each, propose
-from semsam_model.inference.zoom import LARGE, TINY, looker, uncut, where_to_look
+from semsam_model.inference.candidates import CandidateOptions, CropPrediction, PromptCells, Proposal
+from semsam_model.inference.predict import predict_candidates, predict_proposals, predict_proposals_batch
+from semsam_model.inference.zoom import LARGE, TINY, choose_crop, crop_encoder, without_truncated
 from semsam_model.network.frame import Frame, Window
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Box, Click, Prompt
@@ -25,19 +25,19 @@ CONFIG = replace(read_model_config("tiny"), zoom=4.0, zoom_pixels=128)
 PHOTO = (120, 200)
 
 
-def view(side: float, frame: Frame | None = None) -> View:
+def view(side: float, frame: Frame | None = None) -> CropPrediction:
     """One square answer; side as a share of the longer side of the map of cells."""
     frame = frame or Frame.of(PHOTO, CONFIG)
     cells = round(side * max(frame.logits))
     logits = np.full(frame.logits, -4, np.float32)
     logits[2 : 2 + cells, 2 : 2 + cells] = 4
-    return View(frame, PromptCells((), (), ()), (Proposal(logits, 0, 0.5, 0.5),))
+    return CropPrediction(frame, PromptCells((), (), ()), (Proposal(logits, 0, 0.5, 0.5),))
 
 
 @given(st.floats(0, PHOTO[1]), st.floats(0, PHOTO[0]), st.sampled_from([0.04, 0.2, 0.5]))
 @settings(max_examples=80, deadline=None)
 def test_the_window_lies_in_the_photo_and_holds_the_click_well_inside(x: float, y: float, side: float) -> None:
-    window = where_to_look(view(side), Prompt((Click(x, y),)), CONFIG)
+    window = choose_crop(view(side), Prompt((Click(x, y),)), CONFIG)
     assert window is not None
     x0, y0, x1, y1 = window
     assert 0 <= x0 < x1 <= PHOTO[1] and 0 <= y0 < y1 <= PHOTO[0]
@@ -51,7 +51,7 @@ def test_the_window_lies_in_the_photo_and_holds_the_click_well_inside(x: float, 
 
 def test_clicks_share_few_windows() -> None:
     windows = {
-        where_to_look(view(0.2), Prompt((Click(x, y),)), CONFIG)
+        choose_crop(view(0.2), Prompt((Click(x, y),)), CONFIG)
         for x in range(0, PHOTO[1] + 1, 5)
         for y in range(0, PHOTO[0] + 1, 5)
     }
@@ -61,9 +61,9 @@ def test_clicks_share_few_windows() -> None:
 def test_there_is_one_look_where_all_answers_are_large_or_the_model_wants_no_other() -> None:
     prompt = Prompt((Click(9, 9),))
     whole = Frame.of((100, 100), CONFIG)
-    assert where_to_look(view(LARGE - 0.1, whole), prompt, CONFIG) is not None
-    assert where_to_look(view(LARGE + 0.1, whole), prompt, CONFIG) is None
-    assert where_to_look(view(0.1), prompt, read_model_config("tiny")) is None
+    assert choose_crop(view(LARGE - 0.1, whole), prompt, CONFIG) is not None
+    assert choose_crop(view(LARGE + 0.1, whole), prompt, CONFIG) is None
+    assert choose_crop(view(0.1), prompt, read_model_config("tiny")) is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_there_is_one_look_where_all_answers_are_large_or_the_model_wants_no_oth
     ],
 )
 def test_the_window_shows_all_that_is_wanted_or_there_is_none(prompt: Prompt, looked: bool) -> None:
-    assert (where_to_look(view(0.2), prompt, CONFIG) is not None) == looked
+    assert (choose_crop(view(0.2), prompt, CONFIG) is not None) == looked
 
 
 @given(st.integers(0, 3))
@@ -90,8 +90,8 @@ def test_an_answer_that_the_window_cuts_off_is_left_out_unless_the_photo_ends_th
         over = np.rot90(logits, side).copy()
         over[:1] = 4
         over = np.rot90(over, -side).copy()
-        of = View(frame, PromptCells((), (), ()), (Proposal(logits, 0, 1, 1), Proposal(over, 1, 1, 1)))
-        assert len(uncut(of).proposals) == (2 if edge else 1)
+        of = CropPrediction(frame, PromptCells((), (), ()), (Proposal(logits, 0, 1, 1), Proposal(over, 1, 1, 1)))
+        assert len(without_truncated(of).proposals) == (2 if edge else 1)
 
 
 windows = st.tuples(st.integers(0, 90), st.integers(0, 60), st.integers(20, 100), st.integers(20, 60)).map(
@@ -189,14 +189,14 @@ def test_prompts_asked_together_get_the_answers_they_get_alone_and_windows_are_e
 ) -> None:
     asked: list[Window] = []
 
-    def look(window: Window) -> ImageEmbedding:
+    def encode_crop(window: Window) -> ImageEmbedding:
         asked.append(window)
         return model.encode(rgb, window)
 
-    together = ask_each(model, embedding, PROMPTS, Options(), look)
+    together = predict_proposals_batch(model, embedding, PROMPTS, CandidateOptions(), encode_crop)
     assert len(asked) == len(set(asked))
     for prompt, answers in zip(PROMPTS, together, strict=True):
-        alone = ask(model, embedding, prompt, Options(), looker(model, rgb))
+        alone = predict_proposals(model, embedding, prompt, CandidateOptions(), crop_encoder(model, rgb))
         assert len(alone.views) == len(answers.views) == 2
         for (_, a), (_, b) in zip(alone.proposals, answers.proposals, strict=True):
             assert a.token == b.token
@@ -208,9 +208,9 @@ def test_prompts_asked_together_get_the_answers_they_get_alone_and_windows_are_e
 def test_candidates_of_two_looks_are_still_few_distinct_and_in_photo_pixels(
     model: SemanticSAM, rgb: np.ndarray, embedding: ImageEmbedding, prompt: Prompt
 ) -> None:
-    answers = ask(model, embedding, prompt, Options(), looker(model, rgb))
+    answers = predict_proposals(model, embedding, prompt, CandidateOptions(), crop_encoder(model, rgb))
     assert len(answers.levels) == len(answers.rows) == len(answers.shared) == len(answers.proposals)
-    candidates = propose(model, embedding, prompt, look=looker(model, rgb))
+    candidates = predict_candidates(model, embedding, prompt, encode_crop=crop_encoder(model, rgb))
     assert 1 <= len(candidates) <= 6
     for i, c in enumerate(candidates):
         assert c.mask.shape == PHOTO and c.area == c.mask.sum() > 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from semsam_model.config import read_model_config
-from semsam_model.inference.predict import propose
+from semsam_model.inference.predict import predict_candidates
 from semsam_model.network.deformable import DeformableAttention
 from semsam_model.network.model import DecoderOutput, SemanticSAM, build_model
 from semsam_model.types import Box, Click, Prompt
@@ -77,7 +77,7 @@ def test_a_bfloat16_backbone_runs_on_cuda_with_finite_float32_answers(model: Sem
 
 def test_candidates_of_a_click_come_from_cuda_as_arrays_in_photo_pixels(model: SemanticSAM, rgb: np.ndarray) -> None:
     there = copy.deepcopy(model).cuda()
-    for candidate in propose(there, there.encode(rgb), Prompt(PROMPTS[:1])):
+    for candidate in predict_candidates(there, there.encode(rgb), Prompt(PROMPTS[:1])):
         assert candidate.mask.shape == rgb.shape[:2]
 
 

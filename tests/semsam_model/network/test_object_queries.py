@@ -23,8 +23,14 @@ from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.evaluation.labels import Labels
 from semsam_model.inference.candidates import Proposal
 from semsam_model.inference.naming import LabelSet
-from semsam_model.inference.object_queries import Queries, by_name, find_queries, segment, word_scores
-from semsam_model.inference.postprocess import NOTHING, ReadOptions, panoptic, semantic
+from semsam_model.inference.object_queries import (
+    ObjectQueries,
+    candidates_by_word,
+    predict_object_queries,
+    queries_to_candidates,
+    word_scores,
+)
+from semsam_model.inference.postprocess import NO_LABEL, PostprocessOptions, to_panoptic, to_semantic
 from semsam_model.inference.preannotate import preannotate
 from semsam_model.inference.text_prompt import by_clicks, by_queries, click_grid, find
 from semsam_model.network.frame import Frame
@@ -88,7 +94,7 @@ def test_of_proposals_that_are_alike_the_best_remains_and_empty_ones_do_not() ->
 
 def test_an_untrained_query_is_the_click_that_proposed_it(model: SemanticSAM, photo: np.ndarray) -> None:
     embedding = model.encode(photo)
-    queries = find_queries(model, embedding)
+    queries = predict_object_queries(model, embedding)
     assert 1 <= len(queries.logits) <= GENERIC.generic_queries
     with torch.inference_mode():
         output = model.object_queries(embedding.features, 0)
@@ -125,17 +131,19 @@ def test_a_photo_in_which_no_click_selects_anything_has_no_queries_and_every_rea
 ) -> None:
     blind = masks_nothing(structured(dataclasses.replace(GENERIC, name_features=names)))
     embedding = blind.encode(photo)
-    queries, frame = find_queries(blind, embedding), embedding.frame
+    queries, frame = predict_object_queries(blind, embedding), embedding.frame
     assert queries.logits.shape == (0, *frame.logits)
     width = blind.config.text_dim
     labels = LabelSet(("car", "wheel", "sky"), ("object", "part", None), np.eye(3, width, dtype=np.float32))
     for given in (None, labels):
-        assert segment(queries, frame, given) == preannotate(blind, embedding, given) == []
-    found = queries.against(labels)
-    assert (semantic(found, enlarge=frame.enlarge) == np.full(frame.photo, NOTHING)).all()
-    ids, segments = panoptic(found, (0,), enlarge=frame.enlarge)
+        assert queries_to_candidates(queries, frame, given) == preannotate(blind, embedding, given) == []
+    found = queries.classify(labels)
+    assert (to_semantic(found, enlarge=frame.enlarge) == np.full(frame.photo, NO_LABEL)).all()
+    ids, segments = to_panoptic(found, (0,), enlarge=frame.enlarge)
     assert (ids == np.zeros(frame.photo)).all() and segments == []
-    asked = by_name(queries, frame, ("car", "wheel of car"), lambda words: np.eye(len(words), width, dtype=np.float32))
+    asked = candidates_by_word(
+        queries, frame, ("car", "wheel of car"), lambda words: np.eye(len(words), width, dtype=np.float32)
+    )
     assert asked == {"car": [], "wheel of car": []}
     assert find(blind, embedding, labels, 0.5, labels) == []
 
@@ -162,7 +170,7 @@ def test_a_photo_without_queries_still_teaches_where_things_are() -> None:
 def test_a_model_without_queries_says_so(photo: np.ndarray) -> None:
     plain = build_model(TINY).eval()
     with pytest.raises(ConfigError, match="generic_queries: 0"):
-        find_queries(plain, plain.encode(photo))
+        predict_object_queries(plain, plain.encode(photo))
 
 
 def test_clicks_do_not_know_of_queries(model: SemanticSAM, photo: np.ndarray) -> None:
@@ -182,7 +190,7 @@ def test_published_models_have_none(name: str) -> None:
 def test_queries_go_through_a_weights_file(model: SemanticSAM, photo: np.ndarray, tmp_path: Path) -> None:
     save(tmp_path / "w.safetensors", model, GENERIC)
     again, _ = load(tmp_path / "w.safetensors")
-    ours, theirs = (find_queries(m, m.encode(photo)) for m in (model, again))
+    ours, theirs = (predict_object_queries(m, m.encode(photo)) for m in (model, again))
     assert np.array_equal(ours.logits, theirs.logits)
     assert np.array_equal(ours.kinds, theirs.kinds)
 
@@ -190,7 +198,7 @@ def test_queries_go_through_a_weights_file(model: SemanticSAM, photo: np.ndarray
 # ------------------------------------------------------------------------------------------------------ read as masks
 
 
-def invented() -> tuple[Queries, Frame]:
+def invented() -> tuple[ObjectQueries, Frame]:
     """A car with a wheel, and a wheel that lies on the ground. Texts: car along x, wheel along y, moon against both."""
     masks = np.zeros((3, 32, 32), bool)
     masks[0, 4:20, 4:28] = masks[1, 14:20, 6:12] = masks[2, 24:30, 20:26] = True
@@ -198,7 +206,7 @@ def invented() -> tuple[Queries, Frame]:
     embeddings = np.zeros((3, 2, 3), np.float32)
     embeddings[0, :, 0] = embeddings[1:, :, 1] = 8
     logits = np.where(masks, 9.0, -9.0).astype(np.float32)
-    queries = Queries(logits, kinds, embeddings, np.full(2, 3.0), np.array([3, 5, 5]), np.full(3, 0.8), 6)
+    queries = ObjectQueries(logits, kinds, embeddings, np.full(2, 3.0), np.array([3, 5, 5]), np.full(3, 0.8), 6)
     return queries, Frame((128, 128), (128, 128), (128, 128), (0, 0, 128, 128))
 
 
@@ -210,18 +218,23 @@ def embed(words: object) -> np.ndarray:
 def test_a_photo_becomes_named_candidates_with_parents() -> None:
     queries, frame = invented()
     labels = LabelSet(("car", "wheel", "moon"), ("object", "part", None), embed(["car", "wheel", "moon"]))
-    found = segment(queries, frame, labels, options=ReadOptions(least=0.3))
+    found = queries_to_candidates(queries, frame, labels, options=PostprocessOptions(least=0.3))
     assert [c.label for c in found] == ["car", "wheel", "wheel"]
     assert [c.parent for c in found] == [None, 1, None]
     assert found[0].score == pytest.approx(0.9, abs=0.02)
     assert found[0].bbox == (16, 16, 112, 80)
-    assert [c.label for c in segment(queries, frame, labels, "part", ReadOptions(least=0.3))] == ["wheel", "wheel"]
-    assert [c.label for c in segment(queries, frame)] == [None, None, None]
+    assert [c.label for c in queries_to_candidates(queries, frame, labels, "part", PostprocessOptions(least=0.3))] == [
+        "wheel",
+        "wheel",
+    ]
+    assert [c.label for c in queries_to_candidates(queries, frame)] == [None, None, None]
 
 
 def test_a_part_of_a_whole_is_found_in_that_whole_alone() -> None:
     queries, frame = invented()
-    found = by_name(queries, frame, ("wheel", "wheel of car", "car", "moon"), embed, ReadOptions(least=0.1))
+    found = candidates_by_word(
+        queries, frame, ("wheel", "wheel of car", "car", "moon"), embed, PostprocessOptions(least=0.1)
+    )
     assert [c.bbox[0] for c in found["car"]] == [16]
     assert len(found["wheel"]) == 2
     assert [c.bbox[:2] for c in found["wheel of car"]] == [(24, 56)]
@@ -233,20 +246,20 @@ def test_a_label_that_names_its_whole_scores_as_the_words_do() -> None:
     queries, _ = invented()
     labels = Labels.of({Label("part", "Wheel", "Car"), Label("object", "object")}, embed)
     assert [key.words for key in labels.keys] == ["wheel of car"]
-    scores = labels.against(queries, [0]).scores[:, 0]
+    scores = labels.classify(queries, [0]).scores[:, 0]
     assert scores == pytest.approx(word_scores(queries, "wheel", "car", embed)) and scores[1] > 0.5 > 0.1 > scores[2]
 
 
 def test_parts_of_two_wholes_differ_by_what_holds_them_and_labels_without_a_whole_score_as_ever() -> None:
     queries, _ = invented()
     apart = Labels.of({Label("part", "wheel", "car"), Label("part", "wheel", "moon"), Label("part", "wheel")}, embed)
-    anywhere, of_car, of_moon = (apart.against(queries, [i]).scores[:, 0] for i in range(3))
+    anywhere, of_car, of_moon = (apart.classify(queries, [i]).scores[:, 0] for i in range(3))
     assert [key.whole for key in apart.keys] == [None, "car", "moon"]
     assert of_car[1] > 0.5 and of_moon[1] < 0.01 and anywhere[2] > 0.5 > of_car[2]
     plain = Labels.of({Label("object", "car"), Label("part", "wheel"), Label("region", "moon")}, embed)
     names = ("car", "moon", "wheel")
-    as_ever = queries.against(LabelSet(names, ("object", "object", "part"), embed(names)))
-    assert np.array_equal(plain.against(queries, range(3)).scores, as_ever.scores)
+    as_ever = queries.classify(LabelSet(names, ("object", "object", "part"), embed(names)))
+    assert np.array_equal(plain.classify(queries, range(3)).scores, as_ever.scores)
     assert plain.stuff == {1}
 
 
@@ -258,7 +271,7 @@ def test_a_word_has_the_masks_that_it_fits_better_than_the_rest_of_the_list() ->
     queries, frame = invented()
     wheels = by_queries(queries, frame, words("wheel", "car"))
     assert [(c.label, c.bbox[:2]) for c in wheels] == [("wheel", (24, 56)), ("wheel", (80, 96))]
-    alone = by_name(queries, frame, ["wheel"], embed)["wheel"]
+    alone = candidates_by_word(queries, frame, ["wheel"], embed)["wheel"]
     assert [c.score for c in wheels] == [c.score for c in alone[:2]]  # scores do not depend on the list
     assert by_queries(queries, frame, words("moon", "car", "wheel")) == []
     (of_car,) = by_queries(queries, frame, words("wheel", "car"), words("car", "wheel"))
@@ -277,7 +290,7 @@ def test_what_no_query_is_sure_of_is_looked_for_with_clicks(photo: np.ndarray) -
         if not unsure:
             with torch.no_grad():
                 named.generic.query_score.layers[-1].get_parameter("bias").add_(6)
-        queries = find_queries(named, embedding)
+        queries = predict_object_queries(named, embedding)
         sure = [by_queries(queries, frame, labels) for labels in lists]
         assert any(sure) != unsure
         for labels, by_query in zip(lists, sure, strict=True):
@@ -408,7 +421,7 @@ def test_a_frozen_network_gets_no_gradient_and_the_queries_all_of_it() -> None:
     assert network.generic is not None
     scores = network.generic.tokens(features)
     with torch.no_grad():
-        (seeds,) = network.seed_answers(features, [scores])
+        (seeds,) = network.seed_outputs(features, [scores])
     output = network.generic(features, scores, seeds)
     generic_loss([output], [features], [targets((2, 20, 2, 20))]).total.backward()
     touched = {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None}

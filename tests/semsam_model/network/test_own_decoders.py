@@ -18,7 +18,7 @@ from semsam_model.checkpoints.run_weights import graft, pack
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, ConfigError
-from semsam_model.inference.object_queries import find_queries, find_queries_alone
+from semsam_model.inference.object_queries import predict_object_queries, predict_object_queries_of_resized
 from semsam_model.network.model import SemanticSAM
 from semsam_model.training.batches import SamplingConfig, Stage
 from semsam_model.training.config import TrainConfig
@@ -88,7 +88,7 @@ def other(path: Path, tmp_path: Path, prefixes: tuple[str, ...]) -> Path:
 
 
 def same_queries(one: SemanticSAM, two: SemanticSAM, photo: np.ndarray) -> bool:
-    ours, theirs = (find_queries(model, model.encode(photo)) for model in (one, two))
+    ours, theirs = (predict_object_queries(model, model.encode(photo)) for model in (one, two))
     return ours.logits.shape == theirs.logits.shape and all(
         np.allclose(getattr(ours, name), getattr(theirs, name), atol=2e-2) for name in ("logits", "kinds", "embeddings")
     )
@@ -172,8 +172,8 @@ def test_a_photo_that_nobody_clicks_has_the_queries_of_one_that_is_clicked(
     model = structured(config)
     embedding = model.encode(photo)
     clicked, alone = (
-        find_queries(model, embedding),
-        find_queries_alone(model, embedding.frame, embedding.frame.resize(photo)),
+        predict_object_queries(model, embedding),
+        predict_object_queries_of_resized(model, embedding.frame, embedding.frame.resize(photo)),
     )
     assert len(clicked.logits) > 0
     for field in dataclasses.fields(clicked):

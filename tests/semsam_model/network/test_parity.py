@@ -16,7 +16,7 @@ from torch import Tensor
 
 from semsam_model.checkpoints.checkpoint import load
 from semsam_model.checkpoints.published import Report
-from semsam_model.inference.automatic import PUBLISHED, everything
+from semsam_model.inference.automatic import PUBLISHED, automatic_masks
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM
 from semsam_model.network.pixel_decoder import Features
@@ -191,7 +191,7 @@ def test_everything_by_the_published_rule_is_what_the_published_generator_kept(
     # the published masks live in the resized photo; random masks fill the frame, so duplicates are not removed
     resized = replace(embedding, frame=Frame.of(RESIZED, model.config))
     options = replace(PUBLISHED, grid=4, least_stability=0.85, same_iou=1.1, batch=5)
-    found = everything(model, resized, options)
+    found = automatic_masks(model, resized, options)
     points = [(f.click.x / RESIZED[1], f.click.y / RESIZED[0]) for f in found]
     np.testing.assert_allclose(points, records["kept_point"], rtol=0, atol=1e-6)
     for name, values in (

@@ -41,7 +41,7 @@ def looked(network: SemanticSAM, number: int) -> Looked:
     with torch.no_grad():
         features = network.features(images)
         assert network.generic is not None
-        (seeds,) = network.seed_answers(features, [network.generic.tokens(features)])
+        (seeds,) = network.seed_outputs(features, [network.generic.tokens(features)])
     nothing = torch.zeros(0, dtype=torch.long)
     masks, boxes, fed = torch.zeros(0, 32, 32, dtype=torch.bool), torch.zeros(0, 4), torch.zeros(0, 3, dtype=torch.bool)
     return Looked(features, seeds, GenericTargets(masks, boxes, nothing, nothing, torch.tensor([number]), fed))

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
-from semsam_model.inference.candidates import Options
-from semsam_model.inference.predict import ask
+from semsam_model.inference.candidates import CandidateOptions
+from semsam_model.inference.predict import predict_proposals
 from semsam_model.network.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features
@@ -185,14 +185,16 @@ def test_a_prompt_of_several_clicks_is_also_asked_as_a_whole(model: SemanticSAM)
     two = Prompt((Click(70, 50), Click(20, 20, positive=False)))
 
     def proposals(prompt: Prompt) -> int:
-        return len(ask(model, embedding, prompt, Options()).proposals)
+        return len(predict_proposals(model, embedding, prompt, CandidateOptions()).proposals)
 
     assert proposals(Prompt((Click(70, 50),))) == 6
     assert proposals(two) >= 12
     assert proposals(Prompt((Click(20, 20, positive=False),), (Box(10, 10, 90, 90),))) >= 18
-    once = ask(model, embedding, two, Options()).proposals[:6]
+    once = predict_proposals(model, embedding, two, CandidateOptions()).proposals[:6]
     moved = Prompt((Click(70, 50), Click(120, 80, positive=False)))
     assert any(
         (a.cells != b.cells).any()
-        for (_, a), (_, b) in zip(once, ask(model, embedding, moved, Options()).proposals, strict=False)
+        for (_, a), (_, b) in zip(
+            once, predict_proposals(model, embedding, moved, CandidateOptions()).proposals, strict=False
+        )
     )
