@@ -27,7 +27,8 @@ from backend.label_studio.label_config import Label, LabelConfig
 from backend.settings import Settings
 from benchmarks.machine import described
 from semsam_model.checkpoints.checkpoint import load_default
-from semsam_model.data.folder import Sample, evenly, read_samples
+from semsam_model.data.folder import evenly, read_samples
+from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError
 from semsam_model.evaluation.metrics.masks import TextIou
 from semsam_model.inference.naming import Kind

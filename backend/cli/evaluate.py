@@ -100,7 +100,7 @@ def _samples(data: list[Path], limit: int | None) -> tuple[list[Sample], list[Sa
     """All samples of the folders, at most `limit` of each source, and why others could not be read."""
     from semsam_model.data.folder import evenly, read_samples
 
-    readings = [read_samples(folder) for folder in data]
-    every = [sample for reading in readings for sample in reading.samples]
-    chosen = [sample for reading in readings for sample in evenly(reading.samples, limit)]
-    return every, chosen, [line for reading in readings for line in reading.skipped]
+    datasets = [read_samples(folder) for folder in data]
+    every = [sample for dataset in datasets for sample in dataset.samples]
+    chosen = [sample for dataset in datasets for sample in evenly(dataset.samples, limit)]
+    return every, chosen, [line for dataset in datasets for line in dataset.skipped]

@@ -13,7 +13,7 @@ from backend.cli.console import progress_bar, write_json
 from backend.cli.options import Device, Limit, ModelName, WeightsFile
 
 if TYPE_CHECKING:
-    from semsam_model.data.samples import Reading
+    from semsam_model.data.samples import Dataset
 
 TASKS = {
     "instance": "Mask AP of named objects, as COCO counts it.",
@@ -63,9 +63,9 @@ def _command(task: str) -> Callable[..., None]:
 
         check_asked(task, grid=grid, seen=trained_on)
         seen = None if trained_on is None else read_labels(trained_on)
-        readings = _readings(data, root)
-        samples = [sample for reading in readings for sample in evenly(reading.samples, limit)]
-        labels = listed(readings) if task != "everything" else None
+        datasets = _datasets(data, root)
+        samples = [sample for dataset in datasets for sample in evenly(dataset.samples, limit)]
+        labels = listed(datasets) if task != "everything" else None
         network, version = context.load_network(model, weights, device)
         encoder = context.open_text_encoder()
         with progress_bar(len(samples)) as advance:
@@ -79,33 +79,33 @@ def _command(task: str) -> Callable[..., None]:
                 grid=grid,
                 on_photo=advance,
             )
-        skipped = [*(line for reading in readings for line in reading.skipped), *report.skipped]
+        skipped = [*(line for dataset in datasets for line in dataset.skipped), *report.skipped]
         content = {"model": version.version, "photos_per_source": limit or "all", **report.to_dict()}
         write_json(out / "report.json", content | {"skipped": skipped})
         Console().print(report.table(f"{task}, {version}"))
-        _print_skipped(readings, len(report.skipped), skipped)
+        _print_skipped(datasets, len(report.skipped), skipped)
         print(f"written to {out / 'report.json'}")
 
     return evaluate
 
 
-def _readings(data: list[Path], root: Path | None) -> list[Reading]:
+def _datasets(data: list[Path], root: Path | None) -> list[Dataset]:
     """What folders and the sources of mixtures hold."""
     from semsam_model.data.folder import read_samples
     from semsam_model.data.mixture import read_mixture
 
-    readings: list[Reading] = []
-    for dataset in data:
-        if dataset.suffix in (".yaml", ".yml"):
-            readings += read_mixture(dataset, root, evaluation=True).readings.values()
+    datasets: list[Dataset] = []
+    for path in data:
+        if path.suffix in (".yaml", ".yml"):
+            datasets += read_mixture(path, root, evaluation=True).datasets.values()
         else:
-            readings.append(read_samples(dataset, evaluation=True))
-    return readings
+            datasets.append(read_samples(path, evaluation=True))
+    return datasets
 
 
-def _print_skipped(readings: list[Reading], in_evaluation: int, reasons: list[str]) -> None:
-    listed = sum(reading.photos or len(reading.samples) for reading in readings)
-    skipped = listed - sum(len(reading.samples) for reading in readings) + in_evaluation
+def _print_skipped(datasets: list[Dataset], in_evaluation: int, reasons: list[str]) -> None:
+    listed = sum(dataset.photos or len(dataset.samples) for dataset in datasets)
+    skipped = listed - sum(len(dataset.samples) for dataset in datasets) + in_evaluation
     print(f"{skipped} of {listed} photos skipped")
     for line in reasons[:SHOWN]:
         print(f"  {line}")

@@ -36,11 +36,10 @@ from backend.store.database import Store
 from backend.versions.registry import ModelVersion, Registry
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.data.folder import evenly
-from semsam_model.data.samples import Sample
+from semsam_model.data.samples import MIN_AREA, Sample, clickable
 from semsam_model.errors import DataError, ImageError, SemsamError
 from semsam_model.finetuning.config import read_finetune_config
 from semsam_model.finetuning.loop import STATE, fine_tune
-from semsam_model.gate.clicks import MIN_AREA, clickable
 from semsam_model.gate.config import GateConfig
 from semsam_model.gate.pictures import follow
 from semsam_model.gate.report import report
@@ -337,7 +336,7 @@ def _judged_by(held_out: Sequence[Sample], config: GateConfig) -> list[int]:
     for sample in evenly(held_out, config.photos):
         with contextlib.suppress(DataError, ImageError):
             sample.image()
-            found.append(len(clickable(sample)[1]))
+            found.append(len(clickable(sample.regions, sample.masks())))
     return [count for count in found if count]
 
 

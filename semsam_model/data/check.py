@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from semsam_model.data.mixture import Mixture
-from semsam_model.data.samples import GRANULARITIES, Reading, Region, Sample
+from semsam_model.data.samples import GRANULARITIES, Dataset, Region, Sample
 from semsam_model.errors import DataError
 
 #: A part that lies in its whole by less than this is counted as loose.
@@ -94,8 +94,8 @@ def check(
     """
     console = console or Console()
     checks, rows = dict[str, SourceCheck](), list[np.ndarray]()
-    for name, reading in mixture.readings.items():
-        checks[name], tiles = _check_source(reading, mixture.shares[name], per_source, on_photo)
+    for name, dataset in mixture.datasets.items():
+        checks[name], tiles = _check_source(dataset, mixture.shares[name], per_source, on_photo)
         rows.append(_row(name, tiles, per_source))
     out.mkdir(parents=True, exist_ok=True)
     report, sheet = out / "report.json", out / "contact_sheet.png"
@@ -108,13 +108,13 @@ def check(
 
 
 def _check_source(
-    reading: Reading, weight: float, tiles: int, on_photo: Callable[[], None]
+    dataset: Dataset, weight: float, tiles: int, on_photo: Callable[[], None]
 ) -> tuple[SourceCheck, list[np.ndarray]]:
-    found, shown = SourceCheck(weight, skipped=list(reading.skipped)), list[np.ndarray]()
-    pictured = set(np.linspace(0, len(reading.samples) - 1, tiles).round().astype(int).tolist())
+    found, shown = SourceCheck(weight, skipped=list(dataset.skipped)), list[np.ndarray]()
+    pictured = set(np.linspace(0, len(dataset.samples) - 1, tiles).round().astype(int).tolist())
     found.contained[1] = 1.0
-    for index in range(len(reading.samples)):
-        sample = reading.samples[index]
+    for index in range(len(dataset.samples)):
+        sample = dataset.samples[index]
         try:
             image = sample.image()
         except DataError as exc:

@@ -19,13 +19,11 @@ import numpy as np
 from PIL import Image
 
 from semsam_model.data.readers.coco import CocoOptions, read_coco
-from semsam_model.data.samples import GRANULARITIES, CocoMask, Label, Reading, Region, Sample
+from semsam_model.data.samples import CocoMask, Dataset, Label, Sample
 from semsam_model.errors import DataError
 
-__all__ = ["GRANULARITIES", "Reading", "Region", "Sample", "evenly", "read_labels", "read_samples", "write_samples"]
 
-
-def read_samples(directory: Path, sources: Sequence[str] | None = None, *, evaluation: bool = False) -> Reading:
+def read_samples(directory: Path, sources: Sequence[str] | None = None, *, evaluation: bool = False) -> Dataset:
     """Read `DIR/*.json`, or only the named sources.
 
     Crowd annotations and photos without any mask are left out, except for `evaluation`, where they count. A source that
@@ -44,17 +42,17 @@ def read_samples(directory: Path, sources: Sequence[str] | None = None, *, evalu
     labels: dict[str, frozenset[Label]] = {}
     for file in files:
         try:
-            reading = read_coco(file, options=CocoOptions(evaluation=evaluation))
+            dataset = read_coco(file, options=CocoOptions(evaluation=evaluation))
         except DataError as exc:
             skipped.append(str(exc))
         else:
-            samples += reading.samples
-            skipped += reading.skipped
-            photos += reading.photos or 0
-            labels |= reading.labels
+            samples += dataset.samples
+            skipped += dataset.skipped
+            photos += dataset.photos or 0
+            labels |= dataset.labels
     if not samples:
         raise DataError(f"{directory}: no usable photo with a mask in {len(files)} source files; {skipped[:3]}")
-    return Reading(tuple(samples), tuple(skipped), photos, labels)
+    return Dataset(tuple(samples), tuple(skipped), photos, labels)
 
 
 def read_labels(directory: Path) -> frozenset[Label]:

@@ -20,7 +20,7 @@ from semsam_model.data.readers.coco import CocoOptions, read_coco, read_panoptic
 from semsam_model.data.readers.label_map import ENDINGS, MapOptions, read_label_map
 from semsam_model.data.readers.label_studio import read_label_studio
 from semsam_model.data.readers.sa1b import read_sa1b
-from semsam_model.data.samples import GRANULARITIES, Feeds, LazySamples, Reading, Sample, chain, pack
+from semsam_model.data.samples import GRANULARITIES, Dataset, Feeds, LazySamples, Sample, chain, pack
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError, DataError
 
@@ -141,7 +141,7 @@ class MixtureConfig:
 class Mixture:
     """Sources as read."""
 
-    readings: Mapping[str, Reading]  #: by source name; the samples of one feed the same losses
+    datasets: Mapping[str, Dataset]  #: by source name; the samples of one feed the same losses
     shares: Mapping[str, float]  #: how much of what is shown is of a source; any scale. As `SamplingConfig.sources`
 
     @classmethod
@@ -150,24 +150,24 @@ class Mixture:
         groups: dict[str, list[Sample]] = {}
         for sample in samples:
             groups.setdefault(sample.source, []).append(sample)
-        readings = {source: Reading(tuple(group), ()) for source, group in groups.items()}
-        return cls(readings, {source: len(group) ** 0.5 for source, group in groups.items()})
+        datasets = {source: Dataset(tuple(group), ()) for source, group in groups.items()}
+        return cls(datasets, {source: len(group) ** 0.5 for source, group in groups.items()})
 
     @cached_property
     def samples(self) -> LazySamples:
         """All sources one after another."""
-        return chain([reading.samples for reading in self.readings.values()])
+        return chain([dataset.samples for dataset in self.datasets.values()])
 
     @cached_property
     def named(self) -> LazySamples:
         """Those of the sources that feed names; the others, which may be long, are not gone through."""
-        parts = [reading.samples for reading in self.readings.values()]
+        parts = [dataset.samples for dataset in self.datasets.values()]
         return chain([samples for samples in parts if samples[0].feeds.names])
 
     @property
     def skipped(self) -> list[str]:
-        """What was left out and why, as far as reading names showed it."""
-        return [line for reading in self.readings.values() for line in reading.skipped]
+        """What was left out and why, as far as it is known before photos are opened."""
+        return [line for dataset in self.datasets.values() for line in dataset.skipped]
 
 
 def read_mixture_config(path: Path) -> MixtureConfig:
@@ -183,19 +183,19 @@ def read_mixture(config: MixtureConfig | Path, root: Path | None = None, *, eval
     """
     if isinstance(config, Path):
         config = read_mixture_config(config)
-    readings, shares = dict[str, Reading](), dict[str, float]()
+    datasets, shares = dict[str, Dataset](), dict[str, float]()
     for source in config.sources:
-        reading = _read(source, root or Path(), evaluation)
-        if not reading.samples:
-            raise DataError(f"source {source.name!r}: no usable photo with a mask; {list(reading.skipped[:3])}")
-        readings[source.name] = reading
-        shares[source.name] = len(reading.samples) ** 0.5 if source.weight is None else source.weight
+        dataset = _read(source, root or Path(), evaluation)
+        if not dataset.samples:
+            raise DataError(f"source {source.name!r}: no usable photo with a mask; {list(dataset.skipped[:3])}")
+        datasets[source.name] = dataset
+        shares[source.name] = len(dataset.samples) ** 0.5 if source.weight is None else source.weight
     if not any(shares.values()):
         raise ConfigError("mixture: expected a weight above 0, every one is 0")
-    return Mixture(readings, shares)
+    return Mixture(datasets, shares)
 
 
-def _read(source: SourceConfig, root: Path, evaluation: bool) -> Reading:
+def _read(source: SourceConfig, root: Path, evaluation: bool) -> Dataset:
     feeds = Feeds.of(source.feeds)
     options = CocoOptions(source.granularity, source.names, source.partial, evaluation)
     if source.kind == "synthetic":
@@ -203,7 +203,7 @@ def _read(source: SourceConfig, root: Path, evaluation: bool) -> Reading:
         made = made_samples(
             source.count or 1, seed=source.seed or 0, size=(side, side), source=source.name, feeds=feeds
         )
-        return Reading(made, ())
+        return Dataset(made, ())
     path = root / str(source.path)
     if not path.exists():
         raise DataError(
@@ -218,12 +218,12 @@ def _read(source: SourceConfig, root: Path, evaluation: bool) -> Reading:
             source.labels, source.instances, source.granularity or "object", source.names, source.partial
         )
         endings = source.endings or ENDINGS
-        reading = read_label_map(path, images or root, understood, endings, source=source.name, feeds=feeds)
+        dataset = read_label_map(path, images or root, understood, endings, source=source.name, feeds=feeds)
     elif source.kind == "coco":
-        reading = read_coco(path, images, source=source.name, feeds=feeds, options=options)
+        dataset = read_coco(path, images, source=source.name, feeds=feeds, options=options)
     elif source.kind == "panoptic":
         masks = None if source.masks is None else root / source.masks
-        reading = read_panoptic(path, images or root, masks, source=source.name, feeds=feeds, options=options)
+        dataset = read_panoptic(path, images or root, masks, source=source.name, feeds=feeds, options=options)
     else:
-        reading = read_label_studio(path, images or root, source=source.name, feeds=feeds, partial=source.partial)
-    return replace(reading, samples=pack(reading.samples))
+        dataset = read_label_studio(path, images or root, source=source.name, feeds=feeds, partial=source.partial)
+    return replace(dataset, samples=pack(dataset.samples))

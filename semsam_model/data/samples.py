@@ -26,6 +26,7 @@ from semsam_model.masks.codecs import decode_coco_rle, encode_coco_rle
 from semsam_model.masks.geometry import Size, crop_mask
 
 GRANULARITIES = ("object", "part", "region")
+MIN_AREA = 64  #: photo pixels of a mask that is worth a click, see `clickable`
 
 #: What a mask can raise besides DataError while it is read from someone else's file.
 BAD_ENTRY = (KeyError, TypeError, ValueError, IndexError, AttributeError)
@@ -190,9 +191,22 @@ class Sample:
                 f"{self.width}x{self.height} pixels: {exc if isinstance(exc, DataError) else repr(exc)}"
             ) from exc
 
+    def masks(self) -> list[np.ndarray]:
+        """bool (H, W) of every region. Raises DataError naming photo and region."""
+        return [self.mask(index) for index in range(len(self.regions))]
+
     @property
     def _where(self) -> str:
         return str(self.path) if self.path.name == self.photo.name else f"{self.path}: {self.photo.name}"
+
+
+def clickable(regions: Sequence[Region], masks: Sequence[np.ndarray], min_area: int = MIN_AREA) -> list[int]:
+    """Indices of the regions that evaluation, the gate and the ranker's training click.
+
+    Somebody drew their outline, and their mask has at least `min_area` pixels. masks: bool (H, W), of every region.
+    """
+    pairs = enumerate(zip(regions, masks, strict=True))
+    return [i for i, (region, mask) in pairs if not region.box_only and np.count_nonzero(mask) >= min_area]
 
 
 # --------------------------------------------------------------------------------------------------- photos and masks
@@ -259,7 +273,7 @@ class CocoMask:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Dataset:
     """What a source or folder gave: samples, and what was left out and why."""
 
     samples: Sequence[Sample]

@@ -59,11 +59,11 @@ def pack_mixture(
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out}: expected an empty folder for the shards")
     shards, skipped, photos = list[Path](), list(mixture.skipped), 0
-    for source, reading in mixture.readings.items():
+    for source, dataset in mixture.datasets.items():
         with _Shards(out / source, shard_bytes) as tars:
-            for index in range(len(reading.samples)):
+            for index in range(len(dataset.samples)):
                 try:
-                    tars.add(*_members(reading.samples[index], longest_side))
+                    tars.add(*_members(dataset.samples[index], longest_side))
                 except DataError as exc:
                     skipped.append(str(exc))
                 on_photo()
@@ -77,9 +77,9 @@ def pack_mixture(
             "kind": "sa1b",
             "path": name,
             "weight": float(mixture.shares[name]),
-            "feeds": [loss for loss, fed in asdict(reading.samples[0].feeds).items() if fed],
+            "feeds": [loss for loss, fed in asdict(dataset.samples[0].feeds).items() if fed],
         }
-        for name, reading in mixture.readings.items()
+        for name, dataset in mixture.datasets.items()
     ]
     path = out / "mixture.yaml"
     path.write_text(yaml.safe_dump({"sources": sources}, sort_keys=False), encoding="utf-8")
@@ -125,7 +125,7 @@ class _Shards:
 def _members(sample: Sample, longest_side: int | None) -> tuple[bytes, str, bytes, str]:
     """Photo, its suffix, its JSON, and a name for messages. Raises DataError when any of it cannot be read."""
     rgb = sample.image()
-    masks: Sequence[np.ndarray] = [sample.mask(index) for index in range(len(sample.regions))]
+    masks: Sequence[np.ndarray] = sample.masks()
     scale = 1.0 if longest_side is None else longest_side / max(rgb.shape[:2])
     suffix = Path(sample.photo.name).suffix.lstrip(".").lower()
     if scale < 1:

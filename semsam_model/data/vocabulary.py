@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from semsam_model.data.folder import Sample
+from semsam_model.data.samples import Sample
 from semsam_model.errors import ConfigError
 from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
 

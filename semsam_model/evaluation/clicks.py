@@ -25,7 +25,8 @@ from typing import Literal, cast
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from semsam_model.data.folder import Sample, evenly
+from semsam_model.data.folder import evenly
+from semsam_model.data.samples import MIN_AREA, Sample, clickable
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluation.grabcut import grabcut
 from semsam_model.evaluation.number_of_clicks import Corrected, correct
@@ -48,7 +49,6 @@ __all__ = ["MEASURES", "ClickReport", "ClickScore", "evaluate_clicks", "innermos
 
 LEVELS_OF = {"object": (1, 2, 3), "part": (4, 5, 6)}
 MEASURES = ("oracle", "first", "told", "max", "matched")
-MIN_AREA = 64
 OPTIONS = CandidateOptions()
 
 
@@ -117,12 +117,8 @@ def evaluate_clicks(
     to_correct, to_cut = ({id(s) for s in evenly(samples, n)} if n else set() for n in (corrected, grabcut))
     for number, sample in enumerate(samples):
         try:
-            masks = [sample.mask(i) for i in range(len(sample.regions))]
-            wanted = [
-                i
-                for i, mask in enumerate(masks)
-                if np.count_nonzero(mask) >= min_area and not sample.regions[i].box_only
-            ]
+            masks = sample.masks()
+            wanted = clickable(sample.regions, masks, min_area)
             rgb = sample.image() if wanted else None
             embedding = None if rgb is None else model.encode(rgb)
         except (DataError, ImageError) as error:

@@ -15,7 +15,7 @@ from jinja2 import Environment
 from PIL import Image
 from rich.table import Table
 
-from semsam_model.data.folder import Sample
+from semsam_model.data.samples import Sample
 from semsam_model.evaluation.clicks import ClickScore, wanted_by
 from semsam_model.inference.predict import predict_candidates
 from semsam_model.inference.zoom import crop_encoder

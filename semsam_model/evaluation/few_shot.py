@@ -14,8 +14,7 @@ from rich.table import Table
 
 from semsam_model.adaptation.kernel_ridge import fit_names
 from semsam_model.adaptation.lessons import Lesson, make_lesson, text_scores
-from semsam_model.data.folder import Sample
-from semsam_model.data.samples import Region
+from semsam_model.data.samples import MIN_AREA, Region, Sample
 from semsam_model.data.vocabulary import HEAD_OF
 from semsam_model.errors import DataError, ImageError
 from semsam_model.inference.naming import KINDS, LabelSet
@@ -25,7 +24,6 @@ from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
 EXAMPLES = (0, 1, 5, 20)
 DRAWS = 6
 POOL = 40  #: regions of a label, at random, that the draws take theirs from
-MIN_AREA = 64
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semsam_model.data.samples import Label, Reading, Sample
+from semsam_model.data.samples import Dataset, Label, Sample
 from semsam_model.inference.naming import OF, Kind, LabelSet
 from semsam_model.inference.object_queries import Embed, ObjectQueries, classify_parts
 from semsam_model.inference.postprocess import ClassifiedQueries
@@ -49,11 +49,11 @@ def labels_of(samples: Sequence[Sample]) -> dict[str, frozenset[Label]]:
     return {source: frozenset(labels) for source, labels in found.items()}
 
 
-def listed(readings: Sequence[Reading]) -> dict[str, frozenset[Label]]:
+def listed(datasets: Sequence[Dataset]) -> dict[str, frozenset[Label]]:
     """Everything that each source calls something, whether or not the photos are there or looked at."""
     found: dict[str, frozenset[Label]] = {}
-    for reading in readings:
-        for source, labels in (reading.labels or labels_of(reading.samples)).items():
+    for dataset in datasets:
+        for source, labels in (dataset.labels or labels_of(dataset.samples)).items():
             found[source] = found.get(source, frozenset()) | labels
     return found
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from rich.table import Table
 
-from semsam_model.data.folder import Sample
+from semsam_model.data.samples import Sample
 from semsam_model.data.vocabulary import HEAD_OF, Vocabulary, encode_vocabulary
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluation.clicks import innermost

@@ -70,7 +70,7 @@ def evaluate_photos(
     partial: dict[str, int] = {}
     for sample in samples:
         try:
-            masks = [sample.mask(i) for i in range(len(sample.regions))]
+            masks = sample.masks()
             embedding = model.encode(sample.image())
         except DataError as error:
             skipped.append(str(error))

@@ -17,9 +17,9 @@ import numpy as np
 from rich.table import Table
 
 from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation, adapt, lesson_from_proposals
-from semsam_model.data.folder import Sample
+from semsam_model.data.samples import MIN_AREA, Sample
 from semsam_model.errors import DataError, ImageError
-from semsam_model.evaluation.few_shot import MIN_AREA, label_set, region_label
+from semsam_model.evaluation.few_shot import label_set, region_label
 from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.naming import LabelSet, name_candidates
 from semsam_model.inference.predict import (

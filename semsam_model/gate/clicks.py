@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semsam_model.data.samples import Sample
+from semsam_model.data.samples import Sample, clickable
 from semsam_model.data.synthetic import made_samples
 from semsam_model.data.vocabulary import HEAD_OF, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError, ImageError
@@ -25,7 +25,6 @@ from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Prompt
 
 MEASURES = ("oracle", "first", "max")
-MIN_AREA = 64  #: photo pixels; smaller masks are not clicked
 GUARD = 1_000_003  #: seed of the made scenes of the guard set: never trained on
 
 
@@ -54,16 +53,6 @@ def guard_samples(scenes: int) -> Sequence[Sample]:
     return made_samples(scenes, seed=GUARD, source="guard")
 
 
-def clickable(sample: Sample) -> tuple[list[np.ndarray], list[int]]:
-    """All masks, bool (H, W), and the regions that are clicked: that somebody drew, of at least MIN_AREA pixels.
-
-    Raises DataError for a mask that cannot be read.
-    """
-    masks = [sample.mask(index) for index in range(len(sample.regions))]
-    large = [np.count_nonzero(mask) >= MIN_AREA for mask in masks]
-    return masks, [index for index, region in enumerate(sample.regions) if large[index] and not region.box_only]
-
-
 def measure(
     model: SemanticSAM,
     samples: Sequence[Sample],
@@ -81,7 +70,8 @@ def measure(
     clicks: list[GateClick] = []
     for number, sample in enumerate(samples):
         try:
-            (masks, wanted), rgb = clickable(sample), sample.image()
+            masks, rgb = sample.masks(), sample.image()
+            wanted = clickable(sample.regions, masks)
         except (DataError, ImageError):
             wanted = []
         if wanted:

@@ -24,9 +24,8 @@ import cv2
 import numpy as np
 
 from semsam_model.data.folder import evenly
-from semsam_model.data.samples import Sample
+from semsam_model.data.samples import Sample, clickable
 from semsam_model.errors import DataError, ImageError
-from semsam_model.gate.clicks import clickable
 from semsam_model.gate.config import GateConfig, Interval, bootstrap
 from semsam_model.inference.predict import TOGETHER, decode_prompts
 from semsam_model.masks.clicker import innermost
@@ -143,10 +142,10 @@ def _read(samples: Sequence[Sample], seed: int) -> list[_Photo]:
     photos = []
     for number, sample in enumerate(samples):
         try:
-            rgb, (every, regions) = sample.image(), clickable(sample)
+            rgb, every = sample.image(), sample.masks()
         except (DataError, ImageError):
             continue
-        masks = [every[index] for index in regions]
+        masks = [every[index] for index in clickable(sample.regions, every)]
         shrink = min(1.0, SIDE / max(rgb.shape[:2]))
         size = max(1, round(rgb.shape[0] * shrink)), max(1, round(rgb.shape[1] * shrink))
         squares = [_resized(mask, (GRID, GRID)) for mask in masks]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from semsam_model.data.folder import GRANULARITIES, Region, Sample
 from semsam_model.data.mixture import Mixture
+from semsam_model.data.samples import GRANULARITIES, Region, Sample
 from semsam_model.data.vocabulary import NO_LABEL, Vocabulary
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.network.frame import BOX, CLICK, PAD_TO
@@ -209,11 +209,11 @@ class Stage:
 def annotated_kinds(mixture: Mixture, looked_at: int = 100) -> dict[str, Tensor]:
     """Source -> bool (3,): which granularities it annotates, judged by its first photos."""
     found: dict[str, Tensor] = {}
-    for source, reading in mixture.readings.items():
+    for source, dataset in mixture.datasets.items():
         kinds = found.setdefault(source, torch.zeros(len(GRANULARITIES), dtype=torch.bool))
-        for index in range(min(looked_at, len(reading.samples))):
+        for index in range(min(looked_at, len(dataset.samples))):
             with suppress(DataError):  # named when it is drawn
-                for region in reading.samples[index].regions:
+                for region in dataset.samples[index].regions:
                     kinds[GRANULARITIES.index(region.granularity)] = True
     return found
 
@@ -245,7 +245,7 @@ class TrainingBatches(Dataset[Batch]):
         self.annotates = annotated_kinds(mixture) if generic else None
         self.samples, self.stages, self.config = mixture.samples, stages, config
         self.click_box, self.fill, self.seed = click_box, fill, seed
-        counts = {source: len(reading.samples) for source, reading in mixture.readings.items()}
+        counts = {source: len(dataset.samples) for source, dataset in mixture.datasets.items()}
         unknown = sorted(set(config.sources) - set(counts))
         if unknown:
             raise ConfigError(f"sampling: sources: {unknown[0]!r} is not in the data; there are {', '.join(counts)}")

@@ -27,8 +27,9 @@ import torch
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from semsam_model.data.folder import Sample, read_samples
+from semsam_model.data.folder import read_samples
 from semsam_model.data.mixture import Mixture, read_mixture
+from semsam_model.data.samples import Sample
 from semsam_model.data.vocabulary import Vocabulary, encode_vocabulary
 from semsam_model.errors import ConfigError
 from semsam_model.network.name_head import KINDS
@@ -79,14 +80,14 @@ def train_from_config(
     if backbone_weights is not None:
         config = dataclasses.replace(config, init_backbone=str(backbone_weights))
     if mixture is None:
-        reading = read_samples(data / "train")
-        sources, skipped = Mixture.of(reading.samples), list(reading.skipped)
+        dataset = read_samples(data / "train")
+        sources, skipped = Mixture.of(dataset.samples), list(dataset.skipped)
     else:
         sources = read_mixture(mixture, data)
         skipped = sources.skipped
     say_skipped(console, skipped)
     val = read_samples(data / "val").samples if (data / "val").is_dir() else ()
-    counts = {source: len(reading.samples) for source, reading in sources.readings.items()}
+    counts = {source: len(dataset.samples) for source, dataset in sources.datasets.items()}
     console.print(f"{sum(counts.values())} photos to train on: {counts}; {len(val)} for validation")
     end = math.inf if minutes is None else began + 60 * minutes
     return train(config, sources, out, val=val, resume=resume, device=device, end=end, console=console)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from semsam_model.data.folder import Sample
+from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError
 from semsam_model.masks.clicker import innermost
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
@@ -57,7 +57,7 @@ def pick_probes(
         for index in np.unique(np.linspace(0, len(group) - 1, per_source).round().astype(int)):
             try:
                 sample, image = group[index], group[index].image()
-                found = [sample.mask(region) for region in range(len(sample.regions))]
+                found = sample.masks()
             except DataError:
                 continue
             found = sorted((m for m in found if m.mean() >= min_share), key=np.count_nonzero, reverse=True)

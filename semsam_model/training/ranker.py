@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semsam_model.data.folder import Sample, evenly
+from semsam_model.data.folder import evenly
+from semsam_model.data.samples import Sample, clickable
 from semsam_model.data.vocabulary import NO_LABEL, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError
 from semsam_model.inference.candidates import CandidateOptions
@@ -37,7 +38,6 @@ from semsam_model.network.ranker import FEATURES, LEVELS, Ranker, features
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import KINDS, Box, Click, LabelSet, Prompt, PromptContext
 
-MIN_AREA = 64  #: photo pixels; smaller masks are not asked for
 MASKS = 12  #: of a photo, at most
 CORRECTIONS = 2  #: clicks that follow the first, where any do
 CORRECTED, BOXED = 1 / 3, 1 / 4  #: shares of the masks that are also corrected, also asked for with a box
@@ -129,12 +129,8 @@ def collect(
     for number, sample in enumerate(samples):
         rng = np.random.default_rng([seed, number])
         try:
-            masks = [sample.mask(i) for i in range(len(sample.regions))]
-            wanted = [
-                i
-                for i, mask in enumerate(masks)
-                if np.count_nonzero(mask) >= MIN_AREA and not sample.regions[i].box_only
-            ]
+            masks = sample.masks()
+            wanted = clickable(sample.regions, masks)
             if wanted:
                 rgb = sample.image()
                 embedding, encode_crop = model.encode(rgb), crop_encoder(model, rgb)

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from semsam_model.data.folder import Sample
 from semsam_model.data.mixture import Mixture
+from semsam_model.data.samples import Sample
 from semsam_model.training.batches import SamplingConfig, Stage, TrainingBatches
 
 FILL = (128.0, 128.0, 128.0)

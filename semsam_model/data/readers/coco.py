@@ -37,10 +37,10 @@ from semsam_model.data.samples import (
     Annotation,
     Checked,
     CocoMask,
+    Dataset,
     Feeds,
     Label,
     PhotoFile,
-    Reading,
     Region,
     Sample,
     Segmentation,
@@ -84,7 +84,7 @@ def read_coco(
     source: str | None = None,
     feeds: Feeds = EVERY_LOSS,
     options: CocoOptions = AS_WRITTEN,
-) -> Reading:
+) -> Dataset:
     """One file of instances or parts. `file_name` starts at `images`, the JSON's own folder when None.
 
     Crowd annotations and photos without any mask are left out, except for evaluation. Broken entries and missing
@@ -121,7 +121,7 @@ def read_coco(
             continue
         _add(samples, Sample(PhotoFile(path), source, known, feeds), options, skipped)
     labels = _labels((entry for found in entries.values() for entry in found), categories, options)
-    return Reading(tuple(samples), tuple(skipped), len(photos), {source: labels})
+    return Dataset(tuple(samples), tuple(skipped), len(photos), {source: labels})
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def read_panoptic(
     source: str | None = None,
     feeds: Feeds = EVERY_LOSS,
     options: CocoOptions = AS_WRITTEN,
-) -> Reading:
+) -> Dataset:
     """COCO panoptic: the JSON, the photos, the folder of PNGs (named as the JSON, beside it, when None).
 
     Things are objects, stuff is regions. Errors as `read_coco`.
@@ -188,7 +188,7 @@ def read_panoptic(
             skipped.append(f"{annotations}: annotation of image {entry.get('image_id')!r}: {exc!r}")
             continue
         _add(samples, Sample(photo, source, known, feeds), options, skipped)
-    return Reading(tuple(samples), tuple(skipped), len(entries), {source: frozenset(labels)})
+    return Dataset(tuple(samples), tuple(skipped), len(entries), {source: frozenset(labels)})
 
 
 # ----------------------------------------------------------------------------------------------------- pieces of a file

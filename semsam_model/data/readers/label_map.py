@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from semsam_model.data.samples import EVERY_LOSS, Annotation, Feeds, Label, PhotoFile, Reading, Region, Sample
+from semsam_model.data.samples import EVERY_LOSS, Annotation, Dataset, Feeds, Label, PhotoFile, Region, Sample
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import Size
 
@@ -56,7 +56,7 @@ def read_label_map(
     *,
     source: str | None = None,
     feeds: Feeds = EVERY_LOSS,
-) -> Reading:
+) -> Dataset:
     """Maps anywhere under `maps`, their photos in the same place under `images`.
 
     endings: of a map's and of its photo's file name ("_label.png", "_rgb.png"). A map is opened when it is asked for;
@@ -78,7 +78,7 @@ def read_label_map(
             skipped.append(f"{photo}: no such photo")
     numbers = range(1, 2) if options.instances else range(len(options.labels))
     labels = frozenset(label for number in numbers if (label := options.label(number)) is not None)
-    return Reading(tuple(samples), tuple(skipped), len(files), {source: labels})
+    return Dataset(tuple(samples), tuple(skipped), len(files), {source: labels})
 
 
 @dataclass(frozen=True)

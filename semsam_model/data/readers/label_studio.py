@@ -22,9 +22,9 @@ from semsam_model.data.samples import (
     EVERY_LOSS,
     GRANULARITIES,
     Annotation,
+    Dataset,
     Feeds,
     PhotoFile,
-    Reading,
     Region,
     Sample,
 )
@@ -51,7 +51,7 @@ class LabelStudioMask:
 
 def read_label_studio(
     export: Path, images: Path, *, source: str | None = None, feeds: Feeds = EVERY_LOSS, partial: bool = False
-) -> Reading:
+) -> Dataset:
     """One export file; photos are looked for under `images` by the path in the task (`?d=`), then by file name.
 
     `partial`: not everything visible was annotated. A task without a photo or a readable region is skipped and named.
@@ -79,7 +79,7 @@ def read_label_studio(
             continue
         if known is not None:
             samples.append(Sample(PhotoFile(photo), source or export.stem, known, feeds))
-    return Reading(tuple(samples), tuple(skipped))
+    return Dataset(tuple(samples), tuple(skipped))
 
 
 def _rows(task: dict[str, Any]) -> list[Any] | None:

@@ -26,10 +26,10 @@ from semsam_model.data.samples import (
     GRANULARITIES,
     Annotation,
     CocoMask,
+    Dataset,
     Feeds,
     LazySamples,
     PhotoFile,
-    Reading,
     Region,
     Sample,
     chain,
@@ -40,7 +40,7 @@ from semsam_model.errors import DataError
 PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
-def read_sa1b(path: Path, *, source: str | None = None, feeds: Feeds = EVERY_LOSS) -> Reading:
+def read_sa1b(path: Path, *, source: str | None = None, feeds: Feeds = EVERY_LOSS) -> Dataset:
     """A folder (with subfolders and tars in it) or one tar, in order of their names; nothing but names is read.
 
     A photo without its JSON, a JSON without its photo and a torn tar are named in `skipped`. What is wrong inside a
@@ -56,7 +56,7 @@ def read_sa1b(path: Path, *, source: str | None = None, feeds: Feeds = EVERY_LOS
     samples = chain(parts)
     if not samples:
         raise DataError(f"{path}: expected photos beside JSON files of the same name, found none; {skipped[:3]}")
-    return Reading(samples, tuple(skipped))
+    return Dataset(samples, tuple(skipped))
 
 
 def _parts(folder: Path, source: str, feeds: Feeds, skipped: list[str]) -> Iterator[LazySamples]:

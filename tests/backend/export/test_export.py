@@ -33,7 +33,7 @@ from backend.store.database import Store
 from semsam_model.data.readers.coco import read_coco
 from semsam_model.data.readers.label_studio import read_label_studio
 from semsam_model.data.readers.sa1b import read_sa1b
-from semsam_model.data.samples import Reading
+from semsam_model.data.samples import Dataset
 from tests.backend.stored import ORIGIN, car_park, fill, photo, project, region
 from tests.paths import CONFIGS, ROOT
 from tests.semsam_model.masks.shapes import any_mask, blobs
@@ -223,14 +223,14 @@ def test_any_mask_and_any_label_come_back_through_our_readers_in_every_format(
     pngs = [np.asarray(Image.open(path)) for path in sorted((folder / "masks" / side).rglob("*.png"))]
     assert same_masks(read(coco), masks) and same_masks(read(sa1b), masks) and same_masks(read(studio), masks)
     assert same_masks(pngs, masks)
-    for reading in (coco, studio):
-        told = [(each.name, each.granularity) for each in reading.samples[0].regions]
+    for dataset in (coco, studio):
+        told = [(each.name, each.granularity) for each in dataset.samples[0].regions]
         assert told == list(zip(labels, kinds, strict=False))[: len(masks)]
 
 
-def read(reading: Reading) -> list[np.ndarray]:
-    (sample,) = reading.samples
-    assert not reading.skipped and sample.image().shape[:2] == sample.mask(0).shape
+def read(dataset: Dataset) -> list[np.ndarray]:
+    (sample,) = dataset.samples
+    assert not dataset.skipped and sample.image().shape[:2] == sample.mask(0).shape
     return [sample.mask(index) for index in range(len(sample.regions))]
 
 
@@ -285,9 +285,9 @@ def test_photos_are_copied_pointed_to_or_only_named(tmp_path: Path, photos: Phot
         out = tmp_path / f"{form}-reference"
         run(regions, photos, out, form, images="reference")
         for split in SPLITS:
-            reading = read_coco(out / f"{split}.json") if form == "coco" else read_sa1b(out / split)
-            assert reading.samples and not reading.skipped
-            assert all(sample.image().shape == (24, 32, 3) for sample in reading.samples)
+            dataset = read_coco(out / f"{split}.json") if form == "coco" else read_sa1b(out / split)
+            assert dataset.samples and not dataset.skipped
+            assert all(sample.image().shape == (24, 32, 3) for sample in dataset.samples)
 
 
 def test_regions_without_a_known_photo_are_counted_and_photos_not_kept_are_named_only(

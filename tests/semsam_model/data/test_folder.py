@@ -1,4 +1,4 @@
-"""Reading annotated photos."""
+"""Annotated photos are read from a folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.semsam_model.houses import batches, write_source
 
 def test_a_source_is_read_with_names_parents_and_masks(tmp_path: Path) -> None:
     write_source(tmp_path, "houses", 2, partial=True)
-    reading = read_samples(tmp_path)
-    assert reading.sources == {"houses": 2}
-    assert reading.skipped == ()
-    sample = reading.samples[0]
+    dataset = read_samples(tmp_path)
+    assert dataset.sources == {"houses": 2}
+    assert dataset.skipped == ()
+    sample = dataset.samples[0]
     assert [(r.name, r.granularity, r.parent) for r in sample.regions] == [
         ("house", "object", None),
         ("window", "part", 0),
@@ -52,14 +52,14 @@ def test_broken_entries_photos_masks_and_files_are_skipped_and_named(tmp_path: P
     (tmp_path / "houses" / "1.png").write_bytes(b"not a picture")
     (tmp_path / "houses.json").write_text(json.dumps(content))
     (tmp_path / "torn.json").write_text('{"images": [')
-    reading = read_samples(tmp_path)
-    told = "\n".join(reading.skipped)
-    assert len(reading.skipped) == 5
+    dataset = read_samples(tmp_path)
+    told = "\n".join(dataset.skipped)
+    assert len(dataset.skipped) == 5
     for part in ("torn.json", "annotation 0", "annotation 11", "houses/99.png", "3.png"):
         assert part in told
-    assert {s.path.name for s in reading.samples} == {"0.png", "1.png", "2.png"}
+    assert {s.path.name for s in dataset.samples} == {"0.png", "1.png", "2.png"}
 
-    source = batches(reading.samples)
+    source = batches(dataset.samples)
     made = [source[index] for index in range(len(source))]
     assert "houses/1.png" not in {name for batch in made for name in batch.names}
     skipped = " ".join(line for batch in made for line in batch.skipped)
@@ -73,10 +73,10 @@ def test_labels_are_read_whether_or_not_the_photos_are_there(tmp_path: Path) -> 
     content["annotations"][4]["category_id"] = 3  # on the photo that is missing
     (tmp_path / "houses.json").write_text(json.dumps(content))
     (tmp_path / "houses" / "1.png").unlink()
-    reading = read_samples(tmp_path)
+    dataset = read_samples(tmp_path)
     used = {("object", "house", None), ("part", "window", None), ("part", "door", None)}
-    assert len(reading.samples) == 1 and reading.photos == 2
-    assert reading.labels == {"houses": used}
+    assert len(dataset.samples) == 1 and dataset.photos == 2
+    assert dataset.labels == {"houses": used}
     (tmp_path / "houses" / "0.png").unlink()
     assert read_labels(tmp_path) == used
     with pytest.raises(DataError, match="nowhere"):

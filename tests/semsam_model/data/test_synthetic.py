@@ -83,11 +83,11 @@ def test_a_scene_depends_on_its_seed_and_number_alone() -> None:
 def test_scenes_written_to_disk_read_back_pixel_for_pixel(tmp_path: Path) -> None:
     path = write_scenes(tmp_path, 4, seed=9, size=SIZE, source="made")
     assert path == tmp_path / "made.json"
-    reading = read_samples(tmp_path)
-    assert reading.skipped == ()
+    dataset = read_samples(tmp_path)
+    assert dataset.skipped == ()
     made = [sample for sample in made_samples(4, seed=9, size=SIZE) if sample.regions]
-    assert len(reading.samples) == len(made)
-    for back, sample in zip(reading.samples, made, strict=True):
+    assert len(dataset.samples) == len(made)
+    for back, sample in zip(dataset.samples, made, strict=True):
         assert np.array_equal(back.image(), sample.image())
         assert [(r.granularity, r.name, r.parent) for r in back.regions] == [
             (r.granularity, r.name, r.parent) for r in sample.regions

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from semsam_model.config import read_model_config
-from semsam_model.data.folder import Sample, read_samples
+from semsam_model.data.folder import read_samples
+from semsam_model.data.samples import Sample
 from semsam_model.evaluation.clicks import ClickReport, evaluate_clicks, matched
 from semsam_model.evaluation.clicks_report import Case, draw_cases, page, worst
 from semsam_model.evaluation.clicks_summary import calibration, summarise

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from semsam_model.data.mixture import Mixture
-from semsam_model.data.samples import LazySamples, Reading, Sample
+from semsam_model.data.samples import Dataset, LazySamples, Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import TrainingError
 from semsam_model.network.model import SemanticSAM
@@ -61,7 +61,7 @@ def interrupting(samples: Sequence[Sample], at: int) -> Mixture:
             os.kill(os.getpid(), signal.SIGTERM)
         return samples[index]
 
-    return Mixture({"made": Reading(LazySamples(len(samples), make), ())}, {"made": 1.0})
+    return Mixture({"made": Dataset(LazySamples(len(samples), make), ())}, {"made": 1.0})
 
 
 def main() -> None:

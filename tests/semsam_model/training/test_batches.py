@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semsam_model.data.folder import Sample, read_samples
+from semsam_model.data.folder import read_samples
 from semsam_model.data.mixture import Mixture
-from semsam_model.data.samples import LazySamples, Reading
+from semsam_model.data.samples import Dataset, LazySamples, Sample
 from semsam_model.errors import ConfigError
 from semsam_model.network.frame import BOX, CLICK
 from semsam_model.training.batches import (
@@ -165,8 +165,8 @@ def test_a_source_of_a_billion_photos_beside_a_small_one_is_never_gone_through(t
         asked.append(index)
         return samples[index % 3]
 
-    readings = {"long": Reading(LazySamples(10**9, make), ()), "houses": Reading(samples, ())}
-    mixture = Mixture(readings, {"long": 3.0, "houses": 1.0})
+    datasets = {"long": Dataset(LazySamples(10**9, make), ()), "houses": Dataset(samples, ())}
+    mixture = Mixture(datasets, {"long": 3.0, "houses": 1.0})
     config = SamplingConfig(prompts=1)
     source = TrainingBatches(mixture, [Stage(9, 32, 4)], config, click_box=0.005, fill=FILL, seed=0, generic=True)
     del asked[:]

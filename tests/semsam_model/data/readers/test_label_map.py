@@ -42,20 +42,20 @@ def palette(numbers: np.ndarray) -> Image.Image:
 )
 def test_each_number_with_a_name_is_a_mask_and_others_are_not_annotated(tmp_path: Path, image: Image.Image) -> None:
     written(tmp_path, image)
-    reading = read_label_map(tmp_path / "maps", tmp_path / "photos", ANIMALS, source="animals")
-    (sample,) = pickle.loads(pickle.dumps(reading.samples))
+    dataset = read_label_map(tmp_path / "maps", tmp_path / "photos", ANIMALS, source="animals")
+    (sample,) = pickle.loads(pickle.dumps(dataset.samples))
     assert [region.label for region in sample.regions] == [("object", "dog", None), ("part", "head", "dog")]
     for index, number in enumerate((1, 2)):
         assert np.array_equal(sample.mask(index), number == NUMBERS)
     assert sample.image().shape == (*SIZE, 3) and sample.name == "animals/1.jpg"
-    assert reading.photos == 1 and reading.labels == {"animals": {("object", "dog", None), ("part", "head", "dog")}}
+    assert dataset.photos == 1 and dataset.labels == {"animals": {("object", "dog", None), ("part", "head", "dog")}}
 
 
 def test_instances_bear_one_name_and_are_found_by_the_endings_of_their_files(tmp_path: Path) -> None:
     written(tmp_path, Image.fromarray(NUMBERS), "_label.png", "_rgb.png")
     leaf = MapOptions(("leaf",), instances=True)
-    reading = read_label_map(tmp_path / "maps", tmp_path / "photos", leaf, ("_label.png", "_rgb.png"))
-    (sample,) = reading.samples
+    dataset = read_label_map(tmp_path / "maps", tmp_path / "photos", leaf, ("_label.png", "_rgb.png"))
+    (sample,) = dataset.samples
     assert [region.label for region in sample.regions] == [("object", "leaf", None)] * 3
     assert sum(np.count_nonzero(sample.mask(i)) for i in range(3)) == np.count_nonzero(NUMBERS)
 
@@ -67,11 +67,11 @@ def test_what_is_missing_or_broken_is_named(tmp_path: Path) -> None:
     written(tmp_path, Image.fromarray(NUMBERS), name="a/torn")
     (tmp_path / "photos" / "a" / "lost.jpg").unlink()
     (tmp_path / "maps" / "a" / "torn.png").write_bytes(b"torn")
-    reading = read_label_map(tmp_path / "maps", tmp_path / "photos", ANIMALS)
-    assert reading.photos == 4 and len(reading.samples) == 3
-    assert len(reading.skipped) == 1 and "lost.jpg: no such photo" in reading.skipped[0]
+    dataset = read_label_map(tmp_path / "maps", tmp_path / "photos", ANIMALS)
+    assert dataset.photos == 4 and len(dataset.samples) == 3
+    assert len(dataset.skipped) == 1 and "lost.jpg: no such photo" in dataset.skipped[0]
     for sample, why in zip(
-        reading.samples[1:], (r"colours\.png.*one channel, got one with 3", r"torn\.png"), strict=True
+        dataset.samples[1:], (r"colours\.png.*one channel, got one with 3", r"torn\.png"), strict=True
     ):
         with pytest.raises(DataError, match=why):
             _ = sample.regions

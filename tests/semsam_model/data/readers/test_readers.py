@@ -176,9 +176,9 @@ def test_broken_coco_entries_are_named_and_their_neighbours_kept(tmp_path: Path)
     annotations[5]["category_id"] = [1]
     content["images"] += [{"id": 9}, None]
     path.write_text(json.dumps(content))
-    reading = read_coco(path)
-    assert len(reading.skipped) == 7
-    sample = reading.samples[0]
+    dataset = read_coco(path)
+    assert len(dataset.skipped) == 7
+    sample = dataset.samples[0]
     assert np.array_equal(sample.mask(0), WHOLE)
     for index in (1, 2):
         with pytest.raises(DataError, match=rf"a\.png, region {index} \(cup\)"):
@@ -224,14 +224,14 @@ def panoptic_set(folder: Path) -> Path:
 
 
 def test_panoptic_segments_are_objects_and_stuff_is_regions(tmp_path: Path) -> None:
-    reading = read_panoptic(panoptic_set(tmp_path), tmp_path / "photos")
-    sample = reading.samples[0]
+    dataset = read_panoptic(panoptic_set(tmp_path), tmp_path / "photos")
+    sample = dataset.samples[0]
     assert told(sample) == [("object", "cup", None), ("region", "sky", None), ("object", "cup", None)]
     assert np.array_equal(sample.mask(0), WHOLE & ~PART)
     assert np.array_equal(sample.mask(1), PART)
     with pytest.raises(DataError, match="segment 8"):
         sample.mask(2)
-    assert len(reading.skipped) == 1 and "image 2" in reading.skipped[0]
+    assert len(dataset.skipped) == 1 and "image 2" in dataset.skipped[0]
 
 
 def test_a_missing_folder_of_photos_or_segments_is_named_with_what_belongs_there(tmp_path: Path) -> None:
@@ -242,9 +242,9 @@ def test_a_missing_folder_of_photos_or_segments_is_named_with_what_belongs_there
         read_panoptic(path, tmp_path / "photos", tmp_path / "lost")
     with pytest.raises(DataError, match="lost: no such folder; the photos of"):
         read_coco(path, tmp_path / "lost")
-    reading = read_panoptic(path, tmp_path / "photos")
-    assert reading.photos == 2
-    assert reading.labels == {"panoptic_val": {("object", "cup", None), ("region", "sky", None)}}
+    dataset = read_panoptic(path, tmp_path / "photos")
+    assert dataset.photos == 2
+    assert dataset.labels == {"panoptic_val": {("object", "cup", None), ("region", "sky", None)}}
 
 
 def test_crowds_annotated_areas_and_bare_photos_are_there_for_evaluation_alone(tmp_path: Path) -> None:
@@ -371,17 +371,17 @@ def test_what_is_broken_in_sa1b_is_named_and_the_rest_is_read(tmp_path: Path) ->
     (inner / "sa_2.json").write_text('{"image": ')
     (inner / "sa_3.jpg").write_bytes(b"no picture")
     (tmp_path / "a" / "empty.tar").write_bytes(b"not a tar")
-    reading = read_sa1b(tmp_path / "a")
-    skipped = "\n".join(reading.skipped)
-    assert len(reading.skipped) == 3
+    dataset = read_sa1b(tmp_path / "a")
+    skipped = "\n".join(dataset.skipped)
+    assert len(dataset.skipped) == 3
     for part in ("sa_0.jpg", "sa_1.json", "empty.tar"):
         assert part in skipped
-    assert [sample.photo.name for sample in reading.samples] == ["sa_2.jpg", "sa_3.jpg", "sa_4.jpg"]
+    assert [sample.photo.name for sample in dataset.samples] == ["sa_2.jpg", "sa_3.jpg", "sa_4.jpg"]
     with pytest.raises(DataError, match=r"sa_2\.json"):
-        reading.samples[0].image()
+        dataset.samples[0].image()
     with pytest.raises(DataError, match=r"sa_3\.jpg"):
-        reading.samples[1].image()
-    assert reading.samples[2].image().shape == (*SIZE, 3)
+        dataset.samples[1].image()
+    assert dataset.samples[2].image().shape == (*SIZE, 3)
     with pytest.raises(DataError, match="found none"):
         read_sa1b(tmp_path / "nowhere")
 
@@ -392,10 +392,10 @@ def test_of_a_torn_tar_the_photos_before_the_tear_are_read(tmp_path: Path, share
     whole = tar_of(tmp_path / "plain", tmp_path / "whole.tar")
     content = whole.read_bytes()
     (tmp_path / "torn.tar").write_bytes(content[: int(share * len(content.rstrip(b"\0")))])
-    reading = read_sa1b(tmp_path / "torn.tar", source="whole")
-    assert 0 < len(reading.samples) < 6
-    assert "torn.tar" in reading.skipped[0]
-    for torn, sound in zip(reading.samples, read_sa1b(whole).samples, strict=False):
+    dataset = read_sa1b(tmp_path / "torn.tar", source="whole")
+    assert 0 < len(dataset.samples) < 6
+    assert "torn.tar" in dataset.skipped[0]
+    for torn, sound in zip(dataset.samples, read_sa1b(whole).samples, strict=False):
         assert torn.name == sound.name
         assert np.array_equal(torn.image(), sound.image())
 
@@ -477,9 +477,9 @@ def test_accepted_candidates_come_back_mask_for_mask_with_label_and_whole(tmp_pa
     rows = accepted(kind, candidate(1, WHOLE, None, "cup"), candidate(2, PART, 1, "handle"))
     data = {"photo": "/data/upload/3/ab-cup.png"}
     task = {"id": 5, "data": data, "annotations": [{"result": rows, "was_cancelled": False}]}
-    reading = read_label_studio(export(tmp_path / "project.json", task), tmp_path)
-    assert reading.skipped == ()
-    sample = reading.samples[0]
+    dataset = read_label_studio(export(tmp_path / "project.json", task), tmp_path)
+    assert dataset.skipped == ()
+    sample = dataset.samples[0]
     regions = {region.name: (index, region) for index, region in enumerate(sample.regions)}
     (at, cup), (on, handle) = regions["cup"], regions["handle"]
     assert (cup.granularity, cup.parent, handle.granularity, handle.parent) == ("object", None, "part", at)
@@ -500,9 +500,9 @@ def test_the_last_annotation_that_was_not_cancelled_counts(tmp_path: Path) -> No
     data = {"image": "/data/local-files/?d=x%2Fcup.png"}
     untouched = {"id": 2, "data": data, "annotations": [], "predictions": [{"result": rows[0]}]}
     path = export(tmp_path / "p.json", {"id": 1, "data": data, "annotations": annotations}, untouched)
-    reading = read_label_studio(path, tmp_path)
-    assert len(reading.samples) == 1 and reading.skipped == ()
-    assert np.array_equal(reading.samples[0].mask(0), PART)
+    dataset = read_label_studio(path, tmp_path)
+    assert len(dataset.samples) == 1 and dataset.skipped == ()
+    assert np.array_equal(dataset.samples[0].mask(0), PART)
 
 
 def test_broken_tasks_and_regions_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
@@ -520,15 +520,15 @@ def test_broken_tasks_and_regions_are_named_and_the_rest_is_read(tmp_path: Path)
         {"id": 3, "annotations": [{"result": good}]},
         7,
     )
-    reading = read_label_studio(path, tmp_path)
-    assert len(reading.samples) == 1
-    sample = reading.samples[0]
+    dataset = read_label_studio(path, tmp_path)
+    assert len(dataset.samples) == 1
+    sample = dataset.samples[0]
     assert np.array_equal(sample.mask(0), WHOLE)
     with pytest.raises(DataError, match=r"cup\.png, region 1 \(cup\)"):
         sample.mask(1)
-    assert len(reading.skipped) == 6
+    assert len(dataset.skipped) == 6
     for number, what in enumerate(("original_height", "'e'", "task 1", "task 2", "task 3", "entry 3")):
-        assert what in reading.skipped[number]
+        assert what in dataset.skipped[number]
     (tmp_path / "object.json").write_text("{}")
     with pytest.raises(DataError, match="list of tasks"):
         read_label_studio(tmp_path / "object.json", tmp_path)
