@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from semsam_model.checkpoints.checkpoint import load_model
+from semsam_model.config import parse_config
 from semsam_model.data.folder import read_samples
 from semsam_model.data.samples import Annotation, CocoMask, Region, Sample
 from semsam_model.evaluation.clicks import evaluate_clicks
@@ -117,7 +118,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     config, gate = read_finetune_config(arguments.config)
     changes = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in arguments.set)}
-    config, gate_config = FineTuneConfig.from_dict(dataclasses.asdict(config) | changes), GateConfig.from_dict(gate)
+    config = parse_config(FineTuneConfig, dataclasses.asdict(config) | changes, "--set")
+    gate_config = parse_config(GateConfig, gate, "gate")
     model, version = load_model("mobile", arguments.weights)
     encoder = TextEncoder()
     rows = []

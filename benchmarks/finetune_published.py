@@ -19,13 +19,12 @@ from semsam_model.checkpoints.checkpoint import load
 from semsam_model.checkpoints.published import convert
 from semsam_model.checkpoints.published_keys import published_shapes
 from semsam_model.checkpoints.run_weights import pack
-from semsam_model.config import config_root, read_model_config
+from semsam_model.config import config_root, parse_config, read_model_config
 from semsam_model.data.mixture import MixtureConfig, read_mixture
 from semsam_model.inference.naming import name_candidates
 from semsam_model.inference.predict import predict_candidates
 from semsam_model.text_encoder import TextEncoder
-from semsam_model.training.batches import SamplingConfig, Stage
-from semsam_model.training.config import read_train_config
+from semsam_model.training.config import SamplingConfig, Stage, read_train_config
 from semsam_model.training.loop import train
 from semsam_model.types import Click, LabelSet, Prompt
 
@@ -60,7 +59,7 @@ def run(folder: Path, checkpoint: Path | None, steps: int, size: int) -> None:
         tensorboard=False,
     )
     made = {"name": "made", "kind": "synthetic", "count": 4, "size": 128, "feeds": FEEDS}
-    mixture = read_mixture(MixtureConfig.from_dict({"sources": [made]}))
+    mixture = read_mixture(parse_config(MixtureConfig, {"sources": [made]}, "mixture"))
     result = train(config, mixture, folder / "run")
     say(f"{result.steps} steps")
     packed = folder / "swin_t_names.safetensors"

@@ -1,29 +1,40 @@
-"""What a model is made of: one frozen dataclass, filled from configs/model/NAME.yaml, strictly. No torch."""
+"""What a model is made of, filled from configs/model/NAME.yaml; and how every config is read: strictly. No torch."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from semsam_model.errors import ConfigError
 
+#: Of every config: no key that it does not know, no conversion but from lists to tuples and from int to float.
+STRICT = ConfigDict(extra="forbid", strict=True)
+Count = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Config = TypeVar("Config")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=STRICT)
 class ModelConfig:
     """Sizes and conventions of one Semantic-SAM variant. Section numbers are those of docs/model.md."""
 
     name: str
     """Short name: mobile, swin_t, ..."""
-    backbone: str
-    """swin or mobilenet_v2"""
+    backbone: Literal["swin", "mobilenet_v2"]
     width: int = 256
     """Channels of the pixel decoder, the memory and the queries"""
-    heads: int = 8
+    heads: Count = 8
     """Attention heads, both decoders"""
     points: int = 4
     """Sampling points per head and level of deformable attention"""
@@ -33,7 +44,7 @@ class ModelConfig:
     """Prompt decoder layers"""
     ffn: int = 2048
     """Hidden width of the feed-forward blocks"""
-    tokens: int = 6
+    tokens: Literal[3, 6] = 6
     """Level queries a prompt: 6 (many-to-many) or 3 (many-to-one)"""
     text_dim: int = 512
     """Dimension of object and part class embeddings"""
@@ -49,13 +60,13 @@ class ModelConfig:
     drop_path: float = 0.0
     """Swin: stochastic depth at the last block, linear ramp; training only"""
 
-    resize_side: str = "short"
+    resize_side: Literal["short", "long"] = "short"
     """Which side of the photo is brought to resize_pixels: short or long"""
     resize_pixels: int = 640
     """Target of that side, model-frame pixels"""
-    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """RGB mean, 0..255 scale"""
-    pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     """RGB standard deviation, 0..255 scale"""
 
     click_box: float = 0.005
@@ -68,11 +79,11 @@ class ModelConfig:
     """Further clicks of a prompt are tokens that its level queries attend to (published: one click a prompt)"""
     name_features: bool = False
     """Class embeddings also read image features pooled inside the query's mask (published: the query alone)"""
-    generic_queries: int = 0
+    generic_queries: NonNegativeInt = 0
     """Object queries: masks of the whole photo without a click; 0: none (published)"""
-    generic_layers: int = 2
+    generic_layers: Count = 2
     """Decoder layers of the object queries"""
-    generic_decoder_layers: int = 0
+    generic_decoder_layers: NonNegativeInt = 0
     """Object queries have a pixel decoder (but its projections) and a prompt decoder of their own, the latter of so
     many layers; 0: they share those of clicks"""
     zoom: float = 0.0
@@ -81,68 +92,96 @@ class ModelConfig:
     """Like resize_pixels, for the window that a closer look shows"""
 
     def __post_init__(self) -> None:
-        checks = (
-            (self.backbone in ("swin", "mobilenet_v2"), f"backbone {self.backbone!r}: expected swin or mobilenet_v2"),
-            (self.resize_side in ("short", "long"), f"resize_side {self.resize_side!r}: expected short or long"),
-            (self.width % self.heads == 0, f"width {self.width}: expected a multiple of heads {self.heads}"),
-            (self.width % 32 == 0, f"width {self.width}: expected a multiple of 32 (group norm, sine positions)"),
-            (
-                self.generic_queries >= 0 and self.generic_layers >= 1 and self.generic_decoder_layers >= 0,
-                "generic_queries, generic_layers, generic_decoder_layers: expected at least 0, 1 and 0",
-            ),
-            (self.tokens in (3, 6), f"tokens {self.tokens}: expected 3 or 6"),
-            (self.zoom == 0 or 1 < self.zoom <= 16, f"zoom {self.zoom}: expected 0, or above 1 and at most 16"),
-            (len(self.pixel_mean) == len(self.pixel_std) == 3, "pixel_mean, pixel_std: expected three values each"),
-        )
-        for good, message in checks:
-            if not good:
-                raise ConfigError(f"model config {self.name!r}: {message}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width}: expected a multiple of heads {self.heads}")
+        if self.width % 32:
+            raise ValueError(f"width {self.width}: expected a multiple of 32 (group norm, sine positions)")
+        if not (self.zoom == 0 or 1 < self.zoom <= 16):
+            raise ValueError(f"zoom {self.zoom}: expected 0, or above 1 and at most 16")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as YAML and checkpoint metadata carry them."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], *, where: str = "model config") -> ModelConfig:
-        """Checked construction. Raises ConfigError naming the key, its value and the expected type."""
-        return cls(**check_fields(cls, values, where))
 
+def parse_config(config_type: type[Config], values: object, where: str) -> Config:
+    """A config from plain values, as YAML and JSON hold them; strict, see `STRICT`.
 
-def check_fields(cls: type, values: object, where: str) -> dict[str, Any]:
-    """Check a mapping against a dataclass: no unknown or missing keys, right types; lists become tuples.
-
-    Raises ConfigError.
+    Raises ConfigError naming `where` (a file), the key, what was expected and what came.
     """
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: expected a mapping of settings, got {type(values).__name__}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    hints = get_type_hints(cls)
-    unknown = sorted(set(map(str, values)) - set(fields))
-    if unknown:
-        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(fields)}")
-    missing = [
-        name
-        for name, f in fields.items()
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"{where}: key {missing[0]!r} is missing")
-    return {name: _coerce(value, hints[name], f"{where}: {name}") for name, value in values.items()}
+    try:
+        text = json.dumps(_with_text_keys(values, where))
+    except TypeError as error:  # a date, say
+        raise ConfigError(f"{where}: {error}; expected text, numbers, true or false") from None
+    try:
+        # As JSON, because strict reading of Python values would refuse lists for tuples, and mappings for configs.
+        return TypeAdapter(config_type).validate_json(text, strict=True)
+    except ValidationError as error:
+        problems = (_problem(config_type, dict(problem), where) for problem in error.errors())
+        raise ConfigError("; ".join(problems)) from None
 
 
-def _coerce(value: Any, hint: Any, where: str) -> Any:
-    options = get_args(hint)
-    if type(None) in options:  # X | None
-        return None if value is None else _coerce(value, next(o for o in options if o is not type(None)), where)
-    if getattr(hint, "__origin__", None) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where}: expected a list, got {value!r}")
-        return tuple(_coerce(item, options[0], where) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
-        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
-    return value
+def _with_text_keys(values: object, where: str) -> object:
+    if isinstance(values, Mapping):
+        for key in values:
+            if not isinstance(key, str):  # JSON would turn it into text
+                raise ConfigError(f"{where}: expected text as a key, got {key!r}")
+        return {key: _with_text_keys(value, f"{where}: {key}") for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_with_text_keys(value, where) for value in values]
+    return values
+
+
+#: pydantic's type of a problem -> what was expected, with the values of its context.
+_EXPECTED = {
+    "int_type": "int",
+    "int_from_float": "int",
+    "float_type": "float",
+    "string_type": "str",
+    "bool_type": "bool",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "literal_error": "{expected}",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "too_long": "at most {max_length} values",
+    "string_too_short": "some text",
+}
+
+
+def _problem(config_type: type, problem: Mapping[str, Any], where: str) -> str:
+    """One line of a ConfigError."""
+    location, kind, value = problem["loc"], problem["type"], problem["input"]
+    if kind == "unexpected_keyword_argument":
+        known = ", ".join(_keys_at(config_type, location[:-1]))
+        return f"{_path(where, location[:-1])}: unknown key {location[-1]!r}; known keys: {known}"
+    if kind == "missing" and isinstance(location[-1], int):
+        return f"{_path(where, location[:-1])}: expected at least {location[-1] + 1} values, got {value!r}"
+    if kind == "missing":
+        return f"{_path(where, location[:-1])}: key {location[-1]!r} is missing"
+    path = _path(where, location)
+    if kind == "dataclass_type":
+        return f"{path}: expected a mapping of settings, got {type(value).__name__}"
+    if kind in _EXPECTED:
+        return f"{path}: expected {_EXPECTED[kind].format(**problem.get('ctx', {}))}, got {value!r}"
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{path}: {text}" if kind == "value_error" else f"{path}: {text}, got {value!r}"
+
+
+def _path(where: str, location: Sequence[str | int]) -> str:
+    """FILE: stages[0]: size"""
+    for part in location:
+        where += f"[{part}]" if isinstance(part, int) else f": {part}"
+    return where
+
+
+def _keys_at(config_type: Any, location: Sequence[str | int]) -> list[str]:
+    for part in location:
+        config_type = get_args(config_type)[0] if isinstance(part, int) else get_type_hints(config_type)[part]
+    return [field.name for field in dataclasses.fields(config_type)]
 
 
 def read_yaml(path: Path) -> Any:
@@ -199,4 +238,4 @@ def read_model_config(name_or_path: str | Path) -> ModelConfig:
             raise ConfigError(
                 f"model {str(name_or_path)!r}: expected one of {', '.join(model_names())}, or a YAML file"
             )
-    return ModelConfig.from_dict(read_yaml(path), where=str(path))
+    return parse_config(ModelConfig, read_yaml(path), str(path))

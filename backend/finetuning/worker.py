@@ -35,6 +35,7 @@ from backend.settings import Settings
 from backend.store.database import Store
 from backend.versions.registry import ModelVersion, Registry
 from semsam_model.checkpoints.checkpoint import load, save
+from semsam_model.config import parse_config
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import MIN_AREA, Sample, clickable
 from semsam_model.errors import DataError, ImageError, SemsamError
@@ -126,7 +127,7 @@ class Worker:
         """
         self.settings, self.store, self.registry, self.photos, self.refresh = settings, store, registry, photos, refresh
         self.config, gate = read_finetune_config(settings.finetune_config)
-        self.gate = GateConfig.from_dict(gate)
+        self.gate = parse_config(GateConfig, gate, "gate")
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.lease = timedelta(seconds=settings.worker_lease_seconds)
         self.stopping = threading.Event()

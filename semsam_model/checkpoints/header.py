@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from semsam_model.config import ModelConfig, model_names
+from semsam_model.config import ModelConfig, model_names, parse_config
 from semsam_model.errors import CheckpointError, ConfigError
 
 FORMAT = "semsam-weights-1"  #: version of the file layout; a reader refuses any other
@@ -113,7 +113,7 @@ def header_of(path: Path, file: Any) -> Header:
             f"{path}: safetensors, but not written by semsam: expected format {FORMAT} in its metadata, got {found}"
         )
     try:
-        config = ModelConfig.from_dict(json.loads(metadata["config"]), where=f"{path}: model config")
+        config = parse_config(ModelConfig, json.loads(metadata["config"]), f"{path}: model config")
         card = json.loads(metadata.get("card", "{}"))
         digest = metadata["digest"]
     except ConfigError as exc:

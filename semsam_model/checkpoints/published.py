@@ -179,7 +179,7 @@ def _check_keys(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) ->
     """Right variant, no unknown key, right shapes and types, finite."""
     wanted, found = (config.swin_dim, config.tokens), _variant(state)
     if found is not None and found != wanted:
-        known = {(c.swin_dim, c.tokens): c.name for c in map(read_model_config, VARIANTS)}
+        known: dict[tuple[int, int], str] = {(c.swin_dim, c.tokens): c.name for c in map(read_model_config, VARIANTS)}
         raise CheckpointError(
             f"{path}: looks like {known.get(found, 'no published variant')} "
             f"({found[0]} backbone channels, {found[1]} level tokens), "

@@ -10,17 +10,22 @@ sources:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Literal
 
-from semsam_model.config import check_fields, read_yaml
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from semsam_model.config import STRICT, Count, NonNegative, NonNegativeInt, parse_config, read_yaml
 from semsam_model.data.readers.coco import CocoOptions, read_coco, read_panoptic
 from semsam_model.data.readers.label_map import ENDINGS, MapOptions, read_label_map
 from semsam_model.data.readers.label_studio import read_label_studio
 from semsam_model.data.readers.sa1b import read_sa1b
-from semsam_model.data.samples import GRANULARITIES, Dataset, Feeds, LazySamples, Sample, chain, pack
+from semsam_model.data.samples import Dataset, Feeds, LazySamples, Sample, chain, pack
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError, DataError
 
@@ -47,13 +52,12 @@ _TAKEN: dict[str, tuple[str, ...]] = {
 _FORM = {"sa1b": "folder or tar", "label_map": "folder of PNGs"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SourceConfig:
     """One source of a mixture."""
 
-    name: str
-    kind: str
-    """coco, panoptic, label_map, label_studio, sa1b or synthetic"""
+    name: Annotated[str, Field(min_length=1)]
+    kind: Literal["coco", "panoptic", "label_map", "label_studio", "sa1b", "synthetic"]
     feeds: tuple[str, ...]
     """Losses it teaches: masks, boxes, iou, object_names, part_names"""
     path: str | None = None
@@ -62,9 +66,9 @@ class SourceConfig:
     """Where `file_name`s start; the JSON's own folder when absent (coco)"""
     masks: str | None = None
     """Folder of panoptic PNGs; beside the JSON, named as it, when absent"""
-    weight: float | None = None
+    weight: NonNegative | None = None
     """Share of the photos shown, beside the other sources' weights; square root of their number when absent"""
-    granularity: str | None = None
+    granularity: Literal["object", "part", "region"] | None = None
     """Of annotations that do not say: object, part or region (coco, label_map)"""
     names: dict[str, str] = field(default_factory=dict)
     """The source's spelling of a label -> the label meant"""
@@ -76,49 +80,34 @@ class SourceConfig:
     """Numbers from 1 tell things apart that all bear the only name in `labels` (label_map)"""
     endings: tuple[str, ...] = ()
     """How file names of a map and of its photo end; .png and .jpg when absent (label_map)"""
-    count: int | None = None
+    count: Count | None = None
     """Scenes (synthetic)"""
-    size: int | None = None
+    size: Annotated[int, Field(ge=32, le=4096)] | None = None
     """Side of a scene, pixels; 256 when absent (synthetic)"""
-    seed: int | None = None
+    seed: NonNegativeInt | None = None
     """Of the scenes; 0 when absent (synthetic)"""
 
     def __post_init__(self) -> None:
-        if self.kind not in _NEEDED:
-            raise ConfigError(f"source {self.name!r}: kind {self.kind!r}: expected one of {', '.join(_NEEDED)}")
         needed, taken = _NEEDED[self.kind], _TAKEN[self.kind]
         given = {key for key, value in vars(self).items() if value not in (None, False, {}, ())}
         given -= {"name", "kind", "feeds", "weight"}
         if missing := [key for key in needed if key not in given]:
-            raise ConfigError(f"source {self.name!r}: a source of kind {self.kind} needs {missing[0]!r}")
+            raise ValueError(f"source {self.name!r}: a source of kind {self.kind} needs {missing[0]!r}")
         if idle := sorted(given - {*needed, *taken}):
-            raise ConfigError(
+            raise ValueError(
                 f"source {self.name!r}: kind {self.kind} takes {', '.join((*needed, *taken))}, got {idle[0]!r}"
             )
-        checks = (
-            (bool(self.name), "name: expected a word"),
-            (self.granularity in (None, *GRANULARITIES), f"granularity: expected one of {', '.join(GRANULARITIES)}"),
-            (self.weight is None or self.weight >= 0, "weight: expected at least 0"),
-            (
-                isinstance(self.names, dict) and all(isinstance(v, str) for pair in self.names.items() for v in pair),
-                "names: expected LABEL: LABEL",
-            ),
-            (not self.instances or len(self.labels) == 1, "labels: expected one name for instances"),
-            (len(self.endings) in (0, 2), "endings: expected two, of the map and of the photo"),
-            (self.count is None or self.count >= 1, "count: expected at least 1"),
-            (self.size is None or 32 <= self.size <= 4096, "size: expected 32..4096"),
-            (self.seed is None or self.seed >= 0, "seed: expected at least 0"),
-        )
-        for good, message in checks:
-            if not good:
-                raise ConfigError(f"source {self.name!r}: {message}")
+        if self.instances and len(self.labels) != 1:
+            raise ValueError(f"source {self.name!r}: labels: expected one name for instances, got {len(self.labels)}")
+        if len(self.endings) not in (0, 2):
+            raise ValueError(f"source {self.name!r}: endings: expected two, of the map and of the photo")
         try:
             Feeds.of(self.feeds)
-        except ConfigError as exc:
-            raise ConfigError(f"source {self.name!r}: {exc}") from None
+        except ConfigError as error:
+            raise ValueError(f"source {self.name!r}: {error}") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class MixtureConfig:
     """Sources, each with its own name."""
 
@@ -127,17 +116,10 @@ class MixtureConfig:
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]
         if not names or len(set(names)) < len(names):
-            raise ConfigError(f"mixture: expected sources with names of their own, got {', '.join(names) or 'none'}")
-
-    @classmethod
-    def from_dict(cls, values: object, where: str = "mixture") -> MixtureConfig:
-        """Checked construction from plain values. Raises ConfigError naming the key."""
-        known = check_fields(cls, values, where)
-        numbered = enumerate(known["sources"], start=1)
-        return cls(tuple(SourceConfig(**check_fields(SourceConfig, s, f"{where}: source {n}")) for n, s in numbered))
+            raise ValueError(f"expected sources with names of their own, got {', '.join(names) or 'none'}")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Mixture:
     """Sources as read."""
 
@@ -172,7 +154,7 @@ class Mixture:
 
 def read_mixture_config(path: Path) -> MixtureConfig:
     """Read a mixture's YAML file. Raises ConfigError."""
-    return MixtureConfig.from_dict(read_yaml(path), str(path))
+    return parse_config(MixtureConfig, read_yaml(path), str(path))
 
 
 def read_mixture(config: MixtureConfig | Path, root: Path | None = None, *, evaluation: bool = False) -> Mixture:

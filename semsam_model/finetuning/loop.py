@@ -31,7 +31,7 @@ from semsam_model.data.samples import Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.data.vocabulary import NO_LABEL, NameTable, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError, TrainingError
-from semsam_model.finetuning.config import FEATURES, LEARNS, FineTuneConfig
+from semsam_model.finetuning.config import FEATURES, TRAINED, FineTuneConfig
 from semsam_model.finetuning.views import View, Views, batched
 from semsam_model.network.decoder import LayerOutput
 from semsam_model.network.model import SemanticSAM
@@ -142,7 +142,7 @@ class _Run:
         # where features are kept, they must be what they will be when the model answers
         self.model.train(config.learn == "everything")
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name.startswith(LEARNS[config.learn]))
+            parameter.requires_grad_(name.startswith(TRAINED[config.learn]))
         self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             decay_groups(self.model, dict.fromkeys(FEATURES, config.lr_features), config.lr, config.weight_decay)

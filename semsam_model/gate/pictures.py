@@ -26,7 +26,8 @@ import numpy as np
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import Sample, clickable
 from semsam_model.errors import DataError, ImageError
-from semsam_model.gate.config import GateConfig, Interval, bootstrap
+from semsam_model.gate.config import GateConfig
+from semsam_model.gate.interval import Interval, bootstrap
 from semsam_model.inference.predict import TOGETHER, decode_prompts
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou, iou

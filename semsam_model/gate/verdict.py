@@ -30,7 +30,8 @@ from semsam_model.data.folder import evenly
 from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError
 from semsam_model.gate.clicks import MEASURES, GateClick, guard_samples, measure
-from semsam_model.gate.config import GateConfig, Interval, bootstrap, widened
+from semsam_model.gate.config import GateConfig
+from semsam_model.gate.interval import Interval, bootstrap, widened
 from semsam_model.gate.pictures import Following
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder

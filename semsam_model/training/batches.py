@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -16,52 +16,14 @@ from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import GRANULARITIES, Region, Sample
 from semsam_model.data.vocabulary import NO_LABEL, Vocabulary
 from semsam_model.errors import ConfigError, DataError
-from semsam_model.network.frame import BOX, CLICK, PAD_TO
+from semsam_model.network.frame import BOX, CLICK
+from semsam_model.training.config import SamplingConfig, Stage
 from semsam_model.training.losses.matching import NO_TARGET, Targets
 from semsam_model.training.losses.object_queries import GenericTargets, at_logits
 from semsam_model.training.sampler import Order
 
 #: Photos tried for one place of a batch before the data is called unusable.
 _TRIES = 50
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How a photo becomes a training image and prompts."""
-
-    prompts: int = 24  #: per image; they cost little beside the image itself
-    box_share: float = 0.25
-    box_noise: float = 0.2  #: of half a box's size for its centre, of its size for its size
-    max_targets: int = 6  #: masks a click may mean
-    scale_min: float = 0.6  #: 1 = the longer side fills the square
-    scale_max: float = 1.6
-    min_area: int = 16  #: masks smaller than this after scaling are dropped, pixels
-    flip: bool = True
-    jitter: float = 0.2  #: brightness and contrast; a quarter of it per colour channel
-    generic_images: int | None = None  #: of a batch, what object queries learn from; all when null
-    #: Relative share of a source; sources not named here keep the weight that the mixture gives them.
-    sources: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        checks = (
-            (self.prompts >= 1 and self.max_targets >= 1, "prompts, max_targets: expected at least 1"),
-            (0 <= self.box_share <= 1, f"box_share {self.box_share}: expected 0..1"),
-            (0 < self.scale_min <= self.scale_max, "scale_min, scale_max: expected 0 < scale_min <= scale_max"),
-            (0 <= self.box_noise < 1 and 0 <= self.jitter < 1, "box_noise, jitter: expected 0..1"),
-            (self.min_area >= 1, f"min_area {self.min_area}: expected at least 1"),
-            (
-                self.generic_images is None or self.generic_images >= 1,
-                f"generic_images {self.generic_images}: expected at least 1, or null",
-            ),
-            (
-                isinstance(self.sources, dict)
-                and all(isinstance(share, (int, float)) and share >= 0 for share in self.sources.values()),
-                f"sources {self.sources!r}: expected SOURCE: share, share >= 0",
-            ),
-        )
-        for good, message in checks:
-            if not good:
-                raise ConfigError(f"sampling: {message}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,19 +153,6 @@ def draw_prompts(
         others = others[others != wanted][: config.max_targets - 1]
         targets[row, 1 : 1 + len(others)] = others
     return DrawnPrompts(boxes, kinds, targets)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of training at one image size."""
-
-    steps: int
-    size: int  #: side of the square, pixels, a multiple of 32
-    batch: int  #: images a forward pass
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.size < PAD_TO or self.size % PAD_TO:
-            raise ConfigError(f"stage {self}: expected steps, batch >= 1 and a size that is a multiple of {PAD_TO}")
 
 
 def annotated_kinds(mixture: Mixture, looked_at: int = 100) -> dict[str, Tensor]:

@@ -15,26 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semsam_model.errors import ConfigError
 from semsam_model.network.decoder import LayerOutput
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.object_queries import SeedOutput
 from semsam_model.network.pixel_decoder import Features
+from semsam_model.training.config import ReplayConfig
 from semsam_model.training.losses.object_queries import GenericTargets
-
-
-@dataclass(frozen=True)
-class ReuseConfig:
-    """How often an image is learned from; only with `learn: generic`, and a resumed run begins with nothing kept."""
-
-    times: int = 1
-    """In the mean, the first time included"""
-    images: int = 400
-    """Kept by each process; about 5 MB each at 384 pixels"""
-
-    def __post_init__(self) -> None:
-        if self.times < 1 or self.images < 1:
-            raise ConfigError(f"reuse {self}: expected times and images of at least 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +45,7 @@ class _Kept:
 class Earlier:
     """The images that were learned from last."""
 
-    def __init__(self, config: ReuseConfig) -> None:
+    def __init__(self, config: ReplayConfig) -> None:
         self.config = config
         self._kept: deque[_Kept] = deque(maxlen=config.images)
 

@@ -8,38 +8,20 @@ SAM's own training has one click a prompt). All but the last answer are made wit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semsam_model.errors import ConfigError
 from semsam_model.masks.clicker import next_click
 from semsam_model.network.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks, LayerOutput
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features
+from semsam_model.training.config import SimulatedCorrectionsConfig
 from semsam_model.training.losses.matching import NO_TARGET, Targets
 from semsam_model.types import Click
-
-
-@dataclass(frozen=True)
-class RoundsConfig:
-    """How much of a step learns from corrections."""
-
-    prompts: int = 0
-    """Prompts an image that are corrected; 0: none. Only for a model config with `corrections`"""
-    clicks: int = 4
-    """Most further clicks of such a prompt; their number is drawn anew for each batch, 1 to this"""
-    deepest: float = 0.5
-    """Share of the clicks that go to the deepest wrong place; the others go to any wrong cell"""
-    weight: float = 0.5
-    """Of the corrected prompts' losses beside those of first answers"""
-
-    def __post_init__(self) -> None:
-        if self.prompts < 0 or self.clicks < 1 or not 0 <= self.deepest <= 1 or self.weight < 0:
-            raise ConfigError(f"rounds {self}: expected prompts >= 0, clicks >= 1, deepest 0..1 and weight >= 0")
 
 
 def correct(
@@ -49,7 +31,7 @@ def correct(
     kinds: Tensor,
     targets: Targets,
     first: LayerOutput,
-    config: RoundsConfig,
+    config: SimulatedCorrectionsConfig,
     count: int,
     rngs: Sequence[np.random.Generator],
 ) -> tuple[list[LayerOutput], Targets]:
@@ -93,7 +75,7 @@ def _nearest(answers: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _clicks(
-    right: np.ndarray, given: np.ndarray, before: Tensor, config: RoundsConfig, rng: np.random.Generator
+    right: np.ndarray, given: np.ndarray, before: Tensor, config: SimulatedCorrectionsConfig, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """One more click for each of N prompts, bool (N, h, w) wanted and given, `before` (N, clicks, 2) as shares: places
     (N, 2) as shares, kinds (N,), ABSENT where nothing is wrong.

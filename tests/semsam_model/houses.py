@@ -11,7 +11,8 @@ from pycocotools import mask as coco_mask
 
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import Sample
-from semsam_model.training.batches import SamplingConfig, Stage, TrainingBatches
+from semsam_model.training.batches import TrainingBatches
+from semsam_model.training.config import SamplingConfig, Stage
 
 FILL = (128.0, 128.0, 128.0)
 

@@ -1,23 +1,26 @@
 from __future__ import annotations
 
+import dataclasses
+import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from semsam_model.config import ModelConfig, config_root, model_names, read_model_config, read_yaml
+from semsam_model.config import ModelConfig, config_root, model_names, parse_config, read_model_config, read_yaml
 from semsam_model.errors import ConfigError
+from semsam_model.training.config import LossConfig, TrainConfig
 
 
 def config(**values: Any) -> ModelConfig:
-    return ModelConfig.from_dict({"name": "m", "backbone": "swin", **values})
+    return parse_config(ModelConfig, {"name": "m", "backbone": "swin", **values}, "model config")
 
 
 @pytest.mark.parametrize("name", model_names())
 def test_a_shipped_config_is_named_as_its_file_and_survives_a_round_trip(name: str) -> None:
     shipped = read_model_config(name)
     assert shipped.name == name
-    assert ModelConfig.from_dict(shipped.to_dict()) == shipped
+    assert parse_config(ModelConfig, shipped.to_dict(), "model config") == shipped
 
 
 def test_published_sizes_are_the_defaults_and_swin_l_has_its_own() -> None:
@@ -34,7 +37,7 @@ def test_an_unknown_key_is_named_and_the_known_ones_listed() -> None:
 
 def test_a_missing_key_is_named() -> None:
     with pytest.raises(ConfigError, match="key 'backbone' is missing"):
-        ModelConfig.from_dict({"name": "m"})
+        parse_config(ModelConfig, {"name": "m"}, "model config")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +50,8 @@ def test_a_missing_key_is_named() -> None:
         ("click_box", "small", "click_box: expected float, got 'small'"),
         ("click_box", False, "click_box: expected float, got False"),
         ("swin_depths", 2, "swin_depths: expected a list, got 2"),
-        ("swin_depths", [2, "2"], "swin_depths: expected int, got '2'"),
+        ("swin_depths", [2, "2"], "swin_depths[1]: expected int, got '2'"),
+        ("pixel_mean", [1, 2, 3, 4], "pixel_mean: expected at most 3 values, got [1, 2, 3, 4]"),
         ("name", 7, "name: expected str, got 7"),
     ],
 )
@@ -69,8 +73,27 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(key: str, value: object, m
     ],
 )
 def test_an_impossible_value_is_refused_by_name(key: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=f"model config 'm': .*{key}"):
+    with pytest.raises(ConfigError, match=f"model config: .*{key}"):
         config(**{key: value})
+
+
+def test_every_problem_is_told_with_the_way_to_its_key() -> None:
+    stage = {"steps": 0, "size": 65, "batch": 1, "sze": 64}
+    with pytest.raises(ConfigError) as caught:
+        parse_config(TrainConfig, {"model": "tiny", "stages": [stage], "loss": {"dice": 3}}, "run.yaml")
+    assert str(caught.value).split("; run.yaml: ") == [
+        "run.yaml: stages[0]: steps: expected at least 1, got 0",
+        "stages[0]: size: expected a multiple of 32, got 65",
+        "stages[0]: unknown key 'sze'; known keys: steps, size, batch",
+        f"loss: unknown key 'dice'; known keys: {', '.join(f.name for f in dataclasses.fields(LossConfig))}",
+    ]
+
+
+def test_what_json_cannot_hold_is_refused() -> None:
+    with pytest.raises(ConfigError, match="model config: names: expected text as a key, got 1"):
+        config(names={1: "house"})
+    with pytest.raises(ConfigError, match="date is not JSON serializable"):
+        config(swin_depths=[datetime.date(2020, 1, 1)])
 
 
 def test_whole_numbers_are_taken_for_floats() -> None:

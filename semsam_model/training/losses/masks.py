@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semsam_model.errors import ConfigError
+from semsam_model.training.config import LossConfig
 from semsam_model.training.distributed import Share, alone
 from semsam_model.training.losses.matching import (
     NO_TARGET,
@@ -35,8 +35,6 @@ from semsam_model.training.losses.object_queries import GenericLoss
 
 #: (rows, points) -> float (rows, points, 2), uniform in 0..1.
 RandomPoints = Callable[[int, int], Tensor]
-LossMode = Literal["many_to_many", "many_to_one"]
-IouTarget = Literal["mask_iou", "soft_dice"]
 
 
 class LayerPrediction(Protocol):
@@ -53,47 +51,6 @@ class LayerPrediction(Protocol):
     @property
     def boxes(self) -> Tensor:
         """(B, N, T, 4), cx, cy, w, h in 0..1"""
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights and choices. Defaults are the published ones but for `iou_target`, `unmatched_iou` and the points."""
-
-    mode: LossMode = "many_to_many"
-    mask_bce: float = 5.0
-    mask_dice: float = 5.0
-    box_l1: float = 5.0
-    box_giou: float = 2.0
-    iou: float = 1.0
-    #: Of the names' cross-entropies, on the last layer only; 0: no names are learned, and no text encoder is needed.
-    names: float = 0.0
-    #: Of the object queries, where the model has them; 0: they learn nothing.
-    generic: float = 0.0
-    points: int = 1024  #: per mask; published: 12544 at 1024 pixels
-    match_points: int = 2048  #: shared by all masks of an image
-    oversample: float = 3.0
-    importance: float = 0.75
-    #: "mask_iou": IoU of the binary masks at stride 4, a plain target. "soft_dice": published, 1 - dice loss at the
-    #: uncertain points, through which gradients also reach the masks.
-    iou_target: IouTarget = "mask_iou"
-    #: With "mask_iou": unmatched queries of the last layer learn the IoU with the best of their prompt's masks, so that
-    #: a query that is not meant for a prompt learns to say so. Not in partially annotated images.
-    unmatched_iou: bool = True
-
-    def __post_init__(self) -> None:
-        checks = (
-            (self.mode in get_args(LossMode), f"mode {self.mode!r}: expected one of {get_args(LossMode)}"),
-            (self.iou_target in get_args(IouTarget), f"iou_target {self.iou_target!r}: expected {get_args(IouTarget)}"),
-            (
-                self.names >= 0 and self.generic >= 0,
-                f"names {self.names}, generic {self.generic}: expected at least 0",
-            ),
-            (self.points >= 1 and self.match_points >= 1, "points, match_points: expected at least 1"),
-            (self.oversample >= 1 and 0 <= self.importance <= 1, "oversample >= 1 and importance 0..1 expected"),
-        )
-        for good, message in checks:
-            if not good:
-                raise ConfigError(f"loss: {message}")
 
 
 @dataclass(frozen=True, eq=False)

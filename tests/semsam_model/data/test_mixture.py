@@ -12,11 +12,12 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from semsam_model.config import config_root
+from semsam_model.config import config_root, parse_config
 from semsam_model.data.check import check
 from semsam_model.data.mixture import MixtureConfig, read_mixture, read_mixture_config
 from semsam_model.errors import ConfigError, DataError
-from semsam_model.training.batches import SamplingConfig, Stage, TrainingBatches
+from semsam_model.training.batches import TrainingBatches
+from semsam_model.training.config import SamplingConfig, Stage
 from tests.semsam_model.houses import FILL, write_source
 
 HOUSES: dict[str, Any] = {"name": "houses", "kind": "coco", "path": "houses.json", "feeds": ["masks", "part_names"]}
@@ -24,7 +25,7 @@ MADE: dict[str, Any] = {"name": "made", "kind": "synthetic", "count": 6, "size":
 
 
 def config(*sources: dict[str, Any]) -> MixtureConfig:
-    return MixtureConfig.from_dict({"sources": list(sources)})
+    return parse_config(MixtureConfig, {"sources": list(sources)}, "mixture")
 
 
 @pytest.mark.parametrize("path", sorted((config_root() / "data").glob("*.yaml")), ids=lambda path: path.name)
@@ -59,15 +60,15 @@ def test_training_shows_a_source_as_often_as_its_weight_says(tmp_path: Path) -> 
     ("change", "message"),
     [
         ({"wieght": 1}, "unknown key 'wieght'"),
-        ({"kind": "voc"}, "expected one of coco"),
+        ({"kind": "voc"}, "kind: expected 'coco'.*got 'voc'"),
         ({"path": None}, "needs 'path'"),
         ({"count": 3}, "takes path, images.*got 'count'"),
         ({"feeds": ["mask"]}, "houses.*feeds: expected some of .*got mask"),
         ({"feeds": []}, "got none"),
         ({"weight": -1}, "at least 0"),
         ({"weight": "much"}, "weight: expected float"),
-        ({"granularity": "whole"}, "object, part, region"),
-        ({"names": ["a"]}, "LABEL"),
+        ({"granularity": "whole"}, "granularity: expected 'object', 'part' or 'region'"),
+        ({"names": ["a"]}, "names: expected a mapping"),
     ],
 )
 def test_a_source_that_is_not_understood_is_refused(change: dict[str, Any], message: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from semsam_model.config import parse_config
 from semsam_model.data.mixture import Mixture, MixtureConfig, read_mixture
 from semsam_model.data.readers.sa1b import read_sa1b
 from semsam_model.data.samples import Sample
@@ -22,7 +23,7 @@ def made(folder: Path, **house: Any) -> Mixture:
         {"name": "houses", "kind": "coco", "path": "houses.json", "feeds": ["masks", "part_names"], **house},
         {"name": "made", "kind": "synthetic", "count": 5, "size": 64, "weight": 7, "feeds": ["masks", "boxes"]},
     ]
-    return read_mixture(MixtureConfig.from_dict({"sources": sources}), folder)
+    return read_mixture(parse_config(MixtureConfig, {"sources": sources}, "mixture"), folder)
 
 
 def told(sample: Sample) -> list[tuple[str, str | None, str | None, int | None, bool]]:

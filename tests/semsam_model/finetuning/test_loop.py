@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from semsam_model.config import read_model_config
+from semsam_model.config import parse_config, read_model_config
 from semsam_model.data.samples import Annotation, Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError, DataError, TrainingError
-from semsam_model.finetuning.config import LEARNS, FineTuneConfig, read_finetune_config
+from semsam_model.finetuning.config import TRAINED, FineTuneConfig, read_finetune_config
 from semsam_model.finetuning.loop import fine_tune
 from semsam_model.gate.config import GateConfig
 from semsam_model.network.model import SemanticSAM
-from semsam_model.training.batches import SamplingConfig, draw_prompts
-from semsam_model.training.losses.masks import LossConfig
-from semsam_model.training.simulated_corrections import RoundsConfig
+from semsam_model.training.batches import draw_prompts
+from semsam_model.training.config import LossConfig, SamplingConfig, SimulatedCorrectionsConfig
 from tests.semsam_model.networks import structured
 
 CONFIG = FineTuneConfig(
@@ -52,7 +51,7 @@ def test_only_what_is_to_learn_changes_and_the_parent_never_does(
     assert tuned is not None
     changed = {name for name, value in tuned.model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
-    assert all(name.startswith(LEARNS[learn]) for name in changed)
+    assert all(name.startswith(TRAINED[learn]) for name in changed)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -82,7 +81,7 @@ def test_further_clicks_are_learned_where_the_model_takes_them_and_rounds_are_as
     model = structured(dataclasses.replace(read_model_config("tiny"), corrections=True))
     before = model.state_dict()["decoder.correction_embed"].clone()
     for prompts in (0, 2):
-        config = dataclasses.replace(CONFIG, steps=2, rounds=RoundsConfig(prompts=prompts, clicks=2))
+        config = dataclasses.replace(CONFIG, steps=2, rounds=SimulatedCorrectionsConfig(prompts=prompts, clicks=2))
         tuned = fine_tune(model, SAMPLES, config, tmp_path / str(prompts))
         assert tuned is not None
         assert torch.equal(tuned.model.state_dict()["decoder.correction_embed"], before) == (prompts == 0)
@@ -132,7 +131,7 @@ def test_the_settings_in_the_repository_are_valid_and_wrong_ones_are_named(tmp_p
     learning, gate = read_finetune_config()
     # what is measured is what jobs do, with the file or without
     assert learning == FineTuneConfig()
-    assert GateConfig.from_dict(gate) == GateConfig()
+    assert parse_config(GateConfig, gate, "gate") == GateConfig()
     for text, named in (
         ("finetune: {lern: heads}", "lern"),
         ("finetune: {learn: encoder}", "learn"),

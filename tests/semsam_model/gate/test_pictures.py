@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from semsam_model.checkpoints.checkpoint import load_default
+from semsam_model.config import parse_config
 from semsam_model.data.samples import Annotation, CocoMask, Region, Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError
@@ -80,4 +81,4 @@ def test_a_photo_that_cannot_be_read_is_passed_over(model: SemanticSAM) -> None:
 @pytest.mark.parametrize("pictures", [-0.5, 0.3, 1.0])
 def test_a_confidence_that_is_none_is_refused(pictures: float) -> None:
     with pytest.raises(ConfigError, match="pictures"):
-        GateConfig(pictures=pictures)
+        parse_config(GateConfig, {"pictures": pictures}, "gate")

@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from semsam_model.checkpoints.checkpoint import load_default
-from semsam_model.config import read_model_config
+from semsam_model.config import parse_config, read_model_config
 from semsam_model.data.samples import Annotation, Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluation.clicks import evaluate_clicks
 from semsam_model.finetuning.loop import SCENES
 from semsam_model.gate.clicks import GateClick, guard_samples, measure
-from semsam_model.gate.config import GateConfig, Interval, bootstrap, widened
+from semsam_model.gate.config import GateConfig
+from semsam_model.gate.interval import Interval, bootstrap, widened
 from semsam_model.gate.pictures import Following
 from semsam_model.gate.report import report
 from semsam_model.gate.verdict import Verdict, compare, judge
@@ -181,7 +182,7 @@ def test_clicks_of_different_masks_are_not_compared() -> None:
 @pytest.mark.parametrize("values", [{"margn": 1.0}, {"confidence": 1.0}, {"tolerance": -1.0}])
 def test_wrong_settings_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="gate"):
-        GateConfig.from_dict(values)
+        parse_config(GateConfig, values, "gate")
 
 
 def test_a_network_measured_against_itself_is_refused_and_against_noise_too_with_a_report() -> None:

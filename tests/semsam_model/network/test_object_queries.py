@@ -37,10 +37,9 @@ from semsam_model.network.frame import Frame
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.network.object_queries import choose_seeds, distinct_proposals, query_logits
 from semsam_model.network.ranker import FEATURES, Ranker
-from semsam_model.training.batches import SamplingConfig, Stage, TrainingBatches, mask_boxes
-from semsam_model.training.config import TrainConfig
+from semsam_model.training.batches import TrainingBatches, mask_boxes
+from semsam_model.training.config import LossConfig, SamplingConfig, Stage, TrainConfig
 from semsam_model.training.loop import train
-from semsam_model.training.losses.masks import LossConfig
 from semsam_model.training.losses.object_queries import (
     BOXES,
     IOU,

@@ -20,12 +20,9 @@ from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.inference.object_queries import predict_object_queries, predict_object_queries_of_resized
 from semsam_model.network.model import SemanticSAM
-from semsam_model.training.batches import SamplingConfig, Stage
-from semsam_model.training.config import TrainConfig
+from semsam_model.training.config import LossConfig, ReplayConfig, SamplingConfig, Stage, TrainConfig
 from semsam_model.training.distributed import Processes
 from semsam_model.training.loop import train
-from semsam_model.training.losses.masks import LossConfig
-from semsam_model.training.replay import ReuseConfig
 from semsam_model.training.state import Run
 from semsam_model.types import Click
 from tests.semsam_model.houses import write_source
@@ -153,7 +150,7 @@ def test_learning_queries_alone_moves_their_own_decoders_and_nothing_of_clicks(
 
 
 def test_keeping_what_was_seen_is_refused_where_it_would_change(shared: Path, tmp_path: Path) -> None:
-    config = dataclasses.replace(settings(tmp_path, shared), reuse=ReuseConfig(times=2))
+    config = dataclasses.replace(settings(tmp_path, shared), reuse=ReplayConfig(times=2))
     with pytest.raises(ConfigError, match=r"times 2, but object queries of .* have decoders of their own"):
         Run(config, tmp_path, Processes(torch.device("cpu")))
 

@@ -18,12 +18,9 @@ from semsam_model.data.samples import Dataset, LazySamples, Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import TrainingError
 from semsam_model.network.model import SemanticSAM
-from semsam_model.training.batches import SamplingConfig, Stage
-from semsam_model.training.config import TrainConfig
+from semsam_model.training.config import LossConfig, SamplingConfig, SimulatedCorrectionsConfig, Stage, TrainConfig
 from semsam_model.training.distributed import joined
 from semsam_model.training.loop import train
-from semsam_model.training.losses.masks import LossConfig
-from semsam_model.training.simulated_corrections import RoundsConfig
 
 STEPS, BATCHES = 3, 2
 
@@ -34,7 +31,7 @@ def config(model: Path, batch: int, steps: int = STEPS) -> TrainConfig:
         stages=(Stage(steps, 96, batch),),
         sampling=SamplingConfig(prompts=4),
         loss=LossConfig(points=64, match_points=64, importance=0),
-        rounds=RoundsConfig(prompts=2, clicks=3),
+        rounds=SimulatedCorrectionsConfig(prompts=2, clicks=3),
         accumulate=BATCHES,
         lr=1e-5,
         lr_backbone=1e-5,

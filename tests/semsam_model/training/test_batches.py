@@ -11,20 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from semsam_model.config import parse_config
 from semsam_model.data.folder import read_samples
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import Dataset, LazySamples, Sample
 from semsam_model.errors import ConfigError
 from semsam_model.network.frame import BOX, CLICK
-from semsam_model.training.batches import (
-    Batch,
-    SamplingConfig,
-    Stage,
-    TrainingBatches,
-    augment,
-    draw_prompts,
-    mask_boxes,
-)
+from semsam_model.training.batches import Batch, TrainingBatches, augment, draw_prompts, mask_boxes
+from semsam_model.training.config import SamplingConfig, Stage
 from semsam_model.training.losses.matching import NO_TARGET
 from tests.semsam_model.houses import FILL, batches, write_source
 
@@ -152,8 +146,8 @@ def test_object_queries_learn_from_as_many_photos_of_a_batch_as_are_asked_for(tm
         assert torch.equal(found.images, every.images) and len(found.generic) == got
         for ours, theirs in zip(found.generic, every.generic, strict=False):
             assert torch.equal(ours.masks, theirs.masks) and torch.equal(ours.labels, theirs.labels)
-    with pytest.raises(ConfigError, match="generic_images 0: expected at least 1"):
-        SamplingConfig(generic_images=0)
+    with pytest.raises(ConfigError, match="sampling: generic_images: expected at least 1, got 0"):
+        parse_config(SamplingConfig, {"generic_images": 0}, "sampling")
 
 
 def test_a_source_of_a_billion_photos_beside_a_small_one_is_never_gone_through(tmp_path: Path) -> None:

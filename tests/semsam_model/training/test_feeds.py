@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from semsam_model.config import parse_config
 from semsam_model.data.mixture import Mixture, MixtureConfig, read_mixture
 from semsam_model.data.samples import Annotation, Sample
-from semsam_model.training.batches import SamplingConfig, Stage, TrainingBatches
+from semsam_model.training.batches import TrainingBatches
+from semsam_model.training.config import LossConfig, SamplingConfig, Stage
 from semsam_model.training.distributed import Processes
-from semsam_model.training.losses.masks import LossConfig, training_loss
+from semsam_model.training.losses.masks import training_loss
 from semsam_model.training.state import Run
 from tests.semsam_model.houses import FILL
 from tests.semsam_model.training.losses.test_masks import EVENLY, random_case
@@ -28,7 +30,7 @@ HEADS = {"masks": "mask_head", "boxes": "box_head", "iou": "iou_head"}
 
 def made(**settings: Any) -> Mixture:
     source = {"name": "made", "kind": "synthetic", "count": 3, "size": 64, "feeds": list(LOSSES), **settings}
-    return read_mixture(MixtureConfig.from_dict({"sources": [source]}))
+    return read_mixture(parse_config(MixtureConfig, {"sources": [source]}, "mixture"))
 
 
 def batches(mixture: Mixture, generic: bool = False) -> TrainingBatches:

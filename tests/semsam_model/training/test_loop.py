@@ -25,10 +25,8 @@ from semsam_model.config import config_root, read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
 from semsam_model.network.model import build_model
-from semsam_model.training.batches import SamplingConfig, Stage
-from semsam_model.training.config import TrainConfig, read_train_config
+from semsam_model.training.config import LossConfig, SamplingConfig, Stage, TrainConfig, read_train_config
 from semsam_model.training.loop import train, train_from_config
-from semsam_model.training.losses.masks import LossConfig
 from semsam_model.training.probe import innermost, pick_probes, quick_oracle
 from semsam_model.training.state import learning_rate_factor, parameter_groups
 from tests.paths import CONFIGS

@@ -15,16 +15,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from semsam_model.checkpoints.checkpoint import save
-from semsam_model.config import read_model_config
+from semsam_model.config import parse_config, read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.errors import ConfigError
 from semsam_model.network.model import SemanticSAM
-from semsam_model.training.batches import SamplingConfig, Stage
-from semsam_model.training.config import TrainConfig
+from semsam_model.training.config import LossConfig, ReplayConfig, SamplingConfig, Stage, TrainConfig
 from semsam_model.training.loop import train
-from semsam_model.training.losses.masks import LossConfig
 from semsam_model.training.losses.object_queries import GenericTargets
-from semsam_model.training.replay import Earlier, Looked, ReuseConfig
+from semsam_model.training.replay import Earlier, Looked
 from tests.semsam_model.houses import write_source
 from tests.semsam_model.networks import structured
 
@@ -57,7 +55,7 @@ def numbered(image: Looked, number: int) -> Looked:
 
 
 def test_an_image_that_comes_again_gives_the_same_queries(network: SemanticSAM) -> None:
-    earlier = Earlier(ReuseConfig(times=2, images=4))
+    earlier = Earlier(ReplayConfig(times=2, images=4))
     first, second = looked(network, 1), looked(network, 2)
     assert earlier.beside([first], network, 0) == [first]
     learned = earlier.beside([second], network, 1)
@@ -77,7 +75,7 @@ def test_an_image_that_comes_again_gives_the_same_queries(network: SemanticSAM) 
 def test_earlier_images_come_as_often_as_asked_and_none_twice_in_a_step(
     network: SemanticSAM, one_image: Looked, times: int, kept: int, new: int, seed: int
 ) -> None:
-    earlier = Earlier(ReuseConfig(times, kept))
+    earlier = Earlier(ReplayConfig(times, kept))
     for step in range(10):
         images = [numbered(one_image, step * new + i) for i in range(new)]
         learned = earlier.beside(images, network, seed + step)
@@ -96,7 +94,7 @@ def test_what_is_kept_in_learning_leaves_the_frozen_network_as_it_is(tmp_path: P
         model=str(tmp_path / "model.yaml"),
         init=str(start),
         learn="generic",
-        reuse=ReuseConfig(times=3, images=2),
+        reuse=ReplayConfig(times=3, images=2),
         stages=(Stage(3, 96, 1), Stage(2, 128, 1)),
         sampling=SamplingConfig(prompts=1, scale_min=1, scale_max=1),
         loss=LossConfig(generic=1.0),
@@ -111,8 +109,8 @@ def test_what_is_kept_in_learning_leaves_the_frozen_network_as_it_is(tmp_path: P
 
 
 def test_only_frozen_networks_can_be_kept() -> None:
-    stages = (Stage(1, 64, 1),)
+    run = {"model": "tiny", "stages": [{"steps": 1, "size": 64, "batch": 1}]}
     with pytest.raises(ConfigError, match="reuse: times 3 needs learn: generic"):
-        TrainConfig(model="tiny", stages=stages, reuse=ReuseConfig(times=3))
-    with pytest.raises(ConfigError, match="times and images of at least 1"):
-        ReuseConfig(times=0)
+        parse_config(TrainConfig, run | {"reuse": {"times": 3}}, "run.yaml")
+    with pytest.raises(ConfigError, match="reuse: times: expected at least 1, got 0"):
+        parse_config(TrainConfig, run | {"reuse": {"times": 0}}, "run.yaml")

@@ -17,11 +17,11 @@ from semsam_model.inference.predict import predict_proposals
 from semsam_model.network.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features
-from semsam_model.training.batches import SamplingConfig, Stage, draw_prompts, mask_boxes
-from semsam_model.training.config import TrainConfig
+from semsam_model.training.batches import draw_prompts, mask_boxes
+from semsam_model.training.config import SamplingConfig, SimulatedCorrectionsConfig, Stage, TrainConfig
 from semsam_model.training.distributed import Processes
 from semsam_model.training.losses.matching import NO_TARGET, Targets
-from semsam_model.training.simulated_corrections import RoundsConfig, correct
+from semsam_model.training.simulated_corrections import correct
 from semsam_model.training.state import Run
 from semsam_model.types import Box, Click, Prompt
 from tests.semsam_model.networks import structured
@@ -135,7 +135,7 @@ def test_the_first_correction_lies_where_the_nearest_level_was_wrong(
     )
     with torch.no_grad():
         first = forward(features, boxes, kinds)[-1]
-    config = RoundsConfig(prompts=8, clicks=1, deepest=deepest)
+    config = SimulatedCorrectionsConfig(prompts=8, clicks=1, deepest=deepest)
     correct(model, features, boxes, kinds, held_to, first, config, 1, generators(0))
     (clicks,) = asked
     logits = model.mask_logits(features, first.mask_embedding)
@@ -164,7 +164,7 @@ def test_corrected_prompts_are_held_to_masks_that_agree_with_every_click_and_to_
     held_to, boxes, kinds = targets
     with torch.no_grad():
         first = model.prompt(features, boxes, kinds)[-1]
-    config = RoundsConfig(prompts=8, clicks=3)
+    config = SimulatedCorrectionsConfig(prompts=8, clicks=3)
     layers, again = correct(model, features, boxes, kinds, held_to, first, config, 3, generators(2))
     assert len(layers) == 2 and layers[-1].mask_embedding.requires_grad
     assert torch.equal(again.of_prompt[..., 0], held_to.of_prompt[..., 0])
@@ -174,7 +174,7 @@ def test_corrected_prompts_are_held_to_masks_that_agree_with_every_click_and_to_
 
 
 def test_a_model_that_takes_no_further_clicks_is_not_trained_with_rounds() -> None:
-    config = TrainConfig(model="tiny", stages=(Stage(1, 64, 1),), rounds=RoundsConfig(prompts=2))
+    config = TrainConfig(model="tiny", stages=(Stage(1, 64, 1),), rounds=SimulatedCorrectionsConfig(prompts=2))
     with pytest.raises(ConfigError, match="corrections: true"):
         Run(config, Path("unused"), Processes(torch.device("cpu")))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from semsam_model.config import parse_config
 from semsam_model.data.mixture import MixtureConfig, read_mixture
 from semsam_model.data.readers.label_map import MapOptions, read_label_map
 from semsam_model.errors import ConfigError, DataError
@@ -101,7 +102,7 @@ def test_a_mixture_reads_maps_and_refuses_what_it_does_not_understand(
         "labels": ["", "dog", "dog:head"],
     }
     written(tmp_path, Image.fromarray(NUMBERS))
-    (sample,) = read_mixture(MixtureConfig.from_dict({"sources": [source]}), tmp_path).samples
+    (sample,) = read_mixture(parse_config(MixtureConfig, {"sources": [source]}, "mixture"), tmp_path).samples
     assert [region.name for region in sample.regions] == ["dog", "head"]
     with pytest.raises(ConfigError, match=message):
-        MixtureConfig.from_dict({"sources": [source | change]})
+        parse_config(MixtureConfig, {"sources": [source | change]}, "mixture")

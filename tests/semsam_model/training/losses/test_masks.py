@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from semsam_model.config import parse_config
 from semsam_model.errors import ConfigError
-from semsam_model.training.losses.masks import LossConfig, LossOutput, _Truth, training_loss
+from semsam_model.training.config import LossConfig
+from semsam_model.training.losses.masks import LossOutput, _Truth, training_loss
 from semsam_model.training.losses.matching import NO_TARGET, Targets, generalised_iou
 from tests.paths import FIXTURES
 
@@ -238,4 +240,4 @@ def test_generalised_iou_counts_cells(spans: list[tuple[int, int, int, int]]) ->
 
 def test_an_unknown_mode_is_named() -> None:
     with pytest.raises(ConfigError, match="many_to_none"):
-        LossConfig(mode="many_to_none")  # type: ignore[arg-type]
+        parse_config(LossConfig, {"mode": "many_to_none"}, "loss")
