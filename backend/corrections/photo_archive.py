@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 from pathlib import Path
 
 from backend.settings import Settings
+from semsam_model.files import replacing
 
 
 class PhotoArchive:
@@ -37,17 +36,8 @@ class PhotoArchive:
         path = self.path(sha256)
         if path.is_file():
             return sha256
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with replacing(path, shared=True, sync=True, mode=0o600) as temporary:
+            temporary.write_bytes(data)
         return sha256
 
 

@@ -7,7 +7,6 @@ A second start finds user, project, tasks and connection, and leaves them as the
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import re
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -256,12 +256,10 @@ def _only_once(data: Path) -> Iterator[None]:
     """Keeps a second demo off the same database, which two servers would damage."""
     try:
         data.mkdir(parents=True, exist_ok=True)
-        lock = (data / "lock").open("w")
+        lock = FileLock(data / "lock").acquire(blocking=False)
+    except Timeout:
+        raise DemoError(f"the demo in {data} is running already: stop it first (Ctrl-C where it runs)") from None
     except OSError as error:
         raise DemoError(f"cannot write to the data folder {data}: {error.strerror}") from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DemoError(f"the demo in {data} is running already: stop it first (Ctrl-C where it runs)") from None
         yield

@@ -20,6 +20,7 @@ from pathlib import Path
 import requests
 
 from backend.errors import DemoError
+from semsam_model.files import replacing
 
 HOST = "127.0.0.1"
 
@@ -60,12 +61,8 @@ class Credentials:
                 return known
         created = known or cls("annotator@example.com", secrets.token_urlsafe(9), secrets.token_hex(20))
         created = replace(created, webhook_secret=secrets.token_urlsafe(24))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".tmp")
-        unfinished.unlink(missing_ok=True)
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(asdict(created), file, indent=1)
-        unfinished.replace(path)
+        with replacing(path, mode=0o600) as temporary:
+            temporary.write_text(json.dumps(asdict(created), indent=1))
         return created
 
 

@@ -6,7 +6,6 @@ its last checkpoint was. Long lists grow on disk, an entry a line; nothing is ke
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -15,7 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
+
 from backend.errors import ExportError
+from semsam_model.files import replacing
 
 MANIFEST = "export.json"  #: says that a folder is an export, and what it holds
 _HIDDEN = ".export"
@@ -163,13 +165,8 @@ class Staging:
             return {}
 
     def _save(self, state: dict[str, Any]) -> None:
-        path = self._folder / "state.json"
-        fresh = path.with_suffix(".new")
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(to_json({"identity": self._identity} | state))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        with replacing(self._folder / "state.json", sync=True) as temporary:
+            temporary.write_text(to_json({"identity": self._identity} | state), encoding="utf-8")
 
 
 def earlier_items(target: Path) -> list[str]:
@@ -199,11 +196,11 @@ def staged(target: Path, identity: Any) -> Iterator[Staging]:
     Raises ExportError when an export into it runs now.
     """
     (target / _HIDDEN).mkdir(exist_ok=True)
-    with (target / _HIDDEN / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExportError(f"{target}: an export into this folder runs already") from None
+    try:
+        lock = FileLock(target / _HIDDEN / "lock").acquire(blocking=False)
+    except Timeout:
+        raise ExportError(f"{target}: an export into this folder runs already") from None
+    with lock:
         staging = Staging(target, identity)
         with staging:
             yield staging

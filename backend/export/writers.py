@@ -19,6 +19,7 @@ from backend.export.staging import Staging, to_json
 from backend.images import FORMATS as PHOTO_FORMATS
 from backend.label_studio.label_config import LabelConfig
 from backend.records import StoredProject
+from semsam_model.files import replacing
 
 Format = Literal["coco", "sa1b", "labelstudio", "masks"]
 Images = Literal["copy", "reference", "none"]
@@ -91,17 +92,14 @@ def _copy(source: Path, target: Path, earlier: Path) -> None:
     """The whole file or nothing; from the export before without a second copy on the disk, where that has it."""
     if target.exists():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".unfinished-{target.name}")
-    fresh.unlink(missing_ok=True)
-    try:
-        # a link to the archive, out of an export that refers to photos, is no copy
-        if earlier.is_symlink() or earlier.stat().st_size != source.stat().st_size:
-            raise FileNotFoundError
-        os.link(earlier, fresh)
-    except OSError:
-        shutil.copyfile(source, fresh)
-    fresh.replace(target)
+    with replacing(target) as fresh:
+        try:
+            # a link to the archive, out of an export that refers to photos, is no copy
+            if earlier.is_symlink() or earlier.stat().st_size != source.stat().st_size:
+                raise FileNotFoundError
+            os.link(earlier, fresh)
+        except OSError:
+            shutil.copyfile(source, fresh)
 
 
 class CocoWriter:

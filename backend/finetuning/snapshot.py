@@ -19,6 +19,7 @@ from backend.corrections.split import Split, split_of
 from backend.corrections.tasks import LabelledTask, by_task, granularity
 from backend.records import StoredRegion
 from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Region, Sample
+from semsam_model.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +61,8 @@ def take(regions: Iterable[StoredRegion]) -> Snapshot:
 
 def write(snapshot: Snapshot, folder: Path) -> None:
     """Keep it as FOLDER/snapshot.json, in one move."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / (SNAPSHOT + ".tmp")
-    temporary.write_text(json.dumps(snapshot.photos), encoding="utf-8")
-    temporary.replace(folder / SNAPSHOT)
+    with replacing(folder / SNAPSHOT) as temporary:
+        temporary.write_text(json.dumps(snapshot.photos), encoding="utf-8")
 
 
 def read(folder: Path) -> Snapshot | None:

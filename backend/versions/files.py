@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import time
@@ -25,6 +24,7 @@ from typing import Any
 from backend.errors import VersionError
 from semsam_model.checkpoints.header import SUFFIX, read_header
 from semsam_model.errors import CheckpointError
+from semsam_model.files import sync_to_disk
 
 FORMAT = "semsam-version-1"
 MANIFEST = "version.json"
@@ -96,13 +96,13 @@ def write(
         )
         content = manifest.to_bytes()
         _write(temporary / MANIFEST, content)
-        _sync(temporary)
+        sync_to_disk(temporary)
         if final.exists():
             if not problems(final, version):
                 return read(final)
             set_aside(final)
         temporary.rename(final)
-        _sync(folder)
+        sync_to_disk(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return manifest, hashlib.sha256(content).hexdigest()
@@ -188,26 +188,15 @@ def _copy(source: Path, target: Path) -> str:
         while block := given.read(2**20):
             digest.update(block)
             kept.write(block)
-        kept.flush()
-        os.fsync(kept.fileno())
+    sync_to_disk(target)
     target.chmod(0o444)
     return digest.hexdigest()
 
 
 def _write(target: Path, content: bytes) -> None:
-    with target.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    target.write_bytes(content)
+    sync_to_disk(target)
     target.chmod(0o444)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from semsam_model.checkpoints.header import (
 )
 from semsam_model.config import ModelConfig
 from semsam_model.errors import CheckpointError
+from semsam_model.files import replacing
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.network.ranker import Ranker
 
@@ -103,21 +102,15 @@ def _write(path: Path, tensors: Mapping[str, Tensor], config: ModelConfig, card:
         "digest": version.digest,
         "card": json.dumps(dict(card or {}), default=str),
     }
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(dict(tensors), temporary, metadata)
-        # safetensors makes files that only their owner can read, and the service may be another user
-        temporary.chmod(mode)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path, shared=True, sync=True) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            save_file(dict(tensors), temporary, metadata)
+            # safetensors makes files that only their owner can read, and the service may be another user
+            temporary.chmod(mode)
     except (OSError, SafetensorError) as exc:
         raise CheckpointError(f"{path}: cannot be written: {exc}") from exc
-    finally:
-        temporary.unlink(missing_ok=True)
     return version
 
 

@@ -31,6 +31,7 @@ from semsam_model.data.samples import Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.data.vocabulary import NO_LABEL, NameTable, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError, TrainingError
+from semsam_model.files import replacing
 from semsam_model.finetuning.config import FEATURES, TRAINED, FineTuneConfig
 from semsam_model.finetuning.views import View, Views, batched
 from semsam_model.network.decoder import LayerOutput
@@ -278,9 +279,8 @@ class _Run:
             "seconds": self.seconds,
             "losses": self.losses,
         }
-        temporary = self.out / (STATE + ".tmp")
-        torch.save(state, temporary)
-        temporary.replace(self.out / STATE)
+        with replacing(self.out / STATE) as temporary:
+            torch.save(state, temporary)
 
     def load(self) -> None:
         """Go on where `save` left off, if it was this run's; what cannot be read or is another's is begun anew."""

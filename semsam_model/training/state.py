@@ -20,6 +20,7 @@ from semsam_model.checkpoints.run_weights import OWN_DECODERS, read_network, wit
 from semsam_model.config import read_model_config
 from semsam_model.data.vocabulary import NameTable, Vocabulary
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
+from semsam_model.files import replacing
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.training.batches import Batch
 from semsam_model.training.config import TrainConfig
@@ -43,9 +44,8 @@ NONE_RATE = 30
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write a plain state dict as safetensors, in one move."""
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(save(state))
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(state))
 
 
 class Run:
@@ -186,9 +186,8 @@ class Run:
             "processes": self.processes.count,
             "config": json.dumps(dataclasses.asdict(self.config)),
         }
-        temporary = self.out / (STATE + ".tmp")
-        torch.save(state, temporary)
-        temporary.replace(self.out / STATE)
+        with replacing(self.out / STATE) as temporary:
+            torch.save(state, temporary)
 
     def load(self, console: Console) -> None:
         """Go on where `save` left off. Settings may differ from the saved ones, and are named; the model may not."""
