@@ -1,6 +1,6 @@
 """python -m benchmarks.finetune DATA: what corrections of a new domain give, and what they cost elsewhere.
 
-DATA holds adapt/ and val/ with SOURCE.json and photos (docs/data.md). Photos of DATA/adapt are taken in a fixed
+DATA holds adapt/ and val/ with SOURCE.json and photos (docs/train/data.md). Photos of DATA/adapt are taken in a fixed
 shuffled order until they have as many regions as asked for; the weight of a region is what the model's best candidate
 missed, as an annotator's correction of it would say. Measured before and after on all of DATA/val of the same source,
 as `semsam evaluate clicks` counts, and on the gate's guard set. With --shuffle the masks (or names) are dealt out anew

@@ -1,4 +1,4 @@
-"""`make bench`: the figures of docs/benchmarks.md, measured on this machine in one run.
+"""`make bench`: the figures of docs/results/speed.md, measured on this machine in one run.
 
     python -m benchmarks.run [--threads 2] [--weights-dir DIR] [--only swin|mobile|soak]
 

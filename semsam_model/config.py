@@ -27,7 +27,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
-    """Sizes and conventions of one Semantic-SAM variant. Section numbers are those of docs/model.md."""
+    """Sizes and conventions of one Semantic-SAM variant. Section numbers are those of docs/develop/model.md."""
 
     name: str
     """Short name: mobile, swin_t, ..."""

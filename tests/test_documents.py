@@ -8,7 +8,7 @@ import pytest
 from semsam_model.checkpoints.header import read_header
 from tests.paths import ROOT
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
 
 
@@ -23,6 +23,19 @@ def relative_links(document: Path) -> list[str]:
 def test_every_relative_link_and_image_of_a_document_is_there(document: Path) -> None:
     missing = [target for target in relative_links(document) if not (document.parent / target).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_line_of_a_document_is_longer_than_120_characters(document: Path) -> None:
+    """Lines of an image alone may be: they cannot be broken."""
+    lines = document.read_text("utf-8").splitlines()
+    assert not [line for line in lines if len(line) > 120 and not line.startswith("![")]
+
+
+def test_every_document_is_in_the_index() -> None:
+    index = ROOT / "docs" / "index.md"
+    linked = {(index.parent / target).resolve() for target in relative_links(index)}
+    assert set((ROOT / "docs").rglob("*.md")) - {index} <= linked
 
 
 def test_the_links_of_the_read_me_are_found_pictures_too() -> None:

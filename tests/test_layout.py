@@ -1,4 +1,4 @@
-"""docs/architecture.md, section "who may know whom", as a test: the arrows point down."""
+"""docs/develop/architecture.md, section "who may know whom", as a test: the arrows point down."""
 
 import ast
 import subprocess

@@ -14,7 +14,7 @@ def export(
     project: Annotated[int, typer.Option("--project", help="Id of the project in Label Studio.")],
     out: Annotated[Path, typer.Option("--out", help="Folder: new, empty, or with an earlier export.")],
     form: Annotated[
-        Literal["coco", "sa1b", "labelstudio", "masks"], typer.Option("--format", help="See docs/export.md.")
+        Literal["coco", "sa1b", "labelstudio", "masks"], typer.Option("--format", help="See docs/run/export.md.")
     ] = "coco",
     origin: Annotated[
         str | None, typer.Option("--origin", help="Address of its Label Studio, where several have this project.")

@@ -12,7 +12,7 @@ WeightsFile = Annotated[Path | None, typer.Option("--weights", help="Safetensors
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N")]
 PhotoFile = Annotated[Path, typer.Argument(help="PNG, JPEG, WebP, BMP or TIFF.")]
 
-DataFolders = Annotated[list[Path], typer.Argument(help="Folders with SOURCE.json and photos, see docs/data.md.")]
+DataFolders = Annotated[list[Path], typer.Argument(help="Folders with SOURCE.json and photos, see docs/train/data.md.")]
 Limit = Annotated[int | None, typer.Option(help="At most this many photos a source, evenly spaced.")]
 MixtureFile = Annotated[Path, typer.Argument(help="configs/data/NAME.yaml")]
 MixtureRoot = Annotated[Path | None, typer.Option("--root", help="Where the file's paths start; the current folder.")]

@@ -16,7 +16,7 @@ from semsam_model.errors import ConfigError
 def train(
     config: Annotated[Path, typer.Option("--config", help="configs/train/NAME.yaml")],
     out: Annotated[Path, typer.Option("--out", help="Run folder: state, weights, pictures, curves.")],
-    data: Annotated[Path | None, typer.Option("--data", help="Folder with train/ and val/, see docs/data.md.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder with train/ and val/, see docs/train/data.md.")] = None,
     data_config: Annotated[
         Path | None, typer.Option("--data-config", help="Instead: a mixture, configs/data/NAME.yaml.")
     ] = None,
@@ -51,7 +51,7 @@ def train(
 
 def train_ranker(
     weights: Annotated[Path, typer.Option("--weights", help="Weights file whose network proposes; it stays as it is.")],
-    data: Annotated[Path, typer.Option("--data", help="Folder with SOURCE.json and photos, see docs/data.md.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder with SOURCE.json and photos, see docs/train/data.md.")],
     out: Annotated[Path, typer.Option("--out", help="Weights file to write: the same network with the new ranker.")],
     per_source: Annotated[int, typer.Option(help="At most this many photos a source, evenly spaced.")] = 60,
     seed: Annotated[int, typer.Option(help="The same seed gives the same ranker.")] = 0,

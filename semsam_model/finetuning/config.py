@@ -41,7 +41,7 @@ FEATURES = ("backbone.", "pixel_decoder.", "name_head.classes.")
 
 @dataclass(frozen=True, config=STRICT)
 class FineTuneConfig:
-    """How a job learns. The values of configs/finetune.yaml are those that were measured (docs/finetune.md)."""
+    """How a job learns. The values of configs/finetune.yaml are those that were measured (docs/run/fine-tuning.md)."""
 
     learn: Learn = "decoder"
     """heads, decoder (with heads), or everything: the last encodes photos at every step, and takes many times longer"""

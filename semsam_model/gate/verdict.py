@@ -15,7 +15,7 @@ one that is offered first. The child is promoted when
 
 `max` is told and not judged. It is what predicted IoU alone would choose, which no click is answered by where the model
 has a ranker, held against the mask that was wanted: of nested masks any other is as wrong as none. A child that has
-become surer of the car at a click on its door loses in `max` what it gains in `first` (docs/finetune.md).
+become surer of the car at a click on its door loses in `max` what it gains in `first` (docs/run/fine-tuning.md).
 """
 
 from __future__ import annotations
