@@ -23,11 +23,12 @@ test-fast: ## tests without Label Studio, browser and PostgreSQL, none of the sl
 	@scripts/install.sh semsam dev
 	@.venv/bin/python -m pytest -m "not slow and not browser and not postgres"
 
-check: ## lint, format and types
+check: ## lint, format, types and who imports whom
 	@scripts/install.sh semsam dev
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+	@.venv/bin/lint-imports
 
 bench: ## speed and memory, default model and Swin-T
 	@scripts/install.sh semsam

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def adapt(
-    examples: Annotated[Path, typer.Argument(help="Folder with SOURCE.json: the annotator's work, see docs/train/data.md.")],
+    examples: Annotated[
+        Path, typer.Argument(help="Folder with SOURCE.json: the annotator's work, see docs/train/data.md.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for adapt.json.")],
     val: Annotated[
         Path | None, typer.Option("--val", help="Folder with other photos of the same sources, to be named.")

@@ -16,7 +16,9 @@ from semsam_model.errors import ConfigError
 def train(
     config: Annotated[Path, typer.Option("--config", help="configs/train/NAME.yaml")],
     out: Annotated[Path, typer.Option("--out", help="Run folder: state, weights, pictures, curves.")],
-    data: Annotated[Path | None, typer.Option("--data", help="Folder with train/ and val/, see docs/train/data.md.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with train/ and val/, see docs/train/data.md.")
+    ] = None,
     data_config: Annotated[
         Path | None, typer.Option("--data-config", help="Instead: a mixture, configs/data/NAME.yaml.")
     ] = None,
