@@ -25,7 +25,8 @@ from semsam_model.types import Prompt
 CropEncoder = Callable[[Window], ImageEmbedding]
 
 #: Sides of the smallest first answer, shares of the photo's longer side. Where nothing smaller than LARGE was seen the
-#: first look is enough; below TINY the window is smaller still. Tuned on annotated photos, see docs/results/training-log.md.
+#: first look is enough; below TINY the window is smaller still. Tuned on annotated photos:
+#: docs/results/training-log.md.
 LARGE, TINY = 0.6, 0.05
 CLOSER = 1.5  #: how much smaller
 ROOM = 0.75  #: share of the window's sides that boxes and clicks may span together
