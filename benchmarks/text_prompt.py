@@ -31,11 +31,10 @@ from semsam_model.data.folder import evenly, read_samples
 from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError
 from semsam_model.evaluation.metrics.masks import TextIou
-from semsam_model.inference.naming import Kind
 from semsam_model.inference.object_queries import predict_object_queries
 from semsam_model.inference.text_prompt import by_clicks, by_queries, click_grid
 from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
-from semsam_model.types import Candidate
+from semsam_model.types import Candidate, Kind
 
 ABSENT = 3  #: names a photo that are not on it
 WAYS = ("queries", "clicks", "joined")

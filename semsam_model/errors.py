@@ -7,7 +7,8 @@ SemsamError
 ├── ImageError         pixels cannot be read or used
 ├── DataError          training or evaluation data is wrong
 ├── TextEncoderError   the encoder of label texts is missing or not what it should be
-└── TrainingError      a training run cannot go on
+├── TrainingError      a training run cannot go on
+└── Stopped            the caller ended the work early, see `types.ShouldStop`
 """
 
 
@@ -41,3 +42,7 @@ class TextEncoderError(SemsamError):
 
 class TrainingError(SemsamError):
     """A training run cannot go on."""
+
+
+class Stopped(SemsamError):
+    """The caller's `should_stop` said so; there is no result."""

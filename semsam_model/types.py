@@ -7,9 +7,10 @@ Frame of everything here: pixels of the EXIF-oriented photo, continuous (x, y), 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,20 @@ from semsam_model.errors import PromptError
 #: Token of user-facing level 1..6. The order was read off trained tokens (Semantic-SAM demo), no code enforces it;
 #: our own models start their tokens from sizes in this order.
 LEVEL_TOKENS = (3, 2, 0, 4, 1, 5)
+LEVELS = tuple(range(1, len(LEVEL_TOKENS) + 1))  #: what an annotator chooses from: 1 = whole ... 6 = smallest part
+#: What an annotated mask can be; the order of the scores that object queries give.
+GRANULARITIES = ("object", "part", "region")
+
+#: How a caller ends long work early: a function that goes over many photos or steps takes `should_stop: ShouldStop =
+#: never_stop` and calls it between any two of them, so it must be cheap. After True the function finishes nothing more:
+#: it raises `errors.Stopped` where half a result would be none, and returns its state where it can be continued.
+#: Callbacks that report progress only report; they never raise to end the work.
+ShouldStop = Callable[[], bool]
+
+
+def never_stop() -> bool:
+    """The `ShouldStop` of a caller that waits for the end."""
+    return False
 
 
 def level_tokens(tokens: int) -> tuple[int, ...]:
@@ -78,7 +93,15 @@ class Prompt:
 
 
 Kind = Literal["object", "part"]
-KINDS: tuple[Kind, ...] = ("object", "part")  #: rows of Candidate.name_embedding
+KINDS: tuple[Kind, ...] = ("object", "part")  #: order of everything that a model has for each kind of name
+
+
+class Label(NamedTuple):
+    """What an annotated mask is called, as its source spells it."""
+
+    granularity: str  #: one of GRANULARITIES
+    name: str
+    whole: str | None = None  #: of a part, where its category says it: "dog" of "dog:head"
 
 
 @dataclass(frozen=True, eq=False)

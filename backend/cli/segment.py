@@ -27,8 +27,7 @@ def segment(
     from backend.cli.drawing import write_overview
     from backend.settings import load_settings
     from semsam_model.inference.automatic import AutomaticOptions, automatic_masks
-    from semsam_model.inference.naming import KINDS, LabelSet
-    from semsam_model.network.ranker import LEVELS
+    from semsam_model.types import KINDS, LEVELS, LabelSet
 
     options = AutomaticOptions(grid=grid, most=most, levels=tuple(sorted(set(level))) or LEVELS)
     picture = context.read_photo(photo)

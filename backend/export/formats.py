@@ -19,10 +19,11 @@ from pycocotools import mask as coco_mask
 
 from backend.corrections.tasks import LabelledTask, category, granularity
 from backend.errors import BadRequest
-from backend.label_studio.label_config import LEVELS, LabelConfig
+from backend.label_studio.label_config import LabelConfig
 from backend.records import StoredRegion
 from semsam_model.masks.codecs import decode_coco_rle, encode_bitmask, encode_brush_rle
 from semsam_model.masks.geometry import crop_mask
+from semsam_model.types import LEVELS
 
 #: (label, granularity) -> id, from 1.
 Categories = Mapping[tuple[str, str], int]
@@ -187,7 +188,7 @@ def importing_config(project_config: str, categories: Categories) -> str:
     for name, kind in sorted(categories):
         if name not in {"", *(label.get("value") for label in labels)} and not _NOT_IN_XML.search(name):
             ElementTree.SubElement(labels, "Label", {"value": name} | ({"kind": kind} if kind != "region" else {}))
-    for level in range(1, LEVELS + 1):
+    for level in LEVELS:
         ElementTree.SubElement(choices, "Choice", {"value": f"level {level}"})
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode")

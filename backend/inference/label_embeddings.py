@@ -18,8 +18,8 @@ from cachetools import LRUCache
 
 from backend.label_studio.label_config import Label, LabelConfig
 from semsam_model.errors import SemsamError, TextEncoderError
-from semsam_model.inference.naming import KINDS, Kind, LabelSet
 from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
+from semsam_model.types import KINDS, Kind, LabelSet
 
 log = logging.getLogger(__name__)
 

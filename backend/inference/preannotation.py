@@ -17,7 +17,7 @@ from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_prediction
 from backend.settings import Settings
 from semsam_model.errors import TextEncoderError
-from semsam_model.inference.naming import LabelSet
+from semsam_model.types import LabelSet
 
 if TYPE_CHECKING:  # torch
     from semsam_model.inference.preannotate import Region, RegionOptions

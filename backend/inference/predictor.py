@@ -27,8 +27,7 @@ from backend.metrics import Metrics
 from backend.settings import Settings
 from semsam_model.checkpoints.header import Version
 from semsam_model.errors import SemsamError
-from semsam_model.inference.naming import LabelSet
-from semsam_model.types import Candidate, Click, Prompt, PromptContext
+from semsam_model.types import Candidate, Click, LabelSet, Prompt, PromptContext
 
 # torch takes seconds to import: the thread that loads the model pays for it, not the first answers about health
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ import numpy as np
 
 from backend.inference.label_embeddings import Namer, telling
 from backend.label_studio.label_config import Label, LabelConfig
-from semsam_model.inference.naming import Kind, LabelSet, part_and_whole
+from semsam_model.inference.naming import part_and_whole
 from semsam_model.text_encoder import normalise_label
+from semsam_model.types import Kind, LabelSet
 
 #: What a mask may be besides the labels of the project.
 ELSE = tuple(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 from backend.errors import BadRequest
+from semsam_model.types import LEVELS
 
 MAX_CONFIG_CHARS = 1_000_000
 
@@ -30,7 +31,6 @@ PROMPT_TAGS = {
     "rectangle": "Rectangle",
     "rectanglelabels": "RectangleLabels",
 }
-LEVELS = 6
 
 
 @dataclass(frozen=True)
@@ -231,9 +231,9 @@ def _labels(element: ElementTree.Element) -> tuple[Label, ...]:
 def _level_values(element: ElementTree.Element) -> dict[int, str]:
     """Six choices are the six levels in order; otherwise only choices named like "level 2" or "2" count."""
     values = [value for value, _ in _values(element, "choice")]
-    if len(values) == LEVELS:
+    if len(values) == len(LEVELS):
         return dict(enumerate(values, start=1))
-    named = {level: (f"level {level}", f"L{level}", str(level)) for level in range(1, LEVELS + 1)}
+    named = {level: (f"level {level}", f"L{level}", str(level)) for level in LEVELS}
     return {level: name for level, names in named.items() for name in names[:1] + names[1:] if name in values}
 
 

@@ -17,13 +17,13 @@ from typing import Any, Literal
 import numpy as np
 
 from backend.errors import BadRequest
-from backend.label_studio.label_config import LEVELS, LabelConfig
+from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.requests import PromptRow, Size
 from semsam_model.errors import DataError
 from semsam_model.masks import codecs, polygons
 from semsam_model.masks import label_studio as label_studio_masks
 from semsam_model.masks.label_studio import rectangle_corners
-from semsam_model.types import Box, Candidate, Click, Prompt
+from semsam_model.types import LEVELS, Box, Candidate, Click, Prompt
 
 #: Clicks of the cycle tool this close, as a share of the photo's longer side, ask for the next candidate.
 SAME_SPOT = 0.02
@@ -265,7 +265,7 @@ def _note(candidate: Candidate, label: str | None) -> str:
         said = ("" if candidate.label else "? ") + " | ".join(names)
     else:
         said = " ".join(filter(None, (label, f"{candidate.score:.2f}")))
-    return f"L{candidate.level}/{LEVELS} {said}"
+    return f"L{candidate.level}/{len(LEVELS)} {said}"
 
 
 def _geometry(candidate: Candidate, tag: str, max_vertices: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from semsam_model.adaptation.kernel_ridge import LearnedNames, Preference, fit_n
 from semsam_model.adaptation.region_features import region_features
 from semsam_model.errors import DataError
 from semsam_model.inference.candidates import CandidateOptions
-from semsam_model.inference.naming import LabelSet, label_probabilities
+from semsam_model.inference.naming import label_probabilities
 from semsam_model.inference.predict import (
     Proposals,
     context_masks,
@@ -33,7 +33,7 @@ from semsam_model.inference.zoom import CropEncoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.types import Candidate, Click, Prompt, PromptContext
+from semsam_model.types import Candidate, Click, LabelSet, Prompt, PromptContext
 
 PER_LABEL, EXAMPLES = 40, 300  #: newest regions that names are learned from, of a label and in all
 #: A proposal of at least this IoU with the accepted region shows its label too: proposals are what will be named.

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from semsam_model.network.frame import LOGIT_STRIDE
 from semsam_model.network.model import ImageEmbedding
-from semsam_model.network.pixel_decoder import LEVELS
+from semsam_model.network.pixel_decoder import MEMORY_LEVELS
 
 SHAPE_WEIGHT = PLACE_WEIGHT = 0.7  #: the blocks of pooled maps have 1
 HOLDS = 0.85  #: share of a mask inside the one that encloses it
@@ -70,8 +70,8 @@ def _maps(embedding: ImageEmbedding) -> list[tuple[Tensor, bool]]:
     A model without name features keeps no backbone maps: there the memory at strides 16 and 32 takes their place.
     """
     features = embedding.features
-    coarse = embedding.maps[-2:] or tuple(features.level(level)[0] for level in (LEVELS - 2, LEVELS - 3))
-    return [(features.level(LEVELS - 1)[0], True), (coarse[0], True), (coarse[1], False)]
+    coarse = embedding.maps[-2:] or tuple(features.level(level)[0] for level in (MEMORY_LEVELS - 2, MEMORY_LEVELS - 3))
+    return [(features.level(MEMORY_LEVELS - 1)[0], True), (coarse[0], True), (coarse[1], False)]
 
 
 def _pooled(level: Tensor, masks: Tensor) -> np.ndarray:

@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from semsam_model.data.mixture import Mixture
-from semsam_model.data.samples import GRANULARITIES, Dataset, Region, Sample
+from semsam_model.data.samples import Dataset, Region, Sample
 from semsam_model.errors import DataError
+from semsam_model.types import GRANULARITIES
 
 #: A part that lies in its whole by less than this is counted as loose.
 LOOSE = 0.9

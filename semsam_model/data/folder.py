@@ -19,8 +19,9 @@ import numpy as np
 from PIL import Image
 
 from semsam_model.data.readers.coco import CocoOptions, read_coco
-from semsam_model.data.samples import CocoMask, Dataset, Label, Sample
+from semsam_model.data.samples import CocoMask, Dataset, Sample
 from semsam_model.errors import DataError
+from semsam_model.types import Label
 
 
 def read_samples(directory: Path, sources: Sequence[str] | None = None, *, evaluation: bool = False) -> Dataset:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 from PIL import Image
@@ -24,8 +24,8 @@ from semsam_model.data.pixels import decode_rgb
 from semsam_model.errors import ConfigError, DataError, ImageError
 from semsam_model.masks.codecs import decode_coco_rle, encode_coco_rle
 from semsam_model.masks.geometry import Size, crop_mask
+from semsam_model.types import Label
 
-GRANULARITIES = ("object", "part", "region")
 MIN_AREA = 64  #: photo pixels of a mask that is worth a click, see `clickable`
 
 #: What a mask can raise besides DataError while it is read from someone else's file.
@@ -83,14 +83,6 @@ class Feeds:
 
 
 EVERY_LOSS = Feeds()
-
-
-class Label(NamedTuple):
-    """What a mask is called, as its source spells it."""
-
-    granularity: str  #: one of GRANULARITIES
-    name: str
-    whole: str | None = None  #: of a part, where its category says it: "dog" of "dog:head"
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,9 @@ from semsam_model.adaptation.lessons import Lesson, make_lesson, text_scores
 from semsam_model.data.samples import MIN_AREA, Region, Sample
 from semsam_model.data.vocabulary import HEAD_OF
 from semsam_model.errors import DataError, ImageError
-from semsam_model.inference.naming import KINDS, LabelSet
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
+from semsam_model.types import KINDS, LabelSet
 
 EXAMPLES = (0, 1, 5, 20)
 DRAWS = 6

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semsam_model.data.samples import Dataset, Label, Sample
-from semsam_model.inference.naming import OF, Kind, LabelSet
+from semsam_model.data.samples import Dataset, Sample
+from semsam_model.inference.naming import OF
 from semsam_model.inference.object_queries import Embed, ObjectQueries, classify_parts
 from semsam_model.inference.postprocess import ClassifiedQueries
 from semsam_model.text_encoder import GENERIC, normalise_label
+from semsam_model.types import Kind, Label, LabelSet
 
 
 class Key(NamedTuple):

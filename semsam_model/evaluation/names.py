@@ -19,12 +19,12 @@ from semsam_model.data.samples import Sample
 from semsam_model.data.vocabulary import HEAD_OF, Vocabulary, encode_vocabulary
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluation.clicks import innermost
-from semsam_model.inference.naming import KINDS, LabelSet, label_scores
+from semsam_model.inference.naming import label_scores
 from semsam_model.inference.predict import raw_levels
 from semsam_model.masks.geometry import iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.text_encoder import TextEncoder
-from semsam_model.types import Prompt
+from semsam_model.types import KINDS, LabelSet, Prompt
 
 MEASURES = ("top1", "top3", "together")
 

@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from semsam_model.data.samples import Label, Sample
+from semsam_model.data.samples import Sample
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluation.labels import Labels, labels_of
 from semsam_model.evaluation.tasks import NEEDS, NO_QUERIES, TASKS, Figures, Looked, Measure
 from semsam_model.inference.automatic import AutomaticOptions, automatic_masks
 from semsam_model.inference.object_queries import Embed, predict_object_queries
 from semsam_model.network.model import SemanticSAM
+from semsam_model.types import Label
 
 
 def evaluate_photos(

@@ -21,7 +21,7 @@ from semsam_model.data.samples import MIN_AREA, Sample
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluation.few_shot import label_set, region_label
 from semsam_model.inference.candidates import CandidateOptions
-from semsam_model.inference.naming import LabelSet, name_candidates
+from semsam_model.inference.naming import name_candidates
 from semsam_model.inference.predict import (
     expected_iou,
     predict_proposals,
@@ -35,7 +35,7 @@ from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.text_encoder import TextEncoder
-from semsam_model.types import Candidate, Prompt
+from semsam_model.types import Candidate, LabelSet, Prompt
 
 MEASURES = ("first", "iou", "label")
 BLOCKS = (25, 50, 100, 200, 400, 800, 1600, 3200)  #: accepts at which a row of the curve ends

@@ -13,7 +13,7 @@ from semsam_model.evaluation.labels import Labels
 from semsam_model.evaluation.metrics.average_precision import MOST_FEDERATED, Asked, MaskAp, Truth
 from semsam_model.evaluation.metrics.maps import UNLABELLED, MeanIou, PanopticQuality
 from semsam_model.evaluation.metrics.masks import InstanceSets, TextIou
-from semsam_model.inference.naming import Kind, part_and_whole
+from semsam_model.inference.naming import part_and_whole
 from semsam_model.inference.object_queries import (
     Embed,
     ObjectQueries,
@@ -24,7 +24,7 @@ from semsam_model.inference.object_queries import (
 )
 from semsam_model.inference.postprocess import PostprocessOptions, to_panoptic, to_semantic
 from semsam_model.network.frame import Frame
-from semsam_model.types import LEVEL_TOKENS, Candidate
+from semsam_model.types import LEVEL_TOKENS, Candidate, Kind
 
 #: Answers below this score are no part of a set or of an answer to a word.
 PRESENT = PostprocessOptions().present

@@ -16,13 +16,13 @@ from semsam_model.data.vocabulary import HEAD_OF, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError, ImageError
 from semsam_model.evaluation.clicks import Seen
 from semsam_model.inference.candidates import CandidateOptions
-from semsam_model.inference.naming import KINDS, LabelSet, label_scores
+from semsam_model.inference.naming import label_scores
 from semsam_model.inference.predict import Proposals, expected_iou, predict_proposals_batch
 from semsam_model.inference.zoom import crop_encoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
-from semsam_model.types import Prompt
+from semsam_model.types import KINDS, LabelSet, Prompt
 
 MEASURES = ("oracle", "first", "max")
 GUARD = 1_000_003  #: seed of the made scenes of the guard set: never trained on

@@ -21,12 +21,11 @@ import numpy as np
 
 from semsam_model.errors import ConfigError
 from semsam_model.inference.candidates import CandidateOptions, Proposal, cleaned
-from semsam_model.inference.naming import LabelSet, name_candidates
+from semsam_model.inference.naming import name_candidates
 from semsam_model.inference.predict import decode_prompts, promptless_candidates
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.network.ranker import LEVELS
-from semsam_model.types import Candidate, Click, level_tokens
+from semsam_model.types import LEVELS, Candidate, Click, LabelSet, level_tokens
 
 _COMPARED = 256  #: masks compared with those kept at a time
 

@@ -15,10 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from semsam_model.errors import ConfigError
-from semsam_model.types import KINDS as KINDS
-from semsam_model.types import Candidate
-from semsam_model.types import Kind as Kind
-from semsam_model.types import LabelSet as LabelSet
+from semsam_model.types import KINDS, Candidate, Kind, LabelSet
 
 #: Odds that a mask is a part: even at level 4, and doubled (nearly: e to the 0.6) with each level towards the smallest.
 #: A coarse fit to annotated photos, where the best level of an object is often 3 or 4, and of a part 5 or 6.
@@ -65,11 +62,6 @@ def _logits(name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet
     by_head = name_embeddings @ labels.vectors.T + log_share[..., None]  # (n, 2, labels)
     of_kind = [by_head.max(1) if k is None else by_head[:, KINDS.index(k)] for k in labels.kinds]
     return np.stack([logits[:, i] for i, logits in enumerate(of_kind)], 1)
-
-
-#: What names say about which of several masks is meant: the best label's share; 1; the share of all part labels, 0.5
-#: where the labels are not of both kinds; the best label's logit, in tens.
-EVIDENCE = ("name_score", "has_name_score", "name_part", "name_logit")
 
 
 def evidence(

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from semsam_model.inference.candidates import CandidateOptions, Proposal, cleaned, stability
-from semsam_model.inference.naming import KINDS, Kind, LabelSet, part_and_whole
+from semsam_model.inference.naming import part_and_whole
 from semsam_model.inference.postprocess import (
     ClassifiedQueries,
     PostprocessOptions,
@@ -29,7 +29,7 @@ from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.object_queries import query_logits, query_scores
 from semsam_model.network.pixel_decoder import Features
-from semsam_model.types import Candidate
+from semsam_model.types import KINDS, Candidate, Kind, LabelSet
 
 #: Labels -> float32 (n, E), unit length; `TextEncoder.embed` as an array.
 Embed = Callable[[Sequence[str]], np.ndarray]

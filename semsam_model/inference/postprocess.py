@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from semsam_model.inference.naming import KINDS, Kind, LabelSet, check_dimension
+from semsam_model.inference.naming import check_dimension
+from semsam_model.types import KINDS, Kind, LabelSet
 
 #: Columns of `ClassifiedQueries.kinds` that a label of a kind may be: named regions ("sky") count as objects.
 COLUMNS: dict[Kind, tuple[int, ...]] = {"object": (0, 2), "part": (1,)}

@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from semsam_model.inference.candidates import CandidateOptions
-from semsam_model.inference.naming import KINDS, Kind, LabelSet
 from semsam_model.inference.object_queries import INSIDE, ObjectQueries, predict_object_queries, queries_to_candidates
 from semsam_model.inference.postprocess import COLUMNS, PostprocessOptions
 from semsam_model.masks.geometry import clean_pixels
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.types import Candidate
+from semsam_model.types import KINDS, Candidate, Kind, LabelSet
 
 #: An object and a part with a larger IoU are one region. A part that is less of its object is a part.
 SAME_REGION = 0.85

@@ -27,11 +27,12 @@ from semsam_model.inference.candidates import (
     stability,
 )
 from semsam_model.inference.naming import evidence
+from semsam_model.inference.ranking import features, proposal_features
 from semsam_model.inference.zoom import CropEncoder, choose_crop, without_truncated
 from semsam_model.masks.geometry import clean_pixels
 from semsam_model.network.frame import LOGIT_STRIDE, Frame, Window
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM
-from semsam_model.network.ranker import Ranker, features, proposal_features
+from semsam_model.network.ranker import Ranker
 from semsam_model.types import Box, Candidate, Click, Kind, LabelSet, Prompt, PromptContext
 
 TOGETHER = 8  #: clicks and boxes that are decoded in one run

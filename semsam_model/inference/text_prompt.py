@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from semsam_model.inference.candidates import CandidateOptions, Proposal, cleaned
-from semsam_model.inference.naming import LabelSet, label_probabilities, name_candidates
+from semsam_model.inference.naming import label_probabilities, name_candidates
 from semsam_model.inference.object_queries import (
     INSIDE,
     ObjectQueries,
@@ -26,7 +26,7 @@ from semsam_model.inference.postprocess import PostprocessOptions
 from semsam_model.inference.predict import decode_prompts, promptless_candidates
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.types import Candidate, Click, level_tokens
+from semsam_model.types import Candidate, Click, LabelSet, level_tokens
 
 GRID = 8  #: clicks along each side of the photo
 #: Two masks of a name that share more than this much of the smaller one are the same thing, or a piece of it.

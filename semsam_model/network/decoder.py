@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from semsam_model.config import ModelConfig
 from semsam_model.network.deformable import DeformableAttention
-from semsam_model.network.pixel_decoder import LEVELS, Features, sine
+from semsam_model.network.pixel_decoder import MEMORY_LEVELS, Features, sine
 from semsam_model.types import level_tokens
 
 CLICK_MAPS = (3, 2, 1)  #: memory levels read under a click: strides 8, 16, 32
@@ -80,7 +80,7 @@ class DecoderLayer(nn.Module):
     def __init__(self, width: int, heads: int, points: int, ffn: int) -> None:
         super().__init__()
         self.self_attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.cross_attn = DeformableAttention(width, heads, LEVELS, points)
+        self.cross_attn = DeformableAttention(width, heads, MEMORY_LEVELS, points)
         self.linear1, self.linear2 = nn.Linear(width, ffn), nn.Linear(ffn, width)
         # published numbering: norm2 follows self-attention, norm1 cross-attention
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)

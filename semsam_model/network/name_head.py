@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from semsam_model.errors import CheckpointError
-from semsam_model.network.pixel_decoder import LEVELS, Features
+from semsam_model.network.pixel_decoder import MEMORY_LEVELS, Features
+from semsam_model.types import KINDS
 
 HIDDEN = 256
 CLASS_FEATURES = 1280  #: of MobileNetV2, before its classifier
 FIRST_SCALE = 20.0  #: of cosines in the softmax, before training
 LARGEST_SCALE = 100.0
-KINDS = ("object", "part")  #: order of the two projections and scales
 
 
 class NameHead(nn.Module):
@@ -60,7 +60,7 @@ class NameHead(nn.Module):
         No gradient reaches the masks: a name must not redraw them.
         """
         weights = logits.detach().float().sigmoid()[:, None]
-        maps = [features.level(LEVELS - 1)[image], *(m[image] for m in features.maps[-2:])]
+        maps = [features.level(MEMORY_LEVELS - 1)[image], *(m[image] for m in features.maps[-2:])]
         pooled = []
         for level in maps:
             height, width = level.shape[-2:]

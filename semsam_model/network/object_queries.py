@@ -25,12 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semsam_model.config import ModelConfig
-from semsam_model.data.samples import GRANULARITIES
 from semsam_model.network.decoder import MLP, DecoderLayer, LayerOutput, PromptDecoder, box_positions, inverse_sigmoid
 from semsam_model.network.deformable import Shapes
-from semsam_model.network.pixel_decoder import LEVELS, Features, PixelDecoder
+from semsam_model.network.pixel_decoder import MEMORY_LEVELS, Features, PixelDecoder
+from semsam_model.types import GRANULARITIES
 
-KINDS = len(GRANULARITIES)  #: object, part, region
 HIDDEN = 256
 GEOMETRY = 7  #: predicted IoU, IoU that the logits expect, area, box
 #: Logit of every score before training: few tokens and few masks are things.
@@ -56,20 +55,20 @@ class SeedProposals:
     logits: Tensor  #: (P, H/4, W/4)
     boxes: Tensor  #: (P, 4) cx, cy, w, h, shares of the padded frame
     predicted_iou: Tensor  #: (P,), raw
-    scores: Tensor  #: (P, KINDS), logits
+    scores: Tensor  #: (P, 3), logits
 
 
 @dataclass(frozen=True, eq=False)
 class ObjectQueryOutput:
     """The object queries of one image, Q of them, and what they came from."""
 
-    token_scores: Tensor  #: (S, KINDS), logits, in the order of the memory
+    token_scores: Tensor  #: (S, 3), logits, in the order of the memory
     proposals: SeedProposals
     chosen: Tensor  #: long (Q,), rows of `proposals`, best first
     mask_embedding: Tensor  #: (Q, C), see `query_logits`
     boxes: Tensor  #: (Q, 4) cx, cy, w, h, shares of the padded frame
     box_trust: Tensor  #: (Q,), how much the box draws the mask
-    scores: Tensor  #: (Q, KINDS), logits, before the mask's own say, see `query_scores`
+    scores: Tensor  #: (Q, 3), logits, before the mask's own say, see `query_scores`
     object_embedding: Tensor  #: (Q, E), not normalised
     part_embedding: Tensor  #: (Q, E), not normalised
 
@@ -89,19 +88,19 @@ class ObjectQueryHead(nn.Module):
                 replace(config, decoder_layers=config.generic_decoder_layers, corrections=False)
             )
         self.queries, self.click_box = config.generic_queries, config.click_box
-        self.level_embed = nn.Parameter(torch.zeros(LEVELS, c))
+        self.level_embed = nn.Parameter(torch.zeros(MEMORY_LEVELS, c))
         self.token_norm = nn.LayerNorm(c)
-        self.token_score = MLP(c, c, KINDS, 3)
+        self.token_score = MLP(c, c, len(GRANULARITIES), 3)
         described = 2 * c + 2 * e + GEOMETRY
         self.state_norm, self.pooled_norm = nn.LayerNorm(c), nn.LayerNorm(c)
-        self.proposal_score = MLP(described, HIDDEN, KINDS, 3)
+        self.proposal_score = MLP(described, HIDDEN, len(GRANULARITIES), 3)
         self.content = nn.Linear(described, c)
         self.position_head = MLP(2 * c, c, c, 2)
         self.layers = nn.ModuleList(
             DecoderLayer(c, config.heads, config.points, config.ffn) for _ in range(config.generic_layers)
         )
         self.norm = nn.LayerNorm(c)
-        self.query_score = MLP(c, c, KINDS, 3)
+        self.query_score = MLP(c, c, len(GRANULARITIES), 3)
         self.mask_change = MLP(c, c, c, 3)
         self.box_change = MLP(c, c, 4, 3)
         self.box_trust = nn.Linear(c, 1)
@@ -121,7 +120,7 @@ class ObjectQueryHead(nn.Module):
             nn.init.constant_(scores.layers[-1].get_parameter("bias"), FIRST_LOGIT)
 
     def tokens(self, features: Features) -> Tensor:
-        """(S, KINDS) logits: is the middle of an object, part or region that has this level's size here?"""
+        """(S, 3) logits: is the middle of an object, part or region that has this level's size here?"""
         levels = torch.cat([self.level_embed[i].expand(h * w, -1) for i, (h, w) in enumerate(features.shapes)])
         return self.token_score(self.token_norm(features.memory[0]) + levels)
 
@@ -131,7 +130,9 @@ class ObjectQueryHead(nn.Module):
         coarse (P, cells of stride 8): mask logits.
         """
         inside = coarse.sigmoid()
-        pooled = inside @ features.level(LEVELS - 1)[0].flatten(1).T / inside.sum(1, keepdim=True).clamp(min=1e-6)
+        pooled = (
+            inside @ features.level(MEMORY_LEVELS - 1)[0].flatten(1).T / inside.sum(1, keepdim=True).clamp(min=1e-6)
+        )
         area = (coarse > 0).float().mean(1)
         geometry = torch.cat(
             (
@@ -208,7 +209,7 @@ def query_logits(output: ObjectQueryOutput, mask_features: Tensor) -> Tensor:
 
 
 def query_scores(output: ObjectQueryOutput, logits: Tensor) -> Tensor:
-    """float32 (Q, KINDS), logits of the expected IoU with an annotated mask of the granularity: what the query says,
+    """float32 (Q, 3), logits of the expected IoU with an annotated mask of the granularity: what the query says,
     times the IoU that its mask logits (Q, h, w) expect. A blurred mask is a bad one, whatever it is of (as the mask
     scores of Mask2Former, Cheng et al. 2022). No gradient reaches the mask.
     """
@@ -235,7 +236,7 @@ def choose_seeds(token_scores: Tensor, shapes: Shapes, count: int) -> Tensor:
 def distinct_proposals(scores: Tensor, logits: Tensor, count: int) -> Tensor:
     """Rows (n,) of at most `count` masks, best first by their best score, no two with an IoU over SAME_PROPOSAL.
 
-    scores (P, KINDS), logits (P, cells). Empty masks are left out.
+    scores (P, 3), logits (P, cells). Empty masks are left out.
     """
     best = scores.amax(1)
     inside = logits > 0

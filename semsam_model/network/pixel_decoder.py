@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from semsam_model.config import ModelConfig
 from semsam_model.network.deformable import CHUNK, DeformableAttention, Shapes
 
-LEVELS = 4
+MEMORY_LEVELS = 4  #: maps of the memory, of strides 64, 32, 16, 8
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def sine(angle: Tensor, width: int) -> Tensor:
 class EncoderLayer(nn.Module):
     def __init__(self, width: int, heads: int, points: int, ffn: int) -> None:
         super().__init__()
-        self.self_attn = DeformableAttention(width, heads, LEVELS, points)
+        self.self_attn = DeformableAttention(width, heads, MEMORY_LEVELS, points)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.linear1, self.linear2 = nn.Linear(width, ffn), nn.Linear(ffn, width)
 
@@ -91,7 +91,7 @@ class PixelDecoder(nn.Module):
             projections = [nn.Sequential(nn.Conv2d(c, width, 1), nn.GroupNorm(32, width)) for c in channels[1:]]
             projections.append(nn.Sequential(nn.Conv2d(channels[-1], width, 3, 2, 1), nn.GroupNorm(32, width)))
             self.input_proj = nn.ModuleList(projections)
-        self.level_embed = nn.Parameter(torch.empty(LEVELS, width).normal_())
+        self.level_embed = nn.Parameter(torch.empty(MEMORY_LEVELS, width).normal_())
         self.layers = nn.ModuleList(
             EncoderLayer(width, heads, points, config.ffn) for _ in range(config.encoder_layers)
         )

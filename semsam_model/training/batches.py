@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from semsam_model.data.mixture import Mixture
-from semsam_model.data.samples import GRANULARITIES, Region, Sample
+from semsam_model.data.samples import Region, Sample
 from semsam_model.data.vocabulary import NO_LABEL, Vocabulary
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.network.frame import BOX, CLICK
@@ -21,6 +21,7 @@ from semsam_model.training.config import SamplingConfig, Stage
 from semsam_model.training.losses.matching import NO_TARGET, Targets
 from semsam_model.training.losses.object_queries import GenericTargets, at_logits
 from semsam_model.training.sampler import Order
+from semsam_model.types import GRANULARITIES
 
 #: Photos tried for one place of a batch before the data is called unusable.
 _TRIES = 50

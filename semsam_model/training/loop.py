@@ -32,7 +32,6 @@ from semsam_model.data.mixture import Mixture, read_mixture
 from semsam_model.data.samples import Sample
 from semsam_model.data.vocabulary import Vocabulary, encode_vocabulary
 from semsam_model.errors import ConfigError
-from semsam_model.network.name_head import KINDS
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.training.batches import Batch, TrainingBatches
 from semsam_model.training.config import TrainConfig, read_train_config
@@ -40,6 +39,7 @@ from semsam_model.training.distributed import Processes, joined
 from semsam_model.training.probe import Oracle, pick_probes
 from semsam_model.training.report import Reporter, say_skipped
 from semsam_model.training.state import STATE, Run, save_weights
+from semsam_model.types import KINDS
 
 WEIGHTS = "model.safetensors"
 #: All steps done; `time_limit_minutes` over; asked to stop; the minutes of this call over. The last two are resumed.

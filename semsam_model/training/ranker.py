@@ -30,13 +30,14 @@ from semsam_model.data.vocabulary import NO_LABEL, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError
 from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.predict import Proposals, predict_proposals, rank_candidates
+from semsam_model.inference.ranking import features
 from semsam_model.inference.zoom import CropEncoder, crop_encoder
 from semsam_model.masks.clicker import innermost, next_click
 from semsam_model.masks.geometry import crop_iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.network.ranker import FEATURES, LEVELS, Ranker, features
+from semsam_model.network.ranker import FEATURES, Ranker
 from semsam_model.text_encoder import TextEncoder
-from semsam_model.types import KINDS, Box, Click, LabelSet, Prompt, PromptContext
+from semsam_model.types import KINDS, LEVELS, Box, Click, LabelSet, Prompt, PromptContext
 
 MASKS = 12  #: of a photo, at most
 CORRECTIONS = 2  #: clicks that follow the first, where any do

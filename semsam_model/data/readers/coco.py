@@ -33,13 +33,11 @@ from PIL import Image
 from semsam_model.data.samples import (
     BAD_ENTRY,
     EVERY_LOSS,
-    GRANULARITIES,
     Annotation,
     Checked,
     CocoMask,
     Dataset,
     Feeds,
-    Label,
     PhotoFile,
     Region,
     Sample,
@@ -47,6 +45,7 @@ from semsam_model.data.samples import (
 )
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import Size
+from semsam_model.types import GRANULARITIES, Label
 
 #: Share of a part's box that the box of its whole holds.
 _HELD = 0.9

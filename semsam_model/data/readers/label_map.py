@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from semsam_model.data.samples import EVERY_LOSS, Annotation, Dataset, Feeds, Label, PhotoFile, Region, Sample
+from semsam_model.data.samples import EVERY_LOSS, Annotation, Dataset, Feeds, PhotoFile, Region, Sample
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import Size
+from semsam_model.types import Label
 
 #: How the names of a map and of its photo end, after what they share.
 ENDINGS = (".png", ".jpg")

@@ -17,20 +17,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from semsam_model.data.samples import (
-    BAD_ENTRY,
-    EVERY_LOSS,
-    GRANULARITIES,
-    Annotation,
-    Dataset,
-    Feeds,
-    PhotoFile,
-    Region,
-    Sample,
-)
+from semsam_model.data.samples import BAD_ENTRY, EVERY_LOSS, Annotation, Dataset, Feeds, PhotoFile, Region, Sample
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import Size
 from semsam_model.masks.label_studio import region_mask, region_shape, region_size
+from semsam_model.types import GRANULARITIES
 
 #: Rows with a shape that is no mask we read; the editor calls them so, with or without "labels".
 _UNREAD_SHAPES = ("ellipse", "vector")

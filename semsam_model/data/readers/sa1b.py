@@ -23,7 +23,6 @@ import numpy as np
 from semsam_model.data.samples import (
     BAD_ENTRY,
     EVERY_LOSS,
-    GRANULARITIES,
     Annotation,
     CocoMask,
     Dataset,
@@ -36,6 +35,7 @@ from semsam_model.data.samples import (
     read_rgb,
 )
 from semsam_model.errors import DataError
+from semsam_model.types import GRANULARITIES
 
 PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 

@@ -27,11 +27,12 @@ from torch import Tensor
 from semsam_model.data.vocabulary import NameTable
 from semsam_model.network.deformable import Shapes
 from semsam_model.network.frame import LOGIT_STRIDE
-from semsam_model.network.object_queries import KINDS, ObjectQueryOutput, query_logits, query_scores
+from semsam_model.network.object_queries import ObjectQueryOutput, query_logits, query_scores
 from semsam_model.network.pixel_decoder import Features
 from semsam_model.training.distributed import Share, alone
 from semsam_model.training.losses.matching import generalised_iou
 from semsam_model.training.losses.names import Abstaining, NameLoss, name_loss
+from semsam_model.types import GRANULARITIES
 
 #: Sides (root of the area) of the masks that a memory level of stride s answers for, in units of s. Levels overlap.
 FITTING = (1.5, 6.0)
@@ -52,7 +53,7 @@ class GenericTargets:
     boxes: Tensor  #: (G, 4) cx, cy, w, h, shares of the padded frame
     kinds: Tensor  #: long (G,), index into GRANULARITIES
     labels: Tensor  #: long (G,), rows of the vocabulary, or NO_LABEL
-    complete: Tensor  #: bool (KINDS,): whatever is not annotated is not there
+    complete: Tensor  #: bool (3,): whatever is not annotated is not there
     fed: Tensor  #: bool (G, 3): whether it teaches masks, boxes, IoU
 
     def to(self, device: torch.device | str) -> GenericTargets:
@@ -70,12 +71,12 @@ def at_logits(masks: Tensor) -> Tensor:
 
 
 def token_targets(masks: Tensor, kinds: Tensor, shapes: Shapes) -> Tensor:
-    """float (S, KINDS): 1 in the middle of a mask of a size that fits the level, -1 elsewhere inside masks, else 0.
+    """float (S, 3): 1 in the middle of a mask of a size that fits the level, -1 elsewhere inside masks, else 0.
 
     masks bool (G, h, w). Every mask that is not empty has at least one positive cell.
     """
     height, width = masks.shape[-2:]
-    wanted = [np.zeros((KINDS, h, w), np.float32) for h, w in shapes]
+    wanted = [np.zeros((len(GRANULARITIES), h, w), np.float32) for h, w in shapes]
     for mask, kind in zip(masks.cpu().numpy(), kinds.tolist(), strict=True):
         area = int(mask.sum())
         if not area:
@@ -96,7 +97,7 @@ def token_targets(masks: Tensor, kinds: Tensor, shapes: Shapes) -> Tensor:
             if fits[level]:
                 here[at > 0.5 * depth.flat[inner]] = 1
                 here[inner // width * h // height, inner % width * w // width] = 1
-    return torch.from_numpy(np.concatenate([level.reshape(KINDS, -1) for level in wanted], 1).T.copy())
+    return torch.from_numpy(np.concatenate([level.reshape(len(GRANULARITIES), -1) for level in wanted], 1).T.copy())
 
 
 def mask_ious(first: Tensor, second: Tensor) -> Tensor:
@@ -185,9 +186,9 @@ def _token_loss(scores: Tensor, wanted: GenericTargets, shapes: Shapes) -> Tenso
 
 
 def _worth(ious: Tensor, wanted: GenericTargets, those: Tensor) -> Tensor:
-    """(P, G) -> (P, KINDS), IoU with the best of those masks (G,) or its box in each granularity, 0 below LEAST_IOU."""
-    best = ious.new_zeros(len(ious), KINDS)
-    for kind in range(KINDS):
+    """(P, G) -> (P, 3), IoU with the best of those masks (G,) or its box in each granularity, 0 below LEAST_IOU."""
+    best = ious.new_zeros(len(ious), len(GRANULARITIES))
+    for kind in range(len(GRANULARITIES)):
         chosen = ious[:, those & (wanted.kinds == kind)]
         if chosen.shape[1]:
             best[:, kind] = chosen.amax(1)
@@ -200,7 +201,7 @@ def _score_loss(scores: Tensor, worth: Tensor, unsaid: Tensor, wanted: GenericTa
     """
     known = (worth > 0) | (wanted.complete & (unsaid == 0))
     losses = F.binary_cross_entropy_with_logits(scores, worth, reduction="none")
-    return KINDS * (losses * known).sum() / known.sum().clamp(min=1) * SCORE_SCALE
+    return len(GRANULARITIES) * (losses * known).sum() / known.sum().clamp(min=1) * SCORE_SCALE
 
 
 def _match(scores: Tensor, ious: Tensor, wanted: GenericTargets) -> tuple[Tensor, Tensor]:

@@ -21,11 +21,10 @@ from backend.service.wiring import build_service
 from backend.settings import Settings
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
-from semsam_model.inference.naming import Kind
 from semsam_model.inference.preannotate import Region, apart
 from semsam_model.masks.codecs import decode_brush_rle
 from semsam_model.network.model import build_model
-from semsam_model.types import Candidate
+from semsam_model.types import Candidate, Kind
 from tests.backend.service.test_predictions import CONFIG, Files, body, serving
 from tests.backend.studio_http import TOKEN
 

@@ -13,12 +13,12 @@ from semsam_model.config import read_model_config
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import DataError
 from semsam_model.inference.candidates import CandidateOptions
-from semsam_model.inference.naming import LabelSet, name_candidates
+from semsam_model.inference.naming import name_candidates
 from semsam_model.inference.predict import predict_candidates, predict_proposals, rerank_features, with_region_features
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.types import Candidate, Prompt
+from semsam_model.types import Candidate, LabelSet, Prompt
 from tests.semsam_model.networks import structured
 
 SIZE = (64, 64)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from semsam_model.config import read_model_config
-from semsam_model.data.samples import Annotation, Checked, CocoMask, Label, Region, Sample
+from semsam_model.data.samples import Annotation, Checked, CocoMask, Region, Sample
 from semsam_model.errors import ConfigError
 from semsam_model.evaluation import photos as module
 from semsam_model.evaluation.labels import labels_of
@@ -19,6 +19,7 @@ from semsam_model.evaluation.photos import PhotoReport, evaluate_photos
 from semsam_model.evaluation.tasks import TASKS
 from semsam_model.inference.object_queries import ObjectQueries
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
+from semsam_model.types import Label
 from tests.semsam_model.networks import structured
 
 SIZE = 128

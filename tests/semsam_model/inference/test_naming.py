@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
-from semsam_model.inference.naming import KINDS, Kind, LabelSet, evidence, label_scores, name_candidates
+from semsam_model.inference.naming import evidence, label_scores, name_candidates
 from semsam_model.inference.predict import predict_candidates, raw_levels
 from semsam_model.inference.text_prompt import GRID, find
 from semsam_model.network.model import SemanticSAM, build_model
-from semsam_model.types import Candidate, Click, Prompt
+from semsam_model.types import KINDS, Candidate, Click, Kind, LabelSet, Prompt
 from tests.semsam_model.networks import structured
 
 quick = settings(max_examples=40, deadline=None)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semsam_model.inference.naming import Kind, LabelSet
 from semsam_model.inference.postprocess import (
     NO_LABEL,
     ClassifiedQueries,
@@ -19,6 +18,7 @@ from semsam_model.inference.postprocess import (
     to_panoptic,
     to_semantic,
 )
+from semsam_model.types import Kind, LabelSet
 
 SKY, CAR, WHEEL = 0, 1, 2
 LABEL_KINDS: tuple[Kind | None, ...] = ("object", "object", "part")

@@ -19,9 +19,10 @@ from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, DataError, PromptError
 from semsam_model.inference.candidates import CandidateOptions, CropPrediction, PromptCells, Proposal, obeyed
 from semsam_model.inference.predict import Proposals, predict_candidates, rank_candidates
+from semsam_model.inference.ranking import features
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import SemanticSAM, build_model
-from semsam_model.network.ranker import ADDED, FEATURES, OF_PROPOSAL, Ranker, features
+from semsam_model.network.ranker import ADDED, FEATURES, OF_PROPOSAL, Ranker
 from semsam_model.training.ranker import ProposalList, fit_ranker, learn
 from semsam_model.types import LEVEL_TOKENS, Click, Kind, LabelSet, Prompt, PromptContext
 from tests.semsam_model.houses import write_source

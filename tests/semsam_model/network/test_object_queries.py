@@ -17,12 +17,10 @@ from semsam_model.checkpoints.run_weights import pack
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.data.mixture import Mixture
-from semsam_model.data.samples import Label
 from semsam_model.data.vocabulary import NameTable
 from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.evaluation.labels import Labels
 from semsam_model.inference.candidates import Proposal
-from semsam_model.inference.naming import LabelSet
 from semsam_model.inference.object_queries import (
     ObjectQueries,
     candidates_by_word,
@@ -51,7 +49,7 @@ from semsam_model.training.losses.object_queries import (
     token_targets,
     with_names,
 )
-from semsam_model.types import Candidate, Click
+from semsam_model.types import Candidate, Click, Label, LabelSet
 from tests.semsam_model.houses import write_source
 from tests.semsam_model.networks import structured
 
@@ -502,7 +500,7 @@ def test_queries_learn_on_packed_weights_and_clicks_stay_bit_for_bit(tmp_path: P
     for name, value in load_file(tmp_path / "ranked.safetensors").items():
         assert torch.equal(value, packed[name]), name
     assert load(tmp_path / "packed.safetensors")[0].ranker is not None
-    with pytest.raises(CheckpointError, match="no order of candidates"):
+    with pytest.raises(CheckpointError, match="holds no ranker"):
         pack(result.weights, GENERIC, tmp_path / "packed.safetensors", ranker_of=start)
 
 
