@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semsam_model.masks.geometry import tight_bbox
 from semsam_model.network.frame import LOGIT_STRIDE
 from semsam_model.network.model import ImageEmbedding
 from semsam_model.network.pixel_decoder import MEMORY_LEVELS
@@ -92,17 +93,9 @@ def _inside(share: np.ndarray) -> np.ndarray:
     return inside
 
 
-def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Half-open top, bottom, left, right."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not rows.size:
-        return 0, 0, 0, 0
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-
-
 def _sides(mask: np.ndarray) -> np.ndarray:
     """(h, w) -> float32 (4, h, w): rectangles left of, right of, above and below the mask's box, half its side wide."""
-    top, bottom, left, right = _bounds(mask)
+    left, top, right, bottom = tight_bbox(mask)
     reach = max(3, max(bottom - top, right - left) // 2)
     rows = slice(max(0, top - reach // 4), bottom + reach // 4)
     columns = slice(max(0, left - reach // 4), right + reach // 4)
@@ -117,7 +110,7 @@ def _sides(mask: np.ndarray) -> np.ndarray:
 def _shape(share: np.ndarray, inside: np.ndarray) -> np.ndarray:
     if not inside.any():
         return np.zeros(len(_SHAPE_MIDDLE))
-    (h, w), (top, bottom, left, right) = inside.shape, _bounds(inside)
+    (h, w), (left, top, right, bottom) = inside.shape, tight_bbox(inside)
     height, width = bottom - top, right - left
     rows, columns = np.nonzero(inside)
     outlines, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -145,7 +138,7 @@ def _place(share: np.ndarray, inside: np.ndarray, context_masks: Sequence[np.nda
         if np.count_nonzero(other) >= LARGER * area and float(share[other].sum()) >= HOLDS * area
     ]
     whole = max(holders, key=np.count_nonzero) if holders else np.ones(share.shape, bool)
-    (top, bottom, left, right), (mine_top, mine_bottom, mine_left, mine_right) = _bounds(whole), _bounds(inside)
+    (left, top, right, bottom), (mine_left, mine_top, mine_right, mine_bottom) = map(tight_bbox, (whole, inside))
     height, width = bottom - top, right - left
     values = [
         (mine_left - left) / width, (mine_right - left) / width,

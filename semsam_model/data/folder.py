@@ -21,6 +21,7 @@ from PIL import Image
 from semsam_model.data.readers.coco import CocoOptions, read_coco
 from semsam_model.data.samples import CocoMask, Dataset, Sample
 from semsam_model.errors import DataError
+from semsam_model.masks.geometry import tight_bbox
 from semsam_model.types import Label
 
 
@@ -93,16 +94,13 @@ def write_samples(samples: Iterable[Sample], directory: Path, source: str) -> Pa
         first = len(annotations) + 1
         for index, region in enumerate(sample.regions):
             mask = sample.mask(index)
-            rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-            box = [0, 0, 0, 0]
-            if rows.size:
-                box = [columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]
+            x0, y0, x1, y1 = tight_bbox(mask)
             annotation: dict[str, Any] = {
                 "id": first + index,
                 "image_id": number,
                 "segmentation": CocoMask.of(mask).segmentation,
                 "area": int(mask.sum()),
-                "bbox": [int(side) for side in box],
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "iscrowd": 0,
                 "granularity": region.granularity,
                 "parent_id": None if region.parent is None else first + region.parent,

@@ -23,6 +23,8 @@ from semsam_model.errors import ConfigError
 from semsam_model.inference.candidates import CandidateOptions, Proposal, cleaned
 from semsam_model.inference.naming import name_candidates
 from semsam_model.inference.predict import decode_prompts, promptless_candidates
+from semsam_model.masks.geometry import tight_bbox
+from semsam_model.masks.suppression import suppress
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import LEVELS, Candidate, Click, LabelSet, level_tokens
@@ -143,8 +145,8 @@ def _pass(
 
 
 def _box(cells: np.ndarray) -> tuple[int, int, int, int] | None:
-    rows, columns = np.flatnonzero(cells.any(1)), np.flatnonzero(cells.any(0))
-    return (int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])) if rows.size else None
+    x0, y0, x1, y1 = tight_bbox(cells)
+    return (x0, y0, x1 - 1, y1 - 1) if x1 else None
 
 
 def _on_photo(proposal: Proposal, frame: Frame) -> tuple[float, tuple[int, int, int, int] | None]:
@@ -164,10 +166,7 @@ def _by_masks(passed: Sequence[_Kept], options: AutomaticOptions, cells: int) ->
         # against those kept before, then among themselves
         repeats = np.asarray(_repeats(rows, part, masks, kept, options).any(1))
         among = _repeats(rows, part, rows, part, options)
-        mine: list[int] = []
-        for row in range(len(part)):
-            if not repeats[row] and not among[row, mine].any():
-                mine.append(row)
+        mine = suppress(np.flatnonzero(~repeats), len(part), among.__getitem__)
         kept += [part[row] for row in mine]
         masks = np.concatenate((masks, rows[mine]))
         if len(kept) >= options.most:
@@ -191,17 +190,15 @@ def _repeats(
 
 def _by_boxes(passed: Sequence[_Kept], options: AutomaticOptions) -> list[_Kept]:
     """Greedy over boxes, whatever the level (SAM's generator)."""
-    kept: list[_Kept] = []
     boxes = np.array([k.box for k in passed], np.float64).reshape(-1, 4)
-    free = np.ones(len(passed), bool)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    for row in range(len(passed)):
-        if free[row]:
-            kept.append(passed[row])
-            low, high = np.maximum(boxes[row, :2], boxes[:, :2]), np.minimum(boxes[row, 2:], boxes[:, 2:])
-            both = (high - low).clip(min=0).prod(1)
-            free &= both <= options.same_iou * np.maximum(areas[row] + areas - both, 1e-9)
-    return kept
+
+    def repeats(row: int) -> np.ndarray:
+        low, high = np.maximum(boxes[row, :2], boxes[:, :2]), np.minimum(boxes[row, 2:], boxes[:, 2:])
+        both = (high - low).clip(min=0).prod(1)
+        return both > options.same_iou * np.maximum(areas[row] + areas - both, 1e-9)
+
+    return [passed[row] for row in suppress(range(len(passed)), len(passed), repeats)]
 
 
 def _decoded(

@@ -26,6 +26,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from semsam_model.masks.geometry import tight_bbox
+from semsam_model.masks.suppression import suppress
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.types import level_tokens
 
@@ -94,10 +96,7 @@ def obeyed(cells: np.ndarray, positives: Sequence[tuple[int, int]], negatives: S
 
 def box_fit(cells: np.ndarray, box: tuple[float, float, float, float]) -> float:
     """IoU between the mask's bounding box and a box x0, y0, x1, y1, both in cells."""
-    rows, cols = np.flatnonzero(cells.any(1)), np.flatnonzero(cells.any(0))
-    if not rows.size:
-        return 0.0
-    x0, y0, x1, y1 = cols[0], rows[0], cols[-1] + 1, rows[-1] + 1
+    x0, y0, x1, y1 = tight_bbox(cells)
     width = min(x1, box[2]) - max(x0, box[0])
     height = min(y1, box[3]) - max(y0, box[1])
     if width <= 0 or height <= 0:
@@ -220,13 +219,8 @@ def distinct(ordered: Sequence[int], shared: np.ndarray, options: CandidateOptio
     ordered: places in `shared`, what `overlaps` returned.
     """
     areas = np.diagonal(shared)
-    kept: list[int] = []
-    for at in ordered:
-        if len(kept) < options.most and areas[at] > 0:
-            both = shared[at, kept]
-            if (both <= options.same_iou * (areas[at] + areas[kept] - both)).all():
-                kept.append(at)
-    return kept
+    same = shared > options.same_iou * (areas[:, None] + areas - shared)
+    return suppress((at for at in ordered if areas[at] > 0), len(areas), same.__getitem__, options.most)
 
 
 def agreeing(ordered: Sequence[int], views: Sequence[CropPrediction], options: CandidateOptions) -> list[int]:

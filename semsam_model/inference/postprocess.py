@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from semsam_model.inference.naming import check_dimension
+from semsam_model.masks.suppression import suppress
 from semsam_model.types import KINDS, Kind, LabelSet
 
 #: Columns of `ClassifiedQueries.kinds` that a label of a kind may be: named regions ("sky") count as objects.
@@ -127,13 +128,8 @@ def distinct(masks: np.ndarray, scores: np.ndarray, same_iou: float) -> list[int
     both = flat @ flat.T
     area = flat.sum(1)
     same = both > same_iou * (area[:, None] + area - both)
-    kept: list[int] = []
-    free = area > 0
-    for row in np.argsort(-scores, kind="stable"):
-        if free[row]:
-            kept.append(int(row))
-            free &= ~same[row]
-    return kept
+    best_first = np.argsort(-scores, kind="stable")
+    return suppress(best_first[area[best_first] > 0], len(flat), same.__getitem__)
 
 
 def to_semantic(

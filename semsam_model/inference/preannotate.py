@@ -15,7 +15,7 @@ import numpy as np
 from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.object_queries import INSIDE, ObjectQueries, predict_object_queries, queries_to_candidates
 from semsam_model.inference.postprocess import COLUMNS, PostprocessOptions
-from semsam_model.masks.geometry import clean_pixels
+from semsam_model.masks.geometry import clean_pixels, crop_mask
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import KINDS, Candidate, Kind, LabelSet
@@ -96,13 +96,8 @@ def apart(regions: Sequence[Region], visible: float) -> list[Region]:
 def _free(candidate: Candidate, crop: np.ndarray, bbox: tuple[int, int, int, int], taken: np.ndarray) -> Candidate:
     """The candidate with this mask less what is taken."""
     x0, y0, x1, y1 = bbox
-    left = crop & ~taken[y0:y1, x0:x1]
-    rows, cols = np.flatnonzero(left.any(1)), np.flatnonzero(left.any(0))
-    if not rows.size:
-        return replace(candidate, crop=np.zeros((0, 0), bool), bbox=(0, 0, 0, 0))
-    top, bottom, first, last = int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
-    tight = x0 + first, y0 + top, x0 + last, y0 + bottom
-    return replace(candidate, crop=left[top:bottom, first:last], bbox=tight)
+    left, tight = crop_mask(crop & ~taken[y0:y1, x0:x1], (x0, y0))
+    return replace(candidate, crop=left, bbox=tight)
 
 
 def _are_parts(queries: ObjectQueries, labels: LabelSet | None) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 
 from semsam_model.config import ModelConfig
 from semsam_model.inference.candidates import CropPrediction
+from semsam_model.masks.geometry import tight_bbox
 from semsam_model.network.frame import Window
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Prompt
@@ -62,8 +63,8 @@ def choose_crop(view: CropPrediction, prompt: Prompt, config: ModelConfig) -> Wi
 
 def _span(cells: np.ndarray) -> int:
     """Longer side of the bounding box, cells; 0 for an empty mask."""
-    rows, cols = np.flatnonzero(cells.any(1)), np.flatnonzero(cells.any(0))
-    return max(int(np.ptp(rows)), int(np.ptp(cols))) + 1 if rows.size else 0
+    x0, y0, x1, y1 = tight_bbox(cells)
+    return max(x1 - x0, y1 - y0)
 
 
 def _place(first: float, last: float, side: int, share: float) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from semsam_model.config import ModelConfig
 from semsam_model.errors import ImageError, PromptError
+from semsam_model.masks.geometry import EMPTY_BBOX, BBox, crop_mask, tight_bbox
 from semsam_model.types import Box, Click
 
 PAD_TO = 32  #: stride of the coarsest backbone map
@@ -185,7 +186,7 @@ class Frame:
         x0, y0, x1, y1 = self.window
         return x0 <= x <= x1 and y0 <= y <= y1
 
-    def mask(self, logits: np.ndarray, threshold: float = 0.0) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    def mask(self, logits: np.ndarray, threshold: float = 0.0) -> tuple[np.ndarray, BBox]:
         """One mask in the photo's own pixels: logits are upsampled (bilinear) and *then* thresholded.
 
         logits: float32 (h, w) at stride 4, padding allowed beyond `self.logits`.
@@ -193,13 +194,12 @@ class Frame:
         Work and memory are those of the box, not of the photo: outside one cell around the logits above the
         threshold, a bilinear surface cannot be above it. An empty mask is a (0, 0) crop with box 0, 0, 0, 0.
         """
-        nothing = np.zeros((0, 0), bool), (0, 0, 0, 0)
-        above = logits > threshold
-        rows, cols = np.flatnonzero(above.any(1)), np.flatnonzero(above.any(0))
-        if not rows.size:
+        nothing = np.zeros((0, 0), bool), EMPTY_BBOX
+        left, top, right, bottom = tight_bbox(logits > threshold)
+        if left == right:
             return nothing
-        y0, y_taps, y_share = self._taps(rows[0] - 1, rows[-1] + 1, 0, logits.shape[0])
-        x0, x_taps, x_share = self._taps(cols[0] - 1, cols[-1] + 1, 1, logits.shape[1])
+        y0, y_taps, y_share = self._taps(top - 1, bottom, 0, logits.shape[0])
+        x0, x_taps, x_share = self._taps(left - 1, right, 1, logits.shape[1])
         if not y_share.size or not x_share.size:
             return nothing
         narrow = torch.from_numpy(np.ascontiguousarray(logits, np.float32))
@@ -211,12 +211,7 @@ class Frame:
             part = slice(start, start + step)
             values = torch.lerp(narrow[y_taps[0][part]], narrow[y_taps[1][part]], share[part])
             crop[part] = (values > threshold).numpy()
-        rows, cols = np.flatnonzero(crop.any(1)), np.flatnonzero(crop.any(0))
-        if not rows.size:
-            return nothing
-        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
-        x0, y0 = x0 + self.window[0], y0 + self.window[1]
-        return crop[top:bottom, left:right], (x0 + left, y0 + top, x0 + right, y0 + bottom)
+        return crop_mask(crop, (x0 + self.window[0], y0 + self.window[1]))
 
     def enlarge(self, logits: np.ndarray) -> np.ndarray:
         """float32 (h, w) at stride 4, padding allowed beyond `self.logits` -> (H, W) of the window, bilinear."""

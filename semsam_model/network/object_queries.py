@@ -19,12 +19,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semsam_model.config import ModelConfig
+from semsam_model.masks.suppression import suppress
 from semsam_model.network.decoder import MLP, DecoderLayer, LayerOutput, PromptDecoder, box_positions, inverse_sigmoid
 from semsam_model.network.deformable import Shapes
 from semsam_model.network.pixel_decoder import MEMORY_LEVELS, Features, PixelDecoder
@@ -246,11 +246,5 @@ def distinct_proposals(scores: Tensor, logits: Tensor, count: int) -> Tensor:
     both = masks @ masks.T
     area = masks.sum(1)
     same = (both / (area[:, None] + area - both).clamp(min=1) > SAME_PROPOSAL).cpu().numpy()
-    free, kept = np.ones(len(order), bool), []
-    for row in range(len(order)):
-        if free[row]:
-            kept.append(row)
-            free &= ~same[row]
-            if len(kept) == count:
-                break
+    kept = suppress(range(len(order)), len(order), same.__getitem__, count)
     return order[torch.tensor(kept, dtype=torch.long, device=order.device)]

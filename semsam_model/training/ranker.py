@@ -33,7 +33,7 @@ from semsam_model.inference.predict import Proposals, predict_proposals, rank_ca
 from semsam_model.inference.ranking import features
 from semsam_model.inference.zoom import CropEncoder, crop_encoder
 from semsam_model.masks.clicker import innermost, next_click
-from semsam_model.masks.geometry import crop_iou
+from semsam_model.masks.geometry import crop_iou, tight_bbox
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import FEATURES, Ranker
 from semsam_model.text_encoder import TextEncoder
@@ -178,10 +178,10 @@ def _near_middle(mask: np.ndarray, rng: np.random.Generator) -> Click:
 
 def _loose_box(mask: np.ndarray, rng: np.random.Generator) -> Box:
     """The mask's box, each side moved by up to a tenth of its length."""
-    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    height, width = rows[-1] + 1 - rows[0], cols[-1] + 1 - cols[0]
+    left, top, right, bottom = tight_bbox(mask)
+    width, height = right - left, bottom - top
     x0, y0, x1, y1 = rng.uniform(-0.1, 0.1, 4) * (width, height, width, height)
-    return Box(cols[0] + x0, rows[0] + y0, cols[-1] + 1 + x1, rows[-1] + 1 + y1)
+    return Box(left + x0, top + y0, right + x1, bottom + y1)
 
 
 def _list(
