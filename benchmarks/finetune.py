@@ -41,7 +41,7 @@ from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Prompt
 
-MEASURES = ("oracle", "first", "told", "max")
+MEASURES = ("oracle", "first", "top1_given_kind", "max")
 CORRECTED = 16  #: photos on which one mask is clicked until it is right
 
 

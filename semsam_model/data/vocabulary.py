@@ -7,15 +7,17 @@ source that never marks doors says nothing about doors.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from semsam_model.data.samples import Sample
 from semsam_model.errors import ConfigError
 from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
+from semsam_model.types import KINDS, LabelSet
 
 NO_LABEL = -1
 #: Head that learns a region's name, by granularity. Regions with a name ("sky") are wholes of their own.
@@ -89,3 +91,16 @@ def encode_vocabulary(vocabulary: Vocabulary, encoder: TextEncoder, text_dim: in
     if vectors.shape[1] != text_dim:
         raise ConfigError(f"names: the model's text_dim is {text_dim}, the text encoder gives {vectors.shape[1]}")
     return vectors
+
+
+def source_labels(
+    vocabulary: Vocabulary, vectors: np.ndarray, source: str, heads: Collection[int], *, with_kind: bool = False
+) -> LabelSet:
+    """The labels of a source that these heads learn. vectors: float32 (V, E), of all rows of the vocabulary.
+
+    with_kind: values are "part wheel" rather than "wheel", so that labels of both heads differ.
+    """
+    numbers = [i for i, row in enumerate(vocabulary.rows) if row[0] == source and row[1] in heads]
+    rows = [vocabulary.rows[i] for i in numbers]
+    values = tuple(f"{KINDS[head]} {label}" if with_kind else label for _, head, label in rows)
+    return LabelSet(values, tuple(KINDS[head] for _, head, _ in rows), vectors[numbers])

@@ -9,16 +9,22 @@ from typing import Any, TypeVar
 import numpy as np
 
 from semsam_model.evaluation.clicks import MEASURES, ClickReport, ClickScore, GrabCutScore
-from semsam_model.evaluation.number_of_clicks import MOST, Corrected
+from semsam_model.evaluation.number_of_clicks import MAX_CLICKS, CorrectedMask
 
 BINS = 10
+#: Names of figures in report.json -> the names that they had before, which stand beside them with the same values.
+FORMER_NAMES = {
+    "top1_given_kind": "told",
+    "level_accuracy_given_kind": "level_accuracy_told",
+    "calibration_error_given_kind": "calibration_error_told",
+}
 #: name in the report -> measure -> how a click has it
 BASELINES: dict[str, dict[str, str]] = {
-    "predicted_iou": {"first": "predicted_first", "told": "predicted_told"},
+    "predicted_iou": {"first": "first_by_iou", "top1_given_kind": "given_kind_by_iou"},
     "largest": {"first": "largest_first", "max": "largest_max"},
 }
 
-Row = TypeVar("Row", ClickScore, Corrected, GrabCutScore)
+Row = TypeVar("Row", ClickScore, CorrectedMask, GrabCutScore)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,15 @@ def summarise(report: ClickReport, trained_on: Collection[str] | None = None) ->
     content["calibration"] = _calibrations(report)
     content["iou_after_clicks"] = _iou_after_clicks(report.corrected)
     content["skipped"] = report.skipped
-    return content
+    return _with_former_names(content)
+
+
+def _with_former_names(content: Any) -> Any:
+    """The same, and beside every figure of FORMER_NAMES another with its former name."""
+    if not isinstance(content, dict):
+        return content
+    renamed = {FORMER_NAMES[name]: value for name, value in content.items() if name in FORMER_NAMES}
+    return {name: _with_former_names(value) for name, value in (content | renamed).items()}
 
 
 def _of_source(report: ClickReport, source: str) -> dict[str, Any]:
@@ -93,12 +107,12 @@ def _of_source(report: ClickReport, source: str) -> dict[str, Any]:
 def _percent(clicks: Sequence[ClickScore]) -> dict[str, float]:
     figures = {m: _mean_percent(clicks, m) for m in MEASURES}
     error = calibration([c.first_score for c in clicks], [c.first for c in clicks]).error
-    told_error = calibration([c.told_score for c in clicks], [c.told for c in clicks]).error
+    given_kind = calibration([c.given_kind_score for c in clicks], [c.top1_given_kind for c in clicks])
     return figures | {
-        "level_accuracy": _mean_percent(clicks, "first_best"),
-        "level_accuracy_told": _mean_percent(clicks, "told_best"),
+        "level_accuracy": _mean_percent(clicks, "first_is_best"),
+        "level_accuracy_given_kind": _mean_percent(clicks, "given_kind_is_best"),
         "calibration_error": round(100 * error, 2),
-        "calibration_error_told": round(100 * told_error, 2),
+        "calibration_error_given_kind": round(100 * given_kind.error, 2),
     }
 
 
@@ -138,8 +152,8 @@ def _calibrations(report: ClickReport) -> dict[str, Any]:
     weights = [1 / counts[c.source] for c in clicks]
     pairs = {
         "first": [(c.first_score, c.first) for c in clicks],
-        "told": [(c.told_score, c.told) for c in clicks],
-        "predicted_iou": [(c.predicted_score, c.predicted_first) for c in clicks],
+        "top1_given_kind": [(c.given_kind_score, c.top1_given_kind) for c in clicks],
+        "predicted_iou": [(c.by_iou_score, c.first_by_iou) for c in clicks],
     }
     return {
         name: calibration([s for s, _ in rows], [v for _, v in rows], weights).to_dict()
@@ -148,8 +162,8 @@ def _calibrations(report: ClickReport) -> dict[str, Any]:
     }
 
 
-def _iou_after_clicks(corrected: Sequence[Corrected]) -> list[float]:
+def _iou_after_clicks(corrected: Sequence[CorrectedMask]) -> list[float]:
     """Percent after 1, 2, ... 20 clicks, mean over masks."""
     if not corrected:
         return []
-    return [round(100 * float(np.mean([c.after(n) for c in corrected])), 2) for n in range(1, MOST + 1)]
+    return [round(100 * float(np.mean([c.after(n) for c in corrected])), 2) for n in range(1, MAX_CLICKS + 1)]

@@ -6,7 +6,7 @@ click in the middle of the mask. A draw takes k regions of each label at random;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,10 @@ from rich.table import Table
 
 from semsam_model.adaptation.kernel_ridge import fit_names
 from semsam_model.adaptation.lessons import Lesson, make_lesson, text_scores
-from semsam_model.data.samples import MIN_AREA, Region, Sample
+from semsam_model.data.samples import Region, Sample
 from semsam_model.data.vocabulary import HEAD_OF
-from semsam_model.errors import DataError, ImageError
+from semsam_model.errors import DataError
+from semsam_model.evaluation.encoded_photos import encode_photos, large_targets
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
 from semsam_model.types import KINDS, LabelSet
@@ -82,18 +83,15 @@ def named_regions(
         places = found[value]
         for i in sorted(rng.permutation(len(places))[:most]):
             chosen.setdefault(places[i][0], {})[places[i][1]] = value
-    lessons, skipped = [], []
-    for s, sample in enumerate(samples):
-        try:
-            masks = {r: sample.mask(r) for r in chosen.get(s, ())}
-            wanted = {r: mask for r, mask in masks.items() if np.count_nonzero(mask) >= MIN_AREA}
-            embedding = model.encode(sample.image()) if wanted else None
-            for r, mask in wanted.items():
-                assert embedding is not None
-                lessons.append(make_lesson(model, embedding, mask, label=chosen[s][r], photo=str(sample.path)))
-        except (DataError, ImageError) as error:
-            skipped.append(str(error))
-        on_photo()
+    lessons, skipped = [], list[str]()
+
+    def drawn(number: int, _: Sample) -> Iterable[int]:
+        return chosen.get(number, ())
+
+    for photo in encode_photos(model, samples, skipped, regions=drawn, targets=large_targets, on_photo=on_photo):
+        for r in photo.targets:
+            label, path = chosen[photo.number][r], str(photo.sample.path)
+            lessons.append(make_lesson(model, photo.embedding, photo.masks[r], label=label, photo=path))
     return NamedRegions(labels, tuple(lessons), tuple(skipped))
 
 

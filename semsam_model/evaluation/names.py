@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from rich.table import Table
 
-from semsam_model.data.samples import Sample
-from semsam_model.data.vocabulary import HEAD_OF, Vocabulary, encode_vocabulary
-from semsam_model.errors import ConfigError, DataError
-from semsam_model.evaluation.clicks import innermost
+from semsam_model.data.samples import MIN_AREA, Sample
+from semsam_model.data.vocabulary import NO_LABEL, Vocabulary, encode_vocabulary, source_labels
+from semsam_model.errors import ConfigError
+from semsam_model.evaluation.encoded_photos import encode_photos, large_targets
 from semsam_model.inference.naming import label_scores
 from semsam_model.inference.predict import raw_levels
+from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.text_encoder import TextEncoder
@@ -106,7 +108,7 @@ def evaluate_names(
     encoder: TextEncoder,
     *,
     lists: Sequence[Sample] | None = None,
-    min_area: int = 64,
+    min_area: int = MIN_AREA,
     on_photo: Callable[[], None] = lambda: None,
 ) -> NameReport:
     """Click every mask of at least `min_area` pixels whose name is in its source's list; `on_photo` after each photo.
@@ -121,54 +123,50 @@ def evaluate_names(
     vectors = encode_vocabulary(vocabulary, encoder, model.config.text_dim).numpy()
     by_source: dict[str, dict[str, NameScores]] = {}
     skipped: list[str] = []
-    for sample in samples:
-        try:
-            rows = [vocabulary.row(sample.source, region.granularity, region.name) for region in sample.regions]
-            masks = {i: sample.mask(i) for i, row in enumerate(rows) if row >= 0}
-            wanted = [i for i, mask in masks.items() if np.count_nonzero(mask) >= min_area]
-            embedding = model.encode(sample.image()) if wanted else None
-        except DataError as error:
-            skipped.append(str(error))
-        else:
-            if embedding is not None:
-                lists_of = _lists(vocabulary, vectors, sample.source)
-                for i in wanted:
-                    head = HEAD_OF[sample.regions[i].granularity]
-                    kinds = by_source.setdefault(sample.source, {})
-                    scores = kinds.setdefault(KINDS[head], NameScores(len(lists_of[head].values)))
-                    _score(model, embedding, masks[i], vocabulary.rows[rows[i]], lists_of, scores)
-        on_photo()
+
+    def row_of(sample: Sample, index: int) -> int:
+        region = sample.regions[index]
+        return vocabulary.row(sample.source, region.granularity, region.name)
+
+    def named(_: int, sample: Sample) -> list[int]:
+        return [index for index in range(len(sample.regions)) if row_of(sample, index) != NO_LABEL]
+
+    targets = partial(large_targets, min_area=min_area)
+    for photo in encode_photos(model, samples, skipped, regions=named, targets=targets, on_photo=on_photo):
+        source = photo.sample.source
+        lists_of = [source_labels(vocabulary, vectors, source, h, with_kind=True) for h in ((0,), (1,), (0, 1))]
+        for index in photo.targets:
+            _, head, label = vocabulary.rows[row_of(photo.sample, index)]
+            kinds = by_source.setdefault(source, {})
+            scores = kinds.setdefault(KINDS[head], NameScores(len(lists_of[head].values)))
+            _score(
+                model,
+                photo.embedding,
+                photo.masks[index],
+                f"{KINDS[head]} {label}",
+                lists_of[head],
+                lists_of[2],
+                scores,
+            )
     return NameReport(by_source, tuple(skipped))
-
-
-def _lists(vocabulary: Vocabulary, vectors: np.ndarray, source: str) -> list[LabelSet]:
-    """The labels of a source: of the object head, of the part head, of both. Values are "kind label"."""
-    found = []
-    for heads in ((0,), (1,), (0, 1)):
-        rows = [i for i, row in enumerate(vocabulary.rows) if row[0] == source and row[1] in heads]
-        values = tuple(_value(vocabulary.rows[i]) for i in rows)
-        found.append(LabelSet(values, tuple(KINDS[vocabulary.rows[i][1]] for i in rows), vectors[rows]))
-    return found
-
-
-def _value(row: tuple[str, int, str]) -> str:
-    return f"{KINDS[row[1]]} {row[2]}"
 
 
 def _score(
     model: SemanticSAM,
     embedding: ImageEmbedding,
     mask: np.ndarray,
-    row: tuple[str, int, str],
-    lists: Sequence[LabelSet],
+    label: str,
+    of_kind: LabelSet,
+    of_both: LabelSet,
     scores: NameScores,
 ) -> None:
+    """Add one mask. label: the right one, "kind label" as the lists have it."""
     levels = [(iou(c.mask, mask), c) for c in raw_levels(model, embedding, Prompt((innermost(mask),)))]
     best, candidate = max(levels, key=lambda pair: pair[0])
     assert candidate.name_embedding is not None
-    of_kind = [value for value, _ in label_scores(candidate.name_embedding, candidate.level, lists[row[1]])]
-    first, score = label_scores(candidate.name_embedding, candidate.level, lists[2])[0]
-    scores.rank.append(of_kind.index(_value(row)) + 1)
-    scores.together.append(first == _value(row))
+    ranked = [value for value, _ in label_scores(candidate.name_embedding, candidate.level, of_kind)]
+    first, score = label_scores(candidate.name_embedding, candidate.level, of_both)[0]
+    scores.rank.append(ranked.index(label) + 1)
+    scores.together.append(first == label)
     scores.score.append(score)
     scores.iou.append(best)

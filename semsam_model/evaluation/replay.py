@@ -10,15 +10,15 @@ regions before have taught; then the region is accepted as annotated, and learne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from rich.table import Table
 
 from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation, adapt, lesson_from_proposals
-from semsam_model.data.samples import MIN_AREA, Sample
-from semsam_model.errors import DataError, ImageError
+from semsam_model.data.samples import Sample
+from semsam_model.evaluation.encoded_photos import encode_photos, large_targets
 from semsam_model.evaluation.few_shot import label_set, region_label
 from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.naming import name_candidates
@@ -91,21 +91,18 @@ def replay(
     Raises DataError where fewer than two labels are to be told apart, TextEncoderError.
     """
     labels, result, lessons = label_set(samples, encoder), Replay(), list[Lesson]()
-    for sample in samples:
-        try:
-            regions = [(sample.mask(i), region_label(region)) for i, region in enumerate(sample.regions)]
-            wanted = [(m, label) for m, label in regions if label is not None and np.count_nonzero(m) >= MIN_AREA]
-            rgb = sample.image() if wanted else None
-            embedding = None if rgb is None else model.encode(rgb)
-        except (DataError, ImageError) as error:
-            result.skipped.append(str(error))
-        else:
-            if embedding is not None and rgb is not None:
-                result.photos += 1
-                encode_crop = crop_encoder(model, rgb)
-                for mask, label in wanted:
-                    _accept(model, embedding, encode_crop, mask, label, str(sample.path), labels, lessons, result)
-        on_photo()
+
+    def named(sample: Sample, masks: Mapping[int, np.ndarray]) -> list[int]:
+        return [i for i in large_targets(sample, masks) if region_label(sample.regions[i]) is not None]
+
+    for photo in encode_photos(model, samples, result.skipped, targets=named, on_photo=on_photo):
+        result.photos += 1
+        encode_crop = crop_encoder(model, photo.rgb)
+        for index in photo.targets:
+            label = region_label(photo.sample.regions[index])
+            assert label is not None
+            place = str(photo.sample.path)
+            _accept(model, photo.embedding, encode_crop, photo.masks[index], label, place, labels, lessons, result)
     return result
 
 

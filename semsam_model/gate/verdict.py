@@ -130,7 +130,7 @@ def compared(parent: Sequence[GateClick], child: Sequence[GateClick]) -> dict[st
     found: dict[str, Any] = {"masks": len(child)}
     for name in MEASURES:
         found[name] = [round(100 * _mean(clicks, name), 2) for clicks in (parent, child)]
-    named = [[c for c in clicks if c.named is not None] for clicks in (parent, child)]
+    named = [[c for c in clicks if c.predicted_label is not None] for clicks in (parent, child)]
     if named[1]:
         found["label_top1"] = [round(_top1(clicks), 2) for clicks in named]
         found["named"] = len(named[1])
@@ -154,11 +154,11 @@ def _mean(clicks: Sequence[GateClick], measure: str) -> float:
 
 
 def _top1(clicks: Sequence[GateClick]) -> float:
-    return 100 * float(np.mean([c.named == c.label for c in clicks])) if clicks else 0.0
+    return 100 * float(np.mean([c.predicted_label == c.label for c in clicks])) if clicks else 0.0
 
 
 def _name_reasons(parent: Sequence[GateClick], child: Sequence[GateClick], where: str, config: GateConfig) -> list[str]:
-    before, after = ([c for c in clicks if c.named is not None] for clicks in (parent, child))
+    before, after = ([c for c in clicks if c.predicted_label is not None] for clicks in (parent, child))
     change = _top1(after) - _top1(before)
     if len(after) < config.min_masks or change >= -config.name_tolerance:
         return []
@@ -172,11 +172,11 @@ def _labels_are_noise(clicks: Sequence[GateClick], config: GateConfig) -> bool:
 
     Not asked where one label is nearly all: there is nothing to follow then.
     """
-    asked = [c for c in clicks if c.named is not None]
+    asked = [c for c in clicks if c.predicted_label is not None]
     labels = np.array([c.label for c in asked], dtype=object)
     if len(asked) < config.min_masks or max(np.unique(labels.astype(str), return_counts=True)[1]) > 0.8 * len(asked):
         return False
-    named = np.array([c.named for c in asked], dtype=object)
+    named = np.array([c.predicted_label for c in asked], dtype=object)
     rng = np.random.default_rng(config.seed)
     right = int((named == labels).sum())
     by_chance = [int((named == rng.permutation(labels)).sum()) for _ in range(config.resamples)]

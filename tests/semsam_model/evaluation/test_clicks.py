@@ -19,7 +19,7 @@ from semsam_model.evaluation.clicks import ClickReport, evaluate_clicks, matched
 from semsam_model.evaluation.clicks_report import Case, draw_cases, page, worst
 from semsam_model.evaluation.clicks_summary import calibration, summarise
 from semsam_model.evaluation.grabcut import grabcut
-from semsam_model.evaluation.number_of_clicks import MOST, Corrected, correct
+from semsam_model.evaluation.number_of_clicks import MAX_CLICKS, CorrectedMask, correct
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import iou
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM, build_model
@@ -72,28 +72,32 @@ def test_one_click_a_mask_gives_the_figures_that_follow_from_the_masks(samples: 
     assert (row["n"], row["images"]) == (6, 2)
     assert row["oracle"] == 100
     assert row["first"] == 100  # the house is a right answer to a click on its window
-    assert row["told"] == 100  # level 5 when a part is wanted
+    assert row["top1_given_kind"] == row["told"] == 100  # level 5 when a part is wanted
     assert row["max"] == pytest.approx((100 + WINDOW_IN_HOUSE + OTHER_WINDOW_IN_HOUSE) / 3, abs=0.01)
     assert row["matched"] == 100
-    assert row["level_accuracy"] == row["level_accuracy_told"] == 100
+    assert row["level_accuracy"] == row["level_accuracy_given_kind"] == row["level_accuracy_told"] == 100
     assert row["calibration_error"] == pytest.approx(10)  # 0.9 predicted, 1 reached
     assert set(row["by_granularity"]) == {"object", "part"}
     assert row["by_granularity"]["part"]["n"] == 4
     baselines = summarise(report)["baselines"]
     assert baselines["largest"]["mean_over_sources"]["first"] == pytest.approx(HOUSE_IN_PHOTO)
-    assert baselines["predicted_iou"]["mean_over_sources"] == {"first": 100, "told": 100}
+    assert baselines["predicted_iou"]["mean_over_sources"] == {
+        "first": 100,
+        "top1_given_kind": 100,
+        "told": 100,
+    }
     assert "grabcut" not in baselines
 
 
-def test_what_is_told_reaches_the_ranker(samples: Sequence[Sample]) -> None:
+def test_the_ranker_knows_the_wanted_kind(samples: Sequence[Sample]) -> None:
     hidden = np.zeros((len(FEATURES), 2), np.float32)
     hidden[FEATURES.index("level_2")] = (1, 0)
     hidden[FEATURES.index("level_5")] = hidden[FEATURES.index("wants_part")] = (0, 1)
     # the second unit tells a part where parts are wanted from the three other cases
     ranker = Ranker(hidden, np.array((0, -2), np.float32), np.array((1, 2), np.float32), np.array(0, np.float32))
     clicks = evaluate(samples, ranker).clicks
-    assert [c.told for c in clicks] == [1] * 6
-    assert all(c.first == 1 and c.first_best for c in clicks)
+    assert [c.top1_given_kind for c in clicks] == [1] * 6
+    assert all(c.first == 1 and c.first_is_best for c in clicks)
     silent = Ranker(hidden * 0, np.zeros(2, np.float32), np.zeros(2, np.float32), np.array(2, np.float32))
     scores = [c.first_score for c in evaluate(samples, silent).clicks]
     assert scores == pytest.approx([1 / (1 + np.exp(-2))] * 6)
@@ -132,17 +136,17 @@ def test_correcting_stops_when_right_and_counts_most_clicks_when_never_right() -
         return mask & wanted
 
     ious = correct(disc_by_disc, wanted)
-    assert 1 < len(ious) < MOST
+    assert 1 < len(ious) < MAX_CLICKS
     assert ious[-1] >= 0.9 > max(ious[:-1])
-    never = Corrected("made", tuple(correct(lambda prompt: np.zeros_like(wanted), wanted)))
-    assert never.ious == (0.0,) * MOST
-    assert never.clicks_to(0.8) == MOST
+    never = CorrectedMask("made", tuple(correct(lambda prompt: np.zeros_like(wanted), wanted)))
+    assert never.ious == (0.0,) * MAX_CLICKS
+    assert never.clicks_to(0.8) == MAX_CLICKS
 
 
 def test_clicks_needed_and_iou_within_clicks_are_read_off_the_curve() -> None:
-    curve = Corrected("made", (0.5, 0.85, 0.7, 0.95))
+    curve = CorrectedMask("made", (0.5, 0.85, 0.7, 0.95))
     assert [curve.clicks_to(t) for t in (0.4, 0.8, 0.9)] == [1, 2, 4]
-    assert Corrected("made", (0.5,)).clicks_to(0.8) == MOST
+    assert CorrectedMask("made", (0.5,)).clicks_to(0.8) == MAX_CLICKS
     assert [curve.after(n) for n in (1, 2, 3, 20)] == [0.5, 0.85, 0.85, 0.95]
 
 
@@ -181,7 +185,7 @@ def test_sources_never_trained_on_are_reported_apart(tmp_path: Path) -> None:
     assert content["mean_over_seen"]["oracle"] == content["by_source"]["houses"]["oracle"]
     assert content["mean_over_zero_shot"]["max"] == content["by_source"]["barns"]["max"]
     assert content["baselines"]["grabcut"]["by_source"]["barns"]["n"] == 1
-    assert len(content["iou_after_clicks"]) == MOST
+    assert len(content["iou_after_clicks"]) == MAX_CLICKS
     assert json.loads(json.dumps(content)) == content
 
 
@@ -225,8 +229,8 @@ def test_the_page_shows_every_source_and_the_worst_cases_and_escapes_names(sampl
 
 def test_the_worst_cases_are_the_lowest_one_a_photo_and_few_a_source(samples: Sequence[Sample]) -> None:
     base = evaluate(samples).clicks[0]
-    clicks = [replace(base, sample=i, source="ab"[i % 2], told=i / 100) for i in range(20)]
-    clicks.append(replace(base, sample=0, source="a", told=0.001))
+    clicks = [replace(base, sample=i, source="ab"[i % 2], top1_given_kind=i / 100) for i in range(20)]
+    clicks.append(replace(base, sample=0, source="a", top1_given_kind=0.001))
     found = worst(clicks, most=5, a_source=3)
     assert [c.sample for c in found] == [0, 1, 2, 3, 4]
     assert [c.sample for c in worst(clicks, most=24, a_source=2)] == [0, 1, 2, 3]

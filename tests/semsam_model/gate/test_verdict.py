@@ -89,9 +89,9 @@ def test_too_few_held_out_photos_are_refused_however_large_the_gain() -> None:
 
 def test_names_that_got_worse_or_are_as_good_as_dealt_out_are_refused() -> None:
     def named(child: Callable[[GateClick], str | None]) -> list[GateClick]:
-        return [dataclasses.replace(c, named=child(c)) for c in clicks(lambda p, r: 0.1)]
+        return [dataclasses.replace(c, predicted_label=child(c)) for c in clicks(lambda p, r: 0.1)]
 
-    right = [dataclasses.replace(c, named=c.label) for c in clicks()]
+    right = [dataclasses.replace(c, predicted_label=c.label) for c in clicks()]
     always = named(lambda c: "a")
     assert judged(named(lambda c: c.label), parent=right).promoted
     assert any("names are worse" in reason for reason in judged(always, parent=right).reasons)

@@ -1,0 +1,65 @@
+"""Annotated photos one after another, read and encoded: the loop that every evaluation runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from semsam_model.data.samples import MIN_AREA, Sample, clickable
+from semsam_model.errors import DataError, ImageError
+from semsam_model.network.model import ImageEmbedding, SemanticSAM
+
+#: A sample and those of its masks that were read -> the regions that are measured.
+ChooseTargets = Callable[[Sample, Mapping[int, np.ndarray]], Sequence[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPhoto:
+    """One photo with its annotated masks and its embedding."""
+
+    number: int  #: index among the samples given
+    sample: Sample
+    masks: Mapping[int, np.ndarray]  #: by region: bool (H, W)
+    targets: Sequence[int]  #: the regions that are measured
+    rgb: np.ndarray  #: uint8 (H, W, 3)
+    embedding: ImageEmbedding
+
+
+def clickable_targets(sample: Sample, masks: Mapping[int, np.ndarray], min_area: int = MIN_AREA) -> list[int]:
+    """See `clickable`; every region's mask is there."""
+    return clickable(sample.regions, list(masks.values()), min_area)
+
+
+def large_targets(sample: Sample, masks: Mapping[int, np.ndarray], min_area: int = MIN_AREA) -> list[int]:
+    """The regions of at least `min_area` pixels, filled rectangles among them: enough where a name is measured."""
+    return [index for index, mask in masks.items() if np.count_nonzero(mask) >= min_area]
+
+
+def encode_photos(
+    model: SemanticSAM,
+    samples: Iterable[Sample],
+    skipped: list[str],
+    *,
+    regions: Callable[[int, Sample], Iterable[int]] = lambda _, sample: range(len(sample.regions)),
+    targets: ChooseTargets = clickable_targets,
+    on_photo: Callable[[], None] = lambda: None,
+) -> Iterator[EncodedPhoto]:
+    """Photos that have a target, encoded when their turn comes. `on_photo` is called after each sample, used or not.
+
+    regions: (number, sample) -> the regions whose masks are read. skipped: gets a line, with the reason, for each photo
+    or mask that cannot be read.
+    """
+    for number, sample in enumerate(samples):
+        try:
+            masks = {index: sample.mask(index) for index in regions(number, sample)}
+            chosen = targets(sample, masks)
+            rgb = sample.image() if chosen else None
+            embedding = None if rgb is None else model.encode(rgb)
+        except (DataError, ImageError) as error:
+            skipped.append(str(error))
+        else:
+            if rgb is not None and embedding is not None:
+                yield EncodedPhoto(number, sample, masks, chosen, rgb, embedding)
+        on_photo()
