@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from backend.corrections.ingest import enqueue, process_inbox
-from backend.label_studio.events import parse_webhook_event
+from backend.label_studio.events import parse_webhook
 from backend.metrics import Metrics
 from backend.settings import Settings
 from backend.store.database import Store
@@ -55,7 +55,7 @@ class Stored:
         self.store = store
 
     def event(self, body: Any) -> dict[str, Any]:
-        enqueue(self.store, parse_webhook_event(body, "http://ls:8080"))
+        enqueue(self.store, parse_webhook(body).to_event("http://ls:8080"))
         return {"status": "noted"}
 
 

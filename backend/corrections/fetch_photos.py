@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import and_, or_, select, update
 
 from backend.corrections.photo_archive import PhotoArchive
-from backend.label_studio.annotations import clean
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.fields import clean
 from backend.records import ProjectKey
 from backend.store.database import Store
 from backend.store.tables import regions, tasks

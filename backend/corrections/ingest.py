@@ -18,8 +18,9 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, nu
 from backend.corrections.outcomes import judge, seconds_until
 from backend.corrections.queries import to_suggestion
 from backend.errors import BadRequest, StoreUnavailable
-from backend.label_studio.annotations import AnnotatedRegion, Annotation, MalformedRegion, clean, parse_annotation
+from backend.label_studio.annotations import AnnotatedRegion, Annotation, MalformedRegion, parse_annotation
 from backend.label_studio.events import WebhookEvent
+from backend.label_studio.fields import clean
 from backend.label_studio.label_config import LabelConfig
 from backend.records import ProjectKey, Suggestion
 from backend.store.database import Store, upsert

@@ -17,8 +17,9 @@ from sqlalchemy import Row, and_, or_, select, update
 from backend.corrections.outcomes import judge_mask
 from backend.corrections.queries import BEGUN_FROM, begun_from_a_prediction
 from backend.errors import BadRequest, NotFound
-from backend.label_studio.annotations import AnnotatedRegion, clean, parse_annotation
+from backend.label_studio.annotations import AnnotatedRegion, parse_annotation
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.fields import clean
 from backend.label_studio.label_config import LabelConfig
 from backend.records import ProjectKey
 from backend.store.database import Store, upsert

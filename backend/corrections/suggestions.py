@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from backend.label_studio.annotations import clean
-from backend.label_studio.predictions import region_mask
+from backend.label_studio.fields import clean
 from backend.records import ProjectKey, SuggestedCandidate, Suggestion
 from backend.store.database import upsert
 from backend.store.tables import offers
 from semsam_model.masks.codecs import encode_coco_rle
 from semsam_model.masks.geometry import crop_mask
+from semsam_model.masks.label_studio import region_mask
 from semsam_model.types import Candidate, Prompt
 
 #: Answers whose regions do not carry the candidate's mask, but an outline or a box.

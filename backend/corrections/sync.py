@@ -27,9 +27,10 @@ from backend.corrections.ingest import (
     prepare,
 )
 from backend.errors import BadRequest, NotFound
-from backend.label_studio.annotations import is_id, parse_annotation
+from backend.label_studio.annotations import parse_annotation
 from backend.label_studio.client import LabelStudio, all_tasks
 from backend.label_studio.events import image_url
+from backend.label_studio.fields import is_id
 from backend.records import ProjectKey
 from backend.store.database import Store, upsert
 from backend.store.tables import annotations as annotation_rows

@@ -6,24 +6,23 @@ mask that nobody reads.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, TypeGuard
+from typing import Annotated, Any, get_args
 
 import numpy as np
+from annotated_types import Ge, Le
+from pydantic import AllowInfNan, BeforeValidator, Field, Strict, StringConstraints, model_validator
 
 from backend.errors import BadRequest
+from backend.label_studio.fields import MAX_TEXT, Id, Text, Time, clean
 from backend.label_studio.label_config import LabelConfig
-from backend.label_studio.requests import MISSING, as_list, as_object, wrong_field
 from backend.records import Granularity
 from semsam_model.errors import DataError
 from semsam_model.masks.label_studio import region_mask, region_shape
-
-MAX_ID = 2**63 - 1
-_MAX_TEXT = 1000  #: characters of an id, label or version kept
+from semsam_model.types import LEVELS
+from semsam_model.validation import Expected, Flag, JsonModel, Lenient, check
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,32 +53,50 @@ class MalformedRegion:
     rows: tuple[Any, ...] = field(repr=False)
 
 
-@dataclass(frozen=True)
-class Annotation:
+def _region_id(value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
+        raise ValueError
+    return clean(value)
+
+
+def _id_of_user(value: Any) -> Any:
+    return value.get("id") if isinstance(value, dict) else value
+
+
+class Annotation(JsonModel):
     """One annotation as of `updated_at`."""
 
-    id: int
-    project: int
-    task: int
-    annotator: int | None
-    created_at: datetime
-    updated_at: datetime
-    cancelled: bool
-    ground_truth: bool
-    prediction: int | None  #: Label Studio's id of the one that it was begun from
-    rows: tuple[Any, ...] = field(repr=False)
+    id: Id
+    project: Id
+    task: Id
+    annotator: Lenient[Annotated[Id, BeforeValidator(_id_of_user)]] = Field(default=None, alias="completed_by")
+    created_at: Time
+    updated_at: Time
+    cancelled: Flag = Field(default=False, alias="was_cancelled")
+    ground_truth: Flag = False
+    #: Label Studio's id of the prediction that it was begun from
+    prediction: Lenient[Id] = Field(default=None, alias="parent_prediction")
+    rows: list[Any] = Field(alias="result", repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _made_when_updated(cls, value: Any) -> Any:
+        if isinstance(value, dict) and not value.get("created_at") and "updated_at" in value:
+            return value | {"created_at": value["updated_at"]}
+        return value
 
     def regions(self, config: LabelConfig) -> Iterator[AnnotatedRegion | MalformedRegion]:
         """Its regions in the order drawn; prompts, relations and answers about the whole photo are none."""
         groups: dict[str, list[Any]] = {}
         for number, row in enumerate(self.rows):
-            known = row.get("id") if isinstance(row, dict) else None
-            name = known if isinstance(known, str) and known and len(known) <= _MAX_TEXT else f"#{number}"
-            groups.setdefault(clean(name), []).append(row)
+            name = f"#{number}"
+            with contextlib.suppress(ValueError):
+                name = _region_id(row.get("id") if isinstance(row, dict) else None)
+            groups.setdefault(name, []).append(row)
         for name, rows in groups.items():
             try:
                 region = _region(name, rows, config)
-            except (DataError, BadRequest) as error:
+            except DataError as error:
                 yield MalformedRegion(name, str(error), tuple(rows))
             else:
                 if region is not None:
@@ -88,132 +105,91 @@ class Annotation:
 
 def parse_annotation(value: Any, *, project: int | None = None, task: int | None = None) -> Annotation:
     """An annotation from a webhook or the API; project and task where it does not name them. Raises BadRequest."""
-    annotation = as_object(value, "annotation")
-    updated = _time(annotation, "updated_at")
-    completed_by = annotation.get("completed_by")
-    if isinstance(completed_by, dict):
-        completed_by = completed_by.get("id")
-    return Annotation(
-        id=label_studio_id(annotation.get("id"), "annotation.id"),
-        project=label_studio_id(annotation.get("project", project), "annotation.project"),
-        task=label_studio_id(annotation.get("task", task), "annotation.task"),
-        annotator=completed_by if is_id(completed_by) else None,
-        created_at=_time(annotation, "created_at") if annotation.get("created_at") else updated,
-        updated_at=updated,
-        cancelled=annotation.get("was_cancelled") is True,
-        ground_truth=annotation.get("ground_truth") is True,
-        prediction=parent if is_id(parent := annotation.get("parent_prediction")) else None,
-        rows=tuple(as_list(annotation.get("result", MISSING), "annotation.result")),
-    )
+    named = {"project": project, "task": task} | value if isinstance(value, dict) else value
+    return check(Annotation, named, "annotation", BadRequest)
 
 
-def is_id(value: Any) -> TypeGuard[int]:
-    """Whether this can be an id of Label Studio's."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_ID
+# ------------------------------------------------------------------------------------------------------------- regions
 
 
-def label_studio_id(value: Any, name: str) -> int:
-    """Raises BadRequest for what is no id."""
-    if not is_id(value):
-        raise wrong_field(name, "an id", value)
-    return int(value)
+class _Meta(JsonModel):
+    """What a region that was offered carries of its suggestion; see `predictions`."""
+
+    prompt_id: Lenient[Annotated[str, StringConstraints(pattern=r"^[!-~]{1,64}$")]] = None
+    preannotated: Flag = False
+    granularity: Lenient[Granularity] = None
+    level: Lenient[Annotated[int, Strict(), Ge(1), Le(len(LEVELS))]] = None
+    candidate: Lenient[Annotated[int, Strict(), Ge(1), Le(10**6)]] = None
+    model_version: Lenient[Text] = None
 
 
-def clean(text: str) -> str:
-    """Text that every database takes: no NUL, no half of a surrogate pair."""
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+class _Texts(JsonModel):
+    listed: Lenient[list[Lenient[Text]]] = None
 
 
-def _time(annotation: Mapping[str, Any], key: str) -> datetime:
-    value = annotation.get(key, MISSING)
-    try:
-        if isinstance(value, str):
-            parsed = datetime.fromisoformat(value)
-            return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        pass
-    raise wrong_field(f"annotation.{key}", "a time such as 2026-01-31T12:00:00.123456Z", value)
+class _Geometry(JsonModel):
+    """The row of a region that holds its mask."""
+
+    id: Annotated[str, BeforeValidator(_region_id), Expected("a text")]
+    parent: Lenient[Text] = Field(default=None, alias="parentID")
+    origin: Any = None
+    score: Lenient[Annotated[float, Strict(), AllowInfNan(False), Ge(-1e6), Le(1e6)]] = None
+    meta: Lenient[_Meta] = None
 
 
 def _region(name: str, rows: list[Any], config: LabelConfig) -> AnnotatedRegion | None:
-    bad = [row for row in rows if not isinstance(row, dict)]
-    if bad:
-        raise wrong_field(f"region {name}", "an object", bad[0])
-    geometry = next((row for row in rows if region_shape(row) is not None), None)
-    if geometry is None:
+    """None where no row has a geometry. Raises DataError."""
+    for row in rows:
+        check(dict[Any, Any], row, f"region {name}", DataError)
+    row = next((row for row in rows if region_shape(row) is not None), None)
+    if row is None:
         return None
-    if name.startswith("#"):
-        raise wrong_field("region.id", "a text", geometry.get("id", MISSING))
-    mask = region_mask(geometry)
+    geometry = check(_Geometry, row, "region", DataError)
+    mask = region_mask(row)
     assert mask is not None  # it has a shape
     if not mask.any():
         raise DataError(f"region {name}: expected a mask with at least one pixel, got an empty one")
     labels = _labels(rows)
-    meta = geometry["meta"] if isinstance(geometry.get("meta"), dict) else {}
-    prompt_id = _text(meta.get("prompt_id"))
-    if prompt_id is not None and not re.fullmatch(r"[!-~]{1,64}", prompt_id):
-        prompt_id = None
-    origin = geometry.get("origin")
+    meta = geometry.meta or _Meta()
     return AnnotatedRegion(
         id=name,
         mask=mask,
         labels=labels,
-        parent=_text(geometry.get("parentID")),
-        edited=origin == "prediction-changed",
-        offered=prompt_id is not None,
-        preannotated=prompt_id is not None and meta.get("preannotated") is True,
-        granularity=_granularity(labels, meta, config),
-        level=_chosen_level(rows, config) or _number(meta.get("level"), 1, 6),
-        prompt_id=prompt_id,
-        rank=_number(meta.get("candidate"), 1, 10**6),
-        score=_score(geometry.get("score")),
-        model_version=_text(meta.get("model_version")),
+        parent=geometry.parent,
+        edited=geometry.origin == "prediction-changed",
+        offered=meta.prompt_id is not None,
+        preannotated=meta.prompt_id is not None and meta.preannotated,
+        granularity=_granularity(labels, meta.granularity, config),
+        level=_chosen_level(rows, config) or meta.level,
+        prompt_id=meta.prompt_id,
+        rank=meta.candidate,
+        score=geometry.score,
+        model_version=meta.model_version,
     )
 
 
 def _labels(rows: list[dict[str, Any]]) -> tuple[str, ...]:
     """<Labels> beside a plain <Brush> writes them in a row of its own."""
-    found: dict[str, None] = {}
-    for row in rows:
-        kind, value = row.get("type"), row.get("value")
-        if isinstance(kind, str) and kind.endswith("labels") and isinstance(value, dict):
-            listed = value.get(kind)
-            for label in listed if isinstance(listed, list) else []:
-                if (text := _text(label)) is not None:
-                    found.setdefault(text)
-    return tuple(found)
+    kinds = [(row, row.get("type")) for row in rows]
+    found = (_listed(row, kind) for row, kind in kinds if isinstance(kind, str) and kind.endswith("labels"))
+    return tuple(dict.fromkeys(label for labels in found for label in labels))
 
 
-def _granularity(labels: tuple[str, ...], meta: Mapping[str, Any], config: LabelConfig) -> Granularity | None:
+def _granularity(labels: tuple[str, ...], of_suggestion: Granularity | None, config: LabelConfig) -> Granularity | None:
+    """What the first label with a `kind` says, else what the suggestion said."""
     kinds = {label.value: label.kind for label in config.labels}
-    said = next((kinds[label] for label in labels if kinds.get(label)), None) or meta.get("granularity")
-    if said == "object":
-        return "object"
-    if said == "part":
-        return "part"
-    return "region" if said == "region" else None
+    kind = next((kinds[label] for label in labels if kinds.get(label)), of_suggestion)
+    return next((granularity for granularity in get_args(Granularity) if granularity == kind), None)
 
 
 def _chosen_level(rows: list[dict[str, Any]], config: LabelConfig) -> int | None:
-    levels = {choice: level for level, choice in config.level_values.items()}
-    for row in rows:
-        value = row.get("value")
-        if config.level and row.get("from_name") == config.level and isinstance(value, dict):
-            choices = value.get("choices")
-            for choice in choices if isinstance(choices, list) else []:
-                if isinstance(choice, str) and choice in levels:
-                    return levels[choice]
-    return None
+    levels = {clean(choice): level for level, choice in config.level_values.items()}
+    choices = (_listed(row, "choices") for row in rows if config.level and row.get("from_name") == config.level)
+    return next((levels[choice] for chosen in choices for choice in chosen if choice in levels), None)
 
 
-def _text(value: Any) -> str | None:
-    return clean(value)[:_MAX_TEXT] if isinstance(value, str) and value else None
-
-
-def _number(value: Any, low: int, high: int) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high else None
-
-
-def _score(value: Any) -> float | None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
-    return float(value) if usable and math.isfinite(value) else None
+def _listed(row: dict[str, Any], key: str) -> list[str]:
+    """The texts that a row's value lists under `key`; whatever else stands there is left out."""
+    value = row.get("value")
+    texts = _Texts(listed=value.get(key) if isinstance(value, dict) else None)
+    return [text for text in texts.listed or [] if text is not None]

@@ -1,19 +1,21 @@
-"""What a webhook brings, cut down to what the store needs: no token of the project, no second copy of a mask."""
+"""The body of POST /webhook, cut down to what the store needs: no token of the project, no second copy of a mask."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
 
 from backend.errors import BadRequest
-from backend.label_studio.annotations import is_id
+from backend.label_studio.fields import Id, Time, is_id
 from backend.label_studio.label_config import LabelConfig
 from backend.records import ProjectKey
 from semsam_model.masks.label_studio import region_shape
+from semsam_model.validation import Expected, JsonModel, Lenient, check
 
 #: Events with something to keep; the others are counted, and nothing else.
 KEPT = frozenset(
@@ -58,48 +60,76 @@ class WebhookEvent:
         )
 
 
-def project_name(body: Mapping[str, Any]) -> str | None:
-    """The project of an event as /setup names it, "45.1795362232": its id and when it was made, in seconds."""
-    project = body.get("project")
-    if not isinstance(project, dict) or not is_id(project.get("id")):
-        return None
-    with contextlib.suppress(LookupError, ValueError, TypeError, OverflowError):
-        return f"{project['id']}.{int(datetime.fromisoformat(project['created_at']).timestamp())}"
-    return str(project["id"])
+class _Project(JsonModel):
+    id: Lenient[Id] = None
+    title: Lenient[str] = None
+    label_config: Lenient[str] = None
+    created_at: Lenient[Time] = None
+    updated_at: Lenient[Time] = None
 
 
-def parse_webhook_event(body: Mapping[str, Any], origin: str) -> WebhookEvent:
-    """The body of an event of `KEPT`, from the Label Studio at `origin`. Raises BadRequest without project or ids."""
-    project = _object(body.get("project"))
-    action = body.get("action")
-    listed = body.get("annotations")
-    several = listed if isinstance(listed, list) else []
-    one = _object(body.get("annotation"))
-    number: Any = project.get("id", one.get("project"))
-    if not is_id(number):
-        raise BadRequest(f"project.id of {action}: expected an id, got {str(number)[:40]!r}")
-    key = ProjectKey(origin, number)
-    if action == "PROJECT_DELETED":
-        return WebhookEvent(key, project_deleted=True)
-    if action == "TASKS_DELETED":
-        return WebhookEvent(key, deleted_tasks=_ids(body.get("tasks")))
-    if action in ("ANNOTATIONS_DELETED", "ANNOTATION_DELETED"):
-        return WebhookEvent(key, deleted_annotations=_ids([*several, one] if one else several))
-    title, config, task = project.get("title"), project.get("label_config"), _object(body.get("task"))
-    config = config if isinstance(config, str) else None
-    return WebhookEvent(
-        key,
-        title=title if isinstance(title, str) else None,
-        label_config=config,
-        project_updated_at=_time(project.get("updated_at")),
-        task=task["id"] if is_id(task.get("id")) else None,
-        image_url=image_url(config, _object(task.get("data"))),
-        annotations=tuple(slim(each) for each in ([one] if one else several)),
-    )
+class _Task(JsonModel):
+    id: Lenient[Id] = None
+    data: Lenient[dict[Any, Any]] = None
+
+
+class Webhook(JsonModel):
+    """The body of POST /webhook: a hint that something changed. What is missing or odd is None, but for the action."""
+
+    action: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,64}$"), Expected('a word such as "ANNOTATION_CREATED"')
+    ]
+    project: Lenient[_Project] = None
+    task: Lenient[_Task] = None
+    tasks: Lenient[list[Any]] = None
+    annotation: Lenient[dict[Any, Any]] = None
+    annotations: Lenient[list[Any]] = None
+
+    @property
+    def project_id(self) -> int | None:
+        """Of the project, where the body names it or the annotation does."""
+        own = self.project.id if self.project else None
+        named = (self.annotation or {}).get("project")
+        return own if own is not None else named if is_id(named) else None
+
+    @property
+    def project_name(self) -> str | None:
+        """The project as /setup names it, "45.1795362232": its id and when it was made, in seconds."""
+        if self.project is None or self.project.id is None:
+            return None
+        made = self.project.created_at
+        return str(self.project.id) if made is None else f"{self.project.id}.{int(made.timestamp())}"
+
+    def to_event(self, origin: str) -> WebhookEvent:
+        """What an event of `KEPT`, from the Label Studio at `origin`, tells. Raises BadRequest without a project."""
+        key = ProjectKey(origin, check(Id, self.project_id, f"project.id of {self.action}", BadRequest))
+        annotations = [self.annotation] if self.annotation else self.annotations or []
+        if self.action == "PROJECT_DELETED":
+            return WebhookEvent(key, project_deleted=True)
+        if self.action == "TASKS_DELETED":
+            return WebhookEvent(key, deleted_tasks=_ids(self.tasks or []))
+        if self.action in ("ANNOTATIONS_DELETED", "ANNOTATION_DELETED"):
+            gone = [*(self.annotations or []), self.annotation]
+            return WebhookEvent(key, deleted_annotations=_ids(gone))
+        project, task = self.project or _Project(), self.task or _Task()
+        return WebhookEvent(
+            key,
+            title=project.title,
+            label_config=project.label_config,
+            project_updated_at=project.updated_at,
+            task=task.id,
+            image_url=image_url(project.label_config, task.data or {}),
+            annotations=tuple(slim(each) for each in annotations),
+        )
+
+
+def parse_webhook(body: Any) -> Webhook:
+    """The body of POST /webhook; any action is allowed. Raises BadRequest only when there is none, or no such word."""
+    return check(Webhook, body, "", BadRequest)
 
 
 def image_url(label_config: str | None, data: Mapping[str, Any]) -> str | None:
-    """What a task's data names as its picture; None where it names none."""
+    """The photo's address in a task's data; None where it names none."""
     try:
         return LabelConfig.parse(label_config).image_url(data) if label_config else None
     except BadRequest:
@@ -108,7 +138,7 @@ def image_url(label_config: str | None, data: Mapping[str, Any]) -> str | None:
 
 def slim(annotation: Any) -> Any:
     """An annotation without the copies of its masks that Label Studio puts into notes and choices, nor the copy of some
-    prediction of the task, not always the one that it was begun from.
+    prediction of the task, which is not always the one that it was begun from.
     """
     if not isinstance(annotation, dict):
         return annotation
@@ -124,18 +154,7 @@ def _slim_row(row: Any) -> Any:
     return row | {"value": {name: part for name, part in value.items() if name != "rle"}}
 
 
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _ids(value: Any) -> tuple[int, ...]:
-    listed = value if isinstance(value, list) else []
-    found: list[Any] = [each.get("id") if isinstance(each, dict) else each for each in listed]
+def _ids(listed: list[Any]) -> tuple[int, ...]:
+    """Ids, given alone or as objects with one; whatever else stands there is left out."""
+    found = [each.get("id") if isinstance(each, dict) else each for each in listed]
     return tuple(each for each in found if is_id(each))
-
-
-def _time(value: Any) -> datetime | None:
-    with contextlib.suppress(ValueError, TypeError):
-        parsed = datetime.fromisoformat(value)
-        return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-    return None

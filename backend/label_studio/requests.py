@@ -1,100 +1,153 @@
-"""The bodies that Label Studio posts, read field by field into values; coordinates stay percent, as sent.
+"""The bodies of POST /predict and POST /setup, checked field by field; coordinates stay percent, as sent.
 
-Whatever is malformed raises BadRequest naming the field, the value and the form expected, or is noted as the problem of
-its task; nothing else is raised, whatever the JSON. Written against what Label Studio 1.23 really sends.
+A malformed body raises BadRequest naming the field, the value and the form expected; a malformed task keeps its place
+and says what is wrong with it. Nothing else is raised, whatever the JSON. Written against what Label Studio 1.23 sends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
-import re
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, Strict, model_validator
 
 from backend.errors import BadRequest
 from backend.label_studio.label_config import PROMPT_TAGS, LabelConfig
-
-Size = tuple[int, int]
+from semsam_model.masks.geometry import Size
+from semsam_model.masks.label_studio import Percent, Pixels, Rectangle
+from semsam_model.validation import NOTHING, Expected, JsonModel, Lenient, check
 
 MAX_PROMPT_ROWS = 500
 
-MISSING = object()
+
+def _number_in_text(value: Any) -> Any:
+    is_number = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19
+    return int(value) if is_number else value
 
 
-def _shown(value: Any) -> str:
-    # reprlib, because a hostile value may be nested as deep as the JSON reader allows.
-    return "nothing" if value is MISSING else reprlib.repr(value)
+def _project_name(value: Any) -> str:
+    name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(name, str) or not isinstance(_number_in_text(name.split(".")[0]), int):
+        raise ValueError
+    return name
 
 
-def wrong_field(name: str, expected: str, value: Any) -> BadRequest:
-    return BadRequest(f"{name}: expected {expected}, got {_shown(value)}")
+#: An id of a task or project, as a number or as text.
+_TaskId = Annotated[int, Strict(), BeforeValidator(_number_in_text), Expected("an integer")]
+#: A project as Label Studio names it to a backend: its id and when it was made. Ids alone are the same on every server.
+_ProjectName = Annotated[str, BeforeValidator(_project_name), Expected('a project such as "45.1795362232"')]
 
 
-def as_object(value: Any, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise wrong_field(name, "an object", value)
-    return value
+def _project_id(name: str | None) -> int | None:
+    return None if name is None else int(name.split(".")[0])
 
 
-def as_list(value: Any, name: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise wrong_field(name, "a list", value)
-    return value
+# --------------------------------------------------------------------------------------------------------- prompt rows
 
 
-def as_number(value: Any, name: str, expected: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise wrong_field(name, expected, value)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise wrong_field(name, expected, value)
-    return number
+class _Point(JsonModel):
+    x: Percent
+    y: Percent
 
 
-def _id(value: Any, name: str) -> int | None:
-    if value is None or value is MISSING:
-        return None
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise wrong_field(name, "an integer", value)
-    return value
+class _Texts(JsonModel):
+    text: Annotated[
+        list[str],
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+        Expected("text or a list of texts"),
+    ]
 
 
-def declared_size(row: Mapping[str, Any], name: str) -> Size | None:
-    """(H, W) as a row declares it, or None: rows of text carry no size."""
-    height, width = row.get("original_height"), row.get("original_width")
-    if height is None and width is None:
-        return None
-    sides = []
-    for key, value in (("original_height", height), ("original_width", width)):
-        side = as_number(MISSING if value is None else value, f"{name}.{key}", "a whole number of pixels from 1")
-        if side < 1 or side != int(side) or side > 1 << 30:
-            raise wrong_field(f"{name}.{key}", "a whole number of pixels from 1", value)
-        sides.append(int(side))
-    return sides[0], sides[1]
+class _PromptRow(JsonModel):
+    """What every prompt says beside its value."""
+
+    control: Annotated[str, BeforeValidator(lambda value: value if isinstance(value, str) else "")] = Field(
+        default="", alias="from_name"
+    )
+    original_height: Pixels | None = None
+    original_width: Pixels | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _both_sides_or_neither(cls, value: Any) -> Any:
+        sides = ("original_height", "original_width")
+        if isinstance(value, dict) and any(value.get(side) is not None for side in sides):
+            return value | {side: NOTHING for side in sides if value.get(side) is None}
+        return value
+
+    @property
+    def size(self) -> Size | None:
+        """(H, W) of the photo as the editor knows it."""
+        if self.original_height is None or self.original_width is None:
+            return None
+        return int(self.original_height), int(self.original_width)
 
 
-def _project_id(value: Any, name: str) -> int | None:
-    """`45` or `"45.1795362232"`, the form in which Label Studio names a project to a backend; None when missing."""
-    if isinstance(value, str):
-        digits = value.split(".")[0]
-        if not (digits.isascii() and digits.isdigit() and len(digits) < 19):
-            raise wrong_field(name, 'a project such as "45.1795362232"', value)
-        return int(digits)
-    return _id(value, name)
+class KeypointRow(_PromptRow):
+    """A click."""
+
+    value: _Point
+    is_positive: Annotated[bool, Strict()] = True
 
 
-def _project_key(value: Any) -> str | None:
-    """The whole text, creation time included: two Label Studio servers may both have a project 45."""
-    return None if value is None else str(value)
+class RectangleRow(_PromptRow):
+    """A box."""
+
+    value: Rectangle
+
+
+class TextRow(_PromptRow):
+    """Words to look for."""
+
+    value: _Texts
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Its lines that are not empty."""
+        return tuple(line.strip() for line in self.value.text if line.strip())
+
+
+PromptRow = KeypointRow | RectangleRow | TextRow
+
+
+class _RowHead(JsonModel):
+    type: str
+    id: Lenient[str] = None
+
+
+def _prompt_rows(rows: list[Any], name: str) -> tuple[tuple[PromptRow, ...], tuple[str, ...]]:
+    """Rows that are prompts, in order, one an id: drawn while a label was active, a prompt arrives in several rows.
+
+    Also the rows that are not used, in words for the log.
+    """
+    if len(rows) > MAX_PROMPT_ROWS:
+        raise BadRequest(f"{name}: expected at most {MAX_PROMPT_ROWS} rows, got {len(rows)}; delete old points")
+    prompts: list[PromptRow] = []
+    ignored: list[str] = []
+    seen: set[str] = set()
+    for k, row in enumerate(rows):
+        at = f"{name}[{k}]"
+        head = check(_RowHead, row, at, BadRequest)
+        if head.type not in PROMPT_TAGS and head.type != "textarea":
+            ignored.append(f"{at}: a {head.type[:40]!r} row is no prompt")
+        elif head.id is not None and head.id in seen:
+            ignored.append(f"{at}: second row of {head.id[:40]!r}")
+        else:
+            prompts.append(_prompt_row(head.type, row, at))
+            if head.id is not None:
+                seen.add(head.id)
+    return tuple(prompts), tuple(ignored)
+
+
+def _prompt_row(tag: str, row: Any, name: str) -> PromptRow:
+    if tag == "textarea":
+        return check(TextRow, row, name, BadRequest)
+    if tag.startswith("keypoint"):
+        return check(KeypointRow, row, name, BadRequest)
+    return check(RectangleRow, row, name, BadRequest)
 
 
 # ------------------------------------------------------------------------------------------------------------- /predict
@@ -112,22 +165,6 @@ class TaskRef:
 
 
 @dataclass(frozen=True)
-class PromptRow:
-    """One prompt as sent: a keypoint, a rectangle (percent, degrees), or text."""
-
-    kind: Literal["keypoint", "rectangle", "text"]
-    control: str
-    x: float = 0.0
-    y: float = 0.0
-    width: float = 0.0
-    height: float = 0.0
-    rotation: float = 0.0
-    positive: bool = True
-    text: tuple[str, ...] = ()
-    size: Size | None = None  #: (H, W) of the photo as the editor knows it
-
-
-@dataclass(frozen=True)
 class PredictRequest:
     """A parsed /predict body. `context` is None for a batch; a tuple, perhaps empty, for an interactive request."""
 
@@ -135,8 +172,29 @@ class PredictRequest:
     config: LabelConfig
     tasks: tuple[TaskRef, ...]
     context: tuple[PromptRow, ...] | None
-    ignored: tuple[str, ...] = ()  #: rows of the context that are no prompts, in words for the log
-    project_key: str | None = None  #: the project as Label Studio sends it, "45.1795362232": unlike any other server's
+    ignored: tuple[str, ...] = ()  #: rows of the context that are not used, in words for the log
+    project_key: str | None = None  #: the project as Label Studio names it, "45.1795362232": unlike any other server's
+
+
+class _Context(JsonModel):
+    result: list[Any] = Field(default_factory=list)
+
+
+class _Params(JsonModel):
+    context: _Context | None = None
+
+
+class _PredictBody(JsonModel):
+    label_config: Annotated[str, Expected("the project's labeling config as text")]
+    project: _ProjectName | None = None
+    tasks: list[Any]
+    params: _Params = _Params()
+
+
+class _Task(JsonModel):
+    id: _TaskId | None = None
+    project: _TaskId | None = None
+    data: Any
 
 
 def parse_predict(body: Any) -> PredictRequest:
@@ -144,92 +202,32 @@ def parse_predict(body: Any) -> PredictRequest:
 
     A task that names no photo, or is malformed, keeps its place, with `problem`: the others are answered.
     """
-    body = as_object(body, "body")
-    xml = body.get("label_config", MISSING)
-    if not isinstance(xml, str):
-        raise wrong_field("label_config", "the project's labeling config as text", xml)
-    config = LabelConfig.parse(xml)
-    project, key = _project_id(body.get("project"), "project"), _project_key(body.get("project"))
-    tasks = tuple(
-        _task(task, f"tasks[{k}]", project, config)
-        for k, task in enumerate(as_list(body.get("tasks", MISSING), "tasks"))
-    )
-    params = as_object(body.get("params") or {}, "params")
-    if params.get("context") is None:
-        return PredictRequest(project, config, tasks, None, project_key=key)
-    context = as_object(params["context"], "params.context")
-    prompts, ignored = _prompt_rows(context.get("result") or [], "params.context.result")
-    return PredictRequest(project, config, tasks, prompts, ignored, key)
+    sent = check(_PredictBody, body, "", BadRequest)
+    config = LabelConfig.parse(sent.label_config)
+    project = _project_id(sent.project)
+    tasks = tuple(_task(task, f"tasks[{k}]", project, config) for k, task in enumerate(sent.tasks))
+    if sent.params.context is None:
+        return PredictRequest(project, config, tasks, None, project_key=sent.project)
+    prompts, ignored = _prompt_rows(sent.params.context.result, "params.context.result")
+    return PredictRequest(project, config, tasks, prompts, ignored, sent.project)
 
 
 def _task(value: Any, name: str, project: int | None, config: LabelConfig) -> TaskRef:
-    task_id: int | None = None
+    task_id = None
     try:
-        task = as_object(value, name)
-        task_id = _id(task.get("id"), f"{name}.id")
-        own = _id(task.get("project"), f"{name}.project")
-        data = as_object(task.get("data", MISSING), f"{name}.data")
-    except BadRequest as exc:
-        return TaskRef(task_id, project, {}, None, str(exc))
+        task = check(_Task, value, name, BadRequest)
+        task_id = task.id
+        data = check(dict[Any, Any], task.data, f"{name}.data", BadRequest)
+    except BadRequest as error:
+        return TaskRef(task_id, project, {}, None, str(error))
+    own_project = project if task.project is None else task.project
     try:
-        url, problem = config.image_url(data), None
-    except BadRequest as exc:
-        url, problem = None, f"task {task_id}: {exc}"
-    return TaskRef(task_id, project if own is None else own, data, url, problem)
+        return TaskRef(task.id, own_project, data, config.image_url(data))
+    except BadRequest as error:
+        return TaskRef(task.id, own_project, data, None, f"task {task.id}: {error}")
 
 
-def _prompt_rows(value: Any, name: str) -> tuple[tuple[PromptRow, ...], tuple[str, ...]]:
-    """Rows that are prompts, in order, one an id: drawn while a label was active, a prompt arrives in several rows."""
-    rows = as_list(value, name)
-    if len(rows) > MAX_PROMPT_ROWS:
-        raise BadRequest(f"{name}: expected at most {MAX_PROMPT_ROWS} rows, got {len(rows)}; delete old points")
-    prompts: list[PromptRow] = []
-    ignored: list[str] = []
-    seen: set[str] = set()
-    for k, raw in enumerate(rows):
-        at = f"{name}[{k}]"
-        row = as_object(raw, at)
-        kind = row.get("type", MISSING)
-        if not isinstance(kind, str):
-            raise wrong_field(f"{at}.type", "text", kind)
-        if kind not in PROMPT_TAGS and kind != "textarea":
-            ignored.append(f"{at}: a {kind[:40]!r} row is no prompt")
-            continue
-        own_id = row.get("id")
-        if isinstance(own_id, str) and own_id in seen:
-            ignored.append(f"{at}: second row of {own_id[:40]!r}")
-            continue
-        prompts.append(_prompt_row(row, at))
-        if isinstance(own_id, str):
-            seen.add(own_id)
-    return tuple(prompts), tuple(ignored)
-
-
-def _prompt_row(row: Mapping[str, Any], name: str) -> PromptRow:
-    control = row.get("from_name")
-    control = control if isinstance(control, str) else ""
-    value = as_object(row.get("value", MISSING), f"{name}.value")
-    size = declared_size(row, name)
-    if row["type"] == "textarea":
-        text = value.get("text", MISSING)
-        texts = [text] if isinstance(text, str) else as_list(text, f"{name}.value.text")
-        if not all(isinstance(line, str) for line in texts):
-            raise wrong_field(f"{name}.value.text", "text or a list of texts", text)
-        return PromptRow("text", control, text=tuple(line.strip() for line in texts if line.strip()), size=size)
-    positive = row.get("is_positive")
-    if positive is not None and not isinstance(positive, bool):
-        raise wrong_field(f"{name}.is_positive", "true or false", positive)
-    x, y = (as_number(value.get(key, MISSING), f"{name}.value.{key}", "a percent number") for key in ("x", "y"))
-    if row["type"].startswith("keypoint"):
-        return PromptRow("keypoint", control, x, y, positive=positive is not False, size=size)
-    width, height = (
-        as_number(value.get(key, MISSING), f"{name}.value.{key}", "a percent number") for key in ("width", "height")
-    )
-    rotation = as_number(value.get("rotation") or 0, f"{name}.value.rotation", "degrees")
-    return PromptRow("rectangle", control, x, y, width, height, rotation, size=size)
-
-
-# -------------------------------------------------------------------------------------------------- /setup and /webhook
+# --------------------------------------------------------------------------------------------------------------- /setup
 
 
 @dataclass(frozen=True)
@@ -245,79 +243,44 @@ class Setup:
     project_key: str | None = None  #: as in PredictRequest
 
 
+_SecretText = Annotated[str, Expected("text", secret=True)]
+
+
+class _SetupBody(JsonModel):
+    label_config: _SecretText = Field(default="", alias="schema")
+    hostname: _SecretText = ""
+    access_token: _SecretText = ""
+    extra_params: Any = None
+    project: _ProjectName | None = None
+
+
 def parse_setup(body: Any) -> Setup:
     """The body of POST /setup.
 
     Label Studio posts it again and again and refuses the connection without a usable answer, so a labeling config or
     extra_params that cannot be read are `problems`, not errors. Raises BadRequest for a body of another form.
     """
-    body = as_object(body, "body")
-    text = {key: body.get(key) or "" for key in ("schema", "hostname", "access_token")}
-    for key, value in text.items():
-        if not isinstance(value, str):
-            # The token must not reach a message.
-            raise BadRequest(f"{key}: expected text, got {type(value).__name__}")
+    sent = check(_SetupBody, body, "", BadRequest)
     problems: list[str] = []
     config: LabelConfig | None = None
     try:
-        config = LabelConfig.parse(text["schema"])
+        config = LabelConfig.parse(sent.label_config)
         problems += config.problems()
-    except BadRequest as exc:
-        problems.append(str(exc))
-    extra = body.get("extra_params") or {}
+    except BadRequest as error:
+        problems.append(str(error))
+    extra = sent.extra_params or {}
     if isinstance(extra, str):
         with contextlib.suppress(ValueError, RecursionError):
             extra = json.loads(extra)
     if not isinstance(extra, dict):
         problems.append('extra_params: expected a JSON object such as {"key": "value"}; it is not used')
         extra = {}
-    project = _project_id(body.get("project"), "project")
-    whole = _project_key(body.get("project"))
-    return Setup(project, config, text["hostname"], text["access_token"], extra, tuple(problems), whole)
-
-
-@dataclass(frozen=True)
-class Event:
-    """One webhook call: a hint that something changed. What is missing or odd is None or empty, never an error."""
-
-    action: str
-    project_id: int | None = None
-    task_id: int | None = None
-    annotation_ids: tuple[int, ...] = ()  #: several when annotations were deleted
-    annotation: Mapping[str, Any] = field(default_factory=dict, repr=False)  #: as sent, for created and updated
-    updated_at: str | None = None
-
-    @property
-    def annotation_id(self) -> int | None:
-        return self.annotation_ids[0] if len(self.annotation_ids) == 1 else None
-
-
-def parse_event(body: Any) -> Event:
-    """The body of POST /webhook; any action is allowed. Raises BadRequest only when there is none, or no such word."""
-    body = as_object(body, "body")
-    action = body.get("action", MISSING)
-    if not isinstance(action, str) or not re.fullmatch(r"[A-Za-z0-9_]{1,64}", action):
-        raise wrong_field("action", 'a word such as "ANNOTATION_CREATED"', action)
-    annotation = _dict_or_empty(body.get("annotation"))
-    task = _plain_id(_dict_or_empty(body.get("task")).get("id"))
-    project = _plain_id(_dict_or_empty(body.get("project")).get("id"))
-    several = body.get("annotations")
-    listed = several if isinstance(several, list) else []
-    ids = [_plain_id(_dict_or_empty(each).get("id")) for each in [annotation, *listed]]
-    updated_at = annotation.get("updated_at")
-    return Event(
-        action,
-        project if project is not None else _plain_id(annotation.get("project")),
-        task if task is not None else _plain_id(annotation.get("task")),
-        tuple(each for each in ids if each is not None),
-        annotation,
-        updated_at if isinstance(updated_at, str) else None,
+    return Setup(
+        project=_project_id(sent.project),
+        config=config,
+        hostname=sent.hostname,
+        access_token=sent.access_token,
+        extra_params=extra,
+        problems=tuple(problems),
+        project_key=sent.project,
     )
-
-
-def _dict_or_empty(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _plain_id(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from backend.corrections.photo_archive import open_photos
 from backend.corrections.suggestions import PromptAnswer
@@ -13,7 +12,7 @@ from backend.corrections.writer import StoreWriter
 from backend.errors import StoreError
 from backend.finetuning import jobs
 from backend.label_studio.client import LabelStudio
-from backend.label_studio.events import KEPT, parse_webhook_event, project_name
+from backend.label_studio.events import KEPT, Webhook
 from backend.metrics import Metrics
 from backend.records import ProjectKey
 from backend.settings import Settings
@@ -62,23 +61,23 @@ class Intake:
         """A prompt was answered. Never raises."""
         self._store_writer.answered(answered)
 
-    def event(self, action: str, body: Mapping[str, Any]) -> bool:
+    def event(self, webhook: Webhook) -> bool:
         """An event of a project: noted on disk before this returns; whether there was anything to note.
 
         Raises BadRequest; StoreError or LabelStudioError where it could not be noted, and then the project will be
         compared with Label Studio, which still has it.
         """
-        if action not in KEPT and action != "START_TRAINING":
+        if webhook.action not in KEPT and webhook.action != "START_TRAINING":
             return False
-        name = project_name(body)
+        name = webhook.project_name
         origin = self._label_studio.origin(name)
-        if action == "START_TRAINING":
+        if webhook.action == "START_TRAINING":
             if name is not None:
                 key = ProjectKey(origin, int(name.split(".")[0]))
                 self._sync_thread.request_sync(key)
                 jobs.request(self._store, key, "button")
             return True
-        event = parse_webhook_event(body, origin)
+        event = webhook.to_event(origin)
         try:
             self._store_writer.deliver(event)
         except StoreError:

@@ -38,9 +38,11 @@ from backend.inference.preannotation import (
 from backend.inference.predictor import LOAD_WAIT_S, Loaded, Predictor, Timings
 from backend.inference.text_prompt import against, readings
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.events import parse_webhook
 from backend.label_studio.label_config import LabelConfig
-from backend.label_studio.predictions import Interaction, build_prediction, empty_prediction, parse_interaction
-from backend.label_studio.requests import PredictRequest, TaskRef, parse_event, parse_predict, parse_setup
+from backend.label_studio.predictions import build_prediction, empty_prediction
+from backend.label_studio.prompts import Interaction, parse_interaction
+from backend.label_studio.requests import PredictRequest, TaskRef, parse_predict, parse_setup
 from backend.metrics import Metrics
 from backend.records import ProjectKey
 from backend.service.intake import Intake
@@ -444,11 +446,11 @@ class SemsamService:
 
         Raises BadRequest, StoreError, LabelStudioError: then it is not acknowledged.
         """
-        event = parse_event(body)
-        self._metrics.event(event.action)
-        log.info("event %s of project %s", event.action, event.project_id)
-        kept = self._intake is not None and self._intake.event(event.action, body)
-        return {"status": "noted" if kept else "ignored", "action": event.action}
+        webhook = parse_webhook(body)
+        self._metrics.event(webhook.action)
+        log.info("event %s of project %s", webhook.action, webhook.project_id)
+        kept = self._intake is not None and self._intake.event(webhook)
+        return {"status": "noted" if kept else "ignored", "action": webhook.action}
 
 
 class _OneModel:

@@ -1,20 +1,72 @@
-"""A region as Label Studio stores it -> its mask. Percent run over the EXIF-oriented photo; pixels are photo pixels."""
+"""Label Studio's geometry <-> pixels of the photo: numbers, rectangles, and a region as it is stored -> its mask.
+
+Percent run over the EXIF-oriented photo; pixels are photo pixels. `image_rotation`, the editor's turned view, changes
+neither. This is the only module that turns one into the other.
+"""
 
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Le, MultipleOf
+from pydantic import AllowInfNan, Strict
 
 from semsam_model.errors import DataError
 from semsam_model.masks.codecs import decode_bitmask, decode_brush_rle
 from semsam_model.masks.geometry import Size
 from semsam_model.masks.polygons import decode_polygons
+from semsam_model.validation import Expected, JsonModel, check
 
 SHAPES = ("brush", "bitmask", "polygon", "rectangle")
+_FAR = 1e4  #: percent; what lies further outside the photo is moved here, so that no pixel overflows
+
+_Number = Annotated[float, Strict(), AllowInfNan(False)]
+Percent = Annotated[_Number, Expected("a percent number")]
+Degrees = Annotated[_Number, Expected("degrees")]
+Pixels = Annotated[_Number, Ge(1), Le(1 << 30), MultipleOf(1), Expected("a whole number of pixels from 1")]
+_Point = Annotated[tuple[_Number, _Number], Expected("x and y in percent")]
+
+
+class Rectangle(JsonModel):
+    """A rectangle: its upper left corner and sides in percent. It is turned about that corner, clockwise."""
+
+    x: Percent
+    y: Percent
+    width: Percent
+    height: Percent
+    rotation: Degrees = 0.0
+
+    def corners(self, size: Size) -> np.ndarray:
+        """In pixels of a photo of `size` (H, W), float64 (4, 2), not clipped. The editor turns in pixels."""
+        x, y, width, height = (max(-_FAR, min(_FAR, side)) for side in (self.x, self.y, self.width, self.height))
+        scale = np.array(size[::-1]) / 100
+        turn = math.radians(self.rotation % 360)
+        across = np.array([math.cos(turn), math.sin(turn)]) * width * scale[0]
+        down = np.array([-math.sin(turn), math.cos(turn)]) * height * scale[1]
+        origin = np.array([x, y]) * scale
+        return np.stack([origin, origin + across, origin + across + down, origin + down])
+
+
+class _Polygon(JsonModel):
+    points: list[_Point]
+
+
+class _DeclaredSize(JsonModel):
+    original_height: Pixels
+    original_width: Pixels
+
+
+def to_pixels(percent: float, side: int) -> float:
+    """Percent of a side -> continuous pixels, clipped to the photo: 0..side."""
+    return min(max(percent / 100.0 * side, 0.0), float(side))
+
+
+def to_percent(pixels: float, side: int) -> float:
+    """Continuous pixels -> percent of a side."""
+    return pixels / side * 100.0
 
 
 def region_shape(row: Mapping[str, Any]) -> str | None:
@@ -34,9 +86,7 @@ def region_mask(row: Any) -> np.ndarray | None:
 
     Raises DataError for a geometry that cannot be read.
     """
-    if not isinstance(row, dict):
-        raise _wrong("", "an object", row)
-    shape = region_shape(row)
+    shape = region_shape(check(dict, row, "region", DataError))
     if shape is None:
         return None
     size, value = region_size(row), row["value"]
@@ -45,57 +95,13 @@ def region_mask(row: Any) -> np.ndarray | None:
     if shape == "bitmask":
         return decode_bitmask(value.get("imageDataURL", ""), size)
     if shape == "rectangle":
-        x, y, width, height = (
-            _number(value.get(key), f".value.{key}", "a percent number") for key in ("x", "y", "width", "height")
-        )
-        rotation = _number(value.get("rotation") or 0, ".value.rotation", "degrees")
-        return decode_polygons([rectangle_corners(x, y, width, height, rotation, size)], size)
-    points = value.get("points")
-    if not isinstance(points, list):
-        raise _wrong(".value.points", "a list", points)
-    ring = []
-    for k, point in enumerate(points):
-        if not isinstance(point, list) or len(point) != 2:
-            raise _wrong(f".value.points[{k}]", "x and y in percent", point)
-        ring.append([_number(part, f".value.points[{k}]", "x and y in percent") for part in point])
-    percent = np.clip(np.array(ring, np.float64).reshape(-1, 2), -1e4, 1e4)
+        return decode_polygons([check(Rectangle, value, "region.value", DataError).corners(size)], size)
+    points = check(_Polygon, value, "region.value", DataError).points
+    percent = np.clip(np.array(points, np.float64).reshape(-1, 2), -_FAR, _FAR)
     return decode_polygons([percent / 100 * size[::-1]], size)
 
 
 def region_size(row: Mapping[str, Any]) -> Size:
     """(H, W) of the photo that a region was drawn on, as the row declares it. Raises DataError."""
-    sides = []
-    for key in ("original_height", "original_width"):
-        side = _number(row.get(key), f".{key}", "a whole number of pixels from 1")
-        if side < 1 or side != int(side):
-            raise _wrong(f".{key}", "a whole number of pixels from 1", side)
-        sides.append(int(side))
-    return sides[0], sides[1]
-
-
-def rectangle_corners(x: float, y: float, width: float, height: float, rotation: float, size: Size) -> np.ndarray:
-    """A rectangle in percent, rotation in degrees -> its corners in pixels, float64 (4, 2), not clipped.
-
-    The editor turns a rectangle about its upper left corner, clockwise, in pixels rather than percent.
-    """
-    x, y, width, height = (max(-1e4, min(1e4, percent)) for percent in (x, y, width, height))
-    scale = np.array(size[::-1]) / 100
-    turn = math.radians(rotation % 360)
-    across = np.array([math.cos(turn), math.sin(turn)]) * width * scale[0]
-    down = np.array([-math.sin(turn), math.cos(turn)]) * height * scale[1]
-    origin = np.array([x, y]) * scale
-    return np.stack([origin, origin + across, origin + across + down, origin + down])
-
-
-def _number(value: Any, name: str, expected: str) -> float:
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    except OverflowError:
-        pass
-    raise _wrong(name, expected, value)
-
-
-def _wrong(name: str, expected: str, value: Any) -> DataError:
-    # reprlib, because a hostile value may be nested as deep as the JSON reader allows.
-    return DataError(f"region{name}: expected {expected}, got {'nothing' if value is None else reprlib.repr(value)}")
+    declared = check(_DeclaredSize, row, "region", DataError)
+    return int(declared.original_height), int(declared.original_width)

@@ -22,7 +22,7 @@ from sqlalchemy import Engine, event
 
 from backend.corrections.ingest import enqueue, process_inbox
 from backend.corrections.suggestions import save_suggestions
-from backend.label_studio.events import parse_webhook_event
+from backend.label_studio.events import parse_webhook
 from backend.store.database import Store
 from tests.backend.annotations import ORIGIN, annotation, answered, brush_row, square
 from tests.backend.annotations import event as webhook
@@ -60,7 +60,7 @@ def write(url: str, base: int, said: int, deadly: int | None) -> None:
         die_at_step(deadly)
     offer = answered([square(5, 5, 20), square(8, 8, 8)], task=base)[0].suggestion()
     for number, body in enumerate(bodies(base)):
-        enqueue(store, parse_webhook_event(body, ORIGIN))
+        enqueue(store, parse_webhook(body).to_event(ORIGIN))
         os.write(said, b".")
         if number % 2:
             process_inbox(store)

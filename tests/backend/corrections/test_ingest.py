@@ -11,7 +11,7 @@ import pytest
 from backend.corrections.ingest import enqueue, process_inbox
 from backend.corrections.queries import count, find_project, find_suggestion, problems, stream_regions
 from backend.corrections.suggestions import PromptAnswer, save_suggestions
-from backend.label_studio.events import parse_webhook_event
+from backend.label_studio.events import parse_webhook
 from backend.records import StoredRegion
 from backend.store.database import Store
 from semsam_model.masks.codecs import decode_coco_rle
@@ -20,7 +20,7 @@ from tests.backend.annotations import KEY, ORIGIN, annotation, answered, at, bru
 
 def deliver(store: Store, *bodies: dict[str, Any]) -> None:
     for body in bodies:
-        enqueue(store, parse_webhook_event(body, ORIGIN))
+        enqueue(store, parse_webhook(body).to_event(ORIGIN))
     process_inbox(store)
 
 
@@ -157,7 +157,7 @@ def test_the_project_is_known_by_its_newest_title_and_its_token_is_nowhere(store
     newer = body | {"project": body["project"] | {"title": "new", "updated_at": at(9).isoformat()}}
     deliver(store, newer, body)
     assert find_project(store, 7).title == "new"
-    assert "secret" not in parse_webhook_event(body, ORIGIN).to_json()
+    assert "secret" not in parse_webhook(body).to_event(ORIGIN).to_json()
 
 
 def test_regions_come_in_the_order_of_their_keys_whatever_the_page(store: Store) -> None:

@@ -19,7 +19,7 @@ from backend.corrections.ingest import enqueue, process_inbox
 from backend.corrections.queries import count, find_suggestion, stream_regions
 from backend.corrections.writer import StoreWriter
 from backend.errors import StoreUnavailable
-from backend.label_studio.events import parse_webhook_event
+from backend.label_studio.events import parse_webhook
 from backend.metrics import Metrics
 from backend.store.database import Store
 from tests.backend import postgres
@@ -67,7 +67,7 @@ def test_killed_at_any_step_it_has_what_was_acknowledged_once(
         assert found[base] in possible, (base, acknowledged)
     for base, _, _ in rounds:
         for body in bodies(base):
-            enqueue(store, parse_webhook_event(body, ORIGIN))
+            enqueue(store, parse_webhook(body).to_event(ORIGIN))
     process_inbox(store)
     assert held(store) == {base: STATES[-1] for base, _, _ in rounds}
     store.close()
@@ -92,7 +92,7 @@ def until_full(folder: Path) -> None:
         for number in range(1, 1000):
             rows = [brush_row("a", square(1, 1, 5)), brush_row("b", square(9, 9, 5))]
             body = event("ANNOTATION_CREATED", annotation=annotation(number, rows, task=number))
-            enqueue(store, parse_webhook_event(body, ORIGIN))
+            enqueue(store, parse_webhook(body).to_event(ORIGIN))
             stored += 1
             if number % 3 == 0:
                 process_inbox(store)
@@ -102,7 +102,7 @@ def until_full(folder: Path) -> None:
         raise AssertionError("the disk never filled up")
     assert count(store, KEY).regions <= 2 * stored
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    enqueue(store, parse_webhook_event(event("ANNOTATION_CREATED", annotation=annotation(2000, [])), ORIGIN))
+    enqueue(store, parse_webhook(event("ANNOTATION_CREATED", annotation=annotation(2000, []))).to_event(ORIGIN))
     process_inbox(store)
     assert count(store, KEY).regions == 2 * stored
     store.close()
@@ -127,16 +127,16 @@ def test_while_the_database_is_gone_nothing_is_acknowledged_and_offers_wait_for_
     store_writer = StoreWriter(store, Metrics())
     store_writer.start()
     first = event("ANNOTATION_CREATED", annotation=annotation(1, [brush_row("a", square(1, 1, 5))]))
-    store_writer.deliver(parse_webhook_event(first, ORIGIN))
+    store_writer.deliver(parse_webhook(first).to_event(ORIGIN))
     postgres_process.stop()
     try:
         with pytest.raises(StoreUnavailable):
-            store_writer.deliver(parse_webhook_event(first, ORIGIN))
+            store_writer.deliver(parse_webhook(first).to_event(ORIGIN))
         answer, (row,) = answered([square(5, 5, 20)])
         store_writer.answered(answer)
     finally:
         postgres_process.start()
-    store_writer.deliver(parse_webhook_event(event("ANNOTATION_CREATED", annotation=annotation(2, [row])), ORIGIN))
+    store_writer.deliver(parse_webhook(event("ANNOTATION_CREATED", annotation=annotation(2, [row]))).to_event(ORIGIN))
     assert eventually(lambda: find_suggestion(store, row["meta"]["prompt_id"]) is not None)
     assert eventually(lambda: count(store, KEY).regions == 2)
     assert {region.iou_with_offer for region in stream_regions(store, KEY)} == {None, 1.0}

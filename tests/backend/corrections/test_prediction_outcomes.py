@@ -17,7 +17,7 @@ from backend.errors import FetchTimeout, NotFound
 from backend.export.formats import provenance
 from backend.inference.preannotation import as_prediction
 from backend.label_studio.client import LabelStudio
-from backend.label_studio.events import parse_webhook_event
+from backend.label_studio.events import parse_webhook
 from backend.label_studio.label_config import LabelConfig
 from backend.records import Preannotated
 from backend.service.status import read_status
@@ -187,6 +187,6 @@ def test_corrections_of_an_older_database_stay_and_were_all_of_clicks(store: Sto
 def test_the_copy_of_a_prediction_in_a_delivery_is_not_kept() -> None:
     made = prediction()
     body = begun(5, [brush_row("by-hand", OTHER)], prediction=made)
-    delivered = parse_webhook_event(body, ORIGIN)
+    delivered = parse_webhook(body).to_event(ORIGIN)
     assert made["result"][0]["id"] not in delivered.to_json()
     assert [each["parent_prediction"] for each in delivered.annotations] == [31]

@@ -25,7 +25,7 @@ from backend.corrections.writer import StoreWriter
 from backend.errors import LabelStudioError, NotFound
 from backend.label_studio.annotations import parse_annotation
 from backend.label_studio.client import LabelStudio
-from backend.label_studio.events import parse_webhook_event
+from backend.label_studio.events import parse_webhook
 from backend.metrics import Metrics
 from backend.records import ProjectKey
 from backend.settings import Settings
@@ -67,7 +67,7 @@ def regions(store: Store, key: ProjectKey) -> set[str]:
 
 def deliver(store: Store, key: ProjectKey, body: dict[str, Any], late: float = 0) -> None:
     """A webhook, received now or so many seconds ago, and worked in."""
-    enqueue(store, parse_webhook_event(body, key.origin), datetime.now(UTC) - timedelta(seconds=late))
+    enqueue(store, parse_webhook(body).to_event(key.origin), datetime.now(UTC) - timedelta(seconds=late))
     process_inbox(store)
 
 

@@ -1,6 +1,5 @@
 import contextlib
 import copy
-import json
 from typing import Any
 
 import pytest
@@ -8,8 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import BadRequest
-from backend.label_studio.predictions import parse_interaction
-from backend.label_studio.requests import MAX_PROMPT_ROWS, parse_event, parse_predict, parse_setup
+from backend.label_studio.prompts import parse_interaction
+from backend.label_studio.requests import (
+    MAX_PROMPT_ROWS,
+    KeypointRow,
+    RectangleRow,
+    TextRow,
+    parse_predict,
+    parse_setup,
+)
 
 quick = settings(max_examples=80, deadline=None)
 
@@ -43,10 +49,14 @@ def test_an_interactive_request_is_read() -> None:
     assert (request.project, request.project_key) == (45, "45.1795362232")
     assert request.context is not None
     assert [(t.id, t.project, t.image_url) for t in request.tasks] == [(296, 45, "/data/upload/45/1a832500-car.png")]
-    assert [(row.kind, row.control, row.positive, row.size) for row in request.context] == [
-        ("keypoint", "kp", True, (600, 800)),
-        ("keypoint", "kp", False, (600, 800)),
-        ("rectangle", "box", True, (600, 800)),
+    first, second, box = request.context
+    assert isinstance(first, KeypointRow) and isinstance(second, KeypointRow) and isinstance(box, RectangleRow)
+    assert (first.is_positive, second.is_positive) == (True, False)
+    assert (first.value.x, first.value.y, second.value.y, box.value.width) == (50.0, 25.0, 69.0, 37.96)
+    assert [(row.control, row.size) for row in request.context] == [
+        ("kp", (600, 800)),
+        ("kp", (600, 800)),
+        ("box", (600, 800)),
     ]
 
 
@@ -73,15 +83,16 @@ def test_a_prompt_drawn_while_a_label_was_active_counts_once() -> None:
     labelled = keypoint() | {"type": "keypointlabels"}
     for rows in ([keypoint(), twin, labelled], [twin, keypoint(), labelled], [labelled, keypoint(), twin]):
         request = parse_predict(body(*rows))
-        assert request.context is not None and [row.kind for row in request.context] == ["keypoint"]
+        assert request.context is not None and [type(row) for row in request.context] == [KeypointRow]
         assert len(request.ignored) == 2
 
 
 def test_text_prompts_need_no_size() -> None:
     row = {"type": "textarea", "from_name": "prompt", "value": {"text": ["red car wheel", "  "]}}
     request = parse_predict(body(row))
-    assert request.context is not None and request.context[0].text == ("red car wheel",)
-    assert request.context[0].size is None
+    assert request.context is not None
+    (text,) = request.context
+    assert isinstance(text, TextRow) and text.texts == ("red car wheel",) and text.size is None
 
 
 @pytest.mark.parametrize(
@@ -171,7 +182,7 @@ any_json = st.recursive(
 @quick
 @given(any_json)
 def test_arbitrary_json_never_raises_anything_but_bad_request(value: Any) -> None:
-    for parse in (parse_predict, parse_setup, parse_event):
+    for parse in (parse_predict, parse_setup):
         with contextlib.suppress(BadRequest):
             parse(value)
 
@@ -223,27 +234,3 @@ def test_setup_with_unusable_extras_or_config_still_succeeds_and_says_so(extra: 
     setup = parse_setup({"project": "45.1", "schema": "<View>", "extra_params": extra})
     assert setup.config is None and setup.extra_params == {}
     assert [problem.split(":")[0] for problem in setup.problems] == ["label_config", "extra_params"]
-
-
-def test_annotation_events_are_read() -> None:
-    annotation = {"id": 23, "task": 296, "project": 45, "updated_at": "2026-01-02T03:04:05Z", "result": [{"id": "a"}]}
-    sent = {"action": "ANNOTATION_CREATED", "annotation": annotation, "project": {"id": 45}, "task": {"id": 296}}
-    event = parse_event(json.loads(json.dumps(sent)))
-    assert (event.action, event.project_id, event.task_id, event.annotation_id) == ("ANNOTATION_CREATED", 45, 296, 23)
-    assert event.annotation["result"] == [{"id": "a"}] and event.updated_at == "2026-01-02T03:04:05Z"
-    without = {"action": "ANNOTATION_UPDATED", "annotation": annotation}
-    assert (parse_event(without).project_id, parse_event(without).task_id) == (45, 296)
-
-
-def test_deleted_annotations_come_as_several_ids() -> None:
-    event = parse_event(
-        {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 23}, {"id": 24}], "project": {"id": 45}}
-    )
-    assert event.annotation_ids == (23, 24) and event.annotation_id is None
-
-
-def test_unknown_actions_pass_and_a_missing_or_odd_one_is_refused() -> None:
-    assert parse_event({"action": "SOMETHING_NEW", "task": 3, "annotations": "x"}).annotation_ids == ()
-    for action in (None, "", 3, "A\nB"):
-        with pytest.raises(BadRequest, match="action: expected a word"):
-            parse_event({"action": action})

@@ -9,16 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from backend.corrections.ingest import config_or_empty
 from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.queries import count, find_project, find_suggestion, list_projects, problems, stream_regions
-from backend.errors import BadRequest
-from backend.label_studio.annotations import parse_annotation
 from backend.label_studio.client import LabelStudio
-from backend.label_studio.events import KEPT, WebhookEvent, parse_webhook_event
 from backend.metrics import Metrics
 from backend.records import ProjectKey
 from backend.service.service import SemsamService
@@ -26,7 +20,7 @@ from backend.service.wiring import build_service
 from backend.settings import Settings
 from backend.store.database import Store
 from backend.web.app import create_app
-from tests.backend.annotations import CONFIG, ORIGIN, annotation, brush_row, event, square
+from tests.backend.annotations import CONFIG, annotation, brush_row, square
 from tests.backend.service.test_predictions import Files, body, keypoint, serving
 from tests.backend.studio_http import TOKEN
 
@@ -119,31 +113,3 @@ def test_a_webhook_that_cannot_be_stored_is_not_acknowledged(
     with kept.write() as connection:
         connection.exec_driver_sql("ALTER TABLE away RENAME TO inbox")
     assert http.post("/webhook", json=submitted()).status_code == 200
-
-
-words = st.sampled_from(
-    ["id", "type", "value", "rle", "brushlabels", "meta", "prompt_id", "origin", "parentID", "choices"]
-)
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats() | st.text(max_size=4) | words,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words | st.text(max_size=3), inner, max_size=4),
-    max_leaves=12,
-)
-row = st.dictionaries(words, json_values, max_size=6).map(lambda odd: brush_row("a", square(1, 1, 5)) | odd)
-
-
-@given(
-    st.sampled_from(sorted(KEPT)), st.dictionaries(st.sampled_from(["annotation", "annotations", "tasks"]), json_values)
-)
-def test_an_event_of_any_content_is_read_or_refused_by_name(action: str, odd: dict[str, Any]) -> None:
-    with contextlib.suppress(BadRequest):
-        delivery = parse_webhook_event(event(action) | odd, ORIGIN)
-        assert vars(WebhookEvent.from_json(delivery.to_json())).keys() == vars(delivery).keys()
-        for each in delivery.annotations:
-            parse_annotation(each, project=1, task=1)
-
-
-@given(st.lists(row | json_values, max_size=4))
-def test_regions_of_any_content_are_read_or_kept_with_a_reason(rows: list[Any]) -> None:
-    regions = list(parse_annotation(annotation(1, rows)).regions(config_or_empty(CONFIG)))
-    assert len({region.id for region in regions}) == len(regions)
