@@ -12,11 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from backend.finetuning.jobs import Job
 from backend.service.status import Point, Status
 from backend.web.gate_page import read_gate
+from semsam_model.gate.verdict_table import page_environment
 
 REFRESH_S = 30  #: the browser loads the page again
 CHART = (560, 190)  #: width, height of a curve's drawing area, SVG units
@@ -118,11 +119,6 @@ def in_seconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
 
 
-def signed(value: float | None) -> str:
-    """7.62 -> +7.6."""
-    return "–" if value is None else f"{value:+.1f}"
-
-
 def ago(then: datetime | None, now: datetime) -> str:
     """How long ago, in the largest unit that fits."""
     if then is None:
@@ -177,12 +173,6 @@ def _round_up(value: float) -> float:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "in_seconds": in_seconds, "ago": ago, "signed": signed}
+    environment = page_environment(Path(__file__).parent)
+    environment.filters |= {"percent": percent, "in_seconds": in_seconds, "ago": ago}
     return environment

@@ -10,11 +10,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jinja2 import Environment
 from PIL import Image
 
 from semsam_model.gate.clicks import GateClick
 from semsam_model.gate.verdict import Comparison
+from semsam_model.gate.verdict_table import page_environment, read_verdict
 from semsam_model.inference.predict import predict_candidates
 from semsam_model.inference.zoom import crop_encoder
 from semsam_model.masks.clicker import innermost
@@ -55,21 +55,19 @@ def report(
     for index in chosen:
         on_pair()
         pairs.append(_pair(comparison, int(index), parent, child))
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE)
-    return template.render(
-        verdict=comparison.verdict,
-        about=about or {},
-        sets={
-            "held-out corrections": comparison.verdict.figures["held_out"],
-            "guard": comparison.verdict.figures["guard"],
-        },
-        groups={"level": comparison.verdict.figures["by_level"], "label": comparison.verdict.figures["by_label"]},
-        dots=[
-            {"x": p.value, "y": c.value, "label": p.label or "no label"}
-            for p, c in zip(comparison.parent, comparison.child, strict=True)
-        ],
-        measures=("oracle", "first", "max", "label_top1"),
-        pairs=pairs,
+    return (
+        page_environment()
+        .get_template("report.html")
+        .render(
+            verdict=read_verdict(comparison.verdict.to_dict()),
+            promoted=comparison.verdict.promoted,
+            about=about or {},
+            dots=[
+                {"x": p.value, "y": c.value, "label": p.label or "no label"}
+                for p, c in zip(comparison.parent, comparison.child, strict=True)
+            ],
+            pairs=pairs,
+        )
     )
 
 
@@ -101,80 +99,3 @@ def _picture(model: SemanticSAM, comparison: Comparison, at: GateClick) -> str:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "webp", quality=80)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<title>semsam gate: {{ "promoted" if verdict.promoted else "refused" }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 0 0 1.5rem } th, td { padding: .2rem .7rem; text-align: right }
-th:first-child, td:first-child { text-align: left } tr { border-bottom: 1px solid #ddd }
-figure { display: inline-block; margin: 0 1rem 1rem 0 } img { vertical-align: top } svg text { font: 12px sans-serif }
-.up { color: #12763a } .down { color: #b3261e }
-</style></head><body>
-<h1 class="{{ "up" if verdict.promoted else "down" }}">{{ "Promoted" if verdict.promoted else "Refused" }}</h1>
-{% for reason in verdict.reasons %}<p>{{ reason }}</p>{% endfor %}
-<table>
-{% for name, value in about.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}
-<tr><td>gain on the held-out corrections, points</td>
-<td>{{ "%+.1f (%+.1f to %+.1f)" | format(verdict.gain.mean, verdict.gain.low, verdict.gain.high) }}</td></tr>
-{% if verdict.figures.pictures and verdict.figures.pictures.asked %}{% set pictures = verdict.figures.pictures %}
-<tr><td>masks agree better with their own photos than with others, points</td>
-<td>{{ "%+.1f (%+.1f to %+.1f)" | format(pictures.gain.mean, pictures.gain.low, pictures.gain.high) }}</td></tr>
-{% endif %}
-<tr><td>change on the guard set, points</td><td>{{ "%+.1f" | format(verdict.guard_gain) }}</td></tr>
-</table>
-{% macro cells(row) %}
-{% for m in measures %}
-{% if row[m] %}<td>{{ "%.1f" | format(row[m][0]) }}</td><td>{{ "%.1f" | format(row[m][1]) }}</td>
-{% else %}<td></td><td></td>{% endif %}
-{% endfor %}
-<td>{{ row.masks }}</td>
-{% endmacro %}
-{% macro head(name) %}
-<tr><th>{{ name }}</th>
-{% for m in measures %}<th>{{ m.replace("_", " ") }}</th><th>after</th>{% endfor %}
-<th>masks</th></tr>
-{% endmacro %}
-<h2>Before and after, percent</h2>
-<table>{{ head("set") }}
-{% for name, row in sets.items() %}<tr><td>{{ name }}</td>{{ cells(row) }}</tr>{% endfor %}
-</table>
-<p>One click a mask, at its innermost point. oracle: IoU of the best of six levels with the mask; first: of the
-candidate offered first with the best annotated mask under the click; max: of the level said to be best. The gate
-compares the mean of oracle and first; of nested masks max may be another right one than was wanted.</p>
-<svg width="300" height="270" role="img"><title>each click before and after</title>
-<path d="M40 10V230H270" fill="none" stroke="#555"/><path d="M40 230L260 10" stroke="#999" stroke-dasharray="4"/>
-<text x="40" y="246">0</text><text x="245" y="246">100</text><text x="120" y="262">before</text>
-<text x="12" y="16">100</text><text x="2" y="120">after</text>
-{% for dot in dots %}
-<circle cx="{{ "%.1f" | format(40 + 2.2 * dot.x) }}" cy="{{ "%.1f" | format(230 - 2.2 * dot.y) }}" r="3.5"
- fill="#2c6fab" fill-opacity=".5">
-<title>{{ dot.label }}: {{ "%.0f" | format(dot.x) }} to {{ "%.0f" | format(dot.y) }}</title></circle>
-{% endfor %}</svg>
-{% for what, rows in groups.items() %}
-<h2>By {{ what }}</h2>
-<svg width="{{ 80 + 52 * rows | length }}" height="260" role="img"><title>oracle by {{ what }}, before and after</title>
-<path d="M40 10V210H{{ 60 + 52 * rows | length }}" fill="none" stroke="#555"/>
-<text x="8" y="16">100</text><text x="24" y="214">0</text>
-{% for name, row in rows.items() %}
-{% set x = 50 + 52 * loop.index0 %}
-{% for value, colour in ((row.oracle[0], "#9bb8d3"), (row.oracle[1], "#2c6fab")) %}
-<rect x="{{ x + 17 * loop.index0 }}" y="{{ 210 - 2 * value }}" width="15" height="{{ 2 * value }}" fill="{{ colour }}">
-<title>{{ name }} {{ value }}</title></rect>
-{% endfor %}
-<text transform="translate({{ x + 10 }},222) rotate(28)">{{ name }}</text>
-{% endfor %}</svg>
-<table>{{ head(what) }}
-{% for name, row in rows.items() %}<tr><td>{{ name }}</td>{{ cells(row) }}</tr>{% endfor %}
-</table>
-{% endfor %}
-<h2>Largest gains and losses</h2>
-<p>Green: wanted. Orange: offered first. Dot: click. Left before, right after.</p>
-{% for pair in pairs %}
-<figure><img src="{{ pair.before }}" alt="before"> <img src="{{ pair.after }}" alt="after">
-<figcaption>{{ pair.caption }}</figcaption></figure>
-{% endfor %}
-</body></html>
-"""

@@ -177,9 +177,10 @@ def test_measures_and_sets_that_are_not_known_are_shown_under_their_names_after_
     gate, html = read_gate(job), render_gate(job, NOW)
     assert gate is not None and html is not None
     assert "61.0 % on their own photos, by 20.5 % on others" in html
-    assert [each.name for each in gate.sets] == ["held-out corrections", "guard set", "swapped"]
-    assert list(gate.measures.values()) == ["value", "best of six", "offered first", "follows picture"]
-    words = [change.word for name in gate.measures if (change := gate.sets[0].get(name))]
+    assert [row.name for row in gate.verdict.of_group(None)] == ["held-out corrections", "guard set", "swapped"]
+    assert list(gate.verdict.measures.values()) == ["value", "best of six", "offered first", "follows picture"]
+    held_out = gate.verdict.rows[0]
+    words = [change.direction for name in gate.verdict.measures if (change := held_out.get(name))]
     assert words == ["down", "same", "down", "up"]
 
 
@@ -192,4 +193,4 @@ def test_text_of_a_verdict_stays_text_and_why_a_better_model_is_not_live_is_told
     assert json.dumps("<u>")[1:-1].replace("<", "&lt;").replace(">", "&gt;") in html
     overtaken = read_gate(job_of({"reasons": [], "held_out": row}, message="another one has become the live one"))
     assert overtaken is not None and not overtaken.promoted
-    assert overtaken.reasons == ("another one has become the live one",)
+    assert overtaken.verdict.reasons == ("another one has become the live one",)
