@@ -31,9 +31,9 @@ from semsam_model.types import Candidate, Click, LabelSet, Prompt, PromptContext
 
 # torch takes seconds to import: the thread that loads the model pays for it, not the first answers about health
 if TYPE_CHECKING:
-    from semsam_model.adaptation.kernel_ridge import Preference
     from semsam_model.adaptation.lessons import Lesson
     from semsam_model.inference.preannotate import Region, RegionOptions
+    from semsam_model.inference.predict import Reranker
     from semsam_model.inference.zoom import CropEncoder
     from semsam_model.network.frame import Window
     from semsam_model.network.model import ImageEmbedding, SemanticSAM
@@ -174,13 +174,13 @@ class Predictor:
         wanted: PromptContext | None = None,
         *,
         using: Loaded | None = None,
-        preference: Preference | None = None,
+        reranker: Reranker | None = None,
     ) -> tuple[list[Candidate], Version, Timings]:
         """Candidates for a prompt on the photo whose file has this digest.
 
         pixels is called at most once, and only when an embedding is not cached, of the photo or of a window that is
         looked at closer; it gives uint8 RGB (H, W, 3), EXIF-oriented. using: what `ready` gave, for several answers
-        from one model; None = the model of now. preference: what was learned for that model. The whole answer comes
+        from one model; None = the model of now. reranker: what was learned for that model. The whole answer comes
         from one model. Raises NotReady, PromptError, ImageError, and whatever `pixels` raises.
         """
 
@@ -188,7 +188,7 @@ class Predictor:
             from semsam_model.inference.predict import predict_candidates
 
             return predict_candidates(
-                model, embedding, prompt, context=wanted, encode_crop=encode_crop, preference=preference
+                model, embedding, prompt, context=wanted, encode_crop=encode_crop, reranker=reranker
             )
 
         return self._ask_first(using, sha256, pixels, answer)

@@ -276,7 +276,7 @@ class SemsamService:
                 asked.prompt,
                 PromptContext(request.config.granularity, labels=labels),
                 using=loaded,
-                preference=learned.preference if learned else None,
+                reranker=learned.reranker if learned else None,
             )
         decoded = time.perf_counter()
         offered = self._named(asked.offered(candidates), request.config, loaded, learned)

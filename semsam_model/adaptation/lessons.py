@@ -2,7 +2,7 @@
 
     make_lesson        one accepted region on its photo's embedding -> a `Lesson`, to be kept
     adapt              the lessons of a project -> `ProjectAdaptation`
-    ProjectAdaptation  names candidates by text and examples together; its preference orders proposals
+    ProjectAdaptation  names candidates by text and examples together; its reranker orders proposals
 
 What is learned depends on the set of lessons and their order in time (the newest count where there are many), not on
 the order in which they became known. Lessons belong to the model that made them.
@@ -12,34 +12,28 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from semsam_model.adaptation.kernel_ridge import LearnedNames, Preference, fit_names, fit_preference, newest_of_each
 from semsam_model.adaptation.region_features import region_features
+from semsam_model.adaptation.rerank import PreferenceReranker, context_masks, rerank_features, with_region_features
 from semsam_model.errors import DataError
-from semsam_model.inference.candidates import CandidateOptions
-from semsam_model.inference.naming import label_probabilities
-from semsam_model.inference.predict import (
-    Proposals,
-    context_masks,
-    expected_iou,
-    predict_proposals,
-    rerank_features,
-    with_region_features,
-)
+from semsam_model.inference.naming import label_probabilities, with_names
+from semsam_model.inference.predict import expected_iou
+from semsam_model.inference.proposals import Proposals, predict_proposals
 from semsam_model.inference.zoom import CropEncoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
+from semsam_model.network.ranker import Ranker
 from semsam_model.types import Candidate, Click, LabelSet, Prompt, PromptContext
 
 PER_LABEL, EXAMPLES = 40, 300  #: newest regions that names are learned from, of a label and in all
 #: A proposal of at least this IoU with the accepted region shows its label too: proposals are what will be named.
 ALIKE = 0.3
 PROMPTS = 80  #: newest regions that the preference is learned from
-_OPTIONS = CandidateOptions()
 LAYOUT = 1  #: of what a lesson's arrays hold; another number, and kept lessons are made anew
 
 
@@ -52,7 +46,7 @@ class Lesson:
     region: np.ndarray  #: (F,), of the accepted mask
     name_embedding: np.ndarray  #: (2, E), of the proposal most like it; (2, 0) for a model without names
     level: int  #: of that proposal
-    proposals: np.ndarray  #: (n, ...), see `few_shot.preference_vectors`
+    proposals: np.ndarray  #: (n, ...), see `preference_vectors`
     expected: np.ndarray  #: (n,), score before anything was learned
     worth: np.ndarray  #: (n,), IoU with the accepted mask, in logit cells
 
@@ -105,60 +99,60 @@ def make_lesson(
         raise DataError(f"accepted mask: expected {embedding.frame.photo} with something in it, got {mask.shape}")
     inside = click is not None and mask[min(int(click.y), len(mask) - 1), min(int(click.x), mask.shape[1] - 1)]
     prompt = Prompt((click if inside and click is not None else innermost(mask),))
-    answers = with_region_features(embedding, predict_proposals(model, embedding, prompt, _OPTIONS, encode_crop))
-    return lesson_from_proposals(
-        embedding, answers, mask, label=label, photo=photo, expected=expected_iou(answers, model.ranker, context)
-    )
+    proposals = predict_proposals(model, embedding, prompt, encode_crop=encode_crop)
+    return lesson_from_proposals(proposals, mask, label=label, photo=photo, ranker=model.ranker, context=context)
 
 
 def lesson_from_proposals(
-    embedding: ImageEmbedding, answers: Proposals, mask: np.ndarray, *, label: str, photo: str, expected: np.ndarray
+    proposals: Proposals,
+    mask: np.ndarray,
+    *,
+    label: str,
+    photo: str,
+    ranker: Ranker | None = None,
+    context: PromptContext | None = None,
 ) -> Lesson:
-    """As `make_lesson`, from described answers to a click in the mask and what each was expected to be worth."""
-    share = embedding.frame.coverage(mask)
-    proposed = context_masks(embedding, answers)
+    """As `make_lesson`, from the proposals for a click in the mask."""
+    proposals = with_region_features(proposals)
+    share = proposals.embedding.frame.coverage(mask)
+    masks = context_masks(proposals)
     accepted = share >= min(0.5, float(share.max()))
-    worth = np.array([iou(cells, accepted) for cells in proposed])
+    worth = np.array([iou(cells, accepted) for cells in masks])
     best = int(worth.argmax())
-    like = answers.proposals[best][1]
-    named = like.name_embedding if like.name_embedding is not None else np.zeros((2, 0))
+    named = proposals.pairs[best][1].name_embedding
     return Lesson(
         photo,
         label,
-        region=region_features(embedding, share[None], proposed)[0].astype(np.float16),
-        name_embedding=named.astype(np.float16),
-        level=answers.levels[best],
-        proposals=rerank_features(answers).astype(np.float16),
-        expected=expected.astype(np.float16),
+        region=region_features(proposals.embedding, share[None], masks)[0].astype(np.float16),
+        name_embedding=(np.zeros((2, 0)) if named is None else named).astype(np.float16),
+        level=proposals.levels[best],
+        proposals=rerank_features(proposals).astype(np.float16),
+        expected=expected_iou(proposals, ranker, context).astype(np.float16),
         worth=worth.astype(np.float16),
     )
 
 
 class ProjectAdaptation:
-    """What a project's lessons add up to. `predict_candidates` takes the `preference`, `name` its candidates."""
+    """What a project's lessons add up to: the `reranker` for `predict_candidates`, and `name` for its candidates."""
 
     def __init__(self, lessons: Sequence[Lesson], preference: Preference) -> None:
         """See `adapt`."""
         self._lessons = lessons
         self._names: dict[tuple[object, ...], LearnedNames] = {}
-        self.preference = preference
+        self.reranker = PreferenceReranker(preference)
         self.examples = len(lessons)
 
     def scores(self, candidates: Sequence[Candidate], labels: LabelSet) -> np.ndarray:
-        """(m, C), each row adding up to 1. Candidates have `region`: `predict_candidates` had the preference."""
+        """(m, C), each row adding up to 1. Candidates have their `region`, from the `reranker`."""
         text = text_scores([c.name_embedding for c in candidates], [c.level for c in candidates], labels)
         return self._names_of(labels).scores(np.array([c.region for c in candidates], np.float32), text)
 
     def name(self, candidates: Sequence[Candidate], labels: LabelSet, threshold: float) -> list[Candidate]:
-        """As `names.name_candidates`, by text and examples together."""
+        """As `name_candidates`, by text and examples together."""
         if not candidates:
             return []
-        named = []
-        for candidate, scores in zip(candidates, self.scores(candidates, labels), strict=True):
-            order = np.argsort(-scores, kind="stable")
-            names = tuple((labels.values[i], float(scores[i])) for i in order)
-            named.append(replace(candidate, names=names, label=names[0][0] if names[0][1] >= threshold else None))
-        return named
+        scores = self.scores(candidates, labels)
+        return [with_names(c, labels, row, threshold) for c, row in zip(candidates, scores, strict=True)]
 
     def _names_of(self, labels: LabelSet) -> LearnedNames:
         key = labels.values, labels.kinds, labels.vectors.shape[1]

@@ -28,7 +28,7 @@ from semsam_model.evaluation.encoded_photos import EncodedPhoto, clickable_targe
 from semsam_model.evaluation.grabcut import grabcut as cut_out
 from semsam_model.evaluation.number_of_clicks import CorrectedMask, correct
 from semsam_model.evaluation.one_click import OPTIONS, ProposalIous, click_targets, masks_under
-from semsam_model.inference.predict import predict_proposals, rank_candidates
+from semsam_model.inference.predict import expected_iou, predict_candidates
 from semsam_model.inference.zoom import CropEncoder, crop_encoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou
@@ -130,8 +130,8 @@ def _score(model: SemanticSAM, ious: ProposalIous, photo: EncodedPhoto, region: 
         scores = given_kind_scores = predicted
         click, given_kind = ious.measure(None), given_kind_by_iou
     else:
-        scores = ious.proposals.scores(model.ranker)
-        given_kind_scores = ious.proposals.scores(model.ranker, known_kind(granularity))
+        scores = expected_iou(ious.proposals, model.ranker)
+        given_kind_scores = expected_iou(ious.proposals, model.ranker, known_kind(granularity))
         click, given_kind = ious.measure(scores), ious.rank(given_kind_scores)
     ranked = click.ranked
     largest = max(click.pool, key=ious.area, default=0)
@@ -168,8 +168,7 @@ def _correct(model: SemanticSAM, photo: EncodedPhoto, encode_crop: CropEncoder, 
     mask = photo.masks[region]
 
     def predict(prompt: Prompt) -> np.ndarray:
-        proposals = predict_proposals(model, photo.embedding, prompt, OPTIONS, encode_crop)
-        ranked = rank_candidates(proposals, OPTIONS, model.ranker)
+        ranked = predict_candidates(model, photo.embedding, prompt, OPTIONS, encode_crop=encode_crop)
         return ranked[0].mask if ranked else np.zeros_like(mask)
 
     return CorrectedMask(photo.sample.source, tuple(correct(predict, mask)))

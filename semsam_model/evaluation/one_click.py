@@ -18,7 +18,8 @@ import numpy as np
 
 from semsam_model.evaluation.encoded_photos import EncodedPhoto
 from semsam_model.inference.candidates import CandidateOptions
-from semsam_model.inference.predict import Proposals, draw_proposal, predict_proposals_batch, rank_proposals
+from semsam_model.inference.predict import draw_proposal, rank_proposals
+from semsam_model.inference.proposals import Proposals, predict_proposals_batch
 from semsam_model.inference.zoom import CropEncoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou
@@ -34,7 +35,7 @@ class ProposalIous:
     def __init__(self, proposals: Proposals, clicked: np.ndarray, containing: Sequence[np.ndarray]) -> None:
         """clicked: the mask in whose middle the click is. containing: all masks that contain the click, bool (H, W)."""
         self.proposals = proposals
-        self.predicted = np.array([proposal.predicted_iou for _, proposal in proposals.proposals])
+        self.predicted = np.array([proposal.predicted_iou for _, proposal in proposals.pairs])
         self._clicked, self._containing = clicked, containing
         self._drawn: dict[int, tuple[int, float, list[float]]] = {}
 
@@ -64,7 +65,7 @@ class ProposalIous:
     def measure(self, scores: np.ndarray | None) -> ClickIous:
         """oracle, first and max of this click, its candidates ranked by `scores` as in `rank`."""
         ranked = self.rank(scores)
-        pool = ranked if len(self.proposals.views) > 1 else range(len(self.proposals.proposals))
+        pool = ranked if len(self.proposals.crops) > 1 else range(len(self.proposals.pairs))
         best = max(pool, key=self.with_clicked, default=0)
         return ClickIous(
             oracle=self.with_clicked(best),
@@ -77,7 +78,7 @@ class ProposalIous:
 
     def _draw(self, index: int) -> tuple[int, float, list[float]]:
         if index not in self._drawn:
-            crop, bbox = draw_proposal(*self.proposals.proposals[index], OPTIONS)
+            crop, bbox = draw_proposal(*self.proposals.pairs[index], OPTIONS)
             ious = [crop_iou(crop, bbox, mask) for mask in self._containing]
             self._drawn[index] = int(np.count_nonzero(crop)), crop_iou(crop, bbox, self._clicked), ious
         return self._drawn[index]

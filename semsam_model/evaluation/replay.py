@@ -17,19 +17,14 @@ import numpy as np
 from rich.table import Table
 
 from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation, adapt, lesson_from_proposals
+from semsam_model.adaptation.rerank import with_region_features
 from semsam_model.data.samples import Sample
 from semsam_model.evaluation.encoded_photos import encode_photos, large_targets
 from semsam_model.evaluation.few_shot import label_set, region_label
 from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.naming import name_candidates
-from semsam_model.inference.predict import (
-    expected_iou,
-    predict_proposals,
-    rank_candidates,
-    rerank_features,
-    to_candidates,
-    with_region_features,
-)
+from semsam_model.inference.predict import rank_candidates
+from semsam_model.inference.proposals import predict_proposals
 from semsam_model.inference.zoom import CropEncoder, crop_encoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou
@@ -118,18 +113,15 @@ def _accept(
     result: Replay,
 ) -> None:
     options, learned = CandidateOptions(), adapt(lessons)
-    answers = with_region_features(
-        embedding, predict_proposals(model, embedding, Prompt((innermost(mask),)), options, encode_crop)
-    )
-    alone = rank_candidates(answers, options, model.ranker)
-    expected = expected_iou(answers, model.ranker)
-    ours = alone
+    prompt = Prompt((innermost(mask),))
+    proposals = with_region_features(predict_proposals(model, embedding, prompt, options, encode_crop))
+    alone = ours = rank_candidates(proposals, options, model.ranker)
     if learned is not None:
-        ours = to_candidates(answers, options, learned.preference.scores(rerank_features(answers), expected))
+        ours = rank_candidates(proposals, options, model.ranker, reranker=learned.reranker)
     if alone:
         _note(result.alone, name_candidates(alone, labels, 0), mask, label)
         _note(result.learned, _named(ours, learned, labels), mask, label)
-    lessons.append(lesson_from_proposals(embedding, answers, mask, label=label, photo=photo, expected=expected))
+    lessons.append(lesson_from_proposals(proposals, mask, label=label, photo=photo, ranker=model.ranker))
 
 
 def _named(candidates: Sequence[Candidate], learned: ProjectAdaptation | None, labels: LabelSet) -> list[Candidate]:

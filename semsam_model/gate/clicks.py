@@ -107,6 +107,6 @@ def _measured(
     """place: photo, region, granularity. among: the labels that the model chooses from."""
     click = ious.measure(None if model.ranker is None else expected_iou(ious.proposals, model.ranker))
     level = ious.proposals.levels[click.best]
-    embedding = ious.proposals.proposals[click.best][1].name_embedding
+    embedding = ious.proposals.pairs[click.best][1].name_embedding
     predicted = None if among is None or embedding is None else label_scores(embedding, level, among)[0][0]
     return GateClick(*place, label, click.oracle, click.first, click.max, level, predicted)

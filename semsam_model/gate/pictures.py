@@ -28,7 +28,7 @@ from semsam_model.data.samples import Sample, clickable
 from semsam_model.errors import DataError, ImageError
 from semsam_model.gate.config import GateConfig
 from semsam_model.gate.interval import Interval, bootstrap
-from semsam_model.inference.predict import TOGETHER, decode_prompts
+from semsam_model.inference.proposals import decode_prompts
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou, iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
@@ -170,9 +170,8 @@ def _resized(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 def _agreement(model: SemanticSAM, embedding: ImageEmbedding, masks: Sequence[np.ndarray]) -> list[float]:
     """IoU, 0..1, of each mask with the best level of a click at its innermost point."""
     clicks = [innermost(mask) for mask in masks]
-    found: list[float] = []
-    for start in range(0, len(clicks), TOGETHER):
-        for proposals in decode_prompts(model, embedding, clicks[start : start + TOGETHER]):
-            mask = masks[len(found)]
-            found.append(max(crop_iou(*embedding.frame.mask(p.logits), mask) for p in proposals))
-    return found
+    decoded = decode_prompts(model, embedding, clicks)
+    return [
+        max(crop_iou(*embedding.frame.mask(p.logits), mask) for p in proposals)
+        for mask, proposals in zip(masks, decoded, strict=True)
+    ]

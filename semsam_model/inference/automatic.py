@@ -22,7 +22,8 @@ import numpy as np
 from semsam_model.errors import ConfigError
 from semsam_model.inference.candidates import CandidateOptions, Proposal, cleaned
 from semsam_model.inference.naming import name_candidates
-from semsam_model.inference.predict import decode_prompts, promptless_candidates
+from semsam_model.inference.predict import promptless_candidates
+from semsam_model.inference.proposals import decode_prompts
 from semsam_model.masks.geometry import tight_bbox
 from semsam_model.masks.suppression import suppress
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
@@ -103,12 +104,7 @@ def automatic_masks(
     options = options or AutomaticOptions()
     frame = embedding.frame
     clicks = _grid(frame, options.grid)
-    passed = [
-        kept
-        for first in range(0, len(clicks), options.batch)
-        for kept in _pass(model, embedding, clicks, first, options)
-    ]
-    passed.sort(key=lambda k: (-k.score, k.click, k.token))
+    passed = sorted(_pass(model, embedding, clicks, options), key=lambda k: (-k.score, k.click, k.token))
     cells = frame.logits[0] * frame.logits[1]
     distinct = _by_masks(passed, options, cells) if options.duplicates == "masks" else _by_boxes(passed, options)
     chosen = distinct[: options.most]
@@ -126,11 +122,11 @@ def _grid(frame: Frame, side: int) -> list[Click]:
 
 
 def _pass(
-    model: SemanticSAM, embedding: ImageEmbedding, clicks: Sequence[Click], first: int, options: AutomaticOptions
+    model: SemanticSAM, embedding: ImageEmbedding, clicks: Sequence[Click], options: AutomaticOptions
 ) -> Iterator[_Kept]:
-    answers = decode_prompts(model, embedding, clicks[first : first + options.batch])
+    """What of the proposals for each click is sure and stable enough."""
     level_of = {token: level for level, token in enumerate(level_tokens(model.config.tokens), 1)}
-    for number, answer in enumerate(answers, first):
+    for number, answer in enumerate(decode_prompts(model, embedding, clicks, batch=options.batch)):
         for proposal in answer:
             level = level_of[proposal.token]
             if level not in options.levels or not proposal.predicted_iou > options.least_iou:
@@ -210,11 +206,11 @@ def _decoded(
 ) -> tuple[list[Candidate], list[_Kept]]:
     """The chosen masks in photo pixels, and those of `chosen` that they are."""
     points = sorted({k.click for k in chosen})
-    answers: dict[tuple[int, int], Proposal] = {}  # by click and token
-    for first in range(0, len(points), options.batch):
-        some = points[first : first + options.batch]
-        decoded = decode_prompts(model, embedding, [clicks[i] for i in some])
-        answers |= {(i, p.token): p for i, answer in zip(some, decoded, strict=True) for p in answer}
+    decoded = decode_prompts(model, embedding, [clicks[i] for i in points], batch=options.batch)
+    wanted = {(k.click, k.token) for k in chosen}
+    answers = {
+        (i, p.token): p for i, answer in zip(points, decoded, strict=True) for p in answer if (i, p.token) in wanted
+    }
     least = options.min_region / LOGIT_STRIDE**2
     proposals, kept = [], []
     for k in chosen:

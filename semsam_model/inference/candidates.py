@@ -6,7 +6,7 @@ show. A region where the bilinear surface is above zero always holds a cell abov
 cells is gone from the photo.
 
 The network may have seen the photo twice: whole, and a magnified crop of it. Each time gives a `CropPrediction` with
-its own frame. Masks of several crops are compared by `overlaps`, in photo pixels.
+its own frame. Masks of several crops are compared by `intersections`, in photo pixels.
 
 What several prompts mean (published weights know one positive click):
   1. each positive click, each box, and each box's centre is decoded alone: six proposals each;
@@ -43,6 +43,8 @@ class CandidateOptions:
     part_of: float = 0.9  #: share of a mask inside a larger one that makes the larger one its parent
     most: int = 6  #: candidates offered
     least: int = 2  #: offered even when they ignore a click that others obey
+    #: Share of the photo's longer side. A model with `zoom` also looks at a magnified crop where a proposal is smaller.
+    magnify_below: float = 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +182,7 @@ class CropPrediction:
         return min(len(levels), levels.index(proposal.token) + 1 + round(LEVELS_A_DOUBLING * self.doublings))
 
 
-def overlaps(views: Sequence[CropPrediction]) -> np.ndarray:
+def intersections(views: Sequence[CropPrediction]) -> np.ndarray:
     """float32 (n, n): photo pixels that two proposals share, over the proposals of all views in turn; areas diagonal.
 
     Two views are compared in the finer one's cells, which hold everything that its proposals cover.
@@ -216,7 +218,7 @@ def order(views: Sequence[CropPrediction], scores: Sequence[float] | np.ndarray 
 def distinct(ordered: Sequence[int], shared: np.ndarray, options: CandidateOptions) -> list[int]:
     """Walk best first, keep what is not empty and not the same as one already kept; at most options.most.
 
-    ordered: places in `shared`, what `overlaps` returned.
+    ordered: places in `shared`, what `intersections` returned.
     """
     areas = np.diagonal(shared)
     same = shared > options.same_iou * (areas[:, None] + areas - shared)
@@ -237,7 +239,7 @@ def cleaned(proposal: Proposal, min_cells: float) -> Proposal:
 def parents(shared: np.ndarray, sizes: Sequence[int], options: CandidateOptions) -> list[int | None]:
     """For each mask the index of the next larger one that contains it, or None.
 
-    shared: see `overlaps`, of these masks alone. sizes: areas as drawn, photo pixels, which decide what is larger.
+    shared: see `intersections`, of these masks alone. sizes: areas as drawn, photo pixels, which decide what is larger.
 
     "Larger" leaves room for the duplicates rule: a pair more alike than same_iou never reaches this point.
     """

@@ -28,9 +28,11 @@ def label_scores(name_embedding: np.ndarray, level: int, labels: LabelSet) -> li
 
     name_embedding (2, E): see Candidate. Raises ConfigError when the text vectors are not of the model's dimension.
     """
-    scores = label_probabilities(name_embedding[None], [level], labels)[0]
-    best_first = np.argsort(-scores, kind="stable")
-    return [(labels.values[i], float(scores[i])) for i in best_first]
+    return _best_first(labels, label_probabilities(name_embedding[None], [level], labels)[0])
+
+
+def _best_first(labels: LabelSet, scores: np.ndarray) -> list[tuple[str, float]]:
+    return [(labels.values[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
 
 
 def label_probabilities(name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet) -> np.ndarray:
@@ -92,7 +94,13 @@ def name_candidates(candidates: Sequence[Candidate], labels: LabelSet, threshold
     named = []
     for candidate in candidates:
         if candidate.name_embedding is not None:
-            names = tuple(label_scores(candidate.name_embedding, candidate.level, labels))
-            candidate = replace(candidate, names=names, label=names[0][0] if names[0][1] >= threshold else None)
+            scores = label_probabilities(candidate.name_embedding[None], [candidate.level], labels)[0]
+            candidate = with_names(candidate, labels, scores, threshold)
         named.append(candidate)
     return named
+
+
+def with_names(candidate: Candidate, labels: LabelSet, scores: np.ndarray, threshold: float) -> Candidate:
+    """The candidate with its `names`, from scores (labels,), and with `label` where the best reaches the threshold."""
+    names = tuple(_best_first(labels, scores))
+    return replace(candidate, names=names, label=names[0][0] if names[0][1] >= threshold else None)

@@ -15,7 +15,7 @@ _CONTAINS = 0.9  #: share of a mask inside a larger one that counts as contained
 _SAME = 0.9
 
 
-def features(
+def ranker_features(
     rows: np.ndarray, levels: Sequence[int], context: PromptContext | None = None, names: np.ndarray | None = None
 ) -> np.ndarray:
     """What `proposal_features` returned and the proposals' levels -> float32 (n, len(FEATURES)).
@@ -28,7 +28,7 @@ def features(
 
 
 def context_features(level: int, context: PromptContext) -> list[float]:
-    """OF_WANTED for a proposal of one level."""
+    """OF_CONTEXT for a proposal of one level."""
     counts = context.level_counts
     total = sum(counts)
     near = sum(count for at, count in zip(LEVELS, counts, strict=True) if abs(at - level) <= 1)
@@ -42,43 +42,43 @@ def context_features(level: int, context: PromptContext) -> list[float]:
     ]
 
 
-def proposal_features(views: Sequence[CropPrediction], tokens: int, shared: np.ndarray) -> np.ndarray:
-    """Cleaned proposals of all views in turn -> OF_PROPOSAL, float32 (n, len(OF_PROPOSAL)).
+def proposal_features(crops: Sequence[CropPrediction], tokens: int, shared: np.ndarray) -> np.ndarray:
+    """Cleaned proposals of all crops in turn -> OF_PROPOSAL, float32 (n, len(OF_PROPOSAL)).
 
-    tokens: level tokens of the model. shared: the `overlaps` of the views.
+    tokens: level tokens of the model. shared: the `intersections` of the crops.
     """
-    seen = [view for view in views if view.proposals]
+    seen = [crop for crop in crops if crop.proposals]
     if not seen:
         return np.zeros((0, len(OF_PROPOSAL)), np.float32)
-    alone = [_alone(view, tokens) for view in seen]
+    alone = [_alone(crop, tokens) for crop in seen]
     columns = {name: np.concatenate([np.asarray(of[name], np.float32) for of in alone]) for name in alone[0]}
     predicted = columns["predicted_iou"]
     columns |= {
         "below_best": predicted.max() - predicted,
-        "looks": np.full(len(predicted), len(views), np.float32),
+        "looks": np.full(len(predicted), len(crops), np.float32),
         **_among(shared),
     }
     return np.stack([columns[name] for name in OF_PROPOSAL], 1).astype(np.float32)
 
 
-def _alone(view: CropPrediction, tokens: int) -> dict[str, np.ndarray | list[float]]:
-    """What the proposals of a view, one at least, are like without the others."""
-    proposals, prompt = view.proposals, view.prompt
+def _alone(crop: CropPrediction, tokens: int) -> dict[str, np.ndarray | list[float]]:
+    """What the proposals of a crop, one at least, are like without the others."""
+    proposals, prompt = crop.proposals, crop.prompt
     predicted = np.clip([p.predicted_iou for p in proposals], -0.5, 1.5)
     levels = np.array([level_tokens(tokens).index(p.token) + 1 for p in proposals])
     cells = np.stack([p.cells for p in proposals])
-    height, width = view.frame.photo
+    height, width = crop.frame.photo
     return {
         "predicted_iou": predicted,
         "predicted_iou_clipped": np.clip(predicted, 0, 1),
         "stability": [p.stability for p in proposals],
         "soft_iou": _soft_iou(np.stack([p.logits for p in proposals]), cells),
         **{f"level_{level}": levels == level for level in LEVELS},
-        **_extent(cells, view.cell_pixels / (height * width)),
+        **_extent(cells, crop.cell_pixels / (height * width)),
         **_clicks(proposals, cells, prompt),
         "box_fit": [prompt.fit(p) for p in proposals],
         "has_box": np.full(len(proposals), bool(prompt.boxes)),
-        "doublings": np.full(len(proposals), view.doublings),
+        "doublings": np.full(len(proposals), crop.doublings),
     }
 
 
@@ -128,7 +128,7 @@ def _depth(cells: np.ndarray, positives: Sequence[tuple[int, int]]) -> float:
 
 
 def _among(both: np.ndarray) -> dict[str, np.ndarray]:
-    """Each mask against the others that are not empty. both (n, n): see `overlaps`."""
+    """Each mask against the others that are not empty. both (n, n): see `intersections`."""
     areas = np.diagonal(both)
     other = (areas[None] > 0) & (areas[:, None] > 0) & ~np.eye(len(both), dtype=bool)
     others = np.maximum(other.sum(1), 1)

@@ -23,7 +23,8 @@ from semsam_model.inference.object_queries import (
     single_label_scores,
 )
 from semsam_model.inference.postprocess import PostprocessOptions
-from semsam_model.inference.predict import decode_prompts, promptless_candidates
+from semsam_model.inference.predict import promptless_candidates
+from semsam_model.inference.proposals import decode_prompts
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Candidate, Click, LabelSet, level_tokens
@@ -75,7 +76,7 @@ def click_grid(model: SemanticSAM, embedding: ImageEmbedding) -> list[Proposal]:
     height, width = embedding.frame.photo
     steps = (np.arange(GRID) + 0.5) / GRID
     clicks = [Click(float(x * width), float(y * height)) for y in steps for x in steps]
-    return [p for answer in decode_prompts(model, embedding, clicks) for p in answer]
+    return [p for answer in decode_prompts(model, embedding, clicks, batch=len(clicks)) for p in answer]
 
 
 def by_clicks(

@@ -29,8 +29,9 @@ from semsam_model.data.samples import Sample, clickable
 from semsam_model.data.vocabulary import NO_LABEL, Vocabulary, encode_vocabulary
 from semsam_model.errors import DataError
 from semsam_model.inference.candidates import CandidateOptions
-from semsam_model.inference.predict import Proposals, predict_proposals, rank_candidates
-from semsam_model.inference.ranking import features
+from semsam_model.inference.predict import to_candidates
+from semsam_model.inference.proposals import Proposals, predict_proposals
+from semsam_model.inference.ranking import ranker_features
 from semsam_model.inference.zoom import CropEncoder, crop_encoder
 from semsam_model.masks.clicker import innermost, next_click
 from semsam_model.masks.geometry import crop_iou, tight_bbox
@@ -158,7 +159,7 @@ def _asked(
     for left in range(corrections, -1, -1):
         answers = predict_proposals(model, embedding, Prompt(tuple(clicks)), options, encode_crop)
         yield answers, tuple(clicks)
-        offered = rank_candidates(answers, options) if left else []
+        offered = to_candidates(answers, options) if left else []
         click = next_click(wanted, offered[0].mask, clicks) if offered else None
         if click is None:
             break
@@ -199,7 +200,7 @@ def _list(
         if i == index or (clicks and all(mask[int(c.y), int(c.x)] == c.positive for c in clicks))
     ]
     wanted_iou, any_iou = [], []
-    for view, proposal in answers.proposals:
+    for view, proposal in answers.pairs:
         crop, bbox = view.frame.mask(proposal.logits)
         wanted_iou.append(crop_iou(crop, bbox, masks[index]))
         any_iou.append(max(crop_iou(crop, bbox, mask) for mask in agreeing))
@@ -208,9 +209,9 @@ def _list(
     of_labels = of_kind = None
     if labels is not None and row != NO_LABEL:
         every, own = labels.drawn(row, rng)
-        of_labels, of_kind = answers.names(every), answers.names(own)
+        of_labels, of_kind = answers.evidence(every), answers.evidence(own)
     return ProposalList(
-        answers.rows,
+        answers.features,
         tuple(answers.levels),
         np.array(wanted_iou, np.float32),
         np.array(any_iou, np.float32),
@@ -276,7 +277,7 @@ def _table(lists: Sequence[ProposalList], rng: np.random.Generator) -> _Table:
         kind = _kinds(entry)[int(rng.integers(2))]
         others = best_levels[kind] - Counter([entry.best_level])
         for wanted, names, target in _known(entry, others, rng):
-            rows.append(features(entry.rows, entry.levels, wanted, names))
+            rows.append(ranker_features(entry.rows, entry.levels, wanted, names))
             targets.append(target)
             weights.append(np.full(len(target), 1 / len(target) / of_source[entry.source]))
     weight = torch.from_numpy(np.concatenate(weights)).float()

@@ -87,9 +87,9 @@ class Backend:
         loaded = self.predictor.ready()
         learned = self.learner.learned(KEY, loaded.version.digest)
         rgb = decode_photo(stored.photo(99), max_bytes=10**6, max_pixels=10**6).rgb
-        preference = learned.preference if learned else None
+        reranker = learned.reranker if learned else None
         prompt = Prompt((Click(14, 11),))
-        candidates, _, _ = self.predictor.propose("9" * 64, lambda: rgb, prompt, using=loaded, preference=preference)
+        candidates, _, _ = self.predictor.propose("9" * 64, lambda: rgb, prompt, using=loaded, reranker=reranker)
         named = learned.name(candidates, LABELS, 0) if learned else candidates
         return learned.examples if learned else 0, [(c.score, c.bbox, c.names) for c in named]
 

@@ -9,12 +9,13 @@ import pytest
 
 from semsam_model.adaptation.kernel_ridge import Preference
 from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation, adapt, make_lesson
+from semsam_model.adaptation.rerank import PreferenceReranker, rerank_features, with_region_features
 from semsam_model.config import read_model_config
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import DataError
-from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.naming import name_candidates
-from semsam_model.inference.predict import predict_candidates, predict_proposals, rerank_features, with_region_features
+from semsam_model.inference.predict import predict_candidates
+from semsam_model.inference.proposals import predict_proposals
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
@@ -57,7 +58,7 @@ def lessons(model: SemanticSAM, accepted: list[tuple[ImageEmbedding, np.ndarray,
 def offered(
     model: SemanticSAM, embedding: ImageEmbedding, mask: np.ndarray, learned: ProjectAdaptation
 ) -> list[Candidate]:
-    return predict_candidates(model, embedding, Prompt((innermost(mask),)), preference=learned.preference)
+    return predict_candidates(model, embedding, Prompt((innermost(mask),)), reranker=learned.reranker)
 
 
 def test_a_region_that_was_accepted_is_named_as_it_was(
@@ -100,11 +101,9 @@ def test_nothing_learned_is_no_preference_and_a_preference_for_nothing_changes_n
     assert adapt([]) is None
     embedding, mask, _ = accepted[0]
     prompt = Prompt((innermost(mask),))
-    width = rerank_features(
-        with_region_features(embedding, predict_proposals(model, embedding, prompt, CandidateOptions()))
-    ).shape[1]
+    width = rerank_features(with_region_features(predict_proposals(model, embedding, prompt))).shape[1]
     before = predict_candidates(model, embedding, prompt)
-    after = predict_candidates(model, embedding, prompt, preference=Preference(np.zeros(width)))
+    after = predict_candidates(model, embedding, prompt, reranker=PreferenceReranker(Preference(np.zeros(width))))
     assert [c.bbox for c in after] == [c.bbox for c in before]
     assert all(c.region is None for c in before) and all(c.region is not None for c in after)
 
@@ -143,12 +142,12 @@ def test_what_annotators_keep_choosing_comes_first(
     learned = adapt(taught)
     assert learned is not None
 
-    def first(preference: Preference | None) -> float:
+    def first(reranker: PreferenceReranker | None) -> float:
         return float(
-            np.mean([iou(predict_candidates(model, e, p, preference=preference)[0].mask, m) for e, p, m in chosen])
+            np.mean([iou(predict_candidates(model, e, p, reranker=reranker)[0].mask, m) for e, p, m in chosen])
         )
 
-    assert first(learned.preference) > first(None) + 0.02
+    assert first(learned.reranker) > first(None) + 0.02
 
 
 def test_a_mask_of_another_photo_teaches_nothing(

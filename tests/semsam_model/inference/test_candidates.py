@@ -21,9 +21,9 @@ from semsam_model.inference.candidates import (
     clean,
     combine,
     distinct,
+    intersections,
     obeyed,
     order,
-    overlaps,
     parents,
     stability,
 )
@@ -106,7 +106,7 @@ def test_kept_masks_are_never_near_duplicates(logits: np.ndarray, seed: int) -> 
     rng = np.random.default_rng(seed)
     noisy = [logits + rng.normal(0, s, logits.shape).astype(np.float32) for s in (0, 0, 0.1, 1, 3, 9)]
     proposals = [Proposal(m, i, 1.0, 1.0) for i, m in enumerate(noisy)]
-    kept = [proposals[at] for at in distinct(range(len(noisy)), overlaps([view(proposals)]), CandidateOptions())]
+    kept = [proposals[at] for at in distinct(range(len(noisy)), intersections([view(proposals)]), CandidateOptions())]
     for i, a in enumerate(kept):
         for b in kept[:i]:
             iou = np.count_nonzero(a.cells & b.cells) / np.count_nonzero(a.cells | b.cells)
@@ -117,8 +117,8 @@ def test_kept_masks_are_never_near_duplicates(logits: np.ndarray, seed: int) -> 
 def test_of_two_equal_masks_the_better_ranked_stays() -> None:
     good, twin = proposal(rectangle(2, 2, 9, 9), 0.9, 1), proposal(rectangle(2, 2, 9, 9), 0.4, 2)
     seen = [view([twin, good], PromptCells(((4, 4),), (), ()))]
-    assert distinct(order(seen), overlaps(seen), CandidateOptions()) == [1]
-    assert distinct(order(seen, [0.8, 0.7]), overlaps(seen), CandidateOptions()) == [
+    assert distinct(order(seen), intersections(seen), CandidateOptions()) == [1]
+    assert distinct(order(seen, [0.8, 0.7]), intersections(seen), CandidateOptions()) == [
         0
     ]  # scores come before predicted IoU
 
@@ -164,7 +164,7 @@ def test_a_negative_click_never_removes_a_positive_one() -> None:
 
 def test_the_parent_is_the_smallest_larger_mask_that_holds_it() -> None:
     masks = [rectangle(0, 0, 20, 30), rectangle(4, 4, 6, 6), rectangle(2, 2, 12, 12), rectangle(14, 14, 18, 28)]
-    shared = overlaps([view([proposal(m) for m in masks])])
+    shared = intersections([view([proposal(m) for m in masks])])
     assert parents(shared, [int(m.sum()) for m in masks], CandidateOptions()) == [None, 2, 0, 0]
 
 
@@ -173,7 +173,7 @@ def test_a_mask_half_outside_another_has_no_parent(share: float) -> None:
     inner = rectangle(4, 8, 8, 12)
     outer = rectangle(0, 8 if share == 1.0 else 10, 20, 30)
     sizes = [int(inner.sum()), int(outer.sum())]
-    shared = overlaps([view([proposal(inner), proposal(outer)])])
+    shared = intersections([view([proposal(inner), proposal(outer)])])
     assert parents(shared, sizes, CandidateOptions())[0] == (1 if share == 1.0 else None)
 
 
@@ -193,6 +193,6 @@ def test_overlaps_of_two_looks_are_those_of_the_masks_in_the_photo(seed: int) ->
         crop, (x0, y0, x1, y1) = frame.mask(p.logits)
         mask[y0:y1, x0:x1] = crop
     flat = masks.reshape(4, -1).astype(np.float32)
-    expected, shared = flat @ flat.T, overlaps(views)
+    expected, shared = flat @ flat.T, intersections(views)
     np.testing.assert_allclose(shared, expected, atol=0.06 * 64 * 64)  # cells follow a border less closely than pixels
     np.testing.assert_allclose(shared, shared.T)

@@ -18,10 +18,11 @@ from semsam_model.config import read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, DataError, PromptError
 from semsam_model.inference.candidates import CandidateOptions, CropPrediction, PromptCells, Proposal, obeyed
-from semsam_model.inference.predict import Proposals, predict_candidates, rank_candidates
-from semsam_model.inference.ranking import features
+from semsam_model.inference.predict import predict_candidates, rank_candidates
+from semsam_model.inference.proposals import Proposals
+from semsam_model.inference.ranking import ranker_features
 from semsam_model.network.frame import Frame
-from semsam_model.network.model import SemanticSAM, build_model
+from semsam_model.network.model import ImageEmbedding, SemanticSAM, build_model
 from semsam_model.network.ranker import ADDED, FEATURES, OF_PROPOSAL, Ranker
 from semsam_model.training.ranker import ProposalList, fit_ranker, learn
 from semsam_model.types import LEVEL_TOKENS, Click, Kind, LabelSet, Prompt, PromptContext
@@ -48,9 +49,10 @@ def square(token: int, y0: int, x0: int, side: int, predicted_iou: float = 0.5) 
 
 
 def answers(proposals: Sequence[Proposal], prompt: PromptCells) -> Proposals:
-    """One look at a photo of four pixels a cell."""
+    """Proposals on a photo of four pixels a cell."""
     frame = Frame.of((SIZE[0] * 4, SIZE[1] * 4), CONFIG)
-    return Proposals((CropPrediction(frame, prompt, tuple(proposals)),), 6)
+    nothing = ImageEmbedding(frame, torch.zeros(0), torch.zeros(0), ())
+    return Proposals(nothing, (CropPrediction(frame, prompt, tuple(proposals)),), 6)
 
 
 PROPOSALS = st.lists(
@@ -63,7 +65,8 @@ PROPOSALS = st.lists(
         st.floats(-0.5, 1.5, width=32),
     ),
     min_size=1,
-    max_size=8,
+    max_size=6,
+    unique_by=lambda p: p.token,
 )
 PROMPTS = st.builds(
     PromptCells,
@@ -87,10 +90,10 @@ def test_scores_are_shares_and_do_not_depend_on_the_order_of_the_candidates(
     random.shuffle(places)  # type: ignore[attr-defined]
     ranker = made_ranker()
     there = answers(proposals, prompt)
-    scores = ranker.scores(features(there.rows, there.levels, wanted))
+    scores = ranker.scores(ranker_features(there.features, there.levels, wanted))
     assert ((scores >= 0) & (scores <= 1)).all()
     there = answers([proposals[i] for i in places], prompt)
-    shuffled = ranker.scores(features(there.rows, there.levels, wanted))
+    shuffled = ranker.scores(ranker_features(there.features, there.levels, wanted))
     np.testing.assert_allclose(shuffled, scores[places], atol=1e-5)
 
 
@@ -99,15 +102,15 @@ def test_scores_are_shares_and_do_not_depend_on_the_order_of_the_candidates(
 def test_no_score_lets_a_mask_pass_one_that_obeys_more_clicks(
     proposals: list[Proposal], prompt: PromptCells, seed: int
 ) -> None:
-    ranked = rank_candidates(answers(proposals, prompt), CandidateOptions(), made_ranker(seed), PromptContext("part"))
-    clicks = (
-        [(slice(4 * y + 1, 4 * y + 2), slice(4 * x + 1, 4 * x + 2)) for y, x in prompt.positives],
-        [(slice(4 * y + 1, 4 * y + 2), slice(4 * x + 1, 4 * x + 2)) for y, x in prompt.negatives],
-    )
-    found = [sum(c.mask[at].all() for at in clicks[0]) + sum(not c.mask[at].any() for at in clicks[1]) for c in ranked]
-    assert found == sorted(found, reverse=True)
-    best = max((obeyed(p.cells, prompt.positives, prompt.negatives) for p in proposals if p.cells.any()), default=0)
-    assert not ranked or found[0] == best
+    """Every distinct mask is kept: those that obey fewer clicks must come after."""
+    options = CandidateOptions(most=len(proposals), least=len(proposals))
+    ranked = rank_candidates(answers(proposals, prompt), options, made_ranker(seed), PromptContext("part"))
+    obeys = {p.token: obeyed(p.cells, prompt.positives, prompt.negatives) for p in proposals}
+    assert [obeys[c.token] for c in ranked] == sorted((obeys[c.token] for c in ranked), reverse=True)
+    visible = [obeys[p.token] for p in proposals if p.cells.any()]
+    assert [obeys[c.token] for c in ranked[:1]] == sorted(visible)[-1:]
+    few = rank_candidates(answers(proposals, prompt), CandidateOptions(), made_ranker(seed), PromptContext("part"))
+    assert all(obeys[c.token] == max(visible) for c in few[2:]), "beyond the first two only what obeys most"
 
 
 def test_what_a_row_says_about_nested_squares() -> None:
@@ -117,7 +120,7 @@ def test_what_a_row_says_about_nested_squares() -> None:
         square(5, 6, 6, 6, 0.7),
         square(1, 0, 0, 0),
     ]
-    rows = answers(proposals, PromptCells(((8, 8),), ((20, 20),), ())).rows
+    rows = answers(proposals, PromptCells(((8, 8),), ((20, 20),), ())).features
     of = {name: rows[:, i].tolist() for i, name in enumerate(OF_PROPOSAL)}
     assert of["level_1"] == [1, 0, 0, 0] and of["level_3"] == [0, 1, 0, 0] and of["level_6"] == [0, 0, 1, 0]
     assert of["obeys"] == [0.5, 1, 1, 0.5]
@@ -166,7 +169,7 @@ def made_lists(seed: int, count: int = 150) -> list[ProposalList]:
         part, lid = rng.random() < 0.5, rng.random() < 0.5
         meant = (6 if lid else 4) if part else 2
         worth = np.array([(min(s, sides[meant - 1]) / max(s, sides[meant - 1])) ** 2 for s in sides], np.float32)
-        rows = answers(proposals, PromptCells(((1, 1),), (), ())).rows
+        rows = answers(proposals, PromptCells(((1, 1),), (), ())).features
         granularity = "part" if part else "object"
         any_iou = np.array([1, 0.9, 0.5, 0.4, 0.3, 0.2], np.float32)
         lists.append(
@@ -180,7 +183,7 @@ def made_lists(seed: int, count: int = 150) -> list[ProposalList]:
 def mean_worth(ranker: Ranker | None, lists: list[ProposalList], wanted: dict[str, PromptContext]) -> float:
     worth = []
     for entry in lists:
-        rows = features(entry.rows, entry.levels, wanted[entry.name])
+        rows = ranker_features(entry.rows, entry.levels, wanted[entry.name])
         scores = rows[:, FEATURES.index("predicted_iou")] if ranker is None else ranker.scores(rows)
         worth.append(float(entry.wanted_iou[scores.argmax()]))
     return float(np.mean(worth))
@@ -215,7 +218,7 @@ def test_it_learns_which_label_is_meant_where_nothing_else_tells() -> None:
     ranker, unseen = learn(lists(150)), lists(40)
     worth = []
     for entry in unseen:
-        scores = ranker.scores(features(entry.rows, entry.levels, PromptContext("part"), entry.of_kind))
+        scores = ranker.scores(ranker_features(entry.rows, entry.levels, PromptContext("part"), entry.of_kind))
         worth.append(entry.wanted_iou[scores.argmax()])
     assert np.mean(worth) > 0.95
 
@@ -224,7 +227,7 @@ def test_scores_are_expected_iou_on_unseen_lists() -> None:
     ranker = learn(made_lists(0))
     errors = []
     for entry in made_lists(2):
-        errors.append(ranker.scores(features(entry.rows, entry.levels)) - entry.any_iou)
+        errors.append(ranker.scores(ranker_features(entry.rows, entry.levels)) - entry.any_iou)
     assert abs(np.mean(errors)) < 0.03
     assert np.abs(np.mean(errors, 0)).max() < 0.1  # level by level
 

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semsam_model.config import read_model_config
-from semsam_model.errors import ConfigError, ImageError
+from semsam_model.errors import ImageError
 from semsam_model.inference.candidates import CandidateOptions, CropPrediction, PromptCells, Proposal
-from semsam_model.inference.predict import predict_candidates, predict_proposals, predict_proposals_batch
-from semsam_model.inference.zoom import LARGE, TINY, choose_crop, crop_encoder, without_truncated
+from semsam_model.inference.predict import predict_candidates
+from semsam_model.inference.proposals import predict_proposals, predict_proposals_batch
+from semsam_model.inference.zoom import TINY, choose_crop, crop_encoder, without_truncated
 from semsam_model.network.frame import Frame, Window
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Box, Click, Prompt
@@ -23,6 +24,8 @@ from tests.semsam_model.networks import structured
 
 CONFIG = replace(read_model_config("tiny"), zoom=4.0, zoom_pixels=128)
 PHOTO = (120, 200)
+#: Random weights propose large masks; with this a magnified crop is predicted all the same.
+ALWAYS = CandidateOptions(magnify_below=2.0)
 
 
 def view(side: float, frame: Frame | None = None) -> CropPrediction:
@@ -37,7 +40,7 @@ def view(side: float, frame: Frame | None = None) -> CropPrediction:
 @given(st.floats(0, PHOTO[1]), st.floats(0, PHOTO[0]), st.sampled_from([0.04, 0.2, 0.5]))
 @settings(max_examples=80, deadline=None)
 def test_the_window_lies_in_the_photo_and_holds_the_click_well_inside(x: float, y: float, side: float) -> None:
-    window = choose_crop(view(side), Prompt((Click(x, y),)), CONFIG)
+    window = choose_crop(view(side), Prompt((Click(x, y),)), CONFIG, CandidateOptions())
     assert window is not None
     x0, y0, x1, y1 = window
     assert 0 <= x0 < x1 <= PHOTO[1] and 0 <= y0 < y1 <= PHOTO[0]
@@ -51,7 +54,7 @@ def test_the_window_lies_in_the_photo_and_holds_the_click_well_inside(x: float, 
 
 def test_clicks_share_few_windows() -> None:
     windows = {
-        choose_crop(view(0.2), Prompt((Click(x, y),)), CONFIG)
+        choose_crop(view(0.2), Prompt((Click(x, y),)), CONFIG, CandidateOptions())
         for x in range(0, PHOTO[1] + 1, 5)
         for y in range(0, PHOTO[0] + 1, 5)
     }
@@ -60,10 +63,10 @@ def test_clicks_share_few_windows() -> None:
 
 def test_there_is_one_look_where_all_answers_are_large_or_the_model_wants_no_other() -> None:
     prompt = Prompt((Click(9, 9),))
-    whole = Frame.of((100, 100), CONFIG)
-    assert choose_crop(view(LARGE - 0.1, whole), prompt, CONFIG) is not None
-    assert choose_crop(view(LARGE + 0.1, whole), prompt, CONFIG) is None
-    assert choose_crop(view(0.1), prompt, read_model_config("tiny")) is None
+    whole, limit = Frame.of((100, 100), CONFIG), CandidateOptions().magnify_below
+    assert choose_crop(view(limit - 0.1, whole), prompt, CONFIG, CandidateOptions()) is not None
+    assert choose_crop(view(limit + 0.1, whole), prompt, CONFIG, CandidateOptions()) is None
+    assert choose_crop(view(0.1), prompt, read_model_config("tiny"), CandidateOptions()) is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_there_is_one_look_where_all_answers_are_large_or_the_model_wants_no_oth
     ],
 )
 def test_the_window_shows_all_that_is_wanted_or_there_is_none(prompt: Prompt, looked: bool) -> None:
-    assert (choose_crop(view(0.2), prompt, CONFIG) is not None) == looked
+    assert (choose_crop(view(0.2), prompt, CONFIG, CandidateOptions()) is not None) == looked
 
 
 @given(st.integers(0, 3))
@@ -149,19 +152,13 @@ def test_logits_seen_from_another_frame_are_the_same_surface(window: Window, see
 def test_a_window_beyond_the_photo_and_a_senseless_magnification_are_refused() -> None:
     with pytest.raises(ImageError, match="inside the photo of 200x120"):
         Frame.of(PHOTO, CONFIG, (150, 0, 201, 50))
-    with pytest.raises(ConfigError, match=r"zoom 0\.5: expected 0, or above 1"):
+    with pytest.raises(ValueError, match=r"zoom 0\.5: expected 0, or above 1"):
         replace(CONFIG, zoom=0.5)
 
 
 @pytest.fixture(scope="module")
 def model() -> SemanticSAM:
     return structured(CONFIG)
-
-
-@pytest.fixture
-def always_closer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random weights answer with large masks; here these call for a closer look too."""
-    monkeypatch.setattr("semsam_model.inference.zoom.LARGE", 2.0)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +180,6 @@ PROMPTS = [
 ]
 
 
-@pytest.mark.usefixtures("always_closer")
 def test_prompts_asked_together_get_the_answers_they_get_alone_and_windows_are_encoded_once(
     model: SemanticSAM, rgb: np.ndarray, embedding: ImageEmbedding
 ) -> None:
@@ -193,24 +189,24 @@ def test_prompts_asked_together_get_the_answers_they_get_alone_and_windows_are_e
         asked.append(window)
         return model.encode(rgb, window)
 
-    together = predict_proposals_batch(model, embedding, PROMPTS, CandidateOptions(), encode_crop)
+    together = predict_proposals_batch(model, embedding, PROMPTS, ALWAYS, encode_crop)
     assert len(asked) == len(set(asked))
     for prompt, answers in zip(PROMPTS, together, strict=True):
-        alone = predict_proposals(model, embedding, prompt, CandidateOptions(), crop_encoder(model, rgb))
-        assert len(alone.views) == len(answers.views) == 2
-        for (_, a), (_, b) in zip(alone.proposals, answers.proposals, strict=True):
+        alone = predict_proposals(model, embedding, prompt, ALWAYS, crop_encoder(model, rgb))
+        assert len(alone.crops) == len(answers.crops) == 2
+        for (_, a), (_, b) in zip(alone.pairs, answers.pairs, strict=True):
             assert a.token == b.token
             np.testing.assert_allclose(a.logits, b.logits, atol=2e-3, rtol=1e-2)
 
 
-@pytest.mark.usefixtures("always_closer")
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_candidates_of_two_looks_are_still_few_distinct_and_in_photo_pixels(
     model: SemanticSAM, rgb: np.ndarray, embedding: ImageEmbedding, prompt: Prompt
 ) -> None:
-    answers = predict_proposals(model, embedding, prompt, CandidateOptions(), crop_encoder(model, rgb))
-    assert len(answers.levels) == len(answers.rows) == len(answers.shared) == len(answers.proposals)
-    candidates = predict_candidates(model, embedding, prompt, encode_crop=crop_encoder(model, rgb))
+    answers = predict_proposals(model, embedding, prompt, ALWAYS, crop_encoder(model, rgb))
+    assert len(answers.levels) == len(answers.features) == len(answers.intersections) == len(answers.pairs)
+    assert len(answers.crops) == 2
+    candidates = predict_candidates(model, embedding, prompt, ALWAYS, encode_crop=crop_encoder(model, rgb))
     assert 1 <= len(candidates) <= 6
     for i, c in enumerate(candidates):
         assert c.mask.shape == PHOTO and c.area == c.mask.sum() > 0

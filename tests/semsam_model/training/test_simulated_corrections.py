@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
 from semsam_model.inference.candidates import CandidateOptions
-from semsam_model.inference.predict import predict_proposals
+from semsam_model.inference.proposals import predict_proposals
 from semsam_model.network.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features
@@ -185,16 +185,16 @@ def test_a_prompt_of_several_clicks_is_also_asked_as_a_whole(model: SemanticSAM)
     two = Prompt((Click(70, 50), Click(20, 20, positive=False)))
 
     def proposals(prompt: Prompt) -> int:
-        return len(predict_proposals(model, embedding, prompt, CandidateOptions()).proposals)
+        return len(predict_proposals(model, embedding, prompt, CandidateOptions()).pairs)
 
     assert proposals(Prompt((Click(70, 50),))) == 6
     assert proposals(two) >= 12
     assert proposals(Prompt((Click(20, 20, positive=False),), (Box(10, 10, 90, 90),))) >= 18
-    once = predict_proposals(model, embedding, two, CandidateOptions()).proposals[:6]
+    once = predict_proposals(model, embedding, two, CandidateOptions()).pairs[:6]
     moved = Prompt((Click(70, 50), Click(120, 80, positive=False)))
     assert any(
         (a.cells != b.cells).any()
         for (_, a), (_, b) in zip(
-            once, predict_proposals(model, embedding, moved, CandidateOptions()).proposals, strict=False
+            once, predict_proposals(model, embedding, moved, CandidateOptions()).pairs, strict=False
         )
     )
