@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.corrections.ingest import enqueue, process_inbox
+from backend.corrections.inbox import enqueue, process_inbox
 from backend.label_studio.events import parse_webhook
 from backend.metrics import Metrics
 from backend.settings import Settings

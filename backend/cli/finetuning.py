@@ -7,7 +7,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from backend.finetuning.worker import Worker
     from backend.records import ProjectKey
     from backend.store.database import Store
+    from semsam_model.types import ShouldStop
 
 
 @contextlib.contextmanager
 def _worker(config: Path | None) -> Iterator[tuple[Store, Worker]]:
     """A worker in this process, out of the way of clicks; SIGTERM and Ctrl-C let it give its job back."""
-    from backend.corrections.fetch_photos import fetch_photos
-    from backend.corrections.ingest import process_inbox
+    from backend.corrections.inbox import process_inbox
     from backend.corrections.photo_archive import open_photos
-    from backend.corrections.sync import sync_project
+    from backend.corrections.up_to_date import bring_up_to_date
     from backend.finetuning.worker import Worker, out_of_the_way
     from backend.label_studio.client import LabelStudio
     from backend.versions.registry import open_registry
@@ -39,10 +39,9 @@ def _worker(config: Path | None) -> Iterator[tuple[Store, Worker]]:
     with opened_store(config) as (settings, store):
         photos, label_studio = open_photos(settings), LabelStudio(settings)
 
-        def refresh(key: ProjectKey, go_on: Callable[[], None]) -> None:
+        def refresh(key: ProjectKey, should_stop: ShouldStop) -> None:
             process_inbox(store)
-            sync_project(store, label_studio, key, on_task=lambda *_: go_on())
-            fetch_photos(store, label_studio, photos, key, retry=True, on_picture=go_on)
+            bring_up_to_date(store, label_studio, photos, key, should_stop=should_stop)
 
         worker = Worker(settings, store, open_registry(settings, store), photos, refresh=refresh)
         out_of_the_way(settings)

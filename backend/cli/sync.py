@@ -32,7 +32,7 @@ def sync(
 
     A project that fails is named, and the others go on; the exit code is 1 then.
     """
-    from backend.corrections.ingest import process_inbox
+    from backend.corrections.inbox import process_inbox
     from backend.corrections.photo_archive import open_photos
     from backend.corrections.queries import list_projects
     from backend.label_studio.client import LabelStudio
@@ -82,22 +82,20 @@ def _compare(store: Store, label_studio: LabelStudio, photos: PhotoArchive, key:
     """Bring one project up to date and print what changed. Raises SemsamError."""
     from rich.progress import Progress
 
-    from backend.corrections.fetch_photos import fetch_photos
-    from backend.corrections.prediction_outcomes import judge_preannotated
-    from backend.corrections.sync import sync_project
+    from backend.corrections.up_to_date import bring_up_to_date
 
     with Progress(transient=True) as progress:
         bar = progress.add_task(f"project {key.project}", total=None)
-        synced = sync_project(
+        done = bring_up_to_date(
             store,
             label_studio,
+            photos,
             key,
             everything=everything,
             on_task=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    judge_preannotated(store, label_studio, key, retry=True)
-    kept, failed = fetch_photos(store, label_studio, photos, key, retry=True)
-    missing = f", {failed} could not be" if failed else ""
-    print(f"project {key}: {synced}; {kept} pictures kept{missing}")
-    for problem in synced.problems:
+    assert done.synced is not None and done.fetched is not None  # every step was taken
+    missing = f", {done.fetched.failed} could not be" if done.fetched.failed else ""
+    print(f"project {key}: {done.synced}; {done.fetched.fetched} photos fetched{missing}")
+    for problem in done.synced.problems:
         print(f"  {problem}")

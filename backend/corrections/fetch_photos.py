@@ -1,10 +1,10 @@
-"""Pictures that corrections refer to, fetched once and kept: training and export then need no Label Studio."""
+"""Photos of regions, fetched once and kept in the archive: training and export then need no Label Studio."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import and_, or_, select, update
 
@@ -13,13 +13,22 @@ from backend.label_studio.client import LabelStudio
 from backend.label_studio.fields import clean
 from backend.records import ProjectKey
 from backend.store.database import Store
+from backend.store.statements import IS_USABLE, of_project, of_task
 from backend.store.tables import regions, tasks
-from semsam_model.errors import SemsamError
+from semsam_model.errors import SemsamError, Stopped
+from semsam_model.types import ShouldStop, never_stop
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER = timedelta(minutes=10)
 _BATCH = 50
+
+
+class Fetched(NamedTuple):
+    """Numbers of photos. The log and the store say why one could not be fetched."""
+
+    fetched: int
+    failed: int
 
 
 def fetch_photos(
@@ -29,19 +38,21 @@ def fetch_photos(
     key: ProjectKey,
     *,
     retry: bool = False,
-    on_picture: Callable[[], None] = lambda: None,
-) -> tuple[int, int]:
-    """Fetch and keep what is missing of a project; (kept, could not be kept: the log and the store say why).
+    should_stop: ShouldStop = never_stop,
+) -> Fetched:
+    """Fetch the photos of a project's regions that are missing in the archive.
 
-    One that failed is tried again after `RETRY_AFTER`, or, with `retry`, now. on_picture: called after each.
-    Raises StoreError.
+    One that failed is tried again after `RETRY_AFTER`, or, with `retry`, now. should_stop: asked before each. What was
+    done stays done. Raises Stopped, StoreError.
     """
     name = label_studio.project_on(key.origin, key.project)
     began = datetime.now(UTC)
-    kept = failed = 0
-    while waiting := _waiting(store, key, began if retry else began - RETRY_AFTER):
-        for task, url, known in waiting:
-            if known is not None:  # a region came while its picture was kept, and knew nothing of it
+    fetched = failed = 0
+    while missing := _missing(store, key, began if retry else began - RETRY_AFTER):
+        for task, url, known in missing:
+            if should_stop():
+                raise Stopped(f"project {key}: fetching photos ended early")
+            if known is not None:  # a region came while the photo was being fetched, and lacks its digest
                 _note(store, key, task, known, None)
                 continue
             problem = sha256 = None
@@ -50,41 +61,27 @@ def fetch_photos(
             except (SemsamError, OSError) as error:
                 problem = str(error)
                 if isinstance(error, OSError):
-                    log.warning("project %s task %d: picture not kept: %s", key, task, error)
+                    log.warning("project %s task %d: photo not kept: %s", key, task, error)
             _note(store, key, task, sha256, problem)
-            kept, failed = kept + (sha256 is not None), failed + (sha256 is None)
-            on_picture()
-    return kept, failed
+            fetched, failed = fetched + (sha256 is not None), failed + (sha256 is None)
+    return Fetched(fetched, failed)
 
 
-def _waiting(store: Store, key: ProjectKey, tried_before: datetime) -> list[tuple[int, str, str | None]]:
-    """(task, what it names as its picture, digest if that is kept) where a picture or a region's digest is missing."""
+def _missing(store: Store, key: ProjectKey, tried_before: datetime) -> list[tuple[int, str, str | None]]:
+    """Tasks whose photo, or a region's digest of it, is missing: (task, the photo's address, digest if known)."""
     used = select(regions.c.region).where(
-        regions.c.origin == tasks.c.origin,
-        regions.c.project == tasks.c.project,
-        regions.c.task == tasks.c.task,
-        regions.c.deleted_at.is_(None),
-        regions.c.problem.is_(None),
+        regions.c.origin == tasks.c.origin, regions.c.project == tasks.c.project, regions.c.task == tasks.c.task
     )
-    missing = and_(
+    no_photo = and_(
         tasks.c.image_sha256.is_(None),
         or_(tasks.c.tried_at.is_(None), tasks.c.tried_at < tried_before),
-        used.exists(),
+        used.where(IS_USABLE).exists(),
     )
-    # asked of the regions: they are few, in an index, and the tasks with a picture are many
-    without = select(regions.c.task).where(
-        regions.c.origin == key.origin,
-        regions.c.project == key.project,
-        regions.c.deleted_at.is_(None),
-        regions.c.image_sha256.is_(None),
-        regions.c.problem.is_(None),
-    )
-    late = and_(tasks.c.image_sha256.is_not(None), tasks.c.task.in_(without))
+    # asked of the regions: few lack a digest, and an index has them, while the tasks with a photo are many
+    lacking = select(regions.c.task).where(of_project(regions, key), IS_USABLE, regions.c.image_sha256.is_(None))
+    no_digest = and_(tasks.c.image_sha256.is_not(None), tasks.c.task.in_(lacking))
     query = select(tasks.c.task, tasks.c.image_url, tasks.c.image_sha256).where(
-        tasks.c.origin == key.origin,
-        tasks.c.project == key.project,
-        tasks.c.image_url.is_not(None),
-        or_(missing, late),
+        of_project(tasks, key), tasks.c.image_url.is_not(None), or_(no_photo, no_digest)
     )
     with store.read() as connection:
         rows = connection.execute(query.order_by(tasks.c.task).limit(_BATCH)).all()
@@ -92,9 +89,11 @@ def _waiting(store: Store, key: ProjectKey, tried_before: datetime) -> list[tupl
 
 
 def _note(store: Store, key: ProjectKey, task: int, sha256: str | None, problem: str | None) -> None:
-    """Regions drawn by hand get the digest, too. Those offered on another file keep theirs, and the task says so."""
-    here = and_(tasks.c.origin == key.origin, tasks.c.project == key.project, tasks.c.task == task)
-    mine = and_(regions.c.origin == key.origin, regions.c.project == key.project, regions.c.task == task)
+    """Save what became of a task's photo, and give its digest to the regions that have none.
+
+    Regions that were suggested on another file keep that file's digest; the task's `problem` says so.
+    """
+    mine = of_task(regions, key, task)
     with store.write() as connection:
         if sha256 is not None:
             connection.execute(
@@ -102,6 +101,6 @@ def _note(store: Store, key: ProjectKey, task: int, sha256: str | None, problem:
             )
             other = select(regions.c.image_sha256).where(mine, regions.c.image_sha256 != sha256).limit(1)
             if before := connection.scalar(other):
-                problem = f"the picture is another file ({sha256}) than the one that was labeled ({before})"
+                problem = f"the photo is another file ({sha256}) than the one that was labeled ({before})"
         values = {"image_sha256": sha256, "problem": problem and clean(problem)[:2000], "tried_at": datetime.now(UTC)}
-        connection.execute(update(tasks).where(here).values(values))
+        connection.execute(update(tasks).where(of_task(tasks, key, task)).values(values))

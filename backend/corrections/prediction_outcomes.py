@@ -1,8 +1,8 @@
-"""What became of regions that were offered without a click.
+"""What became of pre-annotated regions: those that were suggested without a click.
 
 Whoever made such a prediction, the service or `semsam batch` on another machine, Label Studio holds it, and an
-annotation names the one that it was begun from. So what was offered is asked for there, once it matters: each
-prediction once, by its id. Until then a region counts as its editor says: accepted, or corrected without an IoU.
+annotation names the one that it was begun from. So each prediction is read there once, by its id, when the first such
+annotation comes. Until then a region counts as the editor says: accepted, or corrected without an IoU.
 """
 
 from __future__ import annotations
@@ -10,24 +10,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row, and_, or_, select, update
 
 from backend.corrections.outcomes import judge_mask
-from backend.corrections.queries import BEGUN_FROM, begun_from_a_prediction
+from backend.corrections.queries import begun_from_a_prediction
 from backend.errors import BadRequest, NotFound
 from backend.label_studio.annotations import AnnotatedRegion, parse_annotation
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.fields import clean
 from backend.label_studio.label_config import LabelConfig
 from backend.records import ProjectKey
-from backend.store.database import Store, upsert
+from backend.store.database import Store
+from backend.store.statements import BEGUN_FROM, BELONGS_TO, IS_USABLE, of_project, upsert
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import predictions, regions
-from semsam_model.errors import SemsamError
+from semsam_model.errors import SemsamError, Stopped
 from semsam_model.masks.codecs import decode_coco_rle, encode_coco_rle
 from semsam_model.masks.geometry import crop_mask
+from semsam_model.types import ShouldStop, never_stop
 
 log = logging.getLogger(__name__)
 
@@ -35,46 +37,64 @@ RETRY_AFTER = timedelta(minutes=10)
 _BATCH = 50
 
 
-def judge_preannotated(
-    store: Store, label_studio: LabelStudio, key: ProjectKey, *, retry: bool = False
-) -> tuple[int, int]:
-    """Fetch the predictions that a project's annotations were begun from, and hold their regions against them.
+class Judged(NamedTuple):
+    """Numbers. The log and the store say why a prediction could not be read."""
 
-    (regions judged, predictions that could not be read: the log and the store say why). One that failed is tried again
-    after `RETRY_AFTER`, or, with `retry`, now; one that is gone never. Repeatable, and may be cut off anywhere. Raises
-    StoreError.
+    regions: int
+    predictions_failed: int
+
+
+def judge_preannotated(
+    store: Store,
+    label_studio: LabelStudio,
+    key: ProjectKey,
+    *,
+    retry: bool = False,
+    should_stop: ShouldStop = never_stop,
+) -> Judged:
+    """Read the predictions that a project's annotations were begun from, and judge the regions that came from them.
+
+    A prediction that failed is tried again after `RETRY_AFTER`, or, with `retry`, now; one that is gone never is.
+    should_stop: asked before each prediction. Repeatable, and may be cut off anywhere. Raises Stopped, StoreError.
     """
-    failed = _fetch(store, label_studio, key, retry)
+    failed = _read_predictions(store, label_studio, key, retry, should_stop)
     judged = 0
     while waiting := _unjudged(store, key):
         for row in waiting:
             _judge(store, row)
         judged += len(waiting)
-    return judged, failed
+    return Judged(judged, failed)
 
 
-def _fetch(store: Store, label_studio: LabelStudio, key: ProjectKey, retry: bool) -> int:
+def _read_predictions(
+    store: Store, label_studio: LabelStudio, key: ProjectKey, retry: bool, should_stop: ShouldStop
+) -> int:
+    """Save what the predictions suggest; how many could not be read."""
     began, failed = datetime.now(UTC), 0
-    while waiting := _unread(store, key, began if retry else began - RETRY_AFTER):
+    while unread := _unread(store, key, began if retry else began - RETRY_AFTER):
         name = label_studio.project_on(key.origin, key.project)
-        for number in waiting:
+        for number in unread:
+            if should_stop():
+                raise Stopped(f"project {key}: reading predictions ended early")
             values: dict[str, Any] = {"regions": 0, "offered": [], "problem": None, "tried_at": datetime.now(UTC)}
             try:
-                values |= _offered(label_studio.get_prediction(number, project=name), key)
+                values |= _suggested(label_studio.get_prediction(number, project=name), key)
             except SemsamError as error:
                 failed += 1
-                values |= {"problem": clean(str(error))[:2000]} | ({"tried_at": None} if _final(error) else {})
+                values |= {"problem": clean(str(error))[:2000]} | ({"tried_at": None} if _is_final(error) else {})
                 log.warning("project %s prediction %d: not read: %s", key, number, error)
             with store.write() as connection:
-                statement = upsert(connection, predictions).values(origin=key.origin, prediction=number, **values)
-                connection.execute(
-                    statement.on_conflict_do_update(index_elements=["origin", "prediction"], set_=values)
-                )
+                statement = upsert(connection, predictions, _all_columns)
+                connection.execute(statement, {"origin": key.origin, "prediction": number, **values})
     return failed
 
 
-def _final(error: SemsamError) -> bool:
-    """Gone, or never to be read: as good as it gets."""
+def _all_columns(new: Any) -> dict[str, Any]:
+    return {column.name: new[column.name] for column in predictions.columns if not column.primary_key}
+
+
+def _is_final(error: SemsamError) -> bool:
+    """Whether the prediction is gone or malformed: trying again would not help."""
     return isinstance(error, NotFound | BadRequest)
 
 
@@ -93,8 +113,8 @@ def _unread(store: Store, key: ProjectKey, tried_before: datetime) -> list[int]:
         return list(connection.scalars(query.order_by(annotation_rows.c.prediction).limit(_BATCH)))
 
 
-def _offered(prediction: dict[str, Any], key: ProjectKey) -> dict[str, Any]:
-    """Columns for what a prediction offers; regions that are not of a model of ours are none. Raises BadRequest."""
+def _suggested(prediction: dict[str, Any], key: ProjectKey) -> dict[str, Any]:
+    """Columns for what a prediction suggests; regions that no model of ours made do not count. Raises BadRequest."""
     found = [
         region
         for region in parse_annotation(prediction, project=key.project).regions(LabelConfig())
@@ -103,7 +123,7 @@ def _offered(prediction: dict[str, Any], key: ProjectKey) -> dict[str, Any]:
     if not found:
         return {}
     height, width = size = found[0].mask.shape
-    offered = [
+    suggested = [
         {
             "region": region.id,
             "label": region.labels[0] if region.labels else None,
@@ -112,23 +132,21 @@ def _offered(prediction: dict[str, Any], key: ProjectKey) -> dict[str, Any]:
         for region in found
         if region.mask.shape == size
     ]
-    return {"regions": len(offered), "width": width, "height": height, "offered": offered}
+    return {"regions": len(suggested), "width": width, "height": height, "offered": suggested}
 
 
 def _unjudged(store: Store, key: ProjectKey) -> Sequence[Any]:
-    mine = and_(regions.c.origin == annotation_rows.c.origin, regions.c.annotation == annotation_rows.c.annotation)
-    columns = (*regions.primary_key, *(regions.c[name] for name in ("mask", "width", "height", "labels", "outcome")))
+    """Pre-annotated regions without an IoU whose prediction has been read: their columns and `offered_*`."""
+    names = ("mask", "width", "height", "labels", "outcome", "updated_at")
     offered = [predictions.c[name].label(f"offered_{name}") for name in ("width", "height", "offered")]
     query = (
-        select(*columns, regions.c.updated_at, *offered)
-        .select_from(regions.join(annotation_rows, mine).join(predictions, BEGUN_FROM))
+        select(*regions.primary_key, *(regions.c[name] for name in names), *offered)
+        .select_from(regions.join(annotation_rows, BELONGS_TO).join(predictions, BEGUN_FROM))
         .where(
-            regions.c.origin == key.origin,
-            regions.c.project == key.project,
+            of_project(regions, key),
+            IS_USABLE,
             regions.c.preannotated,
             regions.c.iou_with_offer.is_(None),
-            regions.c.deleted_at.is_(None),
-            regions.c.problem.is_(None),
             predictions.c.problem.is_(None),
         )
     )
@@ -137,16 +155,16 @@ def _unjudged(store: Store, key: ProjectKey) -> Sequence[Any]:
 
 
 def _judge(store: Store, row: Row[Any]) -> None:
-    """One that carries our mark under another id is a copy that the annotator made: drawn."""
+    """Save a region's outcome. One that is not in the prediction is a copy that the annotator made: drawn."""
     candidate = next((each for each in row.offered_offered if each["region"] == row.region), None)
     values: dict[str, Any] = {"outcome": "drawn", "preannotated": False}
     if candidate is not None:
         mask = decode_coco_rle({"size": [row.height, row.width], "counts": row.mask})
         size = [row.offered_height, row.offered_width]
-        offered = decode_coco_rle({"size": size, "counts": candidate["mask"]})
+        suggested = decode_coco_rle({"size": size, "counts": candidate["mask"]})
         edited = row.outcome == "corrected"  # as the editor said
-        outcome, overlap = judge_mask(mask, row.labels, offered, candidate["label"], edited=edited)
+        outcome, overlap = judge_mask(mask, row.labels, suggested, candidate["label"], edited=edited)
         values = {"outcome": outcome, "iou_with_offer": overlap}
     same = [column == getattr(row, column.name) for column in (*regions.primary_key, regions.c.updated_at)]
     with store.write() as connection:
-        connection.execute(update(regions).where(*same).values(**values))
+        connection.execute(update(regions).where(*same).values(values))

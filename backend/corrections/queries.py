@@ -1,4 +1,4 @@
-"""Reading the store: projects, regions in key order, offers, counts. Rows become `records` here."""
+"""Reads of the store: projects, regions in the order of their keys, suggestions, counts. Rows become `records`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,13 @@ from backend.records import (
     Suggestion,
 )
 from backend.store.database import Store
+from backend.store.statements import BEGUN_FROM, IS_USABLE, of_project, of_region
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import offers, predictions, projects, regions
 
 PAGE = 200  #: regions in memory at a time
 
-_KEY = (regions.c.origin, regions.c.project, regions.c.task, regions.c.annotation, regions.c.region)
-#: A region with a problem has no outcome, and the other way round: counting asks for the outcome, which is in an index.
-_USABLE = and_(regions.c.deleted_at.is_(None), regions.c.problem.is_(None))
-#: Of an annotation and the prediction that it was begun from.
-BEGUN_FROM = and_(
-    predictions.c.origin == annotation_rows.c.origin, predictions.c.prediction == annotation_rows.c.prediction
-)
+_KEY = tuple(regions.primary_key)
 
 
 def list_projects(store: Store) -> list[StoredProject]:
@@ -65,7 +60,7 @@ def stream_regions(store: Store, key: ProjectKey, page: int = PAGE) -> Iterator[
     StoreError.
     """
     after: RegionKey | None = None
-    query = select(regions).where(regions.c.origin == key.origin, regions.c.project == key.project, _USABLE)
+    query = select(regions).where(of_project(regions, key), IS_USABLE)
     query = query.order_by(*_KEY).limit(page)
     while True:
         with store.read() as connection:
@@ -84,25 +79,22 @@ def _beyond(key: RegionKey) -> Any:
 
 def find_region(store: Store, key: RegionKey) -> StoredRegion | None:
     """The region, if it is usable and not deleted."""
-    values = (key.origin, key.project, key.task, key.annotation, key.region)
-    matches = [column == value for column, value in zip(_KEY, values, strict=True)]
     with store.read() as connection:
-        row = connection.execute(select(regions).where(_USABLE, *matches)).one_or_none()
+        row = connection.execute(select(regions).where(IS_USABLE, of_region(regions, key))).one_or_none()
     return _region(row) if row else None
 
 
 def problems(store: Store, key: ProjectKey) -> dict[RegionKey, str]:
     """Regions that cannot be used, with the reason."""
-    query = select(regions).where(
-        regions.c.origin == key.origin, regions.c.project == key.project, regions.c.problem.is_not(None)
-    )
+    live = and_(of_project(regions, key), regions.c.deleted_at.is_(None))
+    query = select(regions).where(live, regions.c.problem.is_not(None)).order_by(*_KEY)
     with store.read() as connection:
-        rows = connection.execute(query.where(regions.c.deleted_at.is_(None)).order_by(*_KEY)).all()
+        rows = connection.execute(query).all()
     return {_region_key(row): row.problem for row in rows}
 
 
 def find_suggestion(store: Store, prompt_id: str) -> Suggestion | None:
-    """What was offered under this prompt id."""
+    """What was suggested under this prompt id."""
     with store.read() as connection:
         row = connection.execute(select(offers).where(offers.c.prompt_id == prompt_id)).one_or_none()
     return to_suggestion(row) if row else None
@@ -119,14 +111,12 @@ def rejected_prompts(key: ProjectKey) -> Select[Any]:
         not_(annotation_rows.c.cancelled),
     )
     accepted = select(regions.c.region).where(regions.c.prompt_id == offers.c.prompt_id, regions.c.deleted_at.is_(None))
-    return select(offers.c.prompt_id).where(
-        offers.c.origin == key.origin, offers.c.project == key.project, submitted.exists(), ~accepted.exists()
-    )
+    return select(offers.c.prompt_id).where(of_project(offers, key), submitted.exists(), ~accepted.exists())
 
 
 def count(store: Store, key: ProjectKey) -> Counts:
     """How much a project has given."""
-    mine = and_(regions.c.origin == key.origin, regions.c.project == key.project)
+    mine = of_project(regions, key)
     there = regions.c.deleted_at.is_(None)
     amount = func.count()
     with store.read() as connection:
@@ -149,10 +139,9 @@ def count(store: Store, key: ProjectKey) -> Counts:
 
 
 def begun_from_a_prediction(key: ProjectKey) -> ColumnElement[bool]:
-    """A project's annotations that count and did not begin empty."""
+    """Condition: the annotation is of this project, counts, and was begun from a prediction."""
     return and_(
-        annotation_rows.c.origin == key.origin,
-        annotation_rows.c.project == key.project,
+        of_project(annotation_rows, key),
         annotation_rows.c.prediction.is_not(None),
         annotation_rows.c.deleted_at.is_(None),
         not_(annotation_rows.c.cancelled),
@@ -160,14 +149,9 @@ def begun_from_a_prediction(key: ProjectKey) -> ColumnElement[bool]:
 
 
 def count_preannotated(store: Store, key: ProjectKey) -> Preannotated:
-    """What became of a project's regions that were offered without a click."""
+    """What became of a project's pre-annotated regions."""
     begun = begun_from_a_prediction(key)
-    mine = and_(
-        regions.c.origin == key.origin,
-        regions.c.project == key.project,
-        regions.c.preannotated,
-        regions.c.deleted_at.is_(None),
-    )
+    mine = and_(of_project(regions, key), regions.c.preannotated, regions.c.deleted_at.is_(None))
     amount = func.count().label("number")
     known = and_(predictions.c.problem.is_(None), predictions.c.regions > 0)
     with store.read() as connection:
@@ -221,7 +205,7 @@ def _region(row: Row[Any]) -> StoredRegion:
 
 
 def to_suggestion(row: Row[Any]) -> Suggestion:
-    """A row of the table of offers as a value."""
+    """A row of the table `offers` as a value."""
     return Suggestion(
         prompt_id=row.prompt_id,
         key=ProjectKey(row.origin, row.project),

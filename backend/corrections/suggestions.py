@@ -11,14 +11,14 @@ from sqlalchemy import Connection
 
 from backend.label_studio.fields import clean
 from backend.records import ProjectKey, SuggestedCandidate, Suggestion
-from backend.store.database import upsert
+from backend.store.statements import insert_if_new
 from backend.store.tables import offers
 from semsam_model.masks.codecs import encode_coco_rle
 from semsam_model.masks.geometry import crop_mask
 from semsam_model.masks.label_studio import region_mask
 from semsam_model.types import Candidate, Prompt
 
-#: Answers whose regions do not carry the candidate's mask, but an outline or a box.
+#: Types of regions that carry an outline or a box in place of the candidate's mask.
 _OUTLINES = ("polygonlabels", "rectanglelabels")
 
 
@@ -38,7 +38,7 @@ class PromptAnswer:
     at: datetime
 
     def suggestion(self) -> Suggestion | None:
-        """None for an answer with nothing in it."""
+        """As it is to be stored; None where the answer has no candidates."""
         by_rank = {candidate.rank: candidate for candidate in self.candidates}
         rows = [row for row in self.prediction["result"] if "meta" in row]
         if not rows:
@@ -53,14 +53,14 @@ class PromptAnswer:
             clicks=tuple((click.x, click.y, click.positive) for click in prompt.clicks) if prompt else (),
             boxes=tuple((box.x0, box.y0, box.x1, box.y1) for box in prompt.boxes) if prompt else (),
             text=self.text,
-            candidates=tuple(_offered(row, by_rank[row["meta"]["candidate"]]) for row in rows),
+            candidates=tuple(_candidate(row, by_rank[row["meta"]["candidate"]]) for row in rows),
             model_version=self.prediction["model_version"],
             milliseconds=self.milliseconds,
             created_at=self.at,
         )
 
 
-def _offered(row: Mapping[str, Any], candidate: Candidate) -> SuggestedCandidate:
+def _candidate(row: Mapping[str, Any], candidate: Candidate) -> SuggestedCandidate:
     crop, bbox = candidate.crop, candidate.bbox
     if row["type"] in _OUTLINES and (drawn := region_mask(dict(row))) is not None and drawn.any():
         crop, bbox = crop_mask(drawn)
@@ -78,21 +78,25 @@ def _offered(row: Mapping[str, Any], candidate: Candidate) -> SuggestedCandidate
 
 
 def save_suggestions(connection: Connection, new: Sequence[Suggestion]) -> None:
-    """Write offers; one that is there already stays as it is."""
+    """Write suggestions; one that is stored already stays as it is."""
     if new:
-        connection.execute(upsert(connection, offers).on_conflict_do_nothing(), [_row(offer) for offer in new])
+        connection.execute(insert_if_new(connection, offers), [_row(each) for each in new])
 
 
-def _row(offer: Suggestion) -> dict[str, Any]:
+def _row(suggestion: Suggestion) -> dict[str, Any]:
     return {
-        "prompt_id": offer.prompt_id,
-        "origin": offer.key.origin,
-        "project": offer.key.project,
-        "task": offer.task,
-        "image_sha256": offer.image_sha256,
-        "height": offer.size[0],
-        "width": offer.size[1],
-        "prompt": {"clicks": offer.clicks, "boxes": offer.boxes, "text": clean(offer.text) if offer.text else None},
+        "prompt_id": suggestion.prompt_id,
+        "origin": suggestion.key.origin,
+        "project": suggestion.key.project,
+        "task": suggestion.task,
+        "image_sha256": suggestion.image_sha256,
+        "height": suggestion.size[0],
+        "width": suggestion.size[1],
+        "prompt": {
+            "clicks": suggestion.clicks,
+            "boxes": suggestion.boxes,
+            "text": clean(suggestion.text) if suggestion.text else None,
+        },
         "candidates": [
             {
                 "region": each.region,
@@ -104,9 +108,9 @@ def _row(offer: Suggestion) -> dict[str, Any]:
                 "label": None if each.label is None else clean(each.label),
                 "names": [(clean(name), score) for name, score in each.names],
             }
-            for each in offer.candidates
+            for each in suggestion.candidates
         ],
-        "model_version": offer.model_version,
-        "milliseconds": offer.milliseconds,
-        "created_at": offer.created_at,
+        "model_version": suggestion.model_version,
+        "milliseconds": suggestion.milliseconds,
+        "created_at": suggestion.created_at,
     }

@@ -1,40 +1,42 @@
-"""The store against Label Studio's own list: whatever a webhook did not bring is fetched, what is gone is marked.
+"""The store compared with Label Studio's own list: what no webhook brought is fetched, what is gone is marked.
 
-A webhook is one attempt of one second. This is what makes it harmless to miss one: of every task that changed since it
-was last looked at, the annotations are read through the API and applied as a delivery would be; annotations and tasks
-that Label Studio no longer lists are marked as deleted once it has said so about each.
+A webhook is one attempt of one second. This makes it harmless to miss one: the annotations of every task that changed
+since it was last read are read through the API and saved as an event's would be; annotations and tasks that Label
+Studio no longer lists are marked as deleted once it has said so about each.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import select
 
-from backend.corrections.ingest import (
-    apply,
-    config_or_empty,
-    is_project,
+from backend.corrections.annotations import (
+    annotated_tasks,
     live_annotations,
     mark_deleted,
+    mark_seen,
     mark_task_deleted,
-    note_missed,
-    note_project,
-    note_task,
-    prepare,
+    save_annotation,
+    save_task,
 )
+from backend.corrections.projects import mark_missed, mark_synced, mark_there, save_project
+from backend.corrections.region_rows import config_or_empty, region_rows
 from backend.errors import BadRequest, NotFound
-from backend.label_studio.annotations import parse_annotation
+from backend.label_studio.annotations import Annotation, parse_annotation
 from backend.label_studio.client import LabelStudio, all_tasks
 from backend.label_studio.events import image_url
 from backend.label_studio.fields import is_id
 from backend.records import ProjectKey
-from backend.store.database import Store, upsert
-from backend.store.tables import annotations as annotation_rows
-from backend.store.tables import projects, tasks
+from backend.store.database import Store
+from backend.store.statements import of_task
+from backend.store.tables import tasks
+from semsam_model.errors import Stopped
+from semsam_model.types import ShouldStop, never_stop
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +66,13 @@ def sync_project(
     *,
     everything: bool = False,
     on_task: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: ShouldStop = never_stop,
 ) -> Synced:
-    """Compare one project. everything: read tasks that did not change, too. on_task(done, total) after each.
+    """Compare one project. everything: read tasks that did not change, too. on_task(done, total): after each.
 
-    Repeatable, and may be cut off anywhere: what was done stays done. Raises StoreError, LabelStudioError; NotFound
-    when Label Studio has no such project, or does not show it to us, which is then marked (`note_missed`), its
-    corrections staying as they are.
+    Repeatable, and may be cut off anywhere: what was done stays done. should_stop: asked before each task. Raises
+    Stopped, StoreError, LabelStudioError; NotFound when Label Studio has no such project,
+    or does not show it to us, which is then marked (`mark_missed`); its corrections stay as they are.
     """
     name = label_studio.project_on(key.origin, key.project)
     began = datetime.now(UTC)
@@ -77,123 +80,95 @@ def sync_project(
         project = label_studio.get_project(key.project, project=name)
     except NotFound:
         with store.write() as connection:
-            note_missed(connection, key, began)
+            mark_missed(connection, key, began)
         raise
-    xml = str(project.get("label_config") or "")
+    label_config = str(project.get("label_config") or "")
     with store.write() as connection:
-        note_project(connection, key, str(project.get("title") or ""), xml, began)
-        # a deletion that was told since we asked stands
-        there = and_(is_project(key), projects.c.deleted_at < began)
-        connection.execute(update(projects).where(there).values(deleted_at=None, missed_at=None))
-    listed: set[int] = set()
-    read = changed = deleted = 0
-    problems: list[str] = []
-    for task, stamp, total in _listed(label_studio, key, name):
-        listed.add(task)
-        if everything or _seen(store, key, task) != stamp:
-            news, gone, bad = _read_task(store, label_studio, key, name, task, stamp, xml)
-            read, changed, deleted = read + 1, changed + news, deleted + gone
-            problems += bad
-        on_task(len(listed), total)
-    for task in _known_tasks(store, key, before=began):
-        if task not in listed:
-            news, gone, bad = _read_task(store, label_studio, key, name, task, None, xml)
-            changed, deleted = changed + news, deleted + gone
-            problems += bad
-    with store.write() as connection:
-        connection.execute(update(projects).where(is_project(key)).values(synced_at=began))
-    return Synced(len(listed), read, changed, deleted, tuple(problems))
-
-
-def _listed(label_studio: LabelStudio, key: ProjectKey, name: str) -> Iterator[tuple[int, str, int]]:
-    """(id, when it changed last, number of tasks) of every task; Label Studio counts each annotation as a change."""
+        save_project(connection, key, str(project.get("title") or ""), label_config, began)
+        mark_there(connection, key, began)
+    comparison = _Comparison(store, label_studio, key, name, label_config)
     for task, total in all_tasks(label_studio, key.project, name):
+        if should_stop():
+            raise Stopped(f"project {key}: comparison ended early")
         if isinstance(task, dict) and is_id(task.get("id")):
-            yield task["id"], str(task.get("updated_at")), total
-
-
-def _read_task(
-    store: Store,
-    label_studio: LabelStudio,
-    key: ProjectKey,
-    name: str,
-    task: int,
-    stamp: str | None,
-    label_config: str,
-) -> tuple[int, int, list[str]]:
-    """Make the store hold a task's annotations; (changed, deleted, unreadable)."""
-    asked = datetime.now(UTC)
-    try:
-        answer = label_studio.get_task(task, project=name)
-    except NotFound:
-        with store.write() as connection:
-            gone = len(live_annotations(connection, key, task))
-            mark_task_deleted(connection, key, task, asked)
-        return 0, gone, []
-    config = config_or_empty(label_config)
-    problems: list[str] = []
-    prepared, there = [], set()
-    for each in answer.get("annotations") or []:
-        if isinstance(each, dict) and is_id(each.get("id")):
-            there.add(each["id"])
-        try:
-            annotation = parse_annotation(each, project=key.project, task=task)
-            prepared.append((annotation, prepare(store, key, annotation, config)))
-        except BadRequest as error:
-            problems.append(f"task {task}: {error}")
-            log.warning("project %s task %d: %s", key, task, error)
-    url = image_url(label_config, answer["data"]) if isinstance(answer.get("data"), dict) else None
-    changed = 0
+            comparison.listed_task(task["id"], str(task.get("updated_at")), everything)
+            on_task(len(comparison.listed), total)
+    with store.read() as connection:
+        known = annotated_tasks(connection, key, received_before=began)
+    for number in known:
+        if should_stop():
+            raise Stopped(f"project {key}: comparison ended early")
+        if number not in comparison.listed:
+            comparison.read_task(number, None)
     with store.write() as connection:
-        if url is not None and prepared:
-            note_task(connection, key, task, url)
-        for annotation, rows in prepared:
-            changed += apply(connection, key, annotation, rows, asked, listed_at=asked)
-        gone_now = tuple(sorted(set(_heard_of_before(connection, key, task, asked)) - there))
-        mark_deleted(connection, key, gone_now, asked)
-        if stamp is not None:
-            _note_seen(connection, key, task, stamp)
-    return changed, len(gone_now), problems
+        mark_synced(connection, key, began)
+    return comparison.result()
 
 
-def _seen(store: Store, key: ProjectKey, task: int) -> str | None:
-    mine = and_(tasks.c.origin == key.origin, tasks.c.project == key.project, tasks.c.task == task)
-    with store.read() as connection:
-        return connection.scalar(select(tasks.c.seen).where(mine))
+@dataclass
+class _Comparison:
+    """A comparison that is under way."""
 
+    store: Store
+    label_studio: LabelStudio
+    key: ProjectKey
+    name: str  #: of the project, as `LabelStudio` takes it
+    label_config: str
+    listed: set[int] = field(default_factory=set)
+    read: int = 0
+    changed: int = 0
+    deleted: int = 0
+    problems: list[str] = field(default_factory=list)
 
-def _note_seen(connection: Connection, key: ProjectKey, task: int, stamp: str) -> None:
-    statement = upsert(connection, tasks).values(origin=key.origin, project=key.project, task=task, seen=stamp)
-    statement = statement.on_conflict_do_update(
-        index_elements=["origin", "project", "task"], set_={"seen": stamp, "deleted_at": None}
-    )
-    connection.execute(statement)
+    def result(self) -> Synced:
+        return Synced(len(self.listed), self.read, self.changed, self.deleted, tuple(self.problems))
 
+    def listed_task(self, task: int, stamp: str, everything: bool) -> None:
+        """Read a task that Label Studio lists, unless its stamp is the one that was seen last.
 
-def _known_tasks(store: Store, key: ProjectKey, before: datetime) -> list[int]:
-    """Tasks with annotations that are not marked, and that we had heard of by then."""
-    query = (
-        select(annotation_rows.c.task)
-        .distinct()
-        .where(
-            annotation_rows.c.origin == key.origin,
-            annotation_rows.c.project == key.project,
-            annotation_rows.c.task.is_not(None),
-            annotation_rows.c.deleted_at.is_(None),
-            annotation_rows.c.received_at < before,
-        )
-    )
-    with store.read() as connection:
-        return sorted(connection.scalars(query))
+        stamp: the task's `updated_at`; Label Studio counts each change of an annotation as a change of its task.
+        """
+        self.listed.add(task)
+        with self.store.read() as connection:
+            seen = connection.scalar(select(tasks.c.seen).where(of_task(tasks, self.key, task)))
+        if everything or seen != stamp:
+            self.read_task(task, stamp)
+            self.read += 1
 
+    def read_task(self, task: int, stamp: str | None) -> None:
+        """Make the store hold a task's annotations. stamp: None for a task that was not listed."""
+        asked = datetime.now(UTC)
+        try:
+            answer = self.label_studio.get_task(task, project=self.name)
+        except NotFound:
+            with self.store.write() as connection:
+                self.deleted += len(live_annotations(connection, self.key, task))
+                mark_task_deleted(connection, self.key, task, asked)
+            return
+        there, with_rows = self._parsed(task, answer.get("annotations") or [])
+        url = image_url(self.label_config, answer["data"]) if isinstance(answer.get("data"), dict) else None
+        with self.store.write() as connection:
+            if url is not None and with_rows:
+                save_task(connection, self.key, task, url)
+            for annotation, rows in with_rows:
+                self.changed += save_annotation(connection, self.key, annotation, rows, asked, listed_at=asked)
+            gone = set(live_annotations(connection, self.key, task, received_before=asked)) - there
+            mark_deleted(connection, self.key, sorted(gone), asked)
+            self.deleted += len(gone)
+            if stamp is not None:
+                mark_seen(connection, self.key, task, stamp)
 
-def _heard_of_before(connection: Connection, key: ProjectKey, task: int, asked: datetime) -> list[int]:
-    """A task's annotations that are not marked, but for those that a webhook brought since we asked."""
-    query = select(annotation_rows.c.annotation).where(
-        annotation_rows.c.origin == key.origin,
-        annotation_rows.c.project == key.project,
-        annotation_rows.c.task == task,
-        annotation_rows.c.deleted_at.is_(None),
-        annotation_rows.c.received_at < asked,
-    )
-    return list(connection.scalars(query))
+    def _parsed(self, task: int, values: list[Any]) -> tuple[set[int], list[tuple[Annotation, list[dict[str, Any]]]]]:
+        """Ids of all annotations that are there, and those that can be read, each with its rows of regions."""
+        config = config_or_empty(self.label_config)
+        there, with_rows = set(), []
+        for each in values:
+            if isinstance(each, dict) and is_id(each.get("id")):
+                there.add(each["id"])
+            try:
+                annotation = parse_annotation(each, project=self.key.project, task=task)
+                with_rows.append((annotation, region_rows(self.store, self.key, annotation, config)))
+            except BadRequest as error:
+                self.problems.append(f"task {task}: {error}")
+                log.warning("project %s task %d: %s", self.key, task, error)
+        return there, with_rows

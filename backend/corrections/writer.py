@@ -1,5 +1,6 @@
-"""The thread that writes: offers after they were answered, projects that introduced themselves, and what waits in the
-inbox. Whatever the database does, no request waits for it but a webhook's, which must not be acknowledged before.
+"""The thread that writes to the store: suggestions, projects that introduced themselves, events that wait in the inbox.
+
+Whatever the database does, no request waits for it but a webhook's, which must not be acknowledged before.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from backend.corrections.ingest import enqueue, is_introduced, note_project_config, process_inbox
+from backend.corrections.inbox import enqueue, process_inbox
+from backend.corrections.projects import has_config, save_config
 from backend.corrections.suggestions import PromptAnswer, save_suggestions
 from backend.errors import StoreError, StoreUnavailable
 from backend.label_studio.events import WebhookEvent
@@ -20,20 +22,21 @@ from backend.store.database import Store
 
 log = logging.getLogger(__name__)
 
-WAITING_ANSWERS = 64  #: with their masks, until they are encoded
-WAITING_SUGGESTIONS = 10_000  #: encoded, while the database is away
-RETRY_S = 2.0
+WAITING_ANSWERS = 64  #: answers that wait for the encoding of their masks
+WAITING_SUGGESTIONS = 10_000  #: encoded suggestions that wait while the database is away
+RETRY_S = 2.0  #: seconds after which a write that failed is tried again
 _IDLE_S = 30.0  #: seconds after which the inbox is looked into unasked: another process may have filled it
+_BATCH = 50  #: suggestions written in one transaction
 
 
 class StoreWriter:
     """Thread-safe. `start` before use, `stop` writes what is left."""
 
-    def __init__(self, store: Store, metrics: Metrics, on_worked_in: Callable[[int], None] = lambda _: None) -> None:
-        """on_worked_in: called on the writer's thread with the number of deliveries that came into the store."""
+    def __init__(self, store: Store, metrics: Metrics, on_processed: Callable[[int], None] = lambda _: None) -> None:
+        """on_processed: called on the writer's thread with the number of events that were processed."""
         self._store = store
         self._metrics = metrics
-        self._on_worked_in = on_worked_in
+        self._on_processed = on_processed
         self._answers: queue.Queue[PromptAnswer] = queue.Queue(WAITING_ANSWERS)
         self._suggestions: deque[Suggestion] = deque(maxlen=WAITING_SUGGESTIONS)
         self._projects: dict[ProjectKey, str] = {}
@@ -43,7 +46,7 @@ class StoreWriter:
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
 
     def start(self) -> None:
-        """Begin; what an earlier process left in the inbox is worked in first."""
+        """Begin; what an earlier process left in the inbox is processed first."""
         self._wake.set()
         self._thread.start()
 
@@ -54,25 +57,25 @@ class StoreWriter:
         if self._thread.is_alive():
             self._thread.join(wait_s)
 
-    def answered(self, answered: PromptAnswer) -> None:
-        """Note what was offered; at once. Where too many wait, the offer is lost and counted, never the click."""
+    def add_answer(self, answer: PromptAnswer) -> None:
+        """Store the suggestion soon; returns at once. Where too many wait it is lost and counted; no click waits."""
         try:
-            self._answers.put_nowait(answered)
+            self._answers.put_nowait(answer)
         except queue.Full:
             self._metrics.suggestion_lost()
-            log.warning("task %d: what was offered is not stored: too much is waiting for the database", answered.task)
+            log.warning("task %d: the suggestion is not stored: too much is waiting for the database", answer.task)
         self._wake.set()
 
-    def project(self, key: ProjectKey, label_config: str) -> None:
-        """Note a project that introduced itself; at once. Label Studio does that again and again."""
+    def add_project(self, key: ProjectKey, label_config: str) -> None:
+        """Store a project that introduced itself soon; returns at once. Label Studio introduces it again and again."""
         with self._lock:
             if len(self._projects) > 1000:
                 return
             self._projects[key] = label_config
         self._wake.set()
 
-    def deliver(self, event: WebhookEvent) -> None:
-        """Note an event. When this returns it is on disk. Raises StoreError."""
+    def enqueue(self, event: WebhookEvent) -> None:
+        """Put an event into the inbox. When this returns it is on disk. Raises StoreError."""
         enqueue(self._store, event)
         self._wake.set()
 
@@ -85,19 +88,19 @@ class StoreWriter:
         self._write()
 
     def _write(self) -> bool:
-        """Write everything that waits; False when the database failed and it waits on."""
+        """Write everything that waits; False where the database failed and it waits on."""
         try:
             self._write_projects()
             self._write_suggestions()
-            done = process_inbox(self._store)
+            processed = process_inbox(self._store)
         except StoreUnavailable as error:
             log.warning("%s; tried again", error)
             return False
         except Exception:
             log.exception("unexpected failure while writing")
             return True
-        if done:
-            self._on_worked_in(done)
+        if processed:
+            self._on_processed(processed)
         return True
 
     def _write_projects(self) -> None:
@@ -106,11 +109,11 @@ class StoreWriter:
         if not waiting:
             return
         with self._store.read() as connection:
-            news = {key: config for key, config in waiting.items() if not is_introduced(connection, key, config)}
+            news = {key: config for key, config in waiting.items() if not has_config(connection, key, config)}
         if news:
             with self._store.write() as connection:
                 for key, config in news.items():
-                    note_project_config(connection, key, config)
+                    save_config(connection, key, config)
         with self._lock:
             for key, config in waiting.items():
                 if self._projects.get(key) == config:
@@ -119,21 +122,21 @@ class StoreWriter:
     def _write_suggestions(self) -> None:
         while True:
             try:
-                offer = self._answers.get_nowait().suggestion()
+                suggestion = self._answers.get_nowait().suggestion()
             except queue.Empty:
                 break
-            if offer is not None:
+            if suggestion is not None:
                 if len(self._suggestions) == WAITING_SUGGESTIONS:
                     self._metrics.suggestion_lost()
-                self._suggestions.append(offer)
+                self._suggestions.append(suggestion)
         while self._suggestions:
-            some = [self._suggestions[index] for index in range(min(50, len(self._suggestions)))]
+            some = [self._suggestions[index] for index in range(min(_BATCH, len(self._suggestions)))]
             try:
                 with self._store.write() as connection:
                     save_suggestions(connection, some)
             except StoreUnavailable:
                 raise
             except StoreError as error:
-                log.warning("%d offers are not stored: %s", len(some), error)
+                log.warning("%d suggestions are not stored: %s", len(some), error)
             for _ in some:
                 self._suggestions.popleft()

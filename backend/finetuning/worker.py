@@ -38,7 +38,7 @@ from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import parse_config
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import MIN_AREA, Sample, clickable
-from semsam_model.errors import DataError, ImageError, SemsamError
+from semsam_model.errors import DataError, ImageError, SemsamError, Stopped
 from semsam_model.finetuning.config import read_finetune_config
 from semsam_model.finetuning.loop import STATE, fine_tune
 from semsam_model.gate.config import GateConfig
@@ -47,6 +47,7 @@ from semsam_model.gate.report import report
 from semsam_model.gate.verdict import Comparison, compare
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
+from semsam_model.types import ShouldStop
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,10 @@ class _Held:
         if self.lost.is_set() or not jobs.renew(self.store, self.job, self.worker, self.lease, **self.progress):
             self.lost.set()
             raise _Lost
+
+    def should_stop(self) -> bool:
+        """Whether this worker is to stop, or has lost the job. Cheap: the thread asks the store."""
+        return self.lost.is_set() or self.stopping.is_set()
 
     def go_on(self) -> None:
         """Asked between any two photos: cheap, the thread asks the store. Raises _Stopped, _Lost."""
@@ -118,10 +123,10 @@ class Worker:
         registry: Registry,
         photos: PhotoArchive,
         *,
-        refresh: Callable[[ProjectKey, Callable[[], None]], None] = lambda key, go_on: None,
+        refresh: Callable[[ProjectKey, ShouldStop], None] = lambda key, should_stop: None,
     ) -> None:
-        """refresh: bring the store's corrections of a project up to date, calling go_on, which may raise, between any
-        two tasks; may raise SemsamError, which is logged.
+        """refresh: bring the store's corrections of a project up to date; may raise Stopped, and SemsamError, which
+        is logged.
 
         Raises ConfigError for wrong settings of fine-tuning or gate.
         """
@@ -275,7 +280,10 @@ class Worker:
         taken = snapshot.read(folder)
         if taken is None:
             try:
-                self.refresh(job.key, held.go_on)
+                self.refresh(job.key, held.should_stop)
+            except Stopped:
+                held.go_on()
+                raise
             except SemsamError as error:
                 log.warning("job %d: corrections as the store has them, Label Studio was not asked: %s", job.id, error)
             taken = snapshot.take(stream_regions(self.store, job.key))

@@ -55,11 +55,11 @@ class Intake:
     def introduced(self, project_key: str | None, project: int | None, label_config: str) -> None:
         """A project posted its /setup. Never raises."""
         if label_config and (key := self.key(project_key, project)) is not None:
-            self._store_writer.project(key, label_config)
+            self._store_writer.add_project(key, label_config)
 
-    def answered(self, answered: PromptAnswer) -> None:
+    def answered(self, answer: PromptAnswer) -> None:
         """A prompt was answered. Never raises."""
-        self._store_writer.answered(answered)
+        self._store_writer.add_answer(answer)
 
     def event(self, webhook: Webhook) -> bool:
         """An event of a project: noted on disk before this returns; whether there was anything to note.
@@ -79,7 +79,7 @@ class Intake:
             return True
         event = webhook.to_event(origin)
         try:
-            self._store_writer.deliver(event)
+            self._store_writer.enqueue(event)
         except StoreError:
             self._sync_thread.request_sync(event.key)
             raise
@@ -96,9 +96,9 @@ def open_intake(
     """With its threads, not started yet. on_change: called on one of them when regions came into the store."""
     sync_thread = SyncThread(store, label_studio, open_photos(settings), settings.sync_seconds)
 
-    def worked_in(_: int) -> None:
+    def on_processed(_: int) -> None:
         on_change()
         sync_thread.request_photos()
 
-    store_writer = StoreWriter(store, metrics, worked_in)
+    store_writer = StoreWriter(store, metrics, on_processed)
     return Intake(store, label_studio, store_writer, sync_thread)

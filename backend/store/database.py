@@ -13,8 +13,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -109,11 +108,6 @@ def open_store(settings: Settings) -> Store:
         return Store.open(settings.database_url)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     return Store.open(URL.create("sqlite", database=str(settings.data_dir / "semsam.db")).render_as_string())
-
-
-def upsert(connection: Connection, table: Table) -> Any:
-    """An INSERT that can say what to do where the row is there: both databases write it alike, SQLAlchemy does not."""
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 def _with_driver(url: URL) -> URL:

@@ -1,7 +1,7 @@
-"""The store's tables. `backend/migrations` makes them; a test compares the two.
+"""The store's tables. The migrations beside this file make them; a test compares the two.
 
-Keys of Label Studio's are kept as they are, so that a repeated delivery meets its own row. Nothing is ever removed by
-Label Studio's events: `deleted_at` marks it.
+Label Studio's ids are the keys, so that a repeated event finds its own row. An event of Label Studio never removes a
+row: `deleted_at` marks it.
 """
 
 from datetime import UTC, datetime
@@ -65,7 +65,7 @@ projects = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Column("synced_at", UtcDateTime),
     Column("deleted_at", UtcDateTime),
-    Column("missed_at", UtcDateTime),  # when it was last not found; None where its deletion was told
+    Column("missed_at", UtcDateTime),  # when it was last not found; None where Label Studio said that it was deleted
 )
 
 tasks = Table(
@@ -76,7 +76,7 @@ tasks = Table(
     _key("task", Id),
     Column("image_url", Text),
     Column("image_sha256", String(64)),
-    Column("problem", Text),  # why its picture could not be kept
+    Column("problem", Text),  # why its photo could not be kept
     Column("tried_at", UtcDateTime),  # last attempt to fetch it
     Column("seen", Text),  # its `updated_at` in Label Studio when its annotations were last compared
     Column("deleted_at", UtcDateTime),
@@ -179,14 +179,14 @@ predictions = Table(
     Column("tried_at", UtcDateTime),  # last attempt; None: there is no more to try
 )
 
-# Deliveries that were acknowledged and not yet worked into the tables above.
+# Webhook events that were acknowledged and not yet processed into the tables above.
 inbox = Table(
     "inbox",
     metadata,
     Column("id", Id, primary_key=True),
     Column("received_at", UtcDateTime, nullable=False),
     Column("delivery", Text, nullable=False),  # JSON
-    Column("problem", Text),  # set where it can never be worked in: it is kept to be looked at
+    Column("problem", Text),  # set where it can never be processed: it is kept to be looked at
 )
 
 # Version 0, the model of the settings, has no row.
@@ -218,7 +218,7 @@ activations = Table(
     Column("reason", Text, nullable=False),
 )
 
-# What accepted regions teach a model at once; can be made anew from regions and pictures.
+# What accepted regions teach a model at once; can be made anew from regions and photos.
 lessons = Table(
     "lessons",
     metadata,

@@ -1,4 +1,4 @@
-"""A Label Studio over HTTP, as far as comparing with it goes: projects, tasks with annotations, pictures."""
+"""A Label Studio over HTTP, as far as comparing with it goes: projects, tasks with annotations, predictions, photos."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class FakeStudio:
         self.url = ""
         self.projects: set[int] = set()
         self.tasks: dict[int, dict[str, Any]] = {}
+        self.predictions: dict[int, dict[str, Any]] = {}
         self.asked: list[str] = []  #: paths, with their queries
         self.status: dict[str, int] = {}  #: of answers to paths that are asked for in vain
         self.before: Callable[[str], None] = lambda path: None  #: called before an answer is sent
@@ -52,6 +53,8 @@ class FakeStudio:
             return 200, photo(int(words[-1].removesuffix(".png")))
         if words[1] == "projects" and int(words[2]) in self.projects:
             found = {"id": int(words[2]), "title": f"project {words[2]}", "label_config": CONFIG}
+        elif words[1] == "predictions":
+            found = self.predictions.get(int(words[2]))
         elif words[1] == "tasks" and len(words) == 3:
             found = self.tasks.get(int(words[2]))
         elif words[1] == "tasks":

@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from backend.corrections.ingest import enqueue, process_inbox
+from backend.corrections.inbox import enqueue, process_inbox
 from backend.corrections.suggestions import save_suggestions
 from backend.label_studio.events import parse_webhook
 from backend.store.database import Store

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.corrections.ingest import enqueue, process_inbox
+from backend.corrections.inbox import enqueue, process_inbox
 from backend.corrections.queries import count, find_project, find_suggestion, problems, stream_regions
 from backend.corrections.suggestions import PromptAnswer, save_suggestions
 from backend.label_studio.events import parse_webhook

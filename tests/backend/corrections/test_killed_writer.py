@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.corrections.ingest import enqueue, process_inbox
+from backend.corrections.inbox import enqueue, process_inbox
 from backend.corrections.queries import count, find_suggestion, stream_regions
 from backend.corrections.writer import StoreWriter
 from backend.errors import StoreUnavailable
@@ -127,16 +127,16 @@ def test_while_the_database_is_gone_nothing_is_acknowledged_and_offers_wait_for_
     store_writer = StoreWriter(store, Metrics())
     store_writer.start()
     first = event("ANNOTATION_CREATED", annotation=annotation(1, [brush_row("a", square(1, 1, 5))]))
-    store_writer.deliver(parse_webhook(first).to_event(ORIGIN))
+    store_writer.enqueue(parse_webhook(first).to_event(ORIGIN))
     postgres_process.stop()
     try:
         with pytest.raises(StoreUnavailable):
-            store_writer.deliver(parse_webhook(first).to_event(ORIGIN))
+            store_writer.enqueue(parse_webhook(first).to_event(ORIGIN))
         answer, (row,) = answered([square(5, 5, 20)])
-        store_writer.answered(answer)
+        store_writer.add_answer(answer)
     finally:
         postgres_process.start()
-    store_writer.deliver(parse_webhook(event("ANNOTATION_CREATED", annotation=annotation(2, [row]))).to_event(ORIGIN))
+    store_writer.enqueue(parse_webhook(event("ANNOTATION_CREATED", annotation=annotation(2, [row]))).to_event(ORIGIN))
     assert eventually(lambda: find_suggestion(store, row["meta"]["prompt_id"]) is not None)
     assert eventually(lambda: count(store, KEY).regions == 2)
     assert {region.iou_with_offer for region in stream_regions(store, KEY)} == {None, 1.0}

@@ -12,15 +12,16 @@ import pytest
 from sqlalchemy import insert, update
 from typer.testing import CliRunner
 
-import backend.corrections.sync_thread
 import backend.label_studio.client
 from backend.cli.main import app
+from backend.corrections.annotations import save_annotation
 from backend.corrections.fetch_photos import fetch_photos
-from backend.corrections.ingest import apply, config_or_empty, enqueue, prepare, process_inbox
+from backend.corrections.inbox import enqueue, process_inbox
 from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.queries import count, find_project, list_projects, stream_regions
+from backend.corrections.region_rows import config_or_empty, region_rows
 from backend.corrections.sync import Synced, sync_project
-from backend.corrections.sync_thread import SyncThread
+from backend.corrections.sync_thread import MISSED_AGAIN, SyncThread
 from backend.corrections.writer import StoreWriter
 from backend.errors import LabelStudioError, NotFound
 from backend.label_studio.annotations import parse_annotation
@@ -250,10 +251,10 @@ def test_an_introduction_takes_the_mark_off_though_the_labeling_config_is_known(
     store_writer = StoreWriter(store, Metrics())
     store_writer.start()
     try:
-        store_writer.project(key, CONFIG)
+        store_writer.add_project(key, CONFIG)
         eventually(lambda: list_projects(store) != [])
         missed(store, sync, studio)
-        store_writer.project(key, CONFIG)
+        store_writer.add_project(key, CONFIG)
         eventually(lambda: find_project(store, 7).deleted_at is None)
     finally:
         store_writer.stop()
@@ -263,15 +264,12 @@ def test_an_introduction_takes_the_mark_off_though_the_labeling_config_is_known(
 
 
 @pytest.fixture
-def start(
-    store: Store, label_studio: LabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[float], SyncThread]]:
+def start(store: Store, label_studio: LabelStudio, tmp_path: Path) -> Iterator[Callable[[float], SyncThread]]:
     """Starts a sync thread that tries again at once; it is stopped at the end."""
-    monkeypatch.setattr(backend.corrections.sync_thread, "RETRY_S", 0.02)
     with contextlib.ExitStack() as made:
 
         def begin(every_s: float) -> SyncThread:
-            sync_thread = SyncThread(store, label_studio, PhotoArchive(tmp_path / "photos"), every_s)
+            sync_thread = SyncThread(store, label_studio, PhotoArchive(tmp_path / "photos"), every_s, retry_s=0.02)
             sync_thread.start()
             made.callback(sync_thread.stop)
             return sync_thread
@@ -341,7 +339,7 @@ def test_a_project_that_was_not_found_is_asked_for_again_rarely_and_one_whose_de
     eventually(lambda: studio.asked.count("/api/projects/9/") >= 3)
     assert "/api/projects/7/" not in studio.asked, "an hour has not passed"
     with store.write() as connection:
-        long_ago = datetime.now(UTC) - 2 * backend.corrections.sync_thread.MISSED_AGAIN
+        long_ago = datetime.now(UTC) - 2 * MISSED_AGAIN
         connection.execute(update(projects).where(projects.c.project == 7).values(missed_at=long_ago))
     eventually(lambda: find_project(store, 7).deleted_at is None)
     assert "/api/projects/8/" not in studio.asked
@@ -358,9 +356,9 @@ def test_a_region_that_comes_while_its_picture_is_kept_gets_its_digest(
     studio.task(1, labelled(5, A, task=1))
     sync_project(store, label_studio, key)
     late = parse_annotation(labelled(6, B, task=1), project=7, task=1)
-    rows = prepare(store, key, late, config_or_empty(CONFIG))
+    rows = region_rows(store, key, late, config_or_empty(CONFIG))
     with store.write() as connection:
-        apply(connection, key, late, rows, datetime.now(UTC))  # reads that there is no digest
+        save_annotation(connection, key, late, rows, datetime.now(UTC))  # reads that there is no digest
         assert fetch_photos(store, label_studio, photos, key) == (1, 0)
     assert sorted(region.image_sha256 is None for region in stream_regions(store, key)) == [False, True]
     fetched = len([path for path in studio.asked if path.startswith("/data/")])
@@ -392,7 +390,7 @@ def test_the_command_compares_one_project_or_all_and_keeps_their_pictures(
     done = semsam_sync("--project", "7")
     assert done.exit_code == 0
     assert f"project 7 of {studio.url}: 1 tasks, 1 of them changed: 1 annotations new or newer, 0 gone" in done.stdout
-    assert "1 pictures kept" in done.stdout
+    assert "1 photos fetched" in done.stdout
     assert "1 tasks, 0 of them changed" in semsam_sync().stdout
     assert "1 tasks, 1 of them changed" in semsam_sync("--all").stdout
     with contextlib.closing(Store.open(f"sqlite:///{tmp_path}/semsam.db")) as store:

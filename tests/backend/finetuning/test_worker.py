@@ -36,7 +36,9 @@ from backend.store.tables import projects, regions
 from backend.versions.registry import open_registry
 from semsam_model.data.samples import CocoMask
 from semsam_model.data.synthetic import draw_scene
+from semsam_model.errors import Stopped
 from semsam_model.gate.pictures import Following
+from semsam_model.types import ShouldStop
 
 KEY = ProjectKey("http://ls:8080", 1)
 NOW = datetime.now(UTC)
@@ -232,6 +234,11 @@ def expire(store: Store) -> None:
         connection.execute(update(job_rows).values(lease_until=past, attempts=1))
 
 
+def _refresh(key: ProjectKey, should_stop: ShouldStop) -> None:
+    if should_stop():
+        raise Stopped("asked to stop")
+
+
 def unwanted(*_: Any, **more: Any) -> Any:
     raise AssertionError("not wanted")
 
@@ -326,7 +333,7 @@ def test_a_worker_asked_to_stop_at_any_stage_gives_its_job_back_at_once_and_the_
     reached, finished = [], []
     for owner, stage in stages:
         worker = make_worker(settings, store)
-        work = getattr(owner, stage, lambda key, go_on: go_on())
+        work = getattr(owner, stage, _refresh)
 
         def asked(*given: Any, worker: Worker = worker, work: Any = work, stage: str = stage, **more: Any) -> Any:
             reached.append(stage)

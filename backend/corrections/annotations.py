@@ -1,0 +1,166 @@
+"""Writes to the tables of tasks, annotations and regions, each inside the caller's transaction.
+
+Nothing is removed: what Label Studio deleted is marked, and an annotation's newest `updated_at` counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, func, null, or_, select, update
+
+from backend.label_studio.annotations import Annotation
+from backend.label_studio.fields import clean
+from backend.records import ProjectKey
+from backend.store.statements import of_project, of_task, upsert
+from backend.store.tables import annotations as annotation_rows
+from backend.store.tables import regions, tasks
+
+
+def save_task(connection: Connection, key: ProjectKey, task: int, image_url: str) -> None:
+    """Save what a task names as its photo. Another photo than before has to be fetched."""
+    statement = upsert(
+        connection,
+        tasks,
+        lambda new: {"image_url": new.image_url, "image_sha256": null(), "problem": null(), "tried_at": null()},
+        where=lambda new: or_(tasks.c.image_url.is_(None), tasks.c.image_url != new.image_url),
+    )
+    row = {"origin": key.origin, "project": key.project, "task": task, "image_url": clean(image_url)}
+    connection.execute(statement, row)
+
+
+def save_annotation(
+    connection: Connection,
+    key: ProjectKey,
+    annotation: Annotation,
+    rows: list[dict[str, Any]],
+    received_at: datetime,
+    *,
+    listed_at: datetime | None = None,
+) -> bool:
+    """Make the store hold this annotation, unless it holds a newer one; whether anything changed.
+
+    rows: of `region_rows`. listed_at: when Label Studio was asked for its annotations and listed this one, which undoes
+    an earlier deletion; None for a webhook.
+    """
+    if not _save_if_news(connection, key, annotation, received_at, listed_at):
+        return False
+    mine = _of_annotation(key, annotation.id)
+    before = connection.execute(select(regions.c.region, regions.c.seconds).where(mine)).all()
+    seconds = {row.region: row.seconds for row in before}
+    _mark_regions(connection, key, annotation.id, received_at)
+    if rows:
+        photo = connection.execute(select(tasks).where(of_task(tasks, key, annotation.task))).one_or_none()
+        if photo is not None:
+            shared = {"image_url": photo.image_url}
+            rows = [row | shared | {"image_sha256": row["image_sha256"] or photo.image_sha256} for row in rows]
+        # seconds until the first submit: that is the one that followed the accept
+        rows = [row | {"seconds": seconds.get(row["region"]) or row["seconds"]} for row in rows]
+        changed = [column.name for column in regions.columns if not column.primary_key]
+        connection.execute(upsert(connection, regions, lambda new: {name: new[name] for name in changed}), rows)
+    return True
+
+
+def _save_if_news(
+    connection: Connection,
+    key: ProjectKey,
+    annotation: Annotation,
+    received_at: datetime,
+    listed_at: datetime | None,
+) -> bool:
+    """Write the annotation's own row if this is news: one statement, so that of two writers the newer one wins."""
+    old = annotation_rows.c
+
+    def changes(new: Any) -> dict[str, Any]:
+        changed = {column.name: new[column.name] for column in annotation_rows.columns if not column.primary_key}
+        # Label Studio forgets the prediction's id when it deletes the prediction; we go on knowing it
+        return changed | {"prediction": func.coalesce(new.prediction, old.prediction)}
+
+    def is_news(new: Any) -> ColumnElement[bool]:
+        newer = and_(old.deleted_at.is_(None), or_(old.updated_at.is_(None), old.updated_at < new.updated_at))
+        if listed_at is None:
+            return newer
+        not_older = or_(old.updated_at.is_(None), old.updated_at <= new.updated_at)
+        return or_(newer, and_(old.deleted_at < listed_at, not_older))
+
+    row = {
+        "origin": key.origin,
+        "annotation": annotation.id,
+        "project": key.project,
+        "task": annotation.task,
+        "annotator": annotation.annotator,
+        "cancelled": annotation.cancelled,
+        "ground_truth": annotation.ground_truth,
+        "created_at": annotation.created_at,
+        "updated_at": annotation.updated_at,
+        "received_at": received_at,
+        "deleted_at": None,
+        "prediction": annotation.prediction,
+    }
+    statement = upsert(connection, annotation_rows, changes, where=is_news).values(row).returning(old.annotation)
+    return connection.execute(statement).one_or_none() is not None
+
+
+def mark_deleted(connection: Connection, key: ProjectKey, gone: Sequence[int], now: datetime) -> None:
+    """Mark annotations and their regions. One that is not stored yet is remembered: its creation may come later."""
+    statement = upsert(
+        connection,
+        annotation_rows,
+        lambda new: {"deleted_at": now},
+        where=lambda new: annotation_rows.c.deleted_at.is_(None),
+    )
+    row = {"origin": key.origin, "project": key.project, "cancelled": False, "ground_truth": False}
+    for annotation in gone:
+        connection.execute(statement, row | {"annotation": annotation, "received_at": now, "deleted_at": now})
+        _mark_regions(connection, key, annotation, now)
+
+
+def mark_task_deleted(connection: Connection, key: ProjectKey, task: int, now: datetime) -> None:
+    """Mark a task and all its annotations. Where Label Studio lists it again, it is read again."""
+    statement = upsert(
+        connection, tasks, lambda new: {"deleted_at": func.coalesce(tasks.c.deleted_at, now), "seen": null()}
+    )
+    connection.execute(statement, {"origin": key.origin, "project": key.project, "task": task, "deleted_at": now})
+    mark_deleted(connection, key, live_annotations(connection, key, task), now)
+
+
+def mark_seen(connection: Connection, key: ProjectKey, task: int, stamp: str) -> None:
+    """The task's annotations were compared with Label Studio's. stamp: the task's `updated_at` there."""
+    statement = upsert(connection, tasks, lambda new: {"seen": stamp, "deleted_at": null()})
+    connection.execute(statement, {"origin": key.origin, "project": key.project, "task": task, "seen": stamp})
+
+
+def live_annotations(
+    connection: Connection, key: ProjectKey, task: int, *, received_before: datetime | None = None
+) -> list[int]:
+    """Annotations of a task that are not marked as deleted. received_before: without those that came later."""
+    query = select(annotation_rows.c.annotation).where(
+        of_task(annotation_rows, key, task), annotation_rows.c.deleted_at.is_(None)
+    )
+    if received_before is not None:
+        query = query.where(annotation_rows.c.received_at < received_before)
+    return list(connection.scalars(query))
+
+
+def annotated_tasks(connection: Connection, key: ProjectKey, received_before: datetime) -> list[int]:
+    """Tasks with annotations that are not marked as deleted, without those that came later."""
+    query = select(annotation_rows.c.task).distinct()
+    query = query.where(
+        of_project(annotation_rows, key),
+        annotation_rows.c.task.is_not(None),
+        annotation_rows.c.deleted_at.is_(None),
+        annotation_rows.c.received_at < received_before,
+    )
+    return sorted(connection.scalars(query))
+
+
+def _mark_regions(connection: Connection, key: ProjectKey, annotation: int, now: datetime) -> None:
+    live = and_(_of_annotation(key, annotation), regions.c.deleted_at.is_(None))
+    connection.execute(update(regions).where(live).values(deleted_at=now))
+
+
+def _of_annotation(key: ProjectKey, annotation: int) -> ColumnElement[bool]:
+    """Condition: the region is of this annotation. Label Studio's ids are unique within a server."""
+    return and_(regions.c.origin == key.origin, regions.c.annotation == annotation)

@@ -1,0 +1,80 @@
+"""Webhook events of Label Studio -> the store: put into the inbox at once, processed later, each in one transaction.
+
+An event lies in the inbox from before it is acknowledged until the transaction that processes it, so it can be neither
+lost nor half done. Processing an event twice changes nothing: the newest `updated_at` of an annotation counts, and a
+deletion is final, unless Label Studio itself lists the annotation later (`backend.corrections.sync`).
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from sqlalchemy import delete, insert, select, update
+
+from backend.corrections.annotations import mark_deleted, mark_task_deleted, save_annotation, save_task
+from backend.corrections.projects import mark_found, mark_project_deleted, save_project
+from backend.corrections.region_rows import config_or_empty, region_rows
+from backend.errors import BadRequest, StoreUnavailable
+from backend.label_studio.annotations import parse_annotation
+from backend.label_studio.events import WebhookEvent
+from backend.label_studio.fields import clean
+from backend.label_studio.label_config import LabelConfig
+from backend.store.database import Store
+from backend.store.tables import inbox
+
+log = logging.getLogger(__name__)
+
+
+def enqueue(store: Store, event: WebhookEvent, now: datetime | None = None) -> None:
+    """Put an event into the inbox. When this returns, it is on disk. Raises StoreError."""
+    with store.write() as connection:
+        connection.execute(insert(inbox), {"received_at": now or datetime.now(UTC), "delivery": event.to_json()})
+
+
+def process_inbox(store: Store) -> int:
+    """Process every event in the inbox, in the order received; how many those were.
+
+    An event that cannot be processed stays there with the reason. Raises StoreUnavailable when the database fails:
+    the events wait on.
+    """
+    processed = 0
+    first = select(inbox).where(inbox.c.problem.is_(None)).order_by(inbox.c.id).limit(1)
+    while True:
+        with store.read() as connection:
+            row = connection.execute(first).one_or_none()
+        if row is None:
+            return processed
+        try:
+            _process(store, row.id, WebhookEvent.from_json(row.delivery), row.received_at)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # whatever it is, the events behind this one must not wait for ever
+            unforeseen = not isinstance(error, BadRequest)
+            log.warning("webhook event %d cannot be processed: %s", row.id, error, exc_info=unforeseen)
+            with store.write() as connection:
+                problem = clean(f"{type(error).__name__}: {error}")[:2000]
+                connection.execute(update(inbox).where(inbox.c.id == row.id).values(problem=problem))
+        processed += 1
+
+
+def _process(store: Store, number: int, event: WebhookEvent, received_at: datetime) -> None:
+    key = event.key
+    config = LabelConfig() if event.label_config is None else config_or_empty(event.label_config)
+    annotations = [parse_annotation(each, project=key.project, task=event.task) for each in event.annotations]
+    with_rows = [(annotation, region_rows(store, key, annotation, config)) for annotation in annotations]
+    with store.write() as connection:
+        if event.title is not None and event.label_config is not None:
+            save_project(connection, key, event.title, event.label_config, event.project_updated_at)
+        if event.task is not None and event.image_url is not None:
+            save_task(connection, key, event.task, event.image_url)
+        for annotation, rows in with_rows:
+            save_annotation(connection, key, annotation, rows, received_at)
+        mark_deleted(connection, key, event.deleted_annotations, received_at)
+        for task in event.deleted_tasks:
+            mark_task_deleted(connection, key, task, received_at)
+        if event.project_deleted:
+            mark_project_deleted(connection, key, received_at)
+        else:
+            mark_found(connection, key, received_at)
+        connection.execute(delete(inbox).where(inbox.c.id == number))

@@ -1,0 +1,65 @@
+"""Pieces of SQL that several rooms share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, and_
+from sqlalchemy.dialects import postgresql, sqlite
+
+from backend.records import ProjectKey, RegionKey
+from backend.store.tables import annotations as annotation_rows
+from backend.store.tables import predictions, regions
+
+#: Regions that can be used. One with a problem has no outcome, and the other way round: a query that only counts asks
+#: for the outcome, which stands in an index.
+IS_USABLE = and_(regions.c.deleted_at.is_(None), regions.c.problem.is_(None))
+#: Joins an annotation with the prediction that it was begun from.
+BEGUN_FROM = and_(
+    predictions.c.origin == annotation_rows.c.origin, predictions.c.prediction == annotation_rows.c.prediction
+)
+#: Joins a region with its annotation.
+BELONGS_TO = and_(regions.c.origin == annotation_rows.c.origin, regions.c.annotation == annotation_rows.c.annotation)
+
+
+def of_project(table: Table, key: ProjectKey) -> ColumnElement[bool]:
+    """Condition: the row is of this project."""
+    return and_(table.c.origin == key.origin, table.c.project == key.project)
+
+
+def of_task(table: Table, key: ProjectKey, task: int) -> ColumnElement[bool]:
+    """Condition: the row is of this task."""
+    return and_(of_project(table, key), table.c.task == task)
+
+
+def of_region(table: Table, key: RegionKey) -> ColumnElement[bool]:
+    """Condition: the row is of this region."""
+    return and_(*(table.c[name] == value for name, value in vars(key).items()))
+
+
+def insert_if_new(connection: Connection, table: Table) -> Any:
+    """An INSERT that leaves a row as it is where the primary key is taken."""
+    return _insert(connection, table).on_conflict_do_nothing()
+
+
+def upsert(
+    connection: Connection,
+    table: Table,
+    changes: Callable[[Any], Mapping[str, Any]],
+    where: Callable[[Any], ColumnElement[bool]] | None = None,
+) -> Any:
+    """An INSERT that changes the row that is there where the primary key is taken.
+
+    changes: what to set, given the columns of the new row. where: the condition on which; given the same.
+    """
+    statement = _insert(connection, table)
+    new = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key), set_=changes(new), where=None if where is None else where(new)
+    )
+
+
+def _insert(connection: Connection, table: Table) -> Any:
+    """Both databases write ON CONFLICT alike; SQLAlchemy has it in their dialects only."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
