@@ -30,10 +30,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from backend.batch.local import in_process, processes
+from backend.batch.local import in_this_process, in_worker_processes
 from backend.batch.ray_cluster import on_ray
 from backend.batch.run import Summary, read_config, run
-from backend.batch.sources import PICTURES, Item
+from backend.batch.sources import PHOTO_SUFFIXES, Item
 from backend.settings import load_settings
 from backend.store.database import open_store
 from backend.versions.registry import open_registry
@@ -73,7 +73,7 @@ def of_all(figure: Callable[[int], float]) -> float:
 
 def throughput(folder: Path, count: int, workers: int, threads: int | None, ray: bool) -> dict[str, float]:
     """`count` photos, by this process and those it starts."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
     if not paths:
         raise SystemExit(f"{folder}: no photos")
     config = read_config((ROOT / "configs" / "labeling.xml").read_text(encoding="utf-8"))
@@ -97,9 +97,9 @@ def throughput(folder: Path, count: int, workers: int, threads: int | None, ray:
         if ray:
             executor = on_ray("local", settings, weights, config, workers)
         elif workers > 1:
-            executor = processes(settings, weights, config, workers)
+            executor = in_worker_processes(settings, weights, config, workers)
         else:
-            executor = in_process(settings, weights, config)
+            executor = in_this_process(settings, weights, config)
         annotate = stack.enter_context(executor)
 
         def items() -> Iterator[Item]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import requests
 
-from backend.batch.local import in_process
+from backend.batch.local import in_this_process
 from backend.batch.run import read_config, run
 from backend.batch.sources import Item
 from backend.demo.run import ProjectMaker
@@ -36,7 +36,7 @@ def predictions() -> list[dict[str, Any]]:
     """Of the sample photos."""
     settings, made = Settings(), list[dict[str, Any]]()
     weights, _ = find_weights(settings.model, settings.weights, folder=settings.data_dir / "weights")
-    with in_process(settings, weights, read_config(CONFIG)) as annotate:
+    with in_this_process(settings, weights, read_config(CONFIG)) as annotate:
         run(iter([Item(p.name, p.read_bytes, made.append) for p in sorted((ROOT / "samples").glob("*.jpg"))]), annotate)
     return made
 

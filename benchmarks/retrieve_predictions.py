@@ -26,7 +26,7 @@ from typing import Any
 import requests
 from PIL import Image
 
-from backend.batch.sources import PICTURES
+from backend.batch.sources import PHOTO_SUFFIXES
 from backend.demo.run import ProjectMaker
 from backend.demo.servers import HOST, Credentials, start_backend, start_label_studio
 from backend.inference.preannotation import UNFINISHED
@@ -114,7 +114,7 @@ def main() -> None:
         "--data", type=Path, help="Label Studio's database is kept there: its first start takes minutes"
     )
     given = parser.parse_args()
-    photos = sorted(p for p in given.photos.rglob("*") if p.suffix.lower() in PICTURES)
+    photos = sorted(p for p in given.photos.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
     step = max(1, len(photos) // (given.tasks + 2 * given.clicks + 1))  # of every kind that the folder holds
     chosen = photos[::step][: given.tasks + 2 * given.clicks + 1]
     if len(chosen) < given.tasks + 2 * given.clicks + 1:

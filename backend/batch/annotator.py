@@ -1,15 +1,16 @@
-"""A picture file -> the prediction that the service gives, in two steps that may run on two machines: `prepare` needs
+"""A photo file -> the prediction that the service gives, in two steps that may run on two machines: `prepare` needs
 no model, `Annotator` has one.
 
-The network sees one picture at a time, as in the service: in a batch of several its floats would depend on which
-pictures share it, and with them a pixel at the border of a mask.
+The network sees one photo at a time, as in the service: in a batch of several its floats would depend on which photos
+share the batch, and with them a pixel at the border of a mask.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,23 +28,25 @@ from semsam_model.text_encoder import TextEncoder
 if TYPE_CHECKING:  # torch
     from semsam_model.network.frame import Frame
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """A picture of the size that the network sees."""
+class PreparedPhoto:
+    """A photo at the size that the network sees."""
 
     frame: Frame
     pixels: np.ndarray  #: uint8 RGB (h, w, 3) of size `frame.resized`
     sha256: str  #: hex digest of the file's bytes
 
 
-def prepare(data: bytes, settings: Settings, config: ModelConfig) -> Prepared:
-    """Decode and resize a picture file. Raises ImageError."""
+def prepare(data: bytes, settings: Settings, config: ModelConfig) -> PreparedPhoto:
+    """Decode and resize a photo file. Raises ImageError."""
     from semsam_model.network.frame import Frame
 
     photo = decode_photo(data, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     frame = Frame.of(photo.size, config)
-    return Prepared(frame, frame.resize(photo.rgb), photo.sha256)
+    return PreparedPhoto(frame, frame.resize(photo.rgb), photo.sha256)
 
 
 def checked_header(weights: Path) -> Header:
@@ -51,14 +54,14 @@ def checked_header(weights: Path) -> Header:
     header = read_header(weights)
     if not header.config.generic_queries:
         raise ConfigError(
-            f"model {header.version} has no object queries (generic_queries): it annotates no picture without a click;"
+            f"model {header.version} has no object queries (generic_queries): it annotates no photo without a click;"
             " make a version live that has them"
         )
     return header
 
 
 class Annotator:
-    """A model of its own, and the labels of the project as it compares them."""
+    """A model of its own and the embedded labels of the project."""
 
     def __init__(self, settings: Settings, weights: Path, config: LabelConfig) -> None:
         """Raises CheckpointError; ConfigError for a model without object queries; TextEncoderError when labels are to
@@ -72,21 +75,36 @@ class Annotator:
         self._labels = names_of(namer, config, own.text_dim, wait_s=None)
 
     def __call__(self, data: bytes) -> dict[str, Any]:
-        """The prediction for a picture file. Raises ImageError."""
+        """The prediction for a photo file. Raises ImageError."""
         return self.annotate(prepare(data, self._settings, self.loaded.model.config))
 
-    def annotate(self, picture: Prepared) -> dict[str, Any]:
-        """The prediction for what `prepare` made of a picture file."""
+    def annotate(self, photo: PreparedPhoto) -> dict[str, Any]:
+        """The prediction for what `prepare` made of a photo file."""
         from semsam_model.inference.object_queries import predict_object_queries_of_resized
         from semsam_model.inference.preannotate import queries_to_regions
 
-        queries = predict_object_queries_of_resized(self.loaded.model, picture.frame, picture.pixels)
-        regions = queries_to_regions(queries, picture.frame, self._labels, wanted_regions(self._settings, self._config))
-        return as_prediction(regions, self._config, picture.sha256, self.loaded.version.version)
+        queries = predict_object_queries_of_resized(self.loaded.model, photo.frame, photo.pixels)
+        regions = queries_to_regions(queries, photo.frame, self._labels, wanted_regions(self._settings, self._config))
+        return as_prediction(regions, self._config, photo.sha256, self.loaded.version.version)
 
 
-def told(error: BaseException) -> str:
-    """Why a picture has no prediction, for people: with its type where the message was not made for them."""
+@dataclass(frozen=True)
+class Failure:
+    """Why a worker has no result."""
+
+    reason: str
+
+
+def attempt(step: Callable[[], T]) -> T | Failure:
+    """What a step in a worker gives, or why it failed: not every exception survives the way to another process."""
+    try:
+        return step()
+    except Exception as error:
+        return Failure(reason_of(error))
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a photo has no prediction, for people: with the error's type where its message was not made for them."""
     text = str(error)
     if not text or not isinstance(error, SemsamError | OSError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -94,5 +112,5 @@ def told(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """A file's name need not be UTF-8; what is shown, or sent by Ray, must."""
+    """Valid UTF-8, which a file's name need not be: other characters are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()

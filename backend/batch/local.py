@@ -1,7 +1,7 @@
-"""What annotates for `semsam batch` on this machine: one model here, or worker processes with a model each.
+"""Photos annotated on this machine, for `semsam batch`: by one model here, or by worker processes with a model each.
 
-A process that dies, killed for its memory say, takes no other picture with it: what was in work is tried again, one at
-a time, and only a picture that kills again is given up.
+A worker process that dies, killed for its memory say, costs no other photo its prediction: the photos that were in work
+are tried again one at a time, and only one whose worker dies again is given up.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from threading import BrokenBarrierError
 from typing import TYPE_CHECKING, Any
 
-from backend.batch.annotator import Annotator, checked_header, told
-from backend.batch.run import Annotate, Answer
+from backend.batch.annotator import Annotator, Failure, attempt, checked_header
+from backend.batch.run import Annotate, Outcome
 from backend.batch.sources import Item
 from backend.errors import BackendError
 from backend.label_studio.label_config import LabelConfig
@@ -28,152 +28,148 @@ if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
 
 GIVEN_UP = "the worker process that had it died, beside others and alone; too little memory for it?"
-BEGIN_S = 600.0  #: for all processes to load their models
+LOAD_S = 600.0  #: for all processes to load their models
 
 
 @contextlib.contextmanager
-def in_process(settings: Settings, weights: Path, config: LabelConfig) -> Iterator[Annotate]:
+def in_this_process(settings: Settings, weights: Path, config: LabelConfig) -> Iterator[Annotate]:
     """One model, here. Raises as `Annotator` does."""
     annotator = Annotator(settings, weights, config)
     with ThreadPoolExecutor(1, "annotate") as thread:
-        yield partial(_windowed, annotate=lambda data: thread.submit(annotator, data).result(), ahead=4)
+        yield partial(_annotated, annotate=lambda data: thread.submit(annotator, data).result(), most=4)
 
 
 @contextlib.contextmanager
-def processes(settings: Settings, weights: Path, config: LabelConfig, workers: int) -> Iterator[Annotate]:
+def in_worker_processes(settings: Settings, weights: Path, config: LabelConfig, workers: int) -> Iterator[Annotate]:
     """Worker processes, each with a model of its own. Raises CheckpointError, ConfigError; BackendError when one of
     them cannot begin."""
     checked_header(weights)
-    with contextlib.closing(_Workers(settings, weights, config, workers)) as pool:
-        yield partial(_windowed, annotate=pool.annotate, ahead=2 * workers + 2, renew=pool.renew)
+    with contextlib.closing(_WorkerPool(settings, weights, config, workers)) as pool:
+        yield partial(_annotated, annotate=pool.annotate, most=2 * workers + 2, restart=pool.restart)
 
 
-class _Workers:
-    """Processes that have all loaded their models; where one has died, all are replaced."""
+class _WorkerPool:
+    """Processes that have all loaded their models. When one dies, `ProcessPoolExecutor` ends the others too, because
+    the pipes that they share may be left half written; `restart` makes new ones."""
 
     def __init__(self, settings: Settings, weights: Path, config: LabelConfig, count: int) -> None:
-        self._made_of, self._count = (settings, weights, config), count
-        self._pool = self._begun()
+        """Raises BackendError when a process cannot begin."""
+        self._annotator, self._count = (settings, weights, config), count
+        self._pool = self._started()
 
     def annotate(self, data: bytes) -> dict[str, Any]:
-        """Raises BackendError for this picture, BrokenProcessPool when a process has died."""
-        answer = self._pool.submit(_annotate, data).result()
-        if isinstance(answer, str):
-            raise BackendError(answer)
-        return answer
+        """Raises BackendError for this photo, BrokenProcessPool when a process has died."""
+        prediction = self._pool.submit(_annotate, data).result()
+        if isinstance(prediction, Failure):
+            raise BackendError(prediction.reason)
+        return prediction
 
-    def renew(self) -> None:
-        """Raises BackendError when the new ones cannot begin."""
+    def restart(self) -> None:
+        """Raises BackendError when a new process cannot begin."""
         self.close()
-        self._pool = self._begun()
+        self._pool = self._started()
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def _begun(self) -> ProcessPoolExecutor:
+    def _started(self) -> ProcessPoolExecutor:
         spawn = multiprocessing.get_context("spawn")
-        everyone = spawn.Barrier(self._count)  # so that each process is asked once
-        pool = ProcessPoolExecutor(self._count, spawn, _begin, (*self._made_of, everyone))
+        all_loaded = spawn.Barrier(self._count)  # so that each process answers once
+        pool = ProcessPoolExecutor(self._count, spawn, _load, (*self._annotator, all_loaded))
         try:
-            asked = [pool.submit(_problem) for _ in range(self._count)]
-            problem = next(filter(None, [future.result() for future in asked]), None)
+            waiting = [pool.submit(_load_failure) for _ in range(self._count)]
+            failure = next(filter(None, [future.result() for future in waiting]), None)
         except BrokenProcessPool:
-            problem = "it died while it loaded its model; too little memory?"
+            failure = Failure("it died while it loaded its model; too little memory?")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-        if problem is None:
+        if failure is None:
             return pool
         pool.shutdown(cancel_futures=True)
-        raise BackendError(f"--workers {self._count}: a worker process cannot begin: {problem}")
+        raise BackendError(f"--workers {self._count}: a worker process cannot begin: {failure.reason}")
 
 
 # ------------------------------------------------------------------------------------------------- in a worker process
 
-_begun: list[Annotator | str] = []  #: one: what annotates, or why it cannot
-_others: list[Barrier] = []  #: one
+_loaded: list[Annotator | Failure] = []  #: one, once `_load` has run
+_all_loaded: list[Barrier] = []  #: one
 
 
-def _begin(settings: Settings, weights: Path, config: LabelConfig, everyone: Barrier) -> None:
-    _others.append(everyone)
-    try:
-        _begun.append(Annotator(settings, weights, config))
-    except Exception as error:  # raised here, it would be lost
-        _begun.append(told(error))
+def _load(settings: Settings, weights: Path, config: LabelConfig, all_loaded: Barrier) -> None:
+    _all_loaded.append(all_loaded)
+    _loaded.append(attempt(lambda: Annotator(settings, weights, config)))  # an error raised here would be lost
 
 
-def _problem() -> str | None:
+def _load_failure() -> Failure | None:
     with contextlib.suppress(BrokenBarrierError):
-        _others[0].wait(BEGIN_S)
-    return _begun[0] if isinstance(_begun[0], str) else None
+        _all_loaded[0].wait(LOAD_S)
+    return _loaded[0] if isinstance(_loaded[0], Failure) else None
 
 
-def _annotate(data: bytes) -> dict[str, Any] | str:
-    """A prediction, or why there is none: not every exception survives the way to another process."""
-    annotator = _begun[0]
+def _annotate(data: bytes) -> dict[str, Any] | Failure:
+    annotator = _loaded[0]
     assert isinstance(annotator, Annotator)
-    try:
-        return annotator(data)
-    except Exception as error:
-        return told(error)
+    return attempt(lambda: annotator(data))
 
 
-# ------------------------------------------------------------------------------------------------------------ in order
+# ------------------------------------------------------------------------------------------------------- in the parent
 
 
-def _windowed(
+def _annotated(
     items: Iterator[Item],
     *,
     annotate: Callable[[bytes], dict[str, Any]],
-    ahead: int,
-    renew: Callable[[], None] = lambda: None,
-) -> Generator[tuple[Item, Answer], None, None]:
-    """Read in threads, annotate where `annotate` does, at most `ahead` pictures at a time.
+    most: int,
+    restart: Callable[[], None] = lambda: None,
+) -> Generator[tuple[Item, Outcome], None, None]:
+    """Every item once, as they are done: threads read a photo and wait for `annotate`, at most `most` at a time.
 
-    renew: called before the next picture when `annotate` has raised BrokenProcessPool.
+    When `annotate` raises BrokenProcessPool, any photo in work may be the reason: `restart` is called, and each of
+    them is tried alone.
     """
 
-    def annotated(item: Item) -> dict[str, Any]:
+    def read_and_annotate(item: Item) -> dict[str, Any]:
         return annotate(item.read())
 
-    waiting: dict[Future[dict[str, Any]], Item] = {}
-    suspects: list[Item] = []  # a process died while these were in work: one of them may be the reason
-    dead = False
-    readers = ThreadPoolExecutor(ahead, "read")
+    in_work: dict[Future[dict[str, Any]], Item] = {}
+    suspects: list[Item] = []  # in work when a process died
+    broken = False
+    threads = ThreadPoolExecutor(most, "read")
     try:
         while True:
             alone = bool(suspects)
-            chosen: Iterable[Item] = [suspects.pop()] if alone else islice(items, ahead - len(waiting))
+            chosen: Iterable[Item] = [suspects.pop()] if alone else islice(items, most - len(in_work))
             for item in chosen:
-                if dead:
-                    renew()
-                    dead = False
-                waiting[readers.submit(annotated, item)] = item
-            if not waiting:
+                if broken:
+                    restart()
+                    broken = False
+                in_work[threads.submit(read_and_annotate, item)] = item
+            if not in_work:
                 return
-            done = wait(waiting, return_when=FIRST_COMPLETED).done
-            if any(_died(future) for future in done):
-                dead, done = True, wait(waiting).done
+            done = wait(in_work, return_when=FIRST_COMPLETED).done
+            if any(_process_died(future) for future in done):
+                broken, done = True, wait(in_work).done
             for future in done:
-                item = waiting.pop(future)
-                if not _died(future):
+                item = in_work.pop(future)
+                if not _process_died(future):
                     yield item, _outcome(future)
                 elif alone:
                     yield item, BackendError(GIVEN_UP)
                 else:
                     suspects.append(item)
     finally:
-        readers.shutdown(cancel_futures=True)
+        threads.shutdown(cancel_futures=True)
 
 
-def _died(future: Future[Any]) -> bool:
+def _process_died(future: Future[Any]) -> bool:
     return isinstance(future.exception(), BrokenProcessPool)
 
 
-def _outcome(future: Future[dict[str, Any]]) -> Answer:
+def _outcome(future: Future[dict[str, Any]]) -> Outcome:
     error = future.exception()
     if error is None:
         return future.result()
-    if not isinstance(error, Exception):  # KeyboardInterrupt is nobody's failure
+    if not isinstance(error, Exception):  # KeyboardInterrupt ends the run
         raise error
     return error

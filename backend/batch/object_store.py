@@ -1,7 +1,7 @@
 """Files in object stores, through obstore: read one, list a prefix page by page however many there are.
 
-Addresses are s3://bucket/key, gs://bucket/key, az://container/key (azure-blob:// is the same) and file:///path; the
-key is taken as it is, nothing in it is an escape. Who we are and where the store is say its usual variables:
+Addresses are s3://bucket/key, gs://bucket/key, az://container/key (azure-blob:// is the same) and file:///path;
+nothing in the key is an escape. Credentials and the address of the store come from the usual variables:
 AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, ...
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "azure-blob", "abfs", "abfss", "file")
-PAGE = 1000  #: objects in memory while a prefix is listed
+PAGE = 1000  #: objects of a listing that are in memory at a time
 _ADDRESS = re.compile(r"([a-z0-9-]+)://([^/]*)/?(.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -48,7 +48,7 @@ class ObjectStores:
         except FileNotFoundError:
             raise NotFound(f"{address}: not found") from None
         except (BaseError, OSError) as error:
-            raise LabelStudioError(f"{address}: cannot be read: {_why(error)}") from None
+            raise LabelStudioError(f"{address}: cannot be read: {_reason(error)}") from None
 
     def addresses(self, prefix: str) -> Iterator[str]:
         """Addresses of all objects in the folder `prefix` and below. Raises BackendError, LabelStudioError."""
@@ -60,14 +60,14 @@ class ObjectStores:
             for page in obstore.list(self._store(root), key or None, chunk_size=PAGE):
                 yield from (f"{root}/{found['path']}" for found in page)
         except (BaseError, OSError) as error:
-            raise LabelStudioError(f"{prefix}: cannot be listed: {_why(error)}") from None
+            raise LabelStudioError(f"{prefix}: cannot be listed: {_reason(error)}") from None
 
     def _open(self, root: str) -> ObjectStore:
         from obstore.store import from_url
 
         seconds = self._settings.image_total_timeout
         options: ClientConfig = {
-            "allow_http": True,  # AWS_ENDPOINT_URL may lead to a store of one's own
+            "allow_http": True,  # AWS_ENDPOINT_URL may be a store on the own network
             "connect_timeout": timedelta(seconds=self._settings.image_connect_timeout),
             "timeout": timedelta(seconds=seconds),
         }
@@ -94,7 +94,7 @@ def _split(address: str) -> tuple[str, str]:
     return f"{found[1].lower()}://{found[2]}", found[3]
 
 
-def _why(error: Exception) -> str:
-    """The first line without what may be a key: queries of addresses, and what the store's answer holds."""
+def _reason(error: Exception) -> str:
+    """The first line of an error, without what may hold a key: queries of addresses, and the body of an answer."""
     line = str(error).split("\n", 1)[0].split("<", 1)[0]
     return re.sub(r"\?\S+", "", line).strip()[:300]

@@ -1,4 +1,4 @@
-"""Predictions as a file of tasks for Label Studio, one JSON line a picture; and what such a file says is done."""
+"""Predictions as a file of tasks for Label Studio, one JSON line a photo; and which photos such a file has."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from backend.errors import BackendError
 from backend.label_studio.label_config import LabelConfig
 
 _START = b'{"data":'  #: of every line
-#: What says whether a line of ours is done; the rest may be long.
+#: The beginning of a line that we wrote: its photo and version. The rest, which may be long, need not be parsed.
 _HEAD = re.compile(rb'\{"data":(\{[^{}]*\}),"predictions":\[\{"model_version":("[^"\\]*"),')
 
 
-class Names:
-    """A set of names that may be larger than memory: a temporary table, on disk as it grows."""
+class NameSet:
+    """A set of names that may be larger than memory: a temporary table, which SQLite moves to disk as it grows."""
 
     def __init__(self) -> None:
         self._table = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -28,7 +28,7 @@ class Names:
         self._table.execute("BEGIN")
 
     def add(self, name: str) -> bool:
-        """Whether it was not there before."""
+        """Whether the name is new."""
         return self._table.execute("INSERT OR IGNORE INTO names VALUES (?)", (_bytes(name),)).rowcount == 1
 
     def __contains__(self, name: str) -> bool:
@@ -42,15 +42,15 @@ def _bytes(name: str) -> bytes:
 class TaskLines:
     """A file of JSON lines, `{"data": {"image": ...}, "predictions": [...]}`, which this run alone appends to.
 
-    `done` are the pictures that it has a prediction of this version for. A line that a killed run left unfinished is
-    cut off.
+    `done`: addresses of photos that have a prediction of this version. A line that a killed run left unfinished is cut
+    off.
     """
 
     def __init__(self, path: Path, config: LabelConfig, version: str) -> None:
-        """Raises BackendError: the file cannot be written, is another run's, or holds something else."""
+        """Raises BackendError when the file cannot be written, another run writes to it, or it holds something else."""
         self._key = _field(config)
         self._path = path
-        self.done = Names()
+        self.done = NameSet()
         try:
             self._file = path.open("a+b")
         except OSError as error:
@@ -67,7 +67,7 @@ class TaskLines:
             raise
 
     def write(self, image: str, prediction: dict[str, Any]) -> None:
-        """On disk when it returns."""
+        """Append a line; it is on disk when this returns."""
         prediction = {"model_version": prediction["model_version"], **prediction}  # at the beginning, see _HEAD
         line = json.dumps({"data": {self._key: image}, "predictions": [prediction]}, separators=(",", ":"))
         self._file.write(line.encode() + b"\n")

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-PROJECT_RATE = 20.0  #: a second; of what one process of Label Studio can do, some is left to annotators
+from backend.cli.context import opened_store
+from backend.errors import BackendError
+
+if TYPE_CHECKING:
+    from backend.batch.run import Annotate
+    from backend.batch.sources import FailedItem, Item, PhotoFile, PhotoReader
+    from backend.label_studio.label_config import LabelConfig
+    from backend.settings import Settings
+
+PROJECT_RATE = 20.0  #: predictions a second; one process of Label Studio can write more, annotators need the rest
 
 
 def batch(
     project: Annotated[int | None, typer.Option(help="Its id in Label Studio.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Pictures in it and below.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Photos in it and below.")] = None,
     files: Annotated[str | None, typer.Option(help="A list: one path or URL a line; - is standard input.")] = None,
-    prefix: Annotated[str | None, typer.Option(help="s3://bucket/path/ (gs, az, file): pictures below it.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="s3://bucket/path/ (gs, az, file): photos below it.")] = None,
     out: Annotated[Path, typer.Option(help="Tasks with predictions, JSON lines.")] = Path("predictions.jsonl"),
     url_prefix: Annotated[
-        str | None, typer.Option(help="What Label Studio finds the folder under, e.g. /data/local-files/?d=photos/")
+        str | None, typer.Option(help="Label Studio's address of the folder, e.g. /data/local-files/?d=photos/")
     ] = None,
     labeling: Annotated[Path | None, typer.Option(help="Labeling config; configs/labeling.xml.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, or actors of Ray, each with a model of its own.")] = 1,
@@ -29,21 +39,15 @@ def batch(
         float | None, typer.Option(min=0.01, help="Predictions written in a second, at most; into a project 20.")
     ] = None,
 ) -> None:
-    """Annotate every picture that has no prediction of the live version. Run it again to go on after a stop.
+    """Annotate every photo that has no prediction of the live version. Run it again to go on after a stop.
 
     Name one of --project, --folder, --files and --prefix. A project's predictions go to Label Studio, others to --out.
     """
     from rich.progress import Progress
 
-    from backend.batch import run as job
-    from backend.batch import sources
-    from backend.batch.local import in_process, processes
-    from backend.batch.ray_cluster import on_ray
+    from backend.batch.run import read_config, run
+    from backend.batch.sources import PhotoReader, photo_items
     from backend.batch.task_lines import TaskLines
-    from backend.errors import BackendError
-    from backend.label_studio.client import LabelStudio
-    from backend.settings import load_settings
-    from backend.store.database import open_store
     from backend.versions.registry import open_registry
     from semsam_model.config import config_root
 
@@ -51,44 +55,70 @@ def batch(
         raise BackendError("batch: expected one of --project, --folder, --files and --prefix")
     if url_prefix is not None and folder is None:
         raise BackendError("batch: --url-prefix goes with --folder")
-    settings = load_settings()
-    with contextlib.closing(open_store(settings)) as store:
+    with opened_store() as (settings, store):
         live = open_registry(settings, store).live().version
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         if project is not None:
-            label_studio = LabelStudio(settings)
-            config = job.read_config(str(label_studio.get_project(project).get("label_config") or ""))
-            items = sources.tasks_of(label_studio, project, config, live.version)
+            config, items = _project_items(settings, project, live.version)
         else:
-            config = job.read_config((labeling or config_root() / "labeling.xml").read_text(encoding="utf-8"))
-            reader = sources.Reader(settings)
-            if folder is not None:
-                pictures = sources.in_folder(folder, reader, url_prefix)
-            elif files is not None:
-                lines = sys.stdin.buffer if files == "-" else stack.enter_context(Path(files).open("rb"))
-                pictures = sources.in_list(lines, reader)
-            else:
-                assert prefix is not None
-                pictures = sources.under_prefix(prefix, reader)
-            lines_out = stack.enter_context(contextlib.closing(TaskLines(out, config, live.version)))
-            items = sources.missing(pictures, lines_out)
-        if ray is not None:
-            executor = on_ray(ray, settings, live.weights, config, workers)
-        elif workers > 1:
-            executor = processes(settings, live.weights, config, workers)
-        else:
-            executor = in_process(settings, live.weights, config)
-        annotate = stack.enter_context(executor)
+            config = read_config((labeling or config_root() / "labeling.xml").read_text(encoding="utf-8"))
+            photos = stack.enter_context(_photos(PhotoReader(settings), folder, files, prefix, url_prefix))
+            items = photo_items(photos, stack.enter_context(closing(TaskLines(out, config, live.version))))
+        annotate = stack.enter_context(_executor(settings, live.weights, config, workers, ray))
         progress = stack.enter_context(Progress())
-        bar = progress.add_task("pictures", total=None)
-        summary = job.run(
+        bar = progress.add_task("photos", total=None)
+        summary = run(
             items,
             annotate,
             seconds_between=1 / (rate or (math.inf if project is None else PROJECT_RATE)),
-            tell=lambda line: progress.console.print(line, markup=False),
-            on_picture=lambda s: progress.update(bar, completed=s.done + s.written + s.failed),
+            on_failure=lambda line: progress.console.print(line, markup=False),
+            on_photo=lambda s: progress.update(bar, completed=s.done + s.written + s.failed),
         )
     print(
-        f"{live.version}: {summary.written} pictures annotated with {summary.regions} regions,"
+        f"{live.version}: {summary.written} photos annotated with {summary.regions} regions,"
         f" {summary.done} were done before, {summary.failed} failed"
     )
+
+
+def _project_items(
+    settings: Settings, project: int, version: str
+) -> tuple[LabelConfig, Iterator[Item | FailedItem | None]]:
+    from backend.batch.run import read_config
+    from backend.batch.sources import task_items
+    from backend.label_studio.client import LabelStudio
+
+    label_studio = LabelStudio(settings)
+    config = read_config(str(label_studio.get_project(project).get("label_config") or ""))
+    return config, task_items(label_studio, project, config, version)
+
+
+@contextmanager
+def _photos(
+    reader: PhotoReader, folder: Path | None, files: str | None, prefix: str | None, url_prefix: str | None
+) -> Iterator[Iterator[PhotoFile]]:
+    """The photos of whichever source was named."""
+    from backend.batch import sources
+
+    if folder is not None:
+        yield sources.in_folder(folder, reader, url_prefix)
+    elif files == "-":
+        yield sources.in_list(sys.stdin.buffer, reader)
+    elif files is not None:
+        with Path(files).open("rb") as lines:
+            yield sources.in_list(lines, reader)
+    else:
+        assert prefix is not None
+        yield sources.under_prefix(prefix, reader)
+
+
+def _executor(
+    settings: Settings, weights: Path, config: LabelConfig, workers: int, ray: str | None
+) -> AbstractContextManager[Annotate]:
+    from backend.batch.local import in_this_process, in_worker_processes
+    from backend.batch.ray_cluster import on_ray
+
+    if ray is not None:
+        return on_ray(ray, settings, weights, config, workers)
+    if workers > 1:
+        return in_worker_processes(settings, weights, config, workers)
+    return in_this_process(settings, weights, config)

@@ -1,4 +1,4 @@
-"""A Label Studio over HTTP, as far as `semsam batch` talks to it: one project, its tasks, pictures and predictions."""
+"""A Label Studio over HTTP, as far as `semsam batch` talks to it: one project, its tasks, photos and predictions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.backend.studio_http import answering
 
 
 class Studio:
-    """What it holds. Tasks name pictures of `Files`; number them from 1."""
+    """What it holds. Tasks name photos of `Files`; number them from 1."""
 
     def __init__(self, *pictures: str, config: str = CONFIG) -> None:
         self.config, self.files = config, Files().content

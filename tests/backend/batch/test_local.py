@@ -1,4 +1,4 @@
-"""Pictures annotated in this process and in worker processes: the same answers, whatever a picture or a worker does."""
+"""Photos annotated in this process and in worker processes: the same answers, whatever a picture or a worker does."""
 
 import contextlib
 import multiprocessing
@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from backend.batch.local import GIVEN_UP, in_process, processes
+from backend.batch.local import GIVEN_UP, in_this_process, in_worker_processes
 from backend.batch.run import Annotate, Summary, read_config, run
-from backend.batch.sources import Item, Reader, in_list
+from backend.batch.sources import Item, PhotoReader, in_list
 from backend.errors import BackendError
 from backend.settings import Settings
 from semsam_model.errors import ConfigError, TextEncoderError
@@ -39,9 +39,9 @@ class Reads:
 
 
 def listed(settings: Settings) -> list[Item]:
-    """Eight pictures: 2 is cut off, 3 fails as nobody expected, and 8 has a name that no file can have."""
+    """Eight photos: 2 is cut off, 3 fails as nobody expected, and 8 has a name that no file can have."""
     items = [Item(str(number), Reads(number), print) for number in range(8)]
-    (odd,) = in_list(BytesIO(b"\xff\0.png"), Reader(settings))
+    (odd,) = in_list(BytesIO(b"\xff\0.png"), PhotoReader(settings))
     return [*items, Item(odd.image, odd.read, print)]
 
 
@@ -56,7 +56,7 @@ def annotated(items: list[Item], annotate: Annotate) -> tuple[Summary, dict[str,
     """Also what was written, by name, and what was told."""
     written, told = dict[str, Any](), list[str]()
     kept = [Item(item.name, item.read, partial(written.__setitem__, item.name)) for item in items]
-    return run(iter(kept), annotate, tell=told.append), written, told
+    return run(iter(kept), annotate, on_failure=told.append), written, told
 
 
 def kill(count: int | None = None) -> None:
@@ -67,7 +67,8 @@ def kill(count: int | None = None) -> None:
             os.kill(child.pid, signal.SIGKILL)
 
 
-def test_a_picture_that_kills_its_worker_is_given_up_and_a_killed_worker_costs_nothing(
+@pytest.mark.slow
+def test_a_photo_that_kills_its_worker_is_given_up_and_a_killed_worker_costs_nothing(
     everything_weights: Path, tmp_path: Path
 ) -> None:
     chosen = settings("http://localhost:1", everything_weights, tmp_path)
@@ -84,13 +85,13 @@ def test_a_picture_that_kills_its_worker_is_given_up_and_a_killed_worker_costs_n
         return Reads(0)()
 
     items = listed(chosen)
-    with in_process(chosen, everything_weights, CONFIGURED) as annotate:
+    with in_this_process(chosen, everything_weights, CONFIGURED) as annotate:
         alone = annotated(items, annotate)
     assert (alone[0].written, alone[0].failed) == (6, 3)
     assert set(alone[2]) == REASONS
     items.insert(4, Item("victim", victim, print))
     items.insert(5, Item("killer", killer, print))
-    with processes(chosen, everything_weights, CONFIGURED, 2) as annotate:
+    with in_worker_processes(chosen, everything_weights, CONFIGURED, 2) as annotate:
         summary, written, told = annotated(items, annotate)
     assert written == {**alone[1], "victim": alone[1]["0"]}
     assert (summary.written, summary.failed) == (7, 4)
@@ -111,7 +112,7 @@ def test_workers_that_cannot_begin_say_so_and_not_that_one_should_try_again(
     killing = threading.Thread(target=kill_at_start)
     killing.start()
     try:
-        executor = processes(chosen, everything_weights, CONFIGURED, 2)
+        executor = in_worker_processes(chosen, everything_weights, CONFIGURED, 2)
         with pytest.raises(BackendError, match=r"--workers 2: .* cannot begin: it died while it loaded"), executor:
             pass
     finally:
@@ -120,29 +121,31 @@ def test_workers_that_cannot_begin_say_so_and_not_that_one_should_try_again(
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_without_a_text_encoder_no_batch_begins_that_would_need_it(everything_weights: Path, tmp_path: Path) -> None:
     (tmp_path / "encoder").mkdir()
     blind = settings("http://localhost:1", everything_weights, tmp_path, text_encoder=str(tmp_path / "encoder"))
     with (
         pytest.raises(TextEncoderError, match=f"without the text encoder.*{tmp_path}"),
-        in_process(blind, everything_weights, read_config(NAMED)),
+        in_this_process(blind, everything_weights, read_config(NAMED)),
     ):
         pass
-    with in_process(blind, everything_weights, CONFIGURED) as annotate:  # nothing to tell apart
+    with in_this_process(blind, everything_weights, CONFIGURED) as annotate:  # nothing to tell apart
         assert annotated([Item("0", Reads(0), print)], annotate)[0].written == 1
 
 
+@pytest.mark.slow
 def test_why_a_worker_cannot_begin_is_told(everything_weights: Path, tmp_path: Path) -> None:
     altered, content = tmp_path / "altered.safetensors", bytearray(everything_weights.read_bytes())
     content[-1] ^= 1
     altered.write_bytes(content)
-    executor = processes(settings("http://localhost:1", altered, tmp_path), altered, CONFIGURED, 1)
+    executor = in_worker_processes(settings("http://localhost:1", altered, tmp_path), altered, CONFIGURED, 1)
     with pytest.raises(BackendError, match=r"--workers 1: a worker process cannot begin: .*altered"), executor:
         pass
 
 
-def test_a_model_without_object_queries_is_refused_before_any_picture_is_read(weights: Path, tmp_path: Path) -> None:
+def test_a_model_without_object_queries_is_refused_before_any_photo_is_read(weights: Path, tmp_path: Path) -> None:
     chosen = settings("http://localhost:1", weights, tmp_path)
-    for executor in (in_process(chosen, weights, CONFIGURED), processes(chosen, weights, CONFIGURED, 1)):
+    for executor in (in_this_process(chosen, weights, CONFIGURED), in_worker_processes(chosen, weights, CONFIGURED, 1)):
         with pytest.raises(ConfigError, match="no object queries"), executor:
             pass

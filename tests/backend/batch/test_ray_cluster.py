@@ -18,17 +18,16 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from backend.batch import ray_cluster as batch_ray
-from backend.batch.local import in_process
-from backend.batch.ray_cluster import on_ray, share
+from backend.batch.local import in_this_process
+from backend.batch.ray_cluster import actor_resources, on_ray
 from backend.batch.run import Summary, read_config, run
-from backend.batch.sources import Item, Picture, Reader, tasks_of
+from backend.batch.sources import Item, PhotoFile, PhotoReader, task_items
 from backend.errors import BackendError, SettingsError
 from backend.label_studio.client import LabelStudio
 from semsam_model.checkpoints.header import read_header
 from tests.backend.batch.studio_with_photos import Studio, at_work
 from tests.backend.batch.test_local import REASONS, annotated, listed
-from tests.backend.batch.test_run import pictures_of, rows
+from tests.backend.batch.test_run import photos_of, rows
 from tests.backend.inference.test_preannotation import NAMED, everything_weights, settings
 from tests.backend.service.test_predictions import CONFIG, picture, png
 from tests.backend.studio_http import TOKEN
@@ -77,7 +76,8 @@ def actors() -> list[int]:
     return found
 
 
-def test_whoever_is_killed_every_picture_is_annotated_once_and_as_in_one_process(
+@pytest.mark.slow
+def test_whoever_is_killed_every_photo_is_annotated_once_and_as_in_one_process(
     cluster: Cluster, everything_weights: Path, tmp_path: Path
 ) -> None:
     folder, out, alone = tmp_path / "photos", tmp_path / "tasks.jsonl", tmp_path / "alone.jsonl"
@@ -106,36 +106,37 @@ def test_whoever_is_killed_every_picture_is_annotated_once_and_as_in_one_process
             killed.extend(actors())
             os.kill(killed[0], signal.SIGKILL)
 
-    def go(out: Path, executor: Any, on_picture: Any = lambda summary: None) -> Summary:
-        with pictures_of(folder, out, chosen, everything_weights) as items, executor as annotate:
-            return run(items, annotate, tell=told.append, on_picture=on_picture)
+    def go(out: Path, executor: Any, on_photo: Any = lambda summary: None) -> Summary:
+        with photos_of(folder, out, chosen, everything_weights) as items, executor as annotate:
+            return run(items, annotate, on_failure=told.append, on_photo=on_photo)
 
     weights = everything_weights
     second = go(out, on_ray(cluster.address, chosen, weights, CONFIGURED, 1), kill_one)
     assert len(killed) == 1
     assert (second.done, second.written, second.failed) == (before, 23 - before, 1)
     assert told == ["22.png: picture: PNG cannot be decoded (image file is truncated); damaged or cut short?"]
-    go(alone, in_process(chosen, weights, CONFIGURED))
+    go(alone, in_this_process(chosen, weights, CONFIGURED))
     assert rows(out) == rows(alone)
 
 
-def test_a_picture_that_no_worker_survives_is_reported_the_rest_goes_on_and_no_log_has_the_token(
-    cluster: Cluster, everything_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_a_photo_that_no_worker_survives_is_reported_the_rest_goes_on_and_no_log_has_the_token(
+    cluster: Cluster, everything_weights: Path, tmp_path: Path
 ) -> None:
     def read() -> bytes:
         os.kill(os.getpid(), signal.SIGKILL)
         return b""
 
-    monkeypatch.setattr(batch_ray, "RETRIES", 0)
-    monkeypatch.setattr(batch_ray, "FIRST", 2)  # and what comes after the first dataset is not forgotten
     told = list[str]()
     studio = Studio("a.png", "missing.png", "b.png")
     with at_work(studio) as url:
         chosen = settings(url, everything_weights, tmp_path)
-        tasks = tasks_of(LabelStudio(chosen), 1, CONFIGURED, read_header(everything_weights).version.version)
+        tasks = task_items(LabelStudio(chosen), 1, CONFIGURED, read_header(everything_weights).version.version)
         items = chain([Item("killer", read, print)], tasks)
-        with on_ray(cluster.address, chosen, everything_weights, CONFIGURED, 1) as annotate:
-            summary = run(items, annotate, tell=told.append)
+        # the third photo is in a dataset of its own
+        executor = on_ray(cluster.address, chosen, everything_weights, CONFIGURED, 1, first=2, retries=0)
+        with executor as annotate:
+            summary = run(items, annotate, on_failure=told.append)
     assert (summary.written, summary.failed) == (2, 2)
     assert told[0] == "killer: the worker that had it died each time; see the logs of the cluster"
     assert told[1].startswith("task 2: ") and "missing.png" in told[1]
@@ -144,18 +145,20 @@ def test_a_picture_that_no_worker_survives_is_reported_the_rest_goes_on_and_no_l
     assert len(logs) > 10 and not [path for path in logs if TOKEN.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_what_fails_is_told_as_on_one_machine_and_the_answers_are_the_same(
     cluster: Cluster, everything_weights: Path, tmp_path: Path
 ) -> None:
     chosen, config = settings("http://localhost:1", everything_weights, tmp_path), read_config(NAMED)
     with on_ray(cluster.address, chosen, everything_weights, config, 1) as annotate:
         there = annotated(listed(chosen), annotate)
-    with in_process(chosen, everything_weights, config) as annotate:
+    with in_this_process(chosen, everything_weights, config) as annotate:
         here = annotated(listed(chosen), annotate)
     assert there[:2] == here[:2]
     assert set(there[2]) == set(here[2]) == REASONS
 
 
+@pytest.mark.slow
 def test_without_a_text_encoder_on_a_worker_the_run_ends_and_says_so(
     cluster: Cluster, everything_weights: Path, tmp_path: Path
 ) -> None:
@@ -177,7 +180,7 @@ def test_tokens_do_not_travel_a_worker_takes_those_of_its_environment(
 ) -> None:
     with at_work(Studio("a.png")) as url:
         chosen = settings(url, everything_weights, tmp_path)
-        (item,) = tasks_of(LabelStudio(chosen), 1, CONFIGURED, "tiny-0")
+        (item,) = task_items(LabelStudio(chosen), 1, CONFIGURED, "tiny-0")
         assert isinstance(item, Item)
         sent = cloudpickle.dumps(item.read)
         assert TOKEN.encode() not in sent
@@ -193,8 +196,8 @@ def test_a_reader_that_travels_reads_the_same_files_and_takes_no_token_along(
 ) -> None:
     (tmp_path / "a.png").write_bytes(b"picture")
     monkeypatch.chdir(tmp_path)
-    reader = Reader(settings("http://localhost:1", tmp_path, tmp_path))
-    sent = cloudpickle.dumps(Picture("a.png", partial(reader.read, "a.png")).read)
+    reader = PhotoReader(settings("http://localhost:1", tmp_path, tmp_path))
+    sent = cloudpickle.dumps(PhotoFile("a.png", partial(reader.read, "a.png")).read)
     monkeypatch.chdir("/")
     assert TOKEN.encode() not in sent
     assert pickle.loads(sent)() == b"picture"
@@ -211,12 +214,12 @@ def test_a_reader_that_travels_reads_the_same_files_and_takes_no_token_along(
     ],
 )
 def test_workers_share_the_gpus_evenly(gpus: int, device: str, workers: int, expected: tuple[str, Any]) -> None:
-    assert share({"CPU": 8.0} | ({"GPU": float(gpus)} if gpus else {}), device, workers) == expected
+    assert actor_resources({"CPU": 8.0} | ({"GPU": float(gpus)} if gpus else {}), device, workers) == expected
 
 
 def test_a_gpu_that_is_not_there_is_missed_before_the_start() -> None:
     with pytest.raises(BackendError, match="no GPU"):
-        share({"CPU": 8.0}, "cuda", 1)
+        actor_resources({"CPU": 8.0}, "cuda", 1)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "localhost:99999", "nonsense"])

@@ -1,4 +1,4 @@
-"""Many pictures: what lacks a prediction gets the service's, once; a run that was cut off is resumed."""
+"""Many photos: what lacks a prediction gets the service's, once; a run that was cut off is resumed."""
 
 import contextlib
 import json
@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from label_studio_sdk.label_interface import LabelInterface
 
-from backend.batch.local import in_process
+from backend.batch.local import in_this_process
 from backend.batch.run import Summary, read_config, run
-from backend.batch.sources import Item, Reader, in_folder, missing, tasks_of
+from backend.batch.sources import Item, PhotoReader, in_folder, photo_items, task_items
 from backend.batch.task_lines import TaskLines
 from backend.errors import LabelStudioError, TaskRefused
 from backend.inference.preannotation import UNFINISHED
@@ -34,10 +34,10 @@ def rows(out: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def pictures_of(folder: Path, out: Path, chosen: Settings, weights: Path) -> Iterator[Iterator[Item | None]]:
+def photos_of(folder: Path, out: Path, chosen: Settings, weights: Path) -> Iterator[Iterator[Item | None]]:
     """What of a folder is not done."""
     with contextlib.closing(TaskLines(out, read_config(CONFIG), read_header(weights).version.version)) as lines:
-        yield missing(in_folder(folder, Reader(chosen)), lines)
+        yield photo_items(in_folder(folder, PhotoReader(chosen)), lines)
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def test_a_folder_gets_what_the_service_says_and_a_killed_run_goes_on(
     out, told = tmp_path / "out.jsonl", list[str]()
 
     def go() -> Summary:
-        items = pictures_of(photos, out, chosen, everything_weights)
-        with in_process(chosen, everything_weights, read_config(NAMED)) as annotate, items as missing:
-            return run(missing, annotate, tell=told.append)
+        items = photos_of(photos, out, chosen, everything_weights)
+        with in_this_process(chosen, everything_weights, read_config(NAMED)) as annotate, items as missing:
+            return run(missing, annotate, on_failure=told.append)
 
     first = go()
     assert (first.written, first.failed) == (2, 1)
@@ -81,7 +81,7 @@ def test_a_folder_gets_what_the_service_says_and_a_killed_run_goes_on(
     assert out.read_bytes() == whole
 
 
-def test_a_slow_picture_holds_up_no_other_and_few_are_held_at_a_time(everything_weights: Path, tmp_path: Path) -> None:
+def test_a_slow_photo_holds_up_no_other_and_few_are_held_at_a_time(everything_weights: Path, tmp_path: Path) -> None:
     chosen = settings("http://localhost:1", everything_weights, tmp_path)
     written, held, ninth = list[int](), list[int](), threading.Event()
 
@@ -99,7 +99,7 @@ def test_a_slow_picture_holds_up_no_other_and_few_are_held_at_a_time(everything_
             held.append(number - len(written))
             yield Item(str(number), partial(read, number), partial(write, number=number))
 
-    with in_process(chosen, everything_weights, read_config(CONFIG)) as annotate:
+    with in_this_process(chosen, everything_weights, read_config(CONFIG)) as annotate:
         assert run(items(), annotate).written == 20
     assert sorted(written) == list(range(20)) and written.index(0) >= 9
     assert max(held) < 8
@@ -120,7 +120,7 @@ def test_nothing_goes_on_after_a_prediction_cannot_be_written(
             yield Item(str(number), lambda: png(picture(0)), write)
 
     chosen = settings("http://localhost:1", everything_weights, tmp_path)
-    with in_process(chosen, everything_weights, read_config(CONFIG)) as annotate, pytest.raises(type(problem)):
+    with in_this_process(chosen, everything_weights, read_config(CONFIG)) as annotate, pytest.raises(type(problem)):
         run(items(), annotate)
     assert len(taken) < 8
 
@@ -130,8 +130,8 @@ def test_tasks_without_a_prediction_of_this_very_version_get_one_once(everything
     studio.predictions = {1: [{"model_version": version + UNFINISHED}], 2: [], 3: [{"model_version": version}]}
     with at_work(studio) as url:
         chosen, config = settings(url, everything_weights, tmp_path), read_config(CONFIG)
-        with in_process(chosen, everything_weights, config) as annotate:
-            summaries = [run(tasks_of(LabelStudio(chosen), 1, config, version), annotate) for _ in range(2)]
+        with in_this_process(chosen, everything_weights, config) as annotate:
+            summaries = [run(task_items(LabelStudio(chosen), 1, config, version), annotate) for _ in range(2)]
     assert [(s.written, s.done, s.failed) for s in summaries] == [(1, 1, 1), (0, 2, 1)]
     assert [len(studio.predictions[i]) for i in (1, 2, 3)] == [2, 0, 1]
 
@@ -166,8 +166,8 @@ def test_a_task_that_goes_or_gets_its_prediction_meanwhile_is_passed_and_the_res
     told = list[str]()
     with at_work(studio) as url:
         chosen, config = settings(url, everything_weights, tmp_path), read_config(CONFIG)
-        with in_process(chosen, everything_weights, config) as annotate:
-            summary = run(tasks_of(LabelStudio(chosen), 1, config, version), annotate, tell=told.append)
+        with in_this_process(chosen, everything_weights, config) as annotate:
+            summary = run(task_items(LabelStudio(chosen), 1, config, version), annotate, on_failure=told.append)
     assert (summary.written, summary.done, summary.failed) == (1, 1, 5)
     assert {n: len(found) for n, found in studio.versions().items() if found} == {4: 1, 7: 1}
     reasons = dict(line.split(": ", 1) for line in told)
@@ -180,7 +180,7 @@ def test_where_label_studio_answers_nothing_the_run_ends(everything_weights: Pat
     studio = Studio("a.png", "b.png")
     with at_work(studio) as url:
         chosen, config = settings(url, everything_weights, tmp_path), read_config(CONFIG)
-        tasks = tasks_of(LabelStudio(chosen), 1, config, "tiny-0")
+        tasks = task_items(LabelStudio(chosen), 1, config, "tiny-0")
         first = next(tasks)
         assert isinstance(first, Item)
         studio.gone = True

@@ -1,4 +1,4 @@
-"""Pictures from folders, lists, web servers and a real S3 server: each once, within limits, what is done left out."""
+"""Photos from folders, lists, web servers and a real S3 server: each once, within limits, what is done left out."""
 
 import contextlib
 import itertools
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from backend.batch.run import read_config
-from backend.batch.sources import Picture, Reader, in_folder, in_list, missing, under_prefix
+from backend.batch.sources import PhotoFile, PhotoReader, in_folder, in_list, photo_items, under_prefix
 from backend.batch.task_lines import TaskLines
 from backend.errors import BackendError, ImageTooLarge, LabelStudioError, NotFound
 from backend.settings import Settings
@@ -54,18 +54,18 @@ def s3() -> Iterator[Any]:
 
 
 @pytest.fixture
-def reader() -> Reader:
-    return Reader(Settings(max_image_bytes=LIMIT, label_studio_api_key="0123456789abcdef"))
+def reader() -> PhotoReader:
+    return PhotoReader(Settings(max_image_bytes=LIMIT, label_studio_api_key="0123456789abcdef"))
 
 
-def images(pictures: Iterator[Picture]) -> set[str]:
+def images(pictures: Iterator[PhotoFile]) -> set[str]:
     """Their addresses, each of which came once."""
     found = [picture.image for picture in pictures]
     assert len(found) == len(set(found))
     return set(found)
 
 
-def test_a_prefix_gives_its_pictures_and_those_below_whatever_their_names(s3: Any, reader: Reader) -> None:
+def test_a_prefix_gives_its_photos_and_those_below_whatever_their_names(s3: Any, reader: PhotoReader) -> None:
     for prefix in ("s3://photos/in/", "s3://photos/in"):
         found = list(under_prefix(prefix, reader))
         assert {picture.image: picture.read() for picture in found} == {f"s3://photos/{k}": k.encode() for k in KEYS}
@@ -73,7 +73,7 @@ def test_a_prefix_gives_its_pictures_and_those_below_whatever_their_names(s3: An
     assert everything == {f"s3://photos/{key}" for key in (*KEYS, "inside.jpg", "out/c.jpg")}
 
 
-def test_what_a_store_does_not_give_is_told_with_its_address(s3: Any, reader: Reader) -> None:
+def test_what_a_store_does_not_give_is_told_with_its_address(s3: Any, reader: PhotoReader) -> None:
     s3.put_object(Bucket="photos", Key="large/x.jpg", Body=b"x" * (LIMIT + 1))
     (large,) = under_prefix("s3://photos/large", reader)
     with pytest.raises(ImageTooLarge, match=r"s3://photos/large/x\.jpg: more than 100 bytes"):
@@ -86,7 +86,7 @@ def test_what_a_store_does_not_give_is_told_with_its_address(s3: Any, reader: Re
 
 
 @pytest.mark.parametrize("prefix", ["https://photos.example/", "photos", "s3://", "s3://user:word@photos/in"])
-def test_a_prefix_that_is_none_is_refused_without_its_secrets(prefix: str, reader: Reader) -> None:
+def test_a_prefix_that_is_none_is_refused_without_its_secrets(prefix: str, reader: PhotoReader) -> None:
     with pytest.raises(BackendError, match="expected") as refused:
         list(under_prefix(prefix, reader))
     assert "word" not in str(refused.value).replace("password", "")
@@ -111,7 +111,7 @@ def web(folder: Path, seen: list[str | None]) -> Iterator[str]:
 
 
 def test_a_list_may_name_files_addresses_and_objects_and_gives_each_once(
-    s3: Any, reader: Reader, tmp_path: Path
+    s3: Any, reader: PhotoReader, tmp_path: Path
 ) -> None:
     (tmp_path / "a b.jpg").write_bytes(b"file")
     (tmp_path / "large.jpg").write_bytes(b"x" * (LIMIT + 1))
@@ -132,7 +132,7 @@ def test_a_list_may_name_files_addresses_and_objects_and_gives_each_once(
     assert set(seen) == {None}
 
 
-def test_a_picture_may_be_read_elsewhere_with_the_same_limits_and_no_secret(s3: Any, reader: Reader) -> None:
+def test_a_photo_may_be_read_elsewhere_with_the_same_limits_and_no_secret(s3: Any, reader: PhotoReader) -> None:
     for read in (picture.read for picture in under_prefix("s3://photos/out", reader)):
         sent = pickle.dumps(read)
         assert pickle.loads(sent)() == read() == b"out/c.jpg"
@@ -144,7 +144,7 @@ def test_a_picture_may_be_read_elsewhere_with_the_same_limits_and_no_secret(s3: 
         there[0].func("s3://photos/large/y.jpg")
 
 
-def test_a_list_is_read_no_further_than_it_is_asked_for(reader: Reader) -> None:
+def test_a_list_is_read_no_further_than_it_is_asked_for(reader: PhotoReader) -> None:
     class Endless(BytesIO):
         def __next__(self) -> bytes:
             return b"%d.jpg\n" % next(counted)
@@ -154,8 +154,8 @@ def test_a_list_is_read_no_further_than_it_is_asked_for(reader: Reader) -> None:
     assert next(counted) <= 4
 
 
-def test_a_folder_gives_pictures_below_it_by_the_address_that_label_studio_has_for_them(
-    reader: Reader, tmp_path: Path
+def test_a_folder_gives_photos_below_it_by_the_address_that_label_studio_has_for_them(
+    reader: PhotoReader, tmp_path: Path
 ) -> None:
     (tmp_path / "deep er").mkdir()
     for name in ("a.jpg", "deep er/b#.PNG", "notes.txt"):
@@ -183,11 +183,11 @@ def test_cut_off_anywhere_the_file_is_completed_with_nothing_lost_and_nothing_tw
 ) -> None:
     out = tmp_path / "out.jsonl"
     out.unlink(missing_ok=True)
-    pictures = [Picture(name, lambda: b"") for name in NAMES]
+    pictures = [PhotoFile(name, lambda: b"") for name in NAMES]
 
     def go() -> int:
         with contextlib.closing(TaskLines(out, CONFIGURED, VERSION)) as lines:
-            items = [item for item in missing(pictures, lines) if item is not None]
+            items = [item for item in photo_items(pictures, lines) if item is not None]
             for item in items:
                 item.write(PREDICTION)
         return len(items)
@@ -200,7 +200,7 @@ def test_cut_off_anywhere_the_file_is_completed_with_nothing_lost_and_nothing_tw
     assert out.read_bytes() == whole
 
 
-def test_a_picture_that_another_version_has_done_is_done_again(tmp_path: Path) -> None:
+def test_a_photo_that_another_version_has_done_is_done_again(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     for version in (VERSION, "tiny@2"):
         with contextlib.closing(TaskLines(out, CONFIGURED, version)) as lines:

@@ -45,6 +45,7 @@ def lines(expected: dict[str, bytes], annotator: Annotator) -> list[dict[str, An
     return sorted(found, key=lambda row: str(row["data"]))
 
 
+@pytest.mark.slow
 def test_a_project_gets_the_predictions_that_it_lacks_and_no_faster_than_it_was_asked(
     everything_weights: Path, annotators: dict[str, Annotator], tmp_path: Path
 ) -> None:
@@ -60,9 +61,10 @@ def test_a_project_gets_the_predictions_that_it_lacks_and_no_faster_than_it_was_
     assert studio.versions()[3] == [] and studio.versions()[4] == [version]
     assert all(later - earlier >= 0.5 for earlier, later in pairwise(studio.written)) and len(studio.written) == 3
     assert "task 3: " in said and "missing.png: not found (404)" in said
-    assert f"{version}: 3 pictures annotated with " in said and ", 1 were done before, 1 failed" in said
+    assert f"{version}: 3 photos annotated with " in said and ", 1 were done before, 1 failed" in said
 
 
+@pytest.mark.slow
 def test_a_list_is_annotated_by_two_processes_whatever_is_in_it(
     everything_weights: Path, annotators: dict[str, Annotator], tmp_path: Path
 ) -> None:
@@ -75,11 +77,12 @@ def test_a_list_is_annotated_by_two_processes_whatever_is_in_it(
     own = ["--out", "out.jsonl", "--labeling", "labeling.xml", "--workers", "2"]
     said = semsam(tmp_path, everything_weights, "--files", "list.txt", *own)
     assert rows(tmp_path / "out.jsonl") == lines(good, annotators[CONFIG])
-    assert ": 5 pictures annotated with " in said and ", 0 were done before, 3 failed" in said
+    assert ": 5 photos annotated with " in said and ", 0 were done before, 3 failed" in said
     for reason in ("broken.png: picture: ", "ValueError: embedded null byte", "\\udcfe.png: [Errno 2] "):
         assert reason in said
 
 
+@pytest.mark.slow
 def test_a_prefix_is_annotated_into_a_file_that_names_its_objects(
     s3: Any, everything_weights: Path, annotators: dict[str, Annotator], tmp_path: Path
 ) -> None:
