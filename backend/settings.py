@@ -1,14 +1,15 @@
 """The service's settings: defaults, overridden by a YAML file, overridden by the environment.
 
 The file is `configs/backend.yaml`, or the one that `SEMSAM_CONFIG` names. Every field `x` may be set as `SEMSAM_X`; an
-empty variable counts as not set. `LABEL_STUDIO_URL`, `LABEL_STUDIO_HOST` and `LABEL_STUDIO_API_KEY` are read too, as
-other Label Studio backends do, and give way to their `SEMSAM_` forms. An unknown key or a wrong type stops the start;
-variables that Kubernetes makes for a service called "semsam" are ignored.
+empty variable counts as not set. `LABEL_STUDIO_URL`, `LABEL_STUDIO_HOST` and `LABEL_STUDIO_API_KEY`, which other Label
+Studio backends use, are read too; their `SEMSAM_` forms win. An unknown key or a wrong type stops the start. Variables
+that Kubernetes makes for a service called "semsam" are ignored.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from backend.errors import SettingsError
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _PREFIX = "SEMSAM_"
 _CONFIG_VARIABLE = "SEMSAM_CONFIG"
-#: Names that Label Studio backends use, the later one winning.
+#: Names that other Label Studio backends use; the later one wins.
 _FOREIGN_VARIABLES = {
     "LABEL_STUDIO_HOST": "label_studio_url",
     "LABEL_STUDIO_URL": "label_studio_url",
@@ -41,7 +42,6 @@ _KUBERNETES_VARIABLE = re.compile(
     r"SEMSAM_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 _KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://\S+")
-_SECRETS = ("label_studio_api_key", "label_studio_keys", "basic_auth_pass", "webhook_secret", "database_url")
 
 
 def _base_url(value: str) -> str:
@@ -75,72 +75,77 @@ _Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", hide_input_in_errors=True))
 class Settings:
-    """Everything that can be configured. Units are in the names or beside them; secrets are masked in `repr`."""
+    """Everything that can be configured. Units are in the names or beside them; secrets are masked when printed."""
 
     host: str = "127.0.0.1"  #: address to listen on
     port: Annotated[int, Field(ge=0, le=65535)] = 9090  #: 0 = any free one
-    threads: Annotated[int, Field(ge=1, le=256)] = 8  #: predictions made at the same time
+    threads: Annotated[int, Field(ge=1, le=256)] = 8  #: requests answered at the same time
     data_dir: _Folder = Path(".semsam")  #: where the service keeps its files
-    database_url: str | None = None  #: postgresql://..., sqlite:///...; None = semsam.db in the data folder
-    #: seconds between comparisons of all projects with Label Studio; 0 = at the start and when asked only
+    database_url: SecretStr | None = None  #: postgresql://..., sqlite:///...; None = semsam.db in the data folder
+    #: seconds between two synchronisations of all projects with Label Studio; 0 = at the start and on demand only
     sync_seconds: Annotated[float, Field(ge=0, le=86400)] = 600.0
 
     label_studio_url: _BaseUrl = "http://localhost:8080"  #: as the backend reaches it
-    label_studio_api_key: str | None = None  #: personal access token or legacy token
+    label_studio_api_key: SecretStr | None = None  #: personal access token or legacy token
     #: further Label Studio servers on this backend: address -> token
-    label_studio_keys: dict[_BaseUrl, str] = dataclasses.field(default_factory=dict)
-    allowed_origins: tuple[_Origin, ...] = ()  #: other places pictures may come from
-    local_files_root: _Folder | None = None  #: folder that local task pictures must lie in
+    label_studio_keys: dict[_BaseUrl, SecretStr] = dataclasses.field(default_factory=dict)
+    allowed_origins: tuple[_Origin, ...] = ()  #: other origins that photos may be fetched from
+    local_files_root: _Folder | None = None  #: folder that photos named by a local path must lie in
 
     basic_auth_user: str | None = None  #: both or neither
-    basic_auth_pass: str | None = None
-    webhook_secret: str | None = None  #: what Label Studio's webhooks carry as X-Semsam-Secret
+    basic_auth_pass: SecretStr | None = None
+    webhook_secret: SecretStr | None = None  #: what Label Studio's webhooks carry as X-Semsam-Secret
 
     max_body_bytes: _Count = 128 * 2**20  #: of one request
-    max_image_bytes: _Count = 64 * 2**20  #: of one picture file
+    max_image_bytes: _Count = 64 * 2**20  #: of one photo's file
     # Pillow refuses twice its own limit, 178 956 970, whatever we say
     max_image_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 80_000_000  #: width x height
     image_connect_timeout: _Seconds = 5.0  #: seconds to open a connection
     image_read_timeout: _Seconds = 20.0  #: seconds without a byte
-    image_total_timeout: _Seconds = 60.0  #: seconds for the whole picture, redirects included
-    image_recheck_seconds: _Seconds = 60.0  #: a picture fetched this recently is not fetched again for its digest
+    image_total_timeout: _Seconds = 60.0  #: seconds for the whole photo, redirects included
+    image_recheck_seconds: _Seconds = 60.0  #: a photo fetched this recently is not fetched again to compare its digest
 
     model: str = "mobile"  #: name in configs/model, or a YAML file
     weights: _Folder | None = None  #: safetensors file; None = the weights that come with semsam
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"  #: auto, cpu, cuda, cuda:N
     dtype: _Dtype = "float32"  #: of the image encoder
     torch_threads: _Count | None = None  #: CPU threads of the network; None = torch's choice
-    version_poll_seconds: _Seconds = 1.0  #: how often to look whether another version has been made live
+    version_poll_seconds: _Seconds = 1.0  #: how often to ask the store which version is live
     text_encoder: str | None = None  #: sentence-transformers folder or hub name; None = the installed package
-    name_threshold: Annotated[float, Field(ge=0, le=1)] = 0.4  #: score below which a name is only guessed, not given
-    #: regions of a picture that nobody has clicked: least score, and how many at most
+    name_threshold: Annotated[float, Field(ge=0, le=1)] = 0.4  #: least score of a name that becomes the region's label
+    #: pre-annotation of a photo without a click: least score of a region, and how many regions at most
     preannotate_threshold: Annotated[float, Field(ge=0, le=1)] = 0.08
     preannotate_regions: _Count = 50
-    preannotate_seconds: _Seconds = 80.0  #: after which a request begins no further picture; Label Studio waits 100 s
-    learning: bool = True  #: accepted regions change a project's next click; false: not, in no project
-    embedding_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20  #: memory for embeddings kept
+    preannotate_seconds: _Seconds = 80.0  #: after which a request begins no further photo; Label Studio waits 100 s
+    learning: bool = True  #: accepted regions change a project's next click; false = in no project
+    embedding_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20  #: memory for the image embeddings kept
 
-    finetune_config: _Folder | None = None  #: how to learn from corrections; None = configs/finetune.yaml
-    finetune_after_corrections: Annotated[int, Field(ge=0)] = 100  #: new ones that start a job; 0 = never
-    finetune_every_hours: Annotated[float, Field(ge=0)] = 0.0  #: a job this often, where anything is new; 0 = never
+    finetune_config: _Folder | None = None  #: fine-tuning's configuration; None = configs/finetune.yaml
+    finetune_after_corrections: Annotated[int, Field(ge=0)] = 100  #: new corrections that start a job; 0 = never
+    finetune_every_hours: Annotated[float, Field(ge=0)] = (
+        0.0  #: a job this often if there are new corrections; 0 = never
+    )
     worker_threads: _Count | None = None  #: CPU threads of a job; None = half of the cores
-    worker_nice: Annotated[int, Field(ge=0, le=19)] = 10  #: by how much a job's priority is lowered
-    worker_lease_seconds: _Seconds = 60.0  #: without a sign of life after which another worker takes a job
+    worker_nice: Annotated[int, Field(ge=0, le=19)] = 10  #: how much the priority of a job's process is lowered
+    worker_lease_seconds: _Seconds = 60.0  #: a job without a heartbeat for this long is taken over by another worker
 
     def __post_init__(self) -> None:
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
             raise ValueError("basic_auth_user and basic_auth_pass: expected both or neither")
 
-    def __repr__(self) -> str:
-        shown = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name in _SECRETS:
-            if shown[name]:
-                shown[name] = "***" if isinstance(shown[name], str) else dict.fromkeys(shown[name], "***")
-        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+    def label_studio_tokens(self) -> dict[str, str | None]:
+        """Address -> token of every Label Studio server, as plain text."""
+        secrets = {self.label_studio_url: self.label_studio_api_key, **self.label_studio_keys}
+        return {address: plain(secret) for address, secret in secrets.items()}
+
+
+def plain(secret: SecretStr | None) -> str | None:
+    """The text of a secret, for where it is used."""
+    return None if secret is None else secret.get_secret_value()
 
 
 def without_secrets(settings: Settings) -> Settings:
-    """The same without tokens and passwords: for where the settings of a process go to another machine."""
+    """The same settings without tokens and passwords, to be sent to another machine."""
     empty: dict[str, Any] = {name: {} if name == "label_studio_keys" else None for name in _SECRETS}
     return dataclasses.replace(settings, **empty, basic_auth_user=None)
 
@@ -177,7 +182,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: expected `key: value` lines, got {type(content).__name__}")
     for name in content:
         if name not in _HINTS:
-            raise SettingsError(f"{path}: unknown key {name!r}; expected one of {', '.join(_HINTS)}")
+            raise SettingsError(f"{path}: unknown key {name!r}{_nearest(name)}; expected one of {', '.join(_HINTS)}")
     return content
 
 
@@ -194,19 +199,25 @@ def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
             log.warning("environment %s: not a setting, looks like one that Kubernetes makes; ignored", variable)
             continue
         name = variable.removeprefix(_PREFIX).lower()
-        # A typing error in a variable would otherwise be found only when the setting is missed.
+        # a typing error would otherwise be noticed only when the setting has no effect
         if name not in _HINTS:
             raise SettingsError(
-                f"environment {variable}: no such setting; expected {_PREFIX} and one of {', '.join(_HINTS).upper()}"
+                f"environment {variable}: no such setting{_nearest(name).upper()};"
+                f" expected {_PREFIX} and one of {', '.join(_HINTS).upper()}"
             )
         found.append((variable, name, text))
     return found
 
 
+def _nearest(name: Any) -> str:
+    found = difflib.get_close_matches(str(name), _HINTS, 1)
+    return f" ({found[0]}?)" if found else ""
+
+
 def _parse_variable(variable: str, name: str, text: str) -> Any:
     """The text as the value that a YAML file would hold: text stays text, lists may be separated by commas."""
     hint = _HINTS[name]
-    if get_origin(hint) not in (dict, tuple) and {hint, *get_args(hint)} & {str, Path, *get_args(_Dtype)}:
+    if get_origin(hint) not in (dict, tuple) and {hint, *get_args(hint)} & {str, Path, SecretStr, *get_args(_Dtype)}:
         return text
     if name == "allowed_origins" and not text.lstrip().startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
@@ -237,4 +248,5 @@ def _message(problem: dict[str, Any], values: dict[str, Any], origins: dict[str,
 
 
 _HINTS: dict[str, Any] = get_type_hints(Settings)
+_SECRETS = [name for name, hint in _HINTS.items() if SecretStr in get_args(hint)]
 _ADAPTER: TypeAdapter[Settings] = TypeAdapter(Settings)

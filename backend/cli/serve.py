@@ -39,13 +39,16 @@ def demo(
 ) -> None:
     """Start Label Studio and the backend with a sample project, ready to click (`make run`)."""
     from backend.demo import run as demo
-    from backend.settings import load_settings
+    from backend.settings import load_settings, plain
 
     if prepare is None:
         demo.run(port=port, backend_port=backend_port)
         return
     settings = load_settings()
     project = demo.prepare(
-        settings.label_studio_url, settings.label_studio_api_key or "", prepare, webhook_secret=settings.webhook_secret
+        settings.label_studio_url,
+        plain(settings.label_studio_api_key) or "",
+        prepare,
+        webhook_secret=plain(settings.webhook_secret),
     )
     print(f"project {project.id} with {len(project.tasks)} tasks is connected to {prepare}")

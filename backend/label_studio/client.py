@@ -42,8 +42,7 @@ class LabelStudio:
     """All Label Studio servers of this backend. Safe to use from several threads."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        tokens = {settings.label_studio_url: settings.label_studio_api_key, **settings.label_studio_keys}
-        servers = [Server(base_url, token) for base_url, token in tokens.items()]
+        servers = [Server(base_url, token) for base_url, token in settings.label_studio_tokens().items()]
         self._servers: dict[Origin, Server] = {server.origin: server for server in servers}
         self._extra = {origin_of(url) for url in settings.allowed_origins}
         self._settings = settings

@@ -105,7 +105,7 @@ class Store:
 def open_store(settings: Settings) -> Store:
     """The store that the settings name: `database_url`, else `semsam.db` in the data folder."""
     if settings.database_url is not None:
-        return Store.open(settings.database_url)
+        return Store.open(settings.database_url.get_secret_value())
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     return Store.open(URL.create("sqlite", database=str(settings.data_dir / "semsam.db")).render_as_string())
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from flask import Request
 
-from backend.settings import Settings
+from backend.settings import Settings, plain
 
 #: "training": may ask for training only, which brings no data.
 Rights = Literal["all", "training"]
@@ -25,11 +25,11 @@ def rights_of(request: Request, settings: Settings, *, webhook: bool) -> Rights 
     secret_required = webhook and settings.webhook_secret is not None
     if not basic_required and not secret_required:
         return "all"
-    user_and_password = f"{settings.basic_auth_user}:{settings.basic_auth_pass}"
+    user_and_password = f"{settings.basic_auth_user}:{plain(settings.basic_auth_pass)}"
     if basic_required and _equal(_basic_credentials(request), user_and_password):
         return "all"
     secret = request.headers.get("X-Semsam-Secret", "").encode("latin-1")  # the bytes that came
-    if secret_required and _equal(secret, settings.webhook_secret or ""):
+    if secret_required and _equal(secret, plain(settings.webhook_secret) or ""):
         return "all"
     return None if basic_required else "training"
 

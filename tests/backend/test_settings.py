@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import SettingsError
-from backend.settings import Settings, load_settings
+from backend.settings import Settings, load_settings, plain, without_secrets
 from semsam_model.config import config_root
 
 CANARY = "canary-7f3a9c"
@@ -52,7 +53,7 @@ def test_an_empty_variable_counts_as_not_set(empty_file: Path) -> None:
 def test_the_names_that_label_studio_backends_use_are_read_and_give_way_to_our_own(empty_file: Path) -> None:
     environment = {"LABEL_STUDIO_HOST": "http://one", "LABEL_STUDIO_API_KEY": "k"}
     assert load_settings(empty_file, environment).label_studio_url == "http://one"
-    assert load_settings(empty_file, environment).label_studio_api_key == "k"
+    assert plain(load_settings(empty_file, environment).label_studio_api_key) == "k"
     environment["LABEL_STUDIO_URL"] = "http://two"
     assert load_settings(empty_file, environment).label_studio_url == "http://two"
     environment["SEMSAM_LABEL_STUDIO_URL"] = "http://three"
@@ -71,7 +72,7 @@ def test_any_value_comes_back_from_the_environment_as_it_went_in(port: int, seco
     found = load_settings(None, environment)
     assert found.port == port
     assert found.image_read_timeout == pytest.approx(seconds, abs=1e-6)
-    assert (found.basic_auth_user, found.basic_auth_pass) == ("12", password)
+    assert (found.basic_auth_user, plain(found.basic_auth_pass)) == ("12", password)
 
 
 def test_lists_may_be_separated_by_commas_and_mappings_written_as_yaml(empty_file: Path) -> None:
@@ -83,7 +84,7 @@ def test_lists_may_be_separated_by_commas_and_mappings_written_as_yaml(empty_fil
         },
     )
     assert found.allowed_origins == ("https://a.example", "http://b:81")
-    assert found.label_studio_keys == {"http://ls2:8080": "key"}
+    assert found.label_studio_tokens() == {"http://localhost:8080": None, "http://ls2:8080": "key"}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,16 @@ def test_a_wrong_variable_stops_the_start_and_is_named(empty_file: Path, variabl
         load_settings(empty_file, {variable: value})
 
 
+def test_an_unknown_name_is_answered_with_the_nearest_one(empty_file: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"SEMSAM_PROT: no such setting \(PORT\?\); expected SEMSAM_ and one of HOST,"
+    ):
+        load_settings(empty_file, {"SEMSAM_PROT": "1"})
+    empty_file.write_text("prot: 9090")
+    with pytest.raises(SettingsError, match=r"unknown key 'prot' \(port\?\); expected one of host,"):
+        load_settings(empty_file, {})
+
+
 KUBERNETES = {
     "SEMSAM_PORT": "tcp://10.0.0.1:80",
     "SEMSAM_PORT_80_TCP": "tcp://10.0.0.1:80",
@@ -161,15 +172,21 @@ def test_secrets_are_masked_when_printed(empty_file: Path) -> None:
             "SEMSAM_BASIC_AUTH_USER": "someone",
             "SEMSAM_BASIC_AUTH_PASS": CANARY,
             "SEMSAM_WEBHOOK_SECRET": CANARY,
+            "SEMSAM_DATABASE_URL": f"postgresql://user:{CANARY}@host/name",
         },
     )
-    assert found.webhook_secret == CANARY
+    assert plain(found.webhook_secret) == CANARY
     for text in (repr(found), str(found), f"{found}"):
         assert CANARY not in text
         assert "http://ls2" in text
+    kept = without_secrets(found)
+    assert kept.basic_auth_user is kept.database_url is kept.label_studio_api_key is kept.webhook_secret is None
+    assert kept.label_studio_keys == {} and CANARY.encode() not in pickle.dumps(kept)
 
 
-@pytest.mark.parametrize("name", ["label_studio_api_key", "label_studio_keys", "basic_auth_pass", "webhook_secret"])
+@pytest.mark.parametrize(
+    "name", ["label_studio_api_key", "label_studio_keys", "basic_auth_pass", "webhook_secret", "database_url"]
+)
 def test_a_wrong_secret_is_named_and_not_shown(tmp_path: Path, name: str) -> None:
     path = tmp_path / "backend.yaml"
     path.write_text(f"{name}: [{CANARY}]\n")
