@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from backend.images import Photo
 from semsam_model.checkpoints.header import Version
 from semsam_model.masks.codecs import encode_coco_rle
+from semsam_model.masks.drawing import Colour, draw_mask, draw_outline, draw_prompt, mix, scaled
 from semsam_model.types import Candidate, Prompt
 
 TILE = 420  #: longer side of one picture on the sheet, pixels
@@ -78,45 +79,42 @@ def _row(c: Candidate) -> dict[str, Any]:
 
 def contact_sheet(rgb: np.ndarray, prompt: Prompt, candidates: Sequence[Candidate]) -> Image.Image:
     """The photo with its prompt, then each candidate drawn over the photo, captioned rank, level, score."""
-    height, width = rgb.shape[:2]
-    scale = TILE / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.LANCZOS))
-    tiles = [(_with_prompt(small, prompt, scale), "photo and prompt")]
+    scale = TILE / max(rgb.shape[:2])
+    small = scaled(rgb, scale)
+    tiles = [(small.copy(), "photo and prompt")]
     for c in candidates:
-        colour = COLOURS[(c.rank - 1) % len(COLOURS)]
+        drawn = _highlighted(small, c.mask, COLOURS[(c.rank - 1) % len(COLOURS)])
         label = f" · {c.label}" if c.label else ""
         within = f" · in {c.parent}" if c.parent else ""
-        drawn = _with_prompt(_with_mask(small, c.mask, colour), prompt, scale)
         tiles.append((drawn, f"{c.rank} · level {c.level} · {c.score:.2f}{label}{within}"))
+    for tile, _ in tiles:
+        draw_prompt(tile, prompt, scale)
     columns = min(4, len(tiles))
     rows = math.ceil(len(tiles) / columns)
-    cell_w, cell_h = size[0] + GAP, size[1] + CAPTION + GAP
+    cell_w, cell_h = small.shape[1] + GAP, small.shape[0] + CAPTION + GAP
     sheet = Image.new("RGB", (columns * cell_w + GAP, rows * cell_h + GAP), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(16)
     for i, (tile, caption) in enumerate(tiles):
         x, y = GAP + i % columns * cell_w, GAP + i // columns * cell_h
         sheet.paste(Image.fromarray(tile), (x, y))
-        draw.text((x + 2, y + size[1] + 5), caption, fill="black", font=font)
+        draw.text((x + 2, y + small.shape[0] + 5), caption, fill="black", font=font)
     return sheet
 
 
 def overview(rgb: np.ndarray, candidates: Sequence[Candidate]) -> Image.Image:
     """All masks over the photo at its own size, small ones on top, in different colours, with their names."""
-    out = rgb.astype(np.float32)
+    out = rgb.copy()
     shuffled = np.random.default_rng(0).permutation(180)
     order = sorted(candidates, key=lambda c: -c.area)
     for c in order:
         hue = np.array([[[shuffled[c.rank % 180], 190, 235]]], np.uint8)
-        colour = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
+        red, green, blue = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist()
         x0, y0, x1, y1 = c.bbox
         window = out[y0:y1, x0:x1]
-        window[c.crop] = 0.5 * rgb[y0:y1, x0:x1][c.crop] + 0.5 * colour
-        outline, _ = cv2.findContours(c.crop.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        painted = cv2.drawContours(np.ascontiguousarray(window), outline, -1, (255, 255, 255), 1)
-        out[y0:y1, x0:x1] = painted
-    sheet = Image.fromarray(out.clip(0, 255).astype(np.uint8))
+        window[c.crop] = mix(rgb[y0:y1, x0:x1][c.crop], (red, green, blue), 0.5)
+        draw_outline(window, c.crop, (255, 255, 255), 1)
+    sheet = Image.fromarray(out)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(14)
     for c in order:
@@ -127,23 +125,12 @@ def overview(rgb: np.ndarray, candidates: Sequence[Candidate]) -> Image.Image:
     return sheet
 
 
-def _with_mask(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    h, w = picture.shape[:2]
-    inside = cv2.resize(mask.astype(np.uint8), (w, h), interpolation=cv2.INTER_AREA) > 0
+def _highlighted(picture: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
+    """A copy of the picture, tinted inside the mask and pale and grey outside."""
+    # any pixel of the mask shows, however thin it is at this size
+    inside = cv2.resize(mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_AREA) > 0
     grey = picture.mean(2, keepdims=True).repeat(3, 2)
-    out = np.where(inside[..., None], picture * 0.5 + np.array(colour) * 0.5, grey * 0.6 + 90).clip(0, 255)
-    out = np.ascontiguousarray(out.astype(np.uint8))
-    contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(out, contours, -1, colour, 2)
-
-
-def _with_prompt(picture: np.ndarray, prompt: Prompt, scale: float) -> np.ndarray:
-    out = picture.copy()
-    for box in prompt.boxes:
-        corners = [round(v * scale) for v in (box.x0, box.y0, box.x1, box.y1)]
-        cv2.rectangle(out, (corners[0], corners[1]), (corners[2], corners[3]), (0, 229, 255), 2)
-    for click in prompt.clicks:
-        at = (round(click.x * scale), round(click.y * scale))
-        cv2.circle(out, at, 7, (255, 255, 255), -1, cv2.LINE_AA)
-        cv2.circle(out, at, 5, (0, 160, 60) if click.positive else (210, 30, 30), -1, cv2.LINE_AA)
+    out = np.where(inside[..., None], picture, (grey * 0.6 + 90).clip(0, 255)).astype(np.uint8)
+    draw_mask(out, inside, colour, 0.5)
+    draw_outline(out, inside, colour)
     return out

@@ -22,6 +22,7 @@ from rich.table import Table
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import Dataset, Region, Sample
 from semsam_model.errors import DataError
+from semsam_model.masks.drawing import draw_mask, draw_outline, fit, scaled
 from semsam_model.types import GRANULARITIES
 
 #: A part that lies in its whole by less than this is counted as loose.
@@ -168,18 +169,14 @@ def _count(regions: Sequence[Region], masks: Sequence[np.ndarray | None], found:
 
 def _tile(image: np.ndarray, regions: Sequence[Region], masks: Sequence[np.ndarray | None]) -> np.ndarray:
     """uint8 (TILE, TILE, 3): the photo with its masks, large ones first."""
-    scale = TILE / max(image.shape[:2])
-    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    picture = scaled(image, TILE / max(image.shape[:2]))
     known = [(region, mask) for region, mask in zip(regions, masks, strict=True) if mask is not None]
     for number, (region, mask) in enumerate(sorted(known, key=lambda pair: -np.count_nonzero(pair[1]))):
-        inside = cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-        tints = _TINTS[region.granularity]
-        small[inside] = 0.62 * small[inside] + 0.38 * np.array(tints[number % len(tints)], np.float32)
-        edge = inside & (cv2.erode(inside.view(np.uint8), np.ones((3, 3), np.uint8)) == 0)
-        small[edge] = tints[number % len(tints)]
+        inside, tints = fit(mask, picture), _TINTS[region.granularity]
+        draw_mask(picture, inside, tints[number % len(tints)], 0.38)
+        draw_outline(picture, inside, tints[number % len(tints)], 1)
     tile = np.full((TILE, TILE, 3), 24, np.uint8)
-    tile[: size[1], : size[0]] = small.round().astype(np.uint8)
+    tile[: picture.shape[0], : picture.shape[1]] = picture
     return tile
 
 

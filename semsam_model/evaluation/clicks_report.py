@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from jinja2 import Environment, FileSystemLoader
-from PIL import Image
 from rich.table import Table
 
 from semsam_model.data.samples import Sample
@@ -22,13 +17,12 @@ from semsam_model.evaluation.clicks_summary import FORMER_NAMES
 from semsam_model.inference.predict import predict_candidates
 from semsam_model.inference.zoom import crop_encoder
 from semsam_model.masks.clicker import innermost
+from semsam_model.masks.drawing import draw_comparison, to_data_url
 from semsam_model.network.model import SemanticSAM
 from semsam_model.types import Prompt
 
 WORST = 24
 A_SOURCE = 4  #: of them, so that one source does not fill the page
-SIDE = 320  #: longer side of a picture
-WANTED, GOT, CLICK = (40, 200, 90), (250, 120, 30), (255, 40, 60)
 COLUMNS = (
     "oracle",
     "first",
@@ -77,28 +71,14 @@ def draw_cases(model: SemanticSAM, samples: Sequence[Sample], clicks: Iterable[C
             context=known_kind(score.granularity),
             encode_crop=crop_encoder(model, rgb),
         )
-        scale = SIDE / max(rgb.shape[:2])
-        size = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
-        picture = np.ascontiguousarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
-        masks = [(wanted, WANTED)] + ([(candidates[0].mask, GOT)] if candidates else [])
-        for mask, colour in masks:
-            small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-            outlines, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(picture, outlines, -1, colour, 2)
-        cv2.circle(picture, (int(click.x * scale), int(click.y * scale)), 4, CLICK, -1)
+        picture = draw_comparison(rgb, wanted, candidates[0].mask if candidates else None, click)
         name = sample.regions[score.region].name or ""
         figures = (
             f"top1 given kind {100 * score.top1_given_kind:.0f}, first {100 * score.first:.0f}, "
             f"oracle {100 * score.oracle:.0f}"
         )
-        cases.append(Case(_data_url(picture), f"{sample.name}: {name} ({score.granularity}); {figures}"))
+        cases.append(Case(to_data_url(picture), f"{sample.name}: {name} ({score.granularity}); {figures}"))
     return cases
-
-
-def _data_url(picture: np.ndarray) -> str:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "webp", quality=80)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def page(content: Mapping[str, Any], cases: Sequence[Case]) -> str:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image
 
 from semsam_model.gate.clicks import GateClick
 from semsam_model.gate.verdict import Comparison
@@ -18,12 +14,11 @@ from semsam_model.gate.verdict_table import page_environment, read_verdict
 from semsam_model.inference.predict import predict_candidates
 from semsam_model.inference.zoom import crop_encoder
 from semsam_model.masks.clicker import innermost
+from semsam_model.masks.drawing import draw_comparison, to_data_url
 from semsam_model.network.model import SemanticSAM
 from semsam_model.types import Prompt
 
 PICTURES = 8  #: half of them the largest gains, half the largest losses
-SIDE = 320
-WANTED, GOT, CLICK = (40, 170, 70), (235, 130, 30), (220, 30, 60)
 
 
 @dataclass(frozen=True)
@@ -88,14 +83,4 @@ def _picture(model: SemanticSAM, comparison: Comparison, at: GateClick) -> str:
     rgb, wanted = sample.image(), sample.mask(at.region)
     click = innermost(wanted)
     offered = predict_candidates(model, model.encode(rgb), Prompt((click,)), encode_crop=crop_encoder(model, rgb))
-    scale = SIDE / max(rgb.shape[:2])
-    size = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
-    picture = np.ascontiguousarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
-    for mask, colour in [(wanted, WANTED), *((c.mask, GOT) for c in offered[:1])]:
-        small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-        outlines, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, outlines, -1, colour, 2)
-    cv2.circle(picture, (int(click.x * scale), int(click.y * scale)), 4, CLICK, -1)
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "webp", quality=80)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    return to_data_url(draw_comparison(rgb, wanted, offered[0].mask if offered else None, click))

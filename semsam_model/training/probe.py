@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,11 +14,10 @@ from PIL import Image
 from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError
 from semsam_model.masks.clicker import innermost
+from semsam_model.masks.drawing import GOT, WANTED, draw_mask, draw_prompt, fit, scaled
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.types import Click
-
-_TINT = {"wanted": (40, 200, 90), "got": (250, 120, 30), "click": (255, 40, 60)}
+from semsam_model.types import Click, Prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,17 +113,12 @@ def save_preview(model: SemanticSAM, probes: Sequence[Probe], pixels: int, path:
     for probe in probes:
         iou, _, got = _answer(model, probe, pixels)
         scale = height / probe.image.shape[0]
-        size = (max(1, round(probe.image.shape[1] * scale)), height)
-        photo = cv2.resize(probe.image, size, interpolation=cv2.INTER_AREA)
-        tiles = [photo.copy()]
-        for name, mask in (("wanted", probe.masks[0]), ("got", got[0, iou[0].argmax()])):
-            small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-            tile = photo.copy()
-            tile[small] = (tile[small] * 0.45 + np.array(_TINT[name]) * 0.55).astype(np.uint8)
-            tiles.append(tile)
-        place = (int(probe.clicks[0].x * scale), int(probe.clicks[0].y * scale))
-        cv2.circle(tiles[0], place, 4, _TINT["click"], -1)
-        rows.append(np.concatenate(tiles, 1))
+        photo = scaled(probe.image, scale)
+        wanted, best = photo.copy(), photo.copy()
+        draw_mask(wanted, fit(probe.masks[0], photo), WANTED, 0.55)
+        draw_mask(best, fit(got[0, iou[0].argmax()], photo), GOT, 0.55)
+        draw_prompt(photo, Prompt(probe.clicks[:1]), scale)
+        rows.append(np.concatenate((photo, wanted, best), 1))
     width = max(row.shape[1] for row in rows)
     sheet = np.concatenate([np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0))) for row in rows])
     path.parent.mkdir(parents=True, exist_ok=True)

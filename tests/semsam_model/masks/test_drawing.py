@@ -1,0 +1,78 @@
+"""Photos with masks and prompts drawn on them."""
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from semsam_model.masks.drawing import (
+    BOX,
+    GOT,
+    NEGATIVE,
+    POSITIVE,
+    WANTED,
+    draw_comparison,
+    draw_mask,
+    draw_outline,
+    draw_prompt,
+    fit,
+    scaled,
+    to_data_url,
+)
+from semsam_model.types import Box, Click, Prompt
+
+GREY = np.full((60, 80, 3), 100, np.uint8)
+
+
+def rectangle(y0: int, x0: int, y1: int, x1: int) -> np.ndarray:
+    mask = np.zeros(GREY.shape[:2], bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def is_colour(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    return np.asarray((picture == colour).all(2))
+
+
+def test_a_picture_keeps_the_photos_shape_and_its_masks_keep_their_place() -> None:
+    picture = scaled(GREY, 0.5)
+    assert picture.shape == (30, 40, 3)
+    np.testing.assert_array_equal(fit(rectangle(10, 20, 30, 60), picture), rectangle(5, 10, 15, 30)[:30, :40])
+    assert scaled(GREY, 0.001).shape == (1, 1, 3)
+
+
+def test_a_mask_is_tinted_inside_and_nowhere_else() -> None:
+    picture, inside = GREY.copy(), rectangle(10, 20, 30, 60)
+    draw_mask(picture, inside, (200, 0, 100), 0.5)
+    assert (picture[inside] == (150, 50, 100)).all()
+    assert (picture[~inside] == 100).all()
+
+
+def test_an_outline_lies_on_the_masks_border_and_around_its_hole() -> None:
+    picture, inside = GREY.copy(), rectangle(10, 20, 30, 60) & ~rectangle(15, 30, 20, 40)
+    draw_outline(picture, inside, WANTED, 1)
+    drawn = is_colour(picture, WANTED)
+    assert drawn[10, 20:60].all() and drawn[29, 20:60].all() and drawn[14, 30:40].all()
+    assert not drawn[rectangle(11, 21, 13, 59)].any() and not drawn[~inside].any()
+
+
+def test_clicks_have_the_colour_of_their_sign_at_their_place_and_boxes_their_sides() -> None:
+    picture = GREY.copy()
+    draw_prompt(picture, Prompt((Click(40, 20), Click(140, 100, positive=False)), (Box(4, 4, 60, 60),)), 0.5)
+    assert tuple(picture[10, 20]) == POSITIVE
+    assert tuple(picture[50, 70]) == NEGATIVE
+    assert tuple(picture[30, 10]) == BOX
+
+
+def test_a_comparison_shows_what_was_wanted_and_what_came_if_anything_did() -> None:
+    wanted, got = rectangle(5, 5, 25, 35), rectangle(30, 40, 55, 75)
+    both = draw_comparison(GREY, wanted, got, Click(20, 15), side=80)
+    assert is_colour(both, WANTED).any() and is_colour(both, GOT).any() and is_colour(both, POSITIVE).any()
+    assert not is_colour(draw_comparison(GREY, wanted, None, Click(20, 15), side=80), GOT).any()
+
+
+def test_a_data_url_holds_the_picture() -> None:
+    url = to_data_url(scaled(GREY, 0.5))
+    with Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/webp;base64,")))) as image:
+        assert image.size == (40, 30)
