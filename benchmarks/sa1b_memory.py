@@ -24,7 +24,8 @@ import numpy as np
 from PIL import Image
 
 from semsam_model.data.readers.sa1b import read_sa1b
-from semsam_model.data.samples import CocoMask, Sample
+from semsam_model.data.samples import Sample
+from semsam_model.data.segmentations import CocoMask
 
 SIDE = 32
 

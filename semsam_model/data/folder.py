@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from semsam_model.data.readers.coco import CocoOptions, read_coco
-from semsam_model.data.samples import CocoMask, Dataset, Sample
+from semsam_model.data.readers.coco import read_coco
+from semsam_model.data.readers.coco_file import CocoOptions
+from semsam_model.data.samples import Dataset, Sample
+from semsam_model.data.segmentations import CocoMask
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import tight_bbox
 from semsam_model.types import Label

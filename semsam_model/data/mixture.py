@@ -21,11 +21,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from semsam_model.config import STRICT, Count, NonNegative, NonNegativeInt, parse_config, read_yaml
-from semsam_model.data.readers.coco import CocoOptions, read_coco, read_panoptic
+from semsam_model.data.lazy_samples import LazySamples, chain, pack
+from semsam_model.data.readers.coco import read_coco
+from semsam_model.data.readers.coco_file import CocoOptions
 from semsam_model.data.readers.label_map import ENDINGS, MapOptions, read_label_map
 from semsam_model.data.readers.label_studio import read_label_studio
+from semsam_model.data.readers.panoptic import read_panoptic
 from semsam_model.data.readers.sa1b import read_sa1b
-from semsam_model.data.samples import Dataset, Feeds, LazySamples, Sample, chain, pack
+from semsam_model.data.samples import Dataset, Sample, Supervision
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError, DataError
 
@@ -102,7 +105,7 @@ class SourceConfig:
         if len(self.endings) not in (0, 2):
             raise ValueError(f"source {self.name!r}: endings: expected two, of the map and of the photo")
         try:
-            Feeds.of(self.feeds)
+            Supervision.of(self.feeds)
         except ConfigError as error:
             raise ValueError(f"source {self.name!r}: {error}") from None
 
@@ -144,7 +147,7 @@ class Mixture:
     def named(self) -> LazySamples:
         """Those of the sources that feed names; the others, which may be long, are not gone through."""
         parts = [dataset.samples for dataset in self.datasets.values()]
-        return chain([samples for samples in parts if samples[0].feeds.names])
+        return chain([samples for samples in parts if samples[0].supervision.names])
 
     @property
     def skipped(self) -> list[str]:
@@ -178,12 +181,12 @@ def read_mixture(config: MixtureConfig | Path, root: Path | None = None, *, eval
 
 
 def _read(source: SourceConfig, root: Path, evaluation: bool) -> Dataset:
-    feeds = Feeds.of(source.feeds)
+    supervision = Supervision.of(source.feeds)
     options = CocoOptions(source.granularity, source.names, source.partial, evaluation)
     if source.kind == "synthetic":
         side = source.size or 256
         made = made_samples(
-            source.count or 1, seed=source.seed or 0, size=(side, side), source=source.name, feeds=feeds
+            source.count or 1, seed=source.seed or 0, size=(side, side), source=source.name, supervision=supervision
         )
         return Dataset(made, ())
     path = root / str(source.path)
@@ -194,18 +197,22 @@ def _read(source: SourceConfig, root: Path, evaluation: bool) -> Dataset:
         )
     images = None if source.images is None else root / source.images
     if source.kind == "sa1b":
-        return read_sa1b(path, source=source.name, feeds=feeds)
+        return read_sa1b(path, source=source.name, supervision=supervision)
     if source.kind == "label_map":
         understood = MapOptions(
             source.labels, source.instances, source.granularity or "object", source.names, source.partial
         )
         endings = source.endings or ENDINGS
-        dataset = read_label_map(path, images or root, understood, endings, source=source.name, feeds=feeds)
+        dataset = read_label_map(path, images or root, understood, endings, source=source.name, supervision=supervision)
     elif source.kind == "coco":
-        dataset = read_coco(path, images, source=source.name, feeds=feeds, options=options)
+        dataset = read_coco(path, images, source=source.name, supervision=supervision, options=options)
     elif source.kind == "panoptic":
         masks = None if source.masks is None else root / source.masks
-        dataset = read_panoptic(path, images or root, masks, source=source.name, feeds=feeds, options=options)
+        dataset = read_panoptic(
+            path, images or root, masks, source=source.name, supervision=supervision, options=options
+        )
     else:
-        dataset = read_label_studio(path, images or root, source=source.name, feeds=feeds, partial=source.partial)
+        dataset = read_label_studio(
+            path, images or root, source=source.name, supervision=supervision, partial=source.partial
+        )
     return replace(dataset, samples=pack(dataset.samples))

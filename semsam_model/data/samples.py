@@ -1,62 +1,29 @@
-"""Annotated photographs as values: one `Sample` a photo, whatever it was read from, and long rows of them.
+"""Annotated photos as values: one `Sample` a photo, whatever format it was read from.
 
-Pixels, masks and, for large sources, annotations are read when asked for, so a sample costs little to name. Frame:
-pixels of the EXIF-oriented photo.
+Pixels, masks and, for large sources, annotations are read when they are asked for, so that a sample takes little
+memory. Frame: pixels of the EXIF-oriented photo.
 """
 
 from __future__ import annotations
 
-import io
-import operator
-import pickle
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, overload
 
 import numpy as np
-from PIL import Image
-from pycocotools import mask as coco_mask
 
-from semsam_model.data.pixels import decode_rgb
-from semsam_model.errors import ConfigError, DataError, ImageError
-from semsam_model.masks.codecs import decode_coco_rle, encode_coco_rle
-from semsam_model.masks.geometry import Size, crop_mask
+from semsam_model.data.photos import Photo
+from semsam_model.data.segmentations import BAD_ENTRY, Segmentation
+from semsam_model.errors import ConfigError, DataError
 from semsam_model.types import Label
 
 MIN_AREA = 64  #: photo pixels of a mask that is worth a click, see `clickable`
 
-#: What a mask can raise besides DataError while it is read from someone else's file.
-BAD_ENTRY = (KeyError, TypeError, ValueError, IndexError, AttributeError)
-
-
-class Segmentation(Protocol):
-    """Where a mask comes from."""
-
-    def decode(self, size: Size) -> np.ndarray:
-        """bool (H, W) of a photo of `size` (H, W). Raises DataError, or one of BAD_ENTRY for a malformed entry."""
-
-
-class Photo(Protocol):
-    """Where pixels come from."""
-
-    @property
-    def path(self) -> Path:
-        """The file they lie in, or a name in the form of one."""
-
-    @property
-    def name(self) -> str:
-        """The photo's own file name."""
-
-    def pixels(self) -> np.ndarray:
-        """uint8 RGB (H, W, 3). Raises DataError naming the file."""
-
 
 @dataclass(frozen=True)
-class Feeds:
-    """Which losses a source teaches."""
+class Supervision:
+    """Which losses the annotations of a source are good for."""
 
     masks: bool = True
     boxes: bool = True
@@ -69,12 +36,12 @@ class Feeds:
         return self.object_names or self.part_names
 
     def name_of(self, granularity: str) -> bool:
-        """Whether a region of this granularity teaches its name; a named region ("sky") is a whole of its own."""
+        """Whether a region of this granularity supervises names; a named region ("sky") is a whole of its own."""
         return self.part_names if granularity == "part" else self.object_names
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> Feeds:
-        """From the names of the losses fed. Raises ConfigError for another name, and when there is none."""
+    def of(cls, names: Iterable[str]) -> Supervision:
+        """From the names of the losses. Raises ConfigError for another name, and when there is none."""
         known, given = {f.name for f in fields(cls)}, list(names)
         unknown = [name for name in given if name not in known]
         if unknown or not given:
@@ -82,7 +49,7 @@ class Feeds:
         return cls(**{name: name in given for name in known})
 
 
-EVERY_LOSS = Feeds()
+FULL_SUPERVISION = Supervision()
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +62,8 @@ class Region:
     parent: int | None = None  #: index, among the sample's regions, of the enclosing one
     box_only: bool = False  #: nobody drew its outline: the mask is a filled rectangle
     weight: float = 1.0  #: how often fine-tuning asks for it beside others, more than 0
-    crowd: bool = False  #: several things in one mask, not told apart; only where a source is read for evaluation
-    area: float | None = None  #: pixels, as the source says it; only where a source is read for evaluation
+    crowd: bool = False  #: several things in one mask (COCO's `iscrowd`); only read for evaluation
+    area: float | None = None  #: pixels, as the source says it; only read for evaluation
     whole: str | None = None  #: of a part, as `Label.whole`
 
     @property
@@ -106,11 +73,11 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """Of a photo that was annotated for some labels alone, as those of LVIS and PACO: which, beside those on it."""
+class FederatedLabels:
+    """Of a photo that was annotated for some labels only, as those of LVIS and PACO: which, beside those on it."""
 
-    absent: frozenset[Label]  #: looked for, and not there
-    incomplete: frozenset[Label]  #: there, but not every one of them is annotated
+    negative: frozenset[Label]  #: looked for, and not there (`neg_category_ids`)
+    not_exhaustive: frozenset[Label]  #: there, but not every instance is annotated (`not_exhaustive_category_ids`)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +88,7 @@ class Annotation:
     height: int
     regions: tuple[Region, ...]
     partial: bool = False  #: not everything visible is annotated
-    checked: Checked | None = None  #: None: every label of the source; only where a source is read for evaluation
+    federated: FederatedLabels | None = None  #: None: annotated for every label; only read for evaluation
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +98,7 @@ class Sample:
     photo: Photo
     source: str
     annotated: Annotation | Callable[[], Annotation]  #: callable: read at the first use; raises DataError
-    feeds: Feeds = EVERY_LOSS
+    supervision: Supervision = FULL_SUPERVISION
 
     @property
     def path(self) -> Path:
@@ -201,69 +168,6 @@ def clickable(regions: Sequence[Region], masks: Sequence[np.ndarray], min_area: 
     return [i for i, (region, mask) in pairs if not region.box_only and np.count_nonzero(mask) >= min_area]
 
 
-# --------------------------------------------------------------------------------------------------- photos and masks
-
-
-def read_rgb(data: bytes, where: str) -> np.ndarray:
-    """A picture file -> uint8 RGB (H, W, 3), as clicks see it. Raises DataError that begins with `where`."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return decode_rgb(image, data)
-    except (ImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
-        raise DataError(f"{where}: expected a readable image: {exc}") from exc
-
-
-@dataclass(frozen=True)
-class PhotoFile:
-    """A picture file of its own."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    def content(self) -> bytes:
-        """The file as it is. Raises OSError."""
-        return self.path.read_bytes()
-
-    def pixels(self) -> np.ndarray:
-        try:
-            data = self.content()
-        except OSError as exc:
-            raise DataError(f"{self.path}: expected a readable image: {exc}") from exc
-        return read_rgb(data, str(self.path))
-
-
-@dataclass(frozen=True, eq=False)
-class CocoMask:
-    """A COCO segmentation as it stands in a file: compressed or plain RLE, or polygons."""
-
-    segmentation: Mapping[str, Any] | Sequence[Any]
-
-    @classmethod
-    def of(cls, mask: np.ndarray) -> CocoMask:
-        """Exactly this bool (H, W) mask."""
-        height, width = mask.shape
-        return cls(encode_coco_rle(*crop_mask(mask), (height, width)))
-
-    def decode(self, size: Size) -> np.ndarray:
-        if isinstance(self.segmentation, Mapping):
-            return np.ascontiguousarray(decode_coco_rle(dict(self.segmentation), size))
-        if not isinstance(self.segmentation, Sequence) or not self.segmentation:
-            raise ValueError("neither RLE nor polygons")
-        rings = [np.asarray(ring, np.float64) for ring in self.segmentation]
-        # pycocotools takes four numbers for a box, and does not ask whether points are finite.
-        if any(ring.ndim != 1 or ring.size < 6 or ring.size % 2 or not np.isfinite(ring).all() for ring in rings):
-            raise ValueError("a polygon is not x, y, x, y, x, y, ...")
-        reach = 4.0 * max(size)
-        rle = coco_mask.frPyObjects([ring.clip(-reach, reach).tolist() for ring in rings], *size)
-        return np.ascontiguousarray(coco_mask.decode(coco_mask.merge(rle))).view(bool)
-
-
-# -------------------------------------------------------------------------------------------------------- many samples
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """What a source or folder gave: samples, and what was left out and why."""
@@ -281,58 +185,3 @@ class Dataset:
         for sample in self.samples:
             counts[sample.source] = counts.get(sample.source, 0) + 1
         return counts
-
-
-class LazySamples(Sequence[Sample]):
-    """`count` samples, each made by `make(index)` when asked for and not kept. Workers may get `make` by pickle."""
-
-    def __init__(self, count: int, make: Callable[[int], Sample]) -> None:
-        self._count, self._make = count, make
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> LazySamples: ...
-    def __getitem__(self, index: int | slice) -> Sample | LazySamples:
-        if isinstance(index, slice):
-            chosen = range(self._count)[index]
-            return LazySamples(len(chosen), partial(_chosen, self._make, chosen))
-        place = operator.index(index)
-        place += self._count if place < 0 else 0
-        if not 0 <= place < self._count:
-            raise IndexError(index)
-        return self._make(place)
-
-
-def _chosen(make: Callable[[int], Sample], places: range, index: int) -> Sample:
-    return make(places[index])
-
-
-def pack(samples: Iterable[Sample]) -> LazySamples:
-    """The same samples, serialised: in one block of memory that worker processes share.
-
-    Polygons as Python numbers take several times the bytes, and looking at them in a worker copies their pages.
-    """
-    block, ends = bytearray(), array("q", [0])
-    for sample in samples:
-        block += pickle.dumps(sample, protocol=pickle.HIGHEST_PROTOCOL)
-        ends.append(len(block))
-    return LazySamples(len(ends) - 1, partial(_unpacked, np.frombuffer(block, np.uint8), np.frombuffer(ends, np.int64)))
-
-
-def _unpacked(block: np.ndarray, ends: np.ndarray, index: int) -> Sample:
-    return pickle.loads(block[ends[index] : ends[index + 1]].data)
-
-
-def chain(parts: Sequence[Sequence[Sample]]) -> LazySamples:
-    """The parts one after another."""
-    ends = np.cumsum([0, *map(len, parts)])
-    return LazySamples(int(ends[-1]), partial(_linked, tuple(parts), ends))
-
-
-def _linked(parts: tuple[Sequence[Sample], ...], ends: np.ndarray, index: int) -> Sample:
-    part = int(np.searchsorted(ends, index, side="right")) - 1
-    return parts[part][index - int(ends[part])]

@@ -22,8 +22,10 @@ import yaml
 from PIL import Image
 
 from semsam_model.data.mixture import Mixture
+from semsam_model.data.photos import PhotoFile
 from semsam_model.data.readers.sa1b import PHOTO_SUFFIXES, PhotoInTar
-from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Sample
+from semsam_model.data.samples import Annotation, Sample
+from semsam_model.data.segmentations import CocoMask
 from semsam_model.errors import ConfigError, DataError
 
 _QUALITY = 92  #: of a photo that is made smaller (WebP)
@@ -77,7 +79,7 @@ def pack_mixture(
             "kind": "sa1b",
             "path": name,
             "weight": float(mixture.shares[name]),
-            "feeds": [loss for loss, fed in asdict(dataset.samples[0].feeds).items() if fed],
+            "feeds": [loss for loss, used in asdict(dataset.samples[0].supervision).items() if used],
         }
         for name, dataset in mixture.datasets.items()
     ]

@@ -15,7 +15,9 @@ import cv2
 import numpy as np
 
 from semsam_model.data.folder import write_samples
-from semsam_model.data.samples import EVERY_LOSS, Annotation, CocoMask, Feeds, LazySamples, Region, Sample
+from semsam_model.data.lazy_samples import LazySamples
+from semsam_model.data.samples import FULL_SUPERVISION, Annotation, Region, Sample, Supervision
+from semsam_model.data.segmentations import CocoMask
 from semsam_model.masks.geometry import Size
 
 #: Masks smaller than this are left to what encloses them, pixels.
@@ -199,10 +201,15 @@ def draw_scene(seed: int, index: int, size: Size = (256, 256)) -> Scene:
 
 
 def made_samples(
-    count: int, *, seed: int = 0, size: Size = (256, 256), source: str = "synthetic", feeds: Feeds = EVERY_LOSS
+    count: int,
+    *,
+    seed: int = 0,
+    size: Size = (256, 256),
+    source: str = "synthetic",
+    supervision: Supervision = FULL_SUPERVISION,
 ) -> LazySamples:
     """`count` scenes as samples, drawn when asked for. Wholes are objects, all that they are made of parts."""
-    return LazySamples(count, partial(_sample, seed, size, source, feeds))
+    return LazySamples(count, partial(_sample, seed, size, source, supervision))
 
 
 def write_scenes(
@@ -232,8 +239,8 @@ class ScenePhoto:
         return draw_scene(self.seed, self.index, self.size).image
 
 
-def _sample(seed: int, size: Size, source: str, feeds: Feeds, index: int) -> Sample:
-    return Sample(ScenePhoto(seed, index, size), source, partial(_annotation, seed, index, size), feeds)
+def _sample(seed: int, size: Size, source: str, supervision: Supervision, index: int) -> Sample:
+    return Sample(ScenePhoto(seed, index, size), source, partial(_annotation, seed, index, size), supervision)
 
 
 def _annotation(seed: int, index: int, size: Size) -> Annotation:

@@ -41,9 +41,9 @@ class Vocabulary:
         counts = Counter(
             (sample.source, HEAD_OF[region.granularity], normalise_label(region.name))
             for sample in samples
-            if sample.feeds.names
+            if sample.supervision.names
             for region in sample.regions
-            if region.name is not None and sample.feeds.name_of(region.granularity)
+            if region.name is not None and sample.supervision.name_of(region.granularity)
         )
         named = {row: count for row, count in counts.items() if row[2] not in GENERIC}
         lists = Counter(row[:2] for row in named)

@@ -122,12 +122,12 @@ class _Instances:
         self._ap.add(photo.size, wanted, predicted, asked)
 
     def _asked(self, photo: Looked, annotated: set[int]) -> Asked | None:
-        checked = photo.sample.annotation.checked
-        if checked is None:
+        federated = photo.sample.annotation.federated
+        if federated is None:
             return None
         absent, incomplete = (
             {self._rows[i] for label in labels if (i := photo.labels.number(label)) in self._rows}
-            for labels in (checked.absent, checked.incomplete)
+            for labels in (federated.negative, federated.not_exhaustive)
         )
         return Asked(frozenset(absent | annotated), frozenset(incomplete))
 

@@ -279,7 +279,13 @@ class TrainingBatches(Dataset[Batch]):
                 granularity.append(region.granularity)
                 labels.append(self._label(sample, region))
                 outlined = not region.box_only
-                fed.append((sample.feeds.masks and outlined, sample.feeds.boxes, sample.feeds.iou and outlined))
+                fed.append(
+                    (
+                        sample.supervision.masks and outlined,
+                        sample.supervision.boxes,
+                        sample.supervision.iou and outlined,
+                    )
+                )
             except DataError as exc:
                 skipped.append(str(exc))
         image, placed = augment(photo, masks, size, self.config, self.fill, rng)
@@ -304,7 +310,7 @@ class TrainingBatches(Dataset[Batch]):
     ) -> GenericTargets:
         assert self.annotates is not None
         kinds = torch.tensor([GRANULARITIES.index(kind) for kind in granularity])
-        known = self.annotates[sample.source] & (sample.feeds.iou and not sample.partial)
+        known = self.annotates[sample.source] & (sample.supervision.iou and not sample.partial)
         outlines, boxes = at_logits(torch.from_numpy(masks)), torch.from_numpy(mask_boxes(masks))
         return GenericTargets(outlines, boxes, kinds, torch.from_numpy(labels), known, torch.from_numpy(teaches))
 

@@ -1,26 +1,26 @@
-"""Folders of label maps -> samples: a PNG of numbers for every photo.
+"""Folders of label maps -> samples: for every photo a PNG whose pixels are numbers.
 
 Two kinds of number:
 
-    the place of a name in a list   Pascal-Part-116 and ADE20K-Part-234 of OV-PARTS: all that bears one name is a region
-    an instance, from 1             the leaves of CVPPP: every number is a thing of its own, and all have one name
+    index into a list of names   Pascal-Part-116 and ADE20K-Part-234 of OV-PARTS: all pixels of one name are one region
+    instance, from 1             the leaves of CVPPP: every number is a region of its own, and all have the same name
 
-A name "whole:part" is that of a part. Pixels of any other number, and of an empty name, are not annotated.
+A name "whole:part" is that of a part. Pixels of other numbers, and of an empty name, are not annotated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from semsam_model.data.samples import EVERY_LOSS, Annotation, Dataset, Feeds, PhotoFile, Region, Sample
-from semsam_model.errors import DataError
-from semsam_model.masks.geometry import Size
+from semsam_model.data.photos import PhotoFile
+from semsam_model.data.readers.entries import renamed, require_folder, split_name
+from semsam_model.data.readers.id_maps import IdMask, read_ids
+from semsam_model.data.samples import FULL_SUPERVISION, Annotation, Dataset, Region, Sample, Supervision
 from semsam_model.types import Label
 
 #: How the names of a map and of its photo end, after what they share.
@@ -44,9 +44,9 @@ class MapOptions:
         return self._label(self.labels[number]) if 0 <= number < len(self.labels) and self.labels[number] else None
 
     def _label(self, spelled: str) -> Label:
-        meant, (whole, _, name) = self.names, spelled.rpartition(":")
-        name = meant.get(spelled, meant.get(name, name))
-        return Label("part", name, meant.get(whole, whole)) if whole else Label(self.granularity, name)
+        whole, short = split_name(spelled)
+        name = renamed(self.names, spelled, short)
+        return Label("part", name, renamed(self.names, whole)) if whole else Label(self.granularity, name)
 
 
 def read_label_map(
@@ -56,16 +56,15 @@ def read_label_map(
     endings: Sequence[str] = ENDINGS,
     *,
     source: str | None = None,
-    feeds: Feeds = EVERY_LOSS,
+    supervision: Supervision = FULL_SUPERVISION,
 ) -> Dataset:
     """Maps anywhere under `maps`, their photos in the same place under `images`.
 
     endings: of a map's and of its photo's file name ("_label.png", "_rgb.png"). A map is opened when it is asked for;
     a missing photo is skipped and named. Raises DataError when a folder is missing.
     """
-    for folder, what in ((maps, "label maps"), (images, "photos")):
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; the {what} of {source or maps.name} belong there")
+    require_folder(maps, "label maps", source or maps.name)
+    require_folder(images, "photos", source or maps.name)
     of_map, of_photo = endings
     source = source or maps.name
     files = sorted(maps.rglob(f"*{of_map}"))
@@ -74,7 +73,7 @@ def read_label_map(
         shared = file.relative_to(maps).as_posix().removesuffix(of_map)
         photo = images / f"{shared}{of_photo}"
         if photo.is_file():
-            samples.append(Sample(PhotoFile(photo), source, partial(_annotation, file, options), feeds))
+            samples.append(Sample(PhotoFile(photo), source, partial(_annotation, file, options), supervision))
         else:
             skipped.append(f"{photo}: no such photo")
     numbers = range(1, 2) if options.instances else range(len(options.labels))
@@ -82,40 +81,13 @@ def read_label_map(
     return Dataset(tuple(samples), tuple(skipped), len(files), {source: labels})
 
 
-@dataclass(frozen=True)
-class NumberMask:
-    """The pixels of one number of a map."""
-
-    path: Path
-    number: int
-
-    def decode(self, size: Size) -> np.ndarray:
-        numbers = _numbers(self.path)
-        if numbers.shape != size:
-            height, width = numbers.shape
-            raise DataError(f"{self.path}: expected {size[1]}x{size[0]} pixels, got {width}x{height}")
-        return np.asarray(numbers == self.number)
-
-
 def _annotation(file: Path, options: MapOptions) -> Annotation:
-    numbers = _numbers(file)
+    numbers = read_ids(file, "label map")
     regions = []
     for number in np.unique(numbers).tolist():
         label = options.label(number)
         if label is not None:
-            regions.append(Region(NumberMask(file, number), label.granularity, label.name, whole=label.whole))
+            mask = IdMask(file, number, "label map")
+            regions.append(Region(mask, label.granularity, label.name, whole=label.whole))
     height, width = numbers.shape
     return Annotation(width, height, tuple(regions), options.partial)
-
-
-@lru_cache(maxsize=2)  # a photo's masks are asked for one after another
-def _numbers(file: Path) -> np.ndarray:
-    """int32 (H, W)"""
-    try:
-        with Image.open(file) as image:
-            numbers = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
-        raise DataError(f"{file}: expected a readable label map: {exc}") from exc
-    if numbers.ndim != 2:
-        raise DataError(f"{file}: expected a label map with one channel, got one with {numbers.shape[2]}")
-    return numbers.astype(np.int32)

@@ -8,7 +8,6 @@ its `meta` holds a `granularity` of object, part or region.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from semsam_model.data.samples import BAD_ENTRY, EVERY_LOSS, Annotation, Dataset, Feeds, PhotoFile, Region, Sample
+from semsam_model.data.photos import PhotoFile
+from semsam_model.data.readers.entries import malformed, other_index, parse_json, problem
+from semsam_model.data.samples import FULL_SUPERVISION, Annotation, Dataset, Region, Sample, Supervision
+from semsam_model.data.segmentations import BAD_ENTRY
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import Size
 from semsam_model.masks.label_studio import region_mask, region_shape, region_size
@@ -41,19 +43,20 @@ class LabelStudioMask:
 
 
 def read_label_studio(
-    export: Path, images: Path, *, source: str | None = None, feeds: Feeds = EVERY_LOSS, partial: bool = False
+    export: Path,
+    images: Path,
+    *,
+    source: str | None = None,
+    supervision: Supervision = FULL_SUPERVISION,
+    partial: bool = False,
 ) -> Dataset:
     """One export file; photos are looked for under `images` by the path in the task (`?d=`), then by file name.
 
     `partial`: not everything visible was annotated. A task without a photo or a readable region is skipped and named.
     Raises DataError when the file cannot be read.
     """
-    try:
-        tasks = json.loads(export.read_bytes())
-        if not isinstance(tasks, list):
-            raise TypeError("expected a list of tasks; export as JSON, not JSON-MIN")
-    except (OSError, ValueError, TypeError, RecursionError) as exc:
-        raise DataError(f"{export}: expected a Label Studio export in JSON: {exc}") from exc
+    with malformed(export, "a Label Studio export in JSON (a list of tasks; not JSON-MIN)"):
+        tasks = parse_json(export.read_bytes(), list)
     samples: list[Sample] = []
     skipped: list[str] = []
     for number, task in enumerate(tasks):
@@ -66,10 +69,10 @@ def read_label_studio(
             photo = _photo(task["data"], images)
             known = _annotation(rows, partial, where, skipped)
         except (DataError, *BAD_ENTRY) as exc:
-            skipped.append(f"{where}: {exc if isinstance(exc, DataError) else repr(exc)}")
+            skipped.append(problem(where, exc))
             continue
         if known is not None:
-            samples.append(Sample(PhotoFile(photo), source or export.stem, known, feeds))
+            samples.append(Sample(PhotoFile(photo), source or export.stem, known, supervision))
     return Dataset(tuple(samples), tuple(skipped))
 
 
@@ -115,7 +118,7 @@ def _annotation(rows: list[Any], partial: bool, where: str, skipped: list[str]) 
             elif str(row.get("type")).removesuffix("labels") in _UNREAD_SHAPES:
                 skipped.append(f"{where}: region {row.get('id')!r}: a {row['type']} is not read")
         except (DataError, *BAD_ENTRY) as exc:
-            skipped.append(f"{where}: {exc}")
+            skipped.append(problem(where, exc))
     if not kept:
         return None
     if len(set(sizes)) > 1:
@@ -139,8 +142,7 @@ def _labels(rows: list[Any]) -> dict[str, str]:
 
 
 def _region(row: dict[str, Any], index: int, place: Mapping[Any, int], labels: Mapping[str, str]) -> Region:
-    parent = place.get(row.get("parentID"))
-    parent = None if parent == index else parent
+    parent = other_index(place, row.get("parentID"), index)
     meta = row.get("meta")
     said = meta.get("granularity") if isinstance(meta, dict) else None
     granularity = said if said in GRANULARITIES else "object" if parent is None else "part"

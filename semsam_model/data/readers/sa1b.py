@@ -7,7 +7,6 @@ size: their granularity is `region`. Packed shards (see `shards`) are the same w
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 import tarfile
@@ -20,27 +19,25 @@ from typing import Any
 
 import numpy as np
 
+from semsam_model.data.lazy_samples import LazySamples, chain
+from semsam_model.data.photos import PhotoFile, decode_photo
+from semsam_model.data.readers.entries import malformed, parse_json
 from semsam_model.data.samples import (
-    BAD_ENTRY,
-    EVERY_LOSS,
+    FULL_SUPERVISION,
     Annotation,
-    CocoMask,
     Dataset,
-    Feeds,
-    LazySamples,
-    PhotoFile,
     Region,
     Sample,
-    chain,
-    read_rgb,
+    Supervision,
 )
+from semsam_model.data.segmentations import CocoMask
 from semsam_model.errors import DataError
 from semsam_model.types import GRANULARITIES
 
 PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
-def read_sa1b(path: Path, *, source: str | None = None, feeds: Feeds = EVERY_LOSS) -> Dataset:
+def read_sa1b(path: Path, *, source: str | None = None, supervision: Supervision = FULL_SUPERVISION) -> Dataset:
     """A folder (with subfolders and tars in it) or one tar, in order of their names; nothing but names is read.
 
     A photo without its JSON, a JSON without its photo and a torn tar are named in `skipped`. What is wrong inside a
@@ -48,9 +45,9 @@ def read_sa1b(path: Path, *, source: str | None = None, feeds: Feeds = EVERY_LOS
     """
     name, skipped = source or path.stem, list[str]()
     if path.is_dir():
-        parts = list(_parts(path, name, feeds, skipped))
+        parts = list(_parts(path, name, supervision, skipped))
     elif path.is_file():
-        parts = [_read_tar(path, name, feeds, skipped)]
+        parts = [_read_tar(path, name, supervision, skipped)]
     else:
         raise DataError(f"{path}: expected a folder or a tar of SA-1B, found none")
     samples = chain(parts)
@@ -59,15 +56,15 @@ def read_sa1b(path: Path, *, source: str | None = None, feeds: Feeds = EVERY_LOS
     return Dataset(samples, tuple(skipped))
 
 
-def _parts(folder: Path, source: str, feeds: Feeds, skipped: list[str]) -> Iterator[LazySamples]:
-    yield _read_folder(folder, source, feeds, skipped)
+def _parts(folder: Path, source: str, supervision: Supervision, skipped: list[str]) -> Iterator[LazySamples]:
+    yield _read_folder(folder, source, supervision, skipped)
     with os.scandir(folder) as entries:
         inner = sorted(entry.name for entry in entries if entry.is_dir() or entry.name.endswith(".tar"))
     for name in inner:
         if name.endswith(".tar"):
-            yield _read_tar(folder / name, source, feeds, skipped)
+            yield _read_tar(folder / name, source, supervision, skipped)
         else:
-            yield from _parts(folder / name, source, feeds, skipped)
+            yield from _parts(folder / name, source, supervision, skipped)
 
 
 def _names(names: list[str]) -> np.ndarray:
@@ -78,7 +75,7 @@ def _names(names: list[str]) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------------------- folders
 
 
-def _read_folder(folder: Path, source: str, feeds: Feeds, skipped: list[str]) -> LazySamples:
+def _read_folder(folder: Path, source: str, supervision: Supervision, skipped: list[str]) -> LazySamples:
     photos, known = dict[str, str](), set[str]()
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -90,29 +87,25 @@ def _read_folder(folder: Path, source: str, feeds: Feeds, skipped: list[str]) ->
     skipped += (f"{folder / photos[stem]}: no {stem}.json beside it" for stem in sorted(photos.keys() - known))
     skipped += (f"{folder / stem}.json: no photo beside it" for stem in sorted(known - photos.keys()))
     names = _names(sorted(photos[stem] for stem in photos.keys() & known))
-    return LazySamples(len(names), partial(_from_folder, folder, names, source, feeds))
+    return LazySamples(len(names), partial(_from_folder, folder, names, source, supervision))
 
 
-def _from_folder(folder: Path, names: np.ndarray, source: str, feeds: Feeds, index: int) -> Sample:
+def _from_folder(folder: Path, names: np.ndarray, source: str, supervision: Supervision, index: int) -> Sample:
     path = folder / os.fsdecode(names[index])
-    return Sample(PhotoFile(path), source, partial(_annotation_file, path.with_suffix(".json")), feeds)
+    return Sample(PhotoFile(path), source, partial(_annotation_file, path.with_suffix(".json")), supervision)
 
 
 def _annotation_file(path: Path) -> Annotation:
-    try:
+    with malformed(path, "the annotation of an SA-1B photo"):
         return _annotation(path.read_bytes(), str(path))
-    except OSError as exc:
-        raise DataError(f"{path}: expected the annotation of a photo: {exc}") from exc
 
 
 def _annotation(content: bytes, where: str) -> Annotation:
-    try:
-        parsed = json.loads(content)
+    with malformed(where, "the annotation of an SA-1B photo"):
+        parsed = parse_json(content, dict)
         image = parsed["image"]
         regions = tuple(_region(entry, len(parsed["annotations"])) for entry in parsed["annotations"])
         return Annotation(int(image["width"]), int(image["height"]), regions, bool(image.get("partial", False)))
-    except (RecursionError, *BAD_ENTRY) as exc:
-        raise DataError(f"{where}: expected the annotation of an SA-1B photo: {exc!r}") from exc
 
 
 def _region(entry: dict[str, Any], count: int) -> Region:
@@ -139,7 +132,7 @@ class _Members:
 
 @dataclass(frozen=True)
 class PhotoInTar:
-    """A picture file inside an uncompressed tar."""
+    """A photo inside an uncompressed tar."""
 
     path: Path
     name: str
@@ -151,7 +144,7 @@ class PhotoInTar:
         return _span(self.path, self.start, self.length, f"{self.path}: {self.name}")
 
     def pixels(self) -> np.ndarray:
-        return read_rgb(self.content(), f"{self.path}: {self.name}")
+        return decode_photo(self.content(), f"{self.path}: {self.name}")
 
 
 def _span(path: Path, start: int, length: int, where: str) -> bytes:
@@ -166,9 +159,9 @@ def _span(path: Path, start: int, length: int, where: str) -> bytes:
     return content
 
 
-def _read_tar(path: Path, source: str, feeds: Feeds, skipped: list[str]) -> LazySamples:
+def _read_tar(path: Path, source: str, supervision: Supervision, skipped: list[str]) -> LazySamples:
     found = _index_tar(path, skipped)
-    return LazySamples(len(found.names), partial(_from_tar, path, found, source, feeds))
+    return LazySamples(len(found.names), partial(_from_tar, path, found, source, supervision))
 
 
 def _index_tar(path: Path, skipped: list[str]) -> _Members:
@@ -199,11 +192,11 @@ def _index_tar(path: Path, skipped: list[str]) -> _Members:
     return _Members(_names([PurePosixPath(photos[stem][0]).name for stem in stems]), places)
 
 
-def _from_tar(path: Path, members: _Members, source: str, feeds: Feeds, index: int) -> Sample:
+def _from_tar(path: Path, members: _Members, source: str, supervision: Supervision, index: int) -> Sample:
     name = os.fsdecode(members.names[index])
     start, length, json_start, json_length = members.places[index].tolist()
     read = partial(_annotation_member, path, json_start, json_length, name.rpartition(".")[0] + ".json")
-    return Sample(PhotoInTar(path, name, start, length), source, read, feeds)
+    return Sample(PhotoInTar(path, name, start, length), source, read, supervision)
 
 
 def _annotation_member(path: Path, start: int, length: int, name: str) -> Annotation:

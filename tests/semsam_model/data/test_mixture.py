@@ -41,8 +41,13 @@ def test_a_mixture_is_one_row_of_samples_with_shares_and_the_losses_each_source_
     assert [sample.source for sample in mixture.samples] == ["houses"] * 4 + ["made"] * 6
     assert mixture.shares == {"houses": 2.0, "made": 7.0}
     house, made = mixture.samples[0], mixture.samples[-1]
-    assert house.feeds.masks and house.feeds.part_names and not house.feeds.object_names and not house.feeds.iou
-    assert made.feeds.boxes and not made.feeds.names
+    assert (
+        house.supervision.masks
+        and house.supervision.part_names
+        and not house.supervision.object_names
+        and not house.supervision.iou
+    )
+    assert made.supervision.boxes and not made.supervision.names
     assert house.mask(1).any() and made.image().shape == (64, 64, 3)
 
 

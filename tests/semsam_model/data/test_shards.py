@@ -41,7 +41,12 @@ def test_what_is_packed_is_read_back_pixel_for_pixel_with_all_that_is_known(tmp_
     after = read_mixture(packed.mixture, tmp_path / "out")
     assert after.shares == before.shares and after.skipped == []
     for one, two in zip(before.samples, after.samples, strict=True):
-        assert (one.source, one.feeds, one.partial, told(one)) == (two.source, two.feeds, two.partial, told(two))
+        assert (one.source, one.supervision, one.partial, told(one)) == (
+            two.source,
+            two.supervision,
+            two.partial,
+            told(two),
+        )
         assert np.array_equal(one.image(), two.image())
         assert all(np.array_equal(one.mask(index), two.mask(index)) for index in range(len(one.regions)))
 

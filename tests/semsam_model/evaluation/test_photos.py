@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from semsam_model.config import read_model_config
-from semsam_model.data.samples import Annotation, Checked, CocoMask, Region, Sample
+from semsam_model.data.samples import Annotation, FederatedLabels, Region, Sample
+from semsam_model.data.segmentations import CocoMask
 from semsam_model.errors import ConfigError
 from semsam_model.evaluation import photos as module
 from semsam_model.evaluation.labels import labels_of
@@ -206,8 +207,8 @@ def test_labels_that_nobody_looked_for_on_a_photo_are_not_wrong_there(
     door = next(region for region in sample().regions if region.name == "door")
 
     def ap50(*absent: Label) -> object:
-        known = Checked(frozenset(absent), frozenset())
-        first = Sample(Painted(), "made", Annotation(SIZE, SIZE, (door,), checked=known))
+        known = FederatedLabels(frozenset(absent), frozenset())
+        first = Sample(Painted(), "made", Annotation(SIZE, SIZE, (door,), federated=known))
         return evaluate_photos(model, [first, sample()], embed, "parts").by_source["made"]["ap50"]
 
     assert ap50(grass) == 100

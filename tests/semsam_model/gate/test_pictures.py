@@ -11,7 +11,8 @@ import pytest
 
 from semsam_model.checkpoints.checkpoint import load_default
 from semsam_model.config import parse_config
-from semsam_model.data.samples import Annotation, CocoMask, Region, Sample
+from semsam_model.data.samples import Annotation, Region, Sample
+from semsam_model.data.segmentations import CocoMask
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError
 from semsam_model.gate.config import GateConfig

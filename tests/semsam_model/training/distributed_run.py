@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
+from semsam_model.data.lazy_samples import LazySamples
 from semsam_model.data.mixture import Mixture
-from semsam_model.data.samples import Dataset, LazySamples, Sample
+from semsam_model.data.samples import Dataset, Sample
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import TrainingError
 from semsam_model.network.model import SemanticSAM

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from semsam_model.config import parse_config
 from semsam_model.data.folder import read_samples
+from semsam_model.data.lazy_samples import LazySamples
 from semsam_model.data.mixture import Mixture
-from semsam_model.data.samples import Dataset, LazySamples, Sample
+from semsam_model.data.samples import Dataset, Sample
 from semsam_model.errors import ConfigError
 from semsam_model.network.frame import BOX, CLICK
 from semsam_model.training.batches import Batch, TrainingBatches, augment, draw_prompts, mask_boxes

@@ -21,10 +21,13 @@ from PIL import Image
 
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_prediction
-from semsam_model.data.readers.coco import CocoOptions, read_coco, read_panoptic
+from semsam_model.data.lazy_samples import LazySamples, chain, pack
+from semsam_model.data.readers.coco import read_coco
+from semsam_model.data.readers.coco_file import CocoOptions
 from semsam_model.data.readers.label_studio import read_label_studio
+from semsam_model.data.readers.panoptic import read_panoptic
 from semsam_model.data.readers.sa1b import read_sa1b
-from semsam_model.data.samples import Feeds, LazySamples, Sample, chain, pack
+from semsam_model.data.samples import Sample, Supervision
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import crop_mask
 from semsam_model.types import Candidate
@@ -158,10 +161,10 @@ def test_what_was_looked_for_on_a_photo_is_known_for_evaluation(tmp_path: Path) 
     looked_for = {"neg_category_ids": [5], "not_exhaustive_category_ids": [3, 4]}
     path = coco_file(tmp_path, categories, [{"mask": WHOLE, "category_id": 3}], **looked_for)
     (sample,) = read_coco(path, options=CocoOptions(evaluation=True)).samples
-    checked = sample.annotation.checked
-    assert checked is not None and checked.absent == {("object", "dog", None)}
-    assert checked.incomplete == {("object", "mug", None), ("part", "handle", "mug")}
-    assert read_coco(path).samples[0].annotation.checked is None
+    federated = sample.annotation.federated
+    assert federated is not None and federated.negative == {("object", "dog", None)}
+    assert federated.not_exhaustive == {("object", "mug", None), ("part", "handle", "mug")}
+    assert read_coco(path).samples[0].annotation.federated is None
 
 
 def test_broken_coco_entries_are_named_and_their_neighbours_kept(tmp_path: Path) -> None:
@@ -189,7 +192,9 @@ def test_broken_coco_entries_are_named_and_their_neighbours_kept(tmp_path: Path)
 @settings(max_examples=60, deadline=None)
 @given(st.recursive(st.none() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=8)))
 def test_whatever_stands_where_a_mask_should_gives_a_mask_or_an_error_that_names_it(segmentation: object) -> None:
-    from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Region
+    from semsam_model.data.photos import PhotoFile
+    from semsam_model.data.samples import Annotation, Region
+    from semsam_model.data.segmentations import CocoMask
 
     region = Region(CocoMask(segmentation), "object", "cup")  # type: ignore[arg-type]
     sample = Sample(PhotoFile(Path("a.png")), "set", Annotation(SIZE[1], SIZE[0], (region,)))
@@ -229,7 +234,7 @@ def test_panoptic_segments_are_objects_and_stuff_is_regions(tmp_path: Path) -> N
     assert told(sample) == [("object", "cup", None), ("region", "sky", None), ("object", "cup", None)]
     assert np.array_equal(sample.mask(0), WHOLE & ~PART)
     assert np.array_equal(sample.mask(1), PART)
-    with pytest.raises(DataError, match="segment 8"):
+    with pytest.raises(DataError, match="no pixel of id 8"):
         sample.mask(2)
     assert len(dataset.skipped) == 1 and "image 2" in dataset.skipped[0]
 
@@ -540,12 +545,14 @@ def test_broken_tasks_and_regions_are_named_and_the_rest_is_read(tmp_path: Path)
 def test_packed_and_chained_samples_are_the_same_samples_also_in_a_worker(tmp_path: Path) -> None:
     sa1b_files(tmp_path / "sa", 4)
     rows = [{"mask": WHOLE, "category_id": 1}, {"mask": PART, "category_id": 1}]
-    coco = read_coco(coco_file(tmp_path / "coco", [{"id": 1, "name": "cup"}], rows), feeds=Feeds(iou=False)).samples
+    coco = read_coco(
+        coco_file(tmp_path / "coco", [{"id": 1, "name": "cup"}], rows), supervision=Supervision(iou=False)
+    ).samples
     row = chain([pack(coco), read_sa1b(tmp_path / "sa").samples, pack([])])
     assert len(row) == 5
     for samples in (row, pickle.loads(pickle.dumps(row))):
         assert [sample.name for sample in samples[::-1]] == [sample.name for sample in row][::-1]
-        assert not samples[0].feeds.iou and samples[-1].feeds.iou
+        assert not samples[0].supervision.iou and samples[-1].supervision.iou
         assert np.array_equal(samples[0].mask(1), PART)
         assert np.array_equal(samples[-1].image(), row[4].image())
         with pytest.raises(IndexError):
