@@ -32,6 +32,7 @@ from semsam_model.types import Candidate, Click, LabelSet, Prompt, PromptContext
 # torch takes seconds to import: the thread that loads the model pays for it, not the first answers about health
 if TYPE_CHECKING:
     from semsam_model.adaptation.lessons import Lesson
+    from semsam_model.inference.candidates import CandidateOptions
     from semsam_model.inference.preannotate import Region, RegionOptions
     from semsam_model.inference.predict import Reranker
     from semsam_model.inference.zoom import CropEncoder
@@ -175,6 +176,7 @@ class Predictor:
         *,
         using: Loaded | None = None,
         reranker: Reranker | None = None,
+        options: CandidateOptions | None = None,
     ) -> tuple[list[Candidate], Version, Timings]:
         """Candidates for a prompt on the photo whose file has this digest.
 
@@ -188,7 +190,7 @@ class Predictor:
             from semsam_model.inference.predict import predict_candidates
 
             return predict_candidates(
-                model, embedding, prompt, context=wanted, encode_crop=encode_crop, reranker=reranker
+                model, embedding, prompt, options, context=wanted, encode_crop=encode_crop, reranker=reranker
             )
 
         return self._ask_first(using, sha256, pixels, answer)

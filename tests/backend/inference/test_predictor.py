@@ -17,6 +17,7 @@ from backend.metrics import Metrics
 from semsam_model.checkpoints.header import Version
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ImageError
+from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.preannotate import RegionOptions
 from semsam_model.inference.predict import predict_candidates
 from semsam_model.inference.zoom import crop_encoder
@@ -241,20 +242,18 @@ def test_starting_does_not_wait_for_the_model_and_a_click_does(model: SemanticSA
     assert predictor.state == "ready"
 
 
-def test_a_closer_look_opens_the_photo_once_and_the_next_click_there_neither_opens_nor_encodes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("semsam_model.inference.zoom.LARGE", 2.0)  # random weights answer with large masks
+def test_a_magnified_crop_opens_the_photo_once_and_the_next_click_there_neither_opens_nor_encodes() -> None:
+    always = CandidateOptions(magnify_below=2.0)  # random weights propose large masks
     closer = build_model(replace(read_model_config("tiny"), zoom=4.0)).eval()
     predictor, source = started(closer), Source(photo(8))
-    first, _, cold = predictor.propose("8", source, CLICK)
-    second, _, warm = predictor.propose("8", source, CLICK)
+    first, _, cold = predictor.propose("8", source, CLICK, options=always)
+    second, _, warm = predictor.propose("8", source, CLICK, options=always)
     assert source.asked == 1
     assert (cold.cache_hit, warm.cache_hit) == (False, True)
     assert "encode" not in warm.stages
     assert len(predictor._cache) == 2  # the photo and the window
     expected = predict_candidates(
-        closer, closer.encode(source.rgb), CLICK, encode_crop=crop_encoder(closer, source.rgb)
+        closer, closer.encode(source.rgb), CLICK, always, encode_crop=crop_encoder(closer, source.rgb)
     )
     for answer in (first, second):
         assert [c.bbox for c in answer] == [c.bbox for c in expected]
