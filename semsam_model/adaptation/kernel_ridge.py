@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from scipy.special import softmax
 
 from semsam_model.network.ranker import OF_PROPOSAL
 
@@ -56,7 +57,7 @@ class LearnedNames:
         if not len(self.vectors):
             return text
         said = _completed(vectors @ self.vectors.T @ self.coefficients, np.asarray(self.coefficients.any(0)))
-        return _softmax(_mixed(text, said, self.text_weight, self.sureness))
+        return softmax(_mixed(text, said, self.text_weight, self.sureness), axis=1)
 
 
 def fit_names(vectors: np.ndarray, labels: np.ndarray, photos: Sequence[Hashable], text: np.ndarray) -> LearnedNames:
@@ -107,7 +108,7 @@ def _calibrated(text: np.ndarray, said: np.ndarray, labels: np.ndarray, weights:
     best = (np.inf, 1.0, FIRST_SURENESS)
     for a in TEXT_WEIGHTS:
         for b in SURENESS:
-            p = _softmax(_mixed(text, said, a, b))[np.arange(len(labels)), labels]
+            p = softmax(_mixed(text, said, a, b), axis=1)[np.arange(len(labels)), labels]
             held = (1 - a) ** 2 + np.log2(b / FIRST_SURENESS) ** 2 / 8
             best = min(best, (float(-(weights * np.log(np.maximum(p, 1e-12))).sum()) + CAUTION * float(held), a, b))
     return best[1], best[2]
@@ -116,12 +117,6 @@ def _calibrated(text: np.ndarray, said: np.ndarray, labels: np.ndarray, weights:
 def _mixed(text: np.ndarray, said: np.ndarray, a: float, b: float) -> np.ndarray:
     mixed: np.ndarray = a * np.log(np.maximum(text, LEAST)) + b * said
     return mixed
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    weights = np.exp(logits - logits.max(1, keepdims=True))
-    shares: np.ndarray = weights / weights.sum(1, keepdims=True)
-    return shares
 
 
 @dataclass(frozen=True, eq=False)

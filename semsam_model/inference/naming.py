@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy.special import softmax
 
 from semsam_model.errors import ConfigError
 from semsam_model.types import KINDS, Candidate, Kind, LabelSet
@@ -37,9 +38,7 @@ def _best_first(labels: LabelSet, scores: np.ndarray) -> list[tuple[str, float]]
 
 def label_probabilities(name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet) -> np.ndarray:
     """(n, 2, E) of n masks and their levels -> (n, labels), each row adds up to 1. Raises as `label_scores`."""
-    logits = _logits(name_embeddings, levels, labels)
-    weights = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(weights / weights.sum(1, keepdims=True))
+    return np.asarray(softmax(_logits(name_embeddings, levels, labels), axis=1))
 
 
 def part_and_whole(text: str) -> tuple[str, str] | None:

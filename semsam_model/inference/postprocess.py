@@ -13,9 +13,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import softmax
 
 from semsam_model.inference.naming import check_dimension
 from semsam_model.masks.suppression import suppress
+from semsam_model.network.ranker import logistic
 from semsam_model.types import KINDS, Kind, LabelSet
 
 #: Columns of `ClassifiedQueries.kinds` that a label of a kind may be: named regions ("sky") count as objects.
@@ -92,8 +94,7 @@ def query_label_probabilities(embeddings: np.ndarray, none: np.ndarray, labels: 
         if mine and len(embeddings):
             logits = embeddings[:, head] @ labels.vectors[mine].T
             logits = np.concatenate((logits, np.full((len(logits), 1), none[head])), 1)
-            weights = np.exp(logits - logits.max(1, keepdims=True))
-            shares[:, head, mine] = (weights / weights.sum(1, keepdims=True))[:, :-1]
+            shares[:, head, mine] = softmax(logits, axis=1)[:, :-1]
     return shares
 
 
@@ -145,7 +146,7 @@ def to_semantic(
     size = enlarge(np.zeros(found.logits.shape[1:], np.float32)).shape
     value, labels = np.full(size, options.present, np.float32), np.full(size, NO_LABEL)
     for query in np.flatnonzero(best > options.present):
-        claim = best[query] * _sigmoid(enlarge(found.logits[query]))
+        claim = best[query] * logistic(enlarge(found.logits[query]))
         better = claim > value
         value[better], labels[better] = claim[better], label_of[query]
     return labels
@@ -172,7 +173,7 @@ def to_panoptic(
     for query in chosen:
         logits = enlarge(found.logits[query])
         whole[query] = np.count_nonzero(logits > 0)
-        claim = np.where(logits > 0, best[query] * _sigmoid(logits), 0)
+        claim = np.where(logits > 0, best[query] * logistic(logits), 0)
         better = claim > value
         value[better], owner[better] = claim[better], query
     ids = np.zeros(size, np.int32)
@@ -192,7 +193,3 @@ def to_panoptic(
         segments.append(PanopticSegment(len(segments) + 1, label, float(best[query]), (query,)))
         ids[mine] = len(segments)
     return ids, segments
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 0.5 + 0.5 * np.tanh(0.5 * logits)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from semsam_model.inference.candidates import CropPrediction, PromptCells, Proposal
-from semsam_model.network.ranker import EVIDENCE, OF_CONTEXT, OF_PROPOSAL
+from semsam_model.network.ranker import EVIDENCE, OF_CONTEXT, OF_PROPOSAL, logistic
 from semsam_model.types import LEVELS, PromptContext, level_tokens
 
 _CONTAINS = 0.9  #: share of a mask inside a larger one that counts as contained
@@ -83,7 +83,7 @@ def _alone(crop: CropPrediction, tokens: int) -> dict[str, np.ndarray | list[flo
 
 
 def _soft_iou(logits: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    probability = 0.5 + 0.5 * np.tanh(0.5 * logits)
+    probability = logistic(logits)
     inside = np.where(cells, probability, 0).sum((1, 2))
     outside = np.where(cells, 0, probability).sum((1, 2))
     return inside / np.maximum(cells.sum((1, 2)) + outside, 1e-6)
