@@ -38,17 +38,18 @@ def demo(
     ] = None,
 ) -> None:
     """Start Label Studio and the backend with a sample project, ready to click (`make run`)."""
-    from backend.demo import run as demo
+    from backend.demo import project
+    from backend.demo.run import run
     from backend.settings import load_settings, plain
 
     if prepare is None:
-        demo.run(port=port, backend_port=backend_port)
+        run(port=port, backend_port=backend_port)
         return
     settings = load_settings()
-    project = demo.prepare(
+    made = project.prepare(
         settings.label_studio_url,
         plain(settings.label_studio_api_key) or "",
         prepare,
         webhook_secret=plain(settings.webhook_secret),
     )
-    print(f"project {project.id} with {len(project.tasks)} tasks is connected to {prepare}")
+    print(f"project {made.id} with {len(made.tasks)} tasks is connected to {prepare}")

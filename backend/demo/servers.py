@@ -1,4 +1,4 @@
-"""The child processes of `make run`: Label Studio and the backend, what they are told, and how they end."""
+"""The child processes of `make run`, Label Studio, backend and worker: their environment, how they start and end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _RESERVED_SUBNETS = [
 class Credentials:
     """The one Label Studio user of the demo. `token` is its API token, 40 hexadecimal digits.
 
-    `webhook_secret` is what Label Studio's webhooks show to the backend.
+    `webhook_secret` is a header of Label Studio's webhooks, by which the backend knows them.
     """
 
     email: str
@@ -116,7 +116,7 @@ def check_port(port: int, variable: str) -> None:
 
 
 class Server:
-    """A child process, most of them serve HTTP, in a process group of its own, with its output in the file `log`."""
+    """A child process in a process group of its own, with its output in the file `log`; most serve HTTP."""
 
     def __init__(
         self, name: str, command: Sequence[str | Path], environment: Mapping[str, str], health: str, log: Path
@@ -168,6 +168,14 @@ class Server:
         self._process.wait()
 
 
+def label_studio_program(root: Path) -> Path:
+    """The `label-studio` that `make` installs in the repository `root`. Raises DemoError when it is missing."""
+    program = root / ".venv-ls" / "bin" / "label-studio"
+    if not program.exists():
+        raise DemoError(f"{program} is missing: start the demo with `make run`, which installs it")
+    return program
+
+
 def start_label_studio(program: Path, port: int, data: Path, credentials: Credentials, log: Path) -> Server:
     """Label Studio on 127.0.0.1:`port` with its database and uploads in `data`."""
     url = f"http://{HOST}:{port}"
@@ -185,7 +193,7 @@ def start_backend(port: int, label_studio_url: str, credentials: Credentials, da
 
 
 def start_worker(label_studio_url: str, credentials: Credentials, data: Path, log: Path) -> Server:
-    """`semsam worker` beside the backend. It serves nothing, so do not wait until it is healthy."""
+    """`semsam worker` beside the backend. It serves no HTTP, so do not wait until it is healthy."""
     return Server(
         "The worker", [_semsam(), "worker"], _backend_environment(label_studio_url, credentials, data), "", log
     )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, StorageState, sync_playwright
 
-from backend.demo.run import DemoProject, ProjectMaker
+from backend.demo.project import DemoProject, ProjectMaker
 from backend.demo.servers import Credentials
 from backend.store.database import Store
 from tests.journeys.browser import Editor

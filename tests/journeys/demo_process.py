@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from backend.demo.run import ProjectMaker
+from backend.demo.project import ProjectMaker
 from backend.demo.servers import HOST, Credentials
 from tests.paths import ROOT
 
@@ -30,7 +30,7 @@ class DemoProcess:
         self.data = data
         self.port, self.backend_port = _free_port(), _free_port()
         self.url, self.backend_url = f"http://{HOST}:{self.port}", f"http://{HOST}:{self.backend_port}"
-        program = "import pathlib, backend.demo as demo; "
+        program = "import pathlib, backend.demo.run as demo; "
         program += f"demo.run({self.port}, {self.backend_port}, data=pathlib.Path({str(data)!r}))"
         self._process = subprocess.Popen(
             [sys.executable, "-c", program],

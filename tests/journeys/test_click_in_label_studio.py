@@ -13,7 +13,7 @@ import pytest
 from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
 
-from backend.demo.run import DemoProject
+from backend.demo.project import DemoProject
 from tests.journeys.browser import Answer, Editor
 from tests.journeys.conftest import Studio
 from tests.paths import SAMPLES

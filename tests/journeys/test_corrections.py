@@ -13,7 +13,7 @@ from backend.corrections.fetch_photos import fetch_photos
 from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.queries import count, find_project, stream_regions
 from backend.corrections.sync import sync_project
-from backend.demo.run import DemoProject
+from backend.demo.project import DemoProject
 from backend.errors import NotFound
 from backend.label_studio.client import LabelStudio
 from backend.records import ProjectKey

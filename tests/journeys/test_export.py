@@ -12,7 +12,7 @@ from PIL import Image
 
 from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.split import SPLITS
-from backend.demo.run import DemoProject
+from backend.demo.project import DemoProject
 from backend.export.run import export
 from semsam_model.masks.label_studio import region_mask
 from tests.backend.stored import project as stored_project

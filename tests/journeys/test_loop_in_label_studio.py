@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 
 from backend.corrections.queries import count, stream_regions
 from backend.corrections.split import SPLITS
-from backend.demo.run import DemoProject
+from backend.demo.project import DemoProject
 from backend.finetuning import jobs
 from backend.records import ProjectKey
 from backend.store.database import Store

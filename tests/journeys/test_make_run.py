@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backend.demo.run import PROJECT_TITLE
+from backend.demo.project import PROJECT_TITLE
 from backend.demo.servers import check_port
 from backend.errors import DemoError
 from tests.journeys.conftest import Studio

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backend.demo.run import DemoProject
+from backend.demo.project import DemoProject
 from tests.journeys.browser import Answer, Editor
 from tests.journeys.conftest import Studio
 from tests.journeys.test_click_in_label_studio import COFFEE, IN_THE_CUP, MakeProject, mask_of, start

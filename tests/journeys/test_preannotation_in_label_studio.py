@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from backend.corrections.queries import count, stream_regions
-from backend.demo.run import DemoProject
+from backend.demo.project import DemoProject
 from backend.inference.preannotation import UNFINISHED
 from backend.records import Preannotated, ProjectKey, StoredRegion
 from backend.store.database import Store
