@@ -26,15 +26,19 @@ from rich.console import Console
 from rich.table import Table
 
 from backend.images import decode_photo
-from backend.inference.predictor import Loaded, Predictor
+from backend.inference.click import predict_prompt
+from backend.inference.label_embeddings import LabelEmbedder, LabelVectors
+from backend.inference.predictor import Loaded, PhotoSource, Predictor
 from backend.metrics import Metrics
 from benchmarks.machine import ROOT
 from semsam_model.checkpoints.checkpoint import load_default, load_model
+from semsam_model.checkpoints.header import Version
 from semsam_model.config import read_model_config
 from semsam_model.inference.predict import predict_candidates
 from semsam_model.inference.zoom import crop_encoder
 from semsam_model.masks.codecs import encode_brush_rle
 from semsam_model.network.model import SemanticSAM, build_model
+from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Click, Prompt
 
 
@@ -87,7 +91,7 @@ def sample_photo(size: tuple[int, int]) -> np.ndarray:
     return np.array(image.resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
-def soak(model: SemanticSAM, version: object, clicks: int, photos: int) -> tuple[float, float, float]:
+def soak(model: SemanticSAM, version: Version, clicks: int, photos: int) -> tuple[float, float, float]:
     """`clicks` over `photos` photos by four threads through a cache of ten embeddings.
 
     Returns resident MiB once the cache is full, at the end, and milliseconds a click.
@@ -95,14 +99,15 @@ def soak(model: SemanticSAM, version: object, clicks: int, photos: int) -> tuple
     rng = np.random.default_rng(0)
     pictures = [np.roll(sample_photo((300, 400)), i * 7, 1) for i in range(photos)]
     one = model.encode(pictures[0]).nbytes
-    predictor = Predictor(lambda: Loaded(model, version), cache_bytes=10 * one, metrics=Metrics())  # type: ignore[arg-type]
+    embedder = LabelEmbedder(LabelVectors(TextEncoder()), model.config)  # loads nothing until it is asked
+    predictor = Predictor(lambda: Loaded(model, version, embedder), cache_bytes=10 * one, metrics=Metrics())
     predictor.start()
     order = rng.integers(0, photos, clicks)
 
     def go(i: int) -> None:
         at = int(order[i])
         prompt = Prompt((Click(float(i % 399), float(i % 299)),))
-        candidates, _, _ = predictor.propose(f"{at:064x}", lambda: pictures[at], prompt)
+        candidates = predict_prompt(predictor, PhotoSource(f"{at:064x}", lambda: pictures[at]), prompt).value
         for c in candidates:
             encode_brush_rle(c.crop, c.bbox, c.size)
 

@@ -21,8 +21,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from backend.inference.label_embeddings import Namer
-from backend.inference.text_prompt import against
+from backend.inference.label_embeddings import LabelEmbedder, LabelVectors
+from backend.inference.text_prompt import competing_labels
 from backend.label_studio.label_config import Label, LabelConfig
 from backend.settings import Settings
 from benchmarks.machine import described
@@ -58,8 +58,9 @@ def main() -> None:
     arguments = parser.parse_args()
     model, version = load_default()
     threshold = Settings().name_threshold
-    namer = Namer(TextEncoder(None))
-    namer.wait(120)
+    vectors = LabelVectors(TextEncoder(None))
+    vectors.wait(120)
+    embedder = LabelEmbedder(vectors, model.config)
     samples = read_samples(arguments.data, arguments.sources).samples
     lists: dict[str, set[Name]] = {}
     for sample in samples:
@@ -83,7 +84,7 @@ def main() -> None:
         chosen = rng.permutation(len(missing))[:ABSENT]
         for kind, name in [*wanted, *(missing[i] for i in chosen)]:
             others = tuple(Label(n, n, k) for k, n in sorted(lists[sample.source]) if n != name)
-            labels = against(Label(name, name), LabelConfig(labels=others), namer)
+            labels = competing_labels(Label(name, name), LabelConfig(labels=others), embedder)
             assert labels is not None
             found = {
                 "queries": by_queries(queries, embedding.frame, labels),

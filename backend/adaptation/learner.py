@@ -1,9 +1,9 @@
 """Learning at once: what a project accepts changes its next click, without training.
 
-One thread follows the store. It turns new regions into lessons on the model that answers, newest first, keeps them in
-the store, and puts what they add up to in place; a click only looks it up. After a restart the lessons come from the
-store; after a switch of the model they are made anew from the archive of pictures, and until they are there the project
-knows what has been looked at already. A database that is away, a picture that is missing: what was learned stays.
+One thread follows the store. It turns new regions into lessons for the model that answers, newest first, keeps the
+lessons in the store, and publishes what they add up to; a click only looks that up. After a restart the lessons come
+from the store. After a switch of the model they are made again from the archive of photos. While the database is away
+or a photo is missing, what was learned stays in use.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from backend.adaptation.lessons import (
     KeptLesson,
@@ -32,32 +31,36 @@ from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.queries import find_region, list_projects
 from backend.errors import BackendError, StoreError
 from backend.images import decode_photo
-from backend.inference.predictor import Loaded, Predictor
+from backend.inference.predictor import Loaded, PhotoSource, Predictor
 from backend.label_studio.label_config import LabelConfig
-from backend.records import ProjectKey, RegionKey
+from backend.records import ProjectKey, RegionKey, StoredRegion
 from backend.settings import Settings
 from backend.store.database import Store
 from semsam_model.errors import DataError, SemsamError
+from semsam_model.masks.codecs import decode_coco_rle
 from semsam_model.types import Click, PromptContext
 
 if TYPE_CHECKING:
     from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation
+    from semsam_model.inference.zoom import CropEncoder
+    from semsam_model.network.model import ImageEmbedding, SemanticSAM
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 2.0  #: seconds after which the store is looked at unasked: another process may have changed it
-SHOW_S = 3.0  #: seconds of work on many regions after which what they taught so far is put in place
+PUBLISH_S = 3.0  #: seconds of work on many regions after which what they have taught so far is published
 
 
 @dataclass
 class _Project:
     """What the thread knows of a project, for the model of `digest`."""
 
-    digest: str = ""
-    seen: tuple[object, ...] | None = None  #: fingerprint that was caught up with
-    missing_photos: set[str] = field(default_factory=set)  #: digests of pictures that were not in the archive then
-    lessons: dict[RegionKey, tuple[datetime, Lesson]] = field(default_factory=dict)
-    failed: dict[RegionKey, datetime] = field(default_factory=dict)  #: regions that cannot teach as they are
+    digest: str
+    context: PromptContext  #: as the project's prompts are asked
+    seen: tuple[object, ...] | None = None  #: fingerprint of the store when it was last caught up with
+    lessons: dict[RegionKey, tuple[datetime, Lesson]] = field(default_factory=dict)  #: with the region's updated_at
+    failed: dict[RegionKey, datetime] = field(default_factory=dict)  #: updated_at of regions that gave no lesson
+    missing_photos: set[str] = field(default_factory=set)  #: digests of photos that were not in the archive then
 
 
 class Learner:
@@ -71,9 +74,9 @@ class Learner:
         self._projects: dict[ProjectKey, _Project] = {}
         self._learned: dict[ProjectKey, tuple[str, ProjectAdaptation]] = {}
         self._changed = threading.Condition()
-        self._asked = self._answered = 0  # looks at the store, wanted and done
+        self._looks_asked = self._looks_done = 0
         self._stopping = False
-        self._away = False
+        self._store_away = False
         self._thread = threading.Thread(target=self._run, name="learn", daemon=True)
 
     def start(self) -> None:
@@ -81,7 +84,7 @@ class Learner:
         self._thread.start()
 
     def stop(self, wait_s: float = 10.0) -> None:
-        """End after the region that is being looked at."""
+        """End after the region in work."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -94,85 +97,92 @@ class Learner:
         return learned if digest == model else None
 
     def look(self) -> None:
-        """The store or the model has changed: look soon; at once."""
+        """The store or the model has changed: look soon; returns at once."""
         with self._changed:
-            self._asked += 1
+            self._looks_asked += 1
             self._changed.notify_all()
 
     def wait(self, timeout_s: float) -> bool:
-        """Look now, and return whether everything in the store has been caught up with in time."""
+        """CropEncoder now, and return whether everything in the store has been caught up with in time."""
         self.look()
         with self._changed:
-            wanted = self._asked
-            return self._changed.wait_for(lambda: self._answered >= wanted, timeout_s)
+            mine = self._looks_asked
+            return self._changed.wait_for(lambda: self._looks_done >= mine, timeout_s)
 
     # ---- the thread
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._asked > self._answered, LOOK_S)
+                self._changed.wait_for(lambda: self._stopping or self._looks_asked > self._looks_done, LOOK_S)
                 if self._stopping:
                     return
-                asked = self._asked
+                asked = self._looks_asked
             try:
                 if self._predictor.version is not None:
-                    self._follow(self._predictor.ready())
-                self._away = False
+                    self._look_at_projects(self._predictor.ready())
+                self._store_away = False
             except StoreError as error:
-                if not self._away:
+                if not self._store_away:
                     log.warning("nothing new is learned until the database is back: %s", error)
-                self._away = True
+                self._store_away = True
             except Exception:
                 log.exception("unexpected failure while learning")
             with self._changed:
-                self._answered = max(self._answered, asked)
+                self._looks_done = max(self._looks_done, asked)
                 self._changed.notify_all()
 
-    def _follow(self, loaded: Loaded) -> None:
-        for known in list_projects(self._store):
+    def _should_stop(self, loaded: Loaded) -> bool:
+        """The process ends, or another model answers."""
+        return self._stopping or self._predictor.version != loaded.version
+
+    def _look_at_projects(self, loaded: Loaded) -> None:
+        for stored in list_projects(self._store):
             if self._stopping:
                 return
-            if known.deleted_at is None:
-                self._catch_up(known.key, known.label_config, loaded)
+            if stored.deleted_at is None:
+                self._catch_up(stored.key, stored.label_config, loaded)
 
     def _catch_up(self, key: ProjectKey, label_config: str, loaded: Loaded) -> None:
+        """Learn from what has changed since the last look, if anything has."""
         digest = loaded.version.digest
         project = self._projects.get(key)
         if project is None or project.digest != digest:
-            project = self._projects[key] = _Project(digest)
+            project = self._projects[key] = _Project(digest, PromptContext())
         seen = fingerprint(self._store, key)
         if seen == project.seen and not any(self._photos.has(sha256) for sha256 in project.missing_photos):
             return
         began = time.perf_counter()
-        if not learning_state(self._store, key).enabled:
+        project.context = _prompt_context(label_config)
+        project.missing_photos.clear()
+        if learning_state(self._store, key).enabled:
+            regions = training_regions(self._store, key)
+            new = self._read_lessons(key, regions, project)
+            if not self._make_lessons(key, regions, new, project, loaded):
+                return
+            self._publish(key, regions, project)
+            if project.lessons:
+                seconds = time.perf_counter() - began
+                log.info("project %s: learned from %d regions in %.0f ms", key, len(project.lessons), 1000 * seconds)
+        else:
             self._learned.pop(key, None)
             project.lessons.clear()
-            project.missing_photos.clear()
-            project.seen = seen
-            return
-        regions = training_regions(self._store, key)
-        if not self._study(key, regions, project, _wanted(label_config), loaded):
-            return
-        self._show(key, regions, project)
         project.seen = seen
-        if project.lessons:
-            seconds = time.perf_counter() - began
-            log.info("project %s: learned from %d regions in %.0f ms", key, len(project.lessons), 1000 * seconds)
 
-    def _study(
-        self, key: ProjectKey, regions: list[TrainingRegion], project: _Project, wanted: PromptContext, loaded: Loaded
-    ) -> bool:
-        """Lessons for the regions that have none; False when that ended early: stopped, or another model."""
+    def _read_lessons(self, key: ProjectKey, regions: list[TrainingRegion], project: _Project) -> list[TrainingRegion]:
+        """Take over the lessons that the store keeps, and drop those of regions that are gone or have changed.
+
+        Returns the regions that still need a lesson.
+        """
         from semsam_model.adaptation.lessons import Lesson
 
-        project.missing_photos.clear()
         current = {each.key: each for each in regions}
         gone = [k for k, (at, _) in project.lessons.items() if k not in current or current[k].updated_at != at]
         for k in gone:
             del project.lessons[k]
         missing = [e for e in regions if e.key not in project.lessons and project.failed.get(e.key) != e.updated_at]
         kept = kept_lessons(self._store, key, project.digest) if missing else {}
+        drop_lessons(self._store, [k for k in {*gone, *kept} if k not in current])
         new = []
         for each in missing:
             found = kept.get(each.key)
@@ -183,71 +193,97 @@ class Learner:
                 project.lessons[each.key] = each.updated_at, lesson
             except DataError:
                 new.append(each)
-        drop_lessons(self._store, [k for k in {*gone, *kept} if k not in current])
-        shown = time.monotonic()
-        for each in reversed(new):  # the newest first: the annotator is about to see it
-            if self._stopping or self._predictor.version != loaded.version:
+        return new
+
+    def _make_lessons(
+        self,
+        key: ProjectKey,
+        regions: list[TrainingRegion],
+        new: list[TrainingRegion],
+        project: _Project,
+        loaded: Loaded,
+    ) -> bool:
+        """Lessons of the new ones of the regions; False when that ended early, see `_should_stop`."""
+        published = time.monotonic()
+        for each in reversed(new):  # the newest first: the annotator's next click is likely to be of its kind
+            if self._should_stop(loaded):
                 return False
-            lesson_or_none = self._lesson(each, wanted, loaded, project)
-            if lesson_or_none is None:
+            lesson = self._make_lesson(each, project, loaded)
+            if lesson is None:
                 continue
-            project.lessons[each.key] = each.updated_at, lesson_or_none
-            if time.monotonic() - shown > SHOW_S:
-                self._show(key, regions, project)
-                shown = time.monotonic()
+            project.lessons[each.key] = each.updated_at, lesson
+            if time.monotonic() - published > PUBLISH_S:
+                self._publish(key, regions, project)
+                published = time.monotonic()
         return True
 
-    def _lesson(self, each: TrainingRegion, wanted: PromptContext, loaded: Loaded, project: _Project) -> Lesson | None:
+    def _make_lesson(self, each: TrainingRegion, project: _Project, loaded: Loaded) -> Lesson | None:
+        """The lesson of a region, which the store keeps from now on; None where there is none (yet)."""
         from semsam_model.adaptation.lessons import Lesson
 
         region = find_region(self._store, each.key)
         if region is None or region.updated_at != each.updated_at:
             return None  # it has changed since: seen at the next look
-
-        def pixels() -> np.ndarray:
-            if not self._photos.has(each.image_sha256):
-                raise _NotThere(each.image_sha256)
-            try:
-                content = self._photos.path(each.image_sha256).read_bytes()
-            except OSError as error:
-                raise DataError(f"its picture cannot be read: {error}") from error
-            settings = self._settings
-            return decode_photo(content, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels).rgb
-
         try:
-            mask = coco_mask.decode(dict(region.mask)).astype(bool)
-            click = Click(*region.click) if region.click else None
-            lesson = self._predictor.lesson(
-                each.image_sha256, pixels, mask, label=each.label, click=click, wanted=wanted, using=loaded
-            )
-        except _NotThere:
+            data = self._lesson_of(each, region, project.context, loaded).to_bytes()
+        except _MissingPhoto:
             project.missing_photos.add(each.image_sha256)  # it is still being fetched
             return None
         except SemsamError as error:
             log.warning("region %s of task %d: nothing is learned from it: %s", each.key.region, each.key.task, error)
             project.failed[each.key] = each.updated_at
             return None
-        data = lesson.to_bytes()
         keep_lesson(self._store, each.key, project.digest, KeptLesson(each.updated_at, data))
         return Lesson.from_bytes(data, photo=each.image_sha256, label=each.label)  # as after a restart
 
-    def _show(self, key: ProjectKey, regions: list[TrainingRegion], project: _Project) -> None:
-        """Put what the lessons add up to in place."""
+    def _lesson_of(self, each: TrainingRegion, region: StoredRegion, context: PromptContext, loaded: Loaded) -> Lesson:
+        """Raises _MissingPhoto; DataError for a mask that does not fit the photo; ImageError, MaskError, ..."""
+        mask = decode_coco_rle(dict(region.mask))
+        click = Click(*region.click) if region.click else None
+
+        def work(model: SemanticSAM, embedding: ImageEmbedding, encode_crop: CropEncoder) -> Lesson:
+            from semsam_model.adaptation.lessons import make_lesson
+
+            return make_lesson(
+                model,
+                embedding,
+                mask,
+                label=each.label,
+                photo=each.image_sha256,
+                click=click,
+                context=context,
+                encode_crop=encode_crop,
+            )
+
+        photo = PhotoSource(each.image_sha256, lambda: self._pixels(each.image_sha256))
+        return self._predictor.run(photo, work, "background", using=loaded).value
+
+    def _pixels(self, sha256: str) -> np.ndarray:
+        if not self._photos.has(sha256):
+            raise _MissingPhoto(sha256)
+        try:
+            content = self._photos.path(sha256).read_bytes()
+        except OSError as error:
+            raise DataError(f"its photo cannot be read: {error}") from error
+        settings = self._settings
+        return decode_photo(content, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels).rgb
+
+    def _publish(self, key: ProjectKey, regions: list[TrainingRegion], project: _Project) -> None:
+        """From now on clicks get what the lessons add up to."""
         from semsam_model.adaptation.lessons import adapt
 
-        known = [project.lessons[each.key][1] for each in regions if each.key in project.lessons]
-        learned = adapt(known)
+        learned = adapt([project.lessons[each.key][1] for each in regions if each.key in project.lessons])
         if learned is None:
             self._learned.pop(key, None)
         else:
             self._learned[key] = project.digest, learned
 
 
-class _NotThere(BackendError):
-    """A picture that is not in the archive yet."""
+class _MissingPhoto(BackendError):
+    """A photo that is not in the archive yet."""
 
 
-def _wanted(label_config: str) -> PromptContext:
+def _prompt_context(label_config: str) -> PromptContext:
     try:
         return PromptContext(LabelConfig.parse(label_config).granularity)
     except BackendError:

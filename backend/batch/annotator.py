@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from backend.images import decode_photo
-from backend.inference.label_embeddings import Namer
-from backend.inference.preannotation import as_prediction, names_of, wanted_regions
+from backend.inference.label_embeddings import LabelVectors
+from backend.inference.preannotation import as_prediction, region_options
 from backend.inference.predictor import Loaded, read_model
 from backend.label_studio.label_config import LabelConfig
 from backend.settings import Settings
@@ -68,11 +68,9 @@ class Annotator:
         be told apart and the text encoder cannot be used."""
         checked_header(weights)
         self._settings, self._config = settings, config
-        self.loaded: Loaded = read_model(settings, weights)
-        own = self.loaded.model.config
-        namer = Namer(TextEncoder(settings.text_encoder)) if own.name_features else None
+        self.loaded: Loaded = read_model(settings, LabelVectors(TextEncoder(settings.text_encoder)), weights)
         # a slow machine takes longer, and finds no fewer names
-        self._labels = names_of(namer, config, own.text_dim, wait_s=None)
+        self._labels = self.loaded.label_embedder.wait_for_labels(config, wait_s=None)
 
     def __call__(self, data: bytes) -> dict[str, Any]:
         """The prediction for a photo file. Raises ImageError."""
@@ -84,7 +82,7 @@ class Annotator:
         from semsam_model.inference.preannotate import queries_to_regions
 
         queries = predict_object_queries_of_resized(self.loaded.model, photo.frame, photo.pixels)
-        regions = queries_to_regions(queries, photo.frame, self._labels, wanted_regions(self._settings, self._config))
+        regions = queries_to_regions(queries, photo.frame, self._labels, region_options(self._settings, self._config))
         return as_prediction(regions, self._config, photo.sha256, self.loaded.version.version)
 
 

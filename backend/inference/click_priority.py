@@ -1,4 +1,4 @@
-"""Clicks come first: what nobody waits for begins its next step when no click is being answered."""
+"""Clicks first: background work begins its next step when no click is being answered."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-GIVE_WAY_S = 5.0  #: a step is begun after this time all the same, so that many annotators cannot stop it for good
+LONGEST_WAIT_S = 5.0  #: after which a step begins all the same, so that many annotators cannot stop it for good
 
 
-class Turns:
+class ClickPriority:
     """Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest_wait_s: float = LONGEST_WAIT_S) -> None:
+        self._longest_wait_s = longest_wait_s
         self._changed = threading.Condition()
         self._clicks = 0
 
     @contextmanager
     def click(self) -> Iterator[None]:
-        """A click is being answered."""
+        """A click is being answered inside the block."""
         with self._changed:
             self._clicks += 1
         try:
@@ -28,7 +29,7 @@ class Turns:
                 self._clicks -= 1
                 self._changed.notify_all()
 
-    def give_way(self) -> None:
-        """Returns when no click is being answered, or after GIVE_WAY_S."""
+    def wait_for_clicks(self) -> None:
+        """Return when no click is being answered, or after `longest_wait_s`."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._clicks, GIVE_WAY_S)
+            self._changed.wait_for(lambda: not self._clicks, self._longest_wait_s)

@@ -65,7 +65,7 @@ class Follower:
         threading.Thread(target=self._run, name="follow-live-version", daemon=True).start()
 
     def stop(self) -> None:
-        """Look no more; returns at once."""
+        """CropEncoder no more; returns at once."""
         self._stopped.set()
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""What the status page tells, out of the store: plain values, no HTML.
+"""What the status page shows, read from the store: plain values, no HTML.
 
 Only light columns are read: no mask leaves the database.
 """
@@ -6,7 +6,9 @@ Only light columns are read: no mask leaves the database.
 from __future__ import annotations
 
 import contextlib
+import logging
 import statistics
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,16 +16,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from cachetools import TTLCache
 from sqlalchemy import and_, func, not_, select
 
 from backend.corrections.queries import count, list_projects
-from backend.errors import NotStored
+from backend.errors import NotStored, StoreError
 from backend.finetuning import jobs
 from backend.finetuning.jobs import Job, last_judged, list_jobs
 from backend.records import Counts, StoredProject
 from backend.store.database import Store
 from backend.store.tables import inbox, regions
 
+log = logging.getLogger(__name__)
+
+STATUS_S = 5.0  #: seconds that the status is kept: it is counted out of every region
 #: Masks that the curves run over: the newest ones that were taken from what a click suggested.
 RECENT = 2000
 JOBS = 8  #: fine-tuning jobs, the newest
@@ -65,8 +71,8 @@ class Status:
     overall: Point | None = None
     jobs: tuple[Job, ...] = ()  #: of fine-tuning, newest first
     last_gate: Job | None = None  #: the newest job that the gate has judged
-    waiting: int = 0  #: deliveries that are acknowledged and not worked in yet
-    problem: str = ""  #: why the store tells nothing
+    waiting: int = 0  #: webhook events that are acknowledged and not processed yet
+    problem: str = ""  #: why the store cannot be read
 
 
 @dataclass(frozen=True)
@@ -77,16 +83,40 @@ class GateReport:
     html: str | None  #: the report as the job wrote it; None where the files are gone and the figures alone are left
 
 
-def read_gate_report(store: Store, data_dir: Path, number: int) -> GateReport:
-    """Raises NotStored for a job that there is not, or that the gate has not judged; StoreError."""
-    job = jobs.find(store, number)
-    if (file := jobs.report_file(data_dir, job)) is not None:
-        with contextlib.suppress(OSError):  # removed this moment
-            return GateReport(job, file.read_text(encoding="utf-8"))
-    if not job.verdict:
-        why = f": {job.message}" if job.message else ""
-        raise NotStored(f"job {number}: {job.state}, the gate has not judged it{why}")
-    return GateReport(job, None)
+class StatusReader:
+    """Reads the status and the gate's reports. Thread-safe; the store is asked for the status once in `keep_s`."""
+
+    def __init__(self, store: Store, data_dir: Path, keep_s: float = STATUS_S) -> None:
+        self._store = store
+        self._data_dir = data_dir
+        self._kept: TTLCache[str, Status] = TTLCache(1, keep_s)
+        self._lock = threading.Lock()
+
+    def status(self) -> Status:
+        """What annotators' work has come to, at most `keep_s` old; without the store, why that is not known."""
+        with self._lock:  # the store is asked once, however many look
+            if (kept := self._kept.get("")) is None:
+                try:
+                    kept = read_status(self._store)
+                except StoreError as error:
+                    log.warning("status: %s", error)
+                    kept = Status(problem=str(error))
+                self._kept[""] = kept
+        return kept
+
+    def gate_report(self, number: int) -> GateReport:
+        """What the gate said about a fine-tuning job.
+
+        Raises NotStored for a job that there is not, or that the gate has not judged; StoreError.
+        """
+        job = jobs.find(self._store, number)
+        if (file := jobs.report_file(self._data_dir, job)) is not None:
+            with contextlib.suppress(OSError):  # removed this moment
+                return GateReport(job, file.read_text(encoding="utf-8"))
+        if not job.verdict:
+            why = f": {job.message}" if job.message else ""
+            raise NotStored(f"job {number}: {job.state}, the gate has not judged it{why}")
+        return GateReport(job, None)
 
 
 def read_status(store: Store) -> Status:

@@ -82,7 +82,7 @@ def fill(store: Store, project: StoredProject, found: Sequence[StoredRegion]) ->
         row: Mapping[str, Any] = {"origin": project.key.origin, "project": project.key.project, "title": project.title}
         connection.execute(insert(projects), [row | {"label_config": project.label_config, "updated_at": BEGAN}])
         if found:
-            connection.execute(insert(regions), [_row(each) for each in found])
+            connection.execute(insert(regions), [region_row(each) for each in found])
 
 
 def begin(store: Store, key: ProjectKey, annotations: Sequence[int], regions: int) -> None:
@@ -90,13 +90,13 @@ def begin(store: Store, key: ProjectKey, annotations: Sequence[int], regions: in
     shared = {"origin": key.origin, "project": key.project, "received_at": BEGAN, "updated_at": BEGAN}
     with store.write() as connection:
         for number in annotations:
-            row = {"annotation": number, "task": number, "prediction": number}
-            connection.execute(insert(annotation_rows), [shared | row])
-            row = {"origin": key.origin, "prediction": number, "regions": regions, "offered": []}
-            connection.execute(insert(predictions), [row])
+            begun = {"annotation": number, "task": number, "prediction": number}
+            connection.execute(insert(annotation_rows), [shared | begun])
+            given = {"origin": key.origin, "prediction": number, "regions": regions, "offered": []}
+            connection.execute(insert(predictions), [given])
 
 
-def _row(each: StoredRegion) -> dict[str, Any]:
+def region_row(each: StoredRegion) -> dict[str, Any]:
     key = each.key
     own = {"origin": key.origin, "project": key.project, "task": key.task, "annotation": key.annotation}
     same = ("image_sha256", "image_url", "width", "height", "granularity", "parent", "outcome", "prompt_id", "rank")

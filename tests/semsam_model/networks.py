@@ -6,9 +6,9 @@ from semsam_model.config import ModelConfig
 from semsam_model.network.model import SemanticSAM, build_model
 
 
-def structured(config: ModelConfig) -> SemanticSAM:
+def structured(config: ModelConfig, seed: int = 3) -> SemanticSAM:
     """Random weights, scaled so that masks have structure and the six levels differ."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     network = build_model(config).eval()
     with torch.no_grad():
         for name, parameter in network.named_parameters():

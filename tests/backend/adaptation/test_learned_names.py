@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from PIL import Image
 from backend.metrics import Metrics
 from backend.records import ProjectKey
 from backend.service.service import SemsamService
-from backend.service.wiring import build_service
+from backend.service.wiring import assemble, build_service
 from backend.settings import Settings
 from tests.backend.annotations import CONFIG, NOON
 
@@ -35,9 +36,8 @@ def settings(tmp_path: Path, weights: Path) -> Settings:
 
 @pytest.fixture
 def service(settings: Settings) -> Iterator[SemsamService]:
-    made = build_service(settings, Metrics())
-    yield made
-    made.close()
+    with contextlib.closing(build_service(settings, Metrics())) as made:
+        yield made
 
 
 def click(service: SemsamService) -> list[dict[str, Any]]:
@@ -88,13 +88,15 @@ def test_switched_off_in_the_settings_what_is_stored_changes_nothing(settings: S
     service.close()
 
 
-def test_another_project_learns_nothing_from_it(service: SemsamService) -> None:
-    rows = click(service)
-    submit(service, labelled(rows[-2], "door"))
-    learner = service._learner
-    assert learner is not None
-    until = time.monotonic() + 60
-    digest = service._predictor.ready().version.digest
-    while learner.learned(ProjectKey(ORIGIN, 7), digest) is None:
-        assert time.monotonic() < until and learner.wait(60)
-    assert learner.learned(ProjectKey(ORIGIN, 8), digest) is None
+def test_another_project_learns_nothing_from_it(settings: Settings) -> None:
+    parts = assemble(settings, Metrics())
+    with contextlib.closing(parts.service) as service:
+        parts.predictor.start()
+        parts.events.start()
+        parts.learner.start()
+        submit(service, labelled(click(service)[-2], "door"))
+        until = time.monotonic() + 60
+        digest = parts.predictor.ready().version.digest
+        while parts.learner.learned(ProjectKey(ORIGIN, 7), digest) is None:
+            assert time.monotonic() < until and parts.learner.wait(60)
+        assert parts.learner.learned(ProjectKey(ORIGIN, 8), digest) is None

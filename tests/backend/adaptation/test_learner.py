@@ -20,7 +20,8 @@ from backend.adaptation.lessons import forget, kept_lessons, switch_learning, tr
 from backend.cli.main import app
 from backend.corrections.photo_archive import PhotoArchive
 from backend.images import decode_photo
-from backend.inference.predictor import Loaded, Predictor
+from backend.inference.click import predict_prompt
+from backend.inference.predictor import Loaded, PhotoSource, Predictor
 from backend.metrics import Metrics
 from backend.records import StoredRegion
 from backend.settings import Settings
@@ -31,6 +32,7 @@ from semsam_model.config import read_model_config
 from semsam_model.network.model import build_model
 from semsam_model.types import Click, LabelSet, Prompt
 from tests.backend import stored
+from tests.backend.models import loaded
 
 KEY = stored.project().key
 LABELS = LabelSet(("wheel", "car", "sky"), (None, None, None), np.zeros((3, 0), np.float32))
@@ -45,7 +47,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Loaded]:
     for seed in (1, 2):
         torch.manual_seed(seed)
         save(folder / f"{seed}.safetensors", build_model(config), config)
-        found.append(Loaded(*load(folder / f"{seed}.safetensors")))
+        found.append(loaded(*load(folder / f"{seed}.safetensors")))
     return found
 
 
@@ -84,12 +86,13 @@ class Backend:
 
     def answer(self) -> Any:
         """Scores, boxes and names of a click; how many regions they were learned from."""
-        loaded = self.predictor.ready()
-        learned = self.learner.learned(KEY, loaded.version.digest)
+        model = self.predictor.ready()
+        learned = self.learner.learned(KEY, model.version.digest)
         rgb = decode_photo(stored.photo(99), max_bytes=10**6, max_pixels=10**6).rgb
         reranker = learned.reranker if learned else None
         prompt = Prompt((Click(14, 11),))
-        candidates, _, _ = self.predictor.propose("9" * 64, lambda: rgb, prompt, using=loaded, reranker=reranker)
+        photo = PhotoSource("9" * 64, lambda: rgb)
+        candidates = predict_prompt(self.predictor, photo, prompt, reranker=reranker, using=model).value
         named = learned.name(candidates, LABELS, 0) if learned else candidates
         return learned.examples if learned else 0, [(c.score, c.bbox, c.names) for c in named]
 
@@ -132,14 +135,14 @@ def test_regions_teach_the_same_in_whatever_order_they_come(
     stored.fill(file, stored.project(), park[::2])
     half = looked(backend)
     with file.write() as connection:
-        connection.execute(regions.insert(), [stored._row(each) for each in park[1::2]])
+        connection.execute(regions.insert(), [stored.region_row(each) for each in park[1::2]])
     after_another = looked(backend)
     assert half != after_another
     with file.write() as connection:
         connection.execute(delete(regions))
     assert looked(backend)[0] == 0
     with file.write() as connection:
-        connection.execute(regions.insert(), [stored._row(each) for each in park[::-1]])
+        connection.execute(regions.insert(), [stored.region_row(each) for each in park[::-1]])
     assert looked(backend) == after_another
 
 
@@ -158,7 +161,7 @@ def test_off_and_forgotten_answer_as_if_nothing_had_been_accepted(
     later = max(each.updated_at for each in park) + (park[-1].updated_at - park[0].updated_at)
     with file.write() as connection:
         again = replace(park[0], key=replace(park[0].key, region="later"), updated_at=later)
-        connection.execute(regions.insert(), [stored._row(again)])
+        connection.execute(regions.insert(), [stored.region_row(again)])
     assert looked(backend)[0] == 1
 
 

@@ -11,50 +11,34 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import requests
-import torch
 from PIL import Image
 
-from backend.inference.follow_version import Follower, load_live
-from backend.inference.predictor import Predictor, read_model
-from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics
-from backend.service.service import SemsamService
+from backend.service.wiring import assemble
 from backend.settings import Settings
 from backend.store.database import open_store
 from backend.versions import files as version_files
 from backend.versions.registry import ModelVersion, Registry, open_registry
 from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
-from semsam_model.network.model import SemanticSAM, build_model
 from tests.paths import CONFIGS
+from tests.semsam_model.networks import structured
 
 CONFIG = (CONFIGS / "labeling.xml").read_text()
 CLICKS = [(25, 50), (60, 30), (80, 80)]
-
-
-def network(seed: int) -> SemanticSAM:
-    """Random weights, scaled so that masks have structure."""
-    torch.manual_seed(seed)
-    model = build_model(read_model_config("tiny")).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and name.startswith("decoder"):
-                parameter.copy_(torch.randn_like(parameter) * parameter[0].numel() ** -0.5 * 2)
-    return model
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("trained")
     for seed in (1, 2):
-        save(folder / f"{seed}.safetensors", network(seed), read_model_config("tiny"))
+        save(folder / f"{seed}.safetensors", structured(read_model_config("tiny"), seed), read_model_config("tiny"))
     return sorted(folder.iterdir())
 
 
@@ -178,15 +162,12 @@ def test_while_versions_switch_under_load_every_answer_is_whole_and_of_one_versi
 class Following:
     """A service whose follower looks when told."""
 
-    def __init__(self, own: Settings, registry: Registry) -> None:
+    def __init__(self, own: Settings) -> None:
         self.metrics = Metrics()
-        read = partial(read_model, own)
-        self.predictor = Predictor(partial(load_live, registry, read), cache_bytes=10**8, metrics=self.metrics)
-        self.predictor.start()
-        self.predictor.ready()
-        self.follower = Follower(registry, self.predictor, read, 1.0)
-        label_studio = LabelStudio(own)
-        self.service = SemsamService(own, self.predictor, label_studio, self.metrics, "?", registry=registry)
+        parts = assemble(own, self.metrics)
+        self.service, self.follower, self.store = parts.service, parts.follower, parts.store
+        parts.predictor.start()
+        parts.predictor.ready()
 
     def failures(self) -> str:
         lines = self.metrics.render().decode().splitlines()
@@ -211,7 +192,7 @@ def spoil(version: ModelVersion) -> None:
 def test_a_live_version_that_is_damaged_is_not_served_and_the_old_one_goes_on(
     own: Settings, registry: Registry, child: ModelVersion
 ) -> None:
-    following = Following(own, registry)
+    following = Following(own)
     registry.activate(child.version)
     spoil(child)
     for _ in range(3):
@@ -231,7 +212,7 @@ def test_a_start_with_a_damaged_live_version_serves_the_one_before_it_and_says_s
 ) -> None:
     registry.activate(child.version)
     spoil(child)
-    following = Following(own, registry)
+    following = Following(own)
     assert following.answered_by() == registry.base.version
     following.follower.look()
     assert "altered" in following.service.health()["problem"]
@@ -239,15 +220,15 @@ def test_a_start_with_a_damaged_live_version_serves_the_one_before_it_and_says_s
 
 def test_a_start_serves_the_live_version(own: Settings, registry: Registry, child: ModelVersion) -> None:
     registry.activate(child.version)
-    assert Following(own, registry).answered_by() == child.version
+    assert Following(own).answered_by() == child.version
 
 
 def test_without_the_database_the_model_goes_on_answering_and_follows_again_when_it_is_back(
     own: Settings, registry: Registry, child: ModelVersion, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    following = Following(own, registry)
+    following = Following(own)
     registry.activate(child.version)
-    registry._store.close()
+    following.store.close()  # its connections would still read the file under its new name
     away = own.data_dir.rename(tmp_path / "away")
     for _ in range(3):
         following.follower.look()

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,18 @@ import pytest
 import torch
 from PIL import Image
 
-from backend.inference.label_embeddings import Namer, telling
+from backend.inference.label_embeddings import LabelEmbedder, LabelVectors, specific_labels
 from backend.inference.preannotation import UNFINISHED
-from backend.inference.predictor import Predictor, read_model
-from backend.inference.text_prompt import ELSE, against, asked_label, readings
-from backend.label_studio.client import LabelStudio
+from backend.inference.predictor import read_model
+from backend.inference.text_prompt import GENERAL_LABELS, competing_labels, label_of_text, readings
 from backend.label_studio.label_config import Label, LabelConfig
 from backend.metrics import Metrics
 from backend.service.service import SemsamService
-from backend.service.wiring import build_service
+from backend.service.wiring import Parts, assemble, build_service
 from backend.settings import Settings
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
+from semsam_model.errors import TextEncoderError
 from semsam_model.inference.naming import EVEN_LEVEL, LOG_ODDS_A_LEVEL
 from semsam_model.inference.predict import predict_candidates
 from semsam_model.network.model import build_model
@@ -42,6 +43,7 @@ LABELS = (
     '<Label value="something else"/>',
 )
 LOADS_IN_S = 120
+NAMED = replace(read_model_config("tiny"), name_features=True, text_dim=384)
 
 
 def config(*labels: str) -> str:
@@ -63,10 +65,23 @@ def encoder() -> TextEncoder:
 
 
 @pytest.fixture(scope="module")
-def namer(encoder: TextEncoder) -> Namer:
-    namer = Namer(encoder)
-    namer.wait(LOADS_IN_S)
-    return namer
+def vectors(encoder: TextEncoder) -> LabelVectors:
+    vectors = LabelVectors(encoder)
+    vectors.wait(LOADS_IN_S)
+    return vectors
+
+
+@pytest.fixture(scope="module")
+def embedder(vectors: LabelVectors) -> LabelEmbedder:
+    return LabelEmbedder(vectors, NAMED)
+
+
+@pytest.fixture(scope="module")
+def missing() -> LabelVectors:
+    """Of an encoder that is not there."""
+    vectors = LabelVectors(TextEncoder(Path("nowhere"), "0" * 64))
+    vectors.wait(LOADS_IN_S)
+    return vectors
 
 
 @pytest.fixture(scope="module")
@@ -79,25 +94,36 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
-    own = replace(read_model_config("tiny"), name_features=True, text_dim=384)
     path = tmp_path_factory.mktemp("weights") / "named.safetensors"
-    save(path, build_model(own), own)
+    save(path, build_model(NAMED), NAMED)
     return path
 
 
-Build = Callable[..., SemsamService]
+Build = Callable[..., Parts]
+Serve = Callable[..., SemsamService]
 
 
 @pytest.fixture
-def served(photos: Path, weights: Path, namer: Namer) -> Build:
-    """The service over the weights with names."""
+def assembled(photos: Path, weights: Path, vectors: LabelVectors, tmp_path: Path) -> Iterator[Build]:
+    """The service over the weights with names, its model loading."""
+    with contextlib.ExitStack() as closing:
 
-    def build(using: Namer | None = namer, threshold: float = 0.0) -> SemsamService:
-        settings = Settings(model="tiny", weights=weights, local_files_root=photos, name_threshold=threshold)
-        metrics = Metrics()
-        predictor = Predictor(lambda: read_model(settings, weights), cache_bytes=10**8, metrics=metrics)
-        predictor.start()
-        return SemsamService(settings, predictor, LabelStudio(settings), metrics, "named-0", using)
+        def build(using: LabelVectors = vectors, threshold: float = 0.0, **options: Any) -> Parts:
+            folders: dict[str, Any] = {"local_files_root": photos, "data_dir": tmp_path}
+            settings = Settings(model="tiny", weights=weights, name_threshold=threshold, **folders)
+            parts = assemble(settings, Metrics(), label_vectors=using, **options)
+            closing.callback(parts.service.close)
+            parts.predictor.start()
+            return parts
+
+        yield build
+
+
+@pytest.fixture
+def served(assembled: Build) -> Serve:
+    def build(**options: Any) -> SemsamService:
+        service: SemsamService = assembled(**options).service
+        return service
 
     return build
 
@@ -124,7 +150,7 @@ def said(rows: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
 
 
 def test_a_region_bears_the_best_label_by_its_alias_and_the_three_best_with_scores_in_its_note(
-    served: Build, weights: Path, encoder: TextEncoder
+    served: Serve, weights: Path, encoder: TextEncoder
 ) -> None:
     model, _ = load(weights)
     embedding, click = model.encode(rgb()), Click(21, 30)
@@ -146,12 +172,12 @@ def test_a_region_bears_the_best_label_by_its_alias_and_the_three_best_with_scor
     assert said(ask(served())) == expected
 
 
-def test_the_order_of_the_labels_in_the_config_does_not_matter(served: Build) -> None:
+def test_the_order_of_the_labels_in_the_config_does_not_matter(served: Serve) -> None:
     service = served()
     assert said(ask(service)) == said(ask(service, LABELS[::-1]))
 
 
-def test_below_the_threshold_the_rule_chooses_the_label_and_the_note_says_so(served: Build) -> None:
+def test_below_the_threshold_the_rule_chooses_the_label_and_the_note_says_so(served: Serve) -> None:
     for _, label, note in said(ask(served(threshold=1.0))):
         assert label in ("car", "wheel")  # the first of each kind
         assert re.fullmatch(r"L[1-6]/6 \? [\w ]+ 0\.\d\d \| [\w ]+ 0\.\d\d \| [\w ]+ 0\.\d\d", note)
@@ -164,38 +190,52 @@ def test_below_the_threshold_the_rule_chooses_the_label_and_the_note_says_so(ser
         ('<Label value="object"/>', '<Label value="wheel" kind="part"/>'),
     ],
 )
-def test_labels_that_leave_nothing_to_choose_keep_the_rule(served: Build, labels: tuple[str, ...]) -> None:
+def test_labels_that_leave_nothing_to_choose_keep_the_rule(served: Serve, labels: tuple[str, ...]) -> None:
     for _, label, note in said(ask(served(), labels)):
         assert re.fullmatch(rf"L[1-6]/6 {label} \d\.\d\d", note)
 
 
 def test_a_missing_encoder_leaves_the_choice_to_the_rule_and_is_logged_once(
-    served: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    served: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    missing = Namer(TextEncoder(tmp_path / "nowhere", "0" * 64))
+    missing = LabelVectors(TextEncoder(Path("nowhere"), "0" * 64))
     missing.wait(LOADS_IN_S)
-    service = served(missing)
-    by_rule = said(ask(served(None)))
-    assert by_rule and said(ask(service)) == said(ask(service)) == by_rule
+    service = served(using=missing)
+    by_rule = said(ask(service))
+    assert all(re.fullmatch(r"L[1-6]/6 \w+ \d\.\d\d", note) for _, _, note in by_rule)
+    assert {label for _, label, _ in by_rule} <= {"car", "wheel"}  # the first of each kind
+    assert by_rule and said(ask(service)) == by_rule
     assert ask(service, text="wheel") == []
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(warnings) == 1 and "by rule" in warnings[0] and "nowhere" in warnings[0]
 
 
 def test_names_follow_a_switch_to_a_model_that_has_none_or_others_and_back(
-    served: Build, namer: Namer, weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    assembled: Build, vectors: LabelVectors, weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service, settings = served(), Settings()
+    parts, settings = assembled(), Settings()
+    service, predictor = parts.service, parts.predictor
     named = said(ask(service))
-    for name, changes in (("nameless", {}), ("foreign", {"name_features": True})):  # in 16 dimensions
-        own = replace(read_model_config("tiny"), **changes)
+    tiny = read_model_config("tiny")
+    for name, own in (("nameless", tiny), ("foreign", replace(tiny, name_features=True))):  # in 16 dimensions
         save(tmp_path / name, build_model(own), own)
-        assert service._predictor.switch(lambda name=name: read_model(settings, tmp_path / name))
+        assert predictor.switch(partial(read_model, settings, vectors, tmp_path / name))
         assert all(re.fullmatch(r"L[1-6]/6 \w+ \d\.\d\d", note) for _, _, note in said(ask(service))), name
         assert ask(service, text="wheel") == []
     assert "16 dimensions" in caplog.text
-    assert service._predictor.switch(lambda: read_model(settings, weights))
+    assert predictor.switch(partial(read_model, settings, vectors, weights))
     assert said(ask(service)) == named
+
+
+def test_a_model_without_names_asks_for_no_vectors(missing: LabelVectors) -> None:
+    nameless = LabelEmbedder(missing, read_model_config("tiny"))
+    parsed = LabelConfig.parse(config(*LABELS))
+    assert not nameless.can_name
+    assert nameless.labels(parsed) is None
+    assert nameless.wait_for_labels(parsed, LOADS_IN_S) is None
+    assert nameless.embed(parsed.labels) is None
+    with pytest.raises(TextEncoderError, match="none is given by chance"):
+        LabelEmbedder(missing, NAMED).wait_for_labels(parsed, LOADS_IN_S)
 
 
 class _Held(TextEncoder):
@@ -205,47 +245,47 @@ class _Held(TextEncoder):
         super().__init__()
         self.begin = begin
 
-    def _load(self) -> Any:
+    def embed(self, labels: Sequence[str]) -> torch.Tensor:
         self.begin.wait(LOADS_IN_S)
-        return super()._load()
+        return super().embed(labels)
 
 
-def test_no_click_waits_for_the_encoder_to_load(served: Build) -> None:
+def test_no_click_waits_for_the_encoder_to_load(served: Serve, missing: LabelVectors) -> None:
     begin = threading.Event()
-    loading = Namer(_Held(begin))
-    service = served(loading)
-    assert said(ask(service)) == said(ask(served(None)))
+    loading = LabelVectors(_Held(begin))
+    service = served(using=loading)
+    assert said(ask(service)) == said(ask(served(using=missing)))
     begin.set()
     loading.wait(LOADS_IN_S)
     assert said(ask(service)) == said(ask(served()))
 
 
-def test_a_picture_without_a_click_is_not_labelled_before_the_encoder_has_read_the_labels(
-    served: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_photo_without_a_click_is_not_labelled_before_the_encoder_has_read_the_labels(
+    assembled: Build, tmp_path: Path
 ) -> None:
-    own = replace(read_model_config("tiny"), name_features=True, text_dim=384, generic_queries=6, generic_layers=1)
+    own = replace(NAMED, generic_queries=6, generic_layers=1)
     save(tmp_path / "generic.safetensors", build_model(own), own)
     begin = threading.Event()
-    loading = Namer(_Held(begin))
-    service = served(loading)
-    assert service._predictor.switch(lambda: read_model(Settings(), tmp_path / "generic.safetensors"))
+    loading = LabelVectors(_Held(begin))
+    parts = assembled(using=loading, encoder_wait_s=0.05)
+    parts.predictor.ready()
+    assert parts.predictor.switch(partial(read_model, Settings(), loading, tmp_path / "generic.safetensors"))
     tasks = [{"id": 1, "project": 1, "data": {"image": "/data/local-files/?d=a.png"}}]
     body = {"project": "1.2", "label_config": config(*LABELS), "params": {"context": None}, "tasks": tasks}
-    monkeypatch.setattr("backend.service.service.ENCODER_WAIT_S", 0.05)
-    (early,) = service.predict_request(body, "r1")
+    (early,) = parts.service.predict_request(body, "r1")
     assert early["result"] == [] and early["model_version"].endswith(UNFINISHED)
     begin.set()
-    loading.needed(LabelConfig.parse(config(*LABELS)), 384, LOADS_IN_S)
-    (late,) = service.predict_request(body, "r2")
+    parts.predictor.ready().label_embedder.wait_for_labels(LabelConfig.parse(config(*LABELS)), LOADS_IN_S)
+    (late,) = parts.service.predict_request(body, "r2")
     assert not late["model_version"].endswith(UNFINISHED)
 
 
-def test_a_text_returns_masks_of_that_name_and_says_which(served: Build, namer: Namer) -> None:
+def test_a_text_returns_masks_of_that_name_and_says_which(served: Serve) -> None:
     service = served()
     parsed = LabelConfig.parse(config(*LABELS))
     answers = {}
     for text in ("car", " HOUSE", "c7", "Wheel", "door"):
-        value = asked_label(text, parsed).value
+        value = label_of_text(text, parsed).value
         answers[text] = said(ask(service, text=text))
         assert all(label == value and re.search(rf" {value} [01]\.\d\d", note) for _, label, note in answers[text])
         assert len(answers[text]) <= 6
@@ -253,20 +293,20 @@ def test_a_text_returns_masks_of_that_name_and_says_which(served: Build, namer: 
     assert answers[" HOUSE"] == answers["c7"]
 
 
-def test_a_part_of_something_is_asked_for_before_the_words_as_they_are(served: Build) -> None:
+def test_a_part_of_something_is_asked_for_before_the_words_as_they_are(served: Serve) -> None:
     parsed = LabelConfig.parse(config(*LABELS, '<Label value="cup of tea"/>'))
     car, house, wheel = parsed.labels[:3]
     assert readings("Wheel of car", parsed) == [(wheel, car), (Label("Wheel of car", "Wheel of car"), None)]
     assert readings("roof of c7", parsed)[0] == (Label("roof", "roof", "part"), house)
     for text in ("cup of tea", "wheel", "of car", "car of "):
-        assert readings(text, parsed) == [(asked_label(text, parsed), None)]
+        assert readings(text, parsed) == [(label_of_text(text, parsed), None)]
     # with a threshold of 0 the best mask is the word's, so that there always is one for the words as they are
     for _, label, note in said(ask(served(), text="wheel of car")):
         assert label in ("wheel", "car") and "wheel" in note
 
 
 def test_an_empty_answer_to_a_text_is_logged_with_its_reason(
-    served: Build, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    served: Serve, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     nameless = read_model_config("tiny")
     save(tmp_path / "tiny.safetensors", build_model(nameless), nameless)
@@ -281,18 +321,24 @@ def test_an_empty_answer_to_a_text_is_logged_with_its_reason(
         assert "expected at least a word" in caplog.text
 
 
-def test_what_is_of_something_is_a_part_and_words_that_fit_everything_name_nothing(namer: Namer) -> None:
+def test_what_is_of_something_is_a_part_and_words_that_fit_everything_name_nothing(embedder: LabelEmbedder) -> None:
     parsed = LabelConfig.parse(config(*LABELS, '<Label value="Unknown"/>'))
-    assert [label.text for label in telling(parsed.labels)] == ["car", "House", "wheel", "door", "something else"]
-    labels = namer.labels(parsed)
+    assert [label.text for label in specific_labels(parsed.labels)] == [
+        "car",
+        "House",
+        "wheel",
+        "door",
+        "something else",
+    ]
+    labels = embedder.labels(parsed)
     assert labels is not None
     assert labels.kinds == ("object", "object", "part", "part", None)
 
 
-def test_words_that_nearly_mean_the_text_are_not_held_against_it(namer: Namer) -> None:
+def test_words_that_nearly_mean_the_text_are_not_held_against_it(embedder: LabelEmbedder) -> None:
     bare = LabelConfig.parse(config('<Label value="object"/>'))
     for text, near in (("vehicles", "vehicle"), ("buildings", "building")):
-        labels = against(Label(text, text), bare, namer)
+        labels = competing_labels(Label(text, text), bare, embedder)
         assert labels is not None and labels.values[0] == text
         assert near not in labels.values
-        assert 1 < len(labels.values) <= len(ELSE)
+        assert 1 < len(labels.values) <= len(GENERAL_LABELS)

@@ -1,32 +1,30 @@
-"""A picture that nobody has clicked: one clean set of regions, the same from the service whenever it is asked."""
+"""A photo that nobody has clicked: one clean set of regions, the same from the service whenever it is asked."""
 
 import contextlib
 import dataclasses
 import logging
 import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from backend.inference.preannotation import UNFINISHED, in_time
+from backend.inference.label_embeddings import LabelVectors
+from backend.inference.preannotation import UNFINISHED
 from backend.label_studio.label_config import LabelConfig
 from backend.metrics import Metrics
 from backend.service.service import SemsamService
-from backend.service.wiring import build_service
+from backend.service.wiring import assemble, build_service
 from backend.settings import Settings
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
-from semsam_model.inference.preannotate import Region, apart
 from semsam_model.masks.codecs import decode_brush_rle
-from semsam_model.network.model import build_model
-from semsam_model.types import Candidate, Kind
+from semsam_model.text_encoder import TextEncoder
 from tests.backend.service.test_predictions import CONFIG, Files, body, serving
 from tests.backend.studio_http import TOKEN
+from tests.semsam_model.networks import structured
 
 NAMED = CONFIG.replace(
     '<Label value="object" kind="object" background="#d62728"/>',
@@ -38,16 +36,10 @@ NAMED = CONFIG.replace(
 @pytest.fixture(scope="session")
 def everything_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with names and object queries, untrained, whose masks have structure."""
-    torch.manual_seed(4)
     tiny = read_model_config("tiny")
     config = dataclasses.replace(tiny, generic_queries=12, generic_layers=1, name_features=True, text_dim=384)
-    network = build_model(config).eval()
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if parameter.ndim > 1 and name.startswith("decoder"):
-                parameter.copy_(torch.randn_like(parameter) * parameter[0].numel() ** -0.5 * 2)
     path = tmp_path_factory.mktemp("everything") / "tiny.safetensors"
-    save(path, network, config)
+    save(path, structured(config, seed=4), config)
     return path
 
 
@@ -72,9 +64,11 @@ def server() -> Iterator[str]:
 @contextlib.contextmanager
 def built(chosen: Settings) -> Iterator[SemsamService]:
     """The service, its text encoder loaded: a busy machine takes longer for that than a request waits."""
-    with contextlib.closing(build_service(chosen, Metrics())) as made:
-        assert made._namer is not None
-        made._namer.wait(300)
+    vectors = LabelVectors(TextEncoder(chosen.text_encoder))
+    vectors.wait(300)
+    parts = assemble(chosen, Metrics(), label_vectors=vectors)
+    with contextlib.closing(parts.service) as made:
+        parts.predictor.start()
         yield made
 
 
@@ -93,7 +87,7 @@ def mask(row: dict[str, Any]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("config", [CONFIG, NAMED])
-def test_a_picture_without_a_click_gets_named_regions_that_do_not_overlap_within_a_kind(
+def test_a_photo_without_a_click_gets_named_regions_that_do_not_overlap_within_a_kind(
     service: SemsamService, config: str
 ) -> None:
     (answer,) = service.predict_request(body(None, "a.png", config=config), "r1")
@@ -143,7 +137,7 @@ def test_what_no_time_is_left_for_comes_back_empty_under_a_version_that_is_asked
     assert load(everything_weights)[1].version in answers[0]["model_version"]
 
 
-def test_a_picture_that_cannot_be_read_is_asked_again_and_the_others_are_answered(service: SemsamService) -> None:
+def test_a_photo_that_cannot_be_read_is_asked_again_and_the_others_are_answered(service: SemsamService) -> None:
     broken, fine = service.predict_request(body(None, "broken.png", "a.png"), "r3")
     assert broken["result"] == [] and broken["model_version"].endswith(UNFINISHED)
     assert fine["result"] and not fine["model_version"].endswith(UNFINISHED)
@@ -163,7 +157,7 @@ def test_without_a_text_encoder_nothing_is_labelled_that_would_need_it(
     assert "without the text encoder" in reason and f"{tmp_path / 'encoder'}: expected" in reason
 
 
-def test_a_single_picture_that_does_not_come_is_given_up_too(
+def test_a_single_photo_that_does_not_come_is_given_up_too(
     everything_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     come = threading.Event()
@@ -185,47 +179,3 @@ def test_a_single_picture_that_does_not_come_is_given_up_too(
             come.set()
     assert "request r: empty answer (no_time)" in caplog.text
     assert answer["result"] == [] and answer["model_version"].endswith(UNFINISHED)
-
-
-def test_pictures_that_do_not_come_hold_up_neither_the_answer_nor_each_other() -> None:
-    released, begun = threading.Event(), list[str]()
-
-    def job(name: str, stuck: bool) -> str:
-        begun.append(name)
-        if stuck:
-            released.wait(60)
-        return name
-
-    names = ["fine", "stuck", "fine too", "stuck too", "not begun"]
-    answers = in_time([partial(job, name, "stuck" in name) for name in names], 1.0, lambda: "late")
-    assert answers == ["fine", "late", "fine too", "late", "late"]
-    released.set()
-    assert set(begun) == set(names[:4])
-
-
-def square(rank: int, score: float, x0: int, x1: int, kind: Kind = "object") -> Region:
-    crop = np.ones((40, x1 - x0), bool)
-    return Region(Candidate(rank, 0, 1, score, score, 1.0, (60, 100), (x0, 10, x1, 50), crop), kind)
-
-
-def test_of_two_masks_the_better_one_has_what_they_share_and_little_left_over_is_no_region() -> None:
-    best, most, little = square(2, 0.9, 0, 40), square(1, 0.8, 30, 70), square(3, 0.5, 35, 75)
-    kept = [region.candidate for region in apart([most, best, little], 0.6)]
-    assert [(c.rank, c.bbox) for c in kept] == [(2, (0, 10, 40, 50)), (1, (40, 10, 70, 50))]
-
-
-def test_an_object_and_a_part_that_are_nearly_the_same_are_one_region_the_surer_one() -> None:
-    whole, pane = square(1, 0.8, 0, 40), square(2, 0.5, 20, 60)
-    for share, stays in ((38, "one"), (30, "both")):  # IoU 0.95, 0.75
-        for score, surer in ((0.9, "part"), (0.7, "object"), (0.8, "object")):
-            part = square(1, score, 0, share, "part")
-            expected = ["part", "object"] if surer == "part" else ["object", "part"]
-            for given in ([part, whole], [whole, part]):
-                kinds = [region.kind for region in apart(given, 0.6)]
-                assert kinds == (expected if stays == "both" else [surer])
-    # what is no region takes nothing from others of its kind
-    kept = apart([square(1, 0.9, 0, 40, "part"), whole, pane], 0.6)
-    assert [(r.kind, r.candidate.bbox) for r in kept] == [("part", (0, 10, 40, 50)), ("object", (20, 10, 60, 50))]
-    # and what is compared is what is left of a mask: 0..50 without the better 40..80
-    left = [square(1, 0.9, 40, 80), square(2, 0.8, 0, 50), square(1, 0.7, 0, 40, "part")]
-    assert [r.candidate.bbox[::2] for r in apart(left, 0.6)] == [(40, 80), (0, 40)]

@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.inference.predictor import Predictor, read_model
-from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics
 from backend.service.service import SemsamService
-from backend.service.wiring import build_service
+from backend.service.wiring import assemble, build_service
 from backend.settings import Settings
 from backend.web.app import create_app
 from semsam_model.checkpoints.checkpoint import load
+from semsam_model.checkpoints.header import read_header
 from semsam_model.errors import CheckpointError
 from semsam_model.inference.predict import predict_candidates
 from semsam_model.masks.codecs import decode_brush_rle
@@ -229,14 +228,15 @@ def test_it_can_be_called_as_label_studio_ml_calls_it(service: SemsamService) ->
     assert service.fit("START_TRAINING", {"project": {"id": 1}})["action"] == "START_TRAINING"
 
 
-def test_setup_and_health_name_the_version_before_the_model_is_loaded(server: tuple[str, Files], weights: Path) -> None:
-    settings = Settings(label_studio_url=server[0], model="tiny", weights=weights)
-    metrics = Metrics()
-    predictor = Predictor(lambda: read_model(settings, weights), cache_bytes=1, metrics=metrics)
-    service = SemsamService(settings, predictor, LabelStudio(settings), metrics, "tiny-0123")
-    assert service.health() == {"status": "UP", "model_version": "tiny-0123", "model_state": "loading"}
-    asked = {"project": "1.17", "schema": CONFIG, "hostname": server[0], "access_token": "x", "extra_params": "{}"}
-    assert service.setup(asked) == {"model_version": "tiny-0123"}
+def test_setup_and_health_name_the_version_before_the_model_is_loaded(
+    server: tuple[str, Files], weights: Path, tmp_path: Path
+) -> None:
+    settings = Settings(label_studio_url=server[0], model="tiny", weights=weights, data_dir=tmp_path)
+    version = read_header(weights).version.version
+    with contextlib.closing(assemble(settings, Metrics()).service) as service:
+        assert service.health() == {"status": "UP", "model_version": version, "model_state": "loading"}
+        asked = {"project": "1.17", "schema": CONFIG, "hostname": server[0], "access_token": "x", "extra_params": "{}"}
+        assert service.setup(asked) == {"model_version": version}
 
 
 def test_missing_weights_stop_the_start(tmp_path: Path) -> None:

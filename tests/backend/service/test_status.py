@@ -18,12 +18,10 @@ from hypothesis import strategies as st
 from playwright.sync_api import Page, Request, sync_playwright
 from werkzeug.serving import make_server
 
-from backend.errors import StoreError
 from backend.finetuning import jobs
 from backend.metrics import Metrics
 from backend.records import Preannotated, ProjectKey, StoredRegion
-from backend.service.service import SemsamService
-from backend.service.status import POINTS, GateReport, Point, Status, read_gate_report, read_status
+from backend.service.status import POINTS, GateReport, Point, Status, StatusReader, read_status
 from backend.settings import Settings
 from backend.store.database import Store
 from backend.web.app import create_app
@@ -248,8 +246,7 @@ class Told:
     """A service that has a store."""
 
     def __init__(self, store: Store, data_dir: Path = Path("nowhere")) -> None:
-        self._store = store
-        self._data_dir = data_dir
+        self._reader = StatusReader(store, data_dir, keep_s=0)
 
     def health(self) -> dict[str, Any]:
         return READY
@@ -270,13 +267,10 @@ class Told:
         return {"versions": [old["version"], new["version"]], "live": new["version"], "details": [old, new]}
 
     def gate_report(self, job: int) -> GateReport:
-        return read_gate_report(self._store, self._data_dir, job)
+        return self._reader.gate_report(job)
 
     def status(self) -> Status:
-        try:
-            return read_status(self._store)
-        except StoreError as error:
-            return Status(problem=str(error))
+        return self._reader.status()
 
 
 @contextmanager
@@ -366,16 +360,15 @@ def test_the_page_wants_the_same_credentials_as_the_rest_and_says_when_the_datab
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
 
 
-def test_the_service_tells_the_status_and_without_its_database_why_not(tmp_path: Path) -> None:
+def test_the_status_is_kept_for_a_while_and_without_the_database_it_says_why_it_is_not_known(tmp_path: Path) -> None:
     opened = Store.open(f"sqlite:///{tmp_path}/gone.db")
     fill(opened, project(), history(20))
-    service = SemsamService(Settings(data_dir=tmp_path), *[None] * 3, "v0", store=opened)
-    assert service.status() == read_status(opened)
+    reader, hasty = StatusReader(opened, tmp_path, keep_s=60), StatusReader(opened, tmp_path, keep_s=0)
+    assert reader.status() == hasty.status() == read_status(opened)
     opened.close()
     for file in tmp_path.glob("gone.db*"):
         file.unlink()
     (tmp_path / "gone.db").write_bytes(b"not a database" * 100)
-    broken = SemsamService(Settings(data_dir=tmp_path), *[None] * 3, "v0", store=opened)
-    assert "gone.db" in broken.status().problem
-    assert service.status().projects  # remembered
+    assert "gone.db" in hasty.status().problem
+    assert reader.status().projects  # kept
     opened.close()
