@@ -19,8 +19,9 @@ from backend.batch.object_store import ObjectStores, is_stored
 from backend.batch.task_lines import NameSet, TaskLines
 from backend.errors import BackendError, BadRequest, ImageTooLarge, LabelStudioError, TaskRefused, TokenRefused
 from backend.label_studio.client import LabelStudio, all_tasks
-from backend.label_studio.connection import Connection, shown
+from backend.label_studio.connection import Connection
 from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.servers import shown
 from backend.settings import Settings
 from semsam_model.errors import SemsamError
 

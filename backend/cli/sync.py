@@ -64,7 +64,7 @@ def _chosen(
     stored: Sequence[StoredProject], settings: Settings, project: int | None, origin: str | None
 ) -> list[ProjectKey]:
     """The project that was named, known or not, or all that are known. Raises StoreError."""
-    from backend.label_studio.connection import origin_of
+    from backend.label_studio.servers import origin_of
     from backend.records import ProjectKey
 
     if project is None:
