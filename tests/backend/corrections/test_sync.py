@@ -33,7 +33,7 @@ from backend.store.database import Store
 from backend.store.tables import projects
 from tests.backend import postgres
 from tests.backend.annotations import CONFIG, annotation, brush_row, event, square
-from tests.backend.service.test_intake import eventually
+from tests.backend.service.test_event_handler import eventually
 from tests.backend.studio import FakeStudio, labelled, serving
 from tests.backend.studio_http import TOKEN
 
