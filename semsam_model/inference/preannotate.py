@@ -15,7 +15,7 @@ import numpy as np
 from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.object_queries import INSIDE, ObjectQueries, predict_object_queries, queries_to_candidates
 from semsam_model.inference.postprocess import COLUMNS, PostprocessOptions
-from semsam_model.masks.geometry import clean_pixels, crop_mask
+from semsam_model.masks.geometry import clean_pixels, crop_mask, crops_iou, shared_pixels
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import KINDS, Candidate, Kind, LabelSet
@@ -85,7 +85,8 @@ def apart(regions: Sequence[Region], visible: float) -> list[Region]:
         free = _free(candidate, *cleaned, mine)  # a pinhole that was filled may be another's
         if not free.area or free.area < visible * candidate.area:
             continue
-        if any(_iou(free, other.candidate) > SAME_REGION for other in kept if other.kind != kind):
+        others = (other.candidate for other in kept if other.kind != kind)
+        if any(crops_iou(free.crop, free.bbox, other.crop, other.bbox) > SAME_REGION for other in others):
             continue
         x0, y0, x1, y1 = free.bbox
         mine[y0:y1, x0:x1] |= free.crop
@@ -126,28 +127,12 @@ def _linked(regions: Sequence[Region]) -> list[Region]:
     for i, region in enumerate(regions):
         parent = None
         if region.kind == "part":
-            area = region.candidate.area
-            shares = {rank: _shared(region.candidate, whole) / area for rank, whole in objects.items()}
+            part = region.candidate
+            shares = {
+                rank: shared_pixels(part.crop, part.bbox, whole.crop, whole.bbox) / part.area
+                for rank, whole in objects.items()
+            }
             parent = max(shares, key=lambda rank: shares[rank], default=None)
             parent = parent if parent is not None and shares[parent] >= INSIDE else None
         linked.append(Region(replace(region.candidate, rank=i + 1, parent=parent), region.kind))
     return linked
-
-
-def _iou(a: Candidate, b: Candidate) -> float:
-    both = _shared(a, b)
-    return both / (a.area + b.area - both)
-
-
-def _shared(a: Candidate, b: Candidate) -> int:
-    """Pixels that are of both."""
-    x0, y0 = max(a.bbox[0], b.bbox[0]), max(a.bbox[1], b.bbox[1])
-    x1, y1 = min(a.bbox[2], b.bbox[2]), min(a.bbox[3], b.bbox[3])
-    if x0 >= x1 or y0 >= y1:
-        return 0
-
-    def cut(candidate: Candidate) -> np.ndarray:
-        left, top = candidate.bbox[:2]
-        return candidate.crop[y0 - top : y1 - top, x0 - left : x1 - left]
-
-    return int(np.count_nonzero(cut(a) & cut(b)))

@@ -99,28 +99,16 @@ def decode_brush_rle(rle: Sequence[int], size: Size) -> np.ndarray:
         data = bytes(rle)
     except (TypeError, ValueError):
         raise DataError("rle: expected a list of integers 0..255, got something else in it") from None
-    if len(data) * 8 < RLE_HEADER_BITS:
-        raise DataError(f"rle: expected at least 7 bytes, got {len(data)}")
-    head = int.from_bytes(data[:7], "big") >> (56 - RLE_HEADER_BITS)
-    total, word = head >> 21, (head >> 16 & 31) + 1
-    size_bits = [(head >> shift & 15) + 1 for shift in (12, 8, 4, 0)]
-    height, width = checked_size(size)
-    if total != 4 * height * width:
-        raise DataError(
-            f"rle: expected {4 * height * width} values for {width} x {height} pixels, its header says {total}; "
-            "original_width and original_height must be those of the photo it was drawn on"
-        )
-    if word != 8:
-        raise DataError(f"rle: expected words of 8 bits, got {word}")
-
-    mask = np.zeros(height * width, bool)
-    end = 8 * len(data)
+    length_bits = _brush_length_bits(data, checked_size(size))
+    total, end = 4 * size[0] * size[1], 8 * len(data)
+    mask = np.zeros(size[0] * size[1], bool)
     data += bytes(8)  # so that the window below never reads past the end
     at, done = RLE_HEADER_BITS, 0
     while done < total:
+        # A run: 1 bit "one value, repeated", 2 bits class of the length, the length - 1, then the value or values.
         window = int.from_bytes(data[at >> 3 : (at >> 3) + 5], "big") << (at & 7)
         repeated = window >> 39 & 1
-        bits = size_bits[window >> 37 & 3]
+        bits = length_bits[window >> 37 & 3]
         count = (window >> (37 - bits) & ((1 << bits) - 1)) + 1
         at += 3 + bits
         upto = done + count
@@ -141,7 +129,23 @@ def decode_brush_rle(rle: Sequence[int], size: Size) -> np.ndarray:
             mask[done >> 2 : upto >> 2] = alpha >= 128
             at += 8 * count
         done = upto
-    return mask.reshape(height, width)
+    return mask.reshape(size)
+
+
+def _brush_length_bits(data: bytes, size: Size) -> list[int]:
+    """Bits of the length field of each class of runs, from the header. Raises DataError unless it is of this size."""
+    if len(data) * 8 < RLE_HEADER_BITS:
+        raise DataError(f"rle: expected at least 7 bytes, got {len(data)}")
+    head = int.from_bytes(data[:7], "big") >> (56 - RLE_HEADER_BITS)
+    (height, width), total, word = size, head >> 21, (head >> 16 & 31) + 1
+    if total != 4 * height * width:
+        raise DataError(
+            f"rle: expected {4 * height * width} values for {width} x {height} pixels, its header says {total}; "
+            "original_width and original_height must be those of the photo it was drawn on"
+        )
+    if word != 8:
+        raise DataError(f"rle: expected words of 8 bits, got {word}")
+    return [(head >> shift & 15) + 1 for shift in (12, 8, 4, 0)]
 
 
 # ---------------------------------------------------------------------------------------------------------- bitmask PNG
@@ -158,7 +162,7 @@ def encode_bitmask(crop: np.ndarray, bbox: BBox, size: Size) -> str:
 
 
 def decode_bitmask(url: str, size: Size) -> np.ndarray:
-    """PNG data URL -> bool (H, W): alpha >= 128. A picture without transparency is all foreground, as in the editor.
+    """PNG data URL -> bool (H, W): alpha >= 128. An image without transparency is all foreground, as in the editor.
 
     Raises DataError for anything but a base64 PNG data URL of exactly the photo's size; the size is checked before
     pixels are decoded.

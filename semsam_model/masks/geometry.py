@@ -116,6 +116,21 @@ def crop_iou(crop: np.ndarray, bbox: BBox, mask: np.ndarray) -> float:
     return _iou(shared, int(np.count_nonzero(crop)), int(np.count_nonzero(mask)))
 
 
+def crops_iou(crop: np.ndarray, bbox: BBox, other: np.ndarray, other_bbox: BBox) -> float:
+    """`iou` of two masks of one photo, both given as crops and boxes."""
+    return _iou(shared_pixels(crop, bbox, other, other_bbox), int(np.count_nonzero(crop)), int(np.count_nonzero(other)))
+
+
+def shared_pixels(crop: np.ndarray, bbox: BBox, other: np.ndarray, other_bbox: BBox) -> int:
+    """Pixels that lie in both of two masks of one photo, given as crops and boxes."""
+    x0, y0 = max(bbox[0], other_bbox[0]), max(bbox[1], other_bbox[1])
+    x1, y1 = min(bbox[2], other_bbox[2]), min(bbox[3], other_bbox[3])
+    if x0 >= x1 or y0 >= y1:
+        return 0
+    both = [m[y0 - top : y1 - top, x0 - left : x1 - left] for m, (left, top, *_) in ((crop, bbox), (other, other_bbox))]
+    return int(np.count_nonzero(both[0] & both[1]))
+
+
 def _iou(shared: int, area: int, other: int) -> float:
     union = area + other - shared
     return shared / union if union else 1.0

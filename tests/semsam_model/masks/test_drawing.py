@@ -31,38 +31,38 @@ def rectangle(y0: int, x0: int, y1: int, x1: int) -> np.ndarray:
     return mask
 
 
-def is_colour(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    return np.asarray((picture == colour).all(2))
+def is_colour(canvas: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    return np.asarray((canvas == colour).all(2))
 
 
 def test_a_picture_keeps_the_photos_shape_and_its_masks_keep_their_place() -> None:
-    picture = scaled(GREY, 0.5)
-    assert picture.shape == (30, 40, 3)
-    np.testing.assert_array_equal(fit(rectangle(10, 20, 30, 60), picture), rectangle(5, 10, 15, 30)[:30, :40])
+    canvas = scaled(GREY, 0.5)
+    assert canvas.shape == (30, 40, 3)
+    np.testing.assert_array_equal(fit(rectangle(10, 20, 30, 60), canvas), rectangle(5, 10, 15, 30)[:30, :40])
     assert scaled(GREY, 0.001).shape == (1, 1, 3)
 
 
 def test_a_mask_is_tinted_inside_and_nowhere_else() -> None:
-    picture, inside = GREY.copy(), rectangle(10, 20, 30, 60)
-    draw_mask(picture, inside, (200, 0, 100), 0.5)
-    assert (picture[inside] == (150, 50, 100)).all()
-    assert (picture[~inside] == 100).all()
+    canvas, inside = GREY.copy(), rectangle(10, 20, 30, 60)
+    draw_mask(canvas, inside, (200, 0, 100), 0.5)
+    assert (canvas[inside] == (150, 50, 100)).all()
+    assert (canvas[~inside] == 100).all()
 
 
 def test_an_outline_lies_on_the_masks_border_and_around_its_hole() -> None:
-    picture, inside = GREY.copy(), rectangle(10, 20, 30, 60) & ~rectangle(15, 30, 20, 40)
-    draw_outline(picture, inside, WANTED, 1)
-    drawn = is_colour(picture, WANTED)
+    canvas, inside = GREY.copy(), rectangle(10, 20, 30, 60) & ~rectangle(15, 30, 20, 40)
+    draw_outline(canvas, inside, WANTED, 1)
+    drawn = is_colour(canvas, WANTED)
     assert drawn[10, 20:60].all() and drawn[29, 20:60].all() and drawn[14, 30:40].all()
     assert not drawn[rectangle(11, 21, 13, 59)].any() and not drawn[~inside].any()
 
 
 def test_clicks_have_the_colour_of_their_sign_at_their_place_and_boxes_their_sides() -> None:
-    picture = GREY.copy()
-    draw_prompt(picture, Prompt((Click(40, 20), Click(140, 100, positive=False)), (Box(4, 4, 60, 60),)), 0.5)
-    assert tuple(picture[10, 20]) == POSITIVE
-    assert tuple(picture[50, 70]) == NEGATIVE
-    assert tuple(picture[30, 10]) == BOX
+    canvas = GREY.copy()
+    draw_prompt(canvas, Prompt((Click(40, 20), Click(140, 100, positive=False)), (Box(4, 4, 60, 60),)), 0.5)
+    assert tuple(canvas[10, 20]) == POSITIVE
+    assert tuple(canvas[50, 70]) == NEGATIVE
+    assert tuple(canvas[30, 10]) == BOX
 
 
 def test_a_comparison_shows_what_was_wanted_and_what_came_if_anything_did() -> None:

@@ -9,7 +9,17 @@ from hypothesis.extra import numpy as hnp
 
 from semsam_model.errors import DataError
 from semsam_model.masks.codecs import encode_brush_rle, encode_coco_rle
-from semsam_model.masks.geometry import EMPTY_BBOX, clean_pixels, crop_iou, crop_mask, iou, paste, tight_bbox
+from semsam_model.masks.geometry import (
+    EMPTY_BBOX,
+    clean_pixels,
+    crop_iou,
+    crop_mask,
+    crops_iou,
+    iou,
+    paste,
+    shared_pixels,
+    tight_bbox,
+)
 from tests.semsam_model.masks.shapes import any_mask
 
 quick = settings(max_examples=60, deadline=None)
@@ -48,7 +58,8 @@ def test_iou_is_the_share_of_pixels_in_common_with_or_without_crops(data: st.Dat
     a, b = (data.draw(hnp.arrays(bool, (7, 9))) for _ in range(2))
     union = np.count_nonzero(a | b)
     expected = np.count_nonzero(a & b) / union if union else 1.0
-    assert iou(a, b) == iou(b, a) == crop_iou(*crop_mask(a), b) == expected
+    assert iou(a, b) == iou(b, a) == crop_iou(*crop_mask(a), b) == crops_iou(*crop_mask(a), *crop_mask(b)) == expected
+    assert shared_pixels(*crop_mask(a), *crop_mask(b)) == np.count_nonzero(a & b)
 
 
 def test_two_empty_masks_are_the_same_mask() -> None:
