@@ -1,4 +1,4 @@
-"""Bytes of a picture file -> `Photo`, within the limits of the settings. Knows no network and no Label Studio."""
+"""Bytes of a photo file -> `Photo`, within the limits of the settings. Knows no network and no Label Studio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """One decoded picture."""
+    """One decoded photo."""
 
     rgb: np.ndarray  #: uint8 (H, W, 3), EXIF-oriented, contiguous
     sha256: str  #: hex digest of the file's bytes
@@ -50,7 +50,7 @@ def probe_size(data: bytes, *, max_pixels: int) -> tuple[int, int]:
 
 
 def load_photo(path: Path, *, max_bytes: int, max_pixels: int) -> Photo:
-    """Decode a picture file on disk. Raises ImageFormatError, ImageTooLarge; the message starts with the path."""
+    """Decode a photo file on disk. Raises ImageFormatError, ImageTooLarge; the message starts with the path."""
     try:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
@@ -65,25 +65,25 @@ def load_photo(path: Path, *, max_bytes: int, max_pixels: int) -> Photo:
 def _check_bytes(count: int, max_bytes: int) -> None:
     if count > max_bytes:
         raise ImageTooLarge(
-            f"picture file: more than {max_bytes} bytes, the setting max_image_bytes (SEMSAM_MAX_IMAGE_BYTES)"
+            f"photo file: more than {max_bytes} bytes, the setting max_image_bytes (SEMSAM_MAX_IMAGE_BYTES)"
         )
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """The picture's header, within the limit; its pixels are not decoded yet."""
+    """The photo's header, within the limit; its pixels are not decoded yet."""
     limit = f"the limit is {max_pixels}, the setting max_image_pixels (SEMSAM_MAX_IMAGE_PIXELS)"
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageTooLarge(f"picture: more than {Image.MAX_IMAGE_PIXELS} pixels; {limit}") from None
+        raise ImageTooLarge(f"photo: more than {Image.MAX_IMAGE_PIXELS} pixels; {limit}") from None
     except Image.UnidentifiedImageError:
-        raise ImageFormatError(f"picture: expected {', '.join(FORMATS)}, got {_kind(data)}") from None
+        raise ImageFormatError(f"photo: expected {', '.join(FORMATS)}, got {_kind(data)}") from None
     except Exception as error:  # a header made to confuse: plugins raise whatever they stumble over
-        raise ImageFormatError(f"picture: its header cannot be read ({type(error).__name__}); damaged?") from error
+        raise ImageFormatError(f"photo: its header cannot be read ({type(error).__name__}); damaged?") from error
     if not image.width * image.height:
-        raise ImageFormatError(f"picture: {image.width}x{image.height} pixels; expected at least one")
+        raise ImageFormatError(f"photo: {image.width}x{image.height} pixels; expected at least one")
     if image.width * image.height > max_pixels:
-        raise ImageTooLarge(f"picture: {image.width}x{image.height} is {image.width * image.height} pixels; {limit}")
+        raise ImageTooLarge(f"photo: {image.width}x{image.height} is {image.width * image.height} pixels; {limit}")
     return image
 
 

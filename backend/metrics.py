@@ -37,10 +37,10 @@ class Metrics:
             registry=self.registry,
             buckets=_BUCKETS,
         )
-        self._hits = Counter("semsam_embedding_cache_hits", "Pictures found encoded already", registry=self.registry)
-        self._misses = Counter(
-            "semsam_embedding_cache_misses", "Pictures that had to be encoded", registry=self.registry
+        self._hits = Counter(
+            "semsam_embedding_cache_hits", "Photos whose embedding was in the cache", registry=self.registry
         )
+        self._misses = Counter("semsam_embedding_cache_misses", "Photos that had to be encoded", registry=self.registry)
         self._bytes = Gauge("semsam_embedding_cache_bytes", "Memory the kept embeddings take", registry=self.registry)
         self._entries = Gauge("semsam_embedding_cache_entries", "Embeddings kept", registry=self.registry)
         self._empty = Counter(
@@ -65,11 +65,11 @@ class Metrics:
         self._stages.labels(stage).observe(seconds)
 
     def cache_hit(self) -> None:
-        """A picture's embedding was at hand."""
+        """A photo's embedding was in the cache."""
         self._hits.inc()
 
     def cache_miss(self) -> None:
-        """A picture had to be encoded."""
+        """A photo had to be encoded."""
         self._misses.inc()
 
     def cache_size(self, count_bytes: int, entries: int) -> None:

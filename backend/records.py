@@ -124,6 +124,16 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
+class SuggestionOutcome:
+    """What became of a mask that an annotator took from the answer to a click."""
+
+    updated_at: datetime  #: of the annotation, by Label Studio's clock
+    outcome: Outcome
+    rank: int  #: 1 = was suggested as the best
+    seconds: float | None  #: as in StoredRegion
+
+
+@dataclass(frozen=True)
 class Preannotated:
     """What became of regions that were offered without a click, in annotations that were begun from them."""
 

@@ -6,15 +6,16 @@ photo again. Its bytes are of use for the region as it was at `updated_at` only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select
 
 from backend.records import ProjectKey, RegionKey
 from backend.store.database import Store
+from backend.store.statements import IS_USABLE, of_project, of_region, upsert
 from backend.store.tables import learning, lessons, regions
 
 NEWEST = 2000  #: no older region of a project is learned from
@@ -30,7 +31,7 @@ class LearningState:
 
 @dataclass(frozen=True)
 class TrainingRegion:
-    """A region that can teach."""
+    """A region that a project can learn from."""
 
     key: RegionKey
     updated_at: datetime
@@ -64,18 +65,19 @@ def forget(store: Store, key: ProjectKey) -> int:
     Returns how many lessons were removed; the regions stay. Raises StoreError.
     """
     with store.write() as connection:
-        newest = connection.scalar(select(func.max(regions.c.updated_at)).where(_of(regions, key)))
+        newest = connection.scalar(select(func.max(regions.c.updated_at)).where(of_project(regions, key)))
         if newest is not None:
             _set(connection, key, LearningState(_state(connection, key).enabled, newest))
-        return connection.execute(delete(lessons).where(_of(lessons, key))).rowcount
+        return connection.execute(delete(lessons).where(of_project(lessons, key))).rowcount
 
 
 def training_regions(store: Store, key: ProjectKey, most: int = NEWEST) -> list[TrainingRegion]:
-    """The newest regions of a project that can teach, oldest first, less what was forgotten. Raises StoreError."""
-    columns = (*_region_columns(regions), regions.c.updated_at, regions.c.image_sha256, regions.c.labels)
+    """The newest usable regions of a project, oldest first, less what was forgotten. Raises StoreError."""
+    region_key = _region_key(regions)
+    columns = (*region_key, regions.c.updated_at, regions.c.image_sha256, regions.c.labels)
+    newest_first = [column.desc() for column in (regions.c.updated_at, *region_key)]
     with store.read() as connection:
-        query = select(*columns).where(_usable(key, _state(connection, key)))
-        newest_first = [column.desc() for column in (regions.c.updated_at, *_region_columns(regions))]
+        query = select(*columns).where(IS_USABLE, _teaches(key, _state(connection, key)))
         rows = connection.execute(query.order_by(*newest_first).limit(most)).all()
     found = [
         TrainingRegion(RegionKey(*row[:5]), row.updated_at, row.image_sha256, row.labels[0] if row.labels else "")
@@ -86,75 +88,56 @@ def training_regions(store: Store, key: ProjectKey, most: int = NEWEST) -> list[
 
 def fingerprint(store: Store, key: ProjectKey) -> tuple[object, ...]:
     """Differs when `training_regions` or `learning_state` may do. Raises StoreError."""
+    # asked every few seconds: answered by an index alone, see IS_USABLE
+    usable = and_(regions.c.deleted_at.is_(None), regions.c.outcome.is_not(None))
     with store.read() as connection:
         state = _state(connection, key)
-        # asked every few seconds: answered by an index alone, in which there is no outcome where there is a problem
-        usable = _usable(key, state, sound=regions.c.outcome.is_not(None))
-        query = select(func.count(), func.max(regions.c.updated_at)).where(usable)
+        query = select(func.count(), func.max(regions.c.updated_at)).where(usable, _teaches(key, state))
         return (state, *connection.execute(query).one())
 
 
 def kept_lessons(store: Store, key: ProjectKey, model: str) -> dict[RegionKey, KeptLesson]:
     """Lessons of a project for the model with this digest. Raises StoreError."""
-    columns = (*_region_columns(lessons), lessons.c.updated_at, lessons.c.lesson)
+    columns = (*_region_key(lessons), lessons.c.updated_at, lessons.c.lesson)
     with store.read() as connection:
-        rows = connection.execute(select(*columns).where(_of(lessons, key), lessons.c.model == model)).all()
+        rows = connection.execute(select(*columns).where(of_project(lessons, key), lessons.c.model == model)).all()
     return {RegionKey(*row[:5]): KeptLesson(row.updated_at, row.lesson) for row in rows}
 
 
 def keep_lesson(store: Store, key: RegionKey, model: str, kept: KeptLesson) -> None:
     """In place of an earlier one of this region and model. Raises StoreError."""
+    values = {**vars(key), "model": model, "updated_at": kept.updated_at, "lesson": kept.data}
     with store.write() as connection:
-        connection.execute(delete(lessons).where(_is(key), lessons.c.model == model))
-        values = {"model": model, "updated_at": kept.updated_at, "lesson": kept.data}
-        connection.execute(insert(lessons).values(**_values(key), **values))
+        changes = upsert(connection, lessons, lambda new: {"updated_at": new.updated_at, "lesson": new.lesson})
+        connection.execute(changes, values)
 
 
-def drop_lessons(store: Store, keys: Iterable[RegionKey]) -> None:
+def drop_lessons(store: Store, keys: Sequence[RegionKey]) -> None:
     """Lessons of these regions, of every model. Raises StoreError."""
-    dropped = list(keys)
-    if not dropped:
+    if not keys:
         return
     with store.write() as connection:
-        for key in dropped:
-            connection.execute(delete(lessons).where(_is(key)))
+        for key in keys:
+            connection.execute(delete(lessons).where(of_region(lessons, key)))
 
 
 def _state(connection: Connection, key: ProjectKey) -> LearningState:
-    row = connection.execute(select(learning).where(_of(learning, key))).one_or_none()
+    row = connection.execute(select(learning).where(of_project(learning, key))).one_or_none()
     return LearningState(row.enabled, row.forgotten_at) if row else LearningState()
 
 
 def _set(connection: Connection, key: ProjectKey, state: LearningState) -> None:
-    connection.execute(delete(learning).where(_of(learning, key)))
-    values = {"enabled": state.enabled, "forgotten_at": state.forgotten_at, "changed_at": datetime.now(UTC)}
-    connection.execute(insert(learning).values(origin=key.origin, project=key.project, **values))
+    values = {**vars(key), **vars(state), "changed_at": datetime.now(UTC)}
+    new_values = ("enabled", "forgotten_at", "changed_at")
+    changes = upsert(connection, learning, lambda new: {name: new[name] for name in new_values})
+    connection.execute(changes, values)
 
 
-def _of(table: Any, key: ProjectKey) -> Any:
-    return and_(table.c.origin == key.origin, table.c.project == key.project)
+def _teaches(key: ProjectKey, state: LearningState) -> ColumnElement[bool]:
+    """Condition: the region is of this project, its photo is known, and it is not forgotten."""
+    teaches = and_(of_project(regions, key), regions.c.image_sha256.is_not(None))
+    return teaches if state.forgotten_at is None else and_(teaches, regions.c.updated_at > state.forgotten_at)
 
 
-def _usable(key: ProjectKey, state: LearningState, sound: Any = None) -> Any:
-    usable = [
-        _of(regions, key),
-        regions.c.deleted_at.is_(None),
-        regions.c.problem.is_(None) if sound is None else sound,
-        regions.c.image_sha256.is_not(None),
-    ]
-    if state.forgotten_at is not None:
-        usable.append(regions.c.updated_at > state.forgotten_at)
-    return and_(*usable)
-
-
-def _region_columns(table: Any) -> tuple[Any, ...]:
-    return table.c.origin, table.c.project, table.c.task, table.c.annotation, table.c.region
-
-
-def _values(key: RegionKey) -> dict[str, Any]:
-    names = ("origin", "project", "task", "annotation", "region")
-    return {name: getattr(key, name) for name in names}
-
-
-def _is(key: RegionKey) -> Any:
-    return and_(*(lessons.c[name] == value for name, value in _values(key).items()))
+def _region_key(table: Table) -> tuple[ColumnElement[Any], ...]:
+    return tuple(table.c[each.name] for each in fields(RegionKey))

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, func, not_, or_, select
 from backend.errors import StoreError
 from backend.records import (
     OUTCOMES,
+    SuggestionOutcome,
     Counts,
     Preannotated,
     ProjectKey,
@@ -136,6 +137,16 @@ def count(store: Store, key: ProjectKey) -> Counts:
     by_outcome = dict.fromkeys(OUTCOMES, 0) | found
     counts = (images or 0, by_outcome, rejected or 0, malformed, deleted or 0)
     return Counts(sum(by_outcome.values()), *counts, count_preannotated(store, key))
+
+
+def newest_suggestion_outcomes(store: Store, most: int) -> list[SuggestionOutcome]:
+    """Of all projects, those of clicks alone: the newest, oldest first."""
+    columns = (regions.c.updated_at, regions.c.outcome, regions.c.rank, regions.c.seconds)
+    clicked = and_(IS_USABLE, regions.c.rank.is_not(None), not_(regions.c.preannotated))
+    newest = select(*columns).where(clicked).order_by(regions.c.updated_at.desc()).limit(most)
+    with store.read() as connection:
+        rows = connection.execute(newest).all()
+    return [SuggestionOutcome(*row) for row in reversed(rows)]
 
 
 def begun_from_a_prediction(key: ProjectKey) -> ColumnElement[bool]:

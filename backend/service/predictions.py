@@ -138,7 +138,7 @@ class PredictionService:
         elif not rows:
             raise NoAnswer("no_prompt", "the editor sent no click or box")
         if task.image_url is None:
-            raise BackendError(task.problem or "the task names no picture")
+            raise BackendError(task.problem or "the task names no photo")
         if config.answer is None:
             raise BackendError("; ".join(config.problems()) or "the labeling config has no control for answers")
         began = time.perf_counter()

@@ -14,18 +14,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from cachetools import TTLCache
-from sqlalchemy import and_, func, not_, select
 
-from backend.corrections.queries import count, list_projects
+from backend.corrections.inbox import count_waiting
+from backend.corrections.queries import count, list_projects, newest_suggestion_outcomes
 from backend.errors import NotStored, StoreError
 from backend.finetuning import jobs
 from backend.finetuning.jobs import Job, last_judged, list_jobs
-from backend.records import Counts, StoredProject
+from backend.records import SuggestionOutcome, Counts, StoredProject
 from backend.store.database import Store
-from backend.store.tables import inbox, regions
 
 log = logging.getLogger(__name__)
 
@@ -121,42 +119,33 @@ class StatusReader:
 
 def read_status(store: Store) -> Status:
     """The state of the store now. Raises StoreError."""
-    projects = [ProjectStatus(each, count(store, each.key)) for each in list_projects(store) if not each.deleted_at]
-    columns = (regions.c.updated_at, regions.c.outcome, regions.c.rank, regions.c.seconds)
-    clicked = not_(regions.c.preannotated)
-    usable = and_(regions.c.deleted_at.is_(None), regions.c.problem.is_(None), regions.c.rank.is_not(None), clicked)
-    newest = select(*columns).where(usable).order_by(regions.c.updated_at.desc()).limit(RECENT)
-    with store.read() as connection:
-        rows = connection.execute(newest).all()
-        waiting = connection.scalar(select(func.count()).select_from(inbox).where(inbox.c.problem.is_(None)))
-    rows = rows[::-1]
+    outcomes = newest_suggestion_outcomes(store, RECENT)
+    projects = [project for project in list_projects(store) if not project.deleted_at]
     return Status(
-        projects=tuple(projects),
-        curve=tuple(_point(chunk) for chunk in _chunks(rows)),
-        overall=_point(rows) if rows else None,
+        projects=tuple(ProjectStatus(project, count(store, project.key)) for project in projects),
+        curve=tuple(_point(chunk) for chunk in _chunks(outcomes)),
+        overall=_point(outcomes) if outcomes else None,
         jobs=tuple(list_jobs(store, most=JOBS)),
         last_gate=last_judged(store),
-        waiting=waiting or 0,
+        waiting=count_waiting(store),
     )
 
 
-def _chunks(
-    rows: Sequence[Any],
-) -> list[Sequence[Any]]:
-    """The rows in order, in as many equal parts as there may be points."""
-    parts = min(POINTS, max(len(rows) // EACH, 1))
-    edges = [round(k * len(rows) / parts) for k in range(parts + 1)]
-    return [rows[a:b] for a, b in pairwise(edges) if b > a]
+def _chunks(outcomes: Sequence[SuggestionOutcome]) -> list[Sequence[SuggestionOutcome]]:
+    """In order, in as many equal parts as there may be points."""
+    parts = min(POINTS, max(len(outcomes) // EACH, 1))
+    edges = [round(k * len(outcomes) / parts) for k in range(parts + 1)]
+    return [outcomes[a:b] for a, b in pairwise(edges) if b > a]
 
 
-def _point(rows: Sequence[Any]) -> Point:
-    labels = [row.outcome == "accepted" for row in rows if row.outcome in ("accepted", "relabelled")]
-    seconds = [row.seconds for row in rows if row.seconds is not None]
+def _point(outcomes: Sequence[SuggestionOutcome]) -> Point:
+    labels = [each.outcome == "accepted" for each in outcomes if each.outcome in ("accepted", "relabelled")]
+    seconds = [each.seconds for each in outcomes if each.seconds is not None]
     return Point(
-        masks=len(rows),
-        since=rows[0].updated_at,
-        until=rows[-1].updated_at,
-        level=_share([row.rank == 1 for row in rows]),
+        masks=len(outcomes),
+        since=outcomes[0].updated_at,
+        until=outcomes[-1].updated_at,
+        level=_share([each.rank == 1 for each in outcomes]),
         label=_share(labels),
         seconds=statistics.median(seconds) if seconds else None,
     )

@@ -22,7 +22,7 @@ from semsam_model.gate.verdict_table import page_environment
 REFRESH_S = 30  #: the browser loads the page again
 CHART = (560, 190)  #: width, height of a curve's drawing area, SVG units
 
-#: The pages may load nothing and run nothing; pictures lie inside of them.
+#: The pages may load nothing and run nothing; images lie inside of them.
 SECURITY = "; ".join(
     [
         *("default-src 'none'", "img-src data:", "style-src 'unsafe-inline'"),
@@ -75,7 +75,7 @@ def render(status: Status, health: Mapping[str, Any], versions: Mapping[str, Any
 
 
 def render_gate(job: Job, now: datetime) -> str | None:
-    """The page about what the gate said, without pictures; None for a job that it has not judged."""
+    """The page about what the gate said, without images; None for a job that it has not judged."""
     gate = read_gate(job)
     return None if gate is None else _environment().get_template("gate.html").render(gate=gate, now=now)
 

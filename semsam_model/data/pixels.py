@@ -1,4 +1,4 @@
-"""An opened picture file -> RGB pixels as the annotator sees them: so clicks and training see a photo alike.
+"""An opened photo file -> RGB pixels as the annotator sees them: so clicks and training see a photo alike.
 
 What the annotator sees is what a browser shows, so that is what is decoded here: turned by the EXIF orientation,
 transparent parts over white, the first picture of several. Data deeper than 8 bits is scaled by the bits really used:
@@ -30,7 +30,7 @@ def decode_rgb(image: Image.Image, data: bytes) -> np.ndarray:
         pixels = _orient(pixels, orientation)
     if pixels.shape != (height, width, 3):
         raise ImageError(
-            f"picture: its header says {width}x{height} pixels, its data {pixels.shape[1]}x{pixels.shape[0]}; damaged?"
+            f"photo: its header says {width}x{height} pixels, its data {pixels.shape[1]}x{pixels.shape[0]}; damaged?"
         )
     return np.ascontiguousarray(pixels)
 
@@ -82,7 +82,7 @@ def _decode(image: Image.Image, data: bytes) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:  # decoders raise whatever they stumble over, and all of it means the same
-        raise ImageError(f"picture: {image.format} cannot be decoded ({error}); damaged or cut short?") from error
+        raise ImageError(f"photo: {image.format} cannot be decoded ({error}); damaged or cut short?") from error
 
 
 def _has_deep_colour(image: Image.Image, data: bytes) -> bool:

@@ -78,7 +78,7 @@ def test_a_list_is_annotated_by_two_processes_whatever_is_in_it(
     said = semsam(tmp_path, everything_weights, "--files", "list.txt", *own)
     assert rows(tmp_path / "out.jsonl") == lines(good, annotators[CONFIG])
     assert ": 5 photos annotated with " in said and ", 0 were done before, 3 failed" in said
-    for reason in ("broken.png: picture: ", "ValueError: embedded null byte", "\\udcfe.png: [Errno 2] "):
+    for reason in ("broken.png: photo: ", "ValueError: embedded null byte", "\\udcfe.png: [Errno 2] "):
         assert reason in said
 
 
@@ -94,4 +94,4 @@ def test_a_prefix_is_annotated_into_a_file_that_names_its_objects(
     own = ["--out", "out.jsonl", "--labeling", "labeling.xml"]
     said = semsam(tmp_path, everything_weights, "--prefix", "s3://photos/new/", *own)
     assert rows(tmp_path / "out.jsonl") == lines(good, annotators[CONFIG])
-    assert "s3://photos/new/broken.png: picture: " in said and ", 0 were done before, 1 failed" in said
+    assert "s3://photos/new/broken.png: photo: " in said and ", 0 were done before, 1 failed" in said
