@@ -10,7 +10,6 @@ from sqlalchemy import ColumnElement, Row, Select, and_, func, not_, or_, select
 from backend.errors import StoreError
 from backend.records import (
     OUTCOMES,
-    SuggestionOutcome,
     Counts,
     Preannotated,
     ProjectKey,
@@ -19,6 +18,7 @@ from backend.records import (
     StoredRegion,
     SuggestedCandidate,
     Suggestion,
+    SuggestionOutcome,
 )
 from backend.store.database import Store
 from backend.store.statements import BEGUN_FROM, IS_USABLE, of_project, of_region

@@ -22,7 +22,7 @@ from backend.corrections.queries import count, list_projects, newest_suggestion_
 from backend.errors import NotStored, StoreError
 from backend.finetuning import jobs
 from backend.finetuning.jobs import Job, last_judged, list_jobs
-from backend.records import SuggestionOutcome, Counts, StoredProject
+from backend.records import Counts, StoredProject, SuggestionOutcome
 from backend.store.database import Store
 
 log = logging.getLogger(__name__)
