@@ -33,7 +33,7 @@ from semsam_model.finetuning.config import FineTuneConfig, read_finetune_config
 from semsam_model.finetuning.loop import fine_tune
 from semsam_model.gate.clicks import guard_samples
 from semsam_model.gate.config import GateConfig
-from semsam_model.gate.pictures import follow
+from semsam_model.gate.photo_agreement import measure_agreement
 from semsam_model.gate.verdict import compare
 from semsam_model.inference.predict import raw_levels
 from semsam_model.masks.clicker import innermost
@@ -141,18 +141,18 @@ def main() -> None:
             if arguments.shuffle:  # as the worker does: a fifth of the same corrections is held out
                 cut = max(1, len(taken) // 5)
                 train, held_out = taken[cut:], taken[:cut]
-            following = follow(model, taken, gate_config)
+            agreement = measure_agreement(model, taken, gate_config)
             learned = time.monotonic()
             row: dict[str, Any] = {
                 "source": source,
                 "regions": sum(len(s.regions) for s in train),
                 "photos": len(train),
                 "shuffled": arguments.shuffle,
-                "pictures": following.to_dict() | {"refused": following.reason},
+                "pictures": agreement.to_dict() | {"refused": agreement.reason},
                 "prepared": round((learned - began) / 60, 1),
             }
             rows.append(row)
-            if following.reason:
+            if agreement.reason:
                 print(json.dumps(row), flush=True)
                 continue
             with tempfile.TemporaryDirectory() as folder:
@@ -165,7 +165,7 @@ def main() -> None:
                 row["after"] = {"val": figures(tuned.model, val, encoder), "guard": figures(tuned.model, guard, None)}
             judged = time.monotonic()
             verdict = compare(
-                model, tuned.model, held_out, gate_config, following=following, encoder=encoder, lists=taken
+                model, tuned.model, held_out, gate_config, agreement=agreement, encoder=encoder, lists=taken
             ).verdict
             row["judged"] = round((time.monotonic() - judged) / 60, 1)
             row["gate"] = {k: v for k, v in verdict.to_dict().items() if k not in ("by_level", "by_label")}

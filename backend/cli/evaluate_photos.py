@@ -59,9 +59,9 @@ def _command(task: str) -> Callable[..., None]:
 
         from semsam_model.data.folder import evenly, read_labels
         from semsam_model.evaluation.labels import listed
-        from semsam_model.evaluation.photos import check_asked, evaluate_photos
+        from semsam_model.evaluation.photos import check_task, evaluate_photos
 
-        check_asked(task, grid=grid, seen=trained_on)
+        check_task(task, grid=grid, seen=trained_on)
         seen = None if trained_on is None else read_labels(trained_on)
         datasets = _datasets(data, root)
         samples = [sample for dataset in datasets for sample in evenly(dataset.samples, limit)]

@@ -42,7 +42,7 @@ from semsam_model.errors import DataError, ImageError, SemsamError, Stopped
 from semsam_model.finetuning.config import read_finetune_config
 from semsam_model.finetuning.loop import STATE, fine_tune
 from semsam_model.gate.config import GateConfig
-from semsam_model.gate.pictures import follow
+from semsam_model.gate.photo_agreement import measure_agreement
 from semsam_model.gate.report import report
 from semsam_model.gate.verdict import Comparison, compare
 from semsam_model.network.model import SemanticSAM
@@ -211,9 +211,9 @@ class Worker:
         if not train or len(judged) < self.gate.min_photos or sum(judged) < self.gate.min_masks:
             return "refused", {"message": self._too_few(train, judged)}
         model, _ = load(parent.weights, device=_device(self.settings))
-        following = follow(model, [*train, *held_out], self.gate, on_photo=held.go_on)
-        if following.reason:
-            return "refused", {"message": following.reason}
+        agreement = measure_agreement(model, [*train, *held_out], self.gate, on_photo=held.go_on)
+        if agreement.reason:
+            return "refused", {"message": agreement.reason}
         encoder = None if model.name_head is None else TextEncoder(self.settings.text_encoder)
         child_file = self._learn(model, train, encoder, folder, held, job)
         held.note(stage="gate", step=self.config.steps)
@@ -223,7 +223,7 @@ class Worker:
             child,
             held_out,
             self.gate,
-            following=following,
+            agreement=agreement,
             encoder=encoder,
             lists=[*train, *held_out],
             on_photo=held.go_on,

@@ -1,6 +1,6 @@
 """A folder of annotated photographs on disk <-> samples.
 
-Layout: `DIR/SOURCE.json` (COCO style, see `readers_coco`: images, categories, annotations) and the photos that its
+Layout: `DIR/SOURCE.json` (COCO style, see `readers.coco_file`: images, categories, annotations) and the photos that its
 `file_name`s point to, relative to DIR. Beyond COCO, an annotation may carry `granularity` (object, part or region;
 object when absent) and `parent_id`, an image `partial` (true when not everything visible is annotated). Accepted and
 corrected annotations are exported in the same form.

@@ -4,7 +4,7 @@
     OUT/SOURCE/00000.tar, ...      for each photo N.webp (or as it was) and N.json
 
 The JSON is that of SA-1B, and more: `partial` of the image; `granularity`, `name`, `whole`, `parent` (a place in the
-list) and `box_only` of an annotation. `readers_sa1b` reads it. One photo is held at a time.
+list) and `box_only` of an annotation. `readers.sa1b` reads it. One photo is held at a time.
 """
 
 from __future__ import annotations

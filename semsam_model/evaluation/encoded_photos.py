@@ -44,9 +44,12 @@ def encode_photos(
     *,
     regions: Callable[[int, Sample], Iterable[int]] = lambda _, sample: range(len(sample.regions)),
     targets: ChooseTargets = clickable_targets,
+    without_targets: bool = False,
     on_photo: Callable[[], None] = lambda: None,
 ) -> Iterator[EncodedPhoto]:
-    """Photos that have a target, encoded when their turn comes. `on_photo` is called after each sample, used or not.
+    """Photos encoded when their turn comes; those that have no target only with `without_targets`.
+
+    `on_photo` is called after each sample, whether it was encoded or not.
 
     regions: (number, sample) -> the regions whose masks are read. skipped: gets a line, with the reason, for each photo
     or mask that cannot be read.
@@ -55,7 +58,7 @@ def encode_photos(
         try:
             masks = {index: sample.mask(index) for index in regions(number, sample)}
             chosen = targets(sample, masks)
-            rgb = sample.image() if chosen else None
+            rgb = sample.image() if chosen or without_targets else None
             embedding = None if rgb is None else model.encode(rgb)
         except (DataError, ImageError) as error:
             skipped.append(str(error))

@@ -20,7 +20,7 @@ from semsam_model.text_encoder import GENERIC, normalise_label
 from semsam_model.types import Kind, Label, LabelSet
 
 
-class Key(NamedTuple):
+class LabelKey(NamedTuple):
     """A label as it is compared: words normalised, regions with a name ("sky") among the objects."""
 
     kind: Kind
@@ -33,13 +33,13 @@ class Key(NamedTuple):
         return self.name if self.whole is None else f"{self.name}{OF}{self.whole}"
 
 
-def key_of(label: Label | None) -> Key | None:
+def key_of(label: Label | None) -> LabelKey | None:
     """None without a name, and for names that every mask could bear."""
     if label is None or normalise_label(label.name) in GENERIC:
         return None
     kind: Kind = "part" if label.granularity == "part" else "object"
     whole = normalise_label(label.whole or "") if kind == "part" else ""
-    return Key(kind, normalise_label(label.name), whole or None)
+    return LabelKey(kind, normalise_label(label.name), whole or None)
 
 
 def labels_of(samples: Sequence[Sample]) -> dict[str, frozenset[Label]]:
@@ -60,21 +60,21 @@ def listed(datasets: Sequence[Dataset]) -> dict[str, frozenset[Label]]:
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
+class LabelList:
     """The named things of one source. Indices run over `keys`."""
 
-    keys: tuple[Key, ...]
+    keys: tuple[LabelKey, ...]
     vectors: np.ndarray  #: float32 (n, E), of the names
     wholes: LabelSet  #: that parts name
     stuff: frozenset[int]  #: labels that only regions bear
     seen: frozenset[int] | None  #: labels that training had; None where that is not known
-    index: dict[Key, int] = field(init=False)
+    index: dict[LabelKey, int] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "index", {key: i for i, key in enumerate(self.keys)})
 
     @classmethod
-    def of(cls, labels: Collection[Label], embed: Embed, seen: Collection[Label] | None = None) -> Labels:
+    def of(cls, labels: Collection[Label], embed: Embed, seen: Collection[Label] | None = None) -> LabelList:
         """The distinct ones with a name of their own, in alphabetical order."""
         of_key = {label: key for label in labels if (key := key_of(label)) is not None}
         keys = sorted(set(of_key.values()), key=lambda k: (k.kind, k.name, k.whole or ""))
@@ -94,7 +94,7 @@ class Labels:
     def of_kind(self, kind: Kind) -> list[int]:
         return [i for i, key in enumerate(self.keys) if key.kind == kind]
 
-    def number(self, label: Label | None) -> int | None:
+    def index_of(self, label: Label | None) -> int | None:
         """Index of a region's label."""
         key = key_of(label)
         return None if key is None else self.index.get(key)

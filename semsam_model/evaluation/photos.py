@@ -1,4 +1,4 @@
-"""How well whole photos are segmented without a click, by the field's own measures; one task at a time.
+"""How well whole photos are segmented without a click, by the usual measures; one task at a time.
 
     instance         mask AP of named objects (COCO)
     parts            mask AP of named parts, a label for each pair of whole and part where the source says the whole
@@ -8,11 +8,11 @@
                      and unseen labels apart where it is known what training had
     everything       without labels: average recall, and objects as sets: best Dice, difference in count, borders
 
-Labels are those of the photo's own source; a part whose source names the whole ("dog:head") is one with it. Annotated
-maps are painted from large masks to small; pixels without an annotation are left out. Crowd regions (several things in
-one mask, not told apart), where samples have them, excuse what lies in them in AP and panoptic quality, and are pixels
-of their label in maps and for words; photos without any annotation count: as COCO has it. On photos that are annotated
-in part, precision is a lower bound: a right mask of something that nobody annotated counts as wrong; but where samples
+Labels are those of the photo's own source; a part whose source names the whole ("dog:head") is one label with it.
+Label maps are painted from large masks to small; pixels without an annotation are left out. Crowd regions (several
+things in one mask), where samples have them, excuse what lies in them in AP and panoptic quality, and are pixels of
+their label in maps and for words; photos without any annotation count: as COCO has it. On photos that are annotated in
+part, precision is a lower bound, because a right mask of something that nobody annotated counts as wrong. Where samples
 know which labels were looked for (LVIS, PACO), the AP of instances and parts is that of lvis-api.
 """
 
@@ -26,12 +26,13 @@ import numpy as np
 from rich.table import Table
 
 from semsam_model.data.samples import Sample
-from semsam_model.errors import ConfigError, DataError
-from semsam_model.evaluation.labels import Labels, labels_of
-from semsam_model.evaluation.tasks import NEEDS, NO_QUERIES, TASKS, Figures, Looked, Measure
+from semsam_model.errors import ConfigError
+from semsam_model.evaluation.encoded_photos import encode_photos
+from semsam_model.evaluation.labels import LabelList, labels_of
+from semsam_model.evaluation.tasks import NEEDS, NO_QUERIES, TASKS, Figures, SegmentedPhoto, TaskMetric
 from semsam_model.inference.automatic import AutomaticOptions, automatic_masks
-from semsam_model.inference.object_queries import Embed, predict_object_queries
-from semsam_model.network.model import SemanticSAM
+from semsam_model.inference.object_queries import Embed, ObjectQueries, predict_object_queries
+from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Label
 
 
@@ -44,53 +45,46 @@ def evaluate_photos(
     labels: Mapping[str, Collection[Label]] | None = None,
     seen: Collection[Label] | None = None,
     grid: int | None = None,
+    predict: Callable[[SemanticSAM, ImageEmbedding], ObjectQueries] = predict_object_queries,
     on_photo: Callable[[], None] = lambda: None,
 ) -> PhotoReport:
-    """Segment every photo and hold it against its annotation. `on_photo` is called after each.
+    """Segment every photo and compare it with its annotation. `on_photo` is called after each.
 
     embed: label texts -> float32 (n, E), unit length. labels: the list of each source, which should not depend on how
-    many photos are looked at; what the samples are called when None. seen: labels that training had, parts with their
+    many photos are measured; what the samples are called when None. seen: labels that training had, parts with their
     wholes (open-vocabulary). grid: clicks along each side of the photo in place of object queries (everything).
-    A photo or mask that cannot be read is skipped and named.
+    predict: where the object queries come from. A photo or mask that cannot be read is skipped and named.
     Raises ConfigError for a model without object queries, an unknown task, or samples of which none has what the task
     measures.
     """
-    check_asked(task, grid=grid, seen=seen)
+    check_task(task, grid=grid, seen=seen)
     if model.generic is None and grid is None:
         raise ConfigError(
             f"model {model.config.name}: it has no object queries and answers clicks only; expected one with "
             "generic_queries in its config"
         )
-    if task == "everything":  # without labels, and sources without names may be long
+    if task == "everything":  # needs no labels, and sources without names may be long
         labels = {}
     elif labels is None:
         labels = labels_of(samples)
-    lists = {source: Labels.of(labels.get(source, ()), embed, seen) for source in {s.source for s in samples}}
-    measures: dict[str, Measure] = {}
+    lists = {source: LabelList.of(labels.get(source, ()), embed, seen) for source in {s.source for s in samples}}
+    metrics: dict[str, TaskMetric] = {}
     skipped: list[str] = []
     partial: dict[str, int] = {}
-    for sample in samples:
-        try:
-            masks = sample.masks()
-            embedding = model.encode(sample.image())
-        except DataError as error:
-            skipped.append(str(error))
+    for photo in encode_photos(model, samples, skipped, without_targets=True, on_photo=on_photo):
+        sample, masks, by_grid, queries = photo.sample, list(photo.masks.values()), None, NO_QUERIES
+        if grid is None:
+            queries = predict(model, photo.embedding)
         else:
-            found, by_grid = NO_QUERIES, None
-            if grid is None:
-                found = predict_object_queries(model, embedding)
-            else:
-                by_grid = [f.candidate for f in automatic_masks(model, embedding, AutomaticOptions(grid=grid))]
-            photo = Looked(sample, masks, embedding.frame, found, lists[sample.source], by_grid)
-            if sample.source not in measures:
-                measures[sample.source] = TASKS[task](photo.labels, embed)
-            measures[sample.source].add(photo)
-            partial[sample.source] = partial.get(sample.source, 0) + sample.partial
-        on_photo()
-    by_source = {source: measure.figures() for source, measure in sorted(measures.items())}
-    by_source = {
-        source: figures | {"partial_photos": partial[source]} for source, figures in by_source.items() if figures
-    }
+            found = automatic_masks(model, photo.embedding, AutomaticOptions(grid=grid))
+            by_grid = [mask.candidate for mask in found]
+        segmented = SegmentedPhoto(sample, masks, photo.embedding.frame, queries, lists[sample.source], by_grid)
+        if sample.source not in metrics:
+            metrics[sample.source] = TASKS[task](segmented.labels, embed)
+        metrics[sample.source].update(segmented)
+        partial[sample.source] = partial.get(sample.source, 0) + sample.partial
+    figures = {source: metric.compute() for source, metric in sorted(metrics.items())}
+    by_source = {source: row | {"partial_photos": partial[source]} for source, row in figures.items() if row}
     if not by_source:
         raise ConfigError(
             f"{task}: none of {len(samples)} photos has what is measured; {NEEDS[task]}; "
@@ -99,8 +93,8 @@ def evaluate_photos(
     return PhotoReport(task, by_source, tuple(skipped))
 
 
-def check_asked(task: str, *, grid: object = None, seen: object = None) -> None:
-    """Raises ConfigError for an unknown task, and for what another task alone takes."""
+def check_task(task: str, *, grid: object = None, seen: object = None) -> None:
+    """Raises ConfigError for an unknown task, and for an option that only another task takes."""
     if task not in TASKS:
         raise ConfigError(f"task {task!r}: expected one of {', '.join(TASKS)}")
     for name, given, taken_by in (("grid", grid, "everything"), ("labels of training", seen, "open-vocabulary")):

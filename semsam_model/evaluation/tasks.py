@@ -1,4 +1,4 @@
-"""What each task counts over the photos of one source; `evaluate_photos` says what the tasks are."""
+"""What each task of `photos` counts over the photos of one source: `update` for each photo, then `compute`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from semsam_model.data.samples import Region, Sample
-from semsam_model.evaluation.labels import Labels
-from semsam_model.evaluation.metrics.average_precision import MOST_FEDERATED, Asked, MaskAp, Truth
+from semsam_model.evaluation.labels import LabelList
+from semsam_model.evaluation.metrics.average_precision import (
+    MAX_ANSWERS_FEDERATED,
+    AnnotatedMask,
+    EvaluatedLabels,
+    MaskAp,
+)
 from semsam_model.evaluation.metrics.maps import UNLABELLED, MeanIou, PanopticQuality
 from semsam_model.evaluation.metrics.masks import InstanceSets, TextIou
 from semsam_model.inference.naming import part_and_whole
@@ -26,14 +31,14 @@ from semsam_model.inference.postprocess import PostprocessOptions, to_panoptic, 
 from semsam_model.network.frame import Frame
 from semsam_model.types import LEVEL_TOKENS, Candidate, Kind
 
-#: Answers below this score are no part of a set or of an answer to a word.
+#: Least score of a predicted mask, where masks are counted as a set or answer a word.
 PRESENT = PostprocessOptions().present
-#: Average precision ranks answers, and maps are annotated nearly everywhere: a cut would only leave out right answers.
-EVERY_ANSWER = PostprocessOptions(least=0.001, present=0.02)
+#: For average precision, which ranks predictions, and maps, which are annotated nearly everywhere: no threshold.
+KEEP_ALL = PostprocessOptions(least=0.001, present=0.02)
 Figures = dict[str, Any]
 
 
-class Named(NamedTuple):
+class LabelledMask(NamedTuple):
     """An annotated mask that has a label."""
 
     mask: np.ndarray  #: bool (H, W)
@@ -42,152 +47,152 @@ class Named(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Looked:
-    """One photo with what was found on it."""
+class SegmentedPhoto:
+    """One photo with its annotated masks and what was predicted on it."""
 
     sample: Sample
     masks: Sequence[np.ndarray]  #: bool (H, W), of every region
     frame: Frame
     queries: ObjectQueries
-    labels: Labels
-    grid: Sequence[Candidate] | None = None  #: everything by a grid of clicks, where that is what is measured
+    labels: LabelList
+    grid: Sequence[Candidate] | None = None  #: masks by a grid of clicks, in place of `queries`
 
     @property
     def size(self) -> tuple[int, int]:
         return self.sample.height, self.sample.width
 
-    def named(self, granularities: Collection[str]) -> list[Named]:
+    def labelled(self, granularities: Collection[str]) -> list[LabelledMask]:
         """Annotated masks of these granularities that have a label."""
         found = []
         for region, mask in zip(self.sample.regions, self.masks, strict=True):
-            label = self.labels.number(region.label)
+            label = self.labels.index_of(region.label)
             if region.granularity in granularities and label is not None and mask.any():
-                found.append(Named(mask, label, region))
+                found.append(LabelledMask(mask, label, region))
         return found
 
-    def painted(self, granularities: Collection[str]) -> np.ndarray:
+    def label_map(self, granularities: Collection[str]) -> np.ndarray:
         """int (H, W) of label indices, small masks over large ones, UNLABELLED elsewhere."""
         labels = np.full(self.size, UNLABELLED)
-        for mask, label, _ in sorted(self.named(granularities), key=_size):
+        for mask, label, _ in sorted(self.labelled(granularities), key=_large_first):
             labels[mask] = label
         return labels
 
 
-def _size(named: Named) -> int:
+def _large_first(named: LabelledMask) -> int:
     """Sort key, large masks first."""
     return -np.count_nonzero(named.mask)
 
 
-class Measure(Protocol):
+class TaskMetric(Protocol):
     """What a task counts over the photos of one source."""
 
-    def add(self, photo: Looked) -> None:
+    def update(self, photo: SegmentedPhoto) -> None:
         """Count one photo."""
 
-    def figures(self) -> Figures:
-        """In percent, and numbers of what was counted."""
+    def compute(self) -> Figures:
+        """Figures in percent, and how much was counted; {} where nothing was there to count."""
 
 
-class _Instances:
+class InstanceMetric:
     """instance and parts: mask AP among the labels of one kind."""
 
-    def __init__(self, labels: Labels, kind: Kind) -> None:
+    def __init__(self, labels: LabelList, kind: Kind) -> None:
         self._kind = kind
         # stuff is no instance
         self._rows = {label: row for row, label in enumerate(i for i in labels.of_kind(kind) if i not in labels.stuff)}
         self._words = [labels.keys[i].words for i in self._rows]
         self._ap = MaskAp(self._words)
-        self._any = 0
+        self._annotated = 0
 
-    def add(self, photo: Looked) -> None:
+    def update(self, photo: SegmentedPhoto) -> None:
         if not self._rows:
             return
-        wanted = [
-            Truth(mask, self._rows[label], region.crowd, region.area)
-            for mask, label, region in photo.named((self._kind,))
+        annotated = [
+            AnnotatedMask(mask, self._rows[label], region.crowd, region.area)
+            for mask, label, region in photo.labelled((self._kind,))
             if label in self._rows
         ]
-        self._any += sum(not truth.crowd for truth in wanted)
-        asked = self._asked(photo, {truth.label for truth in wanted})
-        options = EVERY_ANSWER if asked is None else replace(EVERY_ANSWER, most=MOST_FEDERATED)
-        found = photo.labels.classify(photo.queries, list(self._rows))
+        self._annotated += sum(not mask.crowd for mask in annotated)
+        evaluated = self._evaluated_labels(photo, {mask.label for mask in annotated})
+        options = KEEP_ALL if evaluated is None else replace(KEEP_ALL, most=MAX_ANSWERS_FEDERATED)
+        classified = photo.labels.classify(photo.queries, list(self._rows))
         row_of = {word: row for row, word in enumerate(self._words)}
         predicted = [
             (candidate.mask, row_of[word], score)
             for candidate in classified_to_candidates(
-                photo.queries, photo.frame, found, self._words, self._kind, options
+                photo.queries, photo.frame, classified, self._words, self._kind, options
             )
             for word, score in candidate.names
         ]
-        self._ap.add(photo.size, wanted, predicted, asked)
+        self._ap.add(photo.size, annotated, predicted, evaluated)
 
-    def _asked(self, photo: Looked, annotated: set[int]) -> Asked | None:
+    def _evaluated_labels(self, photo: SegmentedPhoto, annotated: set[int]) -> EvaluatedLabels | None:
         federated = photo.sample.annotation.federated
         if federated is None:
             return None
-        absent, incomplete = (
-            {self._rows[i] for label in labels if (i := photo.labels.number(label)) in self._rows}
+        negative, not_exhaustive = (
+            {self._rows[i] for label in labels if (i := photo.labels.index_of(label)) in self._rows}
             for labels in (federated.negative, federated.not_exhaustive)
         )
-        return Asked(frozenset(absent | annotated), frozenset(incomplete))
+        return EvaluatedLabels(frozenset(negative | annotated), frozenset(not_exhaustive))
 
-    def figures(self) -> Figures:
-        return self._ap.percent() | {"labels": len(self._rows)} if self._any else {}
+    def compute(self) -> Figures:
+        return self._ap.percent() | {"labels": len(self._rows)} if self._annotated else {}
 
 
-class _Semantic:
+class SemanticMetric:
     """semantic: mean IoU over objects and named regions."""
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: LabelList) -> None:
         self._miou = MeanIou(len(labels.keys))
         self._wholes = labels.of_kind("object")
         self._photos = 0
 
-    def add(self, photo: Looked) -> None:
-        wanted = photo.painted(("object", "region"))
+    def update(self, photo: SegmentedPhoto) -> None:
+        wanted = photo.label_map(("object", "region"))
         if (wanted == UNLABELLED).all():
             return
         said = _map_of(photo, self._wholes)
         self._miou.add(said, wanted)
         self._photos += 1
 
-    def figures(self) -> Figures:
+    def compute(self) -> Figures:
         annotated = int((self._miou.confusion.sum(1) > 0).sum())
         return self._miou.percent() | {"labels": annotated, "photos": self._photos} if self._photos else {}
 
 
-def _map_of(photo: Looked, chosen: Sequence[int]) -> np.ndarray:
+def _map_of(photo: SegmentedPhoto, chosen: Sequence[int]) -> np.ndarray:
     """int (H, W): what is said of each pixel, among some labels."""
-    rows = to_semantic(photo.labels.classify(photo.queries, chosen), EVERY_ANSWER, enlarge=photo.frame.enlarge)
+    rows = to_semantic(photo.labels.classify(photo.queries, chosen), KEEP_ALL, enlarge=photo.frame.enlarge)
     return np.append(np.array(chosen, int), UNLABELLED)[rows]
 
 
-class _Panoptic:
+class PanopticMetric:
     """panoptic: quality over objects as things and regions as stuff."""
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: LabelList) -> None:
         self._quality, self._stuff = PanopticQuality(), labels.stuff
         self._wholes = labels.of_kind("object")
         self._photos = 0
 
-    def add(self, photo: Looked) -> None:
+    def update(self, photo: SegmentedPhoto) -> None:
         wanted, of_wanted, crowds = self._painted(photo)
         if not of_wanted:
             return
         chosen = self._wholes
         stuff = [row for row, label in enumerate(chosen) if label in self._stuff]
         said, segments = to_panoptic(
-            photo.labels.classify(photo.queries, chosen), stuff, EVERY_ANSWER, enlarge=photo.frame.enlarge
+            photo.labels.classify(photo.queries, chosen), stuff, KEEP_ALL, enlarge=photo.frame.enlarge
         )
         self._quality.add(said, {s.id: chosen[s.label] for s in segments}, wanted, of_wanted, crowds)
         self._photos += 1
 
-    def _painted(self, photo: Looked) -> tuple[np.ndarray, dict[int, int], set[int]]:
+    def _painted(self, photo: SegmentedPhoto) -> tuple[np.ndarray, dict[int, int], set[int]]:
         """Segment ids from 1, small masks over large ones; label of each; crowds. The masks of one stuff are one."""
         ids, label_of = np.zeros(photo.size, np.int32), dict[int, int]()
         id_of_stuff: dict[int, int] = {}
         crowds: set[int] = set()
-        for mask, label, region in sorted(photo.named(("object", "region")), key=_size):
+        for mask, label, region in sorted(photo.labelled(("object", "region")), key=_large_first):
             number = id_of_stuff.get(label, len(label_of) + 1)
             if label in self._stuff:
                 id_of_stuff[label] = number
@@ -197,7 +202,7 @@ class _Panoptic:
         visible = set(np.unique(ids).tolist())
         return ids, {number: label for number, label in label_of.items() if number in visible}, crowds & visible
 
-    def figures(self) -> Figures:
+    def compute(self) -> Figures:
         if not self._photos:
             return {}
         things = [i for i in self._wholes if i not in self._stuff]
@@ -208,18 +213,18 @@ class _Panoptic:
         }
 
 
-class _OpenVocabulary:
+class OpenVocabularyMetric:
     """open-vocabulary: the masks of each word that is on the photo; the map of parts."""
 
-    def __init__(self, labels: Labels, embed: Embed) -> None:
+    def __init__(self, labels: LabelList, embed: Embed) -> None:
         self._embed, self._labels = embed, labels
         self._words: dict[int, TextIou] = {}
         self._parts = labels.of_kind("part")
         self._map = MeanIou(len(labels.keys))
 
-    def add(self, photo: Looked) -> None:
+    def update(self, photo: SegmentedPhoto) -> None:
         wanted: dict[int, np.ndarray] = {}
-        for mask, label, _ in photo.named(("object", "part", "region")):
+        for mask, label, _ in photo.labelled(("object", "part", "region")):
             wanted[label] = wanted.get(label, np.zeros(photo.size, bool)) | mask
         for label, mask in wanted.items():
             _, name, whole = self._labels.keys[label]
@@ -227,11 +232,11 @@ class _OpenVocabulary:
             scores = word_scores(photo.queries, name, whole, self._embed)
             answer = _union(candidates_of_label(photo.queries, photo.frame, name, scores), photo.size)
             self._words.setdefault(label, TextIou()).add(answer, mask)
-        painted = photo.painted(("part",))
+        painted = photo.label_map(("part",))
         if self._parts and (painted != UNLABELLED).any():
             self._map.add(_map_of(photo, self._parts), painted)
 
-    def figures(self) -> Figures:
+    def compute(self) -> Figures:
         if not self._words:
             return {}
         figures: Figures = dict(self._of(self._words))
@@ -272,16 +277,16 @@ NO_QUERIES = ObjectQueries(
 )
 
 
-class _Everything:
+class EverythingMetric:
     """everything: recall of all annotated masks, objects as sets."""
 
     def __init__(self) -> None:
         self._recall, self._sets = MaskAp(("anything",)), InstanceSets()
 
-    def add(self, photo: Looked) -> None:
+    def update(self, photo: SegmentedPhoto) -> None:
         found = queries_to_candidates(photo.queries, photo.frame) if photo.grid is None else photo.grid
         regions = [pair for pair in zip(photo.sample.regions, photo.masks, strict=True) if pair[1].any()]
-        wanted = [Truth(mask, 0, region.crowd, region.area) for region, mask in regions]
+        wanted = [AnnotatedMask(mask, 0, region.crowd, region.area) for region, mask in regions]
         self._recall.add(photo.size, wanted, [(c.mask, 0, c.score) for c in found])
         objects = [mask for region, mask in regions if region.granularity == "object" and not region.crowd]
         if objects:
@@ -293,20 +298,20 @@ class _Everything:
                 likely = [c for c in photo.grid if c.parent is None]
             self._sets.add([c.mask for c in likely], objects)
 
-    def figures(self) -> Figures:
+    def compute(self) -> Figures:
         recall = self._recall.percent()
         chosen = ("ar1", "ar10", "ar100", "ap", "ap50", "n")
         sets = self._sets.figures()
         return {name: recall[name] for name in chosen} | (sets if sets["photos"] else {}) if recall["n"] else {}
 
 
-TASKS: dict[str, Callable[[Labels, Embed], Measure]] = {
-    "instance": lambda labels, _: _Instances(labels, "object"),
-    "parts": lambda labels, _: _Instances(labels, "part"),
-    "semantic": lambda labels, _: _Semantic(labels),
-    "panoptic": lambda labels, _: _Panoptic(labels),
-    "open-vocabulary": _OpenVocabulary,
-    "everything": lambda *_: _Everything(),
+TASKS: dict[str, Callable[[LabelList, Embed], TaskMetric]] = {
+    "instance": lambda labels, _: InstanceMetric(labels, "object"),
+    "parts": lambda labels, _: InstanceMetric(labels, "part"),
+    "semantic": lambda labels, _: SemanticMetric(labels),
+    "panoptic": lambda labels, _: PanopticMetric(labels),
+    "open-vocabulary": OpenVocabularyMetric,
+    "everything": lambda *_: EverythingMetric(),
 }
 NEEDS = {
     "instance": "it needs objects with names",

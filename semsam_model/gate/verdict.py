@@ -1,10 +1,10 @@
 """The gate: whether a fine-tuned model may take its parent's place. Measured, then judged by plain statistics.
 
-Both models click the same masks (`gate_clicks`): those of corrections held out by photo, and of a guard set that never
-changes. The value of a click is the mean of `oracle` and `first`, percent: what the best candidate is worth, and the
+Both models click the same masks (`gate.clicks`): those of corrections held out by photo, and of a guard set that never
+changes. The value of a click is the mean of `oracle` and `first`, percent: the IoU of the best candidate, and of the
 one that is offered first. The child is promoted when
 
-    the corrections follow their pictures (`gate_pictures`), which is asked of the parent before anything is learned;
+    the masks agree with their own photos (`gate.photo_agreement`), which is measured before anything is learned;
     the mean gain on the held-out corrections is at least `margin`, and the lower end of its bootstrap interval, which
     resamples photos, as clicks of one photo are alike, lies above zero; and so does that of Student's interval, which
     is the wider one with few photos;
@@ -13,9 +13,9 @@ one that is offered first. The child is promoted when
     the guard set, and they follow the labels more than chance would (a permutation test). Labels that nothing can be
     learned from are a sign that they are wrong.
 
-`max` is told and not judged. It is what predicted IoU alone would choose, which no click is answered by where the model
-has a ranker, held against the mask that was wanted: of nested masks any other is as wrong as none. A child that has
-become surer of the car at a click on its door loses in `max` what it gains in `first` (docs/run/fine-tuning.md).
+`max` is reported and not judged. It is the proposal of highest predicted IoU, which no user is offered where the model
+has a ranker, compared with the mask that was wanted: on nested masks every other right answer counts as wrong. A child
+that is surer of the car at a click on its door loses in `max` what it gains in `first` (docs/run/fine-tuning.md).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from semsam_model.errors import DataError
 from semsam_model.gate.clicks import MEASURES, GateClick, guard_samples, measure
 from semsam_model.gate.config import GateConfig
 from semsam_model.gate.interval import Interval, bootstrap, widened
-from semsam_model.gate.pictures import Following
+from semsam_model.gate.photo_agreement import PhotoAgreement
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
 
@@ -64,11 +64,11 @@ def judge(
     guard_parent: Sequence[GateClick],
     guard_child: Sequence[GateClick],
     config: GateConfig,
-    following: Following | None = None,
+    agreement: PhotoAgreement | None = None,
 ) -> Verdict:
     """Parent and child on the held-out corrections and on the guard set, click by click the same masks.
 
-    following: what `follow` found about the corrections. Raises DataError when the masks are not the same.
+    agreement: what `measure_agreement` found about the corrections. Raises DataError when the masks are not the same.
     """
     for before, after in ((parent, child), (guard_parent, guard_child)):
         if [(c.photo, c.region) for c in before] != [(c.photo, c.region) for c in after]:
@@ -77,7 +77,7 @@ def judge(
     gains = [c.value - p.value for p, c in zip(parent, child, strict=True)]
     gain = widened(bootstrap(gains, photos, config), gains, photos, config)
     reasons = [
-        *([following.reason] if following is not None and following.reason else []),
+        *([agreement.reason] if agreement is not None and agreement.reason else []),
         *_gain_reasons(gain, len(set(photos)), len(child), config),
         *_name_reasons(parent, child, "the held-out corrections", config),
         *_name_reasons(guard_parent, guard_child, "the guard set", config),
@@ -96,7 +96,7 @@ def judge(
         "held_out": compared(parent, child),
         "guard": compared(guard_parent, guard_child),
         "photos": len(set(photos)),
-        "pictures": None if following is None else following.to_dict(),
+        "pictures": None if agreement is None else agreement.to_dict(),
         "by_level": _grouped(parent, child, lambda c: str(c.level)),
         "by_label": _grouped(parent, child, lambda c: c.label or "no label"),
     }
@@ -199,17 +199,17 @@ def compare(
     held_out: Sequence[Sample],
     config: GateConfig,
     *,
-    following: Following | None = None,
+    agreement: PhotoAgreement | None = None,
     encoder: TextEncoder | None = None,
     lists: Sequence[Sample] | None = None,
     on_photo: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Measure both models and judge. held_out: corrections of photos that the child has not learned from.
 
-    following: of all corrections, found before anything was learned. lists: samples that label lists are taken from,
+    agreement: of all corrections, measured before anything was learned. lists: samples that label lists are taken from,
     those learned from among them.
     """
     chosen, guard = evenly(held_out, config.photos), guard_samples(config.scenes)
     before, after = (measure(m, chosen, encoder, lists=lists, on_photo=on_photo) for m in (parent, child))
     guards = [measure(m, guard, encoder, on_photo=on_photo) for m in (parent, child)]
-    return Comparison(chosen, before, after, judge(before, after, guards[0], guards[1], config, following))
+    return Comparison(chosen, before, after, judge(before, after, guards[0], guards[1], config, agreement))

@@ -1,9 +1,9 @@
 """Average precision and recall of masks as COCO counts them, by pycocotools: the reference implementation itself.
 
-Photos that were annotated for some labels alone are counted as lvis-api does (Gupta et al. 2019, "LVIS", section 2):
-answers of labels that nobody looked for do not count, nor do those that match nothing where not every one is annotated,
-and a photo has 300 answers. pycocotools does it when those answers are left out, and lie in a crowd as large as the
-photo.
+Photos that were annotated for some labels only are counted as lvis-api does (Gupta et al. 2019, "LVIS", section 2): a
+photo has 300 predictions; those of labels that nobody looked for do not count, nor do those that match nothing where
+not every instance is annotated. pycocotools does that when the former are left out, and the latter lie in a crowd as
+large as the photo.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from pycocotools.cocoeval import COCOeval
 #: Name of a figure -> its place in COCOeval.stats; the last is ar300 where photos have 300 answers.
 STATS = {"ap": 0, "ap50": 1, "ap75": 2, "ap_small": 3, "ap_medium": 4, "ap_large": 5, "ar1": 6, "ar10": 7, "ar100": 8}
 #: Answers a photo: of COCO, and of data annotated for some labels alone.
-MOST, MOST_FEDERATED = 100, 300
+MAX_ANSWERS, MAX_ANSWERS_FEDERATED = 100, 300
 
 
-class Truth(NamedTuple):
+class AnnotatedMask(NamedTuple):
     """One annotated mask."""
 
     mask: np.ndarray  #: bool (H, W)
     label: int  #: its label's index
-    crowd: bool = False  #: several things, not told apart: what lies in it counts neither for nor against
-    area: float | None = None  #: pixels, that tell small from large; those of the mask when None
+    crowd: bool = False  #: several things in one mask: a prediction that lies in it is neither right nor wrong
+    area: float | None = None  #: pixels, for the figures of small, medium and large; those of the mask when None
 
 
-class Asked(NamedTuple):
-    """The labels of a photo that was annotated for some alone."""
+class EvaluatedLabels(NamedTuple):
+    """The labels of a photo that was annotated for some labels only."""
 
     known: frozenset[int]  #: looked for, found or not
-    incomplete: frozenset[int]  #: not every one is annotated
+    not_exhaustive: frozenset[int]  #: not every instance is annotated
 
 
 class MaskAp:
@@ -49,24 +49,25 @@ class MaskAp:
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
         self._results: list[dict[str, Any]] = []
-        self._most = MOST
+        self._max_answers = MAX_ANSWERS
 
     def add(
         self,
         size: tuple[int, int],
-        wanted: Sequence[Truth],
+        annotated: Sequence[AnnotatedMask],
         predicted: Sequence[tuple[np.ndarray, int, float]],
-        asked: Asked | None = None,
+        evaluated: EvaluatedLabels | None = None,
     ) -> None:
         """A photo of size (H, W), annotated or not: predicted masks bool (H, W) with their label's index and score.
 
-        asked: None where all labels were looked for. Known labels are at least those of `wanted`.
+        evaluated: None where all labels were looked for. Known labels are at least those of `annotated`.
         """
         number = len(self._images) + 1
         self._images.append({"id": number, "height": size[0], "width": size[1]})
         everywhere = np.ones(size, bool)
-        excuses = () if asked is None else [Truth(everywhere, label, crowd=True) for label in sorted(asked.incomplete)]
-        for mask, label, crowd, area in [*wanted, *excuses]:
+        not_exhaustive = () if evaluated is None else sorted(evaluated.not_exhaustive)
+        excuses = [AnnotatedMask(everywhere, label, crowd=True) for label in not_exhaustive]
+        for mask, label, crowd, area in [*annotated, *excuses]:
             rle = _rle(mask)
             self._annotations.append(
                 {
@@ -79,9 +80,9 @@ class MaskAp:
                     "iscrowd": int(crowd),
                 }
             )
-        if asked is not None:
-            self._most = MOST_FEDERATED
-            predicted = [answer for answer in predicted if answer[1] in asked.known]
+        if evaluated is not None:
+            self._max_answers = MAX_ANSWERS_FEDERATED
+            predicted = [answer for answer in predicted if answer[1] in evaluated.known]
         for mask, label, score in predicted:
             self._results.append(
                 {"image_id": number, "category_id": label + 1, "segmentation": _rle(mask), "score": score}
@@ -95,7 +96,7 @@ class MaskAp:
             # An empty list of results is nothing to pycocotools; it writes into the others.
             results = truth.loadRes([dict(r) for r in self._results]) if self._results else self._indexed([])
             evaluation = COCOeval(truth, results, "segm")
-            evaluation.params.maxDets = [1, 10, self._most]
+            evaluation.params.maxDets = [1, 10, self._max_answers]
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
@@ -105,7 +106,9 @@ class MaskAp:
         known = precisions[precisions > -1]
         stats[STATS["ap"]] = known.mean() if known.size else -1
         figures = {
-            name if name != "ar100" else f"ar{self._most}": None if stats[at] < 0 else round(100 * float(stats[at]), 2)
+            name if name != "ar100" else f"ar{self._max_answers}": None
+            if stats[at] < 0
+            else round(100 * float(stats[at]), 2)
             for name, at in STATS.items()
         }
         return figures | {"n": n}

@@ -37,7 +37,7 @@ from backend.versions.registry import open_registry
 from semsam_model.data.segmentations import CocoMask
 from semsam_model.data.synthetic import draw_scene
 from semsam_model.errors import Stopped
-from semsam_model.gate.pictures import Following
+from semsam_model.gate.photo_agreement import PhotoAgreement
 from semsam_model.types import ShouldStop
 
 KEY = ProjectKey("http://ls:8080", 1)
@@ -319,7 +319,7 @@ def test_a_worker_asked_to_stop_at_any_stage_gives_its_job_back_at_once_and_the_
     path = write_config(tmp_path, ANYTHING.replace("pictures: 0", "pictures: 0.99"), steps=2)
     path.write_text(path.read_text().replace("ranker_photos: 0", "ranker_photos: 2"))
     # a model that knows nothing follows nothing, but it is asked
-    monkeypatch.setattr(Following, "reason", None)
+    monkeypatch.setattr(PhotoAgreement, "reason", None)
     store, _ = prepared(settings)
     jobs.request(store, KEY, "button")
     stages: list[tuple[Any, str]] = [

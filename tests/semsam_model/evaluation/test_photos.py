@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from semsam_model.config import read_model_config
 from semsam_model.data.samples import Annotation, FederatedLabels, Region, Sample
 from semsam_model.data.segmentations import CocoMask
 from semsam_model.errors import ConfigError
-from semsam_model.evaluation import photos as module
 from semsam_model.evaluation.labels import labels_of
 from semsam_model.evaluation.photos import PhotoReport, evaluate_photos
 from semsam_model.evaluation.tasks import TASKS
@@ -23,6 +22,7 @@ from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Label
 from tests.semsam_model.networks import structured
 
+Predict = Callable[[SemanticSAM, ImageEmbedding], ObjectQueries]
 SIZE = 128
 LABELS = {"house": 0, "grass": 1, "window": 2, "door": 3}
 
@@ -71,7 +71,7 @@ def embed(labels: object) -> np.ndarray:
     return np.eye(len(LABELS), dtype=np.float32)[[LABELS[label] for label in labels]]  # type: ignore[attr-defined]
 
 
-def answers(*names: str, called: dict[str, str] | None = None) -> object:
+def predicts(*names: str, called: dict[str, str] | None = None) -> Predict:
     """`predict_object_queries` that finds exactly the named masks."""
 
     def find(_: SemanticSAM, embedding: ImageEmbedding) -> ObjectQueries:
@@ -97,8 +97,9 @@ def answers(*names: str, called: dict[str, str] | None = None) -> object:
     return find
 
 
-def figures(model: SemanticSAM, task: str, **options: object) -> dict[str, object]:
-    return evaluate_photos(model, [sample()], embed, task, **options).by_source["made"]  # type: ignore[arg-type]
+def figures(model: SemanticSAM, task: str, predict: Predict, *samples: Sample, **options: Any) -> dict[str, Any]:
+    """Of these samples, of `sample()` without any."""
+    return evaluate_photos(model, samples or [sample()], embed, task, predict=predict, **options).by_source["made"]
 
 
 MAIN = {
@@ -112,29 +113,22 @@ MAIN = {
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_annotation_itself_scores_near_hundred_and_nothing_scores_zero(
-    model: SemanticSAM, task: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "predict_object_queries", answers(*MASKS))
-    assert figures(model, task)[MAIN[task]] > 90
-    monkeypatch.setattr(module, "predict_object_queries", answers())
-    assert figures(model, task)[MAIN[task]] == 0
+def test_the_annotation_itself_scores_near_hundred_and_nothing_scores_zero(model: SemanticSAM, task: str) -> None:
+    assert figures(model, task, predicts(*MASKS))[MAIN[task]] > 90
+    assert figures(model, task, predicts())[MAIN[task]] == 0
 
 
-def test_right_masks_under_wrong_names_are_wrong_where_names_count(
-    model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    swapped = {"window": "door", "door": "window"}
-    monkeypatch.setattr(module, "predict_object_queries", answers(*MASKS, called=swapped))
-    assert figures(model, "parts")["ap50"] == 0
-    assert figures(model, "instance")["ap50"] == 100
-    assert figures(model, "everything")["ar100"] > 90
+def test_right_masks_under_wrong_names_are_wrong_where_names_count(model: SemanticSAM) -> None:
+    swapped = predicts(*MASKS, called={"window": "door", "door": "window"})
+    assert figures(model, "parts", swapped)["ap50"] == 0
+    assert figures(model, "instance", swapped)["ap50"] == 100
+    assert figures(model, "everything", swapped)["ar100"] > 90
 
 
-def test_a_missing_part_costs_the_parts_alone(model: SemanticSAM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "predict_object_queries", answers("house", "grass", "door"))
-    assert figures(model, "parts")["ap50"] == pytest.approx(50)
-    assert figures(model, "panoptic")["pq"] > 90
+def test_a_missing_part_costs_the_parts_alone(model: SemanticSAM) -> None:
+    without_window = predicts("house", "grass", "door")
+    assert figures(model, "parts", without_window)["ap50"] == pytest.approx(50)
+    assert figures(model, "panoptic", without_window)["pq"] > 90
 
 
 def windows(of_window: str | None, of_pane: str | None) -> Sample:
@@ -146,34 +140,24 @@ def windows(of_window: str | None, of_pane: str | None) -> Sample:
     return Sample(Painted(), "made", Annotation(SIZE, SIZE, regions))
 
 
-def test_a_part_on_the_wrong_whole_is_wrong_where_the_data_says_the_whole(
-    model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def score(task: str, *wholes: str | None) -> dict[str, Any]:
-        return evaluate_photos(model, [windows(*wholes)], embed, task).by_source["made"]
-
-    found = answers("house", "grass", "window", "pane", called={"pane": "window"})
-    monkeypatch.setattr(module, "predict_object_queries", found)
+def test_a_part_on_the_wrong_whole_is_wrong_where_the_data_says_the_whole(model: SemanticSAM) -> None:
+    every = predicts("house", "grass", "window", "pane", called={"pane": "window"})
     right, swapped, unsaid = (
-        [score(task, *wholes) for task in ("parts", "open-vocabulary")]
+        [figures(model, task, every, windows(*wholes)) for task in ("parts", "open-vocabulary")]
         for wholes in (("house", "grass"), ("grass", "house"), (None, None))
     )
     assert [part["labels"] for part, _ in (right, swapped, unsaid)] == [2, 2, 1]
     assert [part["ap50"] for part, _ in (right, swapped, unsaid)] == [100, 0, 100]
     assert [words["giou"] > 90 for _, words in (right, swapped, unsaid)] == [True, False, True]
     assert right[1]["n"] == 2 and swapped[1]["giou"] == 0 and swapped[1]["part_miou"] == 0 < right[1]["part_miou"]
-    monkeypatch.setattr(module, "predict_object_queries", answers("window", "pane", called={"pane": "window"}))
-    assert score("parts", "house", "grass")["ap50"] == 0  # nothing holds them
-    assert score("parts", None, None)["ap50"] == 100
+    panes_alone = predicts("window", "pane", called={"pane": "window"})
+    assert figures(model, "parts", panes_alone, windows("house", "grass"))["ap50"] == 0  # nothing holds them
+    assert figures(model, "parts", panes_alone, windows(None, None))["ap50"] == 100
 
 
-def test_a_part_that_training_had_on_another_whole_is_unseen(
-    model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "predict_object_queries", answers("house", "grass", "window"))
-    got = evaluate_photos(
-        model, [windows("house", "grass")], embed, "open-vocabulary", seen=[Label("part", "Window", "House")]
-    ).by_source["made"]
+def test_a_part_that_training_had_on_another_whole_is_unseen(model: SemanticSAM) -> None:
+    found, seen = predicts("house", "grass", "window"), [Label("part", "Window", "House")]
+    got = figures(model, "open-vocabulary", found, windows("house", "grass"), seen=seen)
     assert got["giou_seen"] > 90 and got["giou_unseen"] == 0
 
 
@@ -184,45 +168,37 @@ def crowd(name: str) -> Sample:
     return Sample(whole.photo, "made", dataclasses.replace(whole.annotation, regions=regions))
 
 
-def test_a_crowd_excuses_what_lies_in_it_and_a_bare_photo_excuses_nothing(
-    model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "predict_object_queries", answers(*MASKS))
-
+def test_a_crowd_excuses_what_lies_in_it_and_a_bare_photo_excuses_nothing(model: SemanticSAM) -> None:
     def ap50(*samples: Sample) -> object:
-        return evaluate_photos(model, samples, embed, "parts").by_source["made"]["ap50"]
+        return figures(model, "parts", predicts(*MASKS), *samples)["ap50"]
 
     assert ap50(sample(), crowd("window")) == 100
     assert ap50(BARE, sample()) == pytest.approx(50, abs=1)  # half of what is found of each label is right
     assert ap50(crowd("window"), crowd("window")) == 100  # the door's; windows are all in crowds
-    quality = evaluate_photos(model, [crowd("house")], embed, "panoptic").by_source["made"]
+    quality = figures(model, "panoptic", predicts(*MASKS), crowd("house"))
     assert quality["pq"] > 90 and quality["labels"] == 1
 
 
-def test_labels_that_nobody_looked_for_on_a_photo_are_not_wrong_there(
-    model: SemanticSAM, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "predict_object_queries", answers(*MASKS))
+def test_labels_that_nobody_looked_for_on_a_photo_are_not_wrong_there(model: SemanticSAM) -> None:
     window, grass = Label("part", "window"), Label("region", "grass")
     door = next(region for region in sample().regions if region.name == "door")
 
     def ap50(*absent: Label) -> object:
         known = FederatedLabels(frozenset(absent), frozenset())
         first = Sample(Painted(), "made", Annotation(SIZE, SIZE, (door,), federated=known))
-        return evaluate_photos(model, [first, sample()], embed, "parts").by_source["made"]["ap50"]
+        return figures(model, "parts", predicts(*MASKS), first, sample())["ap50"]
 
     assert ap50(grass) == 100
     assert ap50(window) == pytest.approx(75, abs=1)  # doors are right, and half of the windows
 
 
-def test_labels_that_training_had_are_told_from_others(model: SemanticSAM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "predict_object_queries", answers("house", "grass", "window"))
-    whole = sample()
+def test_labels_that_training_had_are_told_from_others(model: SemanticSAM) -> None:
+    found, whole = predicts("house", "grass", "window"), sample()
     trained = Sample(whole.photo, "made", dataclasses.replace(whole.annotation, regions=whole.regions[:3]))
-    got = figures(model, "open-vocabulary", seen=labels_of([trained])["made"])
+    got = figures(model, "open-vocabulary", found, seen=labels_of([trained])["made"])
     assert got["giou_seen"] > 90 and got["giou_unseen"] == 0
     assert got["part_seen"] > 90 and got["part_unseen"] == 0 and got["part_harmonic"] == 0
-    every = figures(model, "open-vocabulary", seen=labels_of([whole])["made"])
+    every = figures(model, "open-vocabulary", found, seen=labels_of([whole])["made"])
     assert every["giou_seen"] > 0 and every["giou_unseen"] is every["part_unseen"] is every["part_harmonic"] is None
 
 
@@ -232,10 +208,7 @@ def test_a_figure_that_a_source_lacks_enters_no_mean() -> None:
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task not in ("everything", "open-vocabulary")])
-def test_the_list_that_is_asked_does_not_depend_on_the_photos_that_are_looked_at(
-    model: SemanticSAM, task: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "predict_object_queries", answers(*MASKS))
+def test_the_list_that_is_asked_does_not_depend_on_the_photos_that_are_looked_at(model: SemanticSAM, task: str) -> None:
     asked: list[tuple[str, ...]] = []
 
     def heard(labels: Sequence[str]) -> np.ndarray:
@@ -246,7 +219,8 @@ def test_the_list_that_is_asked_does_not_depend_on_the_photos_that_are_looked_at
     some = Sample(whole.photo, "made", dataclasses.replace(whole.annotation, regions=whole.regions[:3]))
     labels = labels_of([whole])
     found = [
-        evaluate_photos(model, samples, heard, task, labels=labels).by_source["made"] for samples in ([some], [whole])
+        evaluate_photos(model, samples, heard, task, labels=labels, predict=predicts(*MASKS)).by_source["made"]
+        for samples in ([some], [whole])
     ]
     assert asked == [("grass", "house", "door", "window")] * 2
     if task == "parts":

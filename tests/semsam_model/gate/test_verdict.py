@@ -21,7 +21,7 @@ from semsam_model.finetuning.loop import SCENES
 from semsam_model.gate.clicks import GateClick, guard_samples, measure
 from semsam_model.gate.config import GateConfig
 from semsam_model.gate.interval import Interval, bootstrap, widened
-from semsam_model.gate.pictures import Following
+from semsam_model.gate.photo_agreement import PhotoAgreement
 from semsam_model.gate.report import report
 from semsam_model.gate.verdict import Verdict, compare, judge
 from tests.semsam_model.networks import structured
@@ -100,8 +100,8 @@ def test_names_that_got_worse_or_are_as_good_as_dealt_out_are_refused() -> None:
 
 
 def test_corrections_that_do_not_follow_their_pictures_are_refused_however_large_the_gain() -> None:
-    def found(low: float, asked: bool = True) -> Following:
-        return Following(40, 10, 52.0, 50.0, Interval(2.0, low, 5.0), asked, 0.99)
+    def found(low: float, asked: bool = True) -> PhotoAgreement:
+        return PhotoAgreement(40, 10, 52.0, 50.0, Interval(2.0, low, 5.0), asked, 0.99)
 
     gain = clicks(lambda p, r: 0.1)
     refused = judge(clicks(), gain, clicks(), clicks(), CONFIG, found(-1.0))

@@ -19,7 +19,7 @@ from semsam_model.data.folder import read_samples
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.vocabulary import NameTable
 from semsam_model.errors import CheckpointError, ConfigError
-from semsam_model.evaluation.labels import Labels
+from semsam_model.evaluation.labels import LabelList
 from semsam_model.inference.candidates import Proposal
 from semsam_model.inference.object_queries import (
     ObjectQueries,
@@ -241,7 +241,7 @@ def test_a_part_of_a_whole_is_found_in_that_whole_alone() -> None:
 
 def test_a_label_that_names_its_whole_scores_as_the_words_do() -> None:
     queries, _ = invented()
-    labels = Labels.of({Label("part", "Wheel", "Car"), Label("object", "object")}, embed)
+    labels = LabelList.of({Label("part", "Wheel", "Car"), Label("object", "object")}, embed)
     assert [key.words for key in labels.keys] == ["wheel of car"]
     scores = labels.classify(queries, [0]).scores[:, 0]
     assert scores == pytest.approx(word_scores(queries, "wheel", "car", embed)) and scores[1] > 0.5 > 0.1 > scores[2]
@@ -249,11 +249,11 @@ def test_a_label_that_names_its_whole_scores_as_the_words_do() -> None:
 
 def test_parts_of_two_wholes_differ_by_what_holds_them_and_labels_without_a_whole_score_as_ever() -> None:
     queries, _ = invented()
-    apart = Labels.of({Label("part", "wheel", "car"), Label("part", "wheel", "moon"), Label("part", "wheel")}, embed)
+    apart = LabelList.of({Label("part", "wheel", "car"), Label("part", "wheel", "moon"), Label("part", "wheel")}, embed)
     anywhere, of_car, of_moon = (apart.classify(queries, [i]).scores[:, 0] for i in range(3))
     assert [key.whole for key in apart.keys] == [None, "car", "moon"]
     assert of_car[1] > 0.5 and of_moon[1] < 0.01 and anywhere[2] > 0.5 > of_car[2]
-    plain = Labels.of({Label("object", "car"), Label("part", "wheel"), Label("region", "moon")}, embed)
+    plain = LabelList.of({Label("object", "car"), Label("part", "wheel"), Label("region", "moon")}, embed)
     names = ("car", "moon", "wheel")
     as_ever = queries.classify(LabelSet(names, ("object", "object", "part"), embed(names)))
     assert np.array_equal(plain.classify(queries, range(3)).scores, as_ever.scores)

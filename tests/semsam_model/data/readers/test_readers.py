@@ -281,7 +281,7 @@ def test_average_precision_of_a_file_is_what_pycocotools_makes_of_it(seed: int) 
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    from semsam_model.evaluation.metrics.average_precision import STATS, MaskAp, Truth
+    from semsam_model.evaluation.metrics.average_precision import STATS, AnnotatedMask, MaskAp
 
     rng = np.random.default_rng(seed)
 
@@ -311,7 +311,7 @@ def test_average_precision_of_a_file_is_what_pycocotools_makes_of_it(seed: int) 
         ours = MaskAp(("a", "b"))
         for number, sample in enumerate(read_coco(path, options=CocoOptions(evaluation=True)).samples, start=1):
             truth = [
-                Truth(sample.mask(i), "ab".index(str(region.name)), region.crowd, region.area)
+                AnnotatedMask(sample.mask(i), "ab".index(str(region.name)), region.crowd, region.area)
                 for i, region in enumerate(sample.regions)
             ]
             ours.add(SIZE, truth, found[number])

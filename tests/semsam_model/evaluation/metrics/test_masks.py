@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from semsam_model.evaluation.metrics.average_precision import STATS, Asked, MaskAp, Truth
+from semsam_model.evaluation.metrics.average_precision import STATS, AnnotatedMask, EvaluatedLabels, MaskAp
 from semsam_model.evaluation.metrics.masks import InstanceSets, TextIou, best_dice, boundary_f, symmetric_best_dice
 
 MASKS = hnp.arrays(bool, (8, 9))
@@ -70,23 +70,28 @@ def test_touching_instances_have_a_border_between_them() -> None:
 
 def test_average_precision_of_hand_made_masks() -> None:
     ap = MaskAp(("cat", "dog"))
-    truth = [Truth(square(0, 20), 0), Truth(square(20, 40), 1)]
+    truth = [AnnotatedMask(square(0, 20), 0), AnnotatedMask(square(20, 40), 1)]
     ap.add((40, 40), truth, [(square(0, 20), 0, 0.9), (square(20, 40), 1, 0.8)])
     perfect = ap.percent()
     assert perfect["ap"] == perfect["ap50"] == perfect["ar100"] == 100
     assert perfect["ap_large"] is None and perfect["n"] == 2
-    ap.add((40, 40), [Truth(square(0, 20), 0)], [(square(0, 20), 1, 0.95)])  # the right mask under the wrong name
+    ap.add(
+        (40, 40), [AnnotatedMask(square(0, 20), 0)], [(square(0, 20), 1, 0.95)]
+    )  # the right mask under the wrong name
     worse = ap.percent()
     assert worse["ap50"] == pytest.approx(50, abs=1)
     silent = MaskAp(("cat",))
-    silent.add((40, 40), [Truth(square(0, 20), 0)], [])
+    silent.add((40, 40), [AnnotatedMask(square(0, 20), 0)], [])
     assert silent.percent() == {**dict.fromkeys(STATS, 0.0), "ap_medium": None, "ap_large": None, "n": 1}
     assert MaskAp(("cat",)).percent()["ap"] is None
 
 
 def test_what_lies_in_a_crowd_is_not_wrong_and_what_is_found_on_a_bare_photo_is() -> None:
     found = [(square(0, 10), 0, 0.9), (square(22, 30), 0, 0.95)]
-    plain, crowded = [Truth(square(0, 10), 0)], [Truth(square(0, 10), 0), Truth(square(20, 40), 0, crowd=True)]
+    plain, crowded = (
+        [AnnotatedMask(square(0, 10), 0)],
+        [AnnotatedMask(square(0, 10), 0), AnnotatedMask(square(20, 40), 0, crowd=True)],
+    )
     figures = []
     for truth in (plain, crowded):
         ap = MaskAp(("sheep",))
@@ -105,8 +110,8 @@ def test_on_a_photo_annotated_for_some_labels_alone_only_those_count() -> None:
     def ap50(known: set[int], incomplete: set[int]) -> object:
         ap = MaskAp(("cat", "dog"))
         found = [(left, cat, 0.8), (right, cat, 0.9), (right, dog, 0.9)]
-        ap.add((40, 40), [Truth(left, cat)], found, Asked(frozenset(known), frozenset(incomplete)))
-        ap.add((40, 40), [Truth(left, dog)], [(left, dog, 0.8)])
+        ap.add((40, 40), [AnnotatedMask(left, cat)], found, EvaluatedLabels(frozenset(known), frozenset(incomplete)))
+        ap.add((40, 40), [AnnotatedMask(left, dog)], [(left, dog, 0.8)])
         figures = ap.percent()
         assert figures["n"] == 2 and figures["ar300"] == 100 and "ar100" not in figures
         return figures["ap50"]
@@ -118,5 +123,5 @@ def test_on_a_photo_annotated_for_some_labels_alone_only_those_count() -> None:
 
 def test_small_and_large_are_told_by_the_annotated_area() -> None:
     ap = MaskAp(("cat",))
-    ap.add((40, 40), [Truth(square(0, 20), 0, area=32.0**2 + 1)], [(square(0, 20), 0, 0.9)])
+    ap.add((40, 40), [AnnotatedMask(square(0, 20), 0, area=32.0**2 + 1)], [(square(0, 20), 0, 0.9)])
     assert ap.percent()["ap_small"] is None and ap.percent()["ap_medium"] == 100

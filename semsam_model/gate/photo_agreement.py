@@ -1,17 +1,17 @@
-"""Whether corrections follow their pictures. What does not is not to be learned from, whatever it is called.
+"""Whether corrected masks agree with the photos that they are on. Masks that do not are not to be learned from.
 
-A child that learned from masks dealt out among the photos may well be better on others dealt out in the same way: it
-has learned how large, how round and where in the photo such masks are. So it is asked whether the masks have anything
-to do with what is to be seen. Each is clicked at its innermost point on its own photo, and as if it lay in the same
-place on a few other photos. The model's best level agrees with a mask better on the photo that it was drawn on, also
-where the model is poor: edges are seen by all. If masks were dealt out by chance, its own photo were just one more
-photo, and the mean difference zero in expectation, whatever the masks' sizes, shapes and places are, and whatever the
+A model that was fine-tuned on masks dealt out among the photos at random may well be better on other such masks: it has
+learned how large, how round and where in the photo they are. So the gate asks first whether the masks have anything to
+do with what is on the photos. Each mask is clicked at its innermost point on its own photo, and at the same place on a
+few other photos. The model's best level agrees with a mask better on the photo that it was drawn on, even where the
+model is poor: every model sees edges. If masks were dealt out by chance, the own photo would be just one more photo,
+and the mean difference zero in expectation, whatever the sizes, shapes and places of masks are, and whatever masks the
 model prefers.
 
-Photos are compared with only if none of their own masks is much like it: that every photo has a cell in its middle
-says nothing about a mask of one. Where the camera stands still, and all photos bear the same masks, nothing is left to
-compare, and nothing is asked. Which photos are compared with is drawn from masks alone, never from pixels, which keeps
-the difference fair.
+A mask is compared only with photos none of whose own masks is much like it: that every photo has a cell in its middle
+says nothing about a mask of one. Where the camera stands still and all photos have the same masks, nothing is left to
+compare, and the question stays open. Which photos are compared with is drawn from masks alone, never from pixels, which
+keeps the difference unbiased.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou, iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 
-SIDE = 512  #: longer side, pixels, that photos and masks are brought to, if larger
-GRID = 64  #: sides of the squares that masks of different photos are held against each other in
+SIDE = 512  #: longer side, pixels, that larger photos and their masks are resized to
+GRID = 64  #: side of the squares that masks are resized to, to compare those of different photos
 LIKE = 0.5  #: IoU in that square from which masks are much alike
 MASKS = 4  #: of a photo, at most
-OTHERS = 3  #: photos that a mask is tried on beside its own
-LEAST = 16  #: pixels of a mask, brought to another photo's size, below which it is not tried
+OTHERS = 3  #: photos that a mask is clicked on beside its own
+LEAST = 16  #: pixels of a mask, resized to another photo's size, below which it is not clicked
 
 
 @dataclass(frozen=True)
-class Following:
+class PhotoAgreement:
     """How much better masks agree with their own photos than with others."""
 
     masks: int
     photos: int
-    own: float  #: IoU with the best level, percent
-    elsewhere: float
+    own: float  #: mean IoU with the best level on its own photo, percent
+    elsewhere: float  #: the same on other photos
     gain: Interval
-    asked: bool  #: whether there was enough to tell by
+    asked: bool  #: whether there was enough to decide by
     confidence: float
 
     @property
     def reason(self) -> str | None:
-        """Why the corrections are not to be learned from; None if they are, or if it could not be told."""
+        """Why the corrections are not to be learned from; None where they are, or where nothing was decided."""
         if not self.asked or self.gain.low > 0:
             return None
         return (
@@ -76,20 +76,39 @@ class Following:
         }
 
 
-def follow(
+def measure_agreement(
     model: SemanticSAM,
     samples: Sequence[Sample],
     config: GateConfig,
     *,
     on_photo: Callable[[], None] = lambda: None,
-) -> Following:
-    """Try masks of at most `config.photos` photos on their own and on other photos.
+) -> PhotoAgreement:
+    """Click masks of at most `config.photos` photos on their own photo and on others.
 
-    What cannot be read is passed over. `on_photo`: after each photo.
+    Photos and masks that cannot be read are left out. `on_photo` is called after each photo.
     """
     photos = _read(evenly(samples, config.photos) if config.pictures else (), config.seed)
-    tried: list[list[_Trial]] = [[] for _ in photos]
-    rng = np.random.default_rng([config.seed, 2])
+    ious: dict[tuple[int, int], tuple[list[float], list[float]]] = {}  # of each mask: on its own photo, on others
+    for photo, trials in zip(photos, _plan_trials(photos, config.seed), strict=True):
+        if trials:
+            found = _best_ious(model, model.encode(photo.rgb), [trial.mask for trial in trials])
+            for trial, value in zip(trials, found, strict=True):
+                own, others = ious.setdefault((trial.photo, trial.index), ([], []))
+                (own if trial.own else others).append(value)
+        on_photo()
+    pairs = [(100 * own[0], 100 * float(np.mean(others))) for own, others in ious.values()]
+    of_photo = [number for number, _ in ious]
+    gain = bootstrap([here - there for here, there in pairs], of_photo, config, config.pictures)
+    enough = len(pairs) >= config.min_masks and len(set(of_photo)) >= config.min_photos
+    here, there = (float(np.mean(values)) for values in zip(*pairs, strict=True)) if pairs else (0.0, 0.0)
+    asked = enough and config.pictures > 0
+    return PhotoAgreement(len(pairs), len(set(of_photo)), here, there, gain, asked, config.pictures)
+
+
+def _plan_trials(photos: Sequence[_Photo], seed: int) -> list[list[_Trial]]:
+    """What is clicked on each photo: masks that have another photo to be compared on, there and on their own."""
+    trials: list[list[_Trial]] = [[] for _ in photos]
+    rng = np.random.default_rng([seed, 2])
     for number, photo in enumerate(photos):
         for index, mask in enumerate(photo.masks):
             others = [
@@ -100,21 +119,8 @@ def follow(
             moved = [(other, _resized(mask, photos[other].rgb.shape[:2])) for other in others[:OTHERS]]
             moved = [(other, copy) for other, copy in moved if np.count_nonzero(copy) >= LEAST]
             for other, copy in [(number, mask), *moved] if moved else []:
-                tried[other].append(_Trial(number, index, other == number, copy))
-    found: dict[tuple[int, int], tuple[list[float], list[float]]] = {}
-    for photo, trials in zip(photos, tried, strict=True):
-        if trials:
-            ious = _agreement(model, model.encode(photo.rgb), [trial.mask for trial in trials])
-            for trial, value in zip(trials, ious, strict=True):
-                found.setdefault((trial.photo, trial.index), ([], []))[not trial.own].append(value)
-        on_photo()
-    own = [100 * once[0] for once, _ in found.values()]
-    elsewhere = [100 * float(np.mean(others)) for _, others in found.values()]
-    of_photo = [number for number, _ in found]
-    gain = bootstrap(np.subtract(own, elsewhere).tolist(), of_photo, config, config.pictures)
-    enough = len(found) >= config.min_masks and len(set(of_photo)) >= config.min_photos
-    here, there = (float(np.mean(values)) if values else 0.0 for values in (own, elsewhere))
-    return Following(len(found), len(set(of_photo)), here, there, gain, enough and config.pictures > 0, config.pictures)
+                trials[other].append(_Trial(number, index, other == number, copy))
+    return trials
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +128,9 @@ class _Trial:
     """A mask to be clicked on a photo."""
 
     photo: int  #: that it was drawn on
-    index: int
-    own: bool
-    mask: np.ndarray
+    index: int  #: among the masks of that photo
+    own: bool  #: whether it is clicked there
+    mask: np.ndarray  #: bool (h, w), in the size of the photo that it is clicked on
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +173,7 @@ def _resized(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return resized
 
 
-def _agreement(model: SemanticSAM, embedding: ImageEmbedding, masks: Sequence[np.ndarray]) -> list[float]:
+def _best_ious(model: SemanticSAM, embedding: ImageEmbedding, masks: Sequence[np.ndarray]) -> list[float]:
     """IoU, 0..1, of each mask with the best level of a click at its innermost point."""
     clicks = [innermost(mask) for mask in masks]
     decoded = decode_prompts(model, embedding, clicks)

@@ -16,7 +16,7 @@ from semsam_model.data.segmentations import CocoMask
 from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import ConfigError
 from semsam_model.gate.config import GateConfig
-from semsam_model.gate.pictures import Following, follow
+from semsam_model.gate.photo_agreement import PhotoAgreement, measure_agreement
 from semsam_model.network.model import SemanticSAM
 
 SCENES = made_samples(5, seed=33, size=(128, 160), source="project")
@@ -39,7 +39,7 @@ def drawn() -> list[list[np.ndarray]]:
 
 
 def test_masks_follow_the_photos_that_they_were_drawn_on(model: SemanticSAM) -> None:
-    found = follow(model, list(SCENES), GateConfig())
+    found = measure_agreement(model, list(SCENES), GateConfig())
     assert found.asked
     assert found.reason is None
     assert found.gain.low > 0
@@ -54,7 +54,7 @@ def test_masks_that_belong_to_other_photos_do_not_whole_photos_or_each_mask_alon
     order = iter(np.random.default_rng(0).permutation(len(pool)).tolist())
     alone = [annotated(scene, [pool[next(order)] for _ in masks[i]]) for i, scene in enumerate(SCENES)]
     for mixed in (whole, alone):
-        found = follow(model, mixed, GateConfig())
+        found = measure_agreement(model, mixed, GateConfig())
         assert found.asked
         assert found.reason is not None
         assert "do not follow their photos" in found.reason
@@ -66,16 +66,16 @@ def test_nothing_is_asked_where_all_photos_bear_the_same_masks_nor_of_few_photos
     still = [annotated(scene, drawn()[0]) for scene in SCENES]
     few = list(SCENES[:2])
     for samples, config in ((still, GateConfig()), (few, GateConfig()), (list(SCENES), GateConfig(pictures=0.0))):
-        found = follow(model, samples, config)
+        found = measure_agreement(model, samples, config)
         assert not found.asked
         assert found.reason is None
-    assert found == Following(0, 0, 0.0, 0.0, found.gain, False, 0.0)
+    assert found == PhotoAgreement(0, 0, 0.0, 0.0, found.gain, False, 0.0)
 
 
 def test_a_photo_that_cannot_be_read_is_passed_over(model: SemanticSAM) -> None:
     looked: list[int] = []
     broken = Sample(SCENES[0].photo, "project", Annotation(7, 7, SCENES[0].regions))
-    found = follow(model, [broken, *SCENES[1:3]], GateConfig(), on_photo=lambda: looked.append(1))
+    found = measure_agreement(model, [broken, *SCENES[1:3]], GateConfig(), on_photo=lambda: looked.append(1))
     assert found.photos == len(looked) == 2
 
 
