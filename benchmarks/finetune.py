@@ -157,7 +157,6 @@ def main() -> None:
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 tuned = fine_tune(model, train, config, Path(folder), encoder=encoder)
-            assert tuned is not None
             minutes = (time.monotonic() - learned) / 60
             row |= {"minutes": round(minutes, 1), "loss": round(tuned.loss, 2)}
             if not arguments.shuffle:

@@ -40,7 +40,8 @@ from semsam_model.data.folder import evenly
 from semsam_model.data.samples import MIN_AREA, Sample, clickable
 from semsam_model.errors import DataError, ImageError, SemsamError, Stopped
 from semsam_model.finetuning.config import read_finetune_config
-from semsam_model.finetuning.loop import STATE, fine_tune
+from semsam_model.finetuning.loop import fine_tune
+from semsam_model.finetuning.state import STATE
 from semsam_model.gate.config import GateConfig
 from semsam_model.gate.photo_agreement import measure_agreement
 from semsam_model.gate.report import report
@@ -311,14 +312,20 @@ class Worker:
         if path.is_file():  # written in one move by an earlier attempt
             return path
 
-        def stop(step: int) -> bool:
-            held.note(step=step)
-            return self.stopping.is_set()
-
-        replay = self._of_other_projects(job.key)
-        tuned = fine_tune(model, train, self.config, folder, replay=replay, encoder=encoder, stop=stop)
-        if tuned is None:
-            raise _Stopped
+        try:
+            tuned = fine_tune(
+                model,
+                train,
+                self.config,
+                folder,
+                replay=self._of_other_projects(job.key),
+                encoder=encoder,
+                on_step=lambda step: held.note(step=step),
+                should_stop=held.should_stop,
+            )
+        except Stopped:
+            held.go_on()  # says whether the job is lost, or the worker stops
+            raise
         about = {"job": job.id, "steps": tuned.steps, "seconds": round(tuned.seconds), "names": tuned.named}
         save(path, tuned.model, tuned.model.config, card={"finetuned": about}, half=True)
         return path

@@ -17,7 +17,7 @@ from semsam_model.errors import DataError
 from semsam_model.finetuning.config import FineTuneConfig
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features
-from semsam_model.training.batches import augment
+from semsam_model.training.augment import augment
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def _cast(features: Features, dtype: torch.dtype) -> Features:
     return Features(features.mask_features.to(dtype), features.memory.to(dtype), features.shapes, maps)
 
 
-def batched(features: Sequence[Features]) -> Features:
+def stack_features(features: Sequence[Features]) -> Features:
     """Features of one image each -> float32 of a batch."""
     return Features(
         torch.cat([f.mask_features for f in features]).float(),

@@ -35,13 +35,12 @@ from semsam_model.errors import ConfigError
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.training.batches import Batch, TrainingBatches
 from semsam_model.training.config import TrainConfig, read_train_config
-from semsam_model.training.distributed import Processes, joined
+from semsam_model.training.distributed import Distributed, process_group
 from semsam_model.training.probe import Oracle, pick_probes
 from semsam_model.training.report import Reporter, say_skipped
-from semsam_model.training.state import STATE, Run, save_weights
+from semsam_model.training.state import STATE, WEIGHTS, Run
 from semsam_model.types import KINDS
 
-WEIGHTS = "model.safetensors"
 #: All steps done; `time_limit_minutes` over; asked to stop; the minutes of this call over. The last two are resumed.
 Stopped = Literal["finished", "time", "interrupted", "paused"]
 
@@ -110,8 +109,8 @@ def train(
     """
     console = console or _console()
     mixture = data if isinstance(data, Mixture) else Mixture.of(data)
-    with joined(device) as processes:
-        return _train(config, mixture, out, val, resume, processes, end, console)
+    with process_group(device) as distributed:
+        return _train(config, mixture, out, val, resume, distributed, end, console)
 
 
 def _console() -> Console:
@@ -125,7 +124,7 @@ def _train(
     out: Path,
     val: Sequence[Sample],
     resume: bool,
-    processes: Processes,
+    distributed: Distributed,
     end: float,
     console: Console,
 ) -> TrainResult:
@@ -134,7 +133,7 @@ def _train(
     if not resume and (out / STATE).exists():
         raise ConfigError(f"{out}: already holds a run; expected an empty folder, or resume to go on with this one")
     vocabulary = Vocabulary.of(mixture.named) if config.loss.names > 0 else None
-    run = Run(config, out, processes, vocabulary)
+    run = Run(config, out, distributed, vocabulary)
     if resume:
         run.load(console)
     else:
@@ -145,7 +144,7 @@ def _train(
             console.print(f"{len(run.fresh)} tensors of {parts} are not in {config.init}, or not of this size: new")
         if vocabulary is not None:
             encoder = TextEncoder(config.text_encoder)
-            run.learn_names(encode_vocabulary(vocabulary, encoder, run.model.config.text_dim))
+            run.use_names(encode_vocabulary(vocabulary, encoder, run.model.config.text_dim))
             console.print(f"names: {_lists(vocabulary)}")
     batches = TrainingBatches(
         mixture,
@@ -155,17 +154,17 @@ def _train(
         fill=run.model.config.pixel_mean,
         seed=config.seed,
         vocabulary=vocabulary,
-        generic=config.loss.generic > 0,
-        rank=processes.rank,
-        processes=processes.count,
+        object_queries=config.loss.generic > 0,
+        rank=distributed.rank,
+        world_size=distributed.world_size,
     )
     out.mkdir(parents=True, exist_ok=True)
-    probes = pick_probes(val, config.probe_per_source) if processes.first else []
+    probes = pick_probes(val, config.probe_per_source) if distributed.is_main else []
     with Reporter(config, out, console, probes, run) as reporter:
         stopped = _loop(run, batches, reporter, end)
         _save(run)
         oracle = None if stopped in ("interrupted", "paused") else reporter.probe()
-    processes.wait()  # a process that ends takes the others with it, the one that still writes too
+    distributed.barrier()  # a process that ends takes the others with it, the one that still writes too
     console.print(f"{stopped} after {run.step} steps; weights in {out / WEIGHTS}")
     return TrainResult(out / WEIGHTS, run.step, stopped, oracle)
 
@@ -182,7 +181,7 @@ def _loop(run: Run, batches: TrainingBatches, reporter: Reporter, end: float) ->
     with _stop_signals() as stop, _batches(run, batches) as stream:
         while run.step < config.steps:
             # What one process is told or measures, all go by: they stop at the same step, and learn at the same rate.
-            said = run.processes.table([stop.is_set(), time.monotonic() >= end, run.seconds, reporter.skipped])
+            said = run.distributed.gather([stop.is_set(), time.monotonic() >= end, run.seconds, reporter.skipped])
             stopped, late, run.seconds = said[:, :3].max(0).tolist()
             reporter.skipped_in_all = int(said[:, 3].sum())
             if stopped:
@@ -204,9 +203,8 @@ def _loop(run: Run, batches: TrainingBatches, reporter: Reporter, end: float) ->
 
 
 def _save(run: Run) -> None:
-    if run.processes.first:
+    if run.distributed.is_main:
         run.save()
-        save_weights(run.ema, run.out / WEIGHTS)
 
 
 @contextmanager

@@ -1,13 +1,16 @@
-"""A batch -> its loss, in one call, so that DistributedDataParallel can stand around it.
+"""The loss that a step minimises.
+
+`PromptLoss` is what training and fine-tuning share: first predictions, their names, simulated corrections. `Objective`
+turns a batch of training into its loss in one call, so that DistributedDataParallel can stand around it.
 
 What is drawn on the way depends on an image's own seed, and on its batch's number where a number serves all images. So
-an image costs the same in whichever process, and beside whichever others, it is learned.
+an image costs the same in whichever process, and beside whichever others, it is trained.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,115 +21,143 @@ from semsam_model.network.decoder import LayerOutput, PromptDecoder
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features
 from semsam_model.training.batches import Batch
-from semsam_model.training.config import TrainConfig
-from semsam_model.training.distributed import Processes
+from semsam_model.training.config import LossConfig, SimulatedCorrectionsConfig, TrainConfig
+from semsam_model.training.distributed import Distributed, ReduceMean, no_reduce
 from semsam_model.training.losses.masks import LossOutput, RandomPoints, training_loss, uniform_points
-from semsam_model.training.losses.names import name_loss
-from semsam_model.training.losses.object_queries import generic_loss, with_names
-from semsam_model.training.replay import Earlier, Looked
-from semsam_model.training.simulated_corrections import correct
+from semsam_model.training.losses.names import NameLoss, name_loss
+from semsam_model.training.losses.object_queries import object_query_loss, with_names
+from semsam_model.training.prompts import PromptBatch
+from semsam_model.training.replay import EncodedImage, ReplayBuffer
+from semsam_model.training.simulated_corrections import simulate_corrections
 
 
-class Objective(nn.Module):
-    """Loss of first answers, of names once `name_table` is set, of corrected prompts where `rounds` asks for them, and
-    of object queries where batches carry what they are held to.
+@dataclass(eq=False)
+class PromptLoss:
+    """Loss of the predictions for prompts: masks, boxes and IoU, names, and prompts with simulated corrections."""
 
-    Under several processes the mean over the processes of `total`, and of its gradients, is that of all their images in
-    one batch.
-    """
+    model: SemanticSAM
+    config: LossConfig
+    corrections: SimulatedCorrectionsConfig
+    name_weight: float
+    name_table: NameTable | None = None  #: names are learned once it is set
+    reduce_mean: ReduceMean = no_reduce
 
-    def __init__(self, model: SemanticSAM, config: TrainConfig, processes: Processes) -> None:
-        super().__init__()
-        self.model, self.config, self.processes = model, config, processes
-        self.name_table: NameTable | None = None
-        self.earlier = Earlier(config.reuse)
+    def __call__(
+        self,
+        features: Features,
+        prompts: PromptBatch,
+        rng: np.random.Generator,
+        rngs: Sequence[np.random.Generator],
+        random_points: Sequence[RandomPoints] | None = None,
+    ) -> LossOutput:
+        """Of first predictions and of corrected ones, where the config asks for corrections.
 
-    def forward(self, batch: Batch) -> LossOutput:
-        device = self.processes.device
-        images = self.model.normalise(batch.images.to(device))
-        random_points = [uniform_points(device, seed) for seed in batch.seeds]
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            learn = self._queries_alone if self.config.learn == "generic" else self._everything
-            features, result = learn(images, batch, random_points)
-            return self._with_generic(result, features, batch) if batch.generic else result
+        rng: draws the number of clicks; rngs: of each image, draw its clicks. random_points: see `training_loss`.
+        """
+        result, last = self.first_predictions(self.model.decoder, features, prompts, random_points)
+        if not self.corrections.prompts:
+            return result
+        count = int(rng.integers(1, self.corrections.clicks + 1))
+        layers, targets = simulate_corrections(self.model, features, prompts, last, self.corrections, count, rngs)
+        corrected = training_loss(layers, features.mask_features, targets, self.config, random_points, self.reduce_mean)
+        total = result.total + self.corrections.weight * corrected.total
+        return replace(result, total=total, corrected=corrected)
 
-    def _everything(
-        self, images: Tensor, batch: Batch, random_points: Sequence[RandomPoints]
-    ) -> tuple[Features, LossOutput]:
-        """Features for object queries, and the loss of clicks."""
-        loss, rounds, share = self.config.loss, self.config.rounds, self.processes.mean
-        batch = self._placed(batch)
-        features = self.model.features(images)
-        result, last = self._first_answers(self.model.decoder, features, batch, random_points)
-        if rounds.prompts:
-            boxes, kinds, targets = batch.boxes, batch.kinds, batch.targets
-            count = int(np.random.default_rng(batch.number).integers(1, rounds.clicks + 1))
-            rngs = [np.random.default_rng([seed, 1]) for seed in batch.seeds]
-            again, held_to = correct(self.model, features, boxes, kinds, targets, last, rounds, count, rngs)
-            corrected = training_loss(again, features.mask_features, held_to, loss, random_points, share)
-            total = result.total + rounds.weight * corrected.total
-            result = dataclasses.replace(result, total=total, corrected=corrected)
-        return self.model.query_features(features) if batch.generic else features, result
-
-    def _queries_alone(
-        self, images: Tensor, batch: Batch, random_points: Sequence[RandomPoints]
-    ) -> tuple[Features, LossOutput]:
-        """Features for object queries; decoders of their own learn from the same clicks as those of clicks did."""
-        assert self.model.generic is not None
-        with torch.no_grad():
-            if self.model.generic.decoder is None:
-                return self.model.features(images), LossOutput(images.new_zeros(()), (), ())
-            maps = self.model.maps(images)
-        batch, features = self._placed(batch), self.model.own_query_features(maps)
-        return features, self._first_answers(self.model.generic.decoder, features, batch, random_points)[0]
-
-    def _placed(self, batch: Batch) -> Batch:
-        """With prompts, and the masks that they may mean, where the network is."""
-        device = self.processes.device
-        boxes, kinds, targets = batch.boxes.to(device), batch.kinds.to(device), batch.targets.to(device)
-        return dataclasses.replace(batch, boxes=boxes, kinds=kinds, targets=targets)
-
-    def _first_answers(
-        self, decoder: PromptDecoder, features: Features, batch: Batch, random_points: Sequence[RandomPoints]
+    def first_predictions(
+        self,
+        decoder: PromptDecoder,
+        features: Features,
+        prompts: PromptBatch,
+        random_points: Sequence[RandomPoints] | None = None,
     ) -> tuple[LossOutput, LayerOutput]:
-        """The loss of first answers and their names, and what the last layer answered."""
-        layers = decoder(features, batch.boxes, batch.kinds, all_layers=True)
-        loss, share = self.config.loss, self.processes.mean
-        result = training_loss(layers, features.mask_features, batch.targets, loss, random_points, share)
+        """The loss of first predictions and their names, and the output of the last layer."""
+        layers = decoder(features, prompts.boxes, prompts.kinds, all_layers=True)
+        result = training_loss(
+            layers, features.mask_features, prompts.targets, self.config, random_points, self.reduce_mean
+        )
         if self.name_table is not None:
-            result = self._with_names(self.name_table, result, features, layers[-1], batch)
+            names = self._names(self.name_table, result, features, layers[-1], prompts)
+            result = replace(result, total=result.total + self.name_weight * names.total, names=names)
         return result, layers[-1]
 
-    def _with_names(
-        self, table: NameTable, result: LossOutput, features: Features, last: LayerOutput, batch: Batch
-    ) -> LossOutput:
+    def _names(
+        self, table: NameTable, result: LossOutput, features: Features, last: LayerOutput, prompts: PromptBatch
+    ) -> NameLoss:
+        """Of the matched queries whose mask has a label."""
         objects, parts, labels = [], [], []
         for image, match in enumerate(result.matches):
-            rows = batch.labels[image].to(self.processes.device)[match.target]
+            rows = prompts.labels[image][match.target]
             query, rows = match.query[rows != NO_LABEL], rows[rows != NO_LABEL]
             of_object, of_part = self.model.class_embeddings(features, last, image, query)
             objects.append(of_object)
             parts.append(of_part)
             labels.append(rows)
         of_objects, of_parts, scales = torch.cat(objects), torch.cat(parts), self.model.name_scales()
-        names = name_loss(of_objects, of_parts, torch.cat(labels), table, scales, share=self.processes.mean)
-        return dataclasses.replace(result, total=result.total + self.config.loss.names * names.total, names=names)
+        return name_loss(of_objects, of_parts, torch.cat(labels), table, scales, reduce_mean=self.reduce_mean)
 
-    def _with_generic(self, result: LossOutput, features: Features, batch: Batch) -> LossOutput:
+
+class Objective(nn.Module):
+    """Loss of prompts, and of object queries where batches carry what they are held to.
+
+    Under several processes the mean over the processes of `total`, and of its gradients, is that of all their images in
+    one batch.
+    """
+
+    def __init__(self, model: SemanticSAM, config: TrainConfig, distributed: Distributed) -> None:
+        super().__init__()
+        self.model, self.config, self.device = model, config, distributed.device
+        self.prompt_loss = PromptLoss(
+            model, config.loss, config.rounds, config.loss.names, reduce_mean=distributed.mean
+        )
+        self.replay = ReplayBuffer(config.reuse)
+
+    def forward(self, batch: Batch) -> LossOutput:
+        images = self.model.normalise(batch.images.to(self.device))
+        random_points = [uniform_points(self.device, seed) for seed in batch.seeds]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            compute = self._with_frozen_clicks if self.config.learn == "generic" else self._with_clicks
+            features, result = compute(images, batch, random_points)
+            return self._with_object_queries(result, features, batch) if batch.object_queries else result
+
+    def _with_clicks(
+        self, images: Tensor, batch: Batch, random_points: Sequence[RandomPoints]
+    ) -> tuple[Features, LossOutput]:
+        """Features for object queries, and the loss of prompts."""
+        features = self.model.features(images)
+        rng = np.random.default_rng(batch.number)
+        rngs = [np.random.default_rng([seed, 1]) for seed in batch.seeds]
+        result = self.prompt_loss(features, batch.prompts.to(self.device), rng, rngs, random_points)
+        return self.model.query_features(features) if batch.object_queries else features, result
+
+    def _with_frozen_clicks(
+        self, images: Tensor, batch: Batch, random_points: Sequence[RandomPoints]
+    ) -> tuple[Features, LossOutput]:
+        """Features for object queries; decoders of their own learn from the same prompts as those of clicks did."""
+        assert self.model.generic is not None
+        with torch.no_grad():
+            if self.model.generic.decoder is None:
+                return self.model.features(images), LossOutput(images.new_zeros(()), (), ())
+            maps = self.model.maps(images)
+        features, prompts = self.model.own_query_features(maps), batch.prompts.to(self.device)
+        decoder = self.model.generic.decoder
+        return features, self.prompt_loss.first_predictions(decoder, features, prompts, random_points)[0]
+
+    def _with_object_queries(self, result: LossOutput, features: Features, batch: Batch) -> LossOutput:
         head = self.model.generic
         assert head is not None
-        count = len(batch.generic)
-        below = self.config.learn != "generic" or head.decoder is not None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and below):
+        count = len(batch.object_queries)
+        trains_features = self.config.learn != "generic" or head.decoder is not None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trains_features):
             each = [features.only(image) for image in range(count)]
             seeds = self.model.seed_outputs(features.only(0, count), [head.tokens(one) for one in each])
-            targets = [own.to(self.processes.device) for own in batch.generic]
-            images = [Looked(*of_image) for of_image in zip(each, seeds, targets, strict=True)]
-        images = self.earlier.beside(images, self.model, batch.seeds[0])
+            targets = [of_image.to(self.device) for of_image in batch.object_queries]
+            images = [EncodedImage(*of_image) for of_image in zip(each, seeds, targets, strict=True)]
+        images = self.replay.with_earlier(images, self.model, batch.seeds[0])
         outputs = [head(image.features, head.tokens(image.features), image.seeds) for image in images]
-        wanted = [image.targets for image in images]
-        loss = generic_loss(outputs, [image.features for image in images], wanted)
-        if self.name_table is not None:
-            scales, none = self.model.name_scales(), head.none
-            loss = with_names(loss, outputs, wanted, self.name_table, scales, none, self.processes.mean)
-        return dataclasses.replace(result, total=result.total + self.config.loss.generic * loss.total, generic=loss)
+        targets = [image.targets for image in images]
+        loss = object_query_loss(outputs, [image.features for image in images], targets)
+        table, reduce_mean = self.prompt_loss.name_table, self.prompt_loss.reduce_mean
+        if table is not None:
+            loss = with_names(loss, outputs, targets, table, self.model.name_scales(), head.none, reduce_mean)
+        total = result.total + self.config.loss.generic * loss.total
+        return replace(result, total=total, object_queries=loss)

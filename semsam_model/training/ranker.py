@@ -27,7 +27,7 @@ from torch import Tensor
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import Sample, clickable
 from semsam_model.data.vocabulary import NO_LABEL, Vocabulary, encode_vocabulary
-from semsam_model.errors import DataError
+from semsam_model.errors import DataError, Stopped
 from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.predict import to_candidates
 from semsam_model.inference.proposals import Proposals, predict_proposals
@@ -38,7 +38,7 @@ from semsam_model.masks.geometry import crop_iou, tight_bbox
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import FEATURES, Ranker
 from semsam_model.text_encoder import TextEncoder
-from semsam_model.types import KINDS, LEVELS, Box, Click, LabelSet, Prompt, PromptContext
+from semsam_model.types import KINDS, LEVELS, Box, Click, LabelSet, Prompt, PromptContext, ShouldStop, never_stop
 
 MASKS = 12  #: of a photo, at most
 CORRECTIONS = 2  #: clicks that follow the first, where any do
@@ -79,15 +79,23 @@ def fit_ranker(
     encoder: TextEncoder | None = None,
     seed: int = 0,
     on_photo: Callable[[], None] = lambda: None,
+    should_stop: ShouldStop = never_stop,
 ) -> Ranker:
-    """A ranker for this model, the same for the same seed. `on_photo` is called after each photo.
+    """A ranker for this model, the same for the same seed. on_photo, should_stop: called after each photo.
 
     per_source: photos of each source, evenly spaced. encoder: embeds the labels of the sources, for a model with
-    names; without one, names have no say. Raises DataError when no mask could be asked for, TextEncoderError.
+    names; without one, names are no features. Raises DataError when no mask could be clicked, TextEncoderError,
+    Stopped.
     """
     labels = None if encoder is None or model.name_head is None else SourceLabels.of(samples, encoder, model)
     chosen = evenly(samples, per_source)
-    return learn(collect(model, chosen, labels=labels, seed=seed, on_photo=on_photo), seed=seed)
+    lists: list[ProposalList] = []
+    for of_photo in collect(model, chosen, labels=labels, seed=seed):
+        lists += of_photo
+        on_photo()
+        if should_stop():
+            raise Stopped("ranker: stopped before all photos were clicked")
+    return fit(lists, seed=seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +119,9 @@ class SourceLabels:
         same = [i for i, of in enumerate(self.vocabulary.rows) if of[0] == source and i != row]
         chosen = [i for i in same if rng.random() < 0.5] or same[:1]
         of_kind = [i for i in chosen if self.vocabulary.rows[i][1] == head]
-        return self._list([row, *chosen]), self._list([row, *of_kind])
+        return self._label_set([row, *chosen]), self._label_set([row, *of_kind])
 
-    def _list(self, rows: Sequence[int]) -> LabelSet:
+    def _label_set(self, rows: Sequence[int]) -> LabelSet:
         of = [self.vocabulary.rows[i] for i in rows]
         return LabelSet(tuple(label for *_, label in of), tuple(KINDS[head] for _, head, _ in of), self.vectors[rows])
 
@@ -124,12 +132,11 @@ def collect(
     *,
     labels: SourceLabels | None = None,
     seed: int = 0,
-    on_photo: Callable[[], None] = lambda: None,
-) -> list[ProposalList]:
-    """Ask for masks of every sample. A photo or mask that cannot be read gives nothing."""
-    found: list[ProposalList] = []
+) -> Iterator[list[ProposalList]]:
+    """Click and box the masks of each sample in turn. A photo that cannot be read gives an empty list."""
     for number, sample in enumerate(samples):
         rng = np.random.default_rng([seed, number])
+        found: list[ProposalList] = []
         try:
             masks = sample.masks()
             wanted = clickable(sample.regions, masks)
@@ -137,30 +144,29 @@ def collect(
                 rgb = sample.image()
                 embedding, encode_crop = model.encode(rgb), crop_encoder(model, rgb)
                 for i in sorted(rng.permutation(wanted)[:MASKS]):
-                    for answers, clicks in _asked(model, embedding, encode_crop, masks[i], rng):
-                        found.append(_list(answers, sample, masks, int(i), clicks, labels, rng))
+                    for proposals, clicks in _predictions(model, embedding, encode_crop, masks[i], rng):
+                        found.append(_proposal_list(proposals, sample, masks, int(i), clicks, labels, rng))
         except DataError:
             pass
-        on_photo()
-    return found
+        yield found
 
 
-def _asked(
+def _predictions(
     model: SemanticSAM,
     embedding: ImageEmbedding,
     encode_crop: CropEncoder,
     wanted: np.ndarray,
     rng: np.random.Generator,
 ) -> Iterator[tuple[Proposals, Sequence[Click]]]:
-    """The answers to a click, to corrections, to a box; with the clicks."""
+    """The proposals for a click, for corrections, for a box; with the clicks."""
     options = CandidateOptions()
     clicks = [_near_middle(wanted, rng) if rng.random() < 0.5 else innermost(wanted)]
     corrections = CORRECTIONS if rng.random() < CORRECTED else 0
     for left in range(corrections, -1, -1):
-        answers = predict_proposals(model, embedding, Prompt(tuple(clicks)), options, encode_crop)
-        yield answers, tuple(clicks)
-        offered = to_candidates(answers, options) if left else []
-        click = next_click(wanted, offered[0].mask, clicks) if offered else None
+        proposals = predict_proposals(model, embedding, Prompt(tuple(clicks)), options, encode_crop)
+        yield proposals, tuple(clicks)
+        candidates = to_candidates(proposals, options) if left else []
+        click = next_click(wanted, candidates[0].mask, clicks) if candidates else None
         if click is None:
             break
         clicks.append(click)
@@ -185,8 +191,8 @@ def _loose_box(mask: np.ndarray, rng: np.random.Generator) -> Box:
     return Box(left + x0, top + y0, right + x1, bottom + y1)
 
 
-def _list(
-    answers: Proposals,
+def _proposal_list(
+    proposals: Proposals,
     sample: Sample,
     masks: Sequence[np.ndarray],
     index: int,
@@ -200,7 +206,7 @@ def _list(
         if i == index or (clicks and all(mask[int(c.y), int(c.x)] == c.positive for c in clicks))
     ]
     wanted_iou, any_iou = [], []
-    for view, proposal in answers.pairs:
+    for view, proposal in proposals.pairs:
         crop, bbox = view.frame.mask(proposal.logits)
         wanted_iou.append(crop_iou(crop, bbox, masks[index]))
         any_iou.append(max(crop_iou(crop, bbox, mask) for mask in agreeing))
@@ -209,10 +215,10 @@ def _list(
     of_labels = of_kind = None
     if labels is not None and row != NO_LABEL:
         every, own = labels.drawn(row, rng)
-        of_labels, of_kind = answers.evidence(every), answers.evidence(own)
+        of_labels, of_kind = proposals.evidence(every), proposals.evidence(own)
     return ProposalList(
-        answers.features,
-        tuple(answers.levels),
+        proposals.features,
+        tuple(proposals.levels),
         np.array(wanted_iou, np.float32),
         np.array(any_iou, np.float32),
         sample.source,
@@ -232,7 +238,7 @@ class _Table:
     weight: Tensor  #: (R,), sums to 1; a list's weight is spread over its rows
 
 
-def learn(lists: Sequence[ProposalList], *, seed: int = 0) -> Ranker:
+def fit(lists: Sequence[ProposalList], *, seed: int = 0) -> Ranker:
     """Fit to lists of proposals. Raises DataError when there is none."""
     if not lists:
         raise DataError("ranker: expected at least one annotated mask to learn from, got none")
@@ -276,7 +282,7 @@ def _table(lists: Sequence[ProposalList], rng: np.random.Generator) -> _Table:
     for entry in lists:
         kind = _kinds(entry)[int(rng.integers(2))]
         others = best_levels[kind] - Counter([entry.best_level])
-        for wanted, names, target in _known(entry, others, rng):
+        for wanted, names, target in _known_contexts(entry, others, rng):
             rows.append(ranker_features(entry.rows, entry.levels, wanted, names))
             targets.append(target)
             weights.append(np.full(len(target), 1 / len(target) / of_source[entry.source]))
@@ -293,7 +299,7 @@ def _kinds(entry: ProposalList) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return (entry.source, entry.granularity, entry.name), (entry.source, entry.granularity)
 
 
-def _known(
+def _known_contexts(
     entry: ProposalList, others: Counter[int], rng: np.random.Generator
 ) -> Iterator[tuple[PromptContext, np.ndarray | None, np.ndarray]]:
     """What may be known when this list is ranked, of the project and from its labels; what proposals are then worth."""
@@ -304,8 +310,8 @@ def _known(
     if others:
         chance = np.array([others[level] for level in LEVELS]) / others.total()
         counts = tuple(int(n) for n in rng.multinomial(rng.choice(ACCEPTED), chance))
-        told = granularity if rng.random() < 0.5 else None
-        yield PromptContext(told, counts), entry.of_kind if rng.random() < 0.5 else None, entry.wanted_iou
+        given = granularity if rng.random() < 0.5 else None
+        yield PromptContext(given, counts), entry.of_kind if rng.random() < 0.5 else None, entry.wanted_iou
     if entry.of_labels is not None:
         yield PromptContext(), entry.of_labels, entry.any_iou
     if entry.of_kind is not None and granularity is not None:

@@ -1,7 +1,7 @@
-"""Object queries learned alone: an image is looked at once and learned from several times.
+"""Replay, where object queries are trained alone: an image is encoded once and trained on several times.
 
-Everything below the queries is frozen then, and takes most of the time of a step. What it says of the last images is
-kept, in half precision; with each new image earlier ones are learned from again. Each comes up as often as another in
+Everything below the queries is frozen then, and takes most of the time of a step. Its outputs for the last images are
+kept, in half precision, and each step trains on some of them beside the new ones. Each is drawn as often as another in
 the mean, and not beside its own neighbours.
 """
 
@@ -20,16 +20,16 @@ from semsam_model.network.model import SemanticSAM
 from semsam_model.network.object_queries import SeedOutput
 from semsam_model.network.pixel_decoder import Features
 from semsam_model.training.config import ReplayConfig
-from semsam_model.training.losses.object_queries import GenericTargets
+from semsam_model.training.losses.object_queries import ObjectQueryTargets
 
 
 @dataclass(frozen=True, eq=False)
-class Looked:
+class EncodedImage:
     """One image as object queries learn from it."""
 
     features: Features  #: a batch of one
     seeds: SeedOutput
-    targets: GenericTargets
+    targets: ObjectQueryTargets
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +39,17 @@ class _Kept:
     features: Features
     answer: LayerOutput
     names: tuple[Tensor, Tensor]
-    targets: GenericTargets
+    targets: ObjectQueryTargets
 
 
-class Earlier:
-    """The images that were learned from last."""
+class ReplayBuffer:
+    """The images of the last steps; the oldest one gives way to a new one."""
 
     def __init__(self, config: ReplayConfig) -> None:
         self.config = config
         self._kept: deque[_Kept] = deque(maxlen=config.images)
 
-    def beside(self, new: Sequence[Looked], model: SemanticSAM, seed: int) -> list[Looked]:
+    def with_earlier(self, new: Sequence[EncodedImage], model: SemanticSAM, seed: int) -> list[EncodedImage]:
         """The new images and, for each, `times` - 1 earlier ones while there are any; the new ones are kept."""
         more = (self.config.times - 1) * len(new)
         if not more:
@@ -61,16 +61,16 @@ class Earlier:
         return [*new, *again]
 
 
-def _keep(looked: Looked) -> _Kept:
-    half = Features(looked.features.mask_features.half(), looked.features.memory.half(), looked.features.shapes)
-    answer = looked.seeds.answer
+def _keep(image: EncodedImage) -> _Kept:
+    half = Features(image.features.mask_features.half(), image.features.memory.half(), image.features.shapes)
+    answer = image.seeds.answer
     halves = {f.name: getattr(answer, f.name).half() for f in fields(answer) if f.name != "boxes"}
-    of_object, of_part = looked.seeds.names
-    return _Kept(half, replace(answer, **halves), (of_object.half(), of_part.half()), looked.targets)
+    of_object, of_part = image.seeds.names
+    return _Kept(half, replace(answer, **halves), (of_object.half(), of_part.half()), image.targets)
 
 
 @torch.no_grad()
-def _again(kept: _Kept, model: SemanticSAM) -> Looked:
+def _again(kept: _Kept, model: SemanticSAM) -> EncodedImage:
     features = replace(
         kept.features, mask_features=kept.features.mask_features.float(), memory=kept.features.memory.float()
     )
@@ -78,4 +78,4 @@ def _again(kept: _Kept, model: SemanticSAM) -> Looked:
     answer = replace(answer, **{f.name: getattr(answer, f.name).float() for f in fields(answer)})
     logits = model.mask_logits(features, answer.mask_embedding).flatten(0, 2).float()
     of_object, of_part = kept.names
-    return Looked(features, SeedOutput(answer, logits, (of_object.float(), of_part.float())), kept.targets)
+    return EncodedImage(features, SeedOutput(answer, logits, (of_object.float(), of_part.float())), kept.targets)

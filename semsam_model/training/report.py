@@ -44,7 +44,7 @@ class Reporter:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
-            disable=not (console.is_terminal and run.processes.first),
+            disable=not (console.is_terminal and run.distributed.is_main),
         )
         self.task = self.bar.add_task("", total=config.steps, completed=run.step, loss=math.nan, rate=math.nan)
         self.totals: list[float] = []
@@ -53,7 +53,7 @@ class Reporter:
         self.board: Any = None
 
     def __enter__(self) -> Reporter:
-        if self.config.tensorboard and self.run.processes.first:
+        if self.config.tensorboard and self.run.distributed.is_main:
             try:
                 from torch.utils.tensorboard import SummaryWriter  # slow to import, and rarely wanted
             except ImportError:
@@ -71,55 +71,52 @@ class Reporter:
             self.board.close()
 
     def step(self, result: LossOutput, total: float, batches: Sequence[Batch]) -> None:
+        """After each step: its loss of the last batch, its mean total, its batches."""
         for batch in batches:
             self.skipped += len(batch.skipped)
             say_skipped(self.console, batch.skipped)
-        if not self.run.processes.first:
+        if not self.run.distributed.is_main:
             return
         self.totals.append(total)
-        self.images += self.run.processes.count * sum(len(batch.images) for batch in batches)
+        self.images += self.run.distributed.world_size * sum(len(batch.images) for batch in batches)
         self.bar.update(self.task, completed=self.run.step, loss=total)
         if self.run.step % self.config.log_every == 0 or self.run.step == 1:
-            rate = self.images / max(self.run.seconds - self.seconds, 1e-9)
-            terms = {
-                term.name: round(float(getattr(layer, term.name).detach()), 4)
-                for layer in result.layers[-1:]
-                for term in dataclasses.fields(layer)
-            }
-            if result.corrected is not None:
-                again = result.corrected.layers[-1]
-                terms |= {
-                    "corrected_dice": round(float(again.mask_dice.detach()), 4),
-                    "corrected_iou": round(float(again.iou.detach()), 4),
-                }
-            if result.names is not None:
-                names, scales = result.names, self.run.model.name_scales().tolist()
-                terms |= {
-                    "object_name": round(float(names.object_name.detach()), 4),
-                    "part_name": round(float(names.part_name.detach()), 4),
-                    "object_scale": round(scales[0], 3),
-                    "part_scale": round(scales[1], 3),
-                }
-                shares = {"object_top1": names.object_top1, "part_top1": names.part_top1}
-                terms |= {name: round(share, 4) for name, share in shares.items() if share is not None}
-            if result.generic is not None:
-                terms |= {f"generic_{name}": round(value, 4) for name, value in result.generic.figures().items()}
-            row = {
-                "loss": round(float(np.mean(self.totals)), 4),
-                "images_per_second": round(rate, 3),
-                "lr": self.run.optimizer.param_groups[-1]["lr"],
-                "skipped": max(self.skipped, self.skipped_in_all),
-                **terms,
-            }
-            self._write(row)
-            self.bar.update(self.task, rate=rate)
-            if not self.console.is_terminal:
-                left = self._minutes_left()
-                self.console.print(
-                    f"step {self.run.step}/{self.config.steps}  loss {row['loss']:.2f}  {rate:.2f} images/s  "
-                    f"{left:.0f} min left"
-                )
-            self.totals, self.images, self.seconds = [], 0, self.run.seconds
+            self._log(result)
+
+    def _log(self, result: LossOutput) -> None:
+        rate = self.images / max(self.run.seconds - self.seconds, 1e-9)
+        loss = round(float(np.mean(self.totals)), 4)
+        row = {
+            "loss": loss,
+            "images_per_second": round(rate, 3),
+            "lr": self.run.optimiser.adamw.param_groups[-1]["lr"],
+            "skipped": max(self.skipped, self.skipped_in_all),
+        }
+        self._write(row | self._terms(result))
+        self.bar.update(self.task, rate=rate)
+        if not self.console.is_terminal:
+            self.console.print(
+                f"step {self.run.step}/{self.config.steps}  loss {loss:.2f}  {rate:.2f} images/s  "
+                f"{self._minutes_left():.0f} min left"
+            )
+        self.totals, self.images, self.seconds = [], 0, self.run.seconds
+
+    def _terms(self, result: LossOutput) -> dict[str, float]:
+        """Name -> unweighted loss, of the last layer."""
+        terms: dict[str, float] = {}
+        for layer in result.layers[-1:]:
+            terms |= {term.name: float(getattr(layer, term.name).detach()) for term in dataclasses.fields(layer)}
+        if result.corrected is not None:
+            last = result.corrected.layers[-1]
+            terms |= {"corrected_dice": float(last.mask_dice.detach()), "corrected_iou": float(last.iou.detach())}
+        if result.object_queries is not None:
+            terms |= {f"generic_{name}": value for name, value in result.object_queries.figures().items()}
+        scales: dict[str, float] = {}
+        if result.names is not None:
+            terms |= result.names.figures()
+            of_objects, of_parts = self.run.model.name_scales().tolist()
+            scales = {"object_scale": round(of_objects, 3), "part_scale": round(of_parts, 3)}
+        return {name: round(value, 4) for name, value in terms.items()} | scales
 
     def _minutes_left(self) -> float:
         by_steps = (self.config.steps - self.run.step) * self.run.seconds / max(self.run.step, 1) / 60
@@ -130,10 +127,10 @@ class Reporter:
         """Figures and pictures of the averaged weights; None without validation data."""
         if not self.probes:
             return None
-        oracle = quick_oracle(self.run.ema, self.probes, self.run.size)
+        oracle = quick_oracle(self.run.averaged, self.probes, self.run.size)
         one_each = list({probe.source: probe for probe in reversed(self.probes)}.values())[::-1]
         path = self.out / "preview" / f"step_{self.run.step:06d}.png"
-        sheet = save_preview(self.run.ema, one_each, self.run.size, path)
+        sheet = save_preview(self.run.averaged, one_each, self.run.size, path)
         if self.board is not None:
             self.board.add_image("preview", sheet, self.run.step, dataformats="HWC")
         self._write({"oracle": round(oracle.best, 4), "first": round(oracle.first, 4), "by_source": oracle.by_source})

@@ -11,7 +11,7 @@ _WORD = (1 << 64) - 1
 _FEISTEL = 6  #: rounds of the network
 
 
-class Order:
+class PhotoSampler:
     """Place in the stream of training photos -> index of a photo, the same for the same seed.
 
     Sources lie one after another. Photos come in rounds as long as all sources together, each one shuffled pass; in a

@@ -20,19 +20,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semsam_model.training.config import LossConfig
-from semsam_model.training.distributed import Share, alone
+from semsam_model.training.distributed import ReduceMean, no_reduce
 from semsam_model.training.losses.matching import (
+    BOXES,
+    IOU,
+    MASKS,
     NO_TARGET,
     Match,
     Targets,
     generalised_iou,
     mask_costs,
+    mask_ious,
     match_prompts,
     sample_bilinear,
 )
 from semsam_model.training.losses.names import NameLoss
-from semsam_model.training.losses.object_queries import GenericLoss
+from semsam_model.training.losses.object_queries import ObjectQueryLoss
+from semsam_model.training.losses.target_masks import TargetMasks
 
+#: Term of a layer's loss -> column of `Targets.feeds`: only masks that feed it count in the term.
+FED_BY = {"mask_bce": MASKS, "mask_dice": MASKS, "box_l1": BOXES, "box_giou": BOXES, "iou": IOU}
 #: (rows, points) -> float (rows, points, 2), uniform in 0..1.
 RandomPoints = Callable[[int, int], Tensor]
 
@@ -76,7 +83,7 @@ class LossOutput:
     matches: tuple[Match, ...]  #: of the B images: which query of the last layer is held to which mask
     names: NameLoss | None = None  #: where names are learned; part of `total` then
     corrected: LossOutput | None = None  #: of prompts with further clicks, where such are learned; in `total` too
-    generic: GenericLoss | None = None  #: where object queries are learned; part of `total` then
+    object_queries: ObjectQueryLoss | None = None  #: where object queries are learned; part of `total` then
 
 
 def uniform_points(device: torch.device, seed: int | None = None) -> RandomPoints:
@@ -91,19 +98,19 @@ def training_loss(
     targets: Targets,
     config: LossConfig,
     random_points: Sequence[RandomPoints] | None = None,
-    share: Share = alone,
+    reduce_mean: ReduceMean = no_reduce,
 ) -> LossOutput:
     """Loss of the decoder layers (first to last) over a batch.
 
     `mask_features` (B, C, h, w): a mask's logits are its embedding times these. That product runs in the type of
     `mask_features`, everything else in float32, under autocast too. `random_points`, one for each image, is asked first
     for the matching points, then, from the last layer, followed by first..second to last, for a draw of candidates and
-    a uniform remainder. Terms are means over what feeds them; with `share`, over that of the mean process, so that the
-    processes' losses average to the loss of their batches together.
+    a uniform remainder. Terms are means over what feeds them; with `reduce_mean`, over that of the mean process, so
+    that the processes' losses average to the loss of their batches together.
     """
     random_points = random_points or [uniform_points(mask_features.device)] * len(mask_features)
     with torch.autocast(mask_features.device.type, enabled=False):
-        return _training_loss(layers, mask_features, targets, config, random_points, share)
+        return _training_loss(layers, mask_features, targets, config, random_points, reduce_mean)
 
 
 def _training_loss(
@@ -112,9 +119,9 @@ def _training_loss(
     targets: Targets,
     config: LossConfig,
     random_points: Sequence[RandomPoints],
-    share: Share,
+    reduce_mean: ReduceMean,
 ) -> LossOutput:
-    truth = _Truth(targets, (mask_features.shape[-2], mask_features.shape[-1]))
+    truth = TargetMasks(targets, (mask_features.shape[-2], mask_features.shape[-1]))
     free: list[Tensor] = []
     if config.mode == "many_to_many":
         matches = _match(layers[-1], mask_features, targets, config, random_points)
@@ -122,7 +129,7 @@ def _training_loss(
             free = _free_queries(layers[-1], truth, matches)
     else:
         matches = _all_to_first(layers[-1], targets)
-    counts = _counts(layers[-1], truth, matches, free, config, share)
+    counts = _counts(layers[-1], truth, matches, free, config, reduce_mean)
     order = [len(layers) - 1, *range(len(layers) - 1)]
     images = mask_features.unbind()
     losses: dict[int, LayerLoss] = {}
@@ -135,43 +142,11 @@ def _training_loss(
     return LossOutput(total, ordered, tuple(matches))
 
 
-class _Truth:
-    """The annotated masks of a batch in one stack, at full size for the points and at stride 4 for areas."""
-
-    def __init__(self, targets: Targets, size: tuple[int, int]) -> None:
-        self.targets = targets
-        self.masks = torch.cat(targets.masks)
-        self.bordered = F.pad(self.masks.view(torch.uint8), (1, 1, 1, 1))
-        self.boxes = torch.cat(targets.boxes).float()
-        counts = [len(masks) for masks in targets.masks]
-        self.start = [sum(counts[:image]) for image in range(len(counts))]
-        fed = self.boxes.new_ones(len(self.masks), 3) if targets.fed is None else torch.cat(targets.fed).float()
-        self.fed = fed.to(self.boxes.device)  #: (G, 3), 1 or 0
-        self.small = F.adaptive_avg_pool2d(self.masks[:, None].float(), size).squeeze(1) > 0.5
-
-    def at(self, rows: Tensor, points: Tensor) -> Tensor:
-        """Bilinear values of masks `rows` (n,) at `points` (n, P, 2): (n, P).
-
-        By hand, because n pairs share few masks and grid_sample would need a float copy of the mask for every pair.
-        """
-        height, width = self.masks.shape[-2:]
-        x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
-        left, top = x.floor(), y.floor()
-        right_share, bottom_share = x - left, y - top
-        # Flat index of the upper left of four neighbours; the border of zeros shifts rows and columns by one.
-        corner = ((rows[:, None] * (height + 2) + top.long() + 1) * (width + 2)) + left.long() + 1
-        value = torch.zeros_like(x)
-        for down, row_share in ((0, 1 - bottom_share), (1, bottom_share)):
-            for right, column_share in ((0, 1 - right_share), (1, right_share)):
-                value += self.bordered.take(corner + (down * (width + 2) + right)) * (row_share * column_share)
-        return value
-
-
 class _Pairs:
     """The matched queries of one layer, over the whole batch, beside the masks they are held to."""
 
     def __init__(
-        self, layer: LayerPrediction, mask_features: Sequence[Tensor], truth: _Truth, matches: Sequence[Match]
+        self, layer: LayerPrediction, mask_features: Sequence[Tensor], truth: TargetMasks, matches: Sequence[Match]
     ) -> None:
         # unbound at once: the gradient of each `tensor[b]` would be a whole batch of zeros beside it
         embedding, ious, boxes = layer.mask_embedding.unbind(), layer.predicted_iou.unbind(), layer.boxes.unbind()
@@ -225,13 +200,13 @@ def _all_to_first(layer: LayerPrediction, targets: Targets) -> list[Match]:
     return [Match(query, first.repeat_interleave(tokens)) for first in targets.of_prompt[:, :, 0]]
 
 
-def _free_queries(layer: LayerPrediction, truth: _Truth, matches: Sequence[Match]) -> list[Tensor]:
+def _free_queries(layer: LayerPrediction, truth: TargetMasks, matches: Sequence[Match]) -> list[Tensor]:
     """bool (N * T,) of each image: unmatched queries that learn what their best mask would be worth."""
     found = []
     for b, match in enumerate(matches):
         rows = truth.targets.of_prompt[b]
-        fed = truth.fed[truth.start[b] + rows.clamp(min=0), 2] > 0
-        free = (fed | (rows == NO_TARGET)).all(1).repeat_interleave(layer.predicted_iou.shape[2])
+        feeds = truth.feeds[truth.start[b] + rows.clamp(min=0), IOU] > 0
+        free = (feeds | (rows == NO_TARGET)).all(1).repeat_interleave(layer.predicted_iou.shape[2])
         free[match.query] = False
         found.append(free & (not truth.targets.partial[b]))
     return found
@@ -239,20 +214,20 @@ def _free_queries(layer: LayerPrediction, truth: _Truth, matches: Sequence[Match
 
 def _counts(
     layer: LayerPrediction,
-    truth: _Truth,
+    truth: TargetMasks,
     matches: Sequence[Match],
     free: Sequence[Tensor],
     config: LossConfig,
-    share: Share,
+    reduce_mean: ReduceMean,
 ) -> Tensor:
     """(2, 3): how many pairs feed masks, boxes and IoU, on a layer but the last, and on the last; 0 counts as 1."""
-    pairs = torch.cat([truth.fed[match.target + truth.start[b]] for b, match in enumerate(matches)]).sum(0)
+    pairs = torch.cat([truth.feeds[match.target + truth.start[b]] for b, match in enumerate(matches)]).sum(0)
     if config.mode == "many_to_one":  # one of a prompt's tokens counts
         pairs = pairs / layer.predicted_iou.shape[2]
     last = pairs.clone()
     for queries in free:
-        last[2] += queries.sum()
-    counts = share(torch.stack((pairs, last)))
+        last[IOU] += queries.sum()
+    counts = reduce_mean(torch.stack((pairs, last)))
     return counts.where(counts > 0, torch.ones_like(counts))
 
 
@@ -275,37 +250,49 @@ def _uncertain_points(
 
 def _layer_loss(
     pairs: _Pairs,
-    truth: _Truth,
+    truth: TargetMasks,
     config: LossConfig,
     random_points: Sequence[RandomPoints],
     free: Sequence[Tensor],
     counts: Tensor,
 ) -> LayerLoss:
     """free: of each image the unmatched queries that learn their IoU; counts (3,): of pairs that feed the losses."""
+    terms = _pair_losses(pairs, truth, config, random_points)
+    feeds = truth.feeds[pairs.rows]
+    counted = {name: term * feeds[:, FED_BY[name]] for name, term in terms.items()}
+    if config.mode == "many_to_one":
+        tokens = pairs.layer.predicted_iou.shape[2]
+        distance = (terms["mask_bce"] + terms["mask_dice"]).detach()
+        nearest = distance.unflatten(0, (-1, tokens)).argmin(1, keepdim=True)
+        counted = {n: term.unflatten(0, (-1, tokens)).gather(1, nearest).squeeze(1) for n, term in counted.items()}
+    sums = {name: term.sum() for name, term in counted.items()}
+    if free:
+        sums["iou"] = sums["iou"] + _unmatched_iou_errors(pairs, truth, free).sum()
+    return LayerLoss(**{name: total / counts[FED_BY[name]] for name, total in sums.items()})
+
+
+def _pair_losses(
+    pairs: _Pairs, truth: TargetMasks, config: LossConfig, random_points: Sequence[RandomPoints]
+) -> dict[str, Tensor]:
+    """Name of a term of LayerLoss -> its values for n pairs (n,)."""
     points = _uncertain_points(pairs.logits, pairs.matches, config, random_points)
     logits = sample_bilinear(pairs.logits[:, None], points).squeeze(1)
     wanted = truth.at(pairs.rows, points)
-    bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
     probability = logits.sigmoid()
     dice = 1 - (2 * (probability * wanted).sum(1) + 1) / (probability.sum(1) + wanted.sum(1) + 1)
     boxes = truth.boxes[pairs.rows]
-    l1 = (pairs.boxes - boxes).abs().sum(1)
-    giou = 1 - generalised_iou(pairs.boxes, boxes)
-    fed = truth.fed[pairs.rows]
     if config.iou_target == "soft_dice":
-        iou_wanted = (1 - dice).where(fed[:, 0] > 0, 1 - dice.detach())
+        feeds_masks = truth.feeds[pairs.rows, MASKS] > 0
+        iou_target = (1 - dice).where(feeds_masks, 1 - dice.detach())
     else:
-        iou_wanted = _iou(pairs.logits.detach() > 0, truth.small[pairs.rows])
-    iou = (pairs.ious - iou_wanted).square()
-    terms = tuple(term * fed[:, of] for term, of in ((bce, 0), (dice, 0), (l1, 1), (giou, 1), (iou, 2)))
-    if config.mode == "many_to_one":
-        tokens = pairs.layer.predicted_iou.shape[2]
-        best = (bce + dice).detach().unflatten(0, (-1, tokens)).argmin(1, keepdim=True)
-        terms = tuple(term.unflatten(0, (-1, tokens)).gather(1, best).squeeze(1) for term in terms)
-    sums = [term.sum() for term in terms]
-    if free:
-        sums[-1] = sums[-1] + _unmatched_iou_errors(pairs, truth, free).sum()
-    return LayerLoss(*(total / counts[of] for total, of in zip(sums, (0, 0, 1, 1, 2), strict=True)))
+        iou_target = _iou(pairs.logits.detach() > 0, truth.small[pairs.rows])
+    return {
+        "mask_bce": F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1),
+        "mask_dice": dice,
+        "box_l1": (pairs.boxes - boxes).abs().sum(1),
+        "box_giou": 1 - generalised_iou(pairs.boxes, boxes),
+        "iou": (pairs.ious - iou_target).square(),
+    }
 
 
 def _iou(first: Tensor, second: Tensor) -> Tensor:
@@ -314,7 +301,7 @@ def _iou(first: Tensor, second: Tensor) -> Tensor:
     return inner / (first | second).sum((1, 2)).clamp(min=1)
 
 
-def _unmatched_iou_errors(pairs: _Pairs, truth: _Truth, free: Sequence[Tensor]) -> Tensor:
+def _unmatched_iou_errors(pairs: _Pairs, truth: TargetMasks, free: Sequence[Tensor]) -> Tensor:
     """Squared errors of the predicted IoU of `free` queries against their best mask, over the whole batch."""
     errors = []
     for b, queries in enumerate(free):
@@ -323,12 +310,9 @@ def _unmatched_iou_errors(pairs: _Pairs, truth: _Truth, free: Sequence[Tensor]) 
         ious = pairs.layer.predicted_iou[b].float()
         with torch.no_grad():
             logits = _logits(pairs.layer.mask_embedding[b].flatten(0, 1), pairs.mask_features[b])
-            predicted = (logits > 0).flatten(1).float()
             start = truth.start[b]
-            masks = truth.small[start : start + len(truth.targets.masks[b])].flatten(1).float()
-            inner = predicted @ masks.T
-            union = predicted.sum(1, keepdim=True) + masks.sum(1) - inner
-            table = (inner / union.clamp(min=1)).unflatten(0, ious.shape)
+            masks = truth.small[start : start + len(truth.targets.masks[b])]
+            table = mask_ious(logits > 0, masks).unflatten(0, ious.shape)
             rows = truth.targets.of_prompt[b]
             of_prompt = table.gather(2, rows.clamp(min=0)[:, None].expand(-1, ious.shape[1], -1))
             best = of_prompt.masked_fill((rows == NO_TARGET)[:, None], 0).amax(2)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 #: Entry of `Targets.of_prompt` that stands for "no further mask".
 NO_TARGET = -1
+#: Columns of `feeds`: the losses that an annotated mask may count in.
+MASKS, BOXES, IOU = range(3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,15 +22,15 @@ class Targets:
 
     `masks[b]` bool (G_b, S, S) and `boxes[b]` float (G_b, 4), cx, cy, w, h in 0..1 of the padded image, G_b >= 1.
     `of_prompt` long (B, N, K): rows of `masks[b]`, filled up with `NO_TARGET`; the first is the mask the prompt was
-    drawn from, so it is never `NO_TARGET`. `partial[b]`: not everything visible in image b is annotated. `fed[b]` bool
-    (G_b, 3): whether a mask teaches masks, boxes and predicted IoU; None: everything.
+    drawn from, so it is never `NO_TARGET`. `partial[b]`: not everything visible in image b is annotated. `feeds[b]`
+    bool (G_b, 3): whether a mask counts in the losses of masks, boxes and predicted IoU; None: in all.
     """
 
     masks: list[Tensor]
     boxes: list[Tensor]
     of_prompt: Tensor
     partial: list[bool]
-    fed: list[Tensor] | None = None
+    feeds: list[Tensor] | None = None
 
     def to(self, device: torch.device | str) -> Targets:
         return Targets(
@@ -36,7 +38,7 @@ class Targets:
             [boxes.to(device) for boxes in self.boxes],
             self.of_prompt.to(device),
             self.partial,
-            None if self.fed is None else [fed.to(device) for fed in self.fed],
+            None if self.feeds is None else [feeds.to(device) for feeds in self.feeds],
         )
 
 
@@ -67,6 +69,13 @@ def generalised_iou(first: Tensor, second: Tensor) -> Tensor:
     union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inner
     tiny = torch.finfo(union.dtype).tiny
     return inner / union.clamp(min=tiny) - (outer - union) / outer.clamp(min=tiny)
+
+
+def mask_ious(first: Tensor, second: Tensor) -> Tensor:
+    """bool (P, h, w) and (G, h, w) -> (P, G)"""
+    a, b = first.flatten(1).float(), second.flatten(1).float()
+    both = a @ b.T
+    return both / (a.sum(1)[:, None] + b.sum(1) - both).clamp(min=1)
 
 
 def mask_costs(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

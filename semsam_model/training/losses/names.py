@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semsam_model.data.vocabulary import NO_LABEL, NameTable
-from semsam_model.training.distributed import Share, alone
+from semsam_model.training.distributed import ReduceMean, no_reduce
 
 LACKING = 0.25  #: share of queries whose own label is taken off the list
 WHOLE = 0.5  #: share of queries that are held against the whole list
@@ -31,6 +31,12 @@ class NameLoss:
     @property
     def total(self) -> Tensor:
         return self.object_name + self.part_name
+
+    def figures(self) -> dict[str, float]:
+        """Name -> value, for the log."""
+        losses = {"object_name": float(self.object_name.detach()), "part_name": float(self.part_name.detach())}
+        shares = {"object_top1": self.object_top1, "part_top1": self.part_top1}
+        return losses | {name: share for name, share in shares.items() if share is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,19 +69,20 @@ def name_loss(
     table: NameTable,
     scales: Tensor,
     abstaining: Abstaining | None = None,
-    share: Share = alone,
+    reduce_mean: ReduceMean = no_reduce,
 ) -> NameLoss:
     """n queries: two embeddings (n, E), any length; labels long (n,) rows of `table` or NO_LABEL; scales (2,).
 
     Softmax over scale times cosine with the labels of the same source and kind, and "none of these" where abstaining
-    is learned; mean over objects, and over parts, weighted by label; with `share`, over those of the mean process.
+    is learned; mean over objects, and over parts, weighted by label; with `reduce_mean`, over those of the mean
+    process.
     Heads without a named query get exactly no gradient.
     """
     terms: list[Tensor] = []
     shares: list[float | None] = []
     named = torch.nonzero(labels != NO_LABEL)[:, 0]
     of_head = [named[table.heads[labels[named]] == head] for head in range(2)]
-    totals = share(torch.stack([table.weights[labels[chosen]].sum() for chosen in of_head]))
+    totals = reduce_mean(torch.stack([table.weights[labels[chosen]].sum() for chosen in of_head]))
     for head, embedding in enumerate((object_embedding, part_embedding)):
         chosen = of_head[head]
         if not len(chosen):

@@ -29,8 +29,8 @@ from semsam_model.network.deformable import Shapes
 from semsam_model.network.frame import LOGIT_STRIDE
 from semsam_model.network.object_queries import ObjectQueryOutput, query_logits, query_scores
 from semsam_model.network.pixel_decoder import Features
-from semsam_model.training.distributed import Share, alone
-from semsam_model.training.losses.matching import generalised_iou
+from semsam_model.training.distributed import ReduceMean, no_reduce
+from semsam_model.training.losses.matching import BOXES, IOU, MASKS, generalised_iou, mask_ious
 from semsam_model.training.losses.names import Abstaining, NameLoss, name_loss
 from semsam_model.types import GRANULARITIES
 
@@ -38,7 +38,6 @@ from semsam_model.types import GRANULARITIES
 FITTING = (1.5, 6.0)
 #: A mask is worth the IoU only from here on.
 LEAST_IOU = 0.5
-MASKS, BOXES, IOU = range(3)  #: columns of GenericTargets.fed
 TERMS = ("tokens", "proposals", "queries", "mask_bce", "mask_dice", "box")
 GAMMA = 2.0  #: of the focal loss
 SCORE_SCALE = 5.0  #: of the mean cross-entropy of scores, most of which are easy
@@ -46,7 +45,7 @@ LEAST_MATCH = 0.2  #: pairs with a smaller IoU teach a query nothing about its m
 
 
 @dataclass(frozen=True, eq=False)
-class GenericTargets:
+class ObjectQueryTargets:
     """All annotated masks of one image, G of them, at stride 4."""
 
     masks: Tensor  #: bool (G, H/4, W/4)
@@ -54,11 +53,11 @@ class GenericTargets:
     kinds: Tensor  #: long (G,), index into GRANULARITIES
     labels: Tensor  #: long (G,), rows of the vocabulary, or NO_LABEL
     complete: Tensor  #: bool (3,): whatever is not annotated is not there
-    fed: Tensor  #: bool (G, 3): whether it teaches masks, boxes, IoU
+    feeds: Tensor  #: bool (G, 3): whether it counts in the losses of masks, boxes, IoU
 
-    def to(self, device: torch.device | str) -> GenericTargets:
-        values = self.masks, self.boxes, self.kinds, self.labels, self.complete, self.fed
-        return GenericTargets(*(value.to(device) for value in values))
+    def to(self, device: torch.device | str) -> ObjectQueryTargets:
+        values = self.masks, self.boxes, self.kinds, self.labels, self.complete, self.feeds
+        return ObjectQueryTargets(*(value.to(device) for value in values))
 
 
 def at_logits(masks: Tensor) -> Tensor:
@@ -100,15 +99,8 @@ def token_targets(masks: Tensor, kinds: Tensor, shapes: Shapes) -> Tensor:
     return torch.from_numpy(np.concatenate([level.reshape(len(GRANULARITIES), -1) for level in wanted], 1).T.copy())
 
 
-def mask_ious(first: Tensor, second: Tensor) -> Tensor:
-    """bool (P, h, w) and (G, h, w) -> (P, G)"""
-    a, b = first.flatten(1).float(), second.flatten(1).float()
-    both = a @ b.T
-    return both / (a.sum(1)[:, None] + b.sum(1) - both).clamp(min=1)
-
-
 @dataclass(frozen=True, eq=False)
-class GenericLoss:
+class ObjectQueryLoss:
     """Unweighted terms, scalars, means over the batch; and what was matched, for the names."""
 
     tokens: Tensor
@@ -117,7 +109,7 @@ class GenericLoss:
     mask_bce: Tensor
     mask_dice: Tensor
     box: Tensor
-    named: tuple[tuple[Tensor, Tensor], ...]  #: of each image: queries (n,) and the masks (n,) that they are good for
+    matched: tuple[tuple[Tensor, Tensor], ...]  #: of each image: queries (n,) with a good mask, and the masks (n,)
     names: NameLoss | None = None
 
     @property
@@ -127,57 +119,44 @@ class GenericLoss:
 
     def figures(self) -> dict[str, float]:
         """Name -> value, for the log."""
-        terms = [self.tokens, self.proposals, self.queries, self.mask_bce, self.mask_dice, self.box]
-        found = dict(zip(TERMS, (float(term.detach()) for term in terms), strict=True))
-        if self.names is not None:
-            found |= {
-                "object_name": float(self.names.object_name.detach()),
-                "part_name": float(self.names.part_name.detach()),
-            }
-            found |= {
-                k: v
-                for k, v in (("object_top1", self.names.object_top1), ("part_top1", self.names.part_top1))
-                if v is not None
-            }
-        return found
+        found = {name: float(getattr(self, name).detach()) for name in TERMS}
+        return found if self.names is None else found | self.names.figures()
 
 
-def generic_loss(
-    outputs: Sequence[ObjectQueryOutput], features: Sequence[Features], targets: Sequence[GenericTargets]
-) -> GenericLoss:
+def object_query_loss(
+    outputs: Sequence[ObjectQueryOutput], features: Sequence[Features], targets: Sequence[ObjectQueryTargets]
+) -> ObjectQueryLoss:
     """Loss of the object queries of some images; features: of each, a batch of one."""
-    terms, named = [], []
-    for output, seen, wanted in zip(outputs, features, targets, strict=True):
-        tokens = _token_loss(output.token_scores.float(), wanted, seen.shapes)
-        near = _box_ious(output.proposals.boxes.float(), wanted.boxes)
-        near = torch.maximum(mask_ious(output.proposals.logits > 0, wanted.masks), near)
-        scored, unsaid = _worth(near, wanted, wanted.fed[:, IOU]), _worth(near, wanted, ~wanted.fed[:, IOU])
-        proposals = _score_loss(output.proposals.scores.float(), scored, unsaid, wanted)
-        logits = query_logits(output, seen.mask_features[0])
-        ious = mask_ious(logits.detach() > 0, wanted.masks)
-        near = torch.maximum(ious, _box_ious(output.boxes.detach(), wanted.boxes))
-        scores = query_scores(output, logits)
-        query, mask = _match(scores.detach(), near, wanted)
-        good = ious[query, mask] >= LEAST_IOU
-        mine, unsaid = (torch.zeros_like(scores) for _ in range(2))
-        for worth, those in ((mine, good & wanted.fed[mask, IOU]), (unsaid, good & ~wanted.fed[mask, IOU])):
-            worth[query[those], wanted.kinds[mask[those]]] = ious[query[those], mask[those]]
-        queries = _score_loss(scores, mine, unsaid, wanted)
-        outlined, boxed = wanted.fed[mask, MASKS], wanted.fed[mask, BOXES]
-        bce, dice = _mask_losses(logits[query[outlined]], wanted.masks[mask[outlined]].float())
-        box = _box_loss(output.boxes[query[boxed]], wanted.boxes[mask[boxed]])
-        terms.append(torch.stack((tokens, proposals, queries, bce, dice, box)))
-        named.append((query[good], mask[good]))
+    terms, matched = zip(*map(_image_loss, outputs, features, targets), strict=True)
     means = torch.stack(terms).mean(0)
-    return GenericLoss(means[0], means[1], means[2], means[3], means[4], means[5], tuple(named))
+    return ObjectQueryLoss(**dict(zip(TERMS, means, strict=True)), matched=matched)
 
 
-def _token_loss(scores: Tensor, wanted: GenericTargets, shapes: Shapes) -> Tensor:
+def _image_loss(
+    output: ObjectQueryOutput, features: Features, targets: ObjectQueryTargets
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Terms in the order of `TERMS`, (6,); queries (n,) with a good mask, and the masks (n,) they are matched to."""
+    tokens = _token_loss(output.token_scores.float(), targets, features.shapes)
+    proposals = _proposal_loss(output, targets)
+    logits = query_logits(output, features.mask_features[0])
+    scores = query_scores(output, logits)
+    ious = mask_ious(logits.detach() > 0, targets.masks)
+    closeness = torch.maximum(ious, _box_ious(output.boxes.detach(), targets.boxes))
+    query, mask = _match(scores.detach(), closeness, targets)
+    good = ious[query, mask] >= LEAST_IOU
+    queries = _query_loss(scores, ious, query[good], mask[good], targets)
+    outlined, boxed = targets.feeds[mask, MASKS], targets.feeds[mask, BOXES]
+    bce, dice = _mask_losses(logits[query[outlined]], targets.masks[mask[outlined]].float())
+    box = _box_loss(output.boxes[query[boxed]], targets.boxes[mask[boxed]])
+    return torch.stack((tokens, proposals, queries, bce, dice, box)), (query[good], mask[good])
+
+
+def _token_loss(scores: Tensor, targets: ObjectQueryTargets, shapes: Shapes) -> Tensor:
     """Focal loss, a sum over the number of positive cells."""
-    fed = wanted.fed[:, IOU]
-    positive = (token_targets(wanted.masks[fed], wanted.kinds[fed], shapes) > 0).to(scores.device)
-    unsaid = (token_targets(wanted.masks[~fed], wanted.kinds[~fed], shapes) != 0).to(scores.device)
-    weight = torch.where(positive, 1.0, (wanted.complete & ~unsaid).float())
+    feeds = targets.feeds[:, IOU]
+    positive = (token_targets(targets.masks[feeds], targets.kinds[feeds], shapes) > 0).to(scores.device)
+    ignored = (token_targets(targets.masks[~feeds], targets.kinds[~feeds], shapes) != 0).to(scores.device)
+    weight = torch.where(positive, 1.0, (targets.complete & ~ignored).float())
     probability = scores.sigmoid()
     wrong = torch.where(positive, 1 - probability, probability)
     cross_entropy = F.binary_cross_entropy_with_logits(scores, positive.float(), reduction="none")
@@ -185,29 +164,51 @@ def _token_loss(scores: Tensor, wanted: GenericTargets, shapes: Shapes) -> Tenso
     return (weight * balance * wrong**GAMMA * cross_entropy).sum() / positive.sum().clamp(min=1)
 
 
-def _worth(ious: Tensor, wanted: GenericTargets, those: Tensor) -> Tensor:
-    """(P, G) -> (P, 3), IoU with the best of those masks (G,) or its box in each granularity, 0 below LEAST_IOU."""
+def _proposal_loss(output: ObjectQueryOutput, targets: ObjectQueryTargets) -> Tensor:
+    """Of the proposals' scores, each held to its IoU with the best mask or box of a granularity."""
+    ious = _box_ious(output.proposals.boxes.float(), targets.boxes)
+    ious = torch.maximum(mask_ious(output.proposals.logits > 0, targets.masks), ious)
+    feeds = targets.feeds[:, IOU]
+    expected, ignored = _best_iou(ious, targets, feeds), _best_iou(ious, targets, ~feeds)
+    return _score_loss(output.proposals.scores.float(), expected, ignored, targets)
+
+
+def _query_loss(scores: Tensor, ious: Tensor, query: Tensor, mask: Tensor, targets: ObjectQueryTargets) -> Tensor:
+    """Of the queries' scores, held to the IoU where a query (n,) is matched to a mask (n,), and to 0 elsewhere."""
+    expected, ignored = (torch.zeros_like(scores) for _ in range(2))
+    feeds = targets.feeds[mask, IOU]
+    for of_queries, chosen in ((expected, feeds), (ignored, ~feeds)):
+        of_queries[query[chosen], targets.kinds[mask[chosen]]] = ious[query[chosen], mask[chosen]]
+    return _score_loss(scores, expected, ignored, targets)
+
+
+def _best_iou(ious: Tensor, targets: ObjectQueryTargets, chosen: Tensor) -> Tensor:
+    """ious (P, G), chosen bool (G,) -> (P, 3): with the best chosen mask of a granularity, 0 below LEAST_IOU."""
     best = ious.new_zeros(len(ious), len(GRANULARITIES))
     for kind in range(len(GRANULARITIES)):
-        chosen = ious[:, those & (wanted.kinds == kind)]
-        if chosen.shape[1]:
-            best[:, kind] = chosen.amax(1)
+        of_kind = ious[:, chosen & (targets.kinds == kind)]
+        if of_kind.shape[1]:
+            best[:, kind] = of_kind.amax(1)
     return best * (best >= LEAST_IOU)
 
 
-def _score_loss(scores: Tensor, worth: Tensor, unsaid: Tensor, wanted: GenericTargets) -> Tensor:
-    """Cross-entropy with the worth 0..1. Where the granularity is not complete only what is worth something counts, and
-    nowhere what is worth something by a mask that does not feed scores alone.
+def _score_loss(scores: Tensor, expected: Tensor, ignored: Tensor, targets: ObjectQueryTargets) -> Tensor:
+    """Cross-entropy of scores with the expected IoU 0..1; all (P, 3).
+
+    Where the granularity is not completely annotated only what has an expected IoU counts. What has an IoU in `ignored`
+    alone, with masks that do not feed scores, counts nowhere.
     """
-    known = (worth > 0) | (wanted.complete & (unsaid == 0))
-    losses = F.binary_cross_entropy_with_logits(scores, worth, reduction="none")
+    known = (expected > 0) | (targets.complete & (ignored == 0))
+    losses = F.binary_cross_entropy_with_logits(scores, expected, reduction="none")
     return len(GRANULARITIES) * (losses * known).sum() / known.sum().clamp(min=1) * SCORE_SCALE
 
 
-def _match(scores: Tensor, ious: Tensor, wanted: GenericTargets) -> tuple[Tensor, Tensor]:
-    """One to one, dearest first by IoU; what a query already says of its kind decides between equals."""
-    likes = scores.sigmoid()[:, wanted.kinds]
-    rows, columns = linear_sum_assignment(-(ious + 0.3 * likes * ious).cpu().numpy())
+def _match(scores: Tensor, ious: Tensor, targets: ObjectQueryTargets) -> tuple[Tensor, Tensor]:
+    """One to one, so that the sum of IoU is largest; the query's score of the mask's granularity decides between
+    equals. Returns queries (n,) and masks (n,), without pairs below LEAST_MATCH.
+    """
+    of_kind = scores.sigmoid()[:, targets.kinds]
+    rows, columns = linear_sum_assignment(-(ious + 0.3 * of_kind * ious).cpu().numpy())
     query, mask = (torch.as_tensor(at, device=ious.device) for at in (rows, columns))
     useful = ious[query, mask] > LEAST_MATCH
     return query[useful], mask[useful]
@@ -241,22 +242,22 @@ def _mask_losses(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def with_names(
-    loss: GenericLoss,
+    loss: ObjectQueryLoss,
     outputs: Sequence[ObjectQueryOutput],
-    targets: Sequence[GenericTargets],
+    targets: Sequence[ObjectQueryTargets],
     table: NameTable,
     scales: Tensor,
     none: Tensor,
-    share: Share = alone,
-) -> GenericLoss:
+    reduce_mean: ReduceMean = no_reduce,
+) -> ObjectQueryLoss:
     """The loss with the names of matched queries whose mask is good enough, held against the lists that
     `Abstaining.draw` gives. scales, none (2,)."""
     objects, parts, labels = [], [], []
-    for output, wanted, (query, mask) in zip(outputs, targets, loss.named, strict=True):
+    for output, wanted, (query, mask) in zip(outputs, targets, loss.matched, strict=True):
         objects.append(output.object_embedding[query])
         parts.append(output.part_embedding[query])
         labels.append(wanted.labels[mask])
     rows = torch.cat(labels)
     drawn = Abstaining.draw(none, len(rows), len(table.vectors))
-    names = name_loss(torch.cat(objects), torch.cat(parts), rows, table, scales, drawn, share)
+    names = name_loss(torch.cat(objects), torch.cat(parts), rows, table, scales, drawn, reduce_mean)
     return replace(loss, names=names)

@@ -22,7 +22,7 @@ from semsam_model.inference.naming import name_candidates
 from semsam_model.inference.predict import predict_candidates
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.training.config import read_train_config
-from semsam_model.training.distributed import Processes
+from semsam_model.training.distributed import Distributed
 from semsam_model.training.loop import train_from_config
 from semsam_model.training.state import Run
 from semsam_model.types import Click, LabelSet, Prompt
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_everything_published_is_kept_but_projections_of_another_text_encoder(folder: Path, tmp_path: Path) -> None:
-    run = Run(read_train_config(folder / "train.yaml"), tmp_path, Processes(torch.device("cpu")))
+    run = Run(read_train_config(folder / "train.yaml"), tmp_path, Distributed(torch.device("cpu")))
     published, ours = load_file(folder / "tiny.safetensors"), run.model.state_dict()
     assert set(published) <= set(ours)
     kept = {name for name, value in published.items() if torch.equal(value, ours[name])}
@@ -86,4 +86,4 @@ def test_weights_of_another_network_are_refused_by_name(folder: Path, tmp_path: 
     )
     (tmp_path / "train.yaml").write_text(text)
     with pytest.raises(CheckpointError, match=r"other\.safetensors.*\n?.*decoder\.norm\.weight"):
-        Run(read_train_config(tmp_path / "train.yaml"), tmp_path, Processes(torch.device("cpu")))
+        Run(read_train_config(tmp_path / "train.yaml"), tmp_path, Distributed(torch.device("cpu")))

@@ -24,7 +24,7 @@ from semsam_model.inference.ranking import ranker_features
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM, build_model
 from semsam_model.network.ranker import ADDED, FEATURES, OF_PROPOSAL, Ranker
-from semsam_model.training.ranker import ProposalList, fit_ranker, learn
+from semsam_model.training.ranker import ProposalList, fit, fit_ranker
 from semsam_model.types import LEVEL_TOKENS, Click, Kind, LabelSet, Prompt, PromptContext
 from tests.semsam_model.houses import write_source
 
@@ -190,7 +190,7 @@ def mean_worth(ranker: Ranker | None, lists: list[ProposalList], wanted: dict[st
 
 
 def test_it_learns_what_is_meant_from_granularity_and_history_where_predicted_iou_is_of_no_use() -> None:
-    ranker, unseen = learn(made_lists(0)), made_lists(1)
+    ranker, unseen = fit(made_lists(0)), made_lists(1)
     told = {"object": PromptContext("object"), "part": PromptContext("part"), "lid": PromptContext("part")}
     history = told | {
         "part": PromptContext("part", (0, 0, 0, 20, 0, 0)),
@@ -215,7 +215,7 @@ def test_it_learns_which_label_is_meant_where_nothing_else_tells() -> None:
             made.append(replace(entry, wanted_iou=worth, name="", of_kind=named.astype(np.float32)))
         return made
 
-    ranker, unseen = learn(lists(150)), lists(40)
+    ranker, unseen = fit(lists(150)), lists(40)
     worth = []
     for entry in unseen:
         scores = ranker.scores(ranker_features(entry.rows, entry.levels, PromptContext("part"), entry.of_kind))
@@ -224,7 +224,7 @@ def test_it_learns_which_label_is_meant_where_nothing_else_tells() -> None:
 
 
 def test_scores_are_expected_iou_on_unseen_lists() -> None:
-    ranker = learn(made_lists(0))
+    ranker = fit(made_lists(0))
     errors = []
     for entry in made_lists(2):
         errors.append(ranker.scores(ranker_features(entry.rows, entry.levels)) - entry.any_iou)
@@ -233,17 +233,17 @@ def test_scores_are_expected_iou_on_unseen_lists() -> None:
 
 
 def test_a_feature_that_never_changed_in_training_has_no_say() -> None:
-    ranker = learn(made_lists(0, 20))
+    ranker = fit(made_lists(0, 20))
     assert not ranker.hidden[FEATURES.index("name_score")].any()
     assert ranker.hidden[FEATURES.index("log_area")].any()
 
 
 def test_the_same_seed_makes_the_same_ranker_and_nothing_to_learn_from_is_an_error() -> None:
-    first, second, other = (learn(made_lists(0, 20), seed=seed).to_arrays() for seed in (1, 1, 2))
+    first, second, other = (fit(made_lists(0, 20), seed=seed).to_arrays() for seed in (1, 1, 2))
     assert all((first[name] == second[name]).all() for name in first)
     assert any((first[name] != other[name]).any() for name in first)
     with pytest.raises(DataError, match="at least one annotated mask"):
-        learn([])
+        fit([])
 
 
 @pytest.fixture(scope="module")

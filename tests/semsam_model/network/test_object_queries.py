@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.checkpoints.run_weights import pack
-from semsam_model.config import ModelConfig, read_model_config
+from semsam_model.config import ModelConfig, parse_config, read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.vocabulary import NameTable
@@ -35,20 +35,21 @@ from semsam_model.network.frame import Frame
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.network.object_queries import choose_seeds, distinct_proposals, query_logits
 from semsam_model.network.ranker import FEATURES, Ranker
-from semsam_model.training.batches import TrainingBatches, mask_boxes
+from semsam_model.training.batches import TrainingBatches
 from semsam_model.training.config import LossConfig, SamplingConfig, Stage, TrainConfig
 from semsam_model.training.loop import train
 from semsam_model.training.losses.object_queries import (
     BOXES,
     IOU,
     MASKS,
-    GenericLoss,
-    GenericTargets,
+    ObjectQueryLoss,
+    ObjectQueryTargets,
     at_logits,
-    generic_loss,
+    object_query_loss,
     token_targets,
     with_names,
 )
+from semsam_model.training.prompts import mask_boxes
 from semsam_model.types import Candidate, Click, Label, LabelSet
 from tests.semsam_model.houses import write_source
 from tests.semsam_model.networks import structured
@@ -152,7 +153,7 @@ def test_a_photo_without_queries_still_teaches_where_things_are() -> None:
     assert len(output.chosen) == 0
     wanted = targets((2, 20, 2, 20))
     named = dataclasses.replace(wanted, labels=torch.zeros(1, dtype=torch.long))
-    loss = generic_loss([output], [features], [named])
+    loss = object_query_loss([output], [features], [named])
     zeros = torch.zeros(2, dtype=torch.long)
     table = NameTable(torch.eye(2, TINY.text_dim), zeros, zeros, torch.ones(2))
     loss = with_names(loss, [output], [named], table, blind.name_scales(), output.scores.new_zeros(2))
@@ -326,12 +327,12 @@ def drawn(candidates: list[Candidate]) -> list[object]:
 # ---------------------------------------------------------------------------------------------------- what is learned
 
 
-def targets(*spans: tuple[int, int, int, int], kinds: tuple[int, ...] | None = None) -> GenericTargets:
+def targets(*spans: tuple[int, int, int, int], kinds: tuple[int, ...] | None = None) -> ObjectQueryTargets:
     masks = torch.zeros(len(spans), 32, 32, dtype=torch.bool)
     for mask, (top, bottom, left, right) in zip(masks, spans, strict=True):
         mask[top:bottom, left:right] = True
     count = len(spans)
-    return GenericTargets(
+    return ObjectQueryTargets(
         masks,
         torch.from_numpy(mask_boxes(masks.numpy())),
         torch.tensor(kinds or (0,) * count),
@@ -363,7 +364,7 @@ def test_what_is_not_annotated_is_no_mistake_where_annotation_is_not_complete(mo
     nothing_else = dataclasses.replace(wanted, complete=torch.zeros(3, dtype=torch.bool))
     sure = dataclasses.replace(output, token_scores=output.token_scores + 9)
     losses = [
-        [float(generic_loss([o], [features], [t]).tokens.detach()) for o in (output, sure)]
+        [float(object_query_loss([o], [features], [t]).tokens.detach()) for o in (output, sure)]
         for t in (wanted, nothing_else)
     ]
     assert losses[0][1] > losses[0][0]
@@ -380,12 +381,12 @@ def test_a_mask_that_feeds_no_loss_adds_nothing_to_it(model: SemanticSAM, column
     logits = query_logits(output, features.mask_features[0]).detach() > 0
     wanted = dataclasses.replace(targets((2, 20, 2, 20), (0, 32, 0, 32)), masks=logits[:2])  # what queries really find
     wanted = dataclasses.replace(wanted, boxes=torch.from_numpy(mask_boxes(wanted.masks.numpy())))
-    fed = wanted.fed.clone()
+    fed = wanted.feeds.clone()
     fed[:, column] = False
-    dumb = dataclasses.replace(wanted, fed=fed, complete=wanted.complete & (column != IOU))
+    dumb = dataclasses.replace(wanted, feeds=fed, complete=wanted.complete & (column != IOU))
 
-    def loss(*held_to: GenericTargets) -> GenericLoss:
-        return generic_loss([output] * len(held_to), [features] * len(held_to), held_to)
+    def loss(*held_to: ObjectQueryTargets) -> ObjectQueryLoss:
+        return object_query_loss([output] * len(held_to), [features] * len(held_to), held_to)
 
     terms = {MASKS: ("mask_bce", "mask_dice"), BOXES: ("box",), IOU: ("tokens", "proposals", "queries")}
     alone, both, silent = loss(wanted).figures(), loss(wanted, dumb).figures(), loss(dumb).figures()
@@ -403,8 +404,8 @@ def test_what_looks_like_a_mask_without_a_score_is_neither_right_nor_wrong(model
     output = model.object_queries(features, 0)
     scores = output.token_scores.detach().requires_grad_()
     wanted = targets((0, 32, 0, 16), (4, 12, 20, 30))
-    wanted.fed[0, IOU] = False
-    one = generic_loss([dataclasses.replace(output, token_scores=scores)], [features], [wanted])
+    wanted.feeds[0, IOU] = False
+    one = object_query_loss([dataclasses.replace(output, token_scores=scores)], [features], [wanted])
     one.tokens.backward()
     assert scores.grad is not None
     finest = scores.grad[-16 * 16 :, 0].view(16, 16)  # stride 8
@@ -420,7 +421,7 @@ def test_a_frozen_network_gets_no_gradient_and_the_queries_all_of_it() -> None:
     with torch.no_grad():
         (seeds,) = network.seed_outputs(features, [scores])
     output = network.generic(features, scores, seeds)
-    generic_loss([output], [features], [targets((2, 20, 2, 20))]).total.backward()
+    object_query_loss([output], [features], [targets((2, 20, 2, 20))]).total.backward()
     touched = {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None}
     assert touched >= {"generic"}
     assert "decoder" not in touched
@@ -436,9 +437,9 @@ def test_batches_carry_every_mask_and_what_its_source_annotates(tmp_path: Path) 
     write_source(tmp_path, "houses", 2)
     mixture = Mixture.of(read_samples(tmp_path).samples)
     stages, config = [Stage(1, 64, 2)], SamplingConfig(prompts=1, scale_min=1, scale_max=1)
-    made = TrainingBatches(mixture, stages, config, click_box=0.005, fill=(128.0,) * 3, seed=0, generic=True)[0]
-    assert len(made.generic) == 2
-    for one in made.generic:
+    made = TrainingBatches(mixture, stages, config, click_box=0.005, fill=(128.0,) * 3, seed=0, object_queries=True)[0]
+    assert len(made.object_queries) == 2
+    for one in made.object_queries:
         assert one.masks.shape == (3, 16, 16)
         assert one.kinds.tolist() == [0, 1, 1]
         assert one.complete.tolist() == [True, True, False]
@@ -505,8 +506,9 @@ def test_queries_learn_on_packed_weights_and_clicks_stay_bit_for_bit(tmp_path: P
 
 
 def test_learning_queries_needs_a_model_with_them_and_weights_to_build_on(tmp_path: Path) -> None:
+    run = {"model": "tiny", "stages": [{"steps": 1, "size": 64, "batch": 1}], "learn": "generic"}
     with pytest.raises(ConfigError, match="needs init"):
-        TrainConfig(model="tiny", stages=(Stage(1, 64, 1),), learn="generic")
+        parse_config(TrainConfig, run, "run.yaml")
     write_source(tmp_path / "data", "houses", 1)
     start = tmp_path / "start.safetensors"
     save(start, structured(TINY), TINY)

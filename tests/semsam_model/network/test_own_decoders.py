@@ -21,7 +21,7 @@ from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.inference.object_queries import predict_object_queries, predict_object_queries_of_resized
 from semsam_model.network.model import SemanticSAM
 from semsam_model.training.config import LossConfig, ReplayConfig, SamplingConfig, Stage, TrainConfig
-from semsam_model.training.distributed import Processes
+from semsam_model.training.distributed import Distributed
 from semsam_model.training.loop import train
 from semsam_model.training.state import Run
 from semsam_model.types import Click
@@ -103,7 +103,7 @@ def test_decoders_that_start_as_those_of_clicks_give_the_same_queries(
     before = load(tmp_path / "half")[0]
     both = grafted(tmp_path / "half", tmp_path / "half", tmp_path)
     assert same_clicks(before, both, photo) and same_queries(before, both, photo)
-    run = Run(settings(tmp_path, tmp_path / "half"), tmp_path, Processes(torch.device("cpu")))
+    run = Run(settings(tmp_path, tmp_path / "half"), tmp_path, Distributed(torch.device("cpu")))
     assert same_queries(before, run.ema, photo)
     assert run.fresh == []
 
@@ -152,7 +152,7 @@ def test_learning_queries_alone_moves_their_own_decoders_and_nothing_of_clicks(
 def test_keeping_what_was_seen_is_refused_where_it_would_change(shared: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(settings(tmp_path, shared), reuse=ReplayConfig(times=2))
     with pytest.raises(ConfigError, match=r"times 2, but object queries of .* have decoders of their own"):
-        Run(config, tmp_path, Processes(torch.device("cpu")))
+        Run(config, tmp_path, Distributed(torch.device("cpu")))
 
 
 def test_an_embedding_holds_the_maps_that_queries_start_from_and_only_then(photo: np.ndarray) -> None:

@@ -20,7 +20,7 @@ from semsam_model.data.synthetic import made_samples
 from semsam_model.errors import TrainingError
 from semsam_model.network.model import SemanticSAM
 from semsam_model.training.config import LossConfig, SamplingConfig, SimulatedCorrectionsConfig, Stage, TrainConfig
-from semsam_model.training.distributed import joined
+from semsam_model.training.distributed import process_group
 from semsam_model.training.loop import train
 
 STEPS, BATCHES = 3, 2
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with joined("cpu"):
+    with process_group("cpu"):
         main()
     names = [comm.read_text().strip() for comm in Path("/proc/self/task").glob("*/comm")]
     (Path(sys.argv[2]) / f"threads_{os.environ['RANK']}").write_text(" ".join(names))

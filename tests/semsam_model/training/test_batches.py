@@ -18,9 +18,11 @@ from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import Dataset, Sample
 from semsam_model.errors import ConfigError
 from semsam_model.network.frame import BOX, CLICK
-from semsam_model.training.batches import Batch, TrainingBatches, augment, draw_prompts, mask_boxes
+from semsam_model.training.augment import augment
+from semsam_model.training.batches import Batch, TrainingBatches
 from semsam_model.training.config import SamplingConfig, Stage
 from semsam_model.training.losses.matching import NO_TARGET
+from semsam_model.training.prompts import draw_prompts, mask_boxes
 from tests.semsam_model.houses import FILL, batches, write_source
 
 
@@ -96,8 +98,8 @@ def test_a_batch_depends_on_seed_and_number_alone(tmp_path: Path) -> None:
     for index in (0, 3, 8):
         one, two = first[index], again[index]
         assert torch.equal(one.images, two.images)
-        assert torch.equal(one.boxes, two.boxes)
-        assert torch.equal(one.targets.of_prompt, two.targets.of_prompt)
+        assert torch.equal(one.prompts.boxes, two.prompts.boxes)
+        assert torch.equal(one.prompts.targets.of_prompt, two.prompts.targets.of_prompt)
         assert not torch.equal(one.images, other[index].images)
     assert not torch.equal(first[0].images, first[1].images)
 
@@ -138,14 +140,16 @@ def test_object_queries_learn_from_as_many_photos_of_a_batch_as_are_asked_for(tm
 
     def batch(asked: int | None) -> Batch:
         config = SamplingConfig(prompts=2, generic_images=asked)
-        return TrainingBatches(mixture, [Stage(1, 32, 4)], config, click_box=0.005, fill=FILL, seed=0, generic=True)[0]
+        return TrainingBatches(
+            mixture, [Stage(1, 32, 4)], config, click_box=0.005, fill=FILL, seed=0, object_queries=True
+        )[0]
 
     every = batch(None)
-    assert len(every.generic) == 4
+    assert len(every.object_queries) == 4
     for asked, got in ((1, 1), (3, 3), (9, 4)):
         found = batch(asked)
-        assert torch.equal(found.images, every.images) and len(found.generic) == got
-        for ours, theirs in zip(found.generic, every.generic, strict=False):
+        assert torch.equal(found.images, every.images) and len(found.object_queries) == got
+        for ours, theirs in zip(found.object_queries, every.object_queries, strict=False):
             assert torch.equal(ours.masks, theirs.masks) and torch.equal(ours.labels, theirs.labels)
     with pytest.raises(ConfigError, match="sampling: generic_images: expected at least 1, got 0"):
         parse_config(SamplingConfig, {"generic_images": 0}, "sampling")
@@ -163,7 +167,9 @@ def test_a_source_of_a_billion_photos_beside_a_small_one_is_never_gone_through(t
     datasets = {"long": Dataset(LazySamples(10**9, make), ()), "houses": Dataset(samples, ())}
     mixture = Mixture(datasets, {"long": 3.0, "houses": 1.0})
     config = SamplingConfig(prompts=1)
-    source = TrainingBatches(mixture, [Stage(9, 32, 4)], config, click_box=0.005, fill=FILL, seed=0, generic=True)
+    source = TrainingBatches(
+        mixture, [Stage(9, 32, 4)], config, click_box=0.005, fill=FILL, seed=0, object_queries=True
+    )
     del asked[:]
     batch = source[8]
     assert len(batch.names) == 4 and 1 <= len(asked) <= 4

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from semsam_model.config import config_root
 from semsam_model.errors import ConfigError
-from semsam_model.training.distributed import joined
+from semsam_model.training.distributed import process_group
 from semsam_model.training.loop import train
 from tests.paths import ROOT
 from tests.semsam_model.training.distributed_run import STEPS, config, photos
@@ -37,6 +37,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "steps", "tolerance"), [("first", 1, 1e-5), ("whole", STEPS, 1e-2)])
 def test_two_processes_equal_one_with_batches_twice_as_large(
     out: Path, name: str, steps: int, tolerance: float
@@ -54,6 +55,7 @@ def test_two_processes_equal_one_with_batches_twice_as_large(
     assert float(apart.max()) <= 2.1 * steps * 1e-5
 
 
+@pytest.mark.slow
 def test_a_run_that_one_process_was_told_to_stop_goes_on_exactly(out: Path) -> None:
     told = [(out / f"stopped_{rank}").read_text() for rank in range(2)]
     assert told[0] == told[1] == "interrupted 2" and STEPS > 2
@@ -61,6 +63,7 @@ def test_a_run_that_one_process_was_told_to_stop_goes_on_exactly(out: Path) -> N
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_in_one_process_stops_both_and_its_batch_is_saved(out: Path) -> None:
     here, there = ((out / f"error_{rank}").read_text() for rank in range(2))
     assert "process 1" in here and "nan" in there and "made/" in there
@@ -69,11 +72,13 @@ def test_a_loss_that_is_no_number_in_one_process_stops_both_and_its_batch_is_sav
     assert not (out / "broken" / "not_finite.pt").exists()
 
 
+@pytest.mark.slow
 def test_only_the_first_process_writes(out: Path) -> None:
     rows = (out / "whole" / "log.jsonl").read_text().splitlines()
     assert len(rows) == 1
 
 
+@pytest.mark.slow
 def test_no_thread_of_the_group_outlives_it(out: Path) -> None:
     """One that does aborts the process now and then, when the interpreter ends."""
     for rank in range(2):
@@ -85,5 +90,5 @@ def test_processes_that_ask_for_a_gpu_where_there_is_none_are_told_so(monkeypatc
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     for device, message in (("cuda", "this machine has no CUDA device; say cpu"), ("cuda:1", "say cuda")):
-        with pytest.raises(ConfigError, match=message), joined(device):
+        with pytest.raises(ConfigError, match=message), process_group(device):
             pass

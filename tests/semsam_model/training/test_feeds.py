@@ -15,7 +15,7 @@ from semsam_model.data.mixture import Mixture, MixtureConfig, read_mixture
 from semsam_model.data.samples import Annotation, Sample
 from semsam_model.training.batches import TrainingBatches
 from semsam_model.training.config import LossConfig, SamplingConfig, Stage
-from semsam_model.training.distributed import Processes
+from semsam_model.training.distributed import Distributed
 from semsam_model.training.losses.masks import training_loss
 from semsam_model.training.state import Run
 from tests.semsam_model.houses import FILL
@@ -33,15 +33,15 @@ def made(**settings: Any) -> Mixture:
     return read_mixture(parse_config(MixtureConfig, {"sources": [source]}, "mixture"))
 
 
-def batches(mixture: Mixture, generic: bool = False) -> TrainingBatches:
+def batches(mixture: Mixture, object_queries: bool = False) -> TrainingBatches:
     stages, config = [Stage(2, 64, 2)], SamplingConfig(prompts=6)
-    return TrainingBatches(mixture, stages, config, click_box=0.005, fill=FILL, seed=0, generic=generic)
+    return TrainingBatches(mixture, stages, config, click_box=0.005, fill=FILL, seed=0, object_queries=object_queries)
 
 
 @pytest.mark.parametrize("fed", [("masks",), ("boxes",), ("boxes", "iou")])
 def test_heads_that_a_source_does_not_feed_get_exactly_no_gradient(fed: tuple[str, ...], tmp_path: Path) -> None:
-    run = Run(CONFIG, tmp_path, Processes(torch.device("cpu")))
-    run.forward(batches(made(feeds=list(fed)))[0]).total.backward()
+    run = Run(CONFIG, tmp_path, Distributed(torch.device("cpu")))
+    run.loss(batches(made(feeds=list(fed)))[0]).total.backward()
     for loss, head in HEADS.items():
         gradients = [p.grad for p in getattr(run.model.decoder, head).parameters()]
         moved = any(gradient is not None and bool(gradient.any()) for gradient in gradients)
@@ -50,8 +50,8 @@ def test_heads_that_a_source_does_not_feed_get_exactly_no_gradient(fed: tuple[st
 
 @pytest.mark.parametrize("fed", [("masks",), ("boxes",), ("boxes", "iou")])
 def test_object_queries_are_told_what_a_source_feeds(fed: tuple[str, ...]) -> None:
-    for one in batches(made(feeds=list(fed)), generic=True)[0].generic:
-        assert (one.fed == torch.tensor([loss in fed for loss in LOSSES])).all()
+    for one in batches(made(feeds=list(fed)), object_queries=True)[0].object_queries:
+        assert (one.feeds == torch.tensor([loss in fed for loss in LOSSES])).all()
         assert bool(one.complete.any()) is ("iou" in fed)
 
 
@@ -65,7 +65,7 @@ def test_a_mask_that_feeds_no_loss_changes_nothing_for_its_neighbours(settings: 
     for layer in layers:
         for name in MOVES.values():
             getattr(layer, name).requires_grad_()
-    both = training_loss(layers, features, replace(targets, fed=[torch.ones_like(dumb), dumb]), config, EVENLY)
+    both = training_loss(layers, features, replace(targets, feeds=[torch.ones_like(dumb), dumb]), config, EVENLY)
     term = {"masks": "mask_dice", "boxes": "box_l1", "iou": "iou"}[missing]
     alone = training_loss(
         [replace(x, **{name: getattr(x, name)[:1] for name in MOVES.values()}) for x in layers],
@@ -90,5 +90,5 @@ def test_a_rectangle_that_nobody_outlined_teaches_boxes_alone() -> None:
     rectangles = tuple(dataclasses.replace(region, box_only=True) for region in sample.regions)
     known = Annotation(sample.width, sample.height, rectangles)
     batch = batches(Mixture.of([Sample(sample.photo, "drawn", known)]))[0]
-    assert batch.targets.fed is not None
-    assert all(fed.tolist() == [[False, True, False]] * len(fed) for fed in batch.targets.fed)
+    assert batch.prompts.targets.feeds is not None
+    assert all(fed.tolist() == [[False, True, False]] * len(fed) for fed in batch.prompts.targets.feeds)

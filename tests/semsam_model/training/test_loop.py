@@ -27,8 +27,9 @@ from semsam_model.errors import CheckpointError, ConfigError, TrainingError
 from semsam_model.network.model import build_model
 from semsam_model.training.config import LossConfig, SamplingConfig, Stage, TrainConfig, read_train_config
 from semsam_model.training.loop import train, train_from_config
+from semsam_model.training.optimiser import learning_rate_factor, parameter_groups
 from semsam_model.training.probe import innermost, pick_probes, quick_oracle
-from semsam_model.training.state import learning_rate_factor, parameter_groups
+from semsam_model.training.state import optimiser_settings
 from tests.paths import CONFIGS
 
 CONFIG = TrainConfig(
@@ -83,6 +84,7 @@ def written(console: Console) -> str:
     return console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_repeats_an_unbroken_one_exactly(data: Path, tmp_path: Path) -> None:
     samples = read_samples(data / "train").samples
     whole = train(CONFIG, samples, tmp_path / "whole", console=quiet())
@@ -115,6 +117,7 @@ def test_without_tensorboard_a_run_that_asks_for_it_stops_before_its_first_step(
         train(config, read_samples(data / "train").samples, tmp_path / "run", console=quiet())
 
 
+@pytest.mark.slow
 def test_loss_falls_and_the_folder_holds_weights_log_and_pictures(data: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(
         CONFIG, stages=(Stage(40, 96, 2),), accumulate=1, lr=2e-3, probe_every=20, tensorboard=True
@@ -237,7 +240,7 @@ def test_the_training_files_in_the_repository_are_valid() -> None:
 
 def test_every_parameter_is_trained_once_and_only_matrices_decay() -> None:
     model = build_model(read_model_config("tiny"))
-    groups = parameter_groups(model, CONFIG)
+    groups = parameter_groups(model, optimiser_settings(CONFIG))
     in_groups = [id(p) for group in groups for p in group["params"]]
     assert sorted(in_groups) == sorted({id(p) for p in model.parameters()})
     decays = {id(p): group["weight_decay"] > 0 for group in groups for p in group["params"]}
@@ -253,7 +256,11 @@ def test_every_parameter_is_trained_once_and_only_matrices_decay() -> None:
 def test_the_logit_of_none_of_these_learns_fast_enough_to_get_anywhere() -> None:
     model = build_model(dataclasses.replace(read_model_config("tiny"), generic_queries=4))
     assert model.generic is not None
-    rates = {id(p): group["base_lr"] for group in parameter_groups(model, CONFIG) for p in group["params"]}
+    rates = {
+        id(p): group["base_lr"]
+        for group in parameter_groups(model, optimiser_settings(CONFIG))
+        for p in group["params"]
+    }
     assert rates[id(model.generic.none)] == pytest.approx(30 * CONFIG.lr)
     assert rates[id(model.generic.level_embed)] == CONFIG.lr
 

@@ -21,8 +21,8 @@ from semsam_model.errors import ConfigError
 from semsam_model.network.model import SemanticSAM
 from semsam_model.training.config import LossConfig, ReplayConfig, SamplingConfig, Stage, TrainConfig
 from semsam_model.training.loop import train
-from semsam_model.training.losses.object_queries import GenericTargets
-from semsam_model.training.replay import Earlier, Looked
+from semsam_model.training.losses.object_queries import ObjectQueryTargets
+from semsam_model.training.replay import EncodedImage, ReplayBuffer
 from tests.semsam_model.houses import write_source
 from tests.semsam_model.networks import structured
 
@@ -34,31 +34,32 @@ def network() -> SemanticSAM:
     return structured(GENERIC)
 
 
-def looked(network: SemanticSAM, number: int) -> Looked:
+def looked(network: SemanticSAM, number: int) -> EncodedImage:
     images = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(number))
     with torch.no_grad():
         features = network.features(images)
         assert network.generic is not None
         (seeds,) = network.seed_outputs(features, [network.generic.tokens(features)])
     nothing = torch.zeros(0, dtype=torch.long)
-    masks, boxes, fed = torch.zeros(0, 32, 32, dtype=torch.bool), torch.zeros(0, 4), torch.zeros(0, 3, dtype=torch.bool)
-    return Looked(features, seeds, GenericTargets(masks, boxes, nothing, nothing, torch.tensor([number]), fed))
+    masks, feeds = torch.zeros(0, 32, 32, dtype=torch.bool), torch.zeros(0, 3, dtype=torch.bool)
+    targets = ObjectQueryTargets(masks, torch.zeros(0, 4), nothing, nothing, torch.tensor([number]), feeds)
+    return EncodedImage(features, seeds, targets)
 
 
 @pytest.fixture(scope="module")
-def one_image(network: SemanticSAM) -> Looked:
+def one_image(network: SemanticSAM) -> EncodedImage:
     return looked(network, 0)
 
 
-def numbered(image: Looked, number: int) -> Looked:
+def numbered(image: EncodedImage, number: int) -> EncodedImage:
     return dataclasses.replace(image, targets=dataclasses.replace(image.targets, complete=torch.tensor([number])))
 
 
 def test_an_image_that_comes_again_gives_the_same_queries(network: SemanticSAM) -> None:
-    earlier = Earlier(ReplayConfig(times=2, images=4))
+    earlier = ReplayBuffer(ReplayConfig(times=2, images=4))
     first, second = looked(network, 1), looked(network, 2)
-    assert earlier.beside([first], network, 0) == [first]
-    learned = earlier.beside([second], network, 1)
+    assert earlier.with_earlier([first], network, 0) == [first]
+    learned = earlier.with_earlier([second], network, 1)
     assert learned[0] is second
     again = learned[1]
     assert again.targets is first.targets
@@ -73,12 +74,12 @@ def test_an_image_that_comes_again_gives_the_same_queries(network: SemanticSAM) 
 
 @given(times=st.integers(1, 5), kept=st.integers(1, 8), new=st.integers(1, 2), seed=st.integers(0, 99))
 def test_earlier_images_come_as_often_as_asked_and_none_twice_in_a_step(
-    network: SemanticSAM, one_image: Looked, times: int, kept: int, new: int, seed: int
+    network: SemanticSAM, one_image: EncodedImage, times: int, kept: int, new: int, seed: int
 ) -> None:
-    earlier = Earlier(ReplayConfig(times, kept))
+    earlier = ReplayBuffer(ReplayConfig(times, kept))
     for step in range(10):
         images = [numbered(one_image, step * new + i) for i in range(new)]
-        learned = earlier.beside(images, network, seed + step)
+        learned = earlier.with_earlier(images, network, seed + step)
         numbers = [int(x.targets.complete) for x in learned]
         assert learned[:new] == images
         assert len(numbers) == len(set(numbers)) == new + min((times - 1) * new, kept, step * new)

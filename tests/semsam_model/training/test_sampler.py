@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semsam_model.training.sampler import Order, shuffled
+from semsam_model.training.sampler import PhotoSampler, shuffled
 
 
 @given(st.integers(1, 300), st.lists(st.integers(0, 2**64 - 1), min_size=6, max_size=6))
@@ -14,13 +14,12 @@ def test_a_shuffle_is_a_permutation(count: int, keys: list[int]) -> None:
 
 
 def test_without_weights_every_photo_comes_once_a_round_in_another_order_each_time() -> None:
-    order = Order([5, 1, 30], [5, 1, 30], seed=0)
-    rounds = [[order(place) for place in range(36 * n, 36 * n + 36)] for n in range(3)]
+    sampler = PhotoSampler([5, 1, 30], [5, 1, 30], seed=0)
+    rounds = [[sampler(place) for place in range(36 * n, 36 * n + 36)] for n in range(3)]
     assert all(sorted(each) == list(range(36)) for each in rounds)
     assert len({tuple(each) for each in [*rounds, list(range(36))]}) == 4
-    assert (
-        [order(place) for place in range(36)] == rounds[0] != [Order([5, 1, 30], [5, 1, 30], 1)(p) for p in range(36)]
-    )
+    other = PhotoSampler([5, 1, 30], [5, 1, 30], seed=1)
+    assert [sampler(place) for place in range(36)] == rounds[0] != [other(place) for place in range(36)]
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.floats(0, 5)), min_size=1, max_size=5), st.integers(0, 99))
@@ -30,8 +29,8 @@ def test_shares_hold_in_every_round_and_photos_of_a_source_take_turns(
     counts, shares = [count for count, _ in sources], [share for _, share in sources]
     if sum(shares) < 0.01:
         return
-    order, total = Order(counts, shares, seed), sum(counts)
-    shown = Counter(order(place) for place in range(total, 2 * total))
+    sampler, total = PhotoSampler(counts, shares, seed), sum(counts)
+    shown = Counter(sampler(place) for place in range(total, 2 * total))
     start = 0
     for count, share in sources:
         own = [shown[index] for index in range(start, start + count)]
@@ -42,8 +41,8 @@ def test_shares_hold_in_every_round_and_photos_of_a_source_take_turns(
 
 
 def test_a_billion_photos_need_no_more_memory_than_ten() -> None:
-    order = Order([10**9, 10], [3, 1], seed=0)
-    chosen = [order(place) for place in range(400)]
+    sampler = PhotoSampler([10**9, 10], [3, 1], seed=0)
+    chosen = [sampler(place) for place in range(400)]
     assert 0.65 < sum(index < 10**9 for index in chosen) / 400 < 0.85
     large = sorted(index for index in chosen if index < 10**9)
     assert len(set(large)) == len(large) and large[0] < 10**8 and large[-1] > 9 * 10**8

@@ -11,17 +11,18 @@ import torch
 import torch.nn.functional as F
 
 from semsam_model.config import read_model_config
+from semsam_model.data.vocabulary import NO_LABEL
 from semsam_model.errors import ConfigError
 from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.proposals import predict_proposals
 from semsam_model.network.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features
-from semsam_model.training.batches import draw_prompts, mask_boxes
 from semsam_model.training.config import SamplingConfig, SimulatedCorrectionsConfig, Stage, TrainConfig
-from semsam_model.training.distributed import Processes
-from semsam_model.training.losses.matching import NO_TARGET, Targets
-from semsam_model.training.simulated_corrections import correct
+from semsam_model.training.distributed import Distributed
+from semsam_model.training.losses.matching import NO_TARGET
+from semsam_model.training.prompts import PromptBatch, draw_prompts
+from semsam_model.training.simulated_corrections import simulate_corrections
 from semsam_model.training.state import Run
 from semsam_model.types import Box, Click, Prompt
 from tests.semsam_model.networks import structured
@@ -43,8 +44,8 @@ def features(model: SemanticSAM) -> Features:
 
 
 @pytest.fixture(scope="module")
-def targets() -> tuple[Targets, torch.Tensor, torch.Tensor]:
-    """Two images of nested and separate rectangles with eight drawn prompts each: targets, boxes, kinds."""
+def prompts() -> PromptBatch:
+    """Two images of nested and separate rectangles with eight drawn prompts each."""
     rng = np.random.default_rng(1)
     masks = np.zeros((4, SIZE, SIZE), bool)
     for mask, (top, left, bottom, right) in zip(
@@ -53,18 +54,7 @@ def targets() -> tuple[Targets, torch.Tensor, torch.Tensor]:
         mask[top:bottom, left:right] = True
     kinds = ["object", "part", "part", "object"]
     drawn = [draw_prompts(masks, kinds, SamplingConfig(prompts=8), 0.005, rng) for _ in range(2)]
-    boxes = torch.from_numpy(mask_boxes(masks))
-    held_to = Targets(
-        [torch.from_numpy(masks)] * 2,
-        [boxes, boxes],
-        torch.from_numpy(np.stack([d.targets for d in drawn])),
-        [False, False],
-    )
-    return (
-        held_to,
-        torch.from_numpy(np.stack([d.boxes for d in drawn])),
-        torch.from_numpy(np.stack([d.kinds for d in drawn])),
-    )
+    return PromptBatch.of(drawn, [masks] * 2, [np.full(4, NO_LABEL)] * 2, [False, False])
 
 
 def prompt_with(further: FurtherClicks | None, model: SemanticSAM, features: Features) -> torch.Tensor:
@@ -118,11 +108,11 @@ def generators(seed: int) -> list[np.random.Generator]:
 def test_the_first_correction_lies_where_the_nearest_level_was_wrong(
     model: SemanticSAM,
     features: Features,
-    targets: tuple[Targets, torch.Tensor, torch.Tensor],
+    prompts: PromptBatch,
     deepest: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    held_to, boxes, kinds = targets
+    boxes, kinds, held_to = prompts.boxes, prompts.kinds, prompts.targets
     asked: list[FurtherClicks] = []
     forward = model.decoder.forward
 
@@ -136,7 +126,7 @@ def test_the_first_correction_lies_where_the_nearest_level_was_wrong(
     with torch.no_grad():
         first = forward(features, boxes, kinds)[-1]
     config = SimulatedCorrectionsConfig(prompts=8, clicks=1, deepest=deepest)
-    correct(model, features, boxes, kinds, held_to, first, config, 1, generators(0))
+    simulate_corrections(model, features, prompts, first, config, 1, generators(0))
     (clicks,) = asked
     logits = model.mask_logits(features, first.mask_embedding)
     wrong_somewhere = 0
@@ -159,13 +149,13 @@ def test_the_first_correction_lies_where_the_nearest_level_was_wrong(
 
 
 def test_corrected_prompts_are_held_to_masks_that_agree_with_every_click_and_to_the_wanted_one(
-    model: SemanticSAM, features: Features, targets: tuple[Targets, torch.Tensor, torch.Tensor]
+    model: SemanticSAM, features: Features, prompts: PromptBatch
 ) -> None:
-    held_to, boxes, kinds = targets
+    boxes, kinds, held_to = prompts.boxes, prompts.kinds, prompts.targets
     with torch.no_grad():
         first = model.prompt(features, boxes, kinds)[-1]
     config = SimulatedCorrectionsConfig(prompts=8, clicks=3)
-    layers, again = correct(model, features, boxes, kinds, held_to, first, config, 3, generators(2))
+    layers, again = simulate_corrections(model, features, prompts, first, config, 3, generators(2))
     assert len(layers) == 2 and layers[-1].mask_embedding.requires_grad
     assert torch.equal(again.of_prompt[..., 0], held_to.of_prompt[..., 0])
     kept, before = again.of_prompt != NO_TARGET, held_to.of_prompt != NO_TARGET
@@ -176,7 +166,7 @@ def test_corrected_prompts_are_held_to_masks_that_agree_with_every_click_and_to_
 def test_a_model_that_takes_no_further_clicks_is_not_trained_with_rounds() -> None:
     config = TrainConfig(model="tiny", stages=(Stage(1, 64, 1),), rounds=SimulatedCorrectionsConfig(prompts=2))
     with pytest.raises(ConfigError, match="corrections: true"):
-        Run(config, Path("unused"), Processes(torch.device("cpu")))
+        Run(config, Path("unused"), Distributed(torch.device("cpu")))
 
 
 def test_a_prompt_of_several_clicks_is_also_asked_as_a_whole(model: SemanticSAM) -> None:

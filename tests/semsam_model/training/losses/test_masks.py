@@ -17,8 +17,9 @@ from torch import Tensor
 from semsam_model.config import parse_config
 from semsam_model.errors import ConfigError
 from semsam_model.training.config import LossConfig
-from semsam_model.training.losses.masks import LossOutput, _Truth, training_loss
+from semsam_model.training.losses.masks import LossOutput, training_loss
 from semsam_model.training.losses.matching import NO_TARGET, Targets, generalised_iou
+from semsam_model.training.losses.target_masks import TargetMasks
 from tests.paths import FIXTURES
 
 FIXTURE = FIXTURES / "parity_loss.npz"
@@ -213,7 +214,7 @@ def test_bfloat16_features_give_the_float32_loss_nearly() -> None:
 
 def test_masks_between_pixels_are_read_as_grid_sample_reads_them() -> None:
     _, _, targets = random_case(5)
-    truth = _Truth(targets, (16, 16))
+    truth = TargetMasks(targets, (16, 16))
     points = torch.rand(8, 50, 2, generator=torch.Generator().manual_seed(0))
     points[:, :4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.999999, 0.3]])
     rows = torch.arange(8)

@@ -80,9 +80,11 @@ def test_names_shared_by_two_processes_average_to_the_loss_of_all(table: NameTab
         return counts
 
     for half in halves:
-        name_loss(of_object[half], of_part[half], labels[half], table, scales, share=noted)
+        name_loss(of_object[half], of_part[half], labels[half], table, scales, reduce_mean=noted)
     mean = torch.stack(totals).mean(0)
-    parts = [name_loss(of_object[h], of_part[h], labels[h], table, scales, share=lambda _: mean).total for h in halves]
+    parts = [
+        name_loss(of_object[h], of_part[h], labels[h], table, scales, reduce_mean=lambda _: mean).total for h in halves
+    ]
     whole = name_loss(of_object, of_part, labels, table, scales).total
     assert torch.allclose(torch.stack(parts).mean(), whole)
 

@@ -1,0 +1,119 @@
+"""Prompts drawn from annotated masks, and the masks that each of them may mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semsam_model.network.frame import BOX, CLICK
+from semsam_model.training.config import SamplingConfig
+from semsam_model.training.losses.matching import NO_TARGET, Targets
+from semsam_model.types import GRANULARITIES
+
+
+def mask_boxes(masks: np.ndarray) -> np.ndarray:
+    """bool (G, H, W), none empty -> float32 (G, 4), cx, cy, w, h as shares of (W, H), tight."""
+    spans = []
+    for axis, length in ((1, masks.shape[2]), (2, masks.shape[1])):
+        line = np.asarray(masks.any(axis))
+        spans.append((line.argmax(1) / length, 1 - line[:, ::-1].argmax(1) / length))
+    (x0, x1), (y0, y1) = spans
+    return np.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), 1).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnPrompts:
+    """N prompts of one image: `boxes` float32 (N, 4), `kinds` int (N,), `targets` int (N, K) as `Targets.of_prompt`."""
+
+    boxes: np.ndarray
+    kinds: np.ndarray
+    targets: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class PromptBatch:
+    """N prompts for each of B images, with what their predictions are held to. Coordinates are shares of the image."""
+
+    boxes: Tensor  #: float (B, N, 4), cx, cy, w, h
+    kinds: Tensor  #: long (B, N), click or box
+    targets: Targets
+    labels: list[Tensor]  #: long (G_b,) for each image: the masks' rows in the vocabulary, or NO_LABEL
+
+    @classmethod
+    def of(
+        cls,
+        prompts: Sequence[DrawnPrompts],
+        masks: Sequence[np.ndarray],
+        labels: Sequence[np.ndarray],
+        partial: list[bool],
+        feeds: Sequence[np.ndarray] | None = None,
+    ) -> PromptBatch:
+        """Of images one by one. masks bool (G_b, S, S), labels long (G_b,), feeds bool (G_b, 3); see `Targets`."""
+        targets = Targets(
+            [torch.from_numpy(of_image) for of_image in masks],
+            [torch.from_numpy(mask_boxes(of_image)) for of_image in masks],
+            torch.from_numpy(np.stack([drawn.targets for drawn in prompts])),
+            partial,
+            None if feeds is None else [torch.from_numpy(of_image) for of_image in feeds],
+        )
+        return cls(
+            torch.from_numpy(np.stack([drawn.boxes for drawn in prompts])),
+            torch.from_numpy(np.stack([drawn.kinds for drawn in prompts])),
+            targets,
+            [torch.from_numpy(of_image) for of_image in labels],
+        )
+
+    def to(self, device: torch.device | str) -> PromptBatch:
+        labels = [of_image.to(device) for of_image in self.labels]
+        return PromptBatch(self.boxes.to(device), self.kinds.to(device), self.targets.to(device), labels)
+
+
+def draw_prompts(
+    masks: np.ndarray,
+    granularity: Sequence[str],
+    config: SamplingConfig,
+    click_box: float,
+    rng: np.random.Generator,
+    weights: Sequence[float] | None = None,
+) -> DrawnPrompts:
+    """Draw prompts from bool (G, S, S) masks, none empty: a granularity, a mask of it, then a pixel of it or its box.
+
+    Granularities take turns by chance, so that three hundred windows do not drown one house; inside one, every mask
+    comes before any comes again; with `weights` of the masks, each is drawn with a chance in proportion to its own. A
+    click may mean every mask that contains it (at most `max_targets`, the drawn one first), a box only its own.
+    """
+    groups = [np.flatnonzero(np.asarray(granularity) == kind) for kind in GRANULARITIES]
+    queues: list[list[int]] = [[] for _ in groups]
+    present = [index for index, group in enumerate(groups) if len(group)]
+    tight = mask_boxes(masks)
+    height, width = masks.shape[1:]
+    boxes = np.zeros((config.prompts, 4), np.float32)
+    kinds = np.full(config.prompts, CLICK)
+    targets = np.full((config.prompts, config.max_targets), NO_TARGET)
+    for row in range(config.prompts):
+        group = int(rng.choice(present))
+        if weights is not None:
+            chances = np.asarray(weights, float)[groups[group]]
+            wanted = int(rng.choice(groups[group], p=chances / chances.sum()))
+        else:
+            if not queues[group]:
+                queues[group] = rng.permutation(groups[group]).tolist()
+            wanted = queues[group].pop()
+        targets[row, 0] = wanted
+        if rng.random() < config.box_share:
+            kinds[row] = BOX
+            half = np.array([0.5, 0.5, 1, 1]) * tight[wanted][[2, 3, 2, 3]]
+            box = tight[wanted] + rng.uniform(-config.box_noise, config.box_noise, 4) * half
+            boxes[row] = np.clip(box, 0, 1)
+            continue
+        pixels = np.flatnonzero(masks[wanted])
+        i, j = divmod(int(rng.choice(pixels)), width)
+        boxes[row] = ((j + 0.5) / width, (i + 0.5) / height, click_box, click_box)
+        others = rng.permutation(np.flatnonzero(masks[:, i, j]))
+        others = others[others != wanted][: config.max_targets - 1]
+        targets[row, 1 : 1 + len(others)] = others
+    return DrawnPrompts(boxes, kinds, targets)
