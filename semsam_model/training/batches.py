@@ -35,7 +35,7 @@ class TrainingImage:
     pixels: np.ndarray  #: uint8 RGB (S, S, 3)
     masks: np.ndarray  #: bool (G, S, S), those that a prompt may mean
     labels: np.ndarray  #: long (G,), rows of the vocabulary, or NO_LABEL
-    feeds: np.ndarray  #: bool (G, 3): whether a mask feeds the losses of masks, boxes and IoU
+    supervised: np.ndarray  #: bool (G, 3): whether a mask counts in the losses of masks, boxes and IoU
     partial: bool  #: not everything visible is annotated
     prompts: DrawnPrompts
     object_queries: ObjectQueryTargets | None  #: of all masks, where object queries are trained
@@ -64,7 +64,7 @@ class Batch:
             [image.masks for image in images],
             [image.labels for image in images],
             [image.partial for image in images],
-            [image.feeds for image in images],
+            [image.supervised for image in images],
         )
         object_queries = [image.object_queries for image in images if image.object_queries is not None]
         return cls(
@@ -172,7 +172,7 @@ class TrainingBatches(Dataset[Batch]):
         placed, regions = placed[large], [regions[i] for i in large]
         granularities = [region.granularity for region in regions]
         labels = np.array([self._label(sample, region) for region in regions], np.int64)
-        feeds = np.array([_feeds(sample, region) for region in regions], bool)
+        supervised = np.array([_supervised(sample, region) for region in regions], bool)
         drawn = draw_prompts(placed, granularities, self.config, self.click_box, rng)
         used = np.unique(drawn.targets[drawn.targets != NO_TARGET])
         renumber = np.full(len(placed) + 1, NO_TARGET)  # its last entry is that of NO_TARGET
@@ -182,10 +182,10 @@ class TrainingBatches(Dataset[Batch]):
             pixels,
             placed[used],
             labels[used],
-            feeds[used],
+            supervised[used],
             sample.partial,
             DrawnPrompts(drawn.boxes, drawn.kinds, renumber[drawn.targets]),
-            self._object_queries(sample, placed, granularities, labels, feeds),
+            self._object_queries(sample, placed, granularities, labels, supervised),
             seed,
         )
 
@@ -200,14 +200,21 @@ class TrainingBatches(Dataset[Batch]):
         return masks, regions
 
     def _object_queries(
-        self, sample: Sample, masks: np.ndarray, granularities: Sequence[str], labels: np.ndarray, feeds: np.ndarray
+        self,
+        sample: Sample,
+        masks: np.ndarray,
+        granularities: Sequence[str],
+        labels: np.ndarray,
+        supervised: np.ndarray,
     ) -> ObjectQueryTargets | None:
         if self.annotates is None:
             return None
         kinds = torch.tensor([GRANULARITIES.index(kind) for kind in granularities])
         complete = self.annotates[sample.source] & (sample.supervision.iou and not sample.partial)
         at_stride, boxes = at_logits(torch.from_numpy(masks)), torch.from_numpy(mask_boxes(masks))
-        return ObjectQueryTargets(at_stride, boxes, kinds, torch.from_numpy(labels), complete, torch.from_numpy(feeds))
+        return ObjectQueryTargets(
+            at_stride, boxes, kinds, torch.from_numpy(labels), complete, torch.from_numpy(supervised)
+        )
 
     def _label(self, sample: Sample, region: Region) -> int:
         if self.vocabulary is None:
@@ -215,7 +222,7 @@ class TrainingBatches(Dataset[Batch]):
         return self.vocabulary.row(sample.source, region.granularity, region.name)
 
 
-def _feeds(sample: Sample, region: Region) -> tuple[bool, bool, bool]:
-    """Whether a region feeds the losses of masks, boxes and IoU."""
+def _supervised(sample: Sample, region: Region) -> tuple[bool, bool, bool]:
+    """Whether a region counts in the losses of masks, boxes and IoU."""
     outlined = not region.box_only
     return sample.supervision.masks and outlined, sample.supervision.boxes, sample.supervision.iou and outlined

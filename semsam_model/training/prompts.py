@@ -50,15 +50,15 @@ class PromptBatch:
         masks: Sequence[np.ndarray],
         labels: Sequence[np.ndarray],
         partial: list[bool],
-        feeds: Sequence[np.ndarray] | None = None,
+        supervised: Sequence[np.ndarray] | None = None,
     ) -> PromptBatch:
-        """Of images one by one. masks bool (G_b, S, S), labels long (G_b,), feeds bool (G_b, 3); see `Targets`."""
+        """Of images one by one. masks bool (G_b, S, S), labels long (G_b,), supervised bool (G_b, 3); see `Targets`."""
         targets = Targets(
             [torch.from_numpy(of_image) for of_image in masks],
             [torch.from_numpy(mask_boxes(of_image)) for of_image in masks],
             torch.from_numpy(np.stack([drawn.targets for drawn in prompts])),
             partial,
-            None if feeds is None else [torch.from_numpy(of_image) for of_image in feeds],
+            None if supervised is None else [torch.from_numpy(of_image) for of_image in supervised],
         )
         return cls(
             torch.from_numpy(np.stack([drawn.boxes for drawn in prompts])),

@@ -38,8 +38,8 @@ from semsam_model.training.losses.names import NameLoss
 from semsam_model.training.losses.object_queries import ObjectQueryLoss
 from semsam_model.training.losses.target_masks import TargetMasks
 
-#: Term of a layer's loss -> column of `Targets.feeds`: only masks that feed it count in the term.
-FED_BY = {"mask_bce": MASKS, "mask_dice": MASKS, "box_l1": BOXES, "box_giou": BOXES, "iou": IOU}
+#: Term of a layer's loss -> column of `Targets.supervised`: only masks that are supervised in it count in the term.
+SUPERVISED_BY = {"mask_bce": MASKS, "mask_dice": MASKS, "box_l1": BOXES, "box_giou": BOXES, "iou": IOU}
 #: (rows, points) -> float (rows, points, 2), uniform in 0..1.
 RandomPoints = Callable[[int, int], Tensor]
 
@@ -105,8 +105,8 @@ def training_loss(
     `mask_features` (B, C, h, w): a mask's logits are its embedding times these. That product runs in the type of
     `mask_features`, everything else in float32, under autocast too. `random_points`, one for each image, is asked first
     for the matching points, then, from the last layer, followed by first..second to last, for a draw of candidates and
-    a uniform remainder. Terms are means over what feeds them; with `reduce_mean`, over that of the mean process, so
-    that the processes' losses average to the loss of their batches together.
+    a uniform remainder. Terms are means over the pairs that count in them; with `reduce_mean`, over the mean count of
+    the processes, so that their losses average to the loss of their batches together.
     """
     random_points = random_points or [uniform_points(mask_features.device)] * len(mask_features)
     with torch.autocast(mask_features.device.type, enabled=False):
@@ -205,8 +205,8 @@ def _free_queries(layer: LayerPrediction, truth: TargetMasks, matches: Sequence[
     found = []
     for b, match in enumerate(matches):
         rows = truth.targets.of_prompt[b]
-        feeds = truth.feeds[truth.start[b] + rows.clamp(min=0), IOU] > 0
-        free = (feeds | (rows == NO_TARGET)).all(1).repeat_interleave(layer.predicted_iou.shape[2])
+        supervised = truth.supervised[truth.start[b] + rows.clamp(min=0), IOU] > 0
+        free = (supervised | (rows == NO_TARGET)).all(1).repeat_interleave(layer.predicted_iou.shape[2])
         free[match.query] = False
         found.append(free & (not truth.targets.partial[b]))
     return found
@@ -220,8 +220,8 @@ def _counts(
     config: LossConfig,
     reduce_mean: ReduceMean,
 ) -> Tensor:
-    """(2, 3): how many pairs feed masks, boxes and IoU, on a layer but the last, and on the last; 0 counts as 1."""
-    pairs = torch.cat([truth.feeds[match.target + truth.start[b]] for b, match in enumerate(matches)]).sum(0)
+    """(2, 3): how many pairs count for masks, boxes and IoU, on a layer but the last, and on the last; at least 1."""
+    pairs = torch.cat([truth.supervised[match.target + truth.start[b]] for b, match in enumerate(matches)]).sum(0)
     if config.mode == "many_to_one":  # one of a prompt's tokens counts
         pairs = pairs / layer.predicted_iou.shape[2]
     last = pairs.clone()
@@ -256,10 +256,10 @@ def _layer_loss(
     free: Sequence[Tensor],
     counts: Tensor,
 ) -> LayerLoss:
-    """free: of each image the unmatched queries that learn their IoU; counts (3,): of pairs that feed the losses."""
+    """free: of each image the unmatched queries that learn their IoU; counts (3,): of pairs in each loss."""
     terms = _pair_losses(pairs, truth, config, random_points)
-    feeds = truth.feeds[pairs.rows]
-    counted = {name: term * feeds[:, FED_BY[name]] for name, term in terms.items()}
+    supervised = truth.supervised[pairs.rows]
+    counted = {name: term * supervised[:, SUPERVISED_BY[name]] for name, term in terms.items()}
     if config.mode == "many_to_one":
         tokens = pairs.layer.predicted_iou.shape[2]
         distance = (terms["mask_bce"] + terms["mask_dice"]).detach()
@@ -268,7 +268,7 @@ def _layer_loss(
     sums = {name: term.sum() for name, term in counted.items()}
     if free:
         sums["iou"] = sums["iou"] + _unmatched_iou_errors(pairs, truth, free).sum()
-    return LayerLoss(**{name: total / counts[FED_BY[name]] for name, total in sums.items()})
+    return LayerLoss(**{name: total / counts[SUPERVISED_BY[name]] for name, total in sums.items()})
 
 
 def _pair_losses(
@@ -282,8 +282,8 @@ def _pair_losses(
     dice = 1 - (2 * (probability * wanted).sum(1) + 1) / (probability.sum(1) + wanted.sum(1) + 1)
     boxes = truth.boxes[pairs.rows]
     if config.iou_target == "soft_dice":
-        feeds_masks = truth.feeds[pairs.rows, MASKS] > 0
-        iou_target = (1 - dice).where(feeds_masks, 1 - dice.detach())
+        outlined = truth.supervised[pairs.rows, MASKS] > 0
+        iou_target = (1 - dice).where(outlined, 1 - dice.detach())
     else:
         iou_target = _iou(pairs.logits.detach() > 0, truth.small[pairs.rows])
     return {

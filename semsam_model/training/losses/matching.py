@@ -12,7 +12,7 @@ from torch import Tensor
 
 #: Entry of `Targets.of_prompt` that stands for "no further mask".
 NO_TARGET = -1
-#: Columns of `feeds`: the losses that an annotated mask may count in.
+#: Columns of `supervised`: the losses that an annotated mask may count in.
 MASKS, BOXES, IOU = range(3)
 
 
@@ -22,15 +22,15 @@ class Targets:
 
     `masks[b]` bool (G_b, S, S) and `boxes[b]` float (G_b, 4), cx, cy, w, h in 0..1 of the padded image, G_b >= 1.
     `of_prompt` long (B, N, K): rows of `masks[b]`, filled up with `NO_TARGET`; the first is the mask the prompt was
-    drawn from, so it is never `NO_TARGET`. `partial[b]`: not everything visible in image b is annotated. `feeds[b]`
-    bool (G_b, 3): whether a mask counts in the losses of masks, boxes and predicted IoU; None: in all.
+    drawn from, so it is never `NO_TARGET`. `partial[b]`: not everything visible in image b is annotated.
+    `supervised[b]` bool (G_b, 3): whether a mask counts in the losses of masks, boxes and predicted IoU; None: in all.
     """
 
     masks: list[Tensor]
     boxes: list[Tensor]
     of_prompt: Tensor
     partial: list[bool]
-    feeds: list[Tensor] | None = None
+    supervised: list[Tensor] | None = None
 
     def to(self, device: torch.device | str) -> Targets:
         return Targets(
@@ -38,7 +38,7 @@ class Targets:
             [boxes.to(device) for boxes in self.boxes],
             self.of_prompt.to(device),
             self.partial,
-            None if self.feeds is None else [feeds.to(device) for feeds in self.feeds],
+            None if self.supervised is None else [supervised.to(device) for supervised in self.supervised],
         )
 
 

@@ -53,10 +53,10 @@ class ObjectQueryTargets:
     kinds: Tensor  #: long (G,), index into GRANULARITIES
     labels: Tensor  #: long (G,), rows of the vocabulary, or NO_LABEL
     complete: Tensor  #: bool (3,): whatever is not annotated is not there
-    feeds: Tensor  #: bool (G, 3): whether it counts in the losses of masks, boxes, IoU
+    supervised: Tensor  #: bool (G, 3): whether it counts in the losses of masks, boxes, IoU
 
     def to(self, device: torch.device | str) -> ObjectQueryTargets:
-        values = self.masks, self.boxes, self.kinds, self.labels, self.complete, self.feeds
+        values = self.masks, self.boxes, self.kinds, self.labels, self.complete, self.supervised
         return ObjectQueryTargets(*(value.to(device) for value in values))
 
 
@@ -145,7 +145,7 @@ def _image_loss(
     query, mask = _match(scores.detach(), closeness, targets)
     good = ious[query, mask] >= LEAST_IOU
     queries = _query_loss(scores, ious, query[good], mask[good], targets)
-    outlined, boxed = targets.feeds[mask, MASKS], targets.feeds[mask, BOXES]
+    outlined, boxed = targets.supervised[mask, MASKS], targets.supervised[mask, BOXES]
     bce, dice = _mask_losses(logits[query[outlined]], targets.masks[mask[outlined]].float())
     box = _box_loss(output.boxes[query[boxed]], targets.boxes[mask[boxed]])
     return torch.stack((tokens, proposals, queries, bce, dice, box)), (query[good], mask[good])
@@ -153,9 +153,9 @@ def _image_loss(
 
 def _token_loss(scores: Tensor, targets: ObjectQueryTargets, shapes: Shapes) -> Tensor:
     """Focal loss, a sum over the number of positive cells."""
-    feeds = targets.feeds[:, IOU]
-    positive = (token_targets(targets.masks[feeds], targets.kinds[feeds], shapes) > 0).to(scores.device)
-    ignored = (token_targets(targets.masks[~feeds], targets.kinds[~feeds], shapes) != 0).to(scores.device)
+    supervised = targets.supervised[:, IOU]
+    positive = (token_targets(targets.masks[supervised], targets.kinds[supervised], shapes) > 0).to(scores.device)
+    ignored = (token_targets(targets.masks[~supervised], targets.kinds[~supervised], shapes) != 0).to(scores.device)
     weight = torch.where(positive, 1.0, (targets.complete & ~ignored).float())
     probability = scores.sigmoid()
     wrong = torch.where(positive, 1 - probability, probability)
@@ -168,16 +168,16 @@ def _proposal_loss(output: ObjectQueryOutput, targets: ObjectQueryTargets) -> Te
     """Of the proposals' scores, each held to its IoU with the best mask or box of a granularity."""
     ious = _box_ious(output.proposals.boxes.float(), targets.boxes)
     ious = torch.maximum(mask_ious(output.proposals.logits > 0, targets.masks), ious)
-    feeds = targets.feeds[:, IOU]
-    expected, ignored = _best_iou(ious, targets, feeds), _best_iou(ious, targets, ~feeds)
+    supervised = targets.supervised[:, IOU]
+    expected, ignored = _best_iou(ious, targets, supervised), _best_iou(ious, targets, ~supervised)
     return _score_loss(output.proposals.scores.float(), expected, ignored, targets)
 
 
 def _query_loss(scores: Tensor, ious: Tensor, query: Tensor, mask: Tensor, targets: ObjectQueryTargets) -> Tensor:
     """Of the queries' scores, held to the IoU where a query (n,) is matched to a mask (n,), and to 0 elsewhere."""
     expected, ignored = (torch.zeros_like(scores) for _ in range(2))
-    feeds = targets.feeds[mask, IOU]
-    for of_queries, chosen in ((expected, feeds), (ignored, ~feeds)):
+    supervised = targets.supervised[mask, IOU]
+    for of_queries, chosen in ((expected, supervised), (ignored, ~supervised)):
         of_queries[query[chosen], targets.kinds[mask[chosen]]] = ious[query[chosen], mask[chosen]]
     return _score_loss(scores, expected, ignored, targets)
 

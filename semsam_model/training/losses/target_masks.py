@@ -22,7 +22,7 @@ class TargetMasks:
         self.start = [sum(counts[:image]) for image in range(len(counts))]
         everything = self.boxes.new_ones(len(self.masks), 3)
         #: (G, 3), 1 or 0
-        self.feeds = everything if targets.feeds is None else torch.cat(targets.feeds).to(everything)
+        self.supervised = everything if targets.supervised is None else torch.cat(targets.supervised).to(everything)
         self.small = F.adaptive_avg_pool2d(self.masks[:, None].float(), size).squeeze(1) > 0.5
 
     def at(self, rows: Tensor, points: Tensor) -> Tensor:

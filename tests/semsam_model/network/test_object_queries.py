@@ -381,9 +381,9 @@ def test_a_mask_that_feeds_no_loss_adds_nothing_to_it(model: SemanticSAM, column
     logits = query_logits(output, features.mask_features[0]).detach() > 0
     wanted = dataclasses.replace(targets((2, 20, 2, 20), (0, 32, 0, 32)), masks=logits[:2])  # what queries really find
     wanted = dataclasses.replace(wanted, boxes=torch.from_numpy(mask_boxes(wanted.masks.numpy())))
-    fed = wanted.feeds.clone()
-    fed[:, column] = False
-    dumb = dataclasses.replace(wanted, feeds=fed, complete=wanted.complete & (column != IOU))
+    supervised = wanted.supervised.clone()
+    supervised[:, column] = False
+    dumb = dataclasses.replace(wanted, supervised=supervised, complete=wanted.complete & (column != IOU))
 
     def loss(*held_to: ObjectQueryTargets) -> ObjectQueryLoss:
         return object_query_loss([output] * len(held_to), [features] * len(held_to), held_to)
@@ -404,7 +404,7 @@ def test_what_looks_like_a_mask_without_a_score_is_neither_right_nor_wrong(model
     output = model.object_queries(features, 0)
     scores = output.token_scores.detach().requires_grad_()
     wanted = targets((0, 32, 0, 16), (4, 12, 20, 30))
-    wanted.feeds[0, IOU] = False
+    wanted.supervised[0, IOU] = False
     one = object_query_loss([dataclasses.replace(output, token_scores=scores)], [features], [wanted])
     one.tokens.backward()
     assert scores.grad is not None

@@ -104,7 +104,7 @@ def test_decoders_that_start_as_those_of_clicks_give_the_same_queries(
     both = grafted(tmp_path / "half", tmp_path / "half", tmp_path)
     assert same_clicks(before, both, photo) and same_queries(before, both, photo)
     run = Run(settings(tmp_path, tmp_path / "half"), tmp_path, Distributed(torch.device("cpu")))
-    assert same_queries(before, run.ema, photo)
+    assert same_queries(before, run.averaged, photo)
     assert run.fresh == []
 
 

@@ -41,8 +41,8 @@ def looked(network: SemanticSAM, number: int) -> EncodedImage:
         assert network.generic is not None
         (seeds,) = network.seed_outputs(features, [network.generic.tokens(features)])
     nothing = torch.zeros(0, dtype=torch.long)
-    masks, feeds = torch.zeros(0, 32, 32, dtype=torch.bool), torch.zeros(0, 3, dtype=torch.bool)
-    targets = ObjectQueryTargets(masks, torch.zeros(0, 4), nothing, nothing, torch.tensor([number]), feeds)
+    masks, supervised = torch.zeros(0, 32, 32, dtype=torch.bool), torch.zeros(0, 3, dtype=torch.bool)
+    targets = ObjectQueryTargets(masks, torch.zeros(0, 4), nothing, nothing, torch.tensor([number]), supervised)
     return EncodedImage(features, seeds, targets)
 
 

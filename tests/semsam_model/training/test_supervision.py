@@ -51,7 +51,7 @@ def test_heads_that_a_source_does_not_feed_get_exactly_no_gradient(fed: tuple[st
 @pytest.mark.parametrize("fed", [("masks",), ("boxes",), ("boxes", "iou")])
 def test_object_queries_are_told_what_a_source_feeds(fed: tuple[str, ...]) -> None:
     for one in batches(made(feeds=list(fed)), object_queries=True)[0].object_queries:
-        assert (one.feeds == torch.tensor([loss in fed for loss in LOSSES])).all()
+        assert (one.supervised == torch.tensor([loss in fed for loss in LOSSES])).all()
         assert bool(one.complete.any()) is ("iou" in fed)
 
 
@@ -65,7 +65,7 @@ def test_a_mask_that_feeds_no_loss_changes_nothing_for_its_neighbours(settings: 
     for layer in layers:
         for name in MOVES.values():
             getattr(layer, name).requires_grad_()
-    both = training_loss(layers, features, replace(targets, feeds=[torch.ones_like(dumb), dumb]), config, EVENLY)
+    both = training_loss(layers, features, replace(targets, supervised=[torch.ones_like(dumb), dumb]), config, EVENLY)
     term = {"masks": "mask_dice", "boxes": "box_l1", "iou": "iou"}[missing]
     alone = training_loss(
         [replace(x, **{name: getattr(x, name)[:1] for name in MOVES.values()}) for x in layers],
@@ -90,5 +90,5 @@ def test_a_rectangle_that_nobody_outlined_teaches_boxes_alone() -> None:
     rectangles = tuple(dataclasses.replace(region, box_only=True) for region in sample.regions)
     known = Annotation(sample.width, sample.height, rectangles)
     batch = batches(Mixture.of([Sample(sample.photo, "drawn", known)]))[0]
-    assert batch.prompts.targets.feeds is not None
-    assert all(fed.tolist() == [[False, True, False]] * len(fed) for fed in batch.prompts.targets.feeds)
+    assert batch.prompts.targets.supervised is not None
+    assert all(fed.tolist() == [[False, True, False]] * len(fed) for fed in batch.prompts.targets.supervised)
