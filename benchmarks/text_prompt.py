@@ -32,7 +32,7 @@ from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError
 from semsam_model.evaluation.metrics.masks import TextIou
 from semsam_model.inference.object_queries import predict_object_queries
-from semsam_model.inference.text_prompt import by_clicks, by_queries, click_grid
+from semsam_model.inference.text_prompt import by_clicks, by_queries, grid_proposals
 from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
 from semsam_model.types import Candidate, Kind
 
@@ -77,7 +77,7 @@ def main() -> None:
         began = time.perf_counter()
         queries = predict_object_queries(model, embedding)
         asked = time.perf_counter()
-        grid = click_grid(model, embedding)
+        grid = grid_proposals(model, embedding)
         tallies["clicks"].seconds.append(time.perf_counter() - asked)
         tallies["queries"].seconds.append(asked - began)
         missing = sorted(lists[sample.source] - set(wanted)) if not sample.partial else []

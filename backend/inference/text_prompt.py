@@ -55,9 +55,9 @@ def _find(
     using: Loaded,
 ) -> Result[list[Candidate]]:
     def work(model: SemanticSAM, embedding: ImageEmbedding, encode_crop: CropEncoder) -> list[Candidate]:
-        from semsam_model.inference.text_prompt import find
+        from semsam_model.inference.text_prompt import candidates_by_text
 
-        return find(model, embedding, labels, threshold, wholes)
+        return candidates_by_text(model, embedding, labels, threshold, wholes)
 
     return predictor.run(photo, work, using=using)
 

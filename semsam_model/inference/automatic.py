@@ -1,14 +1,14 @@
-"""Everything in a photo by a grid of clicks: many clicks, six levels each, what is sure and distinct is kept.
+"""Masks of a whole photo by a grid of clicks: six levels of each click, the sure and distinct ones kept.
 
 The published automatic generator (SAM's, adapted: predicted IoU, stability, non-maximum suppression) with three
 differences, each of which `PUBLISHED` turns off:
 
-    filters look at the small map of logits, before anything is brought to the photo's size
-    duplicates are told by masks, not boxes, so that a part that fills its whole's box survives
-    masks of one level repeat each other sooner than masks of different levels
+    filters read the small map of logits, before anything is resized to the photo
+    suppression compares masks, not boxes, so that a part that fills its whole's box survives
+    a smaller IoU makes masks of one level duplicates than masks of different levels
 
-Clicks never see each other, so the size of a batch changes memory and time alone. Of what a batch gives only bits and
-scores are kept; the few masks that are offered are decoded once more at the end.
+Clicks do not see each other, so the batch size changes memory and time alone. Of each mask that passes the filters only
+bits and scores are kept; the few that become candidates are decoded a second time at the end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from semsam_model.errors import ConfigError
 from semsam_model.inference.candidates import CandidateOptions, Proposal, cleaned
 from semsam_model.inference.naming import name_candidates
 from semsam_model.inference.predict import promptless_candidates
-from semsam_model.inference.proposals import decode_prompts
+from semsam_model.inference.proposals import click_grid, decode_prompts
 from semsam_model.masks.geometry import tight_bbox
 from semsam_model.masks.suppression import suppress
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
@@ -35,16 +35,16 @@ _COMPARED = 256  #: masks compared with those kept at a time
 
 @dataclass(frozen=True)
 class AutomaticOptions:
-    """How many clicks, and what of their answers is kept."""
+    """How many clicks, and which of their masks are kept."""
 
     grid: int = 32  #: clicks along each side of the photo, at the centres of equal cells
     levels: tuple[int, ...] = LEVELS  #: 1 = whole ... 6 = smallest part
     least_iou: float = 0.4  #: predicted IoU must be above it (published: 0.88)
     least_stability: float = 0.75  #: share of cells above -1 that are above +1 (published: 0.92)
     duplicates: Literal["masks", "boxes"] = "masks"  #: what is compared (published: boxes, over all levels)
-    same_level_iou: float = 0.7  #: of two masks of one level with a larger IoU the surer one is kept
+    same_level_iou: float = 0.7  #: of two masks of one level with a larger IoU the better one is kept
     same_iou: float = 0.85  #: of two masks of different levels; published: 0.7 over boxes, whatever the level
-    most: int = 150  #: masks offered, the surest
+    most: int = 150  #: masks kept, the best
     min_region: float = 100.0  #: specks and pinholes below this many model-frame pixels go (published: 10)
     stability_of: Literal["cells", "photo"] = "cells"  #: where stability is measured (published: on the photo)
     batch: int = 64  #: clicks decoded together
@@ -77,8 +77,8 @@ class GridMask:
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept:
-    """What is remembered of a mask that passed the filters."""
+class _Passed:
+    """A mask that passed the filters, without its logits."""
 
     click: int
     token: int
@@ -103,27 +103,20 @@ def automatic_masks(
     """
     options = options or AutomaticOptions()
     frame = embedding.frame
-    clicks = _grid(frame, options.grid)
+    clicks = click_grid(frame, options.grid)
     passed = sorted(_pass(model, embedding, clicks, options), key=lambda k: (-k.score, k.click, k.token))
     cells = frame.logits[0] * frame.logits[1]
     distinct = _by_masks(passed, options, cells) if options.duplicates == "masks" else _by_boxes(passed, options)
     chosen = distinct[: options.most]
-    offered, kept = _decoded(model, embedding, clicks, chosen, options)
+    candidates, kept = _decoded(model, embedding, clicks, chosen, options)
     if labels is not None:
-        offered = name_candidates(offered, labels, name_threshold)
-    return [GridMask(c, clicks[k.click]) for c, k in zip(offered, kept, strict=True)]
-
-
-def _grid(frame: Frame, side: int) -> list[Click]:
-    """Row by row, centres of side x side equal cells of the photo."""
-    height, width = frame.photo
-    steps = (np.arange(side) + 0.5) / side
-    return [Click(float(x * width), float(y * height)) for y in steps for x in steps]
+        candidates = name_candidates(candidates, labels, name_threshold)
+    return [GridMask(c, clicks[k.click]) for c, k in zip(candidates, kept, strict=True)]
 
 
 def _pass(
     model: SemanticSAM, embedding: ImageEmbedding, clicks: Sequence[Click], options: AutomaticOptions
-) -> Iterator[_Kept]:
+) -> Iterator[_Passed]:
     """What of the proposals for each click is sure and stable enough."""
     level_of = {token: level for level, token in enumerate(level_tokens(model.config.tokens), 1)}
     for number, answer in enumerate(decode_prompts(model, embedding, clicks, batch=options.batch)):
@@ -137,7 +130,7 @@ def _pass(
             if box is None or not stability >= options.least_stability:
                 continue
             score = proposal.predicted_iou * (stability if options.duplicates == "masks" else 1.0)
-            yield _Kept(number, proposal.token, level, score, stability, np.packbits(proposal.cells), box)
+            yield _Passed(number, proposal.token, level, score, stability, np.packbits(proposal.cells), box)
 
 
 def _box(cells: np.ndarray) -> tuple[int, int, int, int] | None:
@@ -152,14 +145,14 @@ def _on_photo(proposal: Proposal, frame: Frame) -> tuple[float, tuple[int, int, 
     return sure / max(unsure, 1), (x0, y0, x1 - 1, y1 - 1) if crop.size else None
 
 
-def _by_masks(passed: Sequence[_Kept], options: AutomaticOptions, cells: int) -> list[_Kept]:
-    """Greedy, best first: what repeats a better mask of its level, or nearly equals one of another, is left out."""
-    kept: list[_Kept] = []
+def _by_masks(passed: Sequence[_Passed], options: AutomaticOptions, cells: int) -> list[_Passed]:
+    """Greedy suppression of masks, which compares a stretch of them at a time."""
+    kept: list[_Passed] = []
     masks: np.ndarray = np.zeros((0, cells), np.float32)
     for first in range(0, len(passed), _COMPARED):
         part = passed[first : first + _COMPARED]
         rows = np.unpackbits(np.stack([k.bits for k in part]), axis=1, count=cells).astype(np.float32)
-        # against those kept before, then among themselves
+        # compared with those kept before, then with each other
         repeats = np.asarray(_repeats(rows, part, masks, kept, options).any(1))
         among = _repeats(rows, part, rows, part, options)
         mine = suppress(np.flatnonzero(~repeats), len(part), among.__getitem__)
@@ -172,9 +165,9 @@ def _by_masks(passed: Sequence[_Kept], options: AutomaticOptions, cells: int) ->
 
 def _repeats(
     rows: np.ndarray,
-    of_rows: Sequence[_Kept],
+    of_rows: Sequence[_Passed],
     others: np.ndarray,
-    of_others: Sequence[_Kept],
+    of_others: Sequence[_Passed],
     options: AutomaticOptions,
 ) -> np.ndarray:
     """bool (n, m): whether a mask repeats another."""
@@ -184,7 +177,7 @@ def _repeats(
     return iou > np.where(same_level, options.same_level_iou, options.same_iou)
 
 
-def _by_boxes(passed: Sequence[_Kept], options: AutomaticOptions) -> list[_Kept]:
+def _by_boxes(passed: Sequence[_Passed], options: AutomaticOptions) -> list[_Passed]:
     """Greedy over boxes, whatever the level (SAM's generator)."""
     boxes = np.array([k.box for k in passed], np.float64).reshape(-1, 4)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -201,9 +194,9 @@ def _decoded(
     model: SemanticSAM,
     embedding: ImageEmbedding,
     clicks: Sequence[Click],
-    chosen: Sequence[_Kept],
+    chosen: Sequence[_Passed],
     options: AutomaticOptions,
-) -> tuple[list[Candidate], list[_Kept]]:
+) -> tuple[list[Candidate], list[_Passed]]:
     """The chosen masks in photo pixels, and those of `chosen` that they are."""
     points = sorted({k.click for k in chosen})
     decoded = decode_prompts(model, embedding, [clicks[i] for i in points], batch=options.batch)
@@ -215,10 +208,10 @@ def _decoded(
     proposals, kept = [], []
     for k in chosen:
         proposal = cleaned(answers[k.click, k.token], least)
-        # what no photo pixel sees is not offered
+        # a mask may be so small that no photo pixel's centre lies in it
         if embedding.frame.mask(proposal.logits)[0].size:
             score = float(np.clip(k.score, 0, 1))
             proposals.append(replace(proposal, stability=k.stability, score=score))
             kept.append(k)
-    offering = CandidateOptions(min_region=options.min_region, most=len(proposals))
-    return promptless_candidates(proposals, embedding.frame, model.config.tokens, offering), kept
+    as_they_are = CandidateOptions(min_region=options.min_region, most=len(proposals))
+    return promptless_candidates(proposals, embedding.frame, model.config.tokens, as_they_are), kept

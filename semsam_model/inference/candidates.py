@@ -1,20 +1,20 @@
-"""From the network's answers to what an annotator is offered. NumPy and OpenCV on small logit maps; no torch.
+"""Proposals of the network, and the rules by which some of them become candidates. NumPy and OpenCV; no torch.
 
-A `Proposal` is one level's answer as logits at stride 4. Cleaning, agreement, combination and duplicate removal happen
-on those small maps; only what is offered is brought to the photo's size, and there cleaned of what the cells could not
-show. A region where the bilinear surface is above zero always holds a cell above zero, so a speck removed from the
-cells is gone from the photo.
+A `Proposal` is the mask of one level token as logits at stride 4. Cleaning, agreement with clicks, combination and
+suppression of duplicates work on those small maps. Only candidates are resized to the photo, and cleaned there once
+more of what the cells could not show. A region where the bilinear surface is above zero always holds a cell above zero,
+so a speck removed from the cells is gone from the photo.
 
 The network may have seen the photo twice: whole, and a magnified crop of it. Each time gives a `CropPrediction` with
 its own frame. Masks of several crops are compared by `intersections`, in photo pixels.
 
 What several prompts mean (published weights know one positive click):
-  1. each positive click, each box, and each box's centre is decoded alone: six proposals each;
-  2. proposals are ordered by how many clicks they obey (positive inside, negative outside), then by the ranker's
+  1. each positive click, each box, and each box's centre is decoded alone and gives six proposals;
+  2. proposals are ordered by how many clicks they agree with (positive inside, negative outside), then by the ranker's
      score; where the weights have no ranker, by fit to the boxes times predicted IoU;
-  3. what ignores a click that others obey is not offered, unless fewer than two would be left;
-  4. where none obeys every click, the best are combined, level by level: the union of the positive prompts' masks,
-     minus the mask that each disobeyed negative click selects (the best of its six that holds no positive click).
+  3. a proposal that ignores a click which others agree with is no candidate, unless fewer than two would be left;
+  4. where no proposal agrees with every click, they are combined, level by level: the union of the positive prompts'
+     masks, minus the mask that each ignored negative click selects (the best of its six that holds no positive click).
      Union is the maximum of logits, removal the minimum with the negated logits, so edges stay smooth.
 """
 
@@ -41,21 +41,21 @@ class CandidateOptions:
     same_iou: float = 0.9  #: two masks with a larger IoU are one candidate
     min_region: float = 100.0  #: specks and pinholes below this many model-frame pixels go (published: 100)
     part_of: float = 0.9  #: share of a mask inside a larger one that makes the larger one its parent
-    most: int = 6  #: candidates offered
-    least: int = 2  #: offered even when they ignore a click that others obey
-    #: Share of the photo's longer side. A model with `zoom` also looks at a magnified crop where a proposal is smaller.
+    most: int = 6  #: candidates
+    least: int = 2  #: candidates that are kept even when they ignore a click that others agree with
+    #: Share of the photo's longer side: where a proposal is smaller, a model with `zoom` predicts a magnified crop too.
     magnify_below: float = 0.6
 
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """One level's answer. Cells are logits at stride 4 of the unpadded frame of its view."""
+    """The mask of one level token. A cell is a logit at stride 4 of the unpadded frame of its crop."""
 
     logits: np.ndarray  #: float32 (h, w)
     token: int
     predicted_iou: float
     stability: float
-    score: float | None = None  #: 0..1, of the ranker; None without one
+    score: float | None = None  #: 0..1, expected IoU; None: predicted IoU counts
     name_embedding: np.ndarray | None = None  #: (2, E), see Candidate
     names: tuple[tuple[str, float], ...] = ()  #: see Candidate
     label: str | None = None
@@ -107,20 +107,21 @@ def box_fit(cells: np.ndarray, box: tuple[float, float, float, float]) -> float:
 
 
 def combine(
-    answers: Sequence[Sequence[Proposal]],
-    against: Sequence[Sequence[Proposal]],
+    positive: Sequence[Sequence[Proposal]],
+    negative: Sequence[Sequence[Proposal]],
     positives: Sequence[tuple[int, int]],
     negatives: Sequence[tuple[int, int]],
 ) -> list[Proposal]:
-    """Level by level: union of the positive prompts' masks, minus what the disobeyed negative clicks select.
+    """Level by level: union of the positive prompts' masks, minus what the ignored negative clicks select.
 
-    answers: proposals of each positive prompt, in token order. against: proposals of each negative click.
+    positive: proposals of each positive prompt, in token order. negative: proposals of each negative click.
+    positives, negatives: the clicks as (row, col) cells.
     """
     combined = []
-    for same_level in zip(*answers, strict=True):
+    for same_level in zip(*positive, strict=True):
         logits = np.maximum.reduce([p.logits for p in same_level])
-        for at, selected in zip(negatives, against, strict=True):
-            apart = [p for p in selected if p.cells[at] and not any(p.cells[positive] for positive in positives)]
+        for at, selected in zip(negatives, negative, strict=True):
+            apart = [p for p in selected if p.cells[at] and not any(p.cells[other] for other in positives)]
             if logits[at] > 0 and apart:
                 logits = np.minimum(logits, -max(apart, key=lambda p: p.predicted_iou).logits)
         named = [p.name_embedding for p in same_level if p.name_embedding is not None]
@@ -138,12 +139,12 @@ def combine(
 
 @dataclass(frozen=True)
 class PromptCells:
-    """A prompt in logit cells of a view: clicks as (row, col), boxes as x0, y0, x1, y1."""
+    """A prompt in logit cells of a crop: clicks as (row, col), boxes as x0, y0, x1, y1."""
 
     positives: tuple[tuple[int, int], ...]
     negatives: tuple[tuple[int, int], ...]
     boxes: tuple[tuple[float, float, float, float], ...]
-    beyond: int = 0  #: negative clicks outside the view's window: whatever lies in the window obeys them
+    beyond: int = 0  #: negative clicks outside the window: every mask in it agrees with them
 
     @property
     def clicks(self) -> int:
@@ -160,7 +161,7 @@ class PromptCells:
 
 @dataclass(frozen=True, eq=False)
 class CropPrediction:
-    """What the network says to one prompt when it looks at the photo, or closer at a window of it."""
+    """What the network proposes for one prompt in the whole photo, or in a magnified window of it."""
 
     frame: Frame
     prompt: PromptCells
@@ -177,62 +178,63 @@ class CropPrediction:
         return float(np.log2(max(self.frame.photo) / max(self.frame.shown)))
 
     def level(self, proposal: Proposal, tokens: int) -> int:
-        """1 = whole ... 6 = smallest part, by the size that the token stands for: in a window that is a smaller one."""
+        """1 = whole ... 6 = smallest part, by the size that the token stands for, which is smaller in a window."""
         levels = level_tokens(tokens)
         return min(len(levels), levels.index(proposal.token) + 1 + round(LEVELS_A_DOUBLING * self.doublings))
 
 
-def intersections(views: Sequence[CropPrediction]) -> np.ndarray:
-    """float32 (n, n): photo pixels that two proposals share, over the proposals of all views in turn; areas diagonal.
+def intersections(crops: Sequence[CropPrediction]) -> np.ndarray:
+    """float32 (n, n): photo pixels that two proposals share, over the proposals of all crops in turn. The diagonal
+    holds areas.
 
-    Two views are compared in the finer one's cells, which hold everything that its proposals cover.
+    Two crops are compared in the finer one's cells, which hold everything that its proposals cover.
     """
-    blocks = [[np.zeros((len(a.proposals), len(b.proposals)), np.float32) for b in views] for a in views]
-    for i, a in enumerate(views):
-        for j, b in enumerate(views):
+    blocks = [[np.zeros((len(a.proposals), len(b.proposals)), np.float32) for b in crops] for a in crops]
+    for i, a in enumerate(crops):
+        for j, b in enumerate(crops):
             if a.proposals and b.proposals and (a.cell_pixels, i) <= (b.cell_pixels, j):
                 ours = _flat(p.cells for p in a.proposals)
                 theirs = ours if i == j else _flat(b.frame.onto(p.logits, a.frame) > 0 for p in b.proposals)
                 blocks[i][j] = (ours @ theirs.T) * np.float32(a.cell_pixels)
                 blocks[j][i] = blocks[i][j].T
-    return np.block(blocks) if views else np.zeros((0, 0), np.float32)
+    return np.block(blocks) if crops else np.zeros((0, 0), np.float32)
 
 
 def _flat(masks: Iterable[np.ndarray]) -> np.ndarray:
     return np.stack([mask.ravel() for mask in masks]).astype(np.float32)
 
 
-def order(views: Sequence[CropPrediction], scores: Sequence[float] | np.ndarray | None = None) -> list[int]:
-    """Places of all views' proposals, best first: clicks obeyed, then scores, one for each proposal in turn.
+def order(crops: Sequence[CropPrediction], scores: Sequence[float] | np.ndarray | None = None) -> list[int]:
+    """Indices of all crops' proposals, best first: by the number of clicks that they agree with, then by their scores.
 
-    Without scores predicted IoU, times the fit to the boxes where there are any.
+    scores (n,); None: predicted IoU, times the fit to the boxes where there are any.
     """
     keys: list[tuple[int, float]] = []
-    for view in views:
-        for p in view.proposals:
-            worth = p.predicted_iou * (view.prompt.fit(p) if view.prompt.boxes else 1.0)
-            keys.append((view.prompt.obeyed(p), worth if scores is None else float(scores[len(keys)])))
-    return sorted(range(len(keys)), key=lambda place: keys[place], reverse=True)
+    for crop in crops:
+        for p in crop.proposals:
+            expected = p.predicted_iou * (crop.prompt.fit(p) if crop.prompt.boxes else 1.0)
+            keys.append((crop.prompt.obeyed(p), expected if scores is None else float(scores[len(keys)])))
+    return sorted(range(len(keys)), key=lambda index: keys[index], reverse=True)
 
 
 def distinct(ordered: Sequence[int], shared: np.ndarray, options: CandidateOptions) -> list[int]:
-    """Walk best first, keep what is not empty and not the same as one already kept; at most options.most.
+    """Of ordered masks those that are not empty and not the same as a better one; at most options.most.
 
-    ordered: places in `shared`, what `intersections` returned.
+    ordered: indices, best first, into `shared`, what `intersections` returned.
     """
     areas = np.diagonal(shared)
     same = shared > options.same_iou * (areas[:, None] + areas - shared)
     return suppress((at for at in ordered if areas[at] > 0), len(areas), same.__getitem__, options.most)
 
 
-def agreeing(ordered: Sequence[int], views: Sequence[CropPrediction], options: CandidateOptions) -> list[int]:
-    """Of ordered places, those that obey as many clicks as the first; others only to reach options.least."""
-    counts = [view.prompt.obeyed(p) for view in views for p in view.proposals]
+def agreeing(ordered: Sequence[int], crops: Sequence[CropPrediction], options: CandidateOptions) -> list[int]:
+    """Of ordered proposals those that agree with as many clicks as the first; others only to reach options.least."""
+    counts = [crop.prompt.obeyed(p) for crop in crops for p in crop.proposals]
     return [at for i, at in enumerate(ordered) if i < options.least or counts[at] == counts[ordered[0]]]
 
 
 def cleaned(proposal: Proposal, min_cells: float) -> Proposal:
-    """The proposal with specks and pinholes gone."""
+    """The proposal without specks and pinholes, see `clean`."""
     return replace(proposal, logits=clean(proposal.logits, min_cells))
 
 

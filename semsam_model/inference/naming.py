@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.special import softmax
 
 from semsam_model.errors import ConfigError
 from semsam_model.types import KINDS, Candidate, Kind, LabelSet
@@ -38,6 +37,8 @@ def _best_first(labels: LabelSet, scores: np.ndarray) -> list[tuple[str, float]]
 
 def label_probabilities(name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet) -> np.ndarray:
     """(n, 2, E) of n masks and their levels -> (n, labels), each row adds up to 1. Raises as `label_scores`."""
+    from scipy.special import softmax  # a quarter of a second to import; the service starts without it
+
     return np.asarray(softmax(_logits(name_embeddings, levels, labels), axis=1))
 
 

@@ -1,9 +1,9 @@
-"""A whole photo without a click: the object queries of an embedded photo -> named candidates, maps, masks by name.
+"""A whole photo without a click: object queries of an embedded photo, classified by labels -> named candidates.
 
-found = find_queries(model, embedding, labels)      # the network, once
-segment(found, embedding.frame, ...)                 # named candidates, parents linked
-readouts.panoptic(found.finding, stuff, enlarge=embedding.frame.enlarge)
-by_name(found, embedding.frame, ("car", "wheel of car"), embed)
+queries = predict_object_queries(model, embedding)                  # the network, once
+queries_to_candidates(queries, embedding.frame, labels)             # named candidates, parents linked
+candidates_by_word(queries, embedding.frame, ("car", "wheel of car"), embed)
+to_panoptic(queries.classify(labels), stuff, enlarge=embedding.frame.enlarge)
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from semsam_model.inference.naming import part_and_whole
 from semsam_model.inference.postprocess import (
     ClassifiedQueries,
     PostprocessOptions,
-    QueryLabel,
     query_label_probabilities,
     to_instances,
 )
@@ -33,13 +32,12 @@ from semsam_model.types import KINDS, Candidate, Kind, LabelSet
 
 #: Labels -> float32 (n, E), unit length; `TextEncoder.embed` as an array.
 Embed = Callable[[Sequence[str]], np.ndarray]
-#: Share of a part that lies in the whole whose part it is.
-INSIDE = 0.7
+INSIDE = 0.7  #: a part lies in its whole by at least this share of its mask
 
 
 @dataclass(frozen=True, eq=False)
 class ObjectQueries:
-    """The object queries of one photo; labels may be asked of them again and again."""
+    """The object queries of one photo, which any list of labels can classify."""
 
     logits: np.ndarray  #: float32 (Q, h, w), stride 4 of the unpadded model frame
     kinds: np.ndarray  #: float32 (Q, 3), expected IoU with an annotated object, part, region, 0..1
@@ -50,7 +48,7 @@ class ObjectQueries:
     level_tokens: int  #: level tokens of the model
 
     def classify(self, labels: LabelSet) -> ClassifiedQueries:
-        """Raises ConfigError when the text vectors are not of the model's dimension."""
+        """Raises ConfigError when the label vectors are not of the model's dimension."""
         return ClassifiedQueries(
             self.logits, self.kinds, query_label_probabilities(self.embeddings, self.none, labels), labels.kinds
         )
@@ -64,7 +62,10 @@ def predict_object_queries(model: SemanticSAM, embedding: ImageEmbedding) -> Obj
 
 @torch.inference_mode()
 def predict_object_queries_of_resized(model: SemanticSAM, frame: Frame, resized: np.ndarray) -> ObjectQueries:
-    """The same of what `Frame.resize` made of a photo, uint8 (h, w, 3), where nobody will click it."""
+    """The same from what `Frame.resize` made of a photo, uint8 (h, w, 3).
+
+    Faster than an embedding, which only clicks need.
+    """
     return _read(model, model.query_features_of_resized(frame, resized), frame)
 
 
@@ -96,8 +97,8 @@ def queries_to_candidates(
 ) -> list[Candidate]:
     """Masks in photo pixels, best first, parents linked; each with its names, best first, and the best as `label`.
 
-    Without labels: everything that looks like an object, part or region, unnamed, by that score alone.
-    kind: only labels of this kind, or without one. Raises ConfigError as `ObjectQueries.classify`.
+    labels: None: masks of any object, part or region, unnamed. kind: only labels of this kind, or without one.
+    Raises ConfigError as `ObjectQueries.classify`.
     """
     if labels is None:
         return classified_to_candidates(
@@ -109,24 +110,25 @@ def queries_to_candidates(
 def classified_to_candidates(
     queries: ObjectQueries,
     frame: Frame,
-    found: ClassifiedQueries,
+    classified: ClassifiedQueries,
     values: Sequence[str],
     kind: Kind | None = None,
     options: PostprocessOptions | None = None,
 ) -> list[Candidate]:
-    """As `queries_to_candidates`, of queries already held against labels. values: what to call each."""
-    answers = to_instances(found, kind, options)
-    named: dict[int, list[QueryLabel]] = {}
-    for answer in answers:
-        named.setdefault(answer.query, []).append(answer)
-    return _drawn(queries, frame, [(q, [(values[a.label], a.score) for a in of]) for q, of in named.items()])
+    """As `queries_to_candidates`, for queries that are classified already. values: the text of each label."""
+    names: dict[int, list[tuple[str, float]]] = {}
+    for instance in to_instances(classified, kind, options):
+        names.setdefault(instance.query, []).append((values[instance.label], instance.score))
+    return _drawn(queries, frame, list(names.items()))
 
 
 def candidates_by_word(
     queries: ObjectQueries, frame: Frame, words: Sequence[str], embed: Embed, options: PostprocessOptions | None = None
 ) -> dict[str, list[Candidate]]:
-    """The masks of each word, best first: "car" is asked as object and as part, "wheel of car" is the part "wheel"
-    inside a "car", and scores as both together. Words do not compete with each other.
+    """The masks of each word, best first. Words do not compete with each other.
+
+    "car" is looked for as an object and as a part. "wheel of car" is the part "wheel" inside a "car", and scores as the
+    product of both.
     """
     found = {}
     for word in words:
@@ -145,12 +147,15 @@ def word_scores(queries: ObjectQueries, name: str, whole: str | None, embed: Emb
 
 
 def single_label_scores(queries: ObjectQueries, label: LabelSet) -> np.ndarray:
-    """(Q,) scores of the only label of a list against none. Raises ConfigError as `ObjectQueries.classify`."""
+    """(Q,) scores of one label whose only competitor is "none of these". Raises as `ObjectQueries.classify`."""
     return queries.classify(label).scores[:, 0]
 
 
 def containing_scores(queries: ObjectQueries, wholes: np.ndarray) -> np.ndarray:
-    """(Q, W) score of the best other query that holds each query's mask, 0 without one; wholes (Q, W) their scores."""
+    """wholes (Q, W): scores of each query for W labels -> (Q, W): the best score of another query that holds the mask.
+
+    0 where no query holds it.
+    """
     holds = _shares_inside(queries.logits > 0) >= INSIDE
     best = [np.where(holds, scores[None], 0).max(1, initial=0) for scores in wholes.T]
     return np.stack(best, 1) if best else np.zeros_like(wholes)
@@ -159,32 +164,34 @@ def containing_scores(queries: ObjectQueries, wholes: np.ndarray) -> np.ndarray:
 def classify_parts(
     queries: ObjectQueries, names: LabelSet, wholes: LabelSet, pairs: Sequence[tuple[int, int | None]]
 ) -> ClassifiedQueries:
-    """Queries against labels that are pairs of a name and, of some parts, the whole: places in `names`, in `wholes`.
+    """Queries classified by names, some of which are parts of a whole: "wheel" of "car".
 
-    Names compete as in `ObjectQueries.classify`, wholes do among each other; a part of a whole scores as both together,
-    as in `candidates_by_word`. Raises ConfigError as `ObjectQueries.classify`.
+    pairs: for each label an index into `names` and, for a part of a whole, one into `wholes`. Names compete with each
+    other, and so do wholes; a part of a whole scores as in `candidates_by_word`.
+    Raises ConfigError as `ObjectQueries.classify`.
     """
-    found = queries.classify(names)
-    shares = found.names[:, :, [name for name, _ in pairs]]
+    probabilities = queries.classify(names).names[:, :, [name for name, _ in pairs]]
     if any(whole is not None for _, whole in pairs):
         held = containing_scores(queries, queries.classify(wholes).scores)
         for column, (_, whole) in enumerate(pairs):
             if whole is not None:
-                shares[:, KINDS.index("part"), column] *= held[:, whole]
-    return ClassifiedQueries(queries.logits, queries.kinds, shares, tuple(names.kinds[name] for name, _ in pairs))
+                probabilities[:, KINDS.index("part"), column] *= held[:, whole]
+    return ClassifiedQueries(
+        queries.logits, queries.kinds, probabilities, tuple(names.kinds[name] for name, _ in pairs)
+    )
 
 
 def candidates_of_label(
     queries: ObjectQueries, frame: Frame, word: str, scores: np.ndarray, options: PostprocessOptions | None = None
 ) -> list[Candidate]:
-    """The masks that bear a name with these scores (Q,), distinct, best first."""
-    finding = _unnamed(queries.logits, np.repeat(scores[:, None], queries.kinds.shape[1], 1), None)
-    answers = to_instances(finding, None, options)
-    return _drawn(queries, frame, [(a.query, [(word, a.score)]) for a in answers])
+    """The distinct masks of one label, best first. scores (Q,): of the label."""
+    classified = _unnamed(queries.logits, np.repeat(scores[:, None], queries.kinds.shape[1], 1), None)
+    instances = to_instances(classified, None, options)
+    return _drawn(queries, frame, [(i.query, [(word, i.score)]) for i in instances])
 
 
 def _unnamed(logits: np.ndarray, kinds: np.ndarray, kind: Kind | None) -> ClassifiedQueries:
-    """The one label that everything bears."""
+    """Queries with one label that fits all of them."""
     return ClassifiedQueries(logits, kinds, np.ones((len(logits), 2, 1), np.float32), (kind,))
 
 
@@ -199,6 +206,7 @@ def _shares_inside(masks: np.ndarray) -> np.ndarray:
 def _drawn(
     queries: ObjectQueries, frame: Frame, chosen: Sequence[tuple[int, list[tuple[str, float]]]]
 ) -> list[Candidate]:
+    """chosen: queries, best first, each with its names, best first; an empty name is none."""
     options = CandidateOptions(same_iou=1.0, most=len(chosen))
     proposals = []
     for query, names in chosen:

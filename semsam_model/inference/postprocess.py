@@ -1,4 +1,4 @@
-"""What object queries say, read as instances, parts, a semantic map or a panoptic map. NumPy, no torch.
+"""Classified object queries -> instances, parts, a semantic map or a panoptic map. NumPy, no torch.
 
 A query's score for a label is calibrated: the expected IoU with an annotated mask of the label's kind, times the share
 of the label among the list and "none of these". So a word that fits nothing gets low scores from every query.
@@ -20,42 +20,40 @@ from semsam_model.masks.suppression import suppress
 from semsam_model.network.ranker import logistic
 from semsam_model.types import KINDS, Kind, LabelSet
 
-#: Columns of `ClassifiedQueries.kinds` that a label of a kind may be: named regions ("sky") count as objects.
+#: Columns of `ClassifiedQueries.kinds` for labels of a kind: named regions ("sky") count as objects.
 COLUMNS: dict[Kind, tuple[int, ...]] = {"object": (0, 2), "part": (1,)}
-NO_LABEL = -1  #: entry of a map where no label is sure enough
+NO_LABEL = -1  #: entry of a semantic map where no label is sure enough
+
+Enlarge = Callable[[np.ndarray], np.ndarray]  #: one query's logits (h, w) -> (H, W), the size of a map
 
 
-#: One query's logits (h, w) on the grid (H, W) that an answer is wanted on.
-Grid = Callable[[np.ndarray], np.ndarray]
-
-
-def _as_it_is(logits: np.ndarray) -> np.ndarray:
+def _unchanged(logits: np.ndarray) -> np.ndarray:
     return logits
 
 
 @dataclass(frozen=True)
 class PostprocessOptions:
-    """How scores become answers."""
+    """Which scores are enough, and which masks are the same."""
 
-    most: int = 100  #: answers for one photo
-    same_iou: float = 0.5  #: of two masks with a larger IoU only the one with the higher score is an answer
-    least: float = 0.02  #: answers below this score are left out
+    most: int = 100  #: instances of one photo
+    same_iou: float = 0.5  #: of two masks with a larger IoU only the one with the higher score is kept
+    least: float = 0.02  #: least score of an instance
     present: float = 0.15  #: least score of a segment, and of a label at a pixel of the semantic map
     visible: float = 0.6  #: a segment that keeps less than this share of its mask beside better ones is left out
 
 
 @dataclass(frozen=True, eq=False)
 class ClassifiedQueries:
-    """The object queries of one photo, Q of them, held against a list of L labels."""
+    """The object queries of one photo, Q of them, classified by a list of L labels."""
 
     logits: np.ndarray  #: float32 (Q, h, w)
     kinds: np.ndarray  #: float32 (Q, 3), expected IoU with an annotated object, part, region, 0..1
-    names: np.ndarray  #: float32 (Q, 2, L), share of each label by the object and the part head; 0 for the other kind
+    names: np.ndarray  #: float32 (Q, 2, L), probability of each label by each head; 0 for labels of the other kind
     label_kinds: tuple[Kind | None, ...]
 
     @property
     def scores(self) -> np.ndarray:
-        """(Q, L): how well each label fits each query's mask, 0..1."""
+        """(Q, L), 0..1: how well each label fits each query's mask."""
         of_head = [
             self.kinds[:, COLUMNS[kind]].max(1)[:, None] * self.names[:, head] for head, kind in enumerate(KINDS)
         ]
@@ -82,38 +80,38 @@ class PanopticSegment:
 
 
 def query_label_probabilities(embeddings: np.ndarray, none: np.ndarray, labels: LabelSet) -> np.ndarray:
-    """Class embeddings (Q, 2, E), scales in them, and logits of "none of these" (2,) -> `ClassifiedQueries.names`.
+    """Class embeddings (Q, 2, E), scaled, and logits of "none of these" (2,) -> (Q, 2, L), `ClassifiedQueries.names`.
 
-    Returns (Q, 2, L). One softmax a head, over the labels that it may give and none: a label without a kind is asked of
-    both. Raises ConfigError when the text vectors are not of the model's dimension.
+    One softmax for each head, over "none" and the labels of its kind; a label without a kind is in both.
+    Raises ConfigError when the label vectors are not of the model's dimension.
     """
     check_dimension(embeddings, labels)
-    shares = np.zeros((len(embeddings), len(KINDS), len(labels.values)), np.float32)
+    probabilities = np.zeros((len(embeddings), len(KINDS), len(labels.values)), np.float32)
     for head, kind in enumerate(KINDS):
         mine = [i for i, other in enumerate(labels.kinds) if other in (None, kind)]
         if mine and len(embeddings):
             logits = embeddings[:, head] @ labels.vectors[mine].T
             logits = np.concatenate((logits, np.full((len(logits), 1), none[head])), 1)
-            shares[:, head, mine] = softmax(logits, axis=1)[:, :-1]
-    return shares
+            probabilities[:, head, mine] = softmax(logits, axis=1)[:, :-1]
+    return probabilities
 
 
 def to_instances(
-    found: ClassifiedQueries, kind: Kind | None = None, options: PostprocessOptions | None = None
+    queries: ClassifiedQueries, kind: Kind | None = None, options: PostprocessOptions | None = None
 ) -> list[QueryLabel]:
-    """Masks with labels, best first; masks that differ, each with every label that fits well enough.
+    """Distinct masks, each with every label that fits well enough; best first.
 
     kind: only labels of this kind or without one ("part": part instances); None: all, objects and parts in one list,
     in which an object and a part may share a mask. As COCO evaluates: a mask may have several labels.
     """
     options = options or PostprocessOptions()
-    scores, masks = found.scores, found.logits > 0
+    scores, masks = queries.scores, queries.logits > 0
     answers = []
     for group in KINDS if kind is None else (kind,):
-        mine = np.array([other in (None, group) for other in found.label_kinds])
+        mine = np.array([other in (None, group) for other in queries.label_kinds])
         if not mine.any():
             continue
-        best = found.kinds[:, COLUMNS[group]].max(1)
+        best = queries.kinds[:, COLUMNS[group]].max(1)
         for query in distinct(masks, best, options.same_iou):
             answers += [
                 QueryLabel(query, int(label), float(scores[query, label]))
@@ -134,44 +132,43 @@ def distinct(masks: np.ndarray, scores: np.ndarray, same_iou: float) -> list[int
 
 
 def to_semantic(
-    found: ClassifiedQueries, options: PostprocessOptions | None = None, enlarge: Grid = _as_it_is
+    queries: ClassifiedQueries, options: PostprocessOptions | None = None, enlarge: Enlarge = _unchanged
 ) -> np.ndarray:
     """int (H, W): index of the label that fits each pixel best, NO_LABEL where none reaches `options.present`.
 
-    A pixel's score for a label is the best query's: label score times mask probability. enlarge: one query's logits
-    (h, w) -> (H, W).
+    A pixel's score for a label is that of the best query: label score times mask probability.
     """
     options = options or PostprocessOptions()
-    label_of, best = found.scores.argmax(1), found.scores.max(1)
-    size = enlarge(np.zeros(found.logits.shape[1:], np.float32)).shape
+    label_of, best = queries.scores.argmax(1), queries.scores.max(1)
+    size = enlarge(np.zeros(queries.logits.shape[1:], np.float32)).shape
     value, labels = np.full(size, options.present, np.float32), np.full(size, NO_LABEL)
     for query in np.flatnonzero(best > options.present):
-        claim = best[query] * logistic(enlarge(found.logits[query]))
+        claim = best[query] * logistic(enlarge(queries.logits[query]))
         better = claim > value
         value[better], labels[better] = claim[better], label_of[query]
     return labels
 
 
 def to_panoptic(
-    found: ClassifiedQueries,
+    queries: ClassifiedQueries,
     stuff: Collection[int] = (),
     options: PostprocessOptions | None = None,
-    enlarge: Grid = _as_it_is,
+    enlarge: Enlarge = _unchanged,
 ) -> tuple[np.ndarray, list[PanopticSegment]]:
     """int (H, W) of segment ids, 0 for none, and the segments, best first; they do not overlap.
 
     Each query bears its best label. A pixel belongs to the query with the highest score times mask probability among
     those whose mask covers it; a query that keeps less than `options.visible` of its mask is left out. Queries with
-    the same label of `stuff` (indices into the label list) are one segment. enlarge: as in `to_semantic`.
+    the same label of `stuff` (indices into the label list) are one segment.
     """
     options = options or PostprocessOptions()
-    label_of, best = found.scores.argmax(1), found.scores.max(1)
-    chosen = [q for q in distinct(found.logits > 0, best, options.same_iou) if best[q] >= options.present]
-    size = enlarge(np.zeros(found.logits.shape[1:], np.float32)).shape
+    label_of, best = queries.scores.argmax(1), queries.scores.max(1)
+    chosen = [q for q in distinct(queries.logits > 0, best, options.same_iou) if best[q] >= options.present]
+    size = enlarge(np.zeros(queries.logits.shape[1:], np.float32)).shape
     value, owner = np.zeros(size, np.float32), np.full(size, NO_LABEL)
     whole = {}
     for query in chosen:
-        logits = enlarge(found.logits[query])
+        logits = enlarge(queries.logits[query])
         whole[query] = np.count_nonzero(logits > 0)
         claim = np.where(logits > 0, best[query] * logistic(logits), 0)
         better = claim > value

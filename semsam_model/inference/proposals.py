@@ -203,5 +203,12 @@ def _name_embeddings(model: SemanticSAM, output: DecoderOutput) -> np.ndarray | 
     return (heads * model.name_scales().float()[:, None]).cpu().numpy()
 
 
+def click_grid(frame: Frame, side: int) -> list[Click]:
+    """Clicks at the centres of side x side equal cells of the photo, row by row."""
+    height, width = frame.photo
+    steps = (np.arange(side) + 0.5) / side
+    return [Click(float(x * width), float(y * height)) for y in steps for x in steps]
+
+
 def _centre(box: Box) -> Click:
     return Click((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)

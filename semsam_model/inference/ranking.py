@@ -12,7 +12,7 @@ from semsam_model.network.ranker import EVIDENCE, OF_CONTEXT, OF_PROPOSAL, logis
 from semsam_model.types import LEVELS, PromptContext, level_tokens
 
 _CONTAINS = 0.9  #: share of a mask inside a larger one that counts as contained
-_SAME = 0.9
+_SAME = 0.9  #: masks with a larger IoU are doubles
 
 
 def ranker_features(
@@ -62,7 +62,7 @@ def proposal_features(crops: Sequence[CropPrediction], tokens: int, shared: np.n
 
 
 def _alone(crop: CropPrediction, tokens: int) -> dict[str, np.ndarray | list[float]]:
-    """What the proposals of a crop, one at least, are like without the others."""
+    """The features that a proposal has whatever the others are, for one crop with at least one proposal."""
     proposals, prompt = crop.proposals, crop.prompt
     predicted = np.clip([p.predicted_iou for p in proposals], -0.5, 1.5)
     levels = np.array([level_tokens(tokens).index(p.token) + 1 for p in proposals])
@@ -83,6 +83,7 @@ def _alone(crop: CropPrediction, tokens: int) -> dict[str, np.ndarray | list[flo
 
 
 def _soft_iou(logits: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """(n, h, w) -> (n,): IoU of each mask with one that holds each cell with the probability that its logit says."""
     probability = logistic(logits)
     inside = np.where(cells, probability, 0).sum((1, 2))
     outside = np.where(cells, 0, probability).sum((1, 2))
@@ -120,6 +121,7 @@ def _clicks(
 
 
 def _depth(cells: np.ndarray, positives: Sequence[tuple[int, int]]) -> float:
+    """Distance of a click to the border, the least of those inside, by the square root of the area; 0 with none."""
     inside = [at for at in positives if cells[at]]
     if not inside:
         return 0.0
@@ -128,7 +130,7 @@ def _depth(cells: np.ndarray, positives: Sequence[tuple[int, int]]) -> float:
 
 
 def _among(both: np.ndarray) -> dict[str, np.ndarray]:
-    """Each mask against the others that are not empty. both (n, n): see `intersections`."""
+    """The features that compare a mask with the others that are not empty. both (n, n): see `intersections`."""
     areas = np.diagonal(both)
     other = (areas[None] > 0) & (areas[:, None] > 0) & ~np.eye(len(both), dtype=bool)
     others = np.maximum(other.sum(1), 1)

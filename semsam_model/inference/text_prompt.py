@@ -1,8 +1,8 @@
-"""Masks by name. Object queries first: they have scores of their own for what a mask is. Where none of them is sure, or
-the model has none, a coarse grid of clicks, and of all that they select what a text fits best.
+"""A text prompt on an embedded photo -> the masks that the text names.
 
-Either way the text has to fit a mask better than everything that it could be instead. What lies between the clicks of
-the grid, or is smaller than its step, is missed.
+Object queries are tried first, because they have scores of their own for what a mask is. Where none of them is sure, or
+the model has none, a coarse grid of clicks gives the masks, which misses what lies between its clicks or is smaller
+than its step. Either way the text has to fit a mask better than all other labels.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from semsam_model.inference.object_queries import (
 )
 from semsam_model.inference.postprocess import PostprocessOptions
 from semsam_model.inference.predict import promptless_candidates
-from semsam_model.inference.proposals import decode_prompts
+from semsam_model.inference.proposals import click_grid, decode_prompts
+from semsam_model.masks.suppression import suppress
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.types import Candidate, Click, LabelSet, level_tokens
+from semsam_model.types import Candidate, LabelSet, level_tokens
 
 GRID = 8  #: clicks along each side of the photo
-#: Two masks of a name that share more than this much of the smaller one are the same thing, or a piece of it.
-SHARED = 0.5
+SHARED = 0.5  #: of two masks of a label that share more than this much of the smaller one only the better is kept
 OPTIONS = CandidateOptions()
 
 
-def find(
+def candidates_by_text(
     model: SemanticSAM, embedding: ImageEmbedding, labels: LabelSet, threshold: float, whole: LabelSet | None = None
 ) -> list[Candidate]:
     """Masks for which the first of `labels` is the best of them, at most six, best first, with their names.
 
-    The other labels are what the masks could be instead: with none, everything would fit. whole: only masks inside one
+    The other labels are what a mask could be instead; without them, every mask would fit. whole: only masks inside one
     for which the first of these labels is the best ("wheel" of a "car").
-    threshold: share of the list that a mask of a click needs; its score is that share times the predicted IoU. Those of
-    object queries score as `object_queries.candidates_by_word` and need `PostprocessOptions.present`.
+    threshold: the probability among the labels that a mask of a click needs; its score is that probability times the
+    predicted IoU. Masks of object queries score as in `candidates_by_word` and need `PostprocessOptions.present`.
     [] for a model without names. Raises ConfigError as `label_scores`.
     """
     if model.name_head is None:
@@ -52,13 +52,13 @@ def find(
         found = by_queries(predict_object_queries(model, embedding), embedding.frame, labels, whole)
         if found:
             return found
-    return by_clicks(click_grid(model, embedding), embedding.frame, model.config.tokens, labels, threshold, whole)
+    return by_clicks(grid_proposals(model, embedding), embedding.frame, model.config.tokens, labels, threshold, whole)
 
 
 def by_queries(
     queries: ObjectQueries, frame: Frame, labels: LabelSet, whole: LabelSet | None = None
 ) -> list[Candidate]:
-    """`find` by object queries alone."""
+    """`candidates_by_text` by object queries alone."""
 
     def wanted(of: LabelSet) -> np.ndarray:
         first = LabelSet(of.values[:1], of.kinds[:1], of.vectors[:1])
@@ -71,11 +71,9 @@ def by_queries(
     return candidates_of_label(queries, frame, labels.values[0], scores, options)
 
 
-def click_grid(model: SemanticSAM, embedding: ImageEmbedding) -> list[Proposal]:
-    """What a click in the middle of each cell of the grid selects, all levels."""
-    height, width = embedding.frame.photo
-    steps = (np.arange(GRID) + 0.5) / GRID
-    clicks = [Click(float(x * width), float(y * height)) for y in steps for x in steps]
+def grid_proposals(model: SemanticSAM, embedding: ImageEmbedding) -> list[Proposal]:
+    """The proposals, all levels, of a click in the middle of each cell of the grid."""
+    clicks = click_grid(embedding.frame, GRID)
     return [p for answer in decode_prompts(model, embedding, clicks, batch=len(clicks)) for p in answer]
 
 
@@ -87,38 +85,33 @@ def by_clicks(
     threshold: float,
     whole: LabelSet | None = None,
 ) -> list[Candidate]:
-    """`find` by a grid of clicks alone; proposals of a model with names and so many level tokens."""
+    """`candidates_by_text` by a grid of clicks alone; tokens: level tokens of the model, which has names."""
     min_cells = OPTIONS.min_region / LOGIT_STRIDE**2
     wholes = None if whole is None else _fitting(proposals, whole, threshold, tokens)
-    kept: list[Proposal] = []
-    for candidate in (cleaned(p, min_cells) for p in _fitting(proposals, labels, threshold, tokens)):
-        if len(kept) == OPTIONS.most:
-            break
-        if candidate.cells.any() and all(_apart(candidate, k) for k in kept) and _within(candidate, wholes):
-            kept.append(candidate)
-    return name_candidates(promptless_candidates(kept, frame, tokens, OPTIONS), labels, threshold)
+    fitting = [cleaned(p, min_cells) for p in _fitting(proposals, labels, threshold, tokens)]
+    fitting = [p for p in fitting if p.cells.any() and _within(p, wholes)]
+    masks = np.array([p.cells.ravel() for p in fitting], np.float32).reshape(len(fitting), -1)
+    shared, areas = masks @ masks.T, masks.sum(1)
+    repeats = shared > SHARED * np.minimum(areas[:, None], areas)
+    kept = suppress(range(len(fitting)), len(fitting), repeats.__getitem__, OPTIONS.most)
+    return name_candidates(promptless_candidates([fitting[i] for i in kept], frame, tokens, OPTIONS), labels, threshold)
 
 
 def _fitting(proposals: Sequence[Proposal], labels: LabelSet, threshold: float, tokens: int) -> list[Proposal]:
-    """Those that the first label fits best and well enough, with their scores, best first."""
+    """The proposals that the first label fits best and well enough, with their scores, best first."""
     named = np.stack([p.name_embedding for p in proposals if p.name_embedding is not None])
     levels = [level_tokens(tokens).index(p.token) + 1 for p in proposals]
-    shares = label_probabilities(named, levels, labels)
+    probabilities = label_probabilities(named, levels, labels)
     found = [
-        replace(p, score=float(share[0]) * float(np.clip(p.predicted_iou, 0, 1)))
-        for p, share in zip(proposals, shares, strict=True)
-        if share.argmax() == 0 and share[0] >= threshold
+        replace(p, score=float(probability[0]) * float(np.clip(p.predicted_iou, 0, 1)))
+        for p, probability in zip(proposals, probabilities, strict=True)
+        if probability.argmax() == 0 and probability[0] >= threshold
     ]
     return sorted(found, key=lambda p: p.score or 0.0, reverse=True)
 
 
-def _apart(a: Proposal, b: Proposal) -> bool:
-    both = np.count_nonzero(a.cells & b.cells)
-    return both <= SHARED * min(np.count_nonzero(a.cells), np.count_nonzero(b.cells))
-
-
 def _within(part: Proposal, wholes: Sequence[Proposal] | None) -> bool:
-    """Whether one of them, larger than the part, holds it; None holds everything."""
+    """Whether one of the wholes, larger than the part, holds it; True without wholes."""
     if wholes is None:
         return True
     area = np.count_nonzero(part.cells)

@@ -13,7 +13,7 @@ from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
 from semsam_model.inference.naming import evidence, label_scores, name_candidates
 from semsam_model.inference.predict import predict_candidates, raw_levels
-from semsam_model.inference.text_prompt import GRID, find
+from semsam_model.inference.text_prompt import GRID, candidates_by_text
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.types import KINDS, Candidate, Click, Kind, LabelSet, Prompt
 from tests.semsam_model.networks import structured
@@ -107,7 +107,7 @@ def test_a_model_without_names_says_nothing(rgb: np.ndarray) -> None:
     embedded = nameless.encode(rgb)
     named = name_candidates(predict_candidates(nameless, embedded, Prompt((Click(30, 30),))), label_set(0, width=16), 0)
     assert named and all(c.names == () and c.label is None for c in named)
-    assert find(nameless, embedded, label_set(0, width=16), 0) == []
+    assert candidates_by_text(nameless, embedded, label_set(0, width=16), 0) == []
 
 
 def test_vectors_of_another_dimension_are_refused() -> None:
@@ -145,13 +145,13 @@ def test_what_is_found_by_name_is_distinct_and_bears_the_name_first(model: Seman
     labels = LabelSet(
         tuple(labels.values[i] for i in order), tuple(labels.kinds[i] for i in order), labels.vectors[order]
     )
-    found = find(model, embedded, labels, 0.0)
+    found = candidates_by_text(model, embedded, labels, 0.0)
     assert 1 <= len(found) <= 6
     for i, c in enumerate(found):  # pixels of the photo, where a border may fall a little differently
         assert all((c.mask & other.mask).sum() <= 0.55 * min(c.area, other.area) for other in found[:i])
     assert all(c.label == best for c in found)
     assert [c.score for c in found] == sorted((c.score for c in found), reverse=True)
-    assert find(model, embedded, labels, 1.01) == []
+    assert candidates_by_text(model, embedded, labels, 1.01) == []
 
 
 @settings(max_examples=40, deadline=None)

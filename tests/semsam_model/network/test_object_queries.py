@@ -30,7 +30,7 @@ from semsam_model.inference.object_queries import (
 )
 from semsam_model.inference.postprocess import NO_LABEL, PostprocessOptions, to_panoptic, to_semantic
 from semsam_model.inference.preannotate import preannotate
-from semsam_model.inference.text_prompt import by_clicks, by_queries, click_grid, find
+from semsam_model.inference.text_prompt import by_clicks, by_queries, candidates_by_text, grid_proposals
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.network.object_queries import choose_seeds, distinct_proposals, query_logits
@@ -143,7 +143,7 @@ def test_a_photo_in_which_no_click_selects_anything_has_no_queries_and_every_rea
         queries, frame, ("car", "wheel of car"), lambda words: np.eye(len(words), width, dtype=np.float32)
     )
     assert asked == {"car": [], "wheel of car": []}
-    assert find(blind, embedding, labels, 0.5, labels) == []
+    assert candidates_by_text(blind, embedding, labels, 0.5, labels) == []
 
 
 def test_a_photo_without_queries_still_teaches_where_things_are() -> None:
@@ -281,7 +281,7 @@ def test_what_no_query_is_sure_of_is_looked_for_with_clicks(photo: np.ndarray) -
     named, plain = (structured(dataclasses.replace(config, name_features=True)) for config in (GENERIC, TINY))
     assert named.generic is not None
     embedding = named.encode(photo)
-    grid, frame, tokens = click_grid(named, embedding), embedding.frame, named.config.tokens
+    grid, frame, tokens = grid_proposals(named, embedding), embedding.frame, named.config.tokens
     vector = np.random.default_rng(0).normal(size=16).astype(np.float32)
     lists = [LabelSet(("a", "b"), (None, None), np.stack((v, -v))) for v in (vector, -vector)]
     for unsure in (True, False):
@@ -292,12 +292,12 @@ def test_what_no_query_is_sure_of_is_looked_for_with_clicks(photo: np.ndarray) -
         sure = [by_queries(queries, frame, labels) for labels in lists]
         assert any(sure) != unsure
         for labels, by_query in zip(lists, sure, strict=True):
-            found = drawn(find(named, embedding, labels, 0.0))
+            found = drawn(candidates_by_text(named, embedding, labels, 0.0))
             assert found == drawn(by_query or by_clicks(grid, frame, tokens, labels, 0.0))
     embedding = plain.encode(photo)
     for labels in lists:
-        found = drawn(by_clicks(click_grid(plain, embedding), embedding.frame, tokens, labels, 0.0))
-        assert drawn(find(plain, embedding, labels, 0.0)) == found
+        found = drawn(by_clicks(grid_proposals(plain, embedding), embedding.frame, tokens, labels, 0.0))
+        assert drawn(candidates_by_text(plain, embedding, labels, 0.0)) == found
 
 
 def test_clicks_find_a_part_only_inside_a_larger_whole() -> None:
