@@ -1,10 +1,10 @@
-"""What a candidate is called: its class embeddings against the labels of a project. NumPy, no torch.
+"""Names of masks: class embeddings compared with the labels of a project. NumPy, no torch.
 
-A label of kind "object" is asked of the object head, one of kind "part" of the part head; for a label without a kind
-the head that likes it better answers. Each head was taught on its own, and neither knows when a mask is none of its
-business; the level of the mask says which one to trust more. The scores are a softmax over all labels, so they say
-which of *these* labels fits best, not whether any does: a mask of something that is not in the list gets a name too,
-usually a weak one. Below a threshold nothing is said.
+The object head scores labels of kind "object", the part head those of kind "part"; a label without a kind gets the
+better score of the two. Each head was trained alone, and neither knows when a mask is of the other kind; the level of
+the mask says which one to trust more. Scores are a softmax over all labels, so they say which of *these* labels fits
+best, not whether any does: a mask of something that is not in the list gets a name too, usually with a low score. Below
+a threshold it gets no label.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ OF = " of "
 
 
 def label_scores(name_embedding: np.ndarray, level: int, labels: LabelSet) -> list[tuple[str, float]]:
-    """Of a mask of level 1..6 -> (label, 0..1) for every label, best first; the scores add up to 1.
+    """A mask of level 1..6 -> (label, 0..1) for every label, best first; the scores add up to 1.
 
-    name_embedding (2, E): see Candidate. Raises ConfigError when the text vectors are not of the model's dimension.
+    name_embedding (2, E): see Candidate. Raises ConfigError when the label vectors are not of the model's dimension.
     """
     return _best_first(labels, label_probabilities(name_embedding[None], [level], labels)[0])
 
@@ -36,7 +36,7 @@ def _best_first(labels: LabelSet, scores: np.ndarray) -> list[tuple[str, float]]
 
 
 def label_probabilities(name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet) -> np.ndarray:
-    """(n, 2, E) of n masks and their levels -> (n, labels), each row adds up to 1. Raises as `label_scores`."""
+    """(n, 2, E) of n masks and their levels -> (n, labels); each row adds up to 1. Raises as `label_scores`."""
     from scipy.special import softmax  # a quarter of a second to import; the service starts without it
 
     return np.asarray(softmax(_logits(name_embeddings, levels, labels), axis=1))
@@ -49,7 +49,7 @@ def part_and_whole(text: str) -> tuple[str, str] | None:
 
 
 def check_dimension(name_embeddings: np.ndarray, labels: LabelSet) -> None:
-    """Raises ConfigError when the text vectors are not of the dimension of embeddings (n, 2, E)."""
+    """Raises ConfigError when the label vectors are not of the dimension of the embeddings (n, 2, E)."""
     if labels.vectors.shape[1] != name_embeddings.shape[2]:
         raise ConfigError(
             f"names: the model compares texts in {name_embeddings.shape[2]} dimensions, the text encoder gives "
@@ -67,20 +67,23 @@ def _logits(name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet
 
 
 def evidence(
-    name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet, wanted: Kind | None = None
+    name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet, kind: Kind | None = None
 ) -> np.ndarray:
-    """EVIDENCE of n masks, float32 (n, 4). wanted: only labels of this kind, or without one, can be the best.
+    """`ranker.EVIDENCE` of n masks, float32 (n, 4). kind: only labels of this kind, or without one, can be the best.
 
     name_embeddings (n, 2, E), levels 1..6. Raises as `label_scores`.
     """
-    logits, shares = _logits(name_embeddings, levels, labels), label_probabilities(name_embeddings, levels, labels)
-    fitting = [i for i, kind in enumerate(labels.kinds) if wanted in (None, kind) or kind is None]
-    parts = [i for i, kind in enumerate(labels.kinds) if kind == "part"]
+    logits, probabilities = (
+        _logits(name_embeddings, levels, labels),
+        label_probabilities(name_embeddings, levels, labels),
+    )
+    fitting = [i for i, own in enumerate(labels.kinds) if kind in (None, own) or own is None]
+    parts = [i for i, own in enumerate(labels.kinds) if own == "part"]
     both = {"object", "part"} <= set(labels.kinds)
     columns = (
-        shares[:, fitting].max(1, initial=0),
-        np.ones(len(shares)),
-        shares[:, parts].sum(1) if both else np.full(len(shares), 0.5),
+        probabilities[:, fitting].max(1, initial=0),
+        np.ones(len(probabilities)),
+        probabilities[:, parts].sum(1) if both else np.full(len(probabilities), 0.5),
         (logits[:, fitting] if fitting else logits).max(1) / 10,
     )
     return np.stack(columns, 1).astype(np.float32)

@@ -1,8 +1,8 @@
-"""A whole photo as one clean set of regions, to be accepted as is: objects that do not overlap, and parts that do not.
+"""A whole photo as a set of regions that can be accepted as they are: objects that do not overlap, parts that do not.
 
-Each mask is an object or a part, whichever its query is surer of. Of two of one kind that share pixels the better one
-has them; what is left of the other stays a region when it is most of it. A part belongs to the object that holds it;
-one that is nearly all of it would be the same region twice, and the better of the two stays.
+Each mask is an object or a part, whichever its query scores higher. Of two masks of one kind that share pixels, the
+better one keeps them; the rest of the other stays a region if it is most of its mask. A part belongs to the object that
+holds it. A part that is nearly all of its object would be the same region twice: the better of the two stays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from semsam_model.network.frame import Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import KINDS, Candidate, Kind, LabelSet
 
-#: An object and a part with a larger IoU are one region. A part that is less of its object is a part.
+#: An object and a part with a larger IoU are one region.
 SAME_REGION = 0.85
 
 
@@ -46,8 +46,8 @@ def preannotate(
 ) -> list[Region]:
     """The regions of an embedded photo, best first, in photo pixels.
 
-    labels: names to give; None: every region is unnamed. Raises ConfigError for a model without object queries, and
-    when the text vectors are not of the model's dimension.
+    labels: None: every region is unnamed. Raises ConfigError for a model without object queries, and
+    when the label vectors are not of the model's dimension.
     """
     return queries_to_regions(predict_object_queries(model, embedding), embedding.frame, labels, options)
 
@@ -55,10 +55,10 @@ def preannotate(
 def queries_to_regions(
     queries: ObjectQueries, frame: Frame, labels: LabelSet | None, options: RegionOptions | None = None
 ) -> list[Region]:
-    """The same of object queries at hand."""
+    """As `preannotate`, from object queries."""
     options = options or RegionOptions()
-    everything = len(queries.logits) * (len(labels.values) if labels else 1)
-    read = PostprocessOptions(most=everything, least=options.least)
+    every = len(queries.logits) * (len(labels.values) if labels else 1)
+    read = PostprocessOptions(most=every, least=options.least)
     is_part = _are_parts(queries, labels)
     found = []
     for group, mine in zip(KINDS, (~is_part, is_part), strict=True):
@@ -69,8 +69,9 @@ def queries_to_regions(
 
 
 def apart(regions: Sequence[Region], visible: float) -> list[Region]:
-    """The regions without what better ones of their kind cover; none that keeps less than `visible` of its mask, and
-    none that is nearly a better one of the other kind. Best first; among equals the object, then the lower rank.
+    """The regions without the pixels that better ones of their kind cover; best first, objects before equal parts.
+
+    Left out is what keeps less than `visible` of its mask, and what is nearly a better region of the other kind.
     """
     taken: dict[Kind, np.ndarray] = {}
     kept: list[Region] = []
@@ -95,14 +96,14 @@ def apart(regions: Sequence[Region], visible: float) -> list[Region]:
 
 
 def _free(candidate: Candidate, crop: np.ndarray, bbox: tuple[int, int, int, int], taken: np.ndarray) -> Candidate:
-    """The candidate with this mask less what is taken."""
+    """The candidate with this mask, less the pixels that are taken."""
     x0, y0, x1, y1 = bbox
     left, tight = crop_mask(crop & ~taken[y0:y1, x0:x1], (x0, y0))
     return replace(candidate, crop=left, bbox=tight)
 
 
 def _are_parts(queries: ObjectQueries, labels: LabelSet | None) -> np.ndarray:
-    """bool (Q,): the part head says more than the object head."""
+    """bool (Q,): whether the part head scores higher than the object head."""
     sure = np.stack([queries.kinds[:, COLUMNS[kind]].max(1) for kind in KINDS], 1)
     if labels is not None:
         sure = sure * queries.classify(labels).names.max(2)

@@ -90,7 +90,9 @@ def by_clicks(
     wholes = None if whole is None else _fitting(proposals, whole, threshold, tokens)
     fitting = [cleaned(p, min_cells) for p in _fitting(proposals, labels, threshold, tokens)]
     fitting = [p for p in fitting if p.cells.any() and _within(p, wholes)]
-    masks = np.array([p.cells.ravel() for p in fitting], np.float32).reshape(len(fitting), -1)
+    if not fitting:
+        return []
+    masks = np.array([p.cells.ravel() for p in fitting], np.float32)
     shared, areas = masks @ masks.T, masks.sum(1)
     repeats = shared > SHARED * np.minimum(areas[:, None], areas)
     kept = suppress(range(len(fitting)), len(fitting), repeats.__getitem__, OPTIONS.most)
