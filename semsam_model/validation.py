@@ -116,3 +116,11 @@ def check(kind: type[T], value: Any, name: str, error: type[SemsamError]) -> T:
     # reprlib, because a hostile value may be nested as deep as the JSON reader allows
     came = type(problem["input"]).__name__ if problem["type"] == "secret" else reprlib.repr(problem["input"])
     raise error(f"{place.removeprefix('.') or 'body'}: expected {form}, got {came}")
+
+
+def lenient(kind: type[T], value: Any) -> T | None:
+    """`value` as `kind`, any annotated type; None where it has another form."""
+    try:
+        return _adapter(kind).validate_python(value)
+    except ValidationError:
+        return None

@@ -22,7 +22,7 @@ from backend.records import Granularity
 from semsam_model.errors import DataError
 from semsam_model.masks.label_studio import region_mask, region_shape
 from semsam_model.types import LEVELS
-from semsam_model.validation import Expected, Flag, JsonModel, Lenient, check
+from semsam_model.validation import Expected, Flag, JsonModel, Lenient, check, lenient
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,10 +123,6 @@ class _Meta(JsonModel):
     model_version: Lenient[Text] = None
 
 
-class _Texts(JsonModel):
-    listed: Lenient[list[Lenient[Text]]] = None
-
-
 class _Geometry(JsonModel):
     """The row of a region that holds its mask."""
 
@@ -191,5 +187,5 @@ def _chosen_level(rows: list[dict[str, Any]], config: LabelConfig) -> int | None
 def _listed(row: dict[str, Any], key: str) -> list[str]:
     """The texts that a row's value lists under `key`; whatever else stands there is left out."""
     value = row.get("value")
-    texts = _Texts(listed=value.get(key) if isinstance(value, dict) else None)
-    return [text for text in texts.listed or [] if text is not None]
+    texts = lenient(list[Lenient[Text]], value.get(key) if isinstance(value, dict) else None)
+    return [text for text in texts or [] if text is not None]

@@ -8,15 +8,10 @@ from typing import Annotated, Any, TypeGuard
 from annotated_types import Ge, Le
 from pydantic import BeforeValidator, Strict
 
-from semsam_model.validation import Expected
+from semsam_model.validation import Expected, lenient
 
 MAX_ID = 2**63 - 1
 MAX_TEXT = 1000  #: characters of a text kept
-
-
-def is_id(value: Any) -> TypeGuard[int]:
-    """Whether this can be an id of Label Studio's."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_ID
 
 
 def clean(text: str) -> str:
@@ -44,3 +39,8 @@ Id = Annotated[int, Strict(), Ge(0), Le(MAX_ID), Expected("an id")]
 #: A text that is not empty, cleaned and cut.
 Text = Annotated[str, BeforeValidator(_cleaned), Expected("text")]
 Time = Annotated[datetime, BeforeValidator(_utc), Expected("a time such as 2026-01-31T12:00:00.123456Z")]
+
+
+def is_id(value: Any) -> TypeGuard[int]:
+    """Whether this can be an id of Label Studio's."""
+    return lenient(Id, value) is not None

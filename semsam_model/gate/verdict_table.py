@@ -7,13 +7,16 @@ report and the backend's pages use them both.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Len
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import AllowInfNan, Strict
+
+from semsam_model.validation import JsonModel, Lenient, lenient
 
 TEMPLATES = Path(__file__).parent
 
@@ -28,6 +31,9 @@ _MEASURES = {
 _SETS = {"held_out": "held-out corrections", "guard": "guard set"}
 _GROUPS = {"by_level": "level", "by_label": "label"}
 _CLICK_MEASURES = ("oracle", "first", "max")  #: a set of clicks has at least one of these
+
+_Figure = Annotated[float, Strict(), AllowInfNan(False)]
+_Pair = Annotated[list[_Figure], Len(2, 2)]
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,12 @@ class Row:
         return self.changes.get(measure)
 
 
-@dataclass(frozen=True)
-class Gain:
+class Gain(JsonModel):
     """A mean with its interval, points of percent; None where it was not written."""
 
-    mean: float | None
-    low: float | None
-    high: float | None
+    mean: Lenient[_Figure] = None
+    low: Lenient[_Figure] = None
+    high: Lenient[_Figure] = None
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,11 @@ def read_verdict(verdict: Mapping[str, Any]) -> VerdictTable:
     measures = dict.fromkeys(measure for row in (*sets, *parts) for measure in row.changes)
     pictures = _object(verdict.get("pictures"))
     return VerdictTable(
-        reasons=tuple(str(reason) for reason in _list(verdict.get("reasons"))),
-        gain=_gain(verdict.get("gain")),
-        guard_gain=_number(verdict.get("guard_gain")),
+        reasons=tuple(str(reason) for reason in lenient(list[Any], verdict.get("reasons")) or ()),
+        gain=lenient(Gain, verdict.get("gain")) or Gain(),
+        guard_gain=lenient(_Figure, verdict.get("guard_gain")),
         agreement=_changes(pictures).get("iou"),
-        agreement_gain=_gain(pictures["gain"]) if pictures.get("asked") is True and "gain" in pictures else None,
+        agreement_gain=lenient(Gain, pictures.get("gain")) if pictures.get("asked") is True else None,
         measures={name: _MEASURES.get(name, _words(name)) for name in _in_order(measures, _MEASURES)},
         rows=rows,
     )
@@ -133,20 +138,12 @@ def _row(name: str, row: Any, group: str | None = None) -> Row:
 
 def _changes(row: Any) -> dict[str, Change]:
     """Every pair of numbers, and the value, which is what the gate compares: the mean of oracle and first."""
-    found = {}
-    for name, pair in _object(row).items():
-        numbers = [_number(value) for value in _list(pair)]
-        if len(numbers) == 2 and numbers[0] is not None and numbers[1] is not None:
-            found[str(name)] = Change(numbers[0], numbers[1])
+    pairs = {str(name): lenient(_Pair, value) for name, value in _object(row).items()}
+    found = {name: Change(*pair) for name, pair in pairs.items() if pair is not None}
     oracle, first = found.get("oracle"), found.get("first")
     if oracle and first and "value" not in found:
         found["value"] = Change((oracle.before + first.before) / 2, (oracle.after + first.after) / 2)
     return found
-
-
-def _gain(values: Any) -> Gain:
-    found = _object(values)
-    return Gain(_number(found.get("mean")), _number(found.get("low")), _number(found.get("high")))
 
 
 def _in_order(names: Iterable[str], known: Mapping[str, str]) -> list[str]:
@@ -158,14 +155,5 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _number(value: Any) -> float | None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable else None
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
+def _object(value: Any) -> dict[Any, Any]:
+    return lenient(dict[Any, Any], value) or {}
