@@ -14,6 +14,7 @@ from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
 
 from backend.demo.project import DemoProject
+from semsam_model.masks.geometry import iou
 from tests.journeys.browser import Answer, Editor
 from tests.journeys.conftest import Studio
 from tests.paths import SAMPLES
@@ -30,10 +31,6 @@ def mask_of(row: dict[str, Any]) -> np.ndarray:
     """bool (H, W) of a brush row, read by Label Studio's own decoder."""
     size = row["original_height"], row["original_width"]
     return np.reshape(decode_rle(row["value"]["rle"]), (*size, 4))[..., 3] > 127
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    return float((a & b).sum() / max((a | b).sum(), 1))
 
 
 def start(editor: Editor, project: DemoProject, tool: str, task: int = 0) -> None:

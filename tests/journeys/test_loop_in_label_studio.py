@@ -27,11 +27,12 @@ from backend.records import ProjectKey
 from backend.store.database import Store
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.codecs import decode_coco_rle
+from semsam_model.masks.geometry import iou
 from tests.backend.annotations import brush_row
 from tests.journeys.browser import Editor
 from tests.journeys.conftest import Studio, eventually
 from tests.journeys.micrographs import SIDE, Micrograph, draw, draw_split
-from tests.journeys.test_click_in_label_studio import iou, mask_of, start
+from tests.journeys.test_click_in_label_studio import mask_of, start
 from tests.paths import SAMPLES
 
 pytestmark = pytest.mark.browser

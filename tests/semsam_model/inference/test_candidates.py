@@ -28,6 +28,7 @@ from semsam_model.inference.candidates import (
     stability,
 )
 from semsam_model.network.frame import Frame
+from tests.semsam_model.masks.shapes import rectangle
 
 LOGITS = hnp.arrays(
     np.float32,
@@ -38,12 +39,6 @@ LOGITS = hnp.arrays(
 
 def proposal(mask: np.ndarray, predicted_iou: float = 0.5, token: int = 0) -> Proposal:
     return Proposal(np.where(mask, 5.0, -5.0).astype(np.float32), token, predicted_iou, 1.0)
-
-
-def rectangle(y0: int, x0: int, y1: int, x1: int) -> np.ndarray:
-    mask = np.zeros((20, 30), bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
 
 
 def view(proposals: Sequence[Proposal], prompt: PromptCells | None = None) -> CropPrediction:

@@ -20,3 +20,9 @@ def blobs(draw: st.DrawFn) -> np.ndarray:
 def disc(height: int, width: int, cx: float, cy: float, radius: float) -> np.ndarray:
     y, x = np.mgrid[:height, :width] + 0.5
     return np.hypot(x - cx, y - cy) < radius
+
+
+def rectangle(y0: int, x0: int, y1: int, x1: int, size: tuple[int, int] = (20, 30)) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    mask[y0:y1, x0:x1] = True
+    return mask

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -21,14 +22,10 @@ from semsam_model.masks.drawing import (
     to_data_url,
 )
 from semsam_model.types import Box, Click, Prompt
+from tests.semsam_model.masks import shapes
 
 GREY = np.full((60, 80, 3), 100, np.uint8)
-
-
-def rectangle(y0: int, x0: int, y1: int, x1: int) -> np.ndarray:
-    mask = np.zeros(GREY.shape[:2], bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
+rectangle = partial(shapes.rectangle, size=GREY.shape[:2])
 
 
 def is_colour(canvas: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:

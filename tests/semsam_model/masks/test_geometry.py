@@ -20,15 +20,9 @@ from semsam_model.masks.geometry import (
     shared_pixels,
     tight_bbox,
 )
-from tests.semsam_model.masks.shapes import any_mask
+from tests.semsam_model.masks.shapes import any_mask, rectangle
 
 quick = settings(max_examples=60, deadline=None)
-
-
-def rectangle(y0: int, x0: int, y1: int, x1: int) -> np.ndarray:
-    mask = np.zeros((20, 30), bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
 
 
 @quick
