@@ -30,26 +30,23 @@ import numpy as np
 import torch
 from PIL import Image
 
-from backend.batch.local import in_this_process, in_worker_processes
-from backend.batch.ray_cluster import on_ray
 from backend.batch.run import Summary, read_config, run
 from backend.batch.sources import PHOTO_SUFFIXES, Item
+from backend.cli.batch import open_executor
 from backend.settings import load_settings
 from backend.store.database import open_store
 from backend.versions.registry import open_registry
-from benchmarks.machine import ROOT, children, cpu_seconds, described, peak_mib
+from benchmarks.machine import LABELING, ROCKET, ROOT, SAMPLES, children, cpu_seconds, described, peak_mib
 from semsam_model.checkpoints.checkpoint import load_default
 from semsam_model.inference.automatic import AutomaticOptions, automatic_masks
 
-PHOTO = ROOT / "samples" / "rocket.jpg"
-
 
 def grid(threads: int, side: int) -> dict[str, float]:
-    """One photo, in this process."""
+    """A grid of `side` x `side` clicks on one photo, in this process."""
     torch.set_num_threads(threads)
     model, _ = load_default()
     loaded = peak_mib(os.getpid())
-    rgb = np.array(Image.open(PHOTO).convert("RGB"))
+    rgb = np.array(Image.open(ROCKET).convert("RGB"))
     began, used = time.perf_counter(), cpu_seconds(os.getpid())
     embedding = model.encode(rgb)
     found = automatic_masks(model, embedding, AutomaticOptions(grid=side))
@@ -63,7 +60,7 @@ def grid(threads: int, side: int) -> dict[str, float]:
 
 
 def of_all(figure: Callable[[int], float]) -> float:
-    """Of this process and those that it has started, added up."""
+    """A figure of this process and of those that it has started, added up."""
     total = 0.0
     for pid in [os.getpid(), *children(os.getpid())]:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
@@ -76,7 +73,7 @@ def throughput(folder: Path, count: int, workers: int, threads: int | None, ray:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
     if not paths:
         raise SystemExit(f"{folder}: no photos")
-    config = read_config((ROOT / "configs" / "labeling.xml").read_text(encoding="utf-8"))
+    config = read_config(LABELING.read_text(encoding="utf-8"))
     times, used, sizes, peaks = list[float](), list[float](), list[int](), list[float]()
 
     def write(prediction: dict[str, Any]) -> None:
@@ -94,20 +91,14 @@ def throughput(folder: Path, count: int, workers: int, threads: int | None, ray:
         with contextlib.closing(open_store(settings)) as store:
             weights = open_registry(settings, store).live().version.weights
         began = time.perf_counter()
-        if ray:
-            executor = on_ray("local", settings, weights, config, workers)
-        elif workers > 1:
-            executor = in_worker_processes(settings, weights, config, workers)
-        else:
-            executor = in_this_process(settings, weights, config)
-        annotate = stack.enter_context(executor)
+        annotate = stack.enter_context(open_executor(settings, weights, config, workers, "local" if ray else None))
 
         def items() -> Iterator[Item]:
             for path in itertools.islice(itertools.cycle(paths), count):
                 yield Item(str(path), path.read_bytes, write)
 
         summary: Summary = run(items(), annotate)
-    warm = 4 * workers  # what was begun while models were loading
+    warm = 4 * workers  # these may have begun while models were loading
     if summary.written <= warm + 1:
         raise SystemExit(f"{summary.written} photos were annotated; ask for more of them")
     return {
@@ -123,15 +114,41 @@ def throughput(folder: Path, count: int, workers: int, threads: int | None, ray:
 
 
 def measured(*arguments: object) -> dict[str, Any]:
-    """What a fresh process has measured."""
+    """What a fresh process measures."""
     command = [sys.executable, "-m", "benchmarks.batch", *map(str, arguments), "--here"]
     return json.loads(subprocess.check_output(command, cwd=ROOT, text=True).splitlines()[-1])
+
+
+def print_grid(threads: int, side: int, repeats: int) -> None:
+    """The table of `everything`."""
+    rows = [measured("everything", "--threads", threads, "--grid", side) for _ in range(repeats)]
+    rows.sort(key=lambda row: row["seconds"])
+    best, worst = rows[0], rows[-1]
+    print(f"| {side}x{side} clicks, 427x640, {threads} threads | measured | aim |\n|---|---|---|")
+    seconds = f"{best['seconds']:.1f} to {worst['seconds']:.1f} s ({len(rows)} processes)"
+    print(f"| seconds, the encoder's among them | {seconds} | 15 s |")
+    print(f"| processor seconds | {best['cpu']:.1f} to {max(row['cpu'] for row in rows):.1f} s | |")
+    print(f"| peak memory (model loaded: {best['loaded']:.0f} MiB) | {worst['peak']:.0f} MiB | 1,536 MiB |")
+    print(f"| masks | {best['masks']} | |")
+
+
+def print_throughput(given: argparse.Namespace) -> None:
+    """The table of `throughput`."""
+    columns = "where, workers, torch threads of each, images/s, processor seconds an image, until the first, batch"
+    print(f"| {columns.replace(', ', ' | ')} | precision | peak memory |\n|{'---|' * 9}")
+    for on, workers in itertools.product(["here", "Ray"] if given.ray else ["here"], given.workers):
+        options = ["--threads", given.threads] * bool(given.threads) + ["--ray"] * (on == "Ray")
+        row = measured("throughput", given.photos_in, "--photos", given.photos, "--workers", workers, *options)
+        figures = f"{row['rate']:.2f} | {row['cpu']:.2f} s | {row['first']:.1f} s"
+        shape = f"1 | {row['dtype']} | {row['peak']:,.0f} MiB"
+        print(f"| {on} | {workers} | {given.threads or 'its choice'} | {figures} | {shape} |")
+    print(f"\n{row['written']} photos, {row['regions']:.1f} regions and {row['bytes']:,.0f} bytes a prediction.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["everything", "throughput"])
-    parser.add_argument("photos_in", metavar="PHOTOS", nargs="?", type=Path, default=ROOT / "samples")
+    parser.add_argument("photos_in", metavar="PHOTOS", nargs="?", type=Path, default=SAMPLES)
     parser.add_argument("--photos", type=int, default=64)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--threads", type=int, help="of torch in each process; its own choice, or 2 for everything")
@@ -140,31 +157,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    threads = given.threads or (2 if given.what == "everything" else None)
     if given.here and given.what == "everything":
-        print(json.dumps(grid(threads, given.grid)))
+        print(json.dumps(grid(given.threads or 2, given.grid)))
     elif given.here:
-        print(json.dumps(throughput(given.photos_in, given.photos, given.workers[0], threads, given.ray)))
+        print(json.dumps(throughput(given.photos_in, given.photos, given.workers[0], given.threads, given.ray)))
     elif given.what == "everything":
-        rows = [measured("everything", "--threads", threads, "--grid", given.grid) for _ in range(given.repeats)]
-        rows.sort(key=lambda row: row["seconds"])
-        best, worst = rows[0], rows[-1]
-        print(f"| {given.grid}x{given.grid} clicks, 427x640, {threads} threads | measured | aim |\n|---|---|---|")
-        seconds = f"{best['seconds']:.1f} to {worst['seconds']:.1f} s ({len(rows)} processes)"
-        print(f"| seconds, the encoder's among them | {seconds} | 15 s |")
-        print(f"| processor seconds | {best['cpu']:.1f} to {max(row['cpu'] for row in rows):.1f} s | |")
-        print(f"| peak memory (model loaded: {best['loaded']:.0f} MiB) | {worst['peak']:.0f} MiB | 1,536 MiB |")
-        print(f"| masks | {best['masks']} | |")
+        print_grid(given.threads or 2, given.grid, given.repeats)
     else:
-        columns = "where, workers, torch threads of each, images/s, processor seconds an image, until the first, batch"
-        print(f"| {columns.replace(', ', ' | ')} | precision | peak memory |\n|{'---|' * 9}")
-        for on, workers in itertools.product(["here", "Ray"] if given.ray else ["here"], given.workers):
-            options = ["--threads", threads] * bool(threads) + ["--ray"] * (on == "Ray")
-            row = measured("throughput", given.photos_in, "--photos", given.photos, "--workers", workers, *options)
-            figures = f"{row['rate']:.2f} | {row['cpu']:.2f} s | {row['first']:.1f} s"
-            shape = f"1 | {row['dtype']} | {row['peak']:,.0f} MiB"
-            print(f"| {on} | {workers} | {threads or 'its choice'} | {figures} | {shape} |")
-        print(f"\n{row['written']} photos, {row['regions']:.1f} regions and {row['bytes']:,.0f} bytes a prediction.")
+        print_throughput(given)
     if not given.here:
         print(f"\n{described()}")
 

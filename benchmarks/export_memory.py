@@ -29,29 +29,27 @@ from sqlalchemy import insert
 from backend.corrections.photo_archive import PhotoArchive
 from backend.store.database import Store
 from backend.store.tables import projects, regions
+from benchmarks.machine import ROOT
 
 ORIGIN = "http://labelstudio:8080"
 PHOTOS, SIZE, EACH = 100, (480, 640), 10
 BATCH = 2000
 
 _EXPORT = """
-import json, sys, time
+import json, os, sys, time
 from pathlib import Path
 from backend.corrections.queries import find_project, stream_regions
 from backend.export.run import export
 from backend.corrections.photo_archive import PhotoArchive
 from backend.store.database import Store
-
-def peak():  # not getrusage, which begins with what the process had that started this one
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines["VmHWM"].split()[0]) / 1024
+from benchmarks.machine import peak_mib
 
 folder, form = Path(sys.argv[1]), sys.argv[2]
 store = Store.open(f"sqlite:///{folder}/semsam.db")
 project = find_project(store, 1)
-before, began = peak(), time.monotonic()
+before, began = peak_mib(os.getpid()), time.monotonic()
 result = export(stream_regions(store, project.key), project, PhotoArchive(folder / "photos"), folder / form, form=form)
-print(json.dumps([before, peak(), time.monotonic() - began, sum(result.regions.values())]))
+print(json.dumps([before, peak_mib(os.getpid()), time.monotonic() - began, sum(result.regions.values())]))
 """
 
 
@@ -124,7 +122,7 @@ def main() -> None:
         make(folder, given.regions)
         print(f"store of {given.regions} regions made in {time.monotonic() - began:.0f} s")
         command = [sys.executable, "-c", _EXPORT, str(folder), given.format]
-        before, peak, seconds, written = json.loads(subprocess.check_output(command))
+        before, peak, seconds, written = json.loads(subprocess.check_output(command, cwd=ROOT))
         print(f"{given.format}: {written} regions, peak {peak:.0f} MiB ({before:.0f} before), {seconds:.0f} s")
 
 

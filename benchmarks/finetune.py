@@ -104,6 +104,51 @@ def _no_names(labels: Sequence[str]) -> np.ndarray:
     return np.zeros((len(labels), 1), np.float32)
 
 
+def tuned_and_judged(
+    model: SemanticSAM,
+    taken: Sequence[Sample],
+    val: Sequence[Sample],
+    hold_out: bool,
+    config: FineTuneConfig,
+    gate_config: GateConfig,
+    encoder: TextEncoder,
+    guard: Sequence[Sample],
+) -> dict[str, Any]:
+    """Fine-tune on `taken` and ask the gate.
+
+    hold_out: a fifth of the same corrections is held out, as the worker does, in place of `val`.
+    """
+    cut = max(1, len(taken) // 5) if hold_out else 0
+    train, held_out = taken[cut:], taken[:cut] if hold_out else val
+    began = time.monotonic()
+    agreement = measure_agreement(model, taken, gate_config)
+    row: dict[str, Any] = {
+        "regions": sum(len(s.regions) for s in train),
+        "photos": len(train),
+        "pictures": agreement.to_dict() | {"refused": agreement.reason},
+        "prepared": minutes_since(began),
+    }
+    if agreement.reason:
+        return row
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        tuned = fine_tune(model, train, config, Path(folder), encoder=encoder)
+    row |= {"minutes": minutes_since(began), "loss": round(tuned.loss, 2)}
+    if not hold_out:
+        row["after"] = {"val": figures(tuned.model, val, encoder), "guard": figures(tuned.model, guard, None)}
+    began = time.monotonic()
+    verdict = compare(
+        model, tuned.model, held_out, gate_config, agreement=agreement, encoder=encoder, lists=taken
+    ).verdict
+    row["judged"] = minutes_since(began)
+    row["gate"] = {k: v for k, v in verdict.to_dict().items() if k not in ("by_level", "by_label")}
+    return row
+
+
+def minutes_since(began: float) -> float:
+    return round((time.monotonic() - began) / 60, 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -133,42 +178,13 @@ def main() -> None:
             before = {"val": figures(model, val, encoder), "guard": figures(model, guard, None)}
         print(json.dumps({"source": source, "model": version.version, "before": before}), flush=True)
         for count in arguments.count:
-            began = time.monotonic()
             taken = corrections(model, pool, count, config.seed)
             if arguments.shuffle:
                 taken = shuffled(taken, arguments.shuffle, config.seed)
-            train, held_out = taken, val
-            if arguments.shuffle:  # as the worker does: a fifth of the same corrections is held out
-                cut = max(1, len(taken) // 5)
-                train, held_out = taken[cut:], taken[:cut]
-            agreement = measure_agreement(model, taken, gate_config)
-            learned = time.monotonic()
-            row: dict[str, Any] = {
-                "source": source,
-                "regions": sum(len(s.regions) for s in train),
-                "photos": len(train),
-                "shuffled": arguments.shuffle,
-                "pictures": agreement.to_dict() | {"refused": agreement.reason},
-                "prepared": round((learned - began) / 60, 1),
-            }
-            rows.append(row)
-            if agreement.reason:
-                print(json.dumps(row), flush=True)
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                tuned = fine_tune(model, train, config, Path(folder), encoder=encoder)
-            minutes = (time.monotonic() - learned) / 60
-            row |= {"minutes": round(minutes, 1), "loss": round(tuned.loss, 2)}
-            if not arguments.shuffle:
-                row["before"] = before
-                row["after"] = {"val": figures(tuned.model, val, encoder), "guard": figures(tuned.model, guard, None)}
-            judged = time.monotonic()
-            verdict = compare(
-                model, tuned.model, held_out, gate_config, agreement=agreement, encoder=encoder, lists=taken
-            ).verdict
-            row["judged"] = round((time.monotonic() - judged) / 60, 1)
-            row["gate"] = {k: v for k, v in verdict.to_dict().items() if k not in ("by_level", "by_label")}
+            row = {"source": source, "shuffled": arguments.shuffle, "before": before}
+            row |= tuned_and_judged(model, taken, val, bool(arguments.shuffle), config, gate_config, encoder, guard)
             print(json.dumps(row), flush=True)
+            rows.append(row)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 

@@ -1,22 +1,30 @@
-"""What the benchmarks ask the machine: memory, a free port, what it is and how busy."""
+"""What the benchmarks share: where files lie, memory, processor time, a free port, a line about the machine."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import platform
 import socket
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = ROOT / "samples"
+ROCKET = SAMPLES / "rocket.jpg"  #: 427x640 (H x W)
+LABELING = ROOT / "configs" / "labeling.xml"
 
 
 def peak_mib(pid: int) -> float:
-    """The most memory that a process has held, MiB. Not getrusage's, which begins with what its parent had."""
+    """The most memory that a process has held, MiB. getrusage would begin with what its parent held."""
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(lines["VmHWM"].split()[0]) / 1024
+
+
+def resident_mib() -> float:
+    """Memory that this process holds now, MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def children(pid: int) -> list[int]:
@@ -41,7 +49,8 @@ def free_port() -> int:
 
 
 def described() -> str:
-    """Processor, number of them, torch, load average: what every table is to be read with."""
+    """Processor, number of CPUs, torch, load average: a line below every table."""
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     name = names[0].split(":", 1)[1].strip() if names else platform.processor()
-    return f"{name}, {os.cpu_count()} CPUs, torch {torch.__version__}, load average {os.getloadavg()[0]:.1f}"
+    torch, load = importlib.metadata.version("torch"), os.getloadavg()[0]  # importing torch takes memory and time
+    return f"{name}, {os.cpu_count()} CPUs, torch {torch}, load average {load:.1f}"

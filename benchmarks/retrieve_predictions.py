@@ -19,6 +19,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -27,35 +29,32 @@ import requests
 from PIL import Image
 
 from backend.batch.sources import PHOTO_SUFFIXES
-from backend.demo.run import ProjectMaker
-from backend.demo.servers import HOST, Credentials, start_backend, start_label_studio
+from backend.demo.project import ProjectMaker
+from backend.demo.servers import HOST, start_backend
 from backend.inference.preannotation import UNFINISHED
-from benchmarks.machine import ROOT, children, cpu_seconds, described, free_port, peak_mib
+from benchmarks.label_studio import CONFIG, LabelStudio, answer, click_request, starting_label_studio
+from benchmarks.machine import children, cpu_seconds, described, free_port, peak_mib
 
-CONFIG = (ROOT / "configs" / "labeling.xml").read_text()
 UPLOADED = 20  #: files of one upload
 
 
 @contextlib.contextmanager
-def servers(data: Path) -> Iterator[tuple[ProjectMaker, str, dict[str, str], str, int]]:
-    """(Label Studio's API, its address, headers for it, the backend's address, its process id)."""
-    with contextlib.ExitStack() as stack:
-        credentials = Credentials.load_or_create(data / "credentials.json")
-        port, backend_port = free_port(), free_port()
-        program = ROOT / ".venv-ls" / "bin" / "label-studio"
-        studio = start_label_studio(program, port, data / "ls", credentials, data / "ls.log")
-        stack.callback(studio.stop)
-        url, backend_url = f"http://{HOST}:{port}", f"http://{HOST}:{backend_port}"
-        backend = start_backend(backend_port, url, credentials, data, data / "backend.log")
-        stack.callback(backend.stop)
-        studio.wait_until_healthy(900)
-        backend.wait_until_healthy(300)
-        while requests.get(f"{backend_url}/health", timeout=10).json()["model_state"] != "ready":
-            time.sleep(0.5)
-        while "text encoder ready" not in (data / "backend.log").read_text():
-            time.sleep(0.5)
-        headers = {"Authorization": f"Token {credentials.token}"}
-        yield ProjectMaker(url, credentials.token), url, headers, backend_url, children(backend.pid)[-1]
+def servers(data: Path) -> Iterator[tuple[LabelStudio, str, int]]:
+    """(Label Studio, the backend's address, its process id), both ready and with their models loaded."""
+    with starting_label_studio(data) as studio:
+        port = free_port()
+        backend = start_backend(port, studio.url, studio.credentials, data, data / "backend.log")
+        try:
+            backend_url = f"http://{HOST}:{port}"
+            studio.server.wait_until_healthy(900)
+            backend.wait_until_healthy(300)
+            while requests.get(f"{backend_url}/health", timeout=10).json()["model_state"] != "ready":
+                time.sleep(0.5)
+            while "text encoder ready" not in (data / "backend.log").read_text():
+                time.sleep(0.5)
+            yield studio, backend_url, children(backend.pid)[-1]
+        finally:
+            backend.stop()
 
 
 def upload(api: ProjectMaker, title: str, photos: list[Path], backend_url: str) -> int:
@@ -85,23 +84,68 @@ def size_of(address: str, headers: dict[str, str]) -> tuple[int, int]:
     return Image.open(BytesIO(requests.get(address, headers=headers, timeout=60).content)).size
 
 
-def click_ms(backend_url: str, task: dict[str, Any], size: tuple[int, int]) -> float:
-    """Milliseconds of a click in the middle of a task's photo of this (W, H), as the backend answers it."""
-    row = {"id": "k", "type": "keypoint", "from_name": "click_all", "to_name": "image", "is_positive": True}
-    row |= {"original_width": size[0], "original_height": size[1], "value": {"x": 50, "y": 50, "width": 0.2}}
-    body = {"label_config": CONFIG, "params": {"context": {"result": [row]}}, "tasks": [task]}
+@dataclass
+class Clicker:
+    """Clicks as Label Studio sends them, warm ones on `warm` and cold ones on each task of `unseen` once."""
+
+    backend_url: str
+    sizes: dict[int, tuple[int, int]]  #: (W, H) of the photo of each task
+    warm: dict[str, Any]
+    unseen: Iterator[dict[str, Any]]
+    pause: float  #: seconds between clicks
+
+    def click(self, task: dict[str, Any]) -> float:
+        """Milliseconds."""
+        return answer(self.backend_url, click_request(task, self.sizes[task["id"]]))[1]
+
+    def clicks(self, count: int, until: threading.Event) -> Clicks:
+        """At most `count` warm and cold ones, until the event is set."""
+        found = Clicks()
+        for task in itertools.islice(self.unseen, count):
+            if until.wait(self.pause):
+                break
+            found.warm.append(self.click(self.warm))
+            if until.wait(self.pause):
+                break
+            found.cold.append(self.click(task))
+        return found
+
+
+@dataclass
+class Clicks:
+    """Milliseconds of each."""
+
+    warm: list[float] = field(default_factory=list)
+    cold: list[float] = field(default_factory=list)
+
+
+def retrieve(studio: LabelStudio, project: int) -> tuple[float, Any]:
+    """ "Retrieve predictions" for all tasks of a project: (seconds, Label Studio's answer)."""
     began = time.perf_counter()
-    answer = requests.post(f"{backend_url}/predict", json=body, timeout=100)
-    milliseconds = 1000 * (time.perf_counter() - began)
-    if not answer.json()["results"][0]["result"]:
-        raise RuntimeError(f"task {task['id']}: an empty answer to a click")
-    return milliseconds
+    selected = {"selectedItems": {"all": True, "excluded": []}, "ordering": []}
+    query: dict[str, str | int] = {"id": "retrieve_tasks_predictions", "project": project}
+    address = f"{studio.url}/api/dm/actions"
+    body = requests.post(address, params=query, json=selected, headers=studio.headers, timeout=200).json()
+    return time.perf_counter() - began, body
 
 
 def said(milliseconds: list[float]) -> str:
     if not milliseconds:
         return "-"
     return f"{statistics.median(milliseconds):.0f} ms, slowest {max(milliseconds):.0f} ms ({len(milliseconds)})"
+
+
+def print_tasks(tasks: list[dict[str, Any]], used: float) -> None:
+    """Rows about the tasks after the request, for which the backend used so many seconds of a processor."""
+    counts: Counter[str] = Counter()
+    for task in tasks:
+        versions = [p["model_version"] for p in task["predictions"]]
+        counts["no answer" if not versions else "not yet" if versions[0].endswith(UNFINISHED) else "done"] += 1
+    regions, done = sum(len(p["result"]) for task in tasks for p in task["predictions"]), max(1, counts["done"])
+    annotated = ", ".join(str(counts[name]) for name in ("done", "not yet", "no answer"))
+    print(f"| annotated, to be asked again, without answer | {annotated} |")
+    print(f"| regions and relations of a task | {regions / done:.1f} |")
+    print(f"| backend's processor time a task, clicks' included | {used / done:.2f} s |")
 
 
 def main() -> None:
@@ -115,68 +159,36 @@ def main() -> None:
     )
     given = parser.parse_args()
     photos = sorted(p for p in given.photos.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
-    step = max(1, len(photos) // (given.tasks + 2 * given.clicks + 1))  # of every kind that the folder holds
+    step = max(1, len(photos) // (given.tasks + 2 * given.clicks + 1))  # evenly spread over the folder
     chosen = photos[::step][: given.tasks + 2 * given.clicks + 1]
     if len(chosen) < given.tasks + 2 * given.clicks + 1:
         raise SystemExit(f"{given.photos}: {len(photos)} photos, too few")
-    stack = contextlib.ExitStack()
-    data = given.data or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    with stack, servers(data) as (api, url, headers, backend_url, pid):
+    with contextlib.ExitStack() as stack:
+        data = given.data or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        studio, backend_url, pid = stack.enter_context(servers(data))
         title = f"{time.time():.0f}"
-        clicked = tasks_of(api, upload(api, f"clicked {title}", chosen[given.tasks :], backend_url))
-        project = upload(api, f"retrieved {title}", chosen[: given.tasks], backend_url)
-        sizes = {task["id"]: size_of(f"{url}{task['data']['image']}", headers) for task in clicked}
-        warm_photo, unseen = clicked[0], iter(clicked[1:])
-        click_ms(backend_url, warm_photo, sizes[warm_photo["id"]])
+        clicked = tasks_of(studio.api, upload(studio.api, f"clicked {title}", chosen[given.tasks :], backend_url))
+        project = upload(studio.api, f"retrieved {title}", chosen[: given.tasks], backend_url)
+        sizes = {task["id"]: size_of(f"{studio.url}{task['data']['image']}", studio.headers) for task in clicked}
+        clicker = Clicker(backend_url, sizes, clicked[0], iter(clicked[1:]), given.pause)
+        clicker.click(clicker.warm)
         before = peak_mib(pid)
-
-        def clicks(until: threading.Event) -> tuple[list[float], list[float]]:
-            warm, cold = list[float](), list[float]()
-            for task in itertools.islice(unseen, given.clicks):
-                if until.wait(given.pause):
-                    break
-                warm.append(click_ms(backend_url, warm_photo, sizes[warm_photo["id"]]))
-                if until.wait(given.pause):
-                    break
-                cold.append(click_ms(backend_url, task, sizes[task["id"]]))
-            return warm, cold
-
-        quiet = clicks(threading.Event())
-        done, seconds, answers = threading.Event(), list[float](), list[Any]()
-
-        def retrieve() -> None:
-            began = time.perf_counter()
-            selected = {"selectedItems": {"all": True, "excluded": []}, "ordering": []}
-            query = {"id": "retrieve_tasks_predictions", "project": project}
-            address = f"{url}/api/dm/actions"
-            answer = requests.post(address, params=query, json=selected, headers=headers, timeout=200)
-            seconds.append(time.perf_counter() - began)
-            answers.append(answer.json())
-            done.set()
-
-        used = cpu_seconds(pid)
-        asking = threading.Thread(target=retrieve)
-        asking.start()
-        busy = clicks(done)
-        asking.join()
+        quiet = clicker.clicks(given.clicks, threading.Event())
+        used, done = cpu_seconds(pid), threading.Event()
+        with ThreadPoolExecutor(1) as thread:
+            retrieving = thread.submit(retrieve, studio, project)
+            retrieving.add_done_callback(lambda _: done.set())
+            busy = clicker.clicks(given.clicks, done)
+            seconds, body = retrieving.result()
         used = cpu_seconds(pid) - used
-        found = tasks_of(api, project)
-        outcome: Counter[str] = Counter()
-        for task in found:
-            versions = [p["model_version"] for p in task["predictions"]]
-            outcome["no answer" if not versions else "not yet" if versions[0].endswith(UNFINISHED) else "done"] += 1
-        regions = sum(len(p["result"]) for task in found for p in task["predictions"])
-        print(f"Label Studio answered: {answers[0]}\n")
+        print(f"Label Studio answered: {body}\n")
         print("| figure | measured |\n|---|---|")
-        print(f"| {given.tasks} tasks in one request | {seconds[0]:.0f} s |")
-        counts = ", ".join(str(outcome[name]) for name in ("done", "not yet", "no answer"))
-        print(f"| annotated, to be asked again, without answer | {counts} |")
-        print(f"| regions and relations of a task | {regions / max(1, outcome['done']):.1f} |")
-        print(f"| backend's processor time a task, clicks' included | {used / max(1, outcome['done']):.2f} s |")
+        print(f"| {given.tasks} tasks in one request | {seconds:.0f} s |")
+        print_tasks(tasks_of(studio.api, project), used)
         print(f"| backend's peak memory, before and after | {before:.0f} MiB, {peak_mib(pid):.0f} MiB |")
-        for name, (warm, cold) in (("without the request", quiet), ("during the request", busy)):
-            print(f"| warm click {name}, median | {said(warm)} |")
-            print(f"| cold click {name}, median | {said(cold)} |")
+        for name, clicks in (("without the request", quiet), ("during the request", busy)):
+            print(f"| warm click {name}, median | {said(clicks.warm)} |")
+            print(f"| cold click {name}, median | {said(clicks.cold)} |")
         print(f"\n{described()}")
 
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -30,7 +28,7 @@ from backend.inference.click import predict_prompt
 from backend.inference.label_embeddings import LabelEmbedder, LabelVectors
 from backend.inference.predictor import Loaded, PhotoSource, Predictor
 from backend.metrics import Metrics
-from benchmarks.machine import ROOT
+from benchmarks.machine import ROCKET, described, peak_mib, resident_mib
 from semsam_model.checkpoints.checkpoint import load_default, load_model
 from semsam_model.checkpoints.header import Version
 from semsam_model.config import read_model_config
@@ -40,6 +38,8 @@ from semsam_model.masks.codecs import encode_brush_rle
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Click, Prompt
+
+SMALL, LARGE = (427, 640), (3000, 4000)  #: (H, W) of the photos
 
 
 def median_ms(action: Callable[[], object], repeats: int) -> float:
@@ -51,12 +51,6 @@ def median_ms(action: Callable[[], object], repeats: int) -> float:
         action()
         times.append((time.perf_counter() - began) * 1000)
     return statistics.median(times)
-
-
-def resident_mb() -> float:
-    """Memory the process holds now, MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def click_to_rle(model: SemanticSAM, rgb: np.ndarray) -> tuple[float, float, int]:
@@ -87,7 +81,7 @@ def cold_click(model: SemanticSAM, photo: bytes) -> float:
 
 def sample_photo(size: tuple[int, int]) -> np.ndarray:
     """samples/rocket.jpg (427x640) resized to (H, W)."""
-    image = Image.open(ROOT / "samples" / "rocket.jpg").convert("RGB")
+    image = Image.open(ROCKET).convert("RGB")
     return np.array(image.resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
@@ -97,8 +91,8 @@ def soak(model: SemanticSAM, version: Version, clicks: int, photos: int) -> tupl
     Returns resident MiB once the cache is full, at the end, and milliseconds a click.
     """
     rng = np.random.default_rng(0)
-    pictures = [np.roll(sample_photo((300, 400)), i * 7, 1) for i in range(photos)]
-    one = model.encode(pictures[0]).nbytes
+    rolled = [np.roll(sample_photo((300, 400)), i * 7, 1) for i in range(photos)]
+    one = model.encode(rolled[0]).nbytes
     embedder = LabelEmbedder(LabelVectors(TextEncoder()), model.config)  # loads nothing until it is asked
     predictor = Predictor(lambda: Loaded(model, version, embedder), cache_bytes=10 * one, metrics=Metrics())
     predictor.start()
@@ -107,7 +101,7 @@ def soak(model: SemanticSAM, version: Version, clicks: int, photos: int) -> tupl
     def go(i: int) -> None:
         at = int(order[i])
         prompt = Prompt((Click(float(i % 399), float(i % 299)),))
-        candidates = predict_prompt(predictor, PhotoSource(f"{at:064x}", lambda: pictures[at]), prompt).value
+        candidates = predict_prompt(predictor, PhotoSource(f"{at:064x}", lambda: rolled[at]), prompt).value
         for c in candidates:
             encode_brush_rle(c.crop, c.bbox, c.size)
 
@@ -115,12 +109,41 @@ def soak(model: SemanticSAM, version: Version, clicks: int, photos: int) -> tupl
         warm = clicks // 4
         list(pool.map(go, range(warm)))
         gc.collect()
-        full = resident_mb()
+        full = resident_mib()
         began = time.perf_counter()
         list(pool.map(go, range(warm, clicks)))
         each = (time.perf_counter() - began) / (clicks - warm) * 1000
     gc.collect()
-    return full, resident_mb(), each
+    return full, resident_mib(), each
+
+
+def measure_mobile(table: Table) -> None:
+    """Add the rows of the default model."""
+    model, _ = load_default()
+    encode, warm, nbytes = click_to_rle(model, sample_photo(SMALL))
+    _, warm_large, _ = click_to_rle(model, sample_photo(LARGE))
+    table.add_row("mobile encode", f"{encode:.0f} ms", "", "")
+    table.add_row("mobile cold click, file to RLE", f"{cold_click(model, ROCKET.read_bytes()):.0f} ms", "700 ms", "")
+    table.add_row("mobile warm click, decode to RLE", f"{warm:.1f} ms", "40 ms", "")
+    table.add_row("mobile warm click, 4000x3000 photo", f"{warm_large:.0f} ms", "300 ms", "")
+    table.add_row("mobile embedding", f"{nbytes / 1e6:.1f} MB", "", "")
+    table.add_row("peak memory so far", f"{peak_mib(os.getpid()):.0f} MiB", "", "")
+
+
+def measure_swin(table: Table, weights_dir: Path | None) -> None:
+    """Add the rows of Swin-T, with random weights without `weights_dir`."""
+    if weights_dir is None:
+        torch.manual_seed(0)
+        model = build_model(read_model_config("swin_t")).eval()
+    else:
+        model, _ = load_model("swin_t", folder=weights_dir)
+    encode, warm, nbytes = click_to_rle(model, sample_photo(SMALL))
+    _, warm_large, _ = click_to_rle(model, sample_photo(LARGE))
+    table.add_row("Swin-T encode, float32", f"{encode / 1000:.2f} s", "3.5 s", "5.9-6.5 s")
+    table.add_row("Swin-T warm click, decode to RLE", f"{warm:.0f} ms", "60 ms", "210 ms cached, 6,100 ms as is")
+    table.add_row("Swin-T warm click, 4000x3000 photo", f"{warm_large:.0f} ms", "300 ms", "")
+    table.add_row("Swin-T embedding", f"{nbytes / 1e6:.1f} MB", "", "52.4 MB")
+    table.add_row("peak memory of this process", f"{peak_mib(os.getpid()):.0f} MiB", "", "1,600 MiB")
 
 
 def main() -> None:
@@ -133,52 +156,16 @@ def main() -> None:
     console = Console(width=130)
     table = Table("figure", "measured", "aim", "published code", title="medians, lower is better")
 
-    small, large = sample_photo((427, 640)), sample_photo((3000, 4000))
     if arguments.only in (None, "mobile"):
-        model, version = load_default()
-        encode, warm, nbytes = click_to_rle(model, small)
-        _, warm_large, _ = click_to_rle(model, large)
-        photo = (ROOT / "samples" / "rocket.jpg").read_bytes()
-        table.add_row("mobile encode", f"{encode:.0f} ms", "", "")
-        table.add_row("mobile cold click, file to RLE", f"{cold_click(model, photo):.0f} ms", "700 ms", "")
-        table.add_row("mobile warm click, decode to RLE", f"{warm:.1f} ms", "40 ms", "")
-        table.add_row("mobile warm click, 4000x3000 photo", f"{warm_large:.0f} ms", "300 ms", "")
-        table.add_row("mobile embedding", f"{nbytes / 1e6:.1f} MB", "", "")
-        table.add_row("peak memory so far", f"{peak_mb():.0f} MiB", "", "")
+        measure_mobile(table)
     if arguments.only in (None, "soak"):
-        model, version = load_default()
-        full, end, each = soak(model, version, 1000, 50)
-        table.add_row(
-            "1,000 clicks, 50 photos, 4 threads", f"{full:.0f} -> {end:.0f} MiB, {each:.0f} ms a click", "no growth", ""
-        )
+        full, end, each = soak(*load_default(), 1000, 50)
+        memory = f"{full:.0f} -> {end:.0f} MiB, {each:.0f} ms a click"
+        table.add_row("1,000 clicks, 50 photos, 4 threads", memory, "no growth", "")
     if arguments.only in (None, "swin"):
-        if arguments.weights_dir is None:
-            torch.manual_seed(0)
-            model = build_model(read_model_config("swin_t")).eval()
-        else:
-            model, _ = load_model("swin_t", folder=arguments.weights_dir)
-        encode, warm, nbytes = click_to_rle(model, small)
-        _, warm_large, _ = click_to_rle(model, large)
-        table.add_row("Swin-T encode, float32", f"{encode / 1000:.2f} s", "3.5 s", "5.9-6.5 s")
-        table.add_row("Swin-T warm click, decode to RLE", f"{warm:.0f} ms", "60 ms", "210 ms cached, 6,100 ms as is")
-        table.add_row("Swin-T warm click, 4000x3000 photo", f"{warm_large:.0f} ms", "300 ms", "")
-        table.add_row("Swin-T embedding", f"{nbytes / 1e6:.1f} MB", "", "52.4 MB")
-        table.add_row("peak memory of this process", f"{peak_mb():.0f} MiB", "", "1,600 MiB")
+        measure_swin(table, arguments.weights_dir)
     console.print(table)
-    console.print(
-        f"{arguments.threads} threads, torch {torch.__version__}, {cpu_name()}, load {os.getloadavg()[0]:.1f}"
-    )
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} CPUs"
-    return platform.processor()
+    console.print(f"{arguments.threads} threads, {described()}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.sa1b_memory [--entries 100000] [--read 20000] [--workers 2] [--tar] [--folder DIR]
 
 Prints the resident memory after the index, and every fifth of the way while photos and masks are read in random order.
-Entries are small pictures with two masks each: it is the number of entries that is measured, not their size.
+Entries are small photos with two masks each: it is the number of entries that is measured, not their size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import gc
 import io
 import json
 import multiprocessing
-import os
 import tarfile
 import tempfile
 import time
@@ -23,17 +22,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.machine import resident_mib
 from semsam_model.data.readers.sa1b import read_sa1b
 from semsam_model.data.samples import Sample
 from semsam_model.data.segmentations import CocoMask
 
 SIDE = 32
-
-
-def resident_mb() -> float:
-    """Memory the process holds now, MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def entries(count: int) -> Iterator[tuple[str, bytes]]:
@@ -80,11 +74,11 @@ def walk(samples: Sequence[Sample], read: int, seed: int, say: bool) -> float:
             sample.mask(region)
         if done == max(1, read // 10):
             gc.collect()
-            settled = resident_mb()
+            settled = resident_mib()
         if say and done % max(1, read // 5) == 0:
-            print(f"  {done:8,} read  {resident_mb():7.1f} MiB")
+            print(f"  {done:8,} read  {resident_mib():7.1f} MiB")
     gc.collect()
-    return resident_mb() - settled
+    return resident_mib() - settled
 
 
 def _work(samples: Sequence[Sample], read: int, seed: int, growth: multiprocessing.SimpleQueue[float]) -> None:
@@ -102,11 +96,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         target = make(options.folder or Path(temporary), options.entries, options.tar)
         gc.collect()
-        before, began = resident_mb(), time.perf_counter()
+        before, began = resident_mib(), time.perf_counter()
         samples = read_sa1b(target).samples
         gc.collect()
         print(f"{len(samples):,} entries indexed in {time.perf_counter() - began:.1f} s")
-        print(f"resident {before:.1f} MiB before, {resident_mb():.1f} MiB with the index")
+        print(f"resident {before:.1f} MiB before, {resident_mib():.1f} MiB with the index")
         print(f"one process: {walk(samples, options.read, 0, say=True):+.1f} MiB after the first tenth")
         growth: multiprocessing.SimpleQueue[float] = multiprocessing.SimpleQueue()
         share = options.read // max(1, options.workers)

@@ -16,38 +16,23 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import requests
 import torch
 from PIL import Image
 
 from backend.settings import Settings
 from backend.store.database import open_store
 from backend.versions.registry import open_registry
-from benchmarks.machine import ROOT
+from benchmarks.label_studio import answer, click_request
+from benchmarks.machine import ROCKET, ROOT
 from semsam_model.checkpoints.checkpoint import load_default, save
-
-PHOTO = ROOT / "samples" / "rocket.jpg"
-
-
-def click() -> dict[str, Any]:
-    """A predict request as Label Studio sends it: a click in the middle of the photo."""
-    width, height = Image.open(PHOTO).size
-    row = {"id": "k", "type": "keypoint", "from_name": "click_all", "to_name": "image", "is_positive": True}
-    row |= {"original_width": width, "original_height": height, "value": {"x": 50, "y": 50, "width": 0.2}}
-    task = {"id": 1, "project": 1, "data": {"image": f"/data/local-files/?d={PHOTO.name}"}}
-    config = (ROOT / "configs" / "labeling.xml").read_text()
-    return {"project": "1.2", "label_config": config, "params": {"context": {"result": [row]}}, "tasks": [task]}
 
 
 def ask(url: str) -> tuple[str, float]:
-    """(version that answered, milliseconds)."""
-    began = time.perf_counter()
-    (prediction,) = requests.post(f"{url}/predict", json=click(), timeout=100).json()["results"]
-    if not prediction["result"]:
-        raise RuntimeError("an empty answer")
-    return prediction["model_version"], 1000 * (time.perf_counter() - began)
+    """(version that answered a click, milliseconds)."""
+    task = {"id": 1, "project": 1, "data": {"image": f"/data/local-files/?d={ROCKET.name}"}}
+    prediction, milliseconds = answer(url, click_request(task, Image.open(ROCKET).size) | {"project": "1.2"})
+    return prediction["model_version"], milliseconds
 
 
 def main() -> None:
@@ -64,7 +49,7 @@ def main() -> None:
             next(model.parameters()).mul_(1.001)
         save(data / "other.safetensors", model, model.config, half=True)
         other = registry.register(data / "other.safetensors", parent=registry.base.version)
-        variables = {"SEMSAM_DATA_DIR": data, "SEMSAM_LOCAL_FILES_ROOT": PHOTO.parent, "SEMSAM_PORT": 0}
+        variables = {"SEMSAM_DATA_DIR": data, "SEMSAM_LOCAL_FILES_ROOT": ROCKET.parent, "SEMSAM_PORT": 0}
         environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
         command = [sys.executable, "-c", "from backend.cli.main import main; main()", "serve"]
         log = stack.enter_context((data / "log").open("w+"))

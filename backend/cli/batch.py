@@ -64,7 +64,7 @@ def batch(
             config = read_config((labeling or config_root() / "labeling.xml").read_text(encoding="utf-8"))
             photos = stack.enter_context(_photos(PhotoReader(settings), folder, files, prefix, url_prefix))
             items = photo_items(photos, stack.enter_context(closing(TaskLines(out, config, live.version))))
-        annotate = stack.enter_context(_executor(settings, live.weights, config, workers, ray))
+        annotate = stack.enter_context(open_executor(settings, live.weights, config, workers, ray))
         progress = stack.enter_context(Progress())
         bar = progress.add_task("photos", total=None)
         summary = run(
@@ -111,9 +111,10 @@ def _photos(
         yield sources.under_prefix(prefix, reader)
 
 
-def _executor(
+def open_executor(
     settings: Settings, weights: Path, config: LabelConfig, workers: int, ray: str | None
 ) -> AbstractContextManager[Annotate]:
+    """Where photos are annotated: on the Ray cluster at the address `ray`, in worker processes, or here."""
     from backend.batch.local import in_this_process, in_worker_processes
     from backend.batch.ray_cluster import on_ray
 
