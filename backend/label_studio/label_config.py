@@ -1,7 +1,7 @@
-"""A project's labeling interface, as far as it concerns us: which photo, which tool answers, which tools ask.
+"""A project's labeling config (XML): which photo it shows, which control holds the answer, which tools are prompts.
 
-The XML comes from Label Studio and is untrusted: its size is limited, document types (the way to entities) are refused.
-Tag and attribute names are read without regard to case, as the editor does.
+The XML comes from Label Studio and is untrusted: its size is limited, and document types, which may define entities,
+are refused. Tag and attribute names are read without regard to case, as the editor does.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from semsam_model.types import LEVELS
 
 MAX_CONFIG_CHARS = 1_000_000
 
-#: Controls that can hold an answer, and how to write them.
+#: Controls that can hold an answer: in small letters -> as they are written.
 ANSWER_TAGS = {
     "brushlabels": "BrushLabels",
     "bitmasklabels": "BitmaskLabels",
     "polygonlabels": "PolygonLabels",
     "rectanglelabels": "RectangleLabels",
 }
+#: Controls that can be prompts.
 PROMPT_TAGS = {
     "keypoint": "KeyPoint",
     "keypointlabels": "KeyPointLabels",
@@ -37,7 +38,7 @@ PROMPT_TAGS = {
 class Label:
     """One label of the answer control. `kind` ("object" or "part") and `of` are attributes of our own on <Label>.
 
-    What is of something is a part.
+    A label with `of` and without `kind` is a part.
     """
 
     value: str  #: what results carry: the alias where there is one
@@ -48,7 +49,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Control:
-    """A control tag connected to the image; `smart` is None where it is not given, which the editor takes as true."""
+    """A control connected to the image; `smart` is None where it is not given, which the editor takes as true."""
 
     name: str
     tag: str  #: in small letters
@@ -61,7 +62,7 @@ class Control:
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """Parsed once a request by `LabelConfig.parse`; whatever is missing is None or empty, and `problems` says so."""
+    """A labeling config, read by `LabelConfig.parse`. What is missing is None or empty, and `problems` names it."""
 
     image_name: str | None = None
     image_value: str | None = None  #: as written, such as "$image" or "$photo.url"
@@ -81,43 +82,21 @@ class LabelConfig:
         smart="true"; never a smartOnly one. Raises BadRequest for text that is not XML, is too long, or has a document
         type.
         """
-        if len(xml) > MAX_CONFIG_CHARS:
-            raise BadRequest(f"label_config: expected at most {MAX_CONFIG_CHARS} characters, got {len(xml)}")
-        if re.search(r"<!(DOCTYPE|ENTITY)", xml, re.IGNORECASE):
-            raise BadRequest(
-                "label_config: expected plain XML without a document type or entities; remove the <!...> part"
-            )
-        try:
-            root = ElementTree.fromstring(xml)
-        except (ElementTree.ParseError, ValueError) as exc:
-            raise BadRequest(f"label_config: expected XML such as <View>...</View>, it cannot be read: {exc}") from exc
-
-        tags = list(_tags(root))
+        tags = list(_tags(_parse_xml(xml)))
         images = [tag for tag in tags if tag.name == "image"]
         if not images or not images[0].attributes.get("name"):
             return LabelConfig(images=len(images))
         image = images[0].attributes
-        connected = [
-            tag
-            for tag in tags
-            if tag.attributes.get("name")
-            and image["name"] in map(str.strip, tag.attributes.get("toname", "").split(","))
-        ]
-        answer_tag = _answer(connected)
-        level, note = _per_region(connected, "choices", "level"), _per_region(connected, "textarea", "note")
+        controls = [tag for tag in tags if tag.attributes.get("name") and image["name"] in tag.to_names()]
+        answer = _answer(controls)
+        level, note = _per_region(controls, "choices", "level"), _per_region(controls, "textarea", "note")
         return LabelConfig(
             image_name=image["name"],
             image_value=image.get("value"),
             images=len(images),
-            answer=_control(answer_tag) if answer_tag else None,
-            labels=_labels(answer_tag.element) if answer_tag else (),
-            prompts=tuple(
-                _control(tag)
-                for tag in connected
-                if tag.name in PROMPT_TAGS
-                and tag is not answer_tag
-                and (tag.flag("smartonly") or tag.flag("smart") is not False)
-            ),
+            answer=answer.to_control() if answer else None,
+            labels=_labels(answer.element) if answer else (),
+            prompts=tuple(tag.to_control() for tag in controls if tag is not answer and _is_prompt(tag)),
             level=level.attributes["name"] if level else None,
             level_values=_level_values(level.element) if level else {},
             note=note.attributes["name"] if note else None,
@@ -125,7 +104,7 @@ class LabelConfig:
 
     def problems(self) -> list[str]:
         """Why this config will not work well, each with the exact change to make; empty if all is well."""
-        # Names come from outside: a line break in one must not make a second line of the log.
+        # names come from outside: a line break in one must not make a second line of the log
         return [" ".join(problem.split()) for problem in _problems(self)]
 
     def image_url(self, data: Mapping[str, Any]) -> str:
@@ -149,14 +128,14 @@ class LabelConfig:
 
     @property
     def granularity(self) -> Literal["object", "part"] | None:
-        """What the project wants, where every label says kind="object", or every label kind="part"."""
+        """ "object" where every label says kind="object", "part" where every label says kind="part"."""
         kinds = {label.kind for label in self.labels}
         if kinds == {"object"}:
             return "object"
         return "part" if kinds == {"part"} else None
 
     def label_for(self, *, part: bool) -> str | None:
-        """The label a mask gets when nothing names it: a rule, not a recognition.
+        """The label of a mask that no name was predicted for.
 
         The first label with kind="part" (or "object"); else the first without kind whose name contains that word; else
         the first label; None if the config has none.
@@ -169,6 +148,7 @@ class LabelConfig:
 
 
 def _look_up(data: Mapping[str, Any], key: str) -> Any:
+    """The value at a key such as `photo.url` or `photos[0]`; None where there is none."""
     if key in data:
         return data[key]
     value: Any = data
@@ -184,6 +164,8 @@ def _look_up(data: Mapping[str, Any], key: str) -> Any:
 
 @dataclass(frozen=True)
 class _Tag:
+    """An element with its name and its attributes' names in small letters."""
+
     name: str
     attributes: dict[str, str]
     element: ElementTree.Element
@@ -192,28 +174,47 @@ class _Tag:
         text = self.attributes.get(attribute)
         return None if text is None else text.strip().lower() == "true"
 
+    def to_names(self) -> list[str]:
+        return [name.strip() for name in self.attributes.get("toname", "").split(",")]
+
+    def to_control(self) -> Control:
+        return Control(self.attributes["name"], self.name, self.flag("smart"), bool(self.flag("smartonly")))
+
+
+def _parse_xml(xml: str) -> ElementTree.Element:
+    if len(xml) > MAX_CONFIG_CHARS:
+        raise BadRequest(f"label_config: expected at most {MAX_CONFIG_CHARS} characters, got {len(xml)}")
+    if re.search(r"<!(DOCTYPE|ENTITY)", xml, re.IGNORECASE):
+        raise BadRequest("label_config: expected plain XML without a document type or entities; remove the <!...> part")
+    try:
+        return ElementTree.fromstring(xml)
+    except (ElementTree.ParseError, ValueError) as exc:
+        raise BadRequest(f"label_config: expected XML such as <View>...</View>, it cannot be read: {exc}") from exc
+
 
 def _tags(root: ElementTree.Element) -> Iterator[_Tag]:
     for element in root.iter():
         yield _Tag(str(element.tag).lower(), {k.lower(): v for k, v in element.attrib.items()}, element)
 
 
-def _control(tag: _Tag) -> Control:
-    return Control(tag.attributes["name"], tag.name, tag.flag("smart"), bool(tag.flag("smartonly")))
-
-
-def _answer(connected: list[_Tag]) -> _Tag | None:
-    able = [tag for tag in connected if tag.name in ANSWER_TAGS and not tag.flag("smartonly")]
+def _answer(controls: list[_Tag]) -> _Tag | None:
+    able = [tag for tag in controls if tag.name in ANSWER_TAGS and not tag.flag("smartonly")]
     order: list[bool | None] = [False, None, True]
     return min(able, key=lambda tag: order.index(tag.flag("smart")), default=None)
 
 
-def _per_region(connected: list[_Tag], name: str, word: str) -> _Tag | None:
-    fitting = (tag for tag in connected if tag.name == name and tag.flag("perregion"))
+def _is_prompt(tag: _Tag) -> bool:
+    return tag.name in PROMPT_TAGS and bool(tag.flag("smartonly") or tag.flag("smart") is not False)
+
+
+def _per_region(controls: list[_Tag], name: str, word: str) -> _Tag | None:
+    """The first control of that kind for single regions whose own name contains `word`."""
+    fitting = (tag for tag in controls if tag.name == name and tag.flag("perregion"))
     return next((tag for tag in fitting if word in tag.attributes["name"].lower()), None)
 
 
 def _values(element: ElementTree.Element, name: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """What results carry for each tag of that name inside `element`, with the tag's attributes."""
     for tag in _tags(element):
         value = tag.attributes.get("alias") or tag.attributes.get("value")
         if tag.name == name and value:
@@ -234,7 +235,7 @@ def _level_values(element: ElementTree.Element) -> dict[int, str]:
     if len(values) == len(LEVELS):
         return dict(enumerate(values, start=1))
     named = {level: (f"level {level}", f"L{level}", str(level)) for level in LEVELS}
-    return {level: name for level, names in named.items() for name in names[:1] + names[1:] if name in values}
+    return {level: name for level, names in named.items() for name in names if name in values}
 
 
 def _problems(config: LabelConfig) -> Iterator[str]:
