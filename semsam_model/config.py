@@ -87,9 +87,9 @@ class ModelConfig:
     """Object queries have a pixel decoder (but its projections) and a prompt decoder of their own, the latter of so
     many layers; 0: they share those of clicks"""
     zoom: float = 0.0
-    """A closer look shows 1/zoom of the photo's sides, where the first answers are small; 0: one look (published)"""
+    """Where proposals are small, a crop of 1/zoom of the photo's sides is predicted too; 0: never (published)"""
     zoom_pixels: int = 256
-    """Like resize_pixels, for the window that a closer look shows"""
+    """Like resize_pixels, for that crop"""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

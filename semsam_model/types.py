@@ -1,4 +1,4 @@
-"""Values that cross module borders. Frozen; numpy only, no torch.
+"""Values that all rooms share. Frozen; NumPy only, no torch.
 
 Frame of everything here: pixels of the EXIF-oriented photo, continuous (x, y), pixel (column j, row i) covering
 [j, j+1) x [i, i+1). Boxes are half-open x0, y0, x1, y1. Levels are 1..6 (1 = whole, 6 = smallest part), tokens 0..5.
@@ -42,7 +42,7 @@ def level_tokens(tokens: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Click:
-    """One click at (x, y), photo pixels; negative means "not this"."""
+    """One click at (x, y), photo pixels; a negative one says that the mask is not there."""
 
     x: float
     y: float
@@ -74,7 +74,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Everything the annotator has said about one wanted object: clicks in the order made, and boxes."""
+    """The clicks, in the order made, and boxes that ask for one mask."""
 
     clicks: tuple[Click, ...] = ()
     boxes: tuple[Box, ...] = ()
@@ -93,7 +93,7 @@ class Prompt:
 
 
 Kind = Literal["object", "part"]
-KINDS: tuple[Kind, ...] = ("object", "part")  #: order of everything that a model has for each kind of name
+KINDS: tuple[Kind, ...] = ("object", "part")  #: order of a model's two heads for names
 
 
 class Label(NamedTuple):
@@ -115,11 +115,11 @@ class LabelSet:
 
 @dataclass(frozen=True)
 class PromptContext:
-    """What is known, beside the prompt, about the masks that a project wants. Nothing is known by default."""
+    """What is known about the masks that a project wants, beside the prompt. By default nothing."""
 
     granularity: Literal["object", "part"] | None = None
-    level_counts: tuple[int, ...] = (0,) * len(LEVEL_TOKENS)  #: candidates accepted so far, of level 1, 2, ... 6
-    labels: LabelSet | None = None  #: that the project can give
+    level_counts: tuple[int, ...] = (0,) * len(LEVEL_TOKENS)  #: accepted candidates of level 1, 2, ... 6
+    labels: LabelSet | None = None  #: of the project
 
     def __post_init__(self) -> None:
         if self.granularity not in (None, "object", "part"):
@@ -132,7 +132,7 @@ class PromptContext:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One mask offered for a prompt.
+    """One mask suggested for a prompt.
 
     The mask is stored as the crop inside `bbox`, so that a 12-megapixel photo with six candidates stays small.
     """
@@ -147,14 +147,12 @@ class Candidate:
     bbox: tuple[int, int, int, int]  #: tight, half-open x0, y0, x1, y1; all zero for an empty mask
     crop: np.ndarray  #: bool (y1 - y0, x1 - x0)
     parent: int | None = None  #: rank of the next larger candidate that contains it
-    #: float32 (2, E), of the object and the part head; the dot product with a label's unit vector is the label's logit,
-    #: the learned scale being in it. None for a model without names.
+    #: float32 (2, E), of the object and the part head, times their learned scales: the dot product with a label's unit
+    #: vector is the label's logit. None for a model without names.
     name_embedding: np.ndarray | None = None
-    region: np.ndarray | None = (
-        None  #: float32 (F,), see `region_features`; None unless a project has something to learn
-    )
-    names: tuple[tuple[str, float], ...] = ()  #: labels with scores 0..1, best first; () when nothing was asked
-    label: str | None = None  #: the best of `names` when it is sure enough
+    region: np.ndarray | None = None  #: float32 (F,), see `region_features`; set where a reranker is given
+    names: tuple[tuple[str, float], ...] = ()  #: labels with scores 0..1, best first
+    label: str | None = None  #: the best of `names` if its score reaches a threshold
 
     @cached_property
     def area(self) -> int:

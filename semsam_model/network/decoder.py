@@ -1,7 +1,7 @@
 """Prompt decoder: a click or box -> one query for each level token -> mask embedding, IoU, box, class embeddings.
 
-The queries of one prompt see each other and nothing else: clicks are independent, so a click's masks do not depend on
-which other clicks share its batch (training did the same; the published demo did not).
+The queries of one prompt attend to each other but not to those of other prompts, so a click's masks do not depend on
+which other clicks share its batch (as in training; the published demo let them).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NEGATIVE, POSITIVE, ABSENT = 0, 1, -1  #: kinds of a further click
 
 @dataclass(frozen=True)
 class FurtherClicks:
-    """K clicks of each of N prompts beside the one (or the box) that the prompt starts from."""
+    """K clicks of each of N prompts, beside the click or box that its queries start from."""
 
     points: Tensor  #: (B, N, K, 2) x, y, shares of the padded frame
     kinds: Tensor  #: long (B, N, K): POSITIVE, NEGATIVE, or ABSENT where a prompt has fewer
@@ -33,14 +33,14 @@ class FurtherClicks:
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """One decoder layer's answer for B images, N prompts, T level tokens."""
+    """The output of one decoder layer for B images, N prompts, T level tokens."""
 
     mask_embedding: Tensor  #: (B, N, T, C), dot it with mask features
     predicted_iou: Tensor  #: (B, N, T), no sigmoid: may leave 0..1
     boxes: Tensor  #: (B, N, T, 4) cx, cy, w, h, shares of the padded frame
     object_embedding: Tensor  #: (B, N, T, E), not normalised
     part_embedding: Tensor  #: (B, N, T, E), not normalised
-    state: Tensor  #: (B, N, T, C), what all of these are read from
+    state: Tensor  #: (B, N, T, C), the input of all heads
 
 
 class MLP(nn.Module):
@@ -63,7 +63,7 @@ def inverse_sigmoid(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Context:
-    """What the level queries of a prompt attend to beside each other; prompts of the batch in one row."""
+    """Keys and values that the queries of a prompt attend to beside each other: its further clicks."""
 
     key: Tensor  #: (B * N, K, C)
     value: Tensor  #: (B * N, K, C)
@@ -119,7 +119,7 @@ class PromptDecoder(nn.Module):
         self.iou_head = MLP(c, c, 1, 3)
         self.object_projection = nn.Parameter(torch.empty(c, config.text_dim).normal_(std=0.02))
         self.part_projection = nn.Parameter(torch.empty(c, config.text_dim).normal_(std=0.02))
-        for parameter in self.box_head.layers[-1].parameters():  # references start where the prompt is
+        for parameter in self.box_head.layers[-1].parameters():  # at first a box is the prompt's own
             nn.init.zeros_(parameter)
         self.token_size: nn.Parameter | None = None
         if config.learned_boxes:  # logit of each token's first box side: from a speck to most of the image
@@ -149,7 +149,7 @@ class PromptDecoder(nn.Module):
         t = self.level_tokens.shape[0]
         content = self.content + self.kind_embed[kinds]  # (B, N, C)
         if self.click_projections is not None:
-            content = content + self._under(features, boxes[..., :2])
+            content = content + self._features_under(features, boxes[..., :2])
         x = content[:, :, None] + self.level_tokens  # (B, N, T, C)
         reference = boxes[:, :, None].expand(-1, -1, t, -1)
         if self.token_size is not None:
@@ -180,18 +180,18 @@ class PromptDecoder(nn.Module):
         )
 
     def _context(self, features: Features, further: FurtherClicks) -> _Context:
-        """A token for each further click: what it is, what lies under it, and where; the same in every layer."""
+        """For each further click its kind and the features under it, and its place; the same in every layer."""
         assert self.correction_embed is not None
         value = self.correction_embed[further.kinds.clamp(min=0)]  # (B, N, K, C)
         if self.click_projections is not None:
-            value = value + self._under(features, further.points.flatten(1, 2)).view_as(value)
+            value = value + self._features_under(features, further.points.flatten(1, 2)).view_as(value)
         place = torch.cat((further.points, torch.full_like(further.points, self.click_box)), -1)
         key = value + self.position_head(box_positions(place, value.shape[-1]).to(value.dtype))
         absent = further.kinds == ABSENT
         return _Context(key.flatten(0, 1), value.flatten(0, 1), absent.flatten(0, 1))
 
-    def _under(self, features: Features, points: Tensor) -> Tensor:
-        """Bilinear samples of the mask features and three memory levels at points (B, N, 2) -> (B, N, C)."""
+    def _features_under(self, features: Features, points: Tensor) -> Tensor:
+        """Points (B, N, 2) -> (B, N, C): bilinear samples of the mask features and three memory levels, projected."""
         assert self.click_projections is not None
         maps = [features.mask_features, *(features.level(i) for i in CLICK_MAPS)]
         grid = (2 * points - 1)[:, None]  # (B, 1, N, 2)

@@ -1,12 +1,13 @@
 """Multi-scale deformable attention (Zhu et al. 2021, eq. 3) in plain PyTorch.
 
 Each query reads a few points of every memory level: bilinear, zero outside the map, weights from a softmax over all
-points of all levels. Every point is four taps, so a head's answer is one weighted sum of rows of a table. That sum is
-written as one `embedding_bag`, which is several times faster on CPU than grid_sample and stacks nothing.
+points of all levels. Every point is four taps, so the output of a head is one weighted sum of rows of a table. That sum
+is written as one `embedding_bag`, which is several times faster on CPU than grid_sample and copies nothing.
 
 Two exact forms, chosen by cost:
-  dense   project the whole memory, then sum rows of the projection (all memory tokens ask: the pixel decoder)
-  sparse  sum raw memory rows, then project the sums: W (sum a_i x_i) + b sum a_i (few ask: the prompt decoder)
+  dense   project the whole memory, then sum rows of the projection: for as many queries as memory tokens (the pixel
+          decoder)
+  sparse  sum raw memory rows, then project the sums, W (sum a_i x_i) + b sum a_i: for few queries (the prompt decoder)
 """
 
 from __future__ import annotations
@@ -137,9 +138,7 @@ def _weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 
 class _WeightedRows(torch.autograd.Function):
-    """embedding_bag with a backward pass that does not sort, as PyTorch's own does to sum the table's gradient out of
-    millions of rows.
-    """
+    """embedding_bag with a faster backward pass: PyTorch's own sorts millions of rows to sum the table's gradient."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

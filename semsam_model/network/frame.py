@@ -4,8 +4,8 @@ The photo is resized with PIL's antialiased bicubic filter, normalised, and zero
 multiple of 32 (zero after normalisation is the mean colour). Prompts are divided by the photo's size and scaled by
 resized/padded, because the network's coordinates are shares of the padded frame.
 
-A frame may show a window of the photo instead of all of it: a closer look. Everything outside the network stays in
-pixels of the whole photo.
+A frame may show a window of the photo instead of all of it, magnified. Everything outside the network stays in pixels
+of the whole photo.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from semsam_model.types import Box, Click
 
 PAD_TO = 32  #: stride of the coarsest backbone map
 LOGIT_STRIDE = 4  #: mask logits have one value per 4x4 model-frame pixels
-NOWHERE = -1e4  #: logit of what a frame does not show
+NOWHERE = -1e4  #: logit of cells outside the window of a frame
 CLICK, BOX = 0, 1  #: prompt kinds; published weights know CLICK (their pb flag 0) and never trained BOX
 
 
@@ -35,12 +35,12 @@ Window = tuple[int, int, int, int]  #: half-open x0, y0, x1, y1, whole photo pix
 
 @dataclass(frozen=True)
 class Frame:
-    """The place of one photo, or of a window of it, in the model frame. Sizes are (H, W)."""
+    """How one photo, or a window of it, maps to the model frame. Sizes are (H, W)."""
 
     photo: tuple[int, int]
     resized: tuple[int, int]
     padded: tuple[int, int]
-    window: Window  #: what is shown, inside the photo
+    window: Window  #: the part of the photo that is shown
 
     @classmethod
     def of(cls, photo: tuple[int, int], config: ModelConfig, window: Window | None = None) -> Frame:
@@ -77,7 +77,7 @@ class Frame:
         return self.normalised(self.resize(rgb), config)
 
     def resize(self, rgb: np.ndarray) -> np.ndarray:
-        """uint8 RGB (H, W, 3) of the photo -> what is shown of it, uint8 (h, w, 3), `resized`. Raises ImageError."""
+        """uint8 RGB (H, W, 3) of the photo -> the window, resized: uint8 (h, w, 3). Raises ImageError."""
         if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.shape[:2] != self.photo:
             raise ImageError(
                 f"image array: expected uint8 RGB of shape ({self.photo[0]}, {self.photo[1]}, 3), "
@@ -89,7 +89,7 @@ class Frame:
         return np.array(shown.resize((width, height), Image.Resampling.BICUBIC))
 
     def normalised(self, resized: np.ndarray, config: ModelConfig) -> Tensor:
-        """What `resize` gave -> normalised, padded float32 (1, 3, H_pad, W_pad)."""
+        """The output of `resize` -> normalised, padded float32 (1, 3, H_pad, W_pad)."""
         height, width = self.resized
         pixels = torch.from_numpy(resized).permute(2, 0, 1).float()
         mean = torch.tensor(config.pixel_mean)[:, None, None]

@@ -33,7 +33,7 @@ from semsam_model.types import Box, Click
 
 @dataclass(frozen=True, eq=False)
 class ImageEmbedding:
-    """Everything a later prompt needs to know about one photo, or a window of it."""
+    """What prompts need of one photo, or of a window of it."""
 
     frame: Frame
     mask_features: Tensor  #: (C, H/4, W/4) of the padded frame
@@ -68,7 +68,7 @@ class ImageEmbedding:
 
 @dataclass(frozen=True, eq=False)
 class DecoderOutput:
-    """Answers to N prompts, each alone. Tensors are float32."""
+    """The output for N prompts, which are independent of each other. Tensors are float32."""
 
     logits: Tensor  #: (N, len(tokens), H/4, W/4) of the padded frame
     tokens: tuple[int, ...]  #: which of the T level tokens `logits` holds, in order
@@ -88,10 +88,10 @@ class SemanticSAM(nn.Module):
         self.name_head: NameHead | None = None
         if config.name_features:
             self.name_head = NameHead(backbone.channels[2:], config.width, config.text_dim)
-        self.generic: ObjectQueryHead | None = None
+        self.generic: ObjectQueryHead | None = None  #: named as in stored weights
         if config.generic_queries:
             self.generic = ObjectQueryHead(config, backbone.channels)
-        self.ranker: Ranker | None = None  #: orders candidates; a plain value, stored with the weights
+        self.ranker: Ranker | None = None  #: scores proposals; not a module, but stored with the weights
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean).view(3, 1, 1), persistent=False)
@@ -107,19 +107,19 @@ class SemanticSAM(nn.Module):
     def encode(self, rgb: np.ndarray, window: Window | None = None) -> ImageEmbedding:
         """uint8 RGB (H, W, 3), the whole photo -> ImageEmbedding on the model's device. Raises ImageError.
 
-        window: the part of the photo that is looked at.
+        window: encode this part of the photo alone, magnified.
         """
         frame = Frame.of((rgb.shape[0], rgb.shape[1]), self.config, window)
         return self.encode_resized(frame, frame.resize(rgb))
 
     @torch.inference_mode()
     def encode_resized(self, frame: Frame, resized: np.ndarray) -> ImageEmbedding:
-        """What `Frame.resize` made of a photo, uint8 (h, w, 3) -> the embedding that `encode` gives."""
+        """`encode` from the output of `Frame.resize`, uint8 (h, w, 3)."""
         return ImageEmbedding.of(frame, self.features(self._images(frame, resized)))
 
     @torch.inference_mode()
     def query_features_of_resized(self, frame: Frame, resized: np.ndarray) -> Features:
-        """`query_features` of the embedding that `encode_resized` gives, without what only clicks need of it."""
+        """`query_features` of what `encode_resized` gives, without computing what only clicks need."""
         images = self._images(frame, resized)
         if self.generic is None or self.generic.pixel_decoder is None:
             return self.query_features(self.features(images))
@@ -136,7 +136,7 @@ class SemanticSAM(nn.Module):
         tokens: Sequence[int] | None = None,
         further: Sequence[Sequence[Click]] | None = None,
     ) -> DecoderOutput:
-        """Answer each prompt alone. tokens: the level tokens whose mask logits are wanted (all when None).
+        """Decode each prompt alone. tokens: the level tokens whose mask logits to return (None: all).
 
         further: for each prompt its other clicks; only where the config has `corrections`.
         Raises PromptError for a prompt outside the photo.
@@ -144,13 +144,13 @@ class SemanticSAM(nn.Module):
         boxes, kinds = embedding.frame.prompts(prompts, self.config)
         device = embedding.memory.device
         features = embedding.features
-        more = None if further is None else self._further(embedding.frame, further, device)
+        more = None if further is None else self._further_clicks(embedding.frame, further, device)
         (last,) = self.decoder(features, boxes[None].to(device), kinds[None].to(device), further=more)
         wanted = tuple(range(self.config.tokens)) if tokens is None else tuple(tokens)
         object_embedding, part_embedding = last.object_embedding[0], last.part_embedding[0]
         if self.name_head is None:
             logits = self.mask_logits(features, last.mask_embedding[:, :, list(wanted)])[0]
-        else:  # names read every token's mask
+        else:  # the name head pools inside every token's mask
             every = self.mask_logits(features, last.mask_embedding)[0]
             pooled_object, pooled_part = self.name_head(features, 0, every.flatten(0, 1))
             object_embedding = object_embedding + pooled_object.unflatten(0, every.shape[:2])
@@ -165,7 +165,9 @@ class SemanticSAM(nn.Module):
             part_embedding=nn.functional.normalize(part_embedding.float(), dim=-1),
         )
 
-    def _further(self, frame: Frame, further: Sequence[Sequence[Click]], device: torch.device) -> FurtherClicks | None:
+    def _further_clicks(
+        self, frame: Frame, further: Sequence[Sequence[Click]], device: torch.device
+    ) -> FurtherClicks | None:
         most = max(map(len, further), default=0)
         if not most:
             return None
@@ -180,7 +182,7 @@ class SemanticSAM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the backbone. Both decoders stay float32: in half precision their sampling points move."""
+        """The dtype of the backbone. Both decoders stay float32: in half precision their sampling points move."""
         return next(self.backbone.parameters()).dtype
 
     # -- batches, model frame, with gradients
@@ -195,12 +197,13 @@ class SemanticSAM(nn.Module):
         return self._with_maps(self.pixel_decoder(self.pixel_decoder.project(maps), maps[0]), maps)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) normalised -> what the backbone sees, float32 (B, C_i, h_i, w_i) at strides 4, 8, 16, 32."""
+        """(B, 3, H, W) normalised -> backbone maps, float32 (B, C_i, h_i, w_i) at strides 4, 8, 16, 32."""
         return [m.float() for m in self.backbone(images)]
 
     def query_features(self, features: Features) -> Features:
-        """What object queries look at, from the features of clicks: the same, or what their own pixel decoder makes of
-        the same maps. Raises ConfigError for a model without generic_queries.
+        """The features that object queries attend to, from those of clicks: the same, or with
+        `generic_decoder_layers` the output of their own pixel decoder. Raises ConfigError for a model without
+        `generic_queries`.
         """
         if self.generic is None:
             raise ConfigError(f"model {self.config.name}: has no object queries; its config has generic_queries: 0")
@@ -251,30 +254,30 @@ class SemanticSAM(nn.Module):
         return self.generic(one, token_scores, *self.seed_outputs(one, [token_scores]))
 
     def seed_outputs(self, features: Features, token_scores: Sequence[Tensor]) -> list[SeedOutput]:
-        """What the object queries of each image of a batch are made of beside its features and token scores.
+        """For each image of a batch, the decoded clicks at its seeds, which become its object queries.
 
-        features: of `query_features`. Where queries share the decoders of clicks, nothing in it has a gradient for what
-        is learned for object queries alone.
+        features: of `query_features`. Where queries share the decoders of clicks, the output has no gradient for the
+        weights of object queries.
         """
         assert self.generic is not None
         count = self.generic.queries
         seeds = torch.stack([choose_seeds(scores.detach(), features.shapes, count) for scores in token_scores])
         boxes = F.pad(cell_centres(features.shapes, seeds.device)[seeds], (0, 2), value=self.click_box)
         decoder = self.decoder if self.generic.decoder is None else self.generic.decoder
-        (answers,) = decoder(features, boxes, torch.full_like(seeds, CLICK))
-        every = self.mask_logits(features, answers.mask_embedding).flatten(1, 2).float().unbind()
-        parts = zip(*(getattr(answers, field.name).split(1) for field in fields(answers)), strict=True)
+        (decoded,) = decoder(features, boxes, torch.full_like(seeds, CLICK))
+        every = self.mask_logits(features, decoded.mask_embedding).flatten(1, 2).float().unbind()
+        parts = zip(*(getattr(decoded, field.name).split(1) for field in fields(decoded)), strict=True)
         found = []
-        for image, (logits, answer) in enumerate(zip(every, (LayerOutput(*own) for own in parts), strict=True)):
-            names = answer.object_embedding.flatten(0, 2), answer.part_embedding.flatten(0, 2)
+        for image, (logits, own) in enumerate(zip(every, (LayerOutput(*part) for part in parts), strict=True)):
+            names = own.object_embedding.flatten(0, 2), own.part_embedding.flatten(0, 2)
             if self.name_head is not None:
                 pooled = self.name_head(features, image, logits)
                 names = names[0] + pooled[0], names[1] + pooled[1]
-            found.append(SeedOutput(answer, logits, names))
+            found.append(SeedOutput(own, logits, names))
         return found
 
     def name_scales(self) -> Tensor:
-        """(2,) what cosines of objects and of parts are multiplied with before the softmax over labels."""
+        """(2,) factors of the cosines of objects and of parts in the softmax over labels."""
         return self.pixel_mean.new_full((2,), FIRST_SCALE) if self.name_head is None else self.name_head.scales()
 
     def mask_logits(self, features: Features, mask_embedding: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""What a mask's pixels say about its name: image features pooled inside the mask -> the space of label texts.
+"""Name head: image features pooled inside a mask -> a class embedding in the space of label vectors.
 
-The query alone carries what a mask looks like well enough to draw it, not to name it: its features are trained on
-outlines. The backbone's own features know classes. Both are added up, so a published network is the case without.
+The query of a mask holds what is needed to draw it, not to name it, because it is trained on outlines. The features of
+the backbone tell classes apart. The class embeddings of both are added; published networks have those of the query
+alone.
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ class NameHead(nn.Module):
             raise CheckpointError(f"{path}: expected head.weight and head.bias of MobileNetV2 1.0: {exc}") from exc
 
     def scales(self) -> Tensor:
-        """(2,) what the cosines of objects and of parts are multiplied with before the softmax over labels."""
+        """(2,) factors of the cosines of objects and of parts in the softmax over labels."""
         return self.log_scale.exp().clamp(max=LARGEST_SCALE)
 
     def forward(self, features: Features, image: int, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Mask logits (n, H/4, W/4) of one image of the batch -> two (n, E), for objects and parts, not normalised.
 
-        No gradient reaches the masks: a name must not redraw them.
+        No gradient reaches the masks: training names must not change them.
         """
         weights = logits.detach().float().sigmoid()[:, None]
         maps = [features.level(MEMORY_LEVELS - 1)[image], *(m[image] for m in features.maps[-2:])]

@@ -1,18 +1,19 @@
-"""Object queries: everything in the photo without a click, on top of what clicks have learned.
+"""Object queries: the masks of a whole photo without a click, built on what the prompt decoder has learned from clicks.
 
-Two stages, as in Mask DINO, but the first stage proposes masks and not only places:
+Two stages, as in Mask DINO (Li et al. 2022), but the first stage proposes masks and not only places:
 
-    tokens     every memory token gets a score for each granularity; the local maxima are the seeds
-    proposals  each seed is a click: the prompt decoder answers with one mask a level token, and each gets a first score
-    queries    the best of the proposals that differ become the object queries. They see each other and the image
-               through decoder layers of their own, and say what they are: a score a granularity and class embeddings;
-               they correct the proposal's mask
+    seeds      every memory token gets a score for each granularity; the local maxima become seeds
+    proposals  each seed is decoded as a click: the prompt decoder gives one mask for each level token, and each mask
+               gets a first score
+    queries    the best distinct proposals become the object queries. They attend to each other and to the image in
+               decoder layers of their own. Each outputs a score for each granularity, class embeddings, and a
+               correction of the proposal's mask
 
-A click's mask is good long before a query that starts from nothing finds its object, so that a little training of
-scores is enough. What queries correct starts at zero.
+The decoder of clicks draws good masks long before a query that starts from nothing would find its object, so that a
+little training of the scores is enough. All corrections start at zero.
 
-The pixel decoder and the prompt decoder behind a proposal are those of clicks, or (config: generic_decoder_layers) of
-the queries' own, so that what queries learn on few sources does not cost clicks what they know of everything else.
+The pixel decoder and the prompt decoder behind a proposal are those of clicks, or (config: generic_decoder_layers)
+separate ones, so that training object queries on few sources does not change the answers to clicks.
 """
 
 from __future__ import annotations
@@ -32,24 +33,22 @@ from semsam_model.types import GRANULARITIES
 
 HIDDEN = 256
 GEOMETRY = 7  #: predicted IoU, IoU that the logits expect, area, box
-#: Logit of every score before training: few tokens and few masks are things.
-FIRST_LOGIT = -3.0
-#: Of two proposals with a larger IoU only the better one becomes a query.
-SAME_PROPOSAL = 0.75
+FIRST_LOGIT = -3.0  #: of every score before training: most tokens and masks are no object
+SAME_PROPOSAL = 0.75  #: of two proposals with a larger IoU only the better one becomes a query
 
 
 @dataclass(frozen=True, eq=False)
 class SeedOutput:
-    """What the network says to a click at each seed of one image, P masks in all: one a seed and level token."""
+    """The decoded clicks at the seeds of one image, P masks in all: one for each seed and level token."""
 
-    answer: LayerOutput  #: of the prompt decoder
+    decoded: LayerOutput  #: of the prompt decoder, a batch of one image
     logits: Tensor  #: (P, H/4, W/4)
     names: tuple[Tensor, Tensor]  #: class embeddings for objects and parts, (P, E) each
 
 
 @dataclass(frozen=True, eq=False)
 class SeedProposals:
-    """Every mask that the seeds of one image gave, P of them: one a seed and level token."""
+    """The scored masks of one image's seeds, P of them: one for each seed and level token."""
 
     mask_embedding: Tensor  #: (P, C)
     logits: Tensor  #: (P, H/4, W/4)
@@ -60,27 +59,27 @@ class SeedProposals:
 
 @dataclass(frozen=True, eq=False)
 class ObjectQueryOutput:
-    """The object queries of one image, Q of them, and what they came from."""
+    """The object queries of one image, Q of them, and the proposals that they were chosen from."""
 
     token_scores: Tensor  #: (S, 3), logits, in the order of the memory
     proposals: SeedProposals
     chosen: Tensor  #: long (Q,), rows of `proposals`, best first
     mask_embedding: Tensor  #: (Q, C), see `query_logits`
     boxes: Tensor  #: (Q, 4) cx, cy, w, h, shares of the padded frame
-    box_trust: Tensor  #: (Q,), how much the box draws the mask
-    scores: Tensor  #: (Q, 3), logits, before the mask's own say, see `query_scores`
+    box_trust: Tensor  #: (Q,), weight of the box in the mask, see `query_logits`
+    scores: Tensor  #: (Q, 3), logits, without the quality of the mask, see `query_scores`
     object_embedding: Tensor  #: (Q, E), not normalised
     part_embedding: Tensor  #: (Q, E), not normalised
 
 
 class ObjectQueryHead(nn.Module):
-    """What is learned for object queries. Methods take one image: a `Features` with a batch of one."""
+    """The weights of object queries. Methods take one image: a `Features` with a batch of one."""
 
     def __init__(self, config: ModelConfig, channels: tuple[int, ...]) -> None:
         """channels: of the backbone's maps."""
         super().__init__()
         c, e = config.width, config.text_dim
-        self.pixel_decoder: PixelDecoder | None = None  #: of their own, as `decoder`
+        self.pixel_decoder: PixelDecoder | None = None  #: None, as `decoder`: the one of clicks is used
         self.decoder: PromptDecoder | None = None
         if config.generic_decoder_layers:
             self.pixel_decoder = PixelDecoder(config, channels, projects=False)
@@ -105,7 +104,7 @@ class ObjectQueryHead(nn.Module):
         self.box_change = MLP(c, c, 4, 3)
         self.box_trust = nn.Linear(c, 1)
         self.object_change, self.part_change = nn.Linear(c, e), nn.Linear(c, e)
-        self.none = nn.Parameter(torch.zeros(2))  # logits of "no label of the list", beside those of objects, of parts
+        self.none = nn.Parameter(torch.zeros(2))  # logits of "none of these labels" for the object and the part head
         for last in (
             self.query_score.layers[-1],
             self.mask_change.layers[-1],
@@ -120,12 +119,14 @@ class ObjectQueryHead(nn.Module):
             nn.init.constant_(scores.layers[-1].get_parameter("bias"), FIRST_LOGIT)
 
     def tokens(self, features: Features) -> Tensor:
-        """(S, 3) logits: is the middle of an object, part or region that has this level's size here?"""
+        """(S, 3) logits: whether the middle of an object, part or region of the size of this level lies here."""
         levels = torch.cat([self.level_embed[i].expand(h * w, -1) for i, (h, w) in enumerate(features.shapes)])
         return self.token_score(self.token_norm(features.memory[0]) + levels)
 
-    def describe(self, features: Features, answer: LayerOutput, coarse: Tensor, names: tuple[Tensor, Tensor]) -> Tensor:
-        """(P, D): the query's state, the memory of stride 8 pooled inside its mask, its names, its shape.
+    def describe(
+        self, features: Features, decoded: LayerOutput, coarse: Tensor, names: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """(P, D): state of the level token, memory of stride 8 pooled inside the mask, class embeddings, geometry.
 
         coarse (P, cells of stride 8): mask logits.
         """
@@ -136,16 +137,16 @@ class ObjectQueryHead(nn.Module):
         area = (coarse > 0).float().mean(1)
         geometry = torch.cat(
             (
-                answer.predicted_iou.flatten()[:, None],
+                decoded.predicted_iou.flatten()[:, None],
                 soft_iou(coarse)[:, None],
                 (area + 1e-4).log10()[:, None],
-                inverse_sigmoid(answer.boxes.flatten(0, 2)) / 4,
+                inverse_sigmoid(decoded.boxes.flatten(0, 2)) / 4,
             ),
             1,
         )
         return torch.cat(
             (
-                self.state_norm(answer.state.flatten(0, 2)),
+                self.state_norm(decoded.state.flatten(0, 2)),
                 self.pooled_norm(pooled),
                 *(F.normalize(name, dim=-1) * name.shape[-1] ** 0.5 / 4 for name in names),
                 geometry,
@@ -154,19 +155,19 @@ class ObjectQueryHead(nn.Module):
         )
 
     def forward(self, features: Features, token_scores: Tensor, seeds: SeedOutput) -> ObjectQueryOutput:
-        """What clicks at the seeds select -> object queries. token_scores: of `tokens`, handed on."""
-        answer, logits, names = seeds.answer, seeds.logits, seeds.names
-        # At stride 8, a cell where any quarter of it is inside: small masks must not vanish. What describes a mask does
-        # not redraw it.
+        """Decoded seeds -> object queries. token_scores: of `tokens`, part of the output."""
+        decoded, logits, names = seeds.decoded, seeds.logits, seeds.names
+        # At stride 8 a cell is inside where any quarter of it is, so that small masks do not vanish. No gradient: the
+        # description of a mask must not change the mask.
         fine = logits.detach()
         rows = torch.maximum(fine[:, ::2], fine[:, 1::2])  # many times as fast as max_pool2d of one channel
         coarse = torch.maximum(rows[..., ::2], rows[..., 1::2]).flatten(1)
-        description = self.describe(features, answer, coarse, names)
+        description = self.describe(features, decoded, coarse, names)
         scores = self.proposal_score(description)
-        embedding = answer.mask_embedding.flatten(0, 2)
+        embedding = decoded.mask_embedding.flatten(0, 2)
         chosen = distinct_proposals(scores.detach(), coarse, self.queries)
         x = (self.content(description[chosen]))[None, None]
-        boxes = answer.boxes.flatten(0, 2)
+        boxes = decoded.boxes.flatten(0, 2)
         reference = boxes[chosen].detach()[None, None]
         for layer in self.layers:
             start = reference.detach()
@@ -176,7 +177,7 @@ class ObjectQueryHead(nn.Module):
         h = h[0, 0]
         return ObjectQueryOutput(
             token_scores,
-            SeedProposals(embedding, logits, boxes, answer.predicted_iou.flatten(), scores),
+            SeedProposals(embedding, logits, boxes, decoded.predicted_iou.flatten(), scores),
             chosen,
             embedding[chosen] + self.mask_change(h),
             reference[0, 0],
@@ -188,11 +189,11 @@ class ObjectQueryHead(nn.Module):
 
 
 def query_logits(output: ObjectQueryOutput, mask_features: Tensor) -> Tensor:
-    """float32 (Q, h, w) for mask features (C, h, w): what the embedding says of a cell, plus how far the cell lies in
-    the query's box, as far as the query trusts it.
+    """Mask features (C, h, w) -> mask logits, float32 (Q, h, w): mask embedding times features, plus `box_trust` times
+    the depth of the cell in the query's box.
 
-    Mask features hardly tell a window from the same one beside it; a box does. Depth is 0 on the border and 1 in the
-    middle of the shorter side, and goes down to -2 outside.
+    Mask features hardly differ between a window and the next one of its kind; boxes do. Depth is 0 on the border of
+    the box, 1 in the middle of its shorter side, and down to -2 outside.
     """
     height, width = mask_features.shape[-2:]
     logits = (output.mask_embedding.float() @ mask_features.flatten(1).float()).unflatten(1, (height, width))
@@ -209,22 +210,23 @@ def query_logits(output: ObjectQueryOutput, mask_features: Tensor) -> Tensor:
 
 
 def query_scores(output: ObjectQueryOutput, logits: Tensor) -> Tensor:
-    """float32 (Q, 3), logits of the expected IoU with an annotated mask of the granularity: what the query says,
-    times the IoU that its mask logits (Q, h, w) expect. A blurred mask is a bad one, whatever it is of (as the mask
-    scores of Mask2Former, Cheng et al. 2022). No gradient reaches the mask.
+    """float32 (Q, 3), logits of the expected IoU with an annotated mask of each granularity.
+
+    The query's score times the `soft_iou` of its mask logits (Q, h, w), as in Mask2Former (Cheng et al. 2022). No
+    gradient reaches the mask.
     """
     sure = soft_iou(logits.detach().flatten(1))
     return inverse_sigmoid(output.scores.float().sigmoid() * sure[:, None])
 
 
 def soft_iou(logits: Tensor) -> Tensor:
-    """(n,) for mask logits (n, cells): IoU of the mask with one that holds each cell with the probability it says."""
+    """Mask logits (n, cells) -> (n,): IoU of each mask with one that holds each cell with its own probability."""
     inside, hard = logits.sigmoid(), (logits > 0).float()
     return (inside * hard).sum(1) / torch.maximum(inside, hard).sum(1).clamp(min=1e-6)
 
 
 def choose_seeds(token_scores: Tensor, shapes: Shapes, count: int) -> Tensor:
-    """Rows of the memory (n,), n <= count: the best local maxima (3x3, inside a level), then the best of the rest."""
+    """Rows of the memory (n,), n <= count: the best local maxima (3x3, within a level), then the best of the rest."""
     best = token_scores.amax(1).sigmoid()
     peaks = []
     for level, (h, w) in zip(best.split([h * w for h, w in shapes]), shapes, strict=True):

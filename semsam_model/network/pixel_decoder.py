@@ -22,15 +22,17 @@ MEMORY_LEVELS = 4  #: maps of the memory, of strides 64, 32, 16, 8
 
 @dataclass(frozen=True)
 class Features:
-    """What the network knows about a batch of images; all that prompts need."""
+    """The encoded images of a batch: all that prompts need."""
 
     mask_features: Tensor  #: (B, C, H/4, W/4)
     memory: Tensor  #: (B, S, C), levels of stride 64, 32, 16, 8 one after another, each row-major
     shapes: Shapes  #: (h, w) of the memory levels
-    maps: tuple[Tensor, ...] = ()  #: backbone maps (B, C_i, h_i, w_i) that are read again, the last of stride 32
+    maps: tuple[
+        Tensor, ...
+    ] = ()  #: backbone maps (B, C_i, h_i, w_i) for names and object queries, the last of stride 32
 
     def only(self, image: int, count: int = 1) -> Features:
-        """So many images of the batch, from this one on, as a batch."""
+        """Images `image` to `image + count` of the batch, as a batch."""
         some = slice(image, image + count)
         maps = tuple(m[some] for m in self.maps)
         return Features(self.mask_features[some], self.memory[some], self.shapes, maps)
@@ -72,7 +74,7 @@ class EncoderLayer(nn.Module):
         x = self.norm1(x + self.self_attn(x + positions, reference, x, shapes))
         if torch.is_grad_enabled():
             return self._feed_forward(x)
-        # In pieces, so that the wide hidden layer stays in the processor's cache instead of filling fresh memory.
+        # In pieces, so that the wide hidden layer fits into the processor's cache.
         return torch.cat([self._feed_forward(part) for part in x.split(CHUNK, 1)], 1)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
@@ -103,7 +105,7 @@ class PixelDecoder(nn.Module):
                 nn.init.zeros_(parameter) if parameter.ndim == 1 else nn.init.xavier_uniform_(parameter)
 
     def project(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """What `forward` starts from: (B, width, h, w) at strides 8, 16, 32, 64."""
+        """Backbone maps -> the input of `forward`, (B, width, h, w) at strides 8, 16, 32, 64."""
         return [self.input_proj[i](maps[i + 1]) for i in range(3)] + [self.input_proj[3](maps[3])]
 
     def forward(self, sources: Sequence[Tensor], finest: Tensor) -> Features:

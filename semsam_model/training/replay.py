@@ -63,7 +63,7 @@ class ReplayBuffer:
 
 def _keep(image: EncodedImage) -> _Kept:
     half = Features(image.features.mask_features.half(), image.features.memory.half(), image.features.shapes)
-    answer = image.seeds.answer
+    answer = image.seeds.decoded
     halves = {f.name: getattr(answer, f.name).half() for f in fields(answer) if f.name != "boxes"}
     of_object, of_part = image.seeds.names
     return _Kept(half, replace(answer, **halves), (of_object.half(), of_part.half()), image.targets)
