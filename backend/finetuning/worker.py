@@ -44,7 +44,7 @@ from semsam_model.finetuning.loop import fine_tune
 from semsam_model.finetuning.state import STATE
 from semsam_model.gate.config import GateConfig
 from semsam_model.gate.photo_agreement import measure_agreement
-from semsam_model.gate.report import report
+from semsam_model.gate.report import render_report
 from semsam_model.gate.verdict import Comparison, compare
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
@@ -364,7 +364,7 @@ def _write_report(
     about: dict[str, Any],
     on_pair: Callable[[], None],
 ) -> list[Path]:
-    (folder / REPORT).write_text(report(compared, parent, child, about, on_pair=on_pair), encoding="utf-8")
+    (folder / REPORT).write_text(render_report(compared, parent, child, about, on_pair=on_pair), encoding="utf-8")
     (folder / VERDICT).write_text(json.dumps(compared.verdict.to_dict(), indent=1), encoding="utf-8")
     return [folder / REPORT, folder / VERDICT]
 

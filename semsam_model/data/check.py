@@ -1,4 +1,4 @@
-"""`semsam data check`: a mixture read once, photo by photo and mask by mask, and what is in it told.
+"""`semsam data check`: reads a mixture once, photo by photo and mask by mask, and reports what is in it.
 
 Writes `report.json` and `contact_sheet.png`, a row of photos a source: objects green, regions blue, parts in warm
 colours over their wholes. One photo is held at a time, so any size of data can be checked.
@@ -47,11 +47,34 @@ class SourceCheck:
     empty: int = 0  #: masks without a pixel
     areas: Counter[int] = field(default_factory=Counter)  #: masks by area, share of the photo as a power of 2, rounded
     boxes: int = 0  #: masks that are filled rectangles, nobody having drawn an outline
-    contained: list[float] = field(default_factory=lambda: [0.0, 0.0])  #: sum and smallest share inside the whole
-    with_parent: int = 0
-    loose: int = 0
+    with_parent: int = 0  #: masks whose whole can be read
+    containment: float = 0.0  #: sum of the shares of them that lie inside their whole
+    smallest_containment: float = 1.0
+    loose: int = 0  #: of them, those below LOOSE
     labels: dict[str, Counter[str]] = field(default_factory=lambda: {kind: Counter() for kind in GRANULARITIES})
     skipped: list[str] = field(default_factory=list)
+
+    def count(self, regions: Sequence[Region], masks: Sequence[np.ndarray | None]) -> None:
+        """Count the masks of a photo, bool (H, W); None for one that cannot be read."""
+        for region, mask in zip(regions, masks, strict=True):
+            if mask is None:
+                continue
+            area = int(np.count_nonzero(mask))
+            self.masks[region.granularity] += 1
+            self.boxes += region.box_only
+            if region.name is not None:
+                self.labels[region.granularity][region.name] += 1
+            if not area:
+                self.empty += 1
+                continue
+            self.areas[int(np.floor(np.log2(area / mask.size) + 0.5))] += 1
+            whole = None if region.parent is None else masks[region.parent]
+            if whole is not None:
+                inside = np.count_nonzero(mask & whole) / area
+                self.with_parent += 1
+                self.containment += inside
+                self.smallest_containment = min(self.smallest_containment, inside)
+                self.loose += inside < LOOSE
 
     def to_dict(self) -> dict[str, Any]:
         """What report.json holds of a source."""
@@ -66,8 +89,8 @@ class SourceCheck:
             "rectangles_only": self.boxes,
             "area_share": {f"about 2^{power}": self.areas[power] for power in sorted(self.areas, reverse=True)},
             "with_parent": self.with_parent,
-            "mean_containment": round(self.contained[0] / self.with_parent, 4) if self.with_parent else None,
-            "smallest_containment": round(self.contained[1], 4) if self.with_parent else None,
+            "mean_containment": round(self.containment / self.with_parent, 4) if self.with_parent else None,
+            "smallest_containment": round(self.smallest_containment, 4) if self.with_parent else None,
             "loose": self.loose,
             "labels": {kind: dict(self.labels[kind].most_common()) for kind in GRANULARITIES},
             "skipped": self.skipped,
@@ -91,8 +114,8 @@ def check(
 ) -> CheckReport:
     """Read everything once; write OUT/report.json and OUT/contact_sheet.png; print a table and what was skipped.
 
-    `per_source`: photos of a source on the contact sheet, evenly spaced. `on_photo` is called after each photo. A photo
-    or mask that cannot be read is counted and named, never an error.
+    per_source: photos of a source on the contact sheet, evenly spaced. `on_photo` is called after each photo. Photos
+    and masks that cannot be read are counted and named; they raise nothing.
     """
     console = console or Console()
     checks, rows = dict[str, SourceCheck](), list[np.ndarray]()
@@ -104,7 +127,7 @@ def check(
     content = {name: found.to_dict() for name, found in checks.items()}
     report.write_text(json.dumps({"by_source": content}, indent=1, ensure_ascii=False), encoding="utf-8")
     Image.fromarray(np.concatenate(rows)).save(sheet)
-    _tell(console, checks)
+    _print(console, checks)
     console.print(f"written to {report} and {sheet}")
     return CheckReport(checks, report, sheet)
 
@@ -114,7 +137,6 @@ def _check_source(
 ) -> tuple[SourceCheck, list[np.ndarray]]:
     found, shown = SourceCheck(weight, skipped=list(dataset.skipped)), list[np.ndarray]()
     pictured = set(np.linspace(0, len(dataset.samples) - 1, tiles).round().astype(int).tolist())
-    found.contained[1] = 1.0
     for index in range(len(dataset.samples)):
         sample = dataset.samples[index]
         try:
@@ -125,7 +147,7 @@ def _check_source(
             masks = _masks(sample, found)
             found.photos += 1
             found.sizes[sample.width, sample.height] += 1
-            _count(sample.regions, masks, found)
+            found.count(sample.regions, masks)
             if index in pictured:
                 shown.append(_tile(image, sample.regions, masks))
         on_photo()
@@ -141,27 +163,6 @@ def _masks(sample: Sample, found: SourceCheck) -> list[np.ndarray | None]:
             found.skipped.append(str(exc))
             masks.append(None)
     return masks
-
-
-def _count(regions: Sequence[Region], masks: Sequence[np.ndarray | None], found: SourceCheck) -> None:
-    for region, mask in zip(regions, masks, strict=True):
-        if mask is None:
-            continue
-        area = int(np.count_nonzero(mask))
-        found.masks[region.granularity] += 1
-        found.boxes += region.box_only
-        if region.name is not None:
-            found.labels[region.granularity][region.name] += 1
-        if not area:
-            found.empty += 1
-            continue
-        found.areas[int(np.floor(np.log2(area / mask.size) + 0.5))] += 1
-        whole = None if region.parent is None else masks[region.parent]
-        if whole is not None:
-            inside = np.count_nonzero(mask & whole) / area
-            found.with_parent += 1
-            found.contained = [found.contained[0] + inside, min(found.contained[1], inside)]
-            found.loose += inside < LOOSE
 
 
 # -------------------------------------------------------------------------------------------------------------- showing
@@ -188,7 +189,7 @@ def _row(name: str, tiles: Sequence[np.ndarray], count: int) -> np.ndarray:
     return row
 
 
-def _tell(console: Console, checks: dict[str, SourceCheck]) -> None:
+def _print(console: Console, checks: dict[str, SourceCheck]) -> None:
     table = Table("source", "photos", *GRANULARITIES, "labels", "in whole", "loose", "skipped", box=None)
     table.columns[0].no_wrap = True
     rows = {name: found.to_dict() for name, found in checks.items()}

@@ -93,23 +93,7 @@ def write_samples(samples: Iterable[Sample], directory: Path, source: str) -> Pa
                 "partial": sample.partial,
             }
         )
-        first = len(annotations) + 1
-        for index, region in enumerate(sample.regions):
-            mask = sample.mask(index)
-            x0, y0, x1, y1 = tight_bbox(mask)
-            annotation: dict[str, Any] = {
-                "id": first + index,
-                "image_id": number,
-                "segmentation": CocoMask.of(mask).segmentation,
-                "area": int(mask.sum()),
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "iscrowd": 0,
-                "granularity": region.granularity,
-                "parent_id": None if region.parent is None else first + region.parent,
-            }
-            if region.name is not None:
-                annotation["category_id"] = categories.setdefault(region.name, len(categories) + 1)
-            annotations.append(annotation)
+        annotations += _annotations(sample, number, len(annotations) + 1, categories)
     if not images:
         raise DataError(f"{directory / source}: expected samples to write, got none")
     content = {
@@ -120,6 +104,28 @@ def write_samples(samples: Iterable[Sample], directory: Path, source: str) -> Pa
     path = directory / f"{source}.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def _annotations(sample: Sample, image: int, first: int, categories: dict[str, int]) -> list[dict[str, Any]]:
+    """The COCO entries of a sample's regions, numbered from `first`; new names get the next number in `categories`."""
+    entries = []
+    for index, region in enumerate(sample.regions):
+        mask = sample.mask(index)
+        x0, y0, x1, y1 = tight_bbox(mask)
+        entry: dict[str, Any] = {
+            "id": first + index,
+            "image_id": image,
+            "segmentation": CocoMask.of(mask).segmentation,
+            "area": int(mask.sum()),
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "iscrowd": 0,
+            "granularity": region.granularity,
+            "parent_id": None if region.parent is None else first + region.parent,
+        }
+        if region.name is not None:
+            entry["category_id"] = categories.setdefault(region.name, len(categories) + 1)
+        entries.append(entry)
+    return entries
 
 
 def evenly(samples: Sequence[Sample], per_source: int | None) -> list[Sample]:

@@ -29,7 +29,7 @@ from semsam_model.data.readers.label_studio import read_label_studio
 from semsam_model.data.readers.panoptic import read_panoptic
 from semsam_model.data.readers.sa1b import read_sa1b
 from semsam_model.data.samples import Dataset, Sample, Supervision
-from semsam_model.data.synthetic import made_samples
+from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import ConfigError, DataError
 
 #: Settings, besides name, kind, weight and feeds, that a kind takes; the first are needed.
@@ -185,7 +185,7 @@ def _read(source: SourceConfig, root: Path, evaluation: bool) -> Dataset:
     options = CocoOptions(source.granularity, source.names, source.partial, evaluation)
     if source.kind == "synthetic":
         side = source.size or 256
-        made = made_samples(
+        made = synthetic_samples(
             source.count or 1, seed=source.seed or 0, size=(side, side), source=source.name, supervision=supervision
         )
         return Dataset(made, ())

@@ -1,206 +1,22 @@
-"""Made scenes: objects of parts of subparts, with names, drawn from a seed. For tests, and to mix into training.
-
-Every pixel belongs to the thing painted last on it, and a mask is all pixels of a thing and of what it is made of. So
-two masks of a scene are nested or apart, a part lies in its whole to the pixel, and what is hidden is missing from the
-masks of all that it is part of. The same seed and number give the same scene.
-"""
+"""Synthetic scenes as samples: objects of parts of subparts, with names. For tests, and to mix into training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from semsam_model.data.folder import write_samples
 from semsam_model.data.lazy_samples import LazySamples
 from semsam_model.data.samples import FULL_SUPERVISION, Annotation, Region, Sample, Supervision
+from semsam_model.data.scenes import draw_scene
 from semsam_model.data.segmentations import CocoMask
 from semsam_model.masks.geometry import Size
 
-#: Masks smaller than this are left to what encloses them, pixels.
-MIN_AREA = 16
-_SUBPIXEL = 4  #: bits of fraction that outlines are drawn with
 
-
-@dataclass(frozen=True)
-class Thing:
-    """A named shape with a place, x0, y0, x1, y1, in the unit square of what it is part of; y runs down."""
-
-    name: str
-    shape: str
-    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
-    parts: tuple[Thing, ...] = ()
-
-
-def _circle(count: int) -> list[tuple[float, float]]:
-    turns = 2 * np.pi * np.arange(count) / count
-    return [(0.5 + 0.5 * float(np.cos(turn)), 0.5 + 0.5 * float(np.sin(turn))) for turn in turns]
-
-
-#: Outlines in the unit square.
-SHAPES: dict[str, list[tuple[float, float]]] = {
-    "rectangle": [(0, 0), (1, 0), (1, 1), (0, 1)],
-    "ellipse": _circle(40),
-    "triangle": [(0.5, 0), (1, 1), (0, 1)],
-    "gable": [(0.5, 0), (1, 0.4), (1, 1), (0, 1), (0, 0.4)],
-    "saloon": [(0.0, 0.85), (0.0, 0.5), (0.2, 0.4), (0.35, 0.05), (0.75, 0.05), (0.9, 0.42), (1, 0.55), (1, 0.85)],
-    "cup": [(0, 0), (1, 0), (0.85, 1), (0.15, 1)],
-    "fish": [
-        (0, 0.5),
-        (0.2, 0.12),
-        (0.5, 0.05),
-        (0.75, 0.4),
-        (1, 0.05),
-        (1, 0.95),
-        (0.75, 0.6),
-        (0.5, 0.95),
-        (0.2, 0.9),
-    ],
-    "fan": [(0, 0.5), (1, 0), (1, 1)],
-    "tree": [
-        (0.6, 1),
-        (0.4, 1),
-        (0.4, 0.6),
-        (0.1, 0.55),
-        (0, 0.3),
-        (0.2, 0.08),
-        (0.5, 0),
-        (0.8, 0.08),
-        (1, 0.3),
-        (0.9, 0.55),
-        (0.6, 0.6),
-    ],
-}
-
-_PANES = (Thing("pane", "rectangle", (0.1, 0.1, 0.45, 0.9)), Thing("pane", "rectangle", (0.55, 0.1, 0.9, 0.9)))
-_TYRE = (Thing("hub cap", "ellipse", (0.25, 0.25, 0.75, 0.75)),)
-_APPLES = (Thing("apple", "ellipse", (0.2, 0.3, 0.36, 0.56)), Thing("apple", "ellipse", (0.6, 0.5, 0.76, 0.76)))
-_IRIS = (Thing("pupil", "ellipse", (0.25, 0.25, 0.75, 0.75)),)
-
-OBJECTS: tuple[Thing, ...] = (
-    Thing(
-        "house",
-        "gable",
-        parts=(
-            Thing("roof", "triangle", (0, 0, 1, 0.4)),
-            Thing(
-                "door", "rectangle", (0.4, 0.62, 0.6, 1), (Thing("door handle", "ellipse", (0.68, 0.42, 0.92, 0.56)),)
-            ),
-            Thing("window", "rectangle", (0.08, 0.5, 0.32, 0.75), _PANES),
-            Thing("window", "rectangle", (0.68, 0.5, 0.92, 0.75), _PANES),
-        ),
-    ),
-    Thing(
-        "car",
-        "saloon",
-        parts=(
-            Thing("wheel", "ellipse", (0.1, 0.55, 0.32, 1), _TYRE),
-            Thing("wheel", "ellipse", (0.68, 0.55, 0.9, 1), _TYRE),
-            Thing(
-                "car door",
-                "rectangle",
-                (0.36, 0.1, 0.64, 0.8),
-                (
-                    Thing("car window", "rectangle", (0.1, 0.08, 0.9, 0.45)),
-                    Thing("door handle", "rectangle", (0.62, 0.55, 0.9, 0.65)),
-                ),
-            ),
-            Thing("headlight", "ellipse", (0.9, 0.52, 0.99, 0.68)),
-        ),
-    ),
-    Thing(
-        "fish",
-        "fish",
-        parts=(
-            Thing("tail", "fan", (0.72, 0, 1, 1)),
-            Thing("fin", "triangle", (0.35, 0.4, 0.6, 0.75)),
-            Thing("eye", "ellipse", (0.1, 0.28, 0.24, 0.5), _IRIS),
-        ),
-    ),
-    Thing(
-        "tree",
-        "tree",
-        parts=(
-            Thing("crown", "rectangle", (0, 0, 1, 0.6), _APPLES),
-            Thing("trunk", "rectangle", (0.38, 0.6, 0.62, 1), (Thing("knothole", "ellipse", (0.3, 0.3, 0.7, 0.55)),)),
-        ),
-    ),
-    Thing(
-        "robot",
-        "rectangle",
-        parts=(
-            Thing(
-                "head",
-                "rectangle",
-                (0.15, 0.03, 0.85, 0.38),
-                (
-                    Thing("eye", "ellipse", (0.12, 0.2, 0.42, 0.7), _IRIS),
-                    Thing("eye", "ellipse", (0.58, 0.2, 0.88, 0.7), _IRIS),
-                ),
-            ),
-            Thing(
-                "control panel",
-                "rectangle",
-                (0.12, 0.45, 0.88, 0.95),
-                (
-                    Thing("button", "ellipse", (0.1, 0.15, 0.35, 0.5)),
-                    Thing("button", "ellipse", (0.4, 0.15, 0.65, 0.5)),
-                    Thing("screen", "rectangle", (0.1, 0.6, 0.9, 0.9)),
-                ),
-            ),
-        ),
-    ),
-    Thing(
-        "flower",
-        "ellipse",
-        parts=(
-            *(
-                Thing("petal", "ellipse", (x - 0.19, y - 0.19, x + 0.19, y + 0.19))
-                for x, y in ((0.5, 0.2), (0.8, 0.42), (0.68, 0.78), (0.32, 0.78), (0.2, 0.42))
-            ),
-            Thing(
-                "flower head",
-                "ellipse",
-                (0.34, 0.34, 0.66, 0.66),
-                (Thing("seed", "ellipse", (0.35, 0.35, 0.65, 0.65)),),
-            ),
-        ),
-    ),
-    Thing(
-        "cup",
-        "cup",
-        parts=(
-            Thing("rim", "rectangle", (0, 0, 1, 0.14)),
-            Thing("label", "ellipse", (0.28, 0.32, 0.72, 0.8), (Thing("logo", "triangle", (0.3, 0.25, 0.7, 0.7)),)),
-        ),
-    ),
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """A drawn scene; arrays are read-only."""
-
-    image: np.ndarray  #: uint8 RGB (H, W, 3)
-    masks: np.ndarray  #: bool (n, H, W), none under MIN_AREA; wholes come before their parts
-    names: tuple[str, ...]
-    parents: tuple[int | None, ...]
-
-
-@lru_cache(maxsize=4)  # photo and annotation of a sample are asked for one after another
-def draw_scene(seed: int, index: int, size: Size = (256, 256)) -> Scene:
-    """Scene number `index` of a seed, (H, W) pixels: one to four objects on a plain or patterned ground."""
-    rng = np.random.default_rng([seed, index])
-    canvas = _Canvas(size, rng)
-    for _ in range(int(rng.integers(1, 5))):
-        canvas.paint(OBJECTS[int(rng.integers(len(OBJECTS)))], _place(size, rng), None)
-    return canvas.scene()
-
-
-def made_samples(
+def synthetic_samples(
     count: int,
     *,
     seed: int = 0,
@@ -216,7 +32,7 @@ def write_scenes(
     directory: Path, count: int, *, seed: int = 0, size: Size = (256, 256), source: str = "synthetic"
 ) -> Path:
     """Write `count` scenes as DIR/SOURCE.json and photos; returns the JSON file. `read_samples(DIR)` reads them."""
-    return write_samples(made_samples(count, seed=seed, size=size, source=source), directory, source)
+    return write_samples(synthetic_samples(count, seed=seed, size=size, source=source), directory, source)
 
 
 @dataclass(frozen=True)
@@ -250,90 +66,3 @@ def _annotation(seed: int, index: int, size: Size) -> Annotation:
         for mask, name, parent in zip(scene.masks, scene.names, scene.parents, strict=True)
     )
     return Annotation(size[1], size[0], regions)
-
-
-# -------------------------------------------------------------------------------------------------------------- drawing
-
-
-def _place(size: Size, rng: np.random.Generator) -> np.ndarray:
-    """Where an object's unit square lies: float (2, 3), unit -> pixels, turned, sheared, perhaps mirrored."""
-    height, width = size
-    side = rng.uniform(0.3, 0.85) * min(size)
-    across, down = side * rng.uniform(0.75, 1.25), side * rng.uniform(0.75, 1.25)
-    turn, shear = rng.normal(0, 0.2), rng.normal(0, 0.08)
-    turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    matrix = turned @ np.array([[across * rng.choice([-1, 1]), shear * down], [0, down]])
-    centre = np.array([rng.uniform(0.15, 0.85) * width, rng.uniform(0.2, 0.8) * height])
-    return np.column_stack([matrix, centre - matrix @ (0.5, 0.5)])
-
-
-class _Canvas:
-    """A scene in the making: colours, and for every pixel the number of the thing it belongs to, 0 for the ground."""
-
-    def __init__(self, size: Size, rng: np.random.Generator) -> None:
-        self.size, self.rng = size, rng
-        self.owner = np.zeros(size, np.int32)
-        self.names, self.parents = ["ground"], [0]
-        self.colours = self._texture(rng.uniform(40, 215, 3))
-
-    def paint(self, thing: Thing, frame: np.ndarray, within: int | None) -> None:
-        """Paint a thing and its parts; `frame` maps its unit square to pixels, `within` is what it is part of."""
-        jitter = self.rng.normal(0, 0.012, (len(SHAPES[thing.shape]), 2))
-        outline = (np.array(SHAPES[thing.shape]) + jitter) @ frame[:, :2].T + frame[:, 2]
-        drawn = np.zeros(self.size, np.uint8)
-        cv2.fillPoly(drawn, [np.round(outline * 2**_SUBPIXEL).astype(np.int32)], 1, shift=_SUBPIXEL)
-        covers = drawn > 0
-        if within is not None:
-            covers &= self._mask(within)
-        number = len(self.names)
-        self.names.append(thing.name)
-        self.parents.append(within or 0)
-        self.owner[covers] = number
-        texture = self._texture(self.rng.uniform(10, 245, 3))
-        self.colours[covers] = texture[covers]
-        if self.rng.random() < 0.5:
-            edge = covers & (cv2.erode(covers.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
-            self.colours[edge] *= 0.55
-        for part in thing.parts:
-            x0, y0, x1, y1 = np.array(part.box) + self.rng.normal(0, 0.01, 4)
-            inner = np.array([[x1 - x0, 0, x0], [0, y1 - y0, y0], [0, 0, 1]])
-            self.paint(part, frame @ inner, number)
-
-    def scene(self) -> Scene:
-        masks = {number: self._mask(number) for number in range(1, len(self.names))}
-        kept: list[int] = []
-        for number, mask in masks.items():
-            area, above = int(mask.sum()), self.parents[number]
-            # Where nothing else of the whole is left to see, the part is not told from it.
-            if area >= MIN_AREA and (above == 0 or (above in kept and area < int(masks[above].sum()))):
-                kept.append(number)
-        place = {number: index for index, number in enumerate(kept)}
-        noisy = cv2.GaussianBlur(self.colours, (0, 0), float(self.rng.uniform(0.3, 0.9)))
-        noisy = noisy + self.rng.normal(0, self.rng.uniform(1, 8), noisy.shape)
-        image = np.clip(np.round(noisy), 0, 255).astype(np.uint8)
-        stacked = np.stack([masks[number] for number in kept]) if kept else np.zeros((0, *self.size), bool)
-        image.flags.writeable = stacked.flags.writeable = False
-        parents = tuple(place.get(self.parents[number]) for number in kept)
-        return Scene(image, stacked, tuple(self.names[number] for number in kept), parents)
-
-    def _mask(self, number: int) -> np.ndarray:
-        """Pixels of a thing and of everything it is made of."""
-        inside = np.zeros(len(self.names), bool)
-        for each in range(number, len(self.names)):
-            inside[each] = each == number or inside[self.parents[each]]
-        return inside[self.owner]
-
-    def _texture(self, colour: np.ndarray) -> np.ndarray:
-        """float32 (H, W, 3): a colour with a soft shade and, by chance, stripes or blotches."""
-        height, width = self.size
-        y, x = np.mgrid[:height, :width].astype(np.float32)
-        slope = self.rng.normal(0, 30, 2)
-        shade = slope[0] * (x / width - 0.5) + slope[1] * (y / height - 0.5)
-        kind = self.rng.integers(3)
-        if kind == 1:
-            turn, wave = self.rng.uniform(0, np.pi), self.rng.uniform(4, 18)
-            shade += 22 * np.sign(np.sin((np.cos(turn) * x + np.sin(turn) * y) * 2 * np.pi / wave))
-        elif kind == 2:
-            coarse = self.rng.normal(0, 26, (max(2, height // 9), max(2, width // 9))).astype(np.float32)
-            shade += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-        return (colour + shade[..., None]).astype(np.float32)

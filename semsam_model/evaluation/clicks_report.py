@@ -19,7 +19,7 @@ from semsam_model.inference.zoom import crop_encoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.drawing import draw_comparison, to_data_url
 from semsam_model.network.model import SemanticSAM
-from semsam_model.types import Prompt
+from semsam_model.types import Prompt, PromptContext
 
 WORST = 24
 A_SOURCE = 4  #: of them, so that one source does not fill the page
@@ -62,23 +62,24 @@ def draw_cases(model: SemanticSAM, samples: Sequence[Sample], clicks: Iterable[C
     cases = []
     for score in clicks:
         sample = samples[score.sample]
-        rgb, wanted = sample.image(), sample.mask(score.region)
-        click = innermost(wanted)
-        candidates = predict_candidates(
-            model,
-            model.encode(rgb),
-            Prompt((click,)),
-            context=known_kind(score.granularity),
-            encode_crop=crop_encoder(model, rgb),
-        )
-        picture = draw_comparison(rgb, wanted, candidates[0].mask if candidates else None, click)
         name = sample.regions[score.region].name or ""
         figures = (
             f"top1 given kind {100 * score.top1_given_kind:.0f}, first {100 * score.first:.0f}, "
             f"oracle {100 * score.oracle:.0f}"
         )
-        cases.append(Case(to_data_url(picture), f"{sample.name}: {name} ({score.granularity}); {figures}"))
+        url = draw_click(model, sample, score.region, known_kind(score.granularity))
+        cases.append(Case(url, f"{sample.name}: {name} ({score.granularity}); {figures}"))
     return cases
+
+
+def draw_click(model: SemanticSAM, sample: Sample, region: int, context: PromptContext | None = None) -> str:
+    """A click in the middle of a region, its mask and the candidate ranked first, as data:image/webp;base64,..."""
+    rgb, wanted = sample.image(), sample.mask(region)
+    click, encode_crop = innermost(wanted), crop_encoder(model, rgb)
+    candidates = predict_candidates(
+        model, model.encode(rgb), Prompt((click,)), context=context, encode_crop=encode_crop
+    )
+    return to_data_url(draw_comparison(rgb, wanted, candidates[0].mask if candidates else None, click))
 
 
 def page(content: Mapping[str, Any], cases: Sequence[Case]) -> str:

@@ -144,40 +144,41 @@ def few_shot_curve(
     examples: other photos of the same source. None: the photos asked about are cut in two halves, each the examples
     of the other. "together": one list of both kinds. Raises DataError where nothing is named, TextEncoderError.
     """
-    every = [*asked, *(examples or ())]
-    labels = label_set(every, encoder)
+    labels = label_set([*asked, *(examples or ())], encoder)
     if examples is not None:
-        pairs = [
-            (
-                named_regions(model, examples, labels, most=POOL, seed=seed, on_photo=on_photo),
-                named_regions(model, asked, labels, on_photo=on_photo),
-            )
-        ]
+        known = named_regions(model, examples, labels, most=POOL, seed=seed, on_photo=on_photo)
+        pairs = [(known, named_regions(model, asked, labels, on_photo=on_photo))]
     else:
         halves = [named_regions(model, asked[start::2], labels, on_photo=on_photo) for start in (0, 1)]
         pairs = [(halves[1], halves[0]), (halves[0], halves[1])]
         pairs = [pair for pair in pairs if pair[0].lessons and pair[1].lessons]
     curve: dict[str, dict[str, dict[str, float | int]]] = {}
     for k in counts:
-        found: dict[str, list[np.ndarray]] = {}
-        for known, others in pairs:
-            ranks = few_shot_ranks(known, others, k, draws=draws, seed=seed)
-            kinds = np.array([labels.kinds[row] for row in others.rows])
-            ranks = np.broadcast_to(ranks, (draws, *ranks.shape[1:]))
-            for own in KINDS:
-                if labels.kinds.count(own) > 1:
-                    found.setdefault(own, []).append(ranks[:, kinds == own, 0])
-            found.setdefault("together", []).append(ranks[:, :, 1])
-        for kind, parts in found.items():
-            joined = np.concatenate(parts, 1)
-            if joined.size:
+        for kind, ranks in _ranks_by_kind(pairs, labels, k, draws, seed).items():
+            if ranks.size:
                 curve.setdefault(kind, {})[str(k)] = {
-                    "top1": round(100 * float((joined == 1).mean()), 2),
-                    "top3": round(100 * float((joined <= 3).mean()), 2),
-                    "spread": round(100 * float((joined == 1).mean(1).std()), 2),
-                    "n": joined.shape[1],
+                    "top1": round(100 * float((ranks == 1).mean()), 2),
+                    "top3": round(100 * float((ranks <= 3).mean()), 2),
+                    "spread": round(100 * float((ranks == 1).mean(1).std()), 2),
+                    "n": ranks.shape[1],
                 }
     return curve
+
+
+def _ranks_by_kind(
+    pairs: Sequence[tuple[NamedRegions, NamedRegions]], labels: LabelSet, k: int, draws: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Kind or "together" -> int (draws, n) ranks of the right label. pairs: examples, and the regions asked about."""
+    found: dict[str, list[np.ndarray]] = {}
+    for known, asked in pairs:
+        ranks = few_shot_ranks(known, asked, k, draws=draws, seed=seed)
+        kinds = np.array([labels.kinds[row] for row in asked.rows])
+        ranks = np.broadcast_to(ranks, (draws, *ranks.shape[1:]))  # without examples there is one draw
+        for kind in KINDS:
+            if labels.kinds.count(kind) > 1:
+                found.setdefault(kind, []).append(ranks[:, kinds == kind, 0])
+        found.setdefault("together", []).append(ranks[:, :, 1])
+    return {kind: np.concatenate(parts, 1) for kind, parts in found.items()}
 
 
 def few_shot_table(curves: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float | int]]]], title: str) -> Table:

@@ -33,7 +33,7 @@ from semsam_model.evaluation.tasks import NEEDS, NO_QUERIES, TASKS, Figures, Seg
 from semsam_model.inference.automatic import AutomaticOptions, automatic_masks
 from semsam_model.inference.object_queries import Embed, ObjectQueries, predict_object_queries
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.types import Label
+from semsam_model.types import Candidate, Label
 
 
 def evaluate_photos(
@@ -58,11 +58,8 @@ def evaluate_photos(
     measures.
     """
     check_task(task, grid=grid, seen=seen)
-    if model.generic is None and grid is None:
-        raise ConfigError(
-            f"model {model.config.name}: it has no object queries and answers clicks only; expected one with "
-            "generic_queries in its config"
-        )
+    if grid is None:
+        _check_model(model)
     if task == "everything":  # needs no labels, and sources without names may be long
         labels = {}
     elif labels is None:
@@ -72,17 +69,19 @@ def evaluate_photos(
     skipped: list[str] = []
     partial: dict[str, int] = {}
     for photo in encode_photos(model, samples, skipped, without_targets=True, on_photo=on_photo):
-        sample, masks, by_grid, queries = photo.sample, list(photo.masks.values()), None, NO_QUERIES
+        source = photo.sample.source
+        queries, by_grid = NO_QUERIES, None
         if grid is None:
             queries = predict(model, photo.embedding)
         else:
-            found = automatic_masks(model, photo.embedding, AutomaticOptions(grid=grid))
-            by_grid = [mask.candidate for mask in found]
-        segmented = SegmentedPhoto(sample, masks, photo.embedding.frame, queries, lists[sample.source], by_grid)
-        if sample.source not in metrics:
-            metrics[sample.source] = TASKS[task](segmented.labels, embed)
-        metrics[sample.source].update(segmented)
-        partial[sample.source] = partial.get(sample.source, 0) + sample.partial
+            by_grid = _by_grid(model, photo.embedding, grid)
+        if source not in metrics:
+            metrics[source] = TASKS[task](lists[source], embed)
+        masks = list(photo.masks.values())
+        metrics[source].update(
+            SegmentedPhoto(photo.sample, masks, photo.embedding.frame, queries, lists[source], by_grid)
+        )
+        partial[source] = partial.get(source, 0) + photo.sample.partial
     figures = {source: metric.compute() for source, metric in sorted(metrics.items())}
     by_source = {source: row | {"partial_photos": partial[source]} for source, row in figures.items() if row}
     if not by_source:
@@ -91,6 +90,19 @@ def evaluate_photos(
             f"{len(skipped)} were skipped: {skipped[:3]}"
         )
     return PhotoReport(task, by_source, tuple(skipped))
+
+
+def _by_grid(model: SemanticSAM, embedding: ImageEmbedding, grid: int) -> list[Candidate]:
+    """Masks of the whole photo by a grid of clicks."""
+    return [mask.candidate for mask in automatic_masks(model, embedding, AutomaticOptions(grid=grid))]
+
+
+def _check_model(model: SemanticSAM) -> None:
+    if model.generic is None:
+        raise ConfigError(
+            f"model {model.config.name}: it has no object queries and answers clicks only; expected one with "
+            "generic_queries in its config"
+        )
 
 
 def check_task(task: str, *, grid: object = None, seen: object = None) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from semsam_model.data.samples import Sample
-from semsam_model.data.synthetic import made_samples
+from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import DataError, Stopped
 from semsam_model.finetuning.config import FineTuneConfig
 from semsam_model.finetuning.state import FineTuneRun
@@ -66,7 +66,7 @@ def fine_tune(
     Raises Stopped, with the state saved; DataError when there is nothing to train on; TrainingError when the loss is no
     longer a number.
     """
-    scenes: list[Sample] = list(made_samples(config.scenes, seed=SCENES, source="made"))
+    scenes: list[Sample] = list(synthetic_samples(config.scenes, seed=SCENES, source="made"))
     earlier = [*scenes, *replay]
     run = FineTuneRun(model, corrections, earlier, config, out, encoder)
     run.load()

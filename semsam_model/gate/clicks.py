@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from semsam_model.data.samples import Sample
-from semsam_model.data.synthetic import made_samples
+from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.data.vocabulary import HEAD_OF, Vocabulary, encode_vocabulary, source_labels
 from semsam_model.evaluation.encoded_photos import encode_photos
 from semsam_model.evaluation.one_click import ProposalIous, click_targets
@@ -48,7 +48,7 @@ class GateClick:
 
 def guard_samples(scenes: int) -> Sequence[Sample]:
     """The guard set: made scenes that never change and that no fine-tuning trains on."""
-    return made_samples(scenes, seed=GUARD, source="guard")
+    return synthetic_samples(scenes, seed=GUARD, source="guard")
 
 
 def measure(

@@ -8,15 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from semsam_model.gate.clicks import GateClick
+from semsam_model.evaluation.clicks_report import draw_click
 from semsam_model.gate.verdict import Comparison
 from semsam_model.gate.verdict_table import page_environment, read_verdict
-from semsam_model.inference.predict import predict_candidates
-from semsam_model.inference.zoom import crop_encoder
-from semsam_model.masks.clicker import innermost
-from semsam_model.masks.drawing import draw_comparison, to_data_url
 from semsam_model.network.model import SemanticSAM
-from semsam_model.types import Prompt
 
 PICTURES = 8  #: half of them the largest gains, half the largest losses
 
@@ -30,7 +25,7 @@ class Pair:
     caption: str
 
 
-def report(
+def render_report(
     comparison: Comparison,
     parent: SemanticSAM,
     child: SemanticSAM,
@@ -42,14 +37,10 @@ def report(
 
     on_pair: before each of them.
     """
-    gains = _gains(comparison)
-    order = np.argsort(gains, kind="stable")
-    half = PICTURES // 2
-    chosen = [*order[::-1][:half], *(i for i in order[:half] if i not in order[::-1][:half])]
     pairs = []
-    for index in chosen:
+    for index in _largest_changes(comparison):
         on_pair()
-        pairs.append(_pair(comparison, int(index), parent, child))
+        pairs.append(_pair(comparison, index, parent, child))
     return (
         page_environment()
         .get_template("report.html")
@@ -66,21 +57,16 @@ def report(
     )
 
 
-def _gains(comparison: Comparison) -> list[float]:
-    return [c.value - p.value for p, c in zip(comparison.parent, comparison.child, strict=True)]
+def _largest_changes(comparison: Comparison) -> list[int]:
+    """Indices of clicks: PICTURES / 2 of the largest gains, then as many of the largest losses."""
+    gains = [c.value - p.value for p, c in zip(comparison.parent, comparison.child, strict=True)]
+    order = np.argsort(gains, kind="stable").tolist()
+    best = order[::-1][: PICTURES // 2]
+    return [*best, *(index for index in order[: PICTURES // 2] if index not in best)]
 
 
 def _pair(comparison: Comparison, index: int, parent: SemanticSAM, child: SemanticSAM) -> Pair:
     before, after = comparison.parent[index], comparison.child[index]
-    pictures = [_picture(model, comparison, before) for model in (parent, child)]
-    change = f"{before.value:.0f} to {after.value:.0f}"
-    return Pair(pictures[0], pictures[1], f"{before.label or 'no label'}: {change}")
-
-
-def _picture(model: SemanticSAM, comparison: Comparison, at: GateClick) -> str:
-    """The photo with the wanted mask, the candidate ranked first, and the click."""
-    sample = comparison.samples[at.photo]
-    rgb, wanted = sample.image(), sample.mask(at.region)
-    click = innermost(wanted)
-    offered = predict_candidates(model, model.encode(rgb), Prompt((click,)), encode_crop=crop_encoder(model, rgb))
-    return to_data_url(draw_comparison(rgb, wanted, offered[0].mask if offered else None, click))
+    sample = comparison.samples[before.photo]
+    urls = [draw_click(model, sample, before.region) for model in (parent, child)]
+    return Pair(urls[0], urls[1], f"{before.label or 'no label'}: {before.value:.0f} to {after.value:.0f}")

@@ -34,8 +34,8 @@ from backend.store.database import Store, open_store
 from backend.store.tables import jobs as job_rows
 from backend.store.tables import projects, regions
 from backend.versions.registry import open_registry
+from semsam_model.data.scenes import draw_scene
 from semsam_model.data.segmentations import CocoMask
-from semsam_model.data.synthetic import draw_scene
 from semsam_model.errors import Stopped
 from semsam_model.gate.photo_agreement import PhotoAgreement
 from semsam_model.types import ShouldStop

@@ -11,7 +11,7 @@ from semsam_model.adaptation.kernel_ridge import Preference
 from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation, adapt, make_lesson
 from semsam_model.adaptation.rerank import PreferenceReranker, rerank_features, with_region_features
 from semsam_model.config import read_model_config
-from semsam_model.data.synthetic import made_samples
+from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import DataError
 from semsam_model.inference.naming import name_candidates
 from semsam_model.inference.predict import predict_candidates
@@ -41,7 +41,7 @@ def labels(model: SemanticSAM) -> LabelSet:
 def accepted(model: SemanticSAM) -> list[tuple[ImageEmbedding, np.ndarray, str]]:
     """Regions of made scenes; the label says where the region lies, which no text can know."""
     found = []
-    for sample in made_samples(4, seed=1, size=SIZE):
+    for sample in synthetic_samples(4, seed=1, size=SIZE):
         embedding = model.encode(sample.image())
         masks = [sample.mask(i) for i in range(len(sample.regions))]
         for mask in [m for m in masks if m.sum() >= 40][:5]:

@@ -124,6 +124,6 @@ def test_the_check_counts_everything_and_names_what_is_broken(tmp_path: Path) ->
     for part in ("3.png", "4.png", "region 2 (window)", "window 5", "houses", "made"):
         assert part in text
     made = report.by_source["made"]
-    assert made.photos == 6 and made.loose == 0 and made.contained[1] == 1.0
+    assert made.photos == 6 and made.loose == 0 and made.smallest_containment == 1.0
     with Image.open(report.contact_sheet) as sheet:
         assert np.asarray(sheet).std() > 10

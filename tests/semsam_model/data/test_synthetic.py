@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semsam_model.data.folder import read_samples
-from semsam_model.data.synthetic import MIN_AREA, OBJECTS, Thing, draw_scene, made_samples, write_scenes
+from semsam_model.data.scene_objects import OBJECTS, Thing
+from semsam_model.data.scenes import MIN_AREA, draw_scene
+from semsam_model.data.synthetic import synthetic_samples, write_scenes
 from tests.paths import ROOT
 
 SIZE = (96, 128)
@@ -85,7 +87,7 @@ def test_scenes_written_to_disk_read_back_pixel_for_pixel(tmp_path: Path) -> Non
     assert path == tmp_path / "made.json"
     dataset = read_samples(tmp_path)
     assert dataset.skipped == ()
-    made = [sample for sample in made_samples(4, seed=9, size=SIZE) if sample.regions]
+    made = [sample for sample in synthetic_samples(4, seed=9, size=SIZE) if sample.regions]
     assert len(dataset.samples) == len(made)
     for back, sample in zip(dataset.samples, made, strict=True):
         assert np.array_equal(back.image(), sample.image())

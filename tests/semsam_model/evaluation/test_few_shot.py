@@ -9,7 +9,7 @@ import pytest
 
 from semsam_model.config import read_model_config
 from semsam_model.data.samples import Sample
-from semsam_model.data.synthetic import made_samples
+from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import DataError
 from semsam_model.evaluation.few_shot import few_shot_curve, few_shot_ranks, label_set, named_regions, region_label
 from semsam_model.evaluation.replay import replay
@@ -25,7 +25,7 @@ def model() -> SemanticSAM:
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
-    return [*made_samples(6, seed=2, size=(64, 64))]
+    return [*synthetic_samples(6, seed=2, size=(64, 64))]
 
 
 def test_an_example_that_is_asked_about_is_known(model: SemanticSAM, samples: list[Sample]) -> None:

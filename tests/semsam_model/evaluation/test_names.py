@@ -10,7 +10,7 @@ import torch
 
 from semsam_model.config import read_model_config
 from semsam_model.data.samples import Sample
-from semsam_model.data.synthetic import made_samples
+from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import ConfigError
 from semsam_model.evaluation.clicks import innermost
 from semsam_model.evaluation.names import NameReport, NameScores, evaluate_names
@@ -20,7 +20,7 @@ from semsam_model.text_encoder import TextEncoder, normalise_label
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
-    return [*made_samples(6, seed=1, size=(96, 96))]
+    return [*synthetic_samples(6, seed=1, size=(96, 96))]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 
 from semsam_model.config import parse_config, read_model_config
 from semsam_model.data.samples import Annotation, Sample
-from semsam_model.data.synthetic import made_samples
+from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import ConfigError, DataError, Stopped, TrainingError
 from semsam_model.finetuning.config import TRAINED, FineTuneConfig, read_finetune_config
 from semsam_model.finetuning.loop import fine_tune
@@ -33,7 +33,7 @@ CONFIG = FineTuneConfig(
     sampling=SamplingConfig(prompts=3),
     loss=LossConfig(points=32, match_points=32),
 )
-SAMPLES = list(made_samples(3, seed=8, size=(64, 64), source="project"))
+SAMPLES = list(synthetic_samples(3, seed=8, size=(64, 64), source="project"))
 
 
 @pytest.fixture

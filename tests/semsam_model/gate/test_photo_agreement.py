@@ -13,13 +13,13 @@ from semsam_model.checkpoints.checkpoint import load_default
 from semsam_model.config import parse_config
 from semsam_model.data.samples import Annotation, Region, Sample
 from semsam_model.data.segmentations import CocoMask
-from semsam_model.data.synthetic import made_samples
+from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import ConfigError
 from semsam_model.gate.config import GateConfig
 from semsam_model.gate.photo_agreement import PhotoAgreement, measure_agreement
 from semsam_model.network.model import SemanticSAM
 
-SCENES = made_samples(5, seed=33, size=(128, 160), source="project")
+SCENES = synthetic_samples(5, seed=33, size=(128, 160), source="project")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 from semsam_model.checkpoints.checkpoint import load_default
 from semsam_model.config import parse_config, read_model_config
 from semsam_model.data.samples import Annotation, Sample
-from semsam_model.data.synthetic import made_samples
+from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluation.clicks import evaluate_clicks
 from semsam_model.finetuning.loop import SCENES
@@ -22,7 +22,7 @@ from semsam_model.gate.clicks import GateClick, guard_samples, measure
 from semsam_model.gate.config import GateConfig
 from semsam_model.gate.interval import Interval, bootstrap, widened
 from semsam_model.gate.photo_agreement import PhotoAgreement
-from semsam_model.gate.report import report
+from semsam_model.gate.report import render_report
 from semsam_model.gate.verdict import Verdict, compare, judge
 from tests.semsam_model.networks import structured
 
@@ -121,7 +121,7 @@ def test_what_predicted_iou_alone_chooses_is_told_and_not_judged() -> None:
 
 def test_clicks_are_answered_as_the_evaluation_of_the_service_answers_them_closer_look_and_all() -> None:
     model = load_default()[0]
-    (scene,) = made_samples(1, seed=21, size=(96, 96))
+    (scene,) = synthetic_samples(1, seed=21, size=(96, 96))
     smallest = tuple(dataclasses.replace(region, parent=None) for region in scene.regions[-4:])
     samples = [Sample(scene.photo, scene.source, Annotation(96, 96, smallest))]
     measured, evaluated = measure(model, samples), evaluate_clicks(model, samples).clicks
@@ -187,14 +187,14 @@ def test_wrong_settings_are_refused(values: dict[str, float]) -> None:
 
 def test_a_network_measured_against_itself_is_refused_and_against_noise_too_with_a_report() -> None:
     parent = structured(read_model_config("tiny"))
-    held_out = list(made_samples(2, seed=21, size=(96, 96)))
+    held_out = list(synthetic_samples(2, seed=21, size=(96, 96)))
     same = compare(parent, parent, held_out, CONFIG)
     assert (same.verdict.gain.mean, same.verdict.guard_gain, same.verdict.promoted) == (0, 0, False)
     assert len(same.child) == len(measure(parent, held_out))
     noise = structured(read_model_config("tiny"))
     with torch.no_grad():
         noise.pixel_decoder.mask_features.weight.zero_()
-    page = report(compare(parent, noise, held_out, CONFIG), parent, noise, {"model": "tiny <1>"})
+    page = render_report(compare(parent, noise, held_out, CONFIG), parent, noise, {"model": "tiny <1>"})
     assert "Refused" in page
     assert "tiny &lt;1&gt;" in page
     assert page.count("data:image/webp;base64,") >= 8
@@ -205,4 +205,4 @@ def test_the_guard_set_never_changes() -> None:
     first, again = guard_samples(16), guard_samples(16)
     assert np.array_equal(first[3].image(), again[3].image())
     assert first[0].regions
-    assert not any(sample.photo == scene.photo for sample in first for scene in made_samples(64, seed=SCENES))
+    assert not any(sample.photo == scene.photo for sample in first for scene in synthetic_samples(64, seed=SCENES))

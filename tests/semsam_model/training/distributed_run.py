@@ -16,7 +16,7 @@ import torch
 from semsam_model.data.lazy_samples import LazySamples
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import Dataset, Sample
-from semsam_model.data.synthetic import made_samples
+from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import TrainingError
 from semsam_model.network.model import SemanticSAM
 from semsam_model.training.config import LossConfig, SamplingConfig, SimulatedCorrectionsConfig, Stage, TrainConfig
@@ -45,7 +45,7 @@ def config(model: Path, batch: int, steps: int = STEPS) -> TrainConfig:
 
 
 def photos(count: int = 12) -> Sequence[Sample]:
-    return made_samples(count, seed=1, size=(64, 64), source="made")
+    return synthetic_samples(count, seed=1, size=(64, 64), source="made")
 
 
 def interrupting(samples: Sequence[Sample], at: int) -> Mixture:
