@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
 from semsam_model.network.model import build_model
 from tests.backend import postgres
+from tests.semsam_model.networks import structured
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +20,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = read_model_config("tiny")
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save(path, build_model(config), config)
+    return path
+
+
+@pytest.fixture(scope="session")
+def region_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with names and object queries, untrained, whose masks have structure."""
+    tiny = read_model_config("tiny")
+    config = replace(tiny, generic_queries=12, generic_layers=1, name_features=True, text_dim=384)
+    path = tmp_path_factory.mktemp("regions") / "tiny.safetensors"
+    save(path, structured(config, seed=4), config)
     return path
 
 

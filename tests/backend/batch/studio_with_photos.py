@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.backend.service.test_predictions import CONFIG, Files
+from tests.backend.photo_studio import CONFIG, Files
 from tests.backend.studio_http import answering
 
 

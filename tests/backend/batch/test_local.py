@@ -18,10 +18,8 @@ from backend.batch.sources import Item, PhotoReader, in_list
 from backend.errors import BackendError
 from backend.settings import Settings
 from semsam_model.errors import ConfigError, TextEncoderError
-from tests.backend.inference.test_preannotation import NAMED, everything_weights, settings
-from tests.backend.service.test_predictions import CONFIG, picture, png
-
-__all__ = ["everything_weights"]
+from tests.backend.photo_studio import CONFIG, NAMED, photo, png
+from tests.backend.preannotating import settings
 
 CONFIGURED = read_config(CONFIG)
 
@@ -35,7 +33,7 @@ class Reads:
     def __call__(self) -> bytes:
         if self.number == 3:
             raise RuntimeError("out of something")
-        return png(picture(self.number))[: 200 if self.number == 2 else None]
+        return png(photo(self.number))[: 200 if self.number == 2 else None]
 
 
 def listed(settings: Settings) -> list[Item]:
@@ -46,7 +44,7 @@ def listed(settings: Settings) -> list[Item]:
 
 
 REASONS = {
-    "2: picture: PNG cannot be decoded (image file is truncated); damaged or cut short?",
+    "2: photo: PNG cannot be decoded (image file is truncated); damaged or cut short?",
     "3: RuntimeError: out of something",
     "\\udcff\0.png: ValueError: embedded null byte",
 }
@@ -69,9 +67,9 @@ def kill(count: int | None = None) -> None:
 
 @pytest.mark.slow
 def test_a_photo_that_kills_its_worker_is_given_up_and_a_killed_worker_costs_nothing(
-    everything_weights: Path, tmp_path: Path
+    region_weights: Path, tmp_path: Path
 ) -> None:
-    chosen = settings("http://localhost:1", everything_weights, tmp_path)
+    chosen = settings("http://localhost:1", region_weights, tmp_path)
     first = threading.Event()
 
     def victim() -> bytes:
@@ -85,13 +83,13 @@ def test_a_photo_that_kills_its_worker_is_given_up_and_a_killed_worker_costs_not
         return Reads(0)()
 
     items = listed(chosen)
-    with in_this_process(chosen, everything_weights, CONFIGURED) as annotate:
+    with in_this_process(chosen, region_weights, CONFIGURED) as annotate:
         alone = annotated(items, annotate)
     assert (alone[0].written, alone[0].failed) == (6, 3)
     assert set(alone[2]) == REASONS
     items.insert(4, Item("victim", victim, print))
     items.insert(5, Item("killer", killer, print))
-    with in_worker_processes(chosen, everything_weights, CONFIGURED, 2) as annotate:
+    with in_worker_processes(chosen, region_weights, CONFIGURED, 2) as annotate:
         summary, written, told = annotated(items, annotate)
     assert written == {**alone[1], "victim": alone[1]["0"]}
     assert (summary.written, summary.failed) == (7, 4)
@@ -100,9 +98,9 @@ def test_a_photo_that_kills_its_worker_is_given_up_and_a_killed_worker_costs_not
 
 
 def test_workers_that_cannot_begin_say_so_and_not_that_one_should_try_again(
-    everything_weights: Path, tmp_path: Path
+    region_weights: Path, tmp_path: Path
 ) -> None:
-    chosen = settings("http://localhost:1", everything_weights, tmp_path)
+    chosen = settings("http://localhost:1", region_weights, tmp_path)
     ended = threading.Event()
 
     def kill_at_start() -> None:
@@ -112,7 +110,7 @@ def test_workers_that_cannot_begin_say_so_and_not_that_one_should_try_again(
     killing = threading.Thread(target=kill_at_start)
     killing.start()
     try:
-        executor = in_worker_processes(chosen, everything_weights, CONFIGURED, 2)
+        executor = in_worker_processes(chosen, region_weights, CONFIGURED, 2)
         with pytest.raises(BackendError, match=r"--workers 2: .* cannot begin: it died while it loaded"), executor:
             pass
     finally:
@@ -122,21 +120,21 @@ def test_workers_that_cannot_begin_say_so_and_not_that_one_should_try_again(
 
 
 @pytest.mark.slow
-def test_without_a_text_encoder_no_batch_begins_that_would_need_it(everything_weights: Path, tmp_path: Path) -> None:
+def test_without_a_text_encoder_no_batch_begins_that_would_need_it(region_weights: Path, tmp_path: Path) -> None:
     (tmp_path / "encoder").mkdir()
-    blind = settings("http://localhost:1", everything_weights, tmp_path, text_encoder=str(tmp_path / "encoder"))
+    blind = settings("http://localhost:1", region_weights, tmp_path, text_encoder=str(tmp_path / "encoder"))
     with (
         pytest.raises(TextEncoderError, match=f"without the text encoder.*{tmp_path}"),
-        in_this_process(blind, everything_weights, read_config(NAMED)),
+        in_this_process(blind, region_weights, read_config(NAMED)),
     ):
         pass
-    with in_this_process(blind, everything_weights, CONFIGURED) as annotate:  # nothing to tell apart
+    with in_this_process(blind, region_weights, CONFIGURED) as annotate:  # nothing to tell apart
         assert annotated([Item("0", Reads(0), print)], annotate)[0].written == 1
 
 
 @pytest.mark.slow
-def test_why_a_worker_cannot_begin_is_told(everything_weights: Path, tmp_path: Path) -> None:
-    altered, content = tmp_path / "altered.safetensors", bytearray(everything_weights.read_bytes())
+def test_why_a_worker_cannot_begin_is_told(region_weights: Path, tmp_path: Path) -> None:
+    altered, content = tmp_path / "altered.safetensors", bytearray(region_weights.read_bytes())
     content[-1] ^= 1
     altered.write_bytes(content)
     executor = in_worker_processes(settings("http://localhost:1", altered, tmp_path), altered, CONFIGURED, 1)

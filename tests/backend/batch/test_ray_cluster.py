@@ -28,12 +28,10 @@ from semsam_model.checkpoints.header import read_header
 from tests.backend.batch.studio_with_photos import Studio, at_work
 from tests.backend.batch.test_local import REASONS, annotated, listed
 from tests.backend.batch.test_run import photos_of, rows
-from tests.backend.inference.test_preannotation import NAMED, everything_weights, settings
-from tests.backend.service.test_predictions import CONFIG, picture, png
+from tests.backend.photo_studio import CONFIG, NAMED, photo, png
+from tests.backend.preannotating import settings
 from tests.backend.studio_http import TOKEN
 from tests.paths import ROOT
-
-__all__ = ["everything_weights"]
 
 CONFIGURED = read_config(CONFIG)
 
@@ -78,17 +76,17 @@ def actors() -> list[int]:
 
 @pytest.mark.slow
 def test_whoever_is_killed_every_photo_is_annotated_once_and_as_in_one_process(
-    cluster: Cluster, everything_weights: Path, tmp_path: Path
+    cluster: Cluster, region_weights: Path, tmp_path: Path
 ) -> None:
     folder, out, alone = tmp_path / "photos", tmp_path / "tasks.jsonl", tmp_path / "alone.jsonl"
     folder.mkdir()
     for number in range(24):
-        (folder / f"{number:02}.png").write_bytes(png(picture(number))[: 200 if number == 22 else None])
+        (folder / f"{number:02}.png").write_bytes(png(photo(number))[: 200 if number == 22 else None])
     (tmp_path / "labeling.xml").write_text(CONFIG)
-    chosen = settings("http://localhost:1", everything_weights, tmp_path)
+    chosen = settings("http://localhost:1", region_weights, tmp_path)
     command = [sys.executable, "-c", "from backend.cli.main import main; main()", "batch", "--ray", cluster.address]
     command += ["--folder", "photos", "--labeling", "labeling.xml", "--out", "tasks.jsonl", "--rate", "1000"]
-    own = {"SEMSAM_MODEL": "tiny", "SEMSAM_WEIGHTS": str(everything_weights), "SEMSAM_PREANNOTATE_THRESHOLD": "0"}
+    own = {"SEMSAM_MODEL": "tiny", "SEMSAM_WEIGHTS": str(region_weights), "SEMSAM_PREANNOTATE_THRESHOLD": "0"}
     with (tmp_path / "log").open("w+") as log:
         driver = subprocess.Popen(command, cwd=tmp_path, env=os.environ | own, stdout=log, stderr=log)
         while not out.exists() or not out.stat().st_size:
@@ -107,21 +105,21 @@ def test_whoever_is_killed_every_photo_is_annotated_once_and_as_in_one_process(
             os.kill(killed[0], signal.SIGKILL)
 
     def go(out: Path, executor: Any, on_photo: Any = lambda summary: None) -> Summary:
-        with photos_of(folder, out, chosen, everything_weights) as items, executor as annotate:
+        with photos_of(folder, out, chosen, region_weights) as items, executor as annotate:
             return run(items, annotate, on_failure=told.append, on_photo=on_photo)
 
-    weights = everything_weights
+    weights = region_weights
     second = go(out, on_ray(cluster.address, chosen, weights, CONFIGURED, 1), kill_one)
     assert len(killed) == 1
     assert (second.done, second.written, second.failed) == (before, 23 - before, 1)
-    assert told == ["22.png: picture: PNG cannot be decoded (image file is truncated); damaged or cut short?"]
+    assert told == ["22.png: photo: PNG cannot be decoded (image file is truncated); damaged or cut short?"]
     go(alone, in_this_process(chosen, weights, CONFIGURED))
     assert rows(out) == rows(alone)
 
 
 @pytest.mark.slow
 def test_a_photo_that_no_worker_survives_is_reported_the_rest_goes_on_and_no_log_has_the_token(
-    cluster: Cluster, everything_weights: Path, tmp_path: Path
+    cluster: Cluster, region_weights: Path, tmp_path: Path
 ) -> None:
     def read() -> bytes:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -130,11 +128,11 @@ def test_a_photo_that_no_worker_survives_is_reported_the_rest_goes_on_and_no_log
     told = list[str]()
     studio = Studio("a.png", "missing.png", "b.png")
     with at_work(studio) as url:
-        chosen = settings(url, everything_weights, tmp_path)
-        tasks = task_items(LabelStudio(chosen), 1, CONFIGURED, read_header(everything_weights).version.version)
+        chosen = settings(url, region_weights, tmp_path)
+        tasks = task_items(LabelStudio(chosen), 1, CONFIGURED, read_header(region_weights).version.version)
         items = chain([Item("killer", read, print)], tasks)
         # the third photo is in a dataset of its own
-        executor = on_ray(cluster.address, chosen, everything_weights, CONFIGURED, 1, first=2, retries=0)
+        executor = on_ray(cluster.address, chosen, region_weights, CONFIGURED, 1, first=2, retries=0)
         with executor as annotate:
             summary = run(items, annotate, on_failure=told.append)
     assert (summary.written, summary.failed) == (2, 2)
@@ -147,12 +145,12 @@ def test_a_photo_that_no_worker_survives_is_reported_the_rest_goes_on_and_no_log
 
 @pytest.mark.slow
 def test_what_fails_is_told_as_on_one_machine_and_the_answers_are_the_same(
-    cluster: Cluster, everything_weights: Path, tmp_path: Path
+    cluster: Cluster, region_weights: Path, tmp_path: Path
 ) -> None:
-    chosen, config = settings("http://localhost:1", everything_weights, tmp_path), read_config(NAMED)
-    with on_ray(cluster.address, chosen, everything_weights, config, 1) as annotate:
+    chosen, config = settings("http://localhost:1", region_weights, tmp_path), read_config(NAMED)
+    with on_ray(cluster.address, chosen, region_weights, config, 1) as annotate:
         there = annotated(listed(chosen), annotate)
-    with in_this_process(chosen, everything_weights, config) as annotate:
+    with in_this_process(chosen, region_weights, config) as annotate:
         here = annotated(listed(chosen), annotate)
     assert there[:2] == here[:2]
     assert set(there[2]) == set(here[2]) == REASONS
@@ -160,15 +158,15 @@ def test_what_fails_is_told_as_on_one_machine_and_the_answers_are_the_same(
 
 @pytest.mark.slow
 def test_without_a_text_encoder_on_a_worker_the_run_ends_and_says_so(
-    cluster: Cluster, everything_weights: Path, tmp_path: Path
+    cluster: Cluster, region_weights: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "encoder").mkdir()
-    blind = settings("http://localhost:1", everything_weights, tmp_path, text_encoder=str(tmp_path / "encoder"))
+    blind = settings("http://localhost:1", region_weights, tmp_path, text_encoder=str(tmp_path / "encoder"))
     written = dict[str, Any]()
     items = [Item(item.name, item.read, partial(written.__setitem__, item.name)) for item in listed(blind)]
     reason = f"a worker on .* cannot begin: .*without the text encoder.*{tmp_path}"
     with (
-        on_ray(cluster.address, blind, everything_weights, read_config(NAMED), 1) as annotate,
+        on_ray(cluster.address, blind, region_weights, read_config(NAMED), 1) as annotate,
         pytest.raises(BackendError, match=reason),
     ):
         run(iter(items), annotate)
@@ -176,10 +174,10 @@ def test_without_a_text_encoder_on_a_worker_the_run_ends_and_says_so(
 
 
 def test_tokens_do_not_travel_a_worker_takes_those_of_its_environment(
-    everything_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    region_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with at_work(Studio("a.png")) as url:
-        chosen = settings(url, everything_weights, tmp_path)
+        chosen = settings(url, region_weights, tmp_path)
         (item,) = task_items(LabelStudio(chosen), 1, CONFIGURED, "tiny-0")
         assert isinstance(item, Item)
         sent = cloudpickle.dumps(item.read)
@@ -188,7 +186,7 @@ def test_tokens_do_not_travel_a_worker_takes_those_of_its_environment(
         with pytest.raises(SettingsError, match="LABEL_STUDIO_API_KEY"):
             pickle.loads(sent)
         monkeypatch.setenv("LABEL_STUDIO_API_KEY", TOKEN)
-        assert pickle.loads(sent)() == png(picture(0))
+        assert pickle.loads(sent)() == png(photo(0))
 
 
 def test_a_reader_that_travels_reads_the_same_files_and_takes_no_token_along(
@@ -224,18 +222,18 @@ def test_a_gpu_that_is_not_there_is_missed_before_the_start() -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "localhost:99999", "nonsense"])
 def test_an_address_where_no_cluster_is_is_named_at_once(
-    address: str, everything_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, region_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)  # this process may be connected to the tests' own
-    executor = on_ray(address, settings("http://x", everything_weights, tmp_path), everything_weights, CONFIGURED, 1)
+    executor = on_ray(address, settings("http://x", region_weights, tmp_path), region_weights, CONFIGURED, 1)
     with pytest.raises(BackendError, match=f"--ray {address}.*expected local, auto or HOST:PORT"), executor:
         pass
 
 
 def test_without_ray_it_says_what_to_install(
-    everything_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    region_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    executor = on_ray("local", settings("http://x", everything_weights, tmp_path), everything_weights, CONFIGURED, 1)
+    executor = on_ray("local", settings("http://x", region_weights, tmp_path), region_weights, CONFIGURED, 1)
     with pytest.raises(BackendError, match=r"pip install 'ray\[data\]"), executor:
         pass

@@ -22,10 +22,8 @@ from backend.label_studio.client import LabelStudio
 from backend.settings import Settings
 from semsam_model.checkpoints.header import read_header
 from tests.backend.batch.studio_with_photos import Studio, at_work
-from tests.backend.inference.test_preannotation import NAMED, built, everything_weights, settings
-from tests.backend.service.test_predictions import CONFIG, Files, body, picture, png, serving
-
-__all__ = ["everything_weights"]
+from tests.backend.photo_studio import CONFIG, NAMED, Files, body, photo, png, serving
+from tests.backend.preannotating import built, settings
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
@@ -44,24 +42,24 @@ def photos_of(folder: Path, out: Path, chosen: Settings, weights: Path) -> Itera
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     (folder / "deeper").mkdir(parents=True)
-    (folder / "a.png").write_bytes(png(picture(0)))
-    (folder / "broken.png").write_bytes(png(picture(0))[:200])
-    (folder / "deeper" / "b.png").write_bytes(png(picture(1)))
+    (folder / "a.png").write_bytes(png(photo(0)))
+    (folder / "broken.png").write_bytes(png(photo(0))[:200])
+    (folder / "deeper" / "b.png").write_bytes(png(photo(1)))
     return folder
 
 
 def test_a_folder_gets_what_the_service_says_and_a_killed_run_goes_on(
-    photos: Path, everything_weights: Path, tmp_path: Path
+    photos: Path, region_weights: Path, tmp_path: Path
 ) -> None:
     with serving(Files()) as url:
-        chosen = settings(url, everything_weights, tmp_path)
+        chosen = settings(url, region_weights, tmp_path)
         with built(chosen) as service:
             expected = service.predict_request(body(None, "a.png", "b.png", config=NAMED), "r")
     out, told = tmp_path / "out.jsonl", list[str]()
 
     def go() -> Summary:
-        items = photos_of(photos, out, chosen, everything_weights)
-        with in_this_process(chosen, everything_weights, read_config(NAMED)) as annotate, items as missing:
+        items = photos_of(photos, out, chosen, region_weights)
+        with in_this_process(chosen, region_weights, read_config(NAMED)) as annotate, items as missing:
             return run(missing, annotate, on_failure=told.append)
 
     first = go()
@@ -81,14 +79,14 @@ def test_a_folder_gets_what_the_service_says_and_a_killed_run_goes_on(
     assert out.read_bytes() == whole
 
 
-def test_a_slow_photo_holds_up_no_other_and_few_are_held_at_a_time(everything_weights: Path, tmp_path: Path) -> None:
-    chosen = settings("http://localhost:1", everything_weights, tmp_path)
+def test_a_slow_photo_holds_up_no_other_and_few_are_held_at_a_time(region_weights: Path, tmp_path: Path) -> None:
+    chosen = settings("http://localhost:1", region_weights, tmp_path)
     written, held, ninth = list[int](), list[int](), threading.Event()
 
     def items() -> Iterator[Item]:
         def read(number: int) -> bytes:
             assert number or ninth.wait(60)
-            return png(picture(number % 2))
+            return png(photo(number % 2))
 
         def write(prediction: dict[str, Any], number: int) -> None:
             written.append(number)
@@ -99,7 +97,7 @@ def test_a_slow_photo_holds_up_no_other_and_few_are_held_at_a_time(everything_we
             held.append(number - len(written))
             yield Item(str(number), partial(read, number), partial(write, number=number))
 
-    with in_this_process(chosen, everything_weights, read_config(CONFIG)) as annotate:
+    with in_this_process(chosen, region_weights, read_config(CONFIG)) as annotate:
         assert run(items(), annotate).written == 20
     assert sorted(written) == list(range(20)) and written.index(0) >= 9
     assert max(held) < 8
@@ -107,7 +105,7 @@ def test_a_slow_photo_holds_up_no_other_and_few_are_held_at_a_time(everything_we
 
 @pytest.mark.parametrize("problem", [ConnectionError("server is gone"), KeyboardInterrupt()])
 def test_nothing_goes_on_after_a_prediction_cannot_be_written(
-    problem: BaseException, everything_weights: Path, tmp_path: Path
+    problem: BaseException, region_weights: Path, tmp_path: Path
 ) -> None:
     taken = list[int]()
 
@@ -117,33 +115,33 @@ def test_nothing_goes_on_after_a_prediction_cannot_be_written(
     def items() -> Iterator[Item]:
         for number in range(50):
             taken.append(number)
-            yield Item(str(number), lambda: png(picture(0)), write)
+            yield Item(str(number), lambda: png(photo(0)), write)
 
-    chosen = settings("http://localhost:1", everything_weights, tmp_path)
-    with in_this_process(chosen, everything_weights, read_config(CONFIG)) as annotate, pytest.raises(type(problem)):
+    chosen = settings("http://localhost:1", region_weights, tmp_path)
+    with in_this_process(chosen, region_weights, read_config(CONFIG)) as annotate, pytest.raises(type(problem)):
         run(items(), annotate)
     assert len(taken) < 8
 
 
-def test_tasks_without_a_prediction_of_this_very_version_get_one_once(everything_weights: Path, tmp_path: Path) -> None:
-    studio, version = Studio("a.png", "missing.png", "b.png"), read_header(everything_weights).version.version
+def test_tasks_without_a_prediction_of_this_very_version_get_one_once(region_weights: Path, tmp_path: Path) -> None:
+    studio, version = Studio("a.png", "missing.png", "b.png"), read_header(region_weights).version.version
     studio.predictions = {1: [{"model_version": version + UNFINISHED}], 2: [], 3: [{"model_version": version}]}
     with at_work(studio) as url:
-        chosen, config = settings(url, everything_weights, tmp_path), read_config(CONFIG)
-        with in_this_process(chosen, everything_weights, config) as annotate:
+        chosen, config = settings(url, region_weights, tmp_path), read_config(CONFIG)
+        with in_this_process(chosen, region_weights, config) as annotate:
             summaries = [run(task_items(LabelStudio(chosen), 1, config, version), annotate) for _ in range(2)]
     assert [(s.written, s.done, s.failed) for s in summaries] == [(1, 1, 1), (0, 2, 1)]
     assert [len(studio.predictions[i]) for i in (1, 2, 3)] == [2, 0, 1]
 
 
 def test_a_task_that_goes_or_gets_its_prediction_meanwhile_is_passed_and_the_rest_goes_on(
-    everything_weights: Path, tmp_path: Path
+    region_weights: Path, tmp_path: Path
 ) -> None:
     """Deleted: 1 before it is asked for, 2 while it is annotated, 3 at the last moment. 4: retrieved meanwhile. 5: its
     prediction is refused. 6: names no picture."""
-    version = read_header(everything_weights).version.version
+    version = read_header(region_weights).version.version
     studio = Studio("a.png", "b.png", "turned.png", "4.png", "5.png", "", "a.png")
-    studio.files |= {f"/data/upload/1/{number}.png": png(picture(number)) for number in (4, 5)}
+    studio.files |= {f"/data/upload/1/{number}.png": png(photo(number)) for number in (4, 5)}
     studio.images[6], studio.refused = "", {5}
 
     def meanwhile(path: str, times: int) -> None:
@@ -165,8 +163,8 @@ def test_a_task_that_goes_or_gets_its_prediction_meanwhile_is_passed_and_the_res
     studio.post = post  # type: ignore[method-assign]
     told = list[str]()
     with at_work(studio) as url:
-        chosen, config = settings(url, everything_weights, tmp_path), read_config(CONFIG)
-        with in_this_process(chosen, everything_weights, config) as annotate:
+        chosen, config = settings(url, region_weights, tmp_path), read_config(CONFIG)
+        with in_this_process(chosen, region_weights, config) as annotate:
             summary = run(task_items(LabelStudio(chosen), 1, config, version), annotate, on_failure=told.append)
     assert (summary.written, summary.done, summary.failed) == (1, 1, 5)
     assert {n: len(found) for n, found in studio.versions().items() if found} == {4: 1, 7: 1}
@@ -176,10 +174,10 @@ def test_a_task_that_goes_or_gets_its_prediction_meanwhile_is_passed_and_the_res
     assert "400" in reasons["task 5"] and "address of a photo" in reasons["task 6"]
 
 
-def test_where_label_studio_answers_nothing_the_run_ends(everything_weights: Path, tmp_path: Path) -> None:
+def test_where_label_studio_answers_nothing_the_run_ends(region_weights: Path, tmp_path: Path) -> None:
     studio = Studio("a.png", "b.png")
     with at_work(studio) as url:
-        chosen, config = settings(url, everything_weights, tmp_path), read_config(CONFIG)
+        chosen, config = settings(url, region_weights, tmp_path), read_config(CONFIG)
         tasks = task_items(LabelStudio(chosen), 1, config, "tiny-0")
         first = next(tasks)
         assert isinstance(first, Item)

@@ -25,7 +25,7 @@ from backend.batch.sources import PhotoFile, PhotoReader, in_folder, in_list, ph
 from backend.batch.task_lines import TaskLines
 from backend.errors import BackendError, ImageTooLarge, LabelStudioError, NotFound
 from backend.settings import Settings
-from tests.backend.service.test_predictions import CONFIG
+from tests.backend.photo_studio import CONFIG
 
 LIMIT = 100
 KEYS = ("in/a.jpg", "in/deeper/b #1?ü.PNG", "in/50%25 of.tiff")

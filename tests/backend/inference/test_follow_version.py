@@ -115,6 +115,7 @@ def until(url: str, version: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_while_versions_switch_under_load_every_answer_is_whole_and_of_one_version(
     registry: Registry, child: ModelVersion, served: str
 ) -> None:

@@ -11,48 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.inference.label_embeddings import LabelVectors
 from backend.inference.preannotation import UNFINISHED
 from backend.label_studio.label_config import LabelConfig
 from backend.metrics import Metrics
 from backend.service.service import SemsamService
-from backend.service.wiring import assemble, build_service
-from backend.settings import Settings
-from semsam_model.checkpoints.checkpoint import load, save
-from semsam_model.config import read_model_config
+from backend.service.wiring import build_service
+from semsam_model.checkpoints.checkpoint import load
 from semsam_model.masks.codecs import decode_brush_rle
-from semsam_model.text_encoder import TextEncoder
-from tests.backend.service.test_predictions import CONFIG, Files, body, serving
-from tests.backend.studio_http import TOKEN
-from tests.semsam_model.networks import structured
-
-NAMED = CONFIG.replace(
-    '<Label value="object" kind="object" background="#d62728"/>',
-    '<Label value="house" kind="object"/><Label value="sky" kind="object"/>'
-    '<Label value="window" kind="part" of="house"/>',
-).replace('<Label value="part" kind="part" background="#1f77b4"/>', "")
-
-
-@pytest.fixture(scope="session")
-def everything_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with names and object queries, untrained, whose masks have structure."""
-    tiny = read_model_config("tiny")
-    config = dataclasses.replace(tiny, generic_queries=12, generic_layers=1, name_features=True, text_dim=384)
-    path = tmp_path_factory.mktemp("everything") / "tiny.safetensors"
-    save(path, structured(config, seed=4), config)
-    return path
-
-
-def settings(url: str, weights: Path, folder: Path, **own: Any) -> Settings:
-    return Settings(
-        label_studio_url=url,
-        label_studio_api_key=TOKEN,
-        model="tiny",
-        weights=weights,
-        data_dir=folder,
-        preannotate_threshold=0.0,
-        **own,
-    )
+from tests.backend.photo_studio import CONFIG, NAMED, Files, body, serving
+from tests.backend.preannotating import built, settings
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +28,9 @@ def server() -> Iterator[str]:
         yield url
 
 
-@contextlib.contextmanager
-def built(chosen: Settings) -> Iterator[SemsamService]:
-    """The service, its text encoder loaded: a busy machine takes longer for that than a request waits."""
-    vectors = LabelVectors(TextEncoder(chosen.text_encoder))
-    vectors.wait(300)
-    parts = assemble(chosen, Metrics(), label_vectors=vectors)
-    with contextlib.closing(parts.service) as made:
-        parts.predictor.start()
-        yield made
-
-
 @pytest.fixture
-def service(server: str, everything_weights: Path, tmp_path: Path) -> Iterator[SemsamService]:
-    with built(settings(server, everything_weights, tmp_path)) as made:
+def service(server: str, region_weights: Path, tmp_path: Path) -> Iterator[SemsamService]:
+    with built(settings(server, region_weights, tmp_path)) as made:
         yield made
 
 
@@ -115,8 +71,8 @@ def test_asked_twice_it_says_the_same_to_the_byte(service: SemsamService) -> Non
     assert first == second
 
 
-def test_threshold_and_number_are_obeyed(server: str, everything_weights: Path, tmp_path: Path) -> None:
-    few = dataclasses.replace(settings(server, everything_weights, tmp_path), preannotate_regions=1)
+def test_threshold_and_number_are_obeyed(server: str, region_weights: Path, tmp_path: Path) -> None:
+    few = dataclasses.replace(settings(server, region_weights, tmp_path), preannotate_regions=1)
     none = dataclasses.replace(few, preannotate_threshold=1.0)
     counts = []
     for chosen in (few, none):
@@ -126,15 +82,15 @@ def test_threshold_and_number_are_obeyed(server: str, everything_weights: Path, 
 
 
 def test_what_no_time_is_left_for_comes_back_empty_under_a_version_that_is_asked_again(
-    server: str, everything_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: str, region_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hurried = settings(server, everything_weights, tmp_path, preannotate_seconds=1e-9)
+    hurried = settings(server, region_weights, tmp_path, preannotate_seconds=1e-9)
     with contextlib.closing(build_service(hurried, Metrics())) as made, caplog.at_level(logging.INFO):
         answers = made.predict_request(body(None, "a.png", "b.png"), "r9")
     assert [a["result"] for a in answers] == [[], []]
     assert all(a["model_version"].endswith(UNFINISHED) for a in answers)
     assert "the setting preannotate_seconds" in caplog.text
-    assert load(everything_weights)[1].version in answers[0]["model_version"]
+    assert load(region_weights)[1].version in answers[0]["model_version"]
 
 
 def test_a_photo_that_cannot_be_read_is_asked_again_and_the_others_are_answered(service: SemsamService) -> None:
@@ -144,10 +100,10 @@ def test_a_photo_that_cannot_be_read_is_asked_again_and_the_others_are_answered(
 
 
 def test_without_a_text_encoder_nothing_is_labelled_that_would_need_it(
-    server: str, everything_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: str, region_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "encoder").mkdir()
-    blind = settings(server, everything_weights, tmp_path, text_encoder=str(tmp_path / "encoder"))
+    blind = settings(server, region_weights, tmp_path, text_encoder=str(tmp_path / "encoder"))
     with built(blind) as made:
         (named,) = made.predict_request(body(None, "a.png", config=NAMED), "r4")
         (plain,) = made.predict_request(body(None, "a.png"), "r5")
@@ -158,7 +114,7 @@ def test_without_a_text_encoder_nothing_is_labelled_that_would_need_it(
 
 
 def test_a_single_photo_that_does_not_come_is_given_up_too(
-    everything_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    region_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     come = threading.Event()
 
@@ -173,7 +129,7 @@ def test_a_single_photo_that_does_not_come_is_given_up_too(
             self.held = held
 
     with serving(Slow()) as url:
-        hurried = settings(url, everything_weights, tmp_path, preannotate_seconds=1.0)
+        hurried = settings(url, region_weights, tmp_path, preannotate_seconds=1.0)
         with contextlib.closing(build_service(hurried, Metrics())) as made:
             (answer,) = made.predict_request(body(None, "a.png"), "r")
             come.set()

@@ -21,7 +21,7 @@ from backend.settings import Settings
 from backend.store.database import Store
 from backend.web.app import create_app
 from tests.backend.annotations import CONFIG, annotation, brush_row, square
-from tests.backend.service.test_predictions import Files, body, keypoint, serving
+from tests.backend.photo_studio import Files, body, keypoint, serving
 from tests.backend.studio_http import TOKEN
 
 PROJECT = {

@@ -1,7 +1,6 @@
 """A Label Studio request in, a prediction for each task out, over a real HTTP server with real photo files."""
 
 import contextlib
-import io
 import json
 import logging
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from backend.metrics import Metrics
 from backend.service.service import SemsamService
@@ -21,50 +19,9 @@ from semsam_model.checkpoints.checkpoint import load
 from semsam_model.checkpoints.header import read_header
 from semsam_model.errors import CheckpointError
 from semsam_model.inference.predict import predict_candidates
-from semsam_model.masks.codecs import decode_brush_rle
 from semsam_model.types import Click, Prompt
-from tests.backend.studio_http import TOKEN, answering
-from tests.paths import CONFIGS
-
-CONFIG = (CONFIGS / "labeling.xml").read_text()
-
-
-def png(rgb: np.ndarray, orientation: int = 1) -> bytes:
-    out, exif = io.BytesIO(), Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(rgb).save(out, "PNG", exif=exif)
-    return out.getvalue()
-
-
-def picture(seed: int = 0) -> np.ndarray:
-    return np.kron(np.random.default_rng(seed).integers(0, 255, (5, 7, 3), np.uint8), np.ones((12, 12, 1), np.uint8))
-
-
-class Files:
-    """What the server holds, by path, and how often each was fetched."""
-
-    def __init__(self) -> None:
-        self.content = {
-            "/data/upload/1/a.png": png(picture(0)),
-            "/data/upload/1/b.png": png(picture(1)),
-            "/data/upload/1/turned.png": png(np.rot90(picture(0)).copy(), 6),
-            "/data/upload/1/broken.png": png(picture(0))[:200],
-        }
-        self.fetched: list[str] = []
-
-
-@contextlib.contextmanager
-def serving(files: Files, token: str = TOKEN) -> Iterator[str]:
-    """Address of a Label Studio that holds these files."""
-
-    def get(path: str) -> tuple[int, bytes]:
-        if not path.startswith("/api/"):  # which is asked in the background, whenever it pleases
-            files.fetched.append(path)
-        body = files.content.get(path)
-        return (404, b"") if body is None else (200, body)
-
-    with answering(get, token=token) as url:
-        yield url
+from tests.backend.photo_studio import CONFIG, Files, body, keypoint, masks, photo, png, serving
+from tests.backend.studio_http import TOKEN
 
 
 @pytest.fixture(scope="module")
@@ -84,38 +41,10 @@ def service(server: tuple[str, Files], weights: Path, tmp_path: Path) -> Iterato
         yield service
 
 
-def keypoint(x: float, y: float, *, positive: bool = True, control: str = "click_all", **more: Any) -> dict[str, Any]:
-    return {
-        "id": f"k{x}{y}",
-        "type": "keypoint",
-        "from_name": control,
-        "to_name": "image",
-        "is_positive": positive,
-        "original_width": 84,
-        "original_height": 60,
-        "image_rotation": 0,
-        "value": {"x": x, "y": y, "width": 0.25, "labels": []},
-    } | more
-
-
-def body(rows: list[dict[str, Any]] | None, *names: str, config: str = CONFIG) -> dict[str, Any]:
-    tasks = [{"id": i + 1, "project": 1, "data": {"image": f"/data/upload/1/{n}"}} for i, n in enumerate(names)]
-    context = None if rows is None else {"result": rows}
-    return {"project": "1.17", "label_config": config, "params": {"context": context}, "tasks": tasks}
-
-
-def masks(prediction: dict[str, Any]) -> list[np.ndarray]:
-    return [
-        decode_brush_rle(row["value"]["rle"], (row["original_height"], row["original_width"]))
-        for row in prediction["result"]
-        if row["type"] == "brushlabels"
-    ]
-
-
 def test_a_click_returns_the_models_masks_on_the_right_pixels_best_last(service: SemsamService, weights: Path) -> None:
     (prediction,) = service.predict_request(body([keypoint(25, 50)], "a.png"), "r1")
     model, version = load(weights)
-    expected = predict_candidates(model, model.encode(picture(0)), Prompt((Click(21, 30),)))
+    expected = predict_candidates(model, model.encode(photo(0)), Prompt((Click(21, 30),)))
     assert prediction["model_version"] == version.version
     offered = masks(prediction)
     assert len(offered) == len(expected)
@@ -183,7 +112,7 @@ def test_two_servers_with_the_same_project_id_and_path_keep_their_pictures_and_t
 ) -> None:
     path, other_token = "/data/upload/1/a.png", "f" * 40
     other = Files()
-    other.content[path] = png(picture(7)[:48])
+    other.content[path] = png(photo(7)[:48])
     with serving(other, other_token) as other_url:
         settings = Settings(
             label_studio_url=server[0],

@@ -27,7 +27,7 @@ from backend.web.app import create_app
 from backend.web.gate_page import read_gate
 from backend.web.pages import render_gate
 from tests.backend.finetuning.test_worker import ANYTHING, KEY, prepared, write_config
-from tests.backend.service.test_status import Told, browser_page, served
+from tests.backend.web.browsing import StoreOnly, browser_page, served
 
 NOW = datetime.now(UTC)
 
@@ -41,8 +41,8 @@ class Finished:
     store: Store
     settings: Settings
 
-    def service(self) -> Told:
-        return Told(self.store, self.settings.data_dir)
+    def service(self) -> StoreOnly:
+        return StoreOnly(self.store, self.settings.data_dir)
 
     def get(self, path: str) -> Any:
         return create_app(self.settings, self.service(), Metrics()).test_client().get(path)
@@ -104,6 +104,7 @@ def test_in_a_browser_the_last_gate_is_a_table_with_a_link_to_its_report(once: F
         assert errors == []
 
 
+@pytest.mark.slow
 def test_the_report_is_read_beside_the_version_when_the_jobs_folder_is_gone_and_the_figures_when_both_are(
     finished: Finished,
 ) -> None:
@@ -120,12 +121,14 @@ def test_the_report_is_read_beside_the_version_when_the_jobs_folder_is_gone_and_
     assert f"{held_out[0]:.1f} &rarr;" in figures.text and "label " in figures.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["999", str(2**63 - 1), str(2**70), "0", "-1", "x", "..%2f..%2fsemsam.db", "../1"])
 def test_what_is_no_job_is_not_found(once: Finished, path: str) -> None:
     answer = once.get(f"/gate/{path}")
     assert answer.status_code == 404 and answer.json["error"]
 
 
+@pytest.mark.slow
 def test_a_job_that_was_not_judged_is_not_found_and_says_why(once: Finished) -> None:
     job, _ = jobs.request(once.store, ProjectKey("http://other", 5), "command")
     held = jobs.claim(once.store, "w", once.worker.lease, only=job.id)
@@ -135,6 +138,7 @@ def test_a_job_that_was_not_judged_is_not_found_and_says_why(once: Finished) -> 
     assert answer.status_code == 404 and "too few corrections" in answer.json["error"]
 
 
+@pytest.mark.slow
 def test_a_link_out_of_the_data_folder_is_not_followed(finished: Finished, tmp_path: Path) -> None:
     secret = tmp_path / "secret.html"
     secret.write_text("secret")
