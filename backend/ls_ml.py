@@ -26,25 +26,25 @@ from backend.service.wiring import build_service
 from backend.settings import load_settings
 
 
-@functools.cache
-def service() -> SemsamService:
-    """The process's one service, made at first use from the environment."""
-    return build_service(load_settings(), Metrics())
-
-
 class SemanticSAMBackend(LabelStudioMLBase):
     """Adapter: hands each request to the service with what the framework knows of the project."""
 
+    @classmethod
+    @functools.cache
+    def service(cls) -> SemsamService:
+        """The process's one service, made at first use from the environment."""
+        return build_service(load_settings(), Metrics())
+
     def setup(self) -> None:
-        self.set("model_version", service().model_version)
+        self.set("model_version", self.service().model_version)
 
     def predict(
         self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any
     ) -> ModelResponse:
-        predictions = service().predict(tasks, context, label_config=self.label_config, project=self.project_id)
+        predictions = self.service().predict(tasks, context, label_config=self.label_config, project=self.project_id)
         # not that of now: another model may have taken over while this one answered
-        version = predictions[0]["model_version"] if predictions else service().model_version
+        version = predictions[0]["model_version"] if predictions else self.service().model_version
         return ModelResponse(predictions=predictions, model_version=version)
 
     def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return service().fit(event, data, **kwargs)
+        return self.service().fit(event, data, **kwargs)

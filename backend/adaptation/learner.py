@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 2.0  #: seconds after which the store is looked at unasked: another process may have changed it
+POLL_S = 2.0  #: seconds after which the store is read unasked: another process may have changed it
 PUBLISH_S = 3.0  #: seconds of work on many regions after which what they have taught so far is published
 
 
@@ -74,7 +74,7 @@ class Learner:
         self._projects: dict[ProjectKey, _Project] = {}
         self._learned: dict[ProjectKey, tuple[str, ProjectAdaptation]] = {}
         self._changed = threading.Condition()
-        self._looks_asked = self._looks_done = 0
+        self._polls_asked = self._polls_done = 0
         self._stopping = False
         self._store_away = False
         self._thread = threading.Thread(target=self._run, name="learn", daemon=True)
@@ -96,31 +96,31 @@ class Learner:
         digest, learned = self._learned.get(key, ("", None))
         return learned if digest == model else None
 
-    def look(self) -> None:
-        """The store or the model has changed: look soon; returns at once."""
+    def notify(self) -> None:
+        """The store or the model has changed: read the store soon; returns at once."""
         with self._changed:
-            self._looks_asked += 1
+            self._polls_asked += 1
             self._changed.notify_all()
 
     def wait(self, timeout_s: float) -> bool:
-        """CropEncoder now, and return whether everything in the store has been caught up with in time."""
-        self.look()
+        """Read the store now, and return whether everything in the store has been caught up with in time."""
+        self.notify()
         with self._changed:
-            mine = self._looks_asked
-            return self._changed.wait_for(lambda: self._looks_done >= mine, timeout_s)
+            mine = self._polls_asked
+            return self._changed.wait_for(lambda: self._polls_done >= mine, timeout_s)
 
     # ---- the thread
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._looks_asked > self._looks_done, LOOK_S)
+                self._changed.wait_for(lambda: self._stopping or self._polls_asked > self._polls_done, POLL_S)
                 if self._stopping:
                     return
-                asked = self._looks_asked
+                asked = self._polls_asked
             try:
                 if self._predictor.version is not None:
-                    self._look_at_projects(self._predictor.ready())
+                    self._poll(self._predictor.ready())
                 self._store_away = False
             except StoreError as error:
                 if not self._store_away:
@@ -129,14 +129,14 @@ class Learner:
             except Exception:
                 log.exception("unexpected failure while learning")
             with self._changed:
-                self._looks_done = max(self._looks_done, asked)
+                self._polls_done = max(self._polls_done, asked)
                 self._changed.notify_all()
 
     def _should_stop(self, loaded: Loaded) -> bool:
         """The process ends, or another model answers."""
         return self._stopping or self._predictor.version != loaded.version
 
-    def _look_at_projects(self, loaded: Loaded) -> None:
+    def _poll(self, loaded: Loaded) -> None:
         for stored in list_projects(self._store):
             if self._stopping:
                 return
@@ -144,7 +144,7 @@ class Learner:
                 self._catch_up(stored.key, stored.label_config, loaded)
 
     def _catch_up(self, key: ProjectKey, label_config: str, loaded: Loaded) -> None:
-        """Learn from what has changed since the last look, if anything has."""
+        """Learn from what has changed since the last poll, if anything has."""
         digest = loaded.version.digest
         project = self._projects.get(key)
         if project is None or project.digest != digest:
@@ -223,7 +223,7 @@ class Learner:
 
         region = find_region(self._store, each.key)
         if region is None or region.updated_at != each.updated_at:
-            return None  # it has changed since: seen at the next look
+            return None  # it has changed since: seen at the next poll
         try:
             data = self._lesson_of(each, region, project.context, loaded).to_bytes()
         except _MissingPhoto:

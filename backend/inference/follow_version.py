@@ -46,12 +46,13 @@ def load_live(registry: Registry, read: Callable[[Path], Loaded]) -> Loaded:
     return load_version(registry, last, read)
 
 
-class Follower:
-    """Looks at the registry every few seconds, and switches the predictor when another version is live."""
+class VersionFollower:
+    """Polls the registry, and switches the predictor when another version is live."""
 
     def __init__(
         self, registry: Registry, predictor: Predictor, read: Callable[[Path], Loaded], every_s: float
     ) -> None:
+        """read: gives the model in a weights file. every_s: seconds between two polls."""
         self._registry = registry
         self._predictor = predictor
         self._read = read
@@ -61,22 +62,22 @@ class Follower:
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Begin to look, in the background."""
+        """Begin to poll, in the background."""
         threading.Thread(target=self._run, name="follow-live-version", daemon=True).start()
 
     def stop(self) -> None:
-        """CropEncoder no more; returns at once."""
+        """Poll no more; returns at once."""
         self._stopped.set()
 
     def _run(self) -> None:
         while not self._stopped.wait(self._every_s):
             try:
-                self.look()
+                self.poll()
             except Exception:
                 log.exception("following the live version failed; trying again")
 
-    def look(self) -> None:
-        """One look, and the switch if there is something to switch to; returns when that is done."""
+    def poll(self) -> None:
+        """Poll once, and switch if there is something to switch to; returns when that is done."""
         if self._predictor.state == "loading":
             return
         try:

@@ -8,7 +8,7 @@ from functools import partial
 
 from backend.adaptation.learner import Learner
 from backend.corrections.photo_archive import open_photos
-from backend.inference.follow_version import Follower, load_live
+from backend.inference.follow_version import VersionFollower, load_live
 from backend.inference.label_embeddings import LabelVectors
 from backend.inference.predictor import Predictor, read_model
 from backend.label_studio.client import LabelStudio
@@ -33,7 +33,7 @@ class Parts:
     store: Store
     label_vectors: LabelVectors
     predictor: Predictor
-    follower: Follower
+    follower: VersionFollower
     events: EventHandler
     learner: Learner
 
@@ -81,10 +81,10 @@ def assemble(
         metrics=metrics,
         first_version=registry.live().version.version,
     )
-    follower = Follower(registry, predictor, read, settings.version_poll_seconds)
+    follower = VersionFollower(registry, predictor, read, settings.version_poll_seconds)
     label_studio, archive = LabelStudio(settings), open_photos(settings)
     learner = Learner(store, archive, predictor, settings)
-    events = EventHandler(store, label_studio, archive, metrics, settings, on_change=learner.look)
+    events = EventHandler(store, label_studio, archive, metrics, settings, on_change=learner.notify)
     photos = TaskPhotos(label_studio, settings)
     predictions = PredictionService(settings, predictor, photos, events, learner, metrics, encoder_wait_s)
     closing = contextlib.ExitStack()  # from the last to the first

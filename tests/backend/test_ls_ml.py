@@ -63,11 +63,15 @@ def test_without_the_framework_the_way_out_is_named(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.skipif(INSTALLED, reason="label-studio-ml 2.x is installed")
 @pytest.mark.usefixtures("framework")
-def test_requests_reach_the_service_with_the_projects_own_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = importlib.import_module("backend.ls_ml")
+def test_requests_reach_the_service_with_the_projects_own_config() -> None:
     service = Service()
-    monkeypatch.setattr(adapter, "service", lambda: service)
-    backend = adapter.SemanticSAMBackend("7", "<View/>")
+
+    class Backend(importlib.import_module("backend.ls_ml").SemanticSAMBackend):  # type: ignore[misc]
+        @classmethod
+        def service(cls) -> Service:
+            return service
+
+    backend = Backend("7", "<View/>")
     assert backend.values == {"model_version": "mobile-1"}
     response = backend.predict([{"id": 1}], {"result": []})
     assert response.predictions == [{"result": [], "score": 0.0, "model_version": "mobile-1"}]

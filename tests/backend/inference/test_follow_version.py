@@ -161,7 +161,7 @@ def test_while_versions_switch_under_load_every_answer_is_whole_and_of_one_versi
 
 
 class Following:
-    """A service whose follower looks when told."""
+    """A service whose follower polls when told."""
 
     def __init__(self, own: Settings) -> None:
         self.metrics = Metrics()
@@ -197,14 +197,14 @@ def test_a_live_version_that_is_damaged_is_not_served_and_the_old_one_goes_on(
     registry.activate(child.version)
     spoil(child)
     for _ in range(3):
-        following.follower.look()
+        following.follower.poll()
     health = following.service.health()
     assert (health["model_state"], health["model_version"]) == ("ready", registry.base.version)
     assert "altered" in health["problem"]
     assert following.failures() == "1.0", "one try a minute is enough"
     assert following.answered_by() == registry.base.version
     registry.rollback()
-    following.follower.look()
+    following.follower.poll()
     assert "problem" not in following.service.health()
 
 
@@ -215,7 +215,7 @@ def test_a_start_with_a_damaged_live_version_serves_the_one_before_it_and_says_s
     spoil(child)
     following = Following(own)
     assert following.answered_by() == registry.base.version
-    following.follower.look()
+    following.follower.poll()
     assert "altered" in following.service.health()["problem"]
 
 
@@ -232,10 +232,10 @@ def test_without_the_database_the_model_goes_on_answering_and_follows_again_when
     following.store.close()  # its connections would still read the file under its new name
     away = own.data_dir.rename(tmp_path / "away")
     for _ in range(3):
-        following.follower.look()
+        following.follower.poll()
     assert len([record for record in caplog.records if "cannot be read" in record.getMessage()]) == 1
     assert following.answered_by() == registry.base.version
     assert following.service.versions()["versions"] == [registry.base.version]
     away.rename(own.data_dir)
-    following.follower.look()
+    following.follower.poll()
     assert following.answered_by() == child.version
