@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from backend.finetuning.jobs import Job
 from semsam_model.gate.verdict_table import VerdictTable, read_verdict
+
+if TYPE_CHECKING:  # the store and its libraries
+    from backend.finetuning.jobs import Job
 
 
 @dataclass(frozen=True)

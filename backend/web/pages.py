@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
 
-from backend.finetuning.jobs import Job
-from backend.service.status import Point, Status
 from backend.web.gate_page import read_gate
 from semsam_model.gate.verdict_table import page_environment
+
+if TYPE_CHECKING:  # the store and its libraries
+    from backend.finetuning.jobs import Job
+    from backend.service.status import Point, Status
 
 REFRESH_S = 30  #: the browser loads the page again
 CHART = (560, 190)  #: width, height of a curve's drawing area, SVG units

@@ -9,18 +9,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flask import Blueprint, Response, g, request
 
 from backend.errors import BadRequest, Unauthorized
 from backend.metrics import Metrics
-from backend.service.status import GateReport, Status
 from backend.settings import Settings
 from backend.web.bodies import json_response, page_response, read_json_object
 from backend.web.pages import render, render_gate
 from backend.web.throttle import Throttle
 from semsam_model.errors import SemsamError
+
+if TYPE_CHECKING:  # the store and its libraries
+    from backend.service.status import GateReport, Status
 
 log = logging.getLogger(__name__)
 
