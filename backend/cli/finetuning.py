@@ -31,6 +31,7 @@ def _worker(config: Path | None) -> Iterator[tuple[Store, Worker]]:
     from backend.corrections.inbox import process_inbox
     from backend.corrections.photo_archive import open_photos
     from backend.corrections.up_to_date import bring_up_to_date
+    from backend.finetuning.job_runner import Steps
     from backend.finetuning.worker import Worker, out_of_the_way
     from backend.label_studio.client import LabelStudio
     from backend.versions.registry import open_registry
@@ -39,11 +40,12 @@ def _worker(config: Path | None) -> Iterator[tuple[Store, Worker]]:
     with opened_store(config) as (settings, store):
         photos, label_studio = open_photos(settings), LabelStudio(settings)
 
-        def refresh(key: ProjectKey, should_stop: ShouldStop) -> None:
+        def update(key: ProjectKey, should_stop: ShouldStop) -> None:
             process_inbox(store)
             bring_up_to_date(store, label_studio, photos, key, should_stop=should_stop)
 
-        worker = Worker(settings, store, open_registry(settings, store), photos, refresh=refresh)
+        steps = Steps(bring_up_to_date=update)
+        worker = Worker(settings, store, open_registry(settings, store), photos, steps=steps)
         out_of_the_way(settings)
         with _stopped_by_signals(worker.stopping):
             yield store, worker

@@ -119,14 +119,14 @@ def prune(
 
     Also what fine-tuning jobs have left that have no version any more, but for the gate's reports.
     """
-    from backend.finetuning import jobs
+    from backend.finetuning.job_files import clear_job_files
     from backend.versions.registry import open_registry
 
     with opened_store() as (settings, store):
         registry = open_registry(settings, store)
         pruned = registry.prune(steps=steps, dry_run=dry_run)
         left = {version.version for version in registry.all()} - {version.version for version in pruned.versions}
-        cleared = jobs.clear(store, settings.data_dir, left, dry_run=dry_run)
+        cleared = clear_job_files(store, settings.data_dir, left, dry_run=dry_run)
     does = "would remove" if dry_run else "removed"
     for version in pruned.versions:
         print(f"{does} {version.version} (number {version.number})")

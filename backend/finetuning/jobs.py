@@ -1,4 +1,4 @@
-"""Fine-tuning jobs in the store: asked for, claimed under a lease, finished. At most one open job a project.
+"""Fine-tuning jobs in the store: requested, claimed under a lease, finished. At most one open job a project.
 
 A worker that claims a job holds it for a lease that it renews; when it dies the lease runs out, and the next claim
 brings the job back. Every change that a worker makes names the worker, so one that has lost its job changes nothing.
@@ -6,19 +6,17 @@ brings the job back. Every change that a worker makes names the worker, so one t
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Row, and_, func, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Row, Select, and_, func, or_, select, update
 
 from backend.errors import NotStored, StoreError
 from backend.records import ProjectKey
 from backend.store.database import Store
+from backend.store.statements import BELONGS_TO, IS_USABLE, insert_if_new, of_project
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import jobs, regions
 
@@ -26,8 +24,6 @@ from backend.store.tables import jobs, regions
 Trigger = Literal["button", "corrections", "schedule", "command"]
 State = Literal["queued", "running", "promoted", "refused", "failed"]
 OPEN: tuple[State, ...] = ("queued", "running")
-REPORT = "gate.html"  #: the gate's report, in a job's folder and beside the version that came out
-RECENT = timedelta(hours=1)  #: for which what an ended job has left is not cleared away
 ATTEMPTS = 3  #: claims, after each of which the worker died, that a job is given up after
 
 
@@ -64,14 +60,13 @@ class Job:
 
 
 def request(store: Store, key: ProjectKey, trigger: Trigger, at: datetime | None = None) -> tuple[Job, bool]:
-    """Ask for a job; a project's open one stands for every further request. Returns it and whether it is new."""
-    at = at or datetime.now(UTC)
+    """Request a job; a project's open one stands for every further request. Returns it and whether it is new."""
     values = {
         "origin": key.origin,
         "project": key.project,
         "state": "queued",
         "trigger": trigger,
-        "requested_at": at,
+        "requested_at": at or datetime.now(UTC),
         "attempts": 0,
         "stage": "waiting",
         "step": 0,
@@ -80,30 +75,16 @@ def request(store: Store, key: ProjectKey, trigger: Trigger, at: datetime | None
         "message": "",
         "verdict": {},
     }
+    open_job = select(jobs).where(of_project(jobs, key), jobs.c.state.in_(OPEN))
     for _ in range(10):
-        # another process may open, or close, a job between the look and the insert: the constraint says which
-        with contextlib.suppress(_Taken), _taken(), store.write() as connection:
-            row = connection.execute(select(jobs).where(_of(key), jobs.c.state.in_(OPEN))).one_or_none()
-            if row is not None:
-                return _job(row), False
-            connection.execute(insert(jobs).values(**values))
-            mine = select(jobs).where(_of(key), jobs.c.state.in_(OPEN))
-            return _job(connection.execute(mine).one()), True
+        # an open job of the project makes the INSERT do nothing; another process may end that job before the SELECT
+        with store.write() as connection:
+            insert = insert_if_new(connection, jobs).values(values).returning(jobs.c.id)
+            is_new = connection.execute(insert).one_or_none() is not None
+            row = connection.execute(open_job).one_or_none()
+        if row is not None:
+            return _job(row), is_new
     raise StoreError(f"project {key}: its jobs change all the time; try again")
-
-
-class _Taken(Exception):
-    pass
-
-
-@contextlib.contextmanager
-def _taken() -> Any:
-    try:
-        yield
-    except StoreError as error:
-        if isinstance(error.__cause__, IntegrityError):
-            raise _Taken from error
-        raise
 
 
 def claim(
@@ -160,89 +141,44 @@ def _change(store: Store, job: Job, worker: str, values: Mapping[str, Any]) -> b
 
 def find(store: Store, job: int) -> Job:
     """Raises NotStored when there is none with this number, StoreError."""
-    with store.read() as connection:
-        row = connection.execute(select(jobs).where(jobs.c.id == job)).one_or_none()
-    if row is None:
+    found = _find_all(store, select(jobs).where(jobs.c.id == job))
+    if not found:
         raise NotStored(f"job {job}: not in the store; `semsam jobs` lists those that are")
-    return _job(row)
+    return found[0]
 
 
 def list_jobs(store: Store, key: ProjectKey | None = None, most: int = 50) -> list[Job]:
     """The newest first; of one project, or of all."""
     query = select(jobs).order_by(jobs.c.id.desc()).limit(most)
-    with store.read() as connection:
-        rows = connection.execute(query if key is None else query.where(_of(key))).all()
-    return [_job(row) for row in rows]
+    return _find_all(store, query if key is None else query.where(of_project(jobs, key)))
 
 
 def last_judged(store: Store) -> Job | None:
     """The newest job that the gate has judged."""
     judged = and_(jobs.c.state.in_(("promoted", "refused")), jobs.c.version.is_not(None))
-    with store.read() as connection:
-        rows = connection.execute(select(jobs).where(judged).order_by(jobs.c.id.desc()).limit(20)).all()
-    return next((job for job in map(_job, rows) if job.verdict), None)
+    newest = _find_all(store, select(jobs).where(judged).order_by(jobs.c.id.desc()).limit(20))
+    return next((job for job in newest if job.verdict), None)
 
 
-def folder(data_dir: Path, job: Job) -> Path:
-    """Where a job keeps what it has done."""
-    return data_dir / "jobs" / str(job.id)
-
-
-def report_file(data_dir: Path, job: Job) -> Path | None:
-    """The gate's report where it still lies: in the job's folder, else beside its version; None where in neither.
-
-    Looked for by number and version, not by the path that the worker noted: the data folder may have been moved, and
-    nothing outside of it is anyone's to read.
-    """
-    folders = [folder(data_dir, job)]
-    if job.version is not None:
-        folders.append(data_dir / "versions" / job.version)
-    files = [each / REPORT for each in folders]
-    inside = data_dir.resolve()
-    return next((file for file in files if file.is_file() and file.resolve().is_relative_to(inside)), None)
-
-
-def clear(
-    store: Store, data_dir: Path, versions: Collection[str], *, dry_run: bool = False, at: datetime | None = None
-) -> dict[int, int]:
-    """Remove what ended jobs have left whose version is none of `versions`, or that made none; not the gate's reports.
-
-    Jobs of the last hour stay as they are. Number of the job -> bytes that went, or, with dry_run, would. at: now, if
-    not given.
-    """
-    ended = and_(jobs.c.state.not_in(OPEN), jobs.c.finished_at < (at or datetime.now(UTC)) - RECENT)
-    with store.read() as connection:
-        rows = connection.execute(select(jobs).where(ended).order_by(jobs.c.id)).all()
-    cleared: dict[int, int] = {}
-    for job in map(_job, rows):
-        place = folder(data_dir, job)
-        if job.version in versions or not place.is_dir():
-            continue
-        files = [path for path in place.iterdir() if path.is_file() and path.name != REPORT]
-        if files:
-            cleared[job.id] = sum(path.stat().st_size for path in files)
-        if not dry_run:
-            for path in files:
-                path.unlink(missing_ok=True)
-            if not any(place.iterdir()):
-                place.rmdir()
-    return cleared
+def list_ended(store: Store, before: datetime) -> list[Job]:
+    """Jobs that ended before this time, the oldest first."""
+    ended = and_(jobs.c.state.not_in(OPEN), jobs.c.finished_at < before)
+    return _find_all(store, select(jobs).where(ended).order_by(jobs.c.id))
 
 
 def new_corrections(store: Store, key: ProjectKey) -> tuple[int, datetime | None]:
-    """Usable regions received, by our clock, since the project's last job was asked for, and when that was."""
+    """Usable regions received, by our clock, since the project's last job was requested, and when that was."""
     with store.read() as connection:
-        last = connection.scalar(select(func.max(jobs.c.requested_at)).where(_of(key)))
-        mine = and_(regions.c.origin == key.origin, regions.c.project == key.project)
-        usable = and_(mine, regions.c.deleted_at.is_(None), regions.c.problem.is_(None))
-        same = and_(annotation_rows.c.origin == regions.c.origin, annotation_rows.c.annotation == regions.c.annotation)
-        query = select(func.count()).select_from(regions.join(annotation_rows, same)).where(usable)
+        last = connection.scalar(select(func.max(jobs.c.requested_at)).where(of_project(jobs, key)))
+        query = select(func.count()).select_from(regions.join(annotation_rows, BELONGS_TO))
+        query = query.where(of_project(regions, key), IS_USABLE)
         count = connection.scalar(query if last is None else query.where(annotation_rows.c.received_at > last))
     return count or 0, last
 
 
-def _of(key: ProjectKey) -> Any:
-    return and_(jobs.c.origin == key.origin, jobs.c.project == key.project)
+def _find_all(store: Store, query: Select[Any]) -> list[Job]:
+    with store.read() as connection:
+        return [_job(row) for row in connection.execute(query).all()]
 
 
 def _job(row: Row[Any]) -> Job:

@@ -20,8 +20,8 @@ from cachetools import TTLCache
 from backend.corrections.inbox import count_waiting
 from backend.corrections.queries import count, list_projects, newest_suggestion_outcomes
 from backend.errors import NotStored, StoreError
-from backend.finetuning import jobs
-from backend.finetuning.jobs import Job, last_judged, list_jobs
+from backend.finetuning.job_files import report_file
+from backend.finetuning.jobs import Job, find, last_judged, list_jobs
 from backend.records import Counts, StoredProject, SuggestionOutcome
 from backend.store.database import Store
 
@@ -107,8 +107,8 @@ class StatusReader:
 
         Raises NotStored for a job that there is not, or that the gate has not judged; StoreError.
         """
-        job = jobs.find(self._store, number)
-        if (file := jobs.report_file(self._data_dir, job)) is not None:
+        job = find(self._store, number)
+        if (file := report_file(self._data_dir, job)) is not None:
             with contextlib.suppress(OSError):  # removed this moment
                 return GateReport(job, file.read_text(encoding="utf-8"))
         if not job.verdict:

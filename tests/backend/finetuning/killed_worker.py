@@ -19,21 +19,20 @@ from typing import Any
 
 from sqlalchemy import update
 
-import backend.finetuning.worker
-from backend.corrections.photo_archive import PhotoArchive
-from backend.finetuning import jobs
+from backend.corrections.photo_archive import open_photos
+from backend.finetuning.job_runner import Steps
 from backend.finetuning.worker import Worker
 from backend.settings import Settings
 from backend.store.database import open_store
 from backend.store.tables import jobs as job_rows
-from backend.versions.registry import Registry, open_registry
+from backend.versions.registry import Registry
+from semsam_model.checkpoints.header import find_weights
+from semsam_model.gate.report import render_report
+from semsam_model.gate.verdict import compare
 
-STAGES: dict[str, Any] = {  #: in order; what holds the function of that name
-    "compare": backend.finetuning.worker,
-    "report": backend.finetuning.worker,
-    "register": Registry,
-    "activate": Registry,
-}
+STEPS: dict[str, Callable[..., Any]] = {"compare": compare, "render_report": render_report}
+#: What the registry is asked for; the last one by the next attempt, when the job is about to be ended.
+OF_REGISTRY = ("register", "activate", "has_been_live")
 
 
 def deadly(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,16 +44,17 @@ def deadly(work: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run(settings: Settings, stage: str) -> None:
-    """Until the stage is done; "finish": until the job is about to be ended."""
-    if stage == "finish":
-        jobs.finish = deadly(lambda *_, **more: None)
-    else:
-        setattr(STAGES[stage], stage, deadly(getattr(STAGES[stage], stage)))
+    """Until the stage is done."""
     store = open_store(settings)
     with store.write() as connection:  # the one before it died long ago
         past = datetime.now(UTC) - timedelta(seconds=1)
         connection.execute(update(job_rows).values(lease_until=past, attempts=1))
-    Worker(settings, store, open_registry(settings, store), PhotoArchive(settings.data_dir / "photos")).run_one()
+    changed = {stage: deadly(getattr(Registry, stage))} if stage in OF_REGISTRY else {}
+    registry = type("DeadlyRegistry", (Registry,), changed)
+    weights, header = find_weights(settings.model, settings.weights)
+    made = registry(store, settings.data_dir / "versions", weights, header)
+    steps = Steps(**{stage: deadly(STEPS[stage])} if stage in STEPS else {})
+    Worker(settings, store, made, open_photos(settings), steps=steps).run_one()
 
 
 def main(data: str, weights: str, config: str) -> None:
@@ -62,7 +62,7 @@ def main(data: str, weights: str, config: str) -> None:
         model="tiny", weights=Path(weights), data_dir=Path(data), finetune_config=Path(config), device="cpu"
     )
     ended = []
-    for stage in (*STAGES, "finish"):
+    for stage in (*STEPS, *OF_REGISTRY):
         child = os.fork()
         if child == 0:
             try:

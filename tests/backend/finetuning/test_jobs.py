@@ -12,7 +12,8 @@ from sqlalchemy import insert, update
 
 from backend.errors import StoreError
 from backend.finetuning import jobs
-from backend.finetuning.worker import request_earned
+from backend.finetuning.job_files import RECENT, REPORT, clear_job_files, job_folder
+from backend.finetuning.triggers import request_due
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store
@@ -121,21 +122,21 @@ def test_what_ended_jobs_have_left_is_cleared_once_their_version_is_gone_but_for
         jobs.finish(store, held, "w", "refused", version=version)
         made.append(held)
     made.append(jobs.request(store, KEY, "button")[0])
-    kept, gone, none, queued = (jobs.folder(tmp_path, job) for job in made)
+    kept, gone, none, queued = (job_folder(tmp_path, job) for job in made)
     for place in (kept, gone, none, queued):
         place.mkdir(parents=True)
         (place / "snapshot.json").write_text("[]")
-    (gone / jobs.REPORT).write_text("<p>no gain</p>")
-    later = datetime.now(UTC) + 2 * jobs.RECENT
-    assert jobs.clear(store, tmp_path, {"tiny-kept"}) == {}, "younger than an hour"
-    would = jobs.clear(store, tmp_path, {"tiny-kept"}, dry_run=True, at=later)
+    (gone / REPORT).write_text("<p>no gain</p>")
+    later = datetime.now(UTC) + 2 * RECENT
+    assert clear_job_files(store, tmp_path, {"tiny-kept"}) == {}, "younger than an hour"
+    would = clear_job_files(store, tmp_path, {"tiny-kept"}, dry_run=True, at=later)
     assert would == {made[1].id: 2, made[2].id: 2}
     assert all((place / "snapshot.json").exists() for place in (kept, gone, none, queued))
-    assert jobs.clear(store, tmp_path, {"tiny-kept"}, at=later) == would
-    assert [path.name for path in gone.iterdir()] == [jobs.REPORT]
+    assert clear_job_files(store, tmp_path, {"tiny-kept"}, at=later) == would
+    assert [path.name for path in gone.iterdir()] == [REPORT]
     assert not none.exists()
     assert all((place / "snapshot.json").exists() for place in (kept, queued))
-    assert jobs.clear(store, tmp_path, {"tiny-kept"}, at=later) == {}
+    assert clear_job_files(store, tmp_path, {"tiny-kept"}, at=later) == {}
 
 
 def submit(store: Store, count: int, at: datetime) -> None:
@@ -160,19 +161,19 @@ def test_enough_new_corrections_or_enough_time_earn_a_job(store: Store) -> None:
     hour = timedelta(hours=1)
     counted = Settings(finetune_after_corrections=3)
     submit(store, 2, NOW - 2 * hour)
-    assert request_earned(store, counted, NOW) == []
+    assert request_due(store, counted, NOW) == []
     submit(store, 1, NOW - hour)
-    (job,) = request_earned(store, counted, NOW)
+    (job,) = request_due(store, counted, NOW)
     assert (job.trigger, job.key) == ("corrections", KEY)
-    assert request_earned(store, counted, NOW) == [], "the open job stands for all"
+    assert request_due(store, counted, NOW) == [], "the open job stands for all"
     held = jobs.claim(store, "w", LEASE)
     assert held is not None
     jobs.finish(store, held, "w", "refused")
-    assert request_earned(store, counted, NOW + hour) == [], "those were its own"
+    assert request_due(store, counted, NOW + hour) == [], "those were its own"
 
     timed = Settings(finetune_after_corrections=0, finetune_every_hours=2.0)
-    assert request_earned(store, timed, NOW + 3 * hour) == [], "nothing is new"
+    assert request_due(store, timed, NOW + 3 * hour) == [], "nothing is new"
     submit(store, 1, NOW + hour)
-    assert request_earned(store, timed, NOW + hour) == []
-    (job,) = request_earned(store, timed, NOW + 3 * hour)
+    assert request_due(store, timed, NOW + hour) == []
+    (job,) = request_due(store, timed, NOW + 3 * hour)
     assert job.trigger == "schedule"

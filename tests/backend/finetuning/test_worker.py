@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,28 +20,32 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sqlalchemy import insert, update
+from sqlalchemy import Connection, insert
+from sqlalchemy import update as sql_update
 from typer.testing import CliRunner
 
-import backend.finetuning.worker
-import semsam_model.finetuning.loop
 from backend.cli.main import app
-from backend.corrections.photo_archive import PhotoArchive
+from backend.corrections.photo_archive import PhotoArchive, open_photos
 from backend.corrections.queries import stream_regions
 from backend.corrections.split import split_of
 from backend.errors import StoreUnavailable
 from backend.finetuning import jobs, snapshot
+from backend.finetuning.job_runner import Steps
 from backend.finetuning.worker import Worker
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store, open_store
 from backend.store.tables import jobs as job_rows
 from backend.store.tables import projects, regions
-from backend.versions.registry import open_registry
+from backend.versions.registry import Activation, Registry, open_registry
+from semsam_model.checkpoints.header import find_weights
 from semsam_model.data.scenes import draw_scene
 from semsam_model.data.segmentations import CocoMask
 from semsam_model.errors import Stopped
-from semsam_model.gate.photo_agreement import PhotoAgreement
+from semsam_model.finetuning.loop import fine_tune
+from semsam_model.gate.photo_agreement import PhotoAgreement, measure_agreement
+from semsam_model.gate.report import render_report
+from semsam_model.gate.verdict import Comparison, compare
 from semsam_model.types import ShouldStop
 
 KEY = ProjectKey("http://ls:8080", 1)
@@ -105,14 +113,15 @@ def correct(store: Store, photos: PhotoArchive, scenes: range) -> None:
                 connection.execute(insert(regions).values(**row))
 
 
-def make_worker(settings: Settings, store: Store) -> Worker:
-    return Worker(settings, store, open_registry(settings, store), PhotoArchive(settings.data_dir / "photos"))
+def make_worker(settings: Settings, store: Store, **steps: Any) -> Worker:
+    """A worker whose jobs run these steps in place of the real ones."""
+    return Worker(settings, store, open_registry(settings, store), open_photos(settings), steps=Steps(**steps))
 
 
-def prepared(settings: Settings, scenes: int = 10) -> tuple[Store, Worker]:
+def prepared(settings: Settings, scenes: int = 10, **steps: Any) -> tuple[Store, Worker]:
     store = open_store(settings)
-    correct(store, PhotoArchive(settings.data_dir / "photos"), range(scenes))
-    return store, make_worker(settings, store)
+    correct(store, open_photos(settings), range(scenes))
+    return store, make_worker(settings, store, **steps)
 
 
 def refused(store: Store, worker: Worker) -> jobs.Job:
@@ -126,20 +135,20 @@ def refused(store: Store, worker: Worker) -> jobs.Job:
 
 def test_a_job_ends_in_a_version_that_is_live_with_its_report_and_figures(settings: Settings) -> None:
     store, worker = prepared(settings)
-    base = worker.registry.live().version
+    base = worker.runner.registry.live().version
     jobs.request(store, KEY, "button")
     job = worker.run_one()
     assert job is not None
     assert (job.state, job.message, job.attempts) == ("promoted", "", 1)
-    live = worker.registry.live().version
+    live = worker.runner.registry.live().version
     assert (live.version, live.parent, live.data_digest) == (job.version, base.version, job.data_digest)
     assert live.figures["gate"] == job.verdict
     assert job.verdict["promoted"]
     assert job.verdict["held_out"]["masks"] > 0
     assert "Promoted" in (live.folder / "gate.html").read_text()
-    assert job.report == str(worker.folder(job) / "gate.html")
+    assert job.report == str(worker.runner.folder(job) / "gate.html")
     assert json.dumps(job.to_dict())
-    left = {path.name for path in worker.folder(job).iterdir()}
+    left = {path.name for path in worker.runner.folder(job).iterdir()}
     assert left == {"snapshot.json", "gate.html", "gate.json"}, "the weights lie beside the version"
     assert worker.run_one() is None
     store.close()
@@ -148,11 +157,12 @@ def test_a_job_ends_in_a_version_that_is_live_with_its_report_and_figures(settin
 def test_a_refused_job_keeps_its_reasons_and_changes_nothing_that_is_live(settings: Settings, tmp_path: Path) -> None:
     write_config(tmp_path, NOTHING)
     store, worker = prepared(settings)
-    base = worker.registry.live().version
+    base = worker.runner.registry.live().version
     job = refused(store, worker)
     assert "no clear gain" in job.message
-    assert worker.registry.live().version == base
-    assert job.version in [version.version for version in worker.registry.all()], "can still be activated by hand"
+    assert worker.runner.registry.live().version == base
+    registered = [version.version for version in worker.runner.registry.all()]
+    assert job.version in registered, "can still be activated by hand"
     store.close()
 
 
@@ -160,25 +170,22 @@ def test_too_few_photos_are_refused_before_anything_is_trained(settings: Setting
     store, worker = prepared(settings, scenes=1)
     job = refused(store, worker)
     assert "too few corrections" in job.message
-    assert not (worker.folder(job) / "finetune.pt").exists()
+    assert not (worker.runner.folder(job) / "finetune.pt").exists()
     store.close()
 
 
-def test_masks_too_small_for_the_gate_are_not_counted_and_nothing_is_trained(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, worker = prepared(settings)
+def test_masks_too_small_for_the_gate_are_not_counted_and_nothing_is_trained(settings: Settings) -> None:
+    store, worker = prepared(settings, fine_tune=unwanted)
 
     def draw(mask: np.ndarray) -> None:
         rle = CocoMask.of(mask).segmentation
         assert isinstance(rle, dict)
         with store.write() as connection:
-            connection.execute(update(regions).values(mask=rle["counts"]))
+            connection.execute(sql_update(regions).values(mask=rle["counts"]))
 
     tiny = np.zeros((96, 96), bool)
     tiny[40:47, 40:49] = True  # 63 pixels
     draw(tiny)
-    monkeypatch.setattr(backend.finetuning.worker, "fine_tune", unwanted)
     job = refused(store, worker)
     assert "too few corrections" in job.message
     assert "0 photos with 0 regions of at least 64 pixels held out" in job.message
@@ -198,32 +205,30 @@ def test_masks_that_have_nothing_to_do_with_their_photos_are_refused_before_anyt
     store, worker = prepared(settings)  # to a model that knows nothing, all masks are such
     job = refused(store, worker)
     assert "do not follow their photos" in job.message
-    assert not (worker.folder(job) / "child.safetensors").exists()
-    assert len(worker.registry.all()) == 1
+    assert not (worker.runner.folder(job) / "child.safetensors").exists()
+    assert len(worker.runner.registry.all()) == 1
     store.close()
 
 
-def test_a_version_made_live_meanwhile_by_hand_is_not_replaced(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, worker = prepared(settings)
+def test_a_version_made_live_meanwhile_by_hand_is_not_replaced(settings: Settings) -> None:
+    store, first = prepared(settings)
+    registry = first.runner.registry
     jobs.request(store, KEY, "button")
-    earlier = worker.run_one()
+    earlier = first.run_one()
     assert earlier is not None
-    worker.registry.rollback()
-    correct(store, worker.photos, range(20, 22))  # so that another child comes out
-    base, compare = worker.registry.base.version, backend.finetuning.worker.compare
+    registry.rollback()
+    correct(store, open_photos(settings), range(20, 22))  # so that another child comes out
+    base = registry.base.version
 
-    def meanwhile(*given: Any, **more: Any) -> Any:
-        worker.registry.activate(earlier.version or "", reason="by hand")
+    def meanwhile(*given: Any, **more: Any) -> Comparison:
+        registry.activate(earlier.version or "", reason="by hand")
         return compare(*given, **more)
 
-    monkeypatch.setattr(backend.finetuning.worker, "compare", meanwhile)
-    job = refused(store, worker)
+    job = refused(store, make_worker(settings, store, compare=meanwhile))
     assert job.parent == base
     assert job.version not in (base, earlier.version)
     assert f"compared with {base}, but {earlier.version} has become the live one meanwhile" in job.message
-    assert worker.registry.live().version.version == earlier.version
+    assert registry.live().version.version == earlier.version
     store.close()
 
 
@@ -231,10 +236,10 @@ def expire(store: Store) -> None:
     """As if the job's worker had died long ago, and no other one before."""
     with store.write() as connection:
         past = datetime.now(UTC) - timedelta(seconds=1)
-        connection.execute(update(job_rows).values(lease_until=past, attempts=1))
+        connection.execute(sql_update(job_rows).values(lease_until=past, attempts=1))
 
 
-def _refresh(key: ProjectKey, should_stop: ShouldStop) -> None:
+def update(key: ProjectKey, should_stop: ShouldStop) -> None:
     if should_stop():
         raise Stopped("asked to stop")
 
@@ -243,57 +248,76 @@ def unwanted(*_: Any, **more: Any) -> Any:
     raise AssertionError("not wanted")
 
 
-def test_a_worker_that_has_lost_its_job_leaves_the_files_to_the_next_one(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, worker = prepared(settings)
-    jobs.request(store, KEY, "button")
-    report = backend.finetuning.worker.report
+def test_a_worker_that_has_lost_its_job_leaves_the_files_to_the_next_one(settings: Settings) -> None:
+    store = open_store(settings)
 
-    def meanwhile(*given: Any, **more: Any) -> Any:
+    def meanwhile(*given: Any, **more: Any) -> str:
         expire(store)
-        assert jobs.claim(store, "next", worker.lease) is not None
-        return report(*given, **more)
+        assert jobs.claim(store, "next", timedelta(seconds=60)) is not None
+        return render_report(*given, **more)
 
-    monkeypatch.setattr(backend.finetuning.worker, "report", meanwhile)
+    correct(store, open_photos(settings), range(10))
+    worker = make_worker(settings, store, render_report=meanwhile)
+    jobs.request(store, KEY, "button")
     job = worker.run_one()
     assert job is not None
     assert (job.state, job.worker) == ("running", "next")
-    assert {"child.safetensors", "finetune.pt"} <= {path.name for path in worker.folder(job).iterdir()}
-    assert worker.registry.all() == [worker.registry.base]
+    assert {"child.safetensors", "finetune.pt"} <= {path.name for path in worker.runner.folder(job).iterdir()}
+    assert worker.runner.registry.all() == [worker.runner.registry.base]
     store.close()
+
+
+class FailingStore(Store):
+    """A database that can be away."""
+
+    away = False
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Connection]:
+        if self.away:
+            raise StoreUnavailable("away")
+        with super().write() as connection:
+            yield connection
 
 
 @pytest.mark.parametrize("rolled_back", [False, True])
 def test_a_database_that_goes_away_after_the_promotion_loses_no_promotion(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, rolled_back: bool
+    settings: Settings, rolled_back: bool
 ) -> None:
-    store, worker = prepared(settings)
+    store = FailingStore.open(f"sqlite:///{settings.data_dir}/semsam.db")
+    assert isinstance(store, FailingStore)
+    correct(store, open_photos(settings), range(10))
     jobs.request(store, KEY, "button")
+    registry = open_registry(settings, store)
 
-    def away(*_: Any, **more: Any) -> bool:
-        raise StoreUnavailable("away")
+    class AwayOncePromoted(Registry):
+        def activate(self, *given: Any, **more: Any) -> Activation:
+            activation = registry.activate(*given, **more)
+            store.away = True
+            return activation
 
-    with monkeypatch.context() as patched:
-        patched.setattr(jobs, "finish", away)
-        with pytest.raises(StoreUnavailable):
-            worker.run_one()
-    promoted = worker.registry.live().version
+    weights, header = find_weights(settings.model, settings.weights)
+    fragile = AwayOncePromoted(store, settings.data_dir / "versions", weights, header)
+    with pytest.raises(StoreUnavailable):
+        Worker(settings, store, fragile, open_photos(settings)).run_one()
+    store.away = False
+    promoted = registry.live().version
     assert promoted.number == 1
     if rolled_back:
-        worker.registry.rollback()
+        registry.rollback()
     expire(store)
-    monkeypatch.setattr(backend.finetuning.worker, "compare", unwanted)
+    worker = make_worker(settings, store, compare=unwanted)
     job = worker.run_one()
     assert job is not None
     assert (job.state, job.version, job.message) == ("promoted", promoted.version, "")
     assert job.verdict == promoted.figures["gate"]
-    assert job.report == str(worker.folder(job) / "gate.html")
-    live = worker.registry.live().version
-    assert live == (worker.registry.base if rolled_back else promoted), "a rollback is not undone"
+    assert job.report == str(worker.runner.folder(job) / "gate.html")
+    live = registry.live().version
+    assert live == (registry.base if rolled_back else promoted), "a rollback is not undone"
     store.close()
 
 
+@pytest.mark.slow
 def test_a_worker_killed_at_any_stage_leaves_a_job_that_ends_as_if_it_had_not_been(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -302,59 +326,79 @@ def test_a_worker_killed_at_any_stage_leaves_a_job_that_ends_as_if_it_had_not_be
     arguments = [str(tmp_path), str(settings.weights), str(settings.finetune_config)]
     command = [sys.executable, "-m", "tests.backend.finetuning.killed_worker", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-    stages = ["compare", "report", "register", "activate", "finish"]
+    stages = ["compare", "render_report", "register", "activate", "has_been_live"]
     assert json.loads(done.stdout) == [[stage, -signal.SIGKILL] for stage in stages]
     expire(store)
     job = worker.run_one()
     assert job is not None
     assert (job.id, job.state, job.message) == (asked.id, "promoted", "")
-    assert [version.version for version in worker.registry.all()] == [worker.registry.base.version, job.version]
-    assert [each.version.number for each in worker.registry.stack()] == [1, 0], "activated once"
+    registry = worker.runner.registry
+    assert [version.version for version in registry.all()] == [registry.base.version, job.version]
+    assert [each.version.number for each in registry.stack()] == [1, 0], "activated once"
     store.close()
 
 
+def never_refuse(*given: Any, **more: Any) -> PhotoAgreement:
+    """A model that knows nothing agrees with no photo; here that is no reason to refuse."""
+    return replace(measure_agreement(*given, **more), asked=False)
+
+
+REAL: dict[str, Callable[..., Any]] = {
+    "bring_up_to_date": update,
+    "measure_agreement": never_refuse,
+    "fine_tune": fine_tune,
+    "compare": compare,
+    "render_report": render_report,
+}
+
+
+@pytest.mark.slow
 def test_a_worker_asked_to_stop_at_any_stage_gives_its_job_back_at_once_and_the_next_goes_on(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path
 ) -> None:
     path = write_config(tmp_path, ANYTHING.replace("pictures: 0", "pictures: 0.99"), steps=2)
     path.write_text(path.read_text().replace("ranker_photos: 0", "ranker_photos: 2"))
-    # a model that knows nothing follows nothing, but it is asked
-    monkeypatch.setattr(PhotoAgreement, "reason", None)
     store, _ = prepared(settings)
     jobs.request(store, KEY, "button")
-    stages: list[tuple[Any, str]] = [
-        (Worker, "refresh"),
-        (backend.finetuning.worker, "follow"),
-        (backend.finetuning.worker, "fine_tune"),
-        (semsam_model.finetuning.loop, "fit_ranker"),
-        (backend.finetuning.worker, "compare"),
-        (backend.finetuning.worker, "report"),
-    ]
-    reached, finished = [], []
-    for owner, stage in stages:
-        worker = make_worker(settings, store)
-        work = getattr(owner, stage, _refresh)
+    finished = []
 
-        def asked(*given: Any, worker: Worker = worker, work: Any = work, stage: str = stage, **more: Any) -> Any:
-            reached.append(stage)
+    def stopped_in(stage: str) -> jobs.Job:
+        """The job after a worker was asked to stop as soon as this stage had begun."""
+
+        def begin(*given: Any, **more: Any) -> Any:
             worker.stopping.set()
-            done = work(*given, **more)
-            finished.extend([stage] if done is not None else [])
+            done = REAL[stage](*given, **more)
+            finished.append(stage)
             return done
 
-        with monkeypatch.context() as patched:
-            patched.setattr(worker if owner is Worker else owner, stage, asked)
-            job = worker.run_one()
+        def learn_ranker(*given: Any, should_stop: ShouldStop, **more: Any) -> Any:
+            asked = itertools.count(1)
+
+            def stop_late() -> bool:
+                if next(asked) > 2:  # before each of the two steps; from then on the ranker is fitted
+                    worker.stopping.set()
+                return should_stop()
+
+            return fine_tune(*given, should_stop=stop_late, **more)
+
+        steps = {"fine_tune": learn_ranker} if stage == "ranker" else {stage: begin}
+        worker = make_worker(settings, store, **REAL | steps)
+        job = worker.run_one()
         assert job is not None
+        assert worker.stopping.is_set(), stage
+        return job
+
+    for stage in ("bring_up_to_date", "measure_agreement", "fine_tune", "ranker", "compare", "render_report"):
+        job = stopped_in(stage)
         assert (job.state, job.attempts, job.worker) == ("queued", 0, None), stage
-    assert reached == [stage for _, stage in stages]
     assert finished == []
-    ended = make_worker(settings, store).run_one()
+    ended = make_worker(settings, store, **REAL).run_one()
     assert ended is not None
     assert (ended.state, ended.attempts, ended.data_digest) == ("promoted", 1, job.data_digest)
     store.close()
 
 
+@pytest.mark.slow
 def test_what_a_killed_worker_had_done_is_gone_on_with_by_the_next(
     settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -384,9 +428,9 @@ def test_what_a_killed_worker_had_done_is_gone_on_with_by_the_next(
     left = jobs.find(store, job.id)
     assert left.state == "running"
     with store.write() as connection:
-        connection.execute(update(job_rows).values(lease_until=datetime.now(UTC) - timedelta(seconds=1)))
-    snapshotted = snapshot.read(worker.folder(job))
-    correct(store, worker.photos, range(20, 22))  # come too late for this job
+        connection.execute(sql_update(job_rows).values(lease_until=datetime.now(UTC) - timedelta(seconds=1)))
+    snapshotted = snapshot.read(worker.runner.folder(job))
+    correct(store, open_photos(settings), range(20, 22))  # come too late for this job
 
     caplog.set_level("INFO")
     ended = worker.run_one()
@@ -418,9 +462,9 @@ print(os.nice(0) - before, torch.get_num_threads())
 
 
 def test_a_photo_learns_or_is_held_out_and_weights_say_how_wrong_the_model_was(settings: Settings) -> None:
-    store, worker = prepared(settings)
+    store, _ = prepared(settings)
     taken = snapshot.take(stream_regions(store, KEY))
-    train, held_out = (taken.samples(worker.photos, split, "project_1") for split in ("train", "val"))
+    train, held_out = (taken.samples(open_photos(settings), split, "project_1") for split in ("train", "val"))
     assert len(train) + len(held_out) == 10
     assert {split_of(sample.path.name) for sample in held_out} == {"val"}
     weights = [region.weight for region in train[0].regions]

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from backend.cli.main import app
 from backend.errors import VersionError
 from backend.finetuning import jobs
+from backend.finetuning.job_files import job_folder
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import open_store
@@ -291,11 +292,11 @@ def test_the_command_line_lists_activates_and_rolls_back(
     job = jobs.claim(registry._store, "w", RECENT)
     assert job is not None
     jobs.finish(registry._store, job, "w", "failed", at=datetime.now(UTC) - 2 * RECENT)
-    jobs.folder(tmp_path, job).mkdir(parents=True)
-    (jobs.folder(tmp_path, job) / "finetune.pt").write_bytes(b"half")
+    job_folder(tmp_path, job).mkdir(parents=True)
+    (job_folder(tmp_path, job) / "finetune.pt").write_bytes(b"half")
     assert "would remove what job 1 has left" in semsam("prune", "--dry-run").stdout
     assert "removed what job 1 has left" in semsam("prune").stdout
-    assert not jobs.folder(tmp_path, job).exists()
+    assert not job_folder(tmp_path, job).exists()
     _flip(made.folder)
     refused = semsam("activate", made.version)
     assert refused.exit_code == 1 and "altered" in str(refused.exception)

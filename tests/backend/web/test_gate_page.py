@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from sqlalchemy import update
 
 from backend.finetuning import jobs
 from backend.finetuning.jobs import Job
-from backend.finetuning.worker import Worker
 from backend.metrics import Metrics
 from backend.records import ProjectKey
 from backend.settings import Settings
@@ -37,7 +36,6 @@ class Finished:
     """A job that went all its way, and the service of its data folder."""
 
     job: Job
-    worker: Worker
     store: Store
     settings: Settings
 
@@ -57,7 +55,7 @@ def once(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator[Fi
     jobs.request(store, KEY, "button")
     job = worker.run_one()
     assert job is not None
-    yield Finished(job, worker, store, of_job)
+    yield Finished(job, store, of_job)
     store.close()
 
 
@@ -131,7 +129,7 @@ def test_what_is_no_job_is_not_found(once: Finished, path: str) -> None:
 @pytest.mark.slow
 def test_a_job_that_was_not_judged_is_not_found_and_says_why(once: Finished) -> None:
     job, _ = jobs.request(once.store, ProjectKey("http://other", 5), "command")
-    held = jobs.claim(once.store, "w", once.worker.lease, only=job.id)
+    held = jobs.claim(once.store, "w", timedelta(seconds=60), only=job.id)
     assert held is not None
     jobs.finish(once.store, held, "w", "refused", message="too few corrections")
     answer = once.get(f"/gate/{job.id}")
