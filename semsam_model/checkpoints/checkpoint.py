@@ -86,7 +86,7 @@ def save(
 def with_ranker(source: Path, ranker: Ranker, path: Path, *, card: Mapping[str, Any] | None = None) -> Version:
     """Write the weights of `source` with this ranker instead of its own; the network's tensors stay bit for bit.
 
-    card: added to what the source's card says. Raises CheckpointError when a file cannot be read or written.
+    card: added to the source's card. Raises CheckpointError when a file cannot be read or written.
     """
     header, tensors = read_weights(source)
     network = {name: tensor for name, tensor in tensors.items() if not name.startswith(RANKER)}

@@ -1,4 +1,4 @@
-"""What a weights file says about itself, and which file a model is in. No torch: the service starts with this."""
+"""The header of a weights file, and which file a model is in. No torch: the service starts with this."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Header:
-    """What a weights file says about itself."""
+    """The metadata of a weights file."""
 
     config: ModelConfig
     version: Version  #: as written by `save`; only `load` verifies the digest
@@ -48,7 +48,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read what a weights file says about itself, without its tensors. Raises CheckpointError."""
+    """The metadata of a weights file; its tensors are not read. Raises CheckpointError."""
     with opened(path, "np") as file:
         return header_of(path, file)
 
@@ -78,7 +78,7 @@ def weights_path(name: str, weights: Path | None = None, *, folder: Path | None 
 
 
 def find_weights(name: str, weights: Path | None = None, *, folder: Path | None = None) -> tuple[Path, Header]:
-    """The file that `weights_path` chooses, and what it says about itself.
+    """The file that `weights_path` chooses, and its header.
 
     Raises CheckpointError as `weights_path` and `read_header` do, and when the file holds another model than `name`.
     """
@@ -105,7 +105,7 @@ def opened(path: Path, framework: str) -> Iterator[Any]:
 
 
 def header_of(path: Path, file: Any) -> Header:
-    """What an open safetensors file says about itself. Raises CheckpointError."""
+    """The metadata of an open safetensors file. Raises CheckpointError."""
     metadata = file.metadata() or {}
     found = metadata.get("format")
     if found != FORMAT:

@@ -136,7 +136,7 @@ def _check_source(
     dataset: Dataset, weight: float, tiles: int, on_photo: Callable[[], None]
 ) -> tuple[SourceCheck, list[np.ndarray]]:
     found, shown = SourceCheck(weight, skipped=list(dataset.skipped)), list[np.ndarray]()
-    pictured = set(np.linspace(0, len(dataset.samples) - 1, tiles).round().astype(int).tolist())
+    shown_indices = set(np.linspace(0, len(dataset.samples) - 1, tiles).round().astype(int).tolist())
     for index in range(len(dataset.samples)):
         sample = dataset.samples[index]
         try:
@@ -148,7 +148,7 @@ def _check_source(
             found.photos += 1
             found.sizes[sample.width, sample.height] += 1
             found.count(sample.regions, masks)
-            if index in pictured:
+            if index in shown_indices:
                 shown.append(_tile(image, sample.regions, masks))
         on_photo()
     return found, shown

@@ -15,7 +15,7 @@ from semsam_model.data.samples import Sample
 
 
 class LazySamples(Sequence[Sample]):
-    """`count` samples, each made by `make(index)` when asked for and not kept. Workers may get `make` by pickle."""
+    """`count` samples, each made by `make(index)` when it is asked for, and not kept. Workers get `make` by pickle."""
 
     def __init__(self, count: int, make: Callable[[int], Sample]) -> None:
         self._count, self._make = count, make

@@ -62,7 +62,7 @@ class SourceConfig:
     name: Annotated[str, Field(min_length=1)]
     kind: Literal["coco", "panoptic", "label_map", "label_studio", "sa1b", "synthetic"]
     feeds: tuple[str, ...]
-    """Losses it teaches: masks, boxes, iou, object_names, part_names"""
+    """Losses that its annotations are good for: masks, boxes, iou, object_names, part_names"""
     path: str | None = None
     """The JSON or export; for sa1b the folder or tar, for label_map the folder of PNGs"""
     images: str | None = None
@@ -72,7 +72,7 @@ class SourceConfig:
     weight: NonNegative | None = None
     """Share of the photos shown, beside the other sources' weights; square root of their number when absent"""
     granularity: Literal["object", "part", "region"] | None = None
-    """Of annotations that do not say: object, part or region (coco, label_map)"""
+    """Of annotations without one: object, part or region (coco, label_map)"""
     names: dict[str, str] = field(default_factory=dict)
     """The source's spelling of a label -> the label meant"""
     partial: bool = False
@@ -80,7 +80,7 @@ class SourceConfig:
     labels: tuple[str, ...] = ()
     """The names of the numbers 0, 1, 2, ..., "whole:part" for a part; "" for what is not annotated (label_map)"""
     instances: bool = False
-    """Numbers from 1 tell things apart that all bear the only name in `labels` (label_map)"""
+    """Numbers from 1 are instances that all have the only name in `labels` (label_map)"""
     endings: tuple[str, ...] = ()
     """How file names of a map and of its photo end; .png and .jpg when absent (label_map)"""
     count: Count | None = None

@@ -1,7 +1,7 @@
 """An opened photo file -> RGB pixels as the annotator sees them: so clicks and training see a photo alike.
 
 What the annotator sees is what a browser shows, so that is what is decoded here: turned by the EXIF orientation,
-transparent parts over white, the first picture of several. Data deeper than 8 bits is scaled by the bits really used:
+transparent parts over white, the first image of several. Data deeper than 8 bits is scaled by the bits really used:
 0 stays 0, and the top is the smallest of 255, 511, 1023, ... 65535 that holds the brightest value. A 12-bit scan in a
 16-bit file is then not black, and a photo that uses its full range keeps its tones. Numbers with a fraction or a sign
 have no such top and are stretched from their smallest to their largest.
@@ -38,7 +38,7 @@ def decode_rgb(image: Image.Image, data: bytes) -> np.ndarray:
 def orientation_of(image: Image.Image) -> int:
     """EXIF orientation 1..8, from where browsers take it: not from XMP, not from text chunks."""
     found = 1
-    # A broken EXIF block raises anything at all, and does not make the picture unusable: browsers ignore it too.
+    # A broken EXIF block raises anything at all, and does not make the photo unusable: browsers ignore it too.
     with contextlib.suppress(Exception):
         if image.format == "TIFF":
             found = image.tag_v2.get(ExifTags.Base.Orientation, 1)  # type: ignore[attr-defined]
@@ -50,7 +50,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def oriented_size(image: Image.Image) -> tuple[int, int]:
-    """(H, W) of the picture as it is seen, from its header."""
+    """(H, W) of the photo as it is seen, from its header."""
     width, height = image.size
     # For TIFF, Pillow's size is turned already
     return (width, height) if orientation_of(image) >= 5 and image.format != "TIFF" else (height, width)

@@ -61,7 +61,7 @@ class Region:
     name: str | None  #: of the object or part, as the source spells it
     parent: int | None = None  #: index, among the sample's regions, of the enclosing one
     box_only: bool = False  #: nobody drew its outline: the mask is a filled rectangle
-    weight: float = 1.0  #: how often fine-tuning asks for it beside others, more than 0
+    weight: float = 1.0  #: how often fine-tuning draws it beside others, more than 0
     crowd: bool = False  #: several things in one mask (COCO's `iscrowd`); only read for evaluation
     area: float | None = None  #: pixels, as the source says it; only read for evaluation
     whole: str | None = None  #: of a part, as `Label.whole`
@@ -93,7 +93,7 @@ class Annotation:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One photo and its annotation; what is not held is read when asked for."""
+    """One photo and its annotation; pixels and masks are read at each call, the annotation at the first use."""
 
     photo: Photo
     source: str
@@ -170,12 +170,12 @@ def clickable(regions: Sequence[Region], masks: Sequence[np.ndarray], min_area: 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """What a source or folder gave: samples, and what was left out and why."""
+    """What was read from a source or folder: samples, and what was left out and why."""
 
     samples: Sequence[Sample]
     skipped: tuple[str, ...]
-    photos: int | None = None  #: listed, usable or not; None where nothing lists them
-    #: What each source calls things anywhere in its file, on missing photos too; empty where that is not known unread.
+    photos: int | None = None  #: listed in the source, usable or not; None where nothing lists them
+    #: Every label of each source, those on missing photos too; empty where that takes opening every photo.
     labels: Mapping[str, frozenset[Label]] = field(default_factory=dict)
 
     @property

@@ -8,13 +8,13 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """A named shape with a place, x0, y0, x1, y1, in the unit square of what it is part of; y runs down."""
 
     name: str
     shape: str
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
-    parts: tuple[Thing, ...] = ()
+    parts: tuple[SceneObject, ...] = ()
 
 
 def _circle(count: int) -> list[tuple[float, float]]:
@@ -57,106 +57,119 @@ SHAPES: dict[str, list[tuple[float, float]]] = {
     ],
 }
 
-_PANES = (Thing("pane", "rectangle", (0.1, 0.1, 0.45, 0.9)), Thing("pane", "rectangle", (0.55, 0.1, 0.9, 0.9)))
-_TYRE = (Thing("hub cap", "ellipse", (0.25, 0.25, 0.75, 0.75)),)
-_APPLES = (Thing("apple", "ellipse", (0.2, 0.3, 0.36, 0.56)), Thing("apple", "ellipse", (0.6, 0.5, 0.76, 0.76)))
-_IRIS = (Thing("pupil", "ellipse", (0.25, 0.25, 0.75, 0.75)),)
+_PANES = (
+    SceneObject("pane", "rectangle", (0.1, 0.1, 0.45, 0.9)),
+    SceneObject("pane", "rectangle", (0.55, 0.1, 0.9, 0.9)),
+)
+_TYRE = (SceneObject("hub cap", "ellipse", (0.25, 0.25, 0.75, 0.75)),)
+_APPLES = (
+    SceneObject("apple", "ellipse", (0.2, 0.3, 0.36, 0.56)),
+    SceneObject("apple", "ellipse", (0.6, 0.5, 0.76, 0.76)),
+)
+_IRIS = (SceneObject("pupil", "ellipse", (0.25, 0.25, 0.75, 0.75)),)
 
-OBJECTS: tuple[Thing, ...] = (
-    Thing(
+OBJECTS: tuple[SceneObject, ...] = (
+    SceneObject(
         "house",
         "gable",
         parts=(
-            Thing("roof", "triangle", (0, 0, 1, 0.4)),
-            Thing(
-                "door", "rectangle", (0.4, 0.62, 0.6, 1), (Thing("door handle", "ellipse", (0.68, 0.42, 0.92, 0.56)),)
+            SceneObject("roof", "triangle", (0, 0, 1, 0.4)),
+            SceneObject(
+                "door",
+                "rectangle",
+                (0.4, 0.62, 0.6, 1),
+                (SceneObject("door handle", "ellipse", (0.68, 0.42, 0.92, 0.56)),),
             ),
-            Thing("window", "rectangle", (0.08, 0.5, 0.32, 0.75), _PANES),
-            Thing("window", "rectangle", (0.68, 0.5, 0.92, 0.75), _PANES),
+            SceneObject("window", "rectangle", (0.08, 0.5, 0.32, 0.75), _PANES),
+            SceneObject("window", "rectangle", (0.68, 0.5, 0.92, 0.75), _PANES),
         ),
     ),
-    Thing(
+    SceneObject(
         "car",
         "saloon",
         parts=(
-            Thing("wheel", "ellipse", (0.1, 0.55, 0.32, 1), _TYRE),
-            Thing("wheel", "ellipse", (0.68, 0.55, 0.9, 1), _TYRE),
-            Thing(
+            SceneObject("wheel", "ellipse", (0.1, 0.55, 0.32, 1), _TYRE),
+            SceneObject("wheel", "ellipse", (0.68, 0.55, 0.9, 1), _TYRE),
+            SceneObject(
                 "car door",
                 "rectangle",
                 (0.36, 0.1, 0.64, 0.8),
                 (
-                    Thing("car window", "rectangle", (0.1, 0.08, 0.9, 0.45)),
-                    Thing("door handle", "rectangle", (0.62, 0.55, 0.9, 0.65)),
+                    SceneObject("car window", "rectangle", (0.1, 0.08, 0.9, 0.45)),
+                    SceneObject("door handle", "rectangle", (0.62, 0.55, 0.9, 0.65)),
                 ),
             ),
-            Thing("headlight", "ellipse", (0.9, 0.52, 0.99, 0.68)),
+            SceneObject("headlight", "ellipse", (0.9, 0.52, 0.99, 0.68)),
         ),
     ),
-    Thing(
+    SceneObject(
         "fish",
         "fish",
         parts=(
-            Thing("tail", "fan", (0.72, 0, 1, 1)),
-            Thing("fin", "triangle", (0.35, 0.4, 0.6, 0.75)),
-            Thing("eye", "ellipse", (0.1, 0.28, 0.24, 0.5), _IRIS),
+            SceneObject("tail", "fan", (0.72, 0, 1, 1)),
+            SceneObject("fin", "triangle", (0.35, 0.4, 0.6, 0.75)),
+            SceneObject("eye", "ellipse", (0.1, 0.28, 0.24, 0.5), _IRIS),
         ),
     ),
-    Thing(
+    SceneObject(
         "tree",
         "tree",
         parts=(
-            Thing("crown", "rectangle", (0, 0, 1, 0.6), _APPLES),
-            Thing("trunk", "rectangle", (0.38, 0.6, 0.62, 1), (Thing("knothole", "ellipse", (0.3, 0.3, 0.7, 0.55)),)),
+            SceneObject("crown", "rectangle", (0, 0, 1, 0.6), _APPLES),
+            SceneObject(
+                "trunk", "rectangle", (0.38, 0.6, 0.62, 1), (SceneObject("knothole", "ellipse", (0.3, 0.3, 0.7, 0.55)),)
+            ),
         ),
     ),
-    Thing(
+    SceneObject(
         "robot",
         "rectangle",
         parts=(
-            Thing(
+            SceneObject(
                 "head",
                 "rectangle",
                 (0.15, 0.03, 0.85, 0.38),
                 (
-                    Thing("eye", "ellipse", (0.12, 0.2, 0.42, 0.7), _IRIS),
-                    Thing("eye", "ellipse", (0.58, 0.2, 0.88, 0.7), _IRIS),
+                    SceneObject("eye", "ellipse", (0.12, 0.2, 0.42, 0.7), _IRIS),
+                    SceneObject("eye", "ellipse", (0.58, 0.2, 0.88, 0.7), _IRIS),
                 ),
             ),
-            Thing(
+            SceneObject(
                 "control panel",
                 "rectangle",
                 (0.12, 0.45, 0.88, 0.95),
                 (
-                    Thing("button", "ellipse", (0.1, 0.15, 0.35, 0.5)),
-                    Thing("button", "ellipse", (0.4, 0.15, 0.65, 0.5)),
-                    Thing("screen", "rectangle", (0.1, 0.6, 0.9, 0.9)),
+                    SceneObject("button", "ellipse", (0.1, 0.15, 0.35, 0.5)),
+                    SceneObject("button", "ellipse", (0.4, 0.15, 0.65, 0.5)),
+                    SceneObject("screen", "rectangle", (0.1, 0.6, 0.9, 0.9)),
                 ),
             ),
         ),
     ),
-    Thing(
+    SceneObject(
         "flower",
         "ellipse",
         parts=(
             *(
-                Thing("petal", "ellipse", (x - 0.19, y - 0.19, x + 0.19, y + 0.19))
+                SceneObject("petal", "ellipse", (x - 0.19, y - 0.19, x + 0.19, y + 0.19))
                 for x, y in ((0.5, 0.2), (0.8, 0.42), (0.68, 0.78), (0.32, 0.78), (0.2, 0.42))
             ),
-            Thing(
+            SceneObject(
                 "flower head",
                 "ellipse",
                 (0.34, 0.34, 0.66, 0.66),
-                (Thing("seed", "ellipse", (0.35, 0.35, 0.65, 0.65)),),
+                (SceneObject("seed", "ellipse", (0.35, 0.35, 0.65, 0.65)),),
             ),
         ),
     ),
-    Thing(
+    SceneObject(
         "cup",
         "cup",
         parts=(
-            Thing("rim", "rectangle", (0, 0, 1, 0.14)),
-            Thing("label", "ellipse", (0.28, 0.32, 0.72, 0.8), (Thing("logo", "triangle", (0.3, 0.25, 0.7, 0.7)),)),
+            SceneObject("rim", "rectangle", (0, 0, 1, 0.14)),
+            SceneObject(
+                "label", "ellipse", (0.28, 0.32, 0.72, 0.8), (SceneObject("logo", "triangle", (0.3, 0.25, 0.7, 0.7)),)
+            ),
         ),
     ),
 )

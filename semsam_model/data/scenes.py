@@ -13,7 +13,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from semsam_model.data.scene_objects import OBJECTS, SHAPES, Thing
+from semsam_model.data.scene_objects import OBJECTS, SHAPES, SceneObject
 from semsam_model.masks.geometry import Size
 
 #: Smaller masks are left to what encloses them, pixels.
@@ -54,7 +54,7 @@ def _place(size: Size, rng: np.random.Generator) -> np.ndarray:
 
 
 class _Canvas:
-    """A scene in the making: colours, and for every pixel the number of the thing it belongs to, 0 for the ground."""
+    """A scene being painted: colours, and for every pixel the number of the object or part it belongs to, 0: ground."""
 
     def __init__(self, size: Size, rng: np.random.Generator) -> None:
         self.size, self.rng = size, rng
@@ -62,8 +62,8 @@ class _Canvas:
         self.names, self.parents = ["ground"], [0]
         self.colours = self._texture(rng.uniform(40, 215, 3))
 
-    def paint(self, thing: Thing, frame: np.ndarray, within: int | None) -> None:
-        """Paint a thing and its parts; `frame` maps its unit square to pixels, `within` is what it is part of."""
+    def paint(self, thing: SceneObject, frame: np.ndarray, within: int | None) -> None:
+        """Paint an object and its parts. frame: its unit square -> pixels. within: number of what it is part of."""
         jitter = self.rng.normal(0, 0.012, (len(SHAPES[thing.shape]), 2))
         outline = (np.array(SHAPES[thing.shape]) + jitter) @ frame[:, :2].T + frame[:, 2]
         drawn = np.zeros(self.size, np.uint8)
@@ -90,7 +90,7 @@ class _Canvas:
         kept: list[int] = []
         for number, mask in masks.items():
             area, above = int(mask.sum()), self.parents[number]
-            # Where nothing else of the whole is left to see, the part is not told from it.
+            # Where the part covers all of its whole, their masks would be the same.
             if area >= MIN_AREA and (above == 0 or (above in kept and area < int(masks[above].sum()))):
                 kept.append(number)
         place = {number: index for index, number in enumerate(kept)}
@@ -103,7 +103,7 @@ class _Canvas:
         return Scene(image, stacked, tuple(self.names[number] for number in kept), parents)
 
     def _mask(self, number: int) -> np.ndarray:
-        """Pixels of a thing and of everything it is made of."""
+        """Pixels of an object or part and of all its parts."""
         inside = np.zeros(len(self.names), bool)
         for each in range(number, len(self.names)):
             inside[each] = each == number or inside[self.parents[each]]

@@ -28,10 +28,10 @@ from semsam_model.data.samples import Annotation, Sample
 from semsam_model.data.segmentations import CocoMask
 from semsam_model.errors import ConfigError, DataError
 
-_QUALITY = 92  #: of a photo that is made smaller (WebP)
+_QUALITY = 92  #: WebP quality of a photo that is resized
 _NAME = "{:08d}.{}"
-#: What an annotation says beside its mask.
-_TOLD = ("granularity", "name", "whole", "parent", "box_only")
+#: Fields of an annotation beside its mask.
+_FIELDS = ("granularity", "name", "whole", "parent", "box_only")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Packed:
     mixture: Path  #: the YAML file to train from
     photos: int
     shards: tuple[Path, ...]
-    skipped: tuple[str, ...]  #: what could not be read or is alone larger than a shard, and why
+    skipped: tuple[str, ...]  #: what could not be read or is larger than a shard, and why
 
 
 def pack_mixture(
@@ -55,7 +55,7 @@ def pack_mixture(
     """Write every readable photo with its masks; no tar is larger than `shard_bytes`.
 
     Photos keep their bytes, so what is read back is equal pixel for pixel, unless their longer side is above
-    `longest_side` pixels: then photo and masks are made smaller. Raises ConfigError when OUT holds something already,
+    `longest_side` pixels: then photo and masks are resized. Raises ConfigError when OUT holds something already,
     DataError when a source has no readable photo.
     """
     if out.exists() and any(out.iterdir()):
@@ -106,7 +106,7 @@ class _Shards:
             self.tar.close()
 
     def add(self, photo: bytes, suffix: str, annotation: bytes, where: str) -> None:
-        """One photo and its JSON. Raises DataError when they alone are too large."""
+        """One photo and its JSON. Raises DataError when they are larger than a tar may be."""
         blocks = sum(1 + -(-len(content) // tarfile.BLOCKSIZE) for content in (photo, annotation))
         size, end = blocks * tarfile.BLOCKSIZE, tarfile.RECORDSIZE  # a tar is filled up to whole records
         if size + end > self.limit:
@@ -154,7 +154,7 @@ def _json(annotation: Annotation, masks: Sequence[np.ndarray]) -> bytes:
     regions = [
         {
             "segmentation": CocoMask.of(mask).segmentation,
-            **{key: getattr(region, key) for key in _TOLD},
+            **{key: getattr(region, key) for key in _FIELDS},
         }
         for region, mask in zip(annotation.regions, masks, strict=True)
     ]

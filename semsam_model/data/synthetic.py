@@ -24,7 +24,7 @@ def synthetic_samples(
     source: str = "synthetic",
     supervision: Supervision = FULL_SUPERVISION,
 ) -> LazySamples:
-    """`count` scenes as samples, drawn when asked for. Wholes are objects, all that they are made of parts."""
+    """`count` scenes as samples, drawn when asked for. Wholes are objects, what they consist of is parts."""
     return LazySamples(count, partial(_sample, seed, size, source, supervision))
 
 
@@ -37,7 +37,7 @@ def write_scenes(
 
 @dataclass(frozen=True)
 class ScenePhoto:
-    """Pixels of a made scene."""
+    """Pixels of a synthetic scene."""
 
     seed: int
     index: int

@@ -1,7 +1,7 @@
 """The label lists of training data, and their text vectors: what names are learned against.
 
-Sources annotate different lists, so a mask is only held against the labels of its own source and kind: a window in a
-source that never marks doors says nothing about doors.
+Sources annotate different lists, so a mask is compared only with the labels of its own source and kind: a window in a
+source that never annotates doors says nothing about doors.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ HEAD_OF = {"object": 0, "region": 0, "part": 1}
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """One row for each label of each source and head, in a fixed order. A list of a single label teaches nothing."""
+    """One row for each label of each source and head, in a fixed order. Lists of a single label are left out."""
 
     rows: tuple[tuple[str, int, str], ...]  #: source, head, normalised label
-    counts: tuple[int, ...]  #: regions that bear it
+    counts: tuple[int, ...]  #: regions that have it
     index: dict[tuple[str, int, str], int] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, eq=False)
 class NameTable:
-    """Text vectors of a vocabulary's V rows, with what the loss asks of a row."""
+    """Text vectors of a vocabulary's V rows, with what the loss needs of a row."""
 
     vectors: Tensor  #: (V, E), unit length
     heads: Tensor  #: long (V,), 0 object, 1 part

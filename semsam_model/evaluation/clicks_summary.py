@@ -47,13 +47,13 @@ class Calibration:
 
 def calibration(scores: Sequence[float], ious: Sequence[float], weights: Sequence[float] | None = None) -> Calibration:
     """Expected calibration error of scores, 0..1, as predictions of IoU; every entry weighs alike without weights."""
-    score, worth = np.asarray(scores, float), np.asarray(ious, float)
+    score, iou = np.asarray(scores, float), np.asarray(ious, float)
     weight = np.ones(len(score)) if weights is None else np.asarray(weights, float)
     place = np.minimum((score * BINS).astype(int), BINS - 1)
     bins = []
     for at in np.unique(place):
         inside = place == at
-        mean_score, mean_iou = (float(np.average(v[inside], weights=weight[inside])) for v in (score, worth))
+        mean_score, mean_iou = (float(np.average(v[inside], weights=weight[inside])) for v in (score, iou))
         bins.append(Bin(mean_score, mean_iou, float(weight[inside].sum() / weight.sum())))
     return Calibration(sum(b.share * abs(b.score - b.iou) for b in bins), tuple(bins))
 

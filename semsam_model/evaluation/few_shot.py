@@ -1,6 +1,6 @@
 """How names get better with examples: k accepted regions of each label, then the masks of other photos.
 
-Masks are given; what is measured is the name alone. The text scores are those of the level with the best IoU under a
+Masks are given; only the name is measured. The text scores are those of the level with the best IoU under a
 click in the middle of the mask. A draw takes k regions of each label at random; figures are means over the draws.
 """
 
@@ -46,14 +46,14 @@ def label_set(samples: Sequence[Sample], encoder: TextEncoder) -> LabelSet:
     found = {region_label(region) for sample in samples for region in sample.regions}
     values = sorted(value for value in found if value is not None)
     if len(values) < 2:
-        raise DataError(f"names: expected at least two labels to tell apart, got {values}")
+        raise DataError(f"names: expected at least two labels, got {values}")
     kinds = tuple(KINDS[value.startswith(KINDS[1])] for value in values)
     vectors = encoder.embed([value.split(" ", 1)[1] for value in values]).numpy()
     return LabelSet(tuple(values), kinds, vectors)
 
 
 def region_label(region: Region) -> str | None:
-    """ "part wheel"; None for a region without a name that says something."""
+    """ "part wheel"; None for a region without a name, and for names that any mask could have."""
     name = normalise_label(region.name) if region.name is not None else ""
     return None if not name or name in GENERIC else f"{KINDS[HEAD_OF[region.granularity]]} {name}"
 
@@ -96,15 +96,15 @@ def named_regions(
 
 
 def few_shot_ranks(
-    examples: NamedRegions, asked: NamedRegions, k: int, *, draws: int = DRAWS, seed: int = 0
+    examples: NamedRegions, to_name: NamedRegions, k: int, *, draws: int = DRAWS, seed: int = 0
 ) -> np.ndarray:
-    """int (draws, n asked, 2): rank of the right label, 1 = first, among those of its kind and among all.
+    """int (draws, n, 2): rank of the right label, 1 = first, among those of its kind and among all.
 
     Labels with fewer than k examples give what they have. Both have the same labels.
     """
-    labels, right = asked.labels, asked.rows
+    labels, right = to_name.labels, to_name.rows
     of_kind = np.array([[own == kind for own in labels.kinds] for kind in labels.kinds])[right]
-    vectors, texts = _vectors(asked), _texts(asked)
+    vectors, texts = _vectors(to_name), _texts(to_name)
     known, known_vectors, known_texts = examples.rows, _vectors(examples), _texts(examples)
     ranks = []
     for draw in range(draws if k else 1):
@@ -130,7 +130,7 @@ def _texts(regions: NamedRegions) -> np.ndarray:
 
 def few_shot_curve(
     model: SemanticSAM,
-    asked: Sequence[Sample],
+    to_name: Sequence[Sample],
     encoder: TextEncoder,
     *,
     examples: Sequence[Sample] | None = None,
@@ -141,15 +141,15 @@ def few_shot_curve(
 ) -> dict[str, dict[str, dict[str, float | int]]]:
     """One source: kind ("object", "part", "together") -> str(k) -> top1, top3 in percent, n masks.
 
-    examples: other photos of the same source. None: the photos asked about are cut in two halves, each the examples
+    examples: other photos of the same source. None: the photos are cut in two halves, each the examples
     of the other. "together": one list of both kinds. Raises DataError where nothing is named, TextEncoderError.
     """
-    labels = label_set([*asked, *(examples or ())], encoder)
+    labels = label_set([*to_name, *(examples or ())], encoder)
     if examples is not None:
         known = named_regions(model, examples, labels, most=POOL, seed=seed, on_photo=on_photo)
-        pairs = [(known, named_regions(model, asked, labels, on_photo=on_photo))]
+        pairs = [(known, named_regions(model, to_name, labels, on_photo=on_photo))]
     else:
-        halves = [named_regions(model, asked[start::2], labels, on_photo=on_photo) for start in (0, 1)]
+        halves = [named_regions(model, to_name[start::2], labels, on_photo=on_photo) for start in (0, 1)]
         pairs = [(halves[1], halves[0]), (halves[0], halves[1])]
         pairs = [pair for pair in pairs if pair[0].lessons and pair[1].lessons]
     curve: dict[str, dict[str, dict[str, float | int]]] = {}
@@ -168,11 +168,11 @@ def few_shot_curve(
 def _ranks_by_kind(
     pairs: Sequence[tuple[NamedRegions, NamedRegions]], labels: LabelSet, k: int, draws: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Kind or "together" -> int (draws, n) ranks of the right label. pairs: examples, and the regions asked about."""
+    """Kind or "together" -> int (draws, n) ranks of the right label. pairs: examples, and the regions to name."""
     found: dict[str, list[np.ndarray]] = {}
-    for known, asked in pairs:
-        ranks = few_shot_ranks(known, asked, k, draws=draws, seed=seed)
-        kinds = np.array([labels.kinds[row] for row in asked.rows])
+    for known, to_name in pairs:
+        ranks = few_shot_ranks(known, to_name, k, draws=draws, seed=seed)
+        kinds = np.array([labels.kinds[row] for row in to_name.rows])
         ranks = np.broadcast_to(ranks, (draws, *ranks.shape[1:]))  # without examples there is one draw
         for kind in KINDS:
             if labels.kinds.count(kind) > 1:

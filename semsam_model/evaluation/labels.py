@@ -34,7 +34,7 @@ class LabelKey(NamedTuple):
 
 
 def key_of(label: Label | None) -> LabelKey | None:
-    """None without a name, and for names that every mask could bear."""
+    """None without a name, and for names that any mask could have."""
     if label is None or normalise_label(label.name) in GENERIC:
         return None
     kind: Kind = "part" if label.granularity == "part" else "object"
@@ -51,7 +51,7 @@ def labels_of(samples: Sequence[Sample]) -> dict[str, frozenset[Label]]:
 
 
 def listed(datasets: Sequence[Dataset]) -> dict[str, frozenset[Label]]:
-    """Everything that each source calls something, whether or not the photos are there or looked at."""
+    """Every label of each source, whether or not its photos are there or measured."""
     found: dict[str, frozenset[Label]] = {}
     for dataset in datasets:
         for source, labels in (dataset.labels or labels_of(dataset.samples)).items():
@@ -61,12 +61,12 @@ def listed(datasets: Sequence[Dataset]) -> dict[str, frozenset[Label]]:
 
 @dataclass(frozen=True, eq=False)
 class LabelList:
-    """The named things of one source. Indices run over `keys`."""
+    """The labels of one source. Indices run over `keys`."""
 
     keys: tuple[LabelKey, ...]
     vectors: np.ndarray  #: float32 (n, E), of the names
     wholes: LabelSet  #: that parts name
-    stuff: frozenset[int]  #: labels that only regions bear
+    stuff: frozenset[int]  #: labels that only regions have
     seen: frozenset[int] | None  #: labels that training had; None where that is not known
     index: dict[LabelKey, int] = field(init=False)
 

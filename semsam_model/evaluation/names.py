@@ -1,10 +1,11 @@
-"""How well masks are named: every named mask is clicked once, and the best level's names are held against its own.
+"""How well masks are named: every named mask is clicked once, and the best level's names are compared with its own.
 
 The labels are those of the mask's own source and kind, as a project would list them; objects (with regions, "sky") and
-parts apart. Which of the six levels is meant is given (the one with the best IoU), so that this measures names alone.
+parts apart. Which of the six levels is meant is given (the one with the best IoU), so that only names are measured.
 
     top1, top3  the right label is the first, or among the first three, of the labels of its kind
-    together    the right label is the first when the source's objects and parts are in one list, told apart by kind
+    together    the right label is the first when the source's objects and parts are in one list ("part wheel" and
+                "object wheel" are two labels)
 """
 
 from __future__ import annotations
@@ -93,9 +94,9 @@ class NameReport:
         right = np.array([r for scores in every for r in scores.together], bool)
         rows = []
         for threshold in np.arange(0, 1, 0.1):
-            said = score >= threshold
-            if said.any():
-                shares = {"named": said.mean(), "right": right[said].mean()}
+            named = score >= threshold
+            if named.any():
+                shares = {"named": named.mean(), "right": right[named].mean()}
                 rows.append(
                     {"threshold": round(float(threshold), 1)} | {k: round(100 * float(v), 2) for k, v in shares.items()}
                 )
@@ -118,7 +119,7 @@ def evaluate_names(
     named. Raises ConfigError for a model without names or when nothing is named, TextEncoderError.
     """
     if model.name_head is None:
-        raise ConfigError(f"model {model.config.name}: it cannot name things, expected one trained with name_features")
+        raise ConfigError(f"model {model.config.name}: it cannot name masks, expected one trained with name_features")
     vocabulary = Vocabulary.of(samples if lists is None else lists)
     vectors = encode_vocabulary(vocabulary, encoder, model.config.text_dim).numpy()
     by_source: dict[str, dict[str, NameScores]] = {}

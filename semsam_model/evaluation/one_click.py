@@ -1,4 +1,4 @@
-"""One click on an annotated mask, and its proposals held against the masks under the click.
+"""One click on an annotated mask, and its proposals compared with the masks under the click.
 
 What `evaluate clicks` and the gate have in common:
 

@@ -3,7 +3,7 @@
     instance         mask AP of named objects (COCO)
     parts            mask AP of named parts, a label for each pair of whole and part where the source says the whole
     semantic         mean IoU of the label map of objects and named regions
-    panoptic         PQ, SQ, RQ; labels that only regions bear are stuff
+    panoptic         PQ, SQ, RQ; labels that only regions have are stuff
     open-vocabulary  gIoU and cIoU of the masks of each word on a photo; mean IoU of the map of parts; both with seen
                      and unseen labels apart where it is known what training had
     everything       without labels: average recall, and objects as sets: best Dice, difference in count, borders
@@ -100,7 +100,7 @@ def _by_grid(model: SemanticSAM, embedding: ImageEmbedding, grid: int) -> list[C
 def _check_model(model: SemanticSAM) -> None:
     if model.generic is None:
         raise ConfigError(
-            f"model {model.config.name}: it has no object queries and answers clicks only; expected one with "
+            f"model {model.config.name}: it has no object queries, only clicks; expected one with "
             "generic_queries in its config"
         )
 

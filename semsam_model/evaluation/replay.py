@@ -1,7 +1,7 @@
-"""What learning at once is worth: annotated photos replayed as an annotator would label them, one after another.
+"""How much adaptation gains: annotated photos replayed as an annotator would label them, one after another.
 
-Each region is clicked in its middle. The candidates are ordered and named twice, by the model alone and with what the
-regions before have taught; then the region is accepted as annotated, and learned from.
+Each region is clicked in its middle. The candidates are ordered and named twice, by the model alone and adapted to
+the regions before; then the region is accepted as annotated, and becomes a lesson.
 
     first    the candidate ranked first is the best of those offered, by its IoU with the region
     iou      IoU of the candidate ranked first with the region
@@ -83,7 +83,7 @@ def replay(
 ) -> Replay:
     """Photos of one source, in the order given. A photo or mask that cannot be read is skipped and named.
 
-    Raises DataError where fewer than two labels are to be told apart, TextEncoderError.
+    Raises DataError for fewer than two labels, TextEncoderError.
     """
     labels, result, lessons = label_set(samples, encoder), Replay(), list[Lesson]()
 

@@ -11,7 +11,7 @@ import numpy as np
 from semsam_model.data.samples import Region, Sample
 from semsam_model.evaluation.labels import LabelList
 from semsam_model.evaluation.metrics.average_precision import (
-    MAX_ANSWERS_FEDERATED,
+    MAX_PREDICTIONS_FEDERATED,
     AnnotatedMask,
     EvaluatedLabels,
     MaskAp,
@@ -31,7 +31,7 @@ from semsam_model.inference.postprocess import PostprocessOptions, to_panoptic, 
 from semsam_model.network.frame import Frame
 from semsam_model.types import LEVEL_TOKENS, Candidate, Kind
 
-#: Least score of a predicted mask, where masks are counted as a set or answer a word.
+#: Least score of a predicted mask, where masks are counted as a set or belong to a word.
 PRESENT = PostprocessOptions().present
 #: For average precision, which ranks predictions, and maps, which are annotated nearly everywhere: no threshold.
 KEEP_ALL = PostprocessOptions(least=0.001, present=0.02)
@@ -114,7 +114,7 @@ class InstanceMetric:
         ]
         self._annotated += sum(not mask.crowd for mask in annotated)
         evaluated = self._evaluated_labels(photo, {mask.label for mask in annotated})
-        options = KEEP_ALL if evaluated is None else replace(KEEP_ALL, most=MAX_ANSWERS_FEDERATED)
+        options = KEEP_ALL if evaluated is None else replace(KEEP_ALL, most=MAX_PREDICTIONS_FEDERATED)
         classified = photo.labels.classify(photo.queries, list(self._rows))
         row_of = {word: row for row, word in enumerate(self._words)}
         predicted = [
@@ -152,8 +152,8 @@ class SemanticMetric:
         wanted = photo.label_map(("object", "region"))
         if (wanted == UNLABELLED).all():
             return
-        said = _map_of(photo, self._wholes)
-        self._miou.add(said, wanted)
+        predicted = _map_of(photo, self._wholes)
+        self._miou.add(predicted, wanted)
         self._photos += 1
 
     def compute(self) -> Figures:
@@ -162,7 +162,7 @@ class SemanticMetric:
 
 
 def _map_of(photo: SegmentedPhoto, chosen: Sequence[int]) -> np.ndarray:
-    """int (H, W): what is said of each pixel, among some labels."""
+    """int (H, W): the predicted label of each pixel, among the chosen ones."""
     rows = to_semantic(photo.labels.classify(photo.queries, chosen), KEEP_ALL, enlarge=photo.frame.enlarge)
     return np.append(np.array(chosen, int), UNLABELLED)[rows]
 
@@ -181,10 +181,10 @@ class PanopticMetric:
             return
         chosen = self._wholes
         stuff = [row for row, label in enumerate(chosen) if label in self._stuff]
-        said, segments = to_panoptic(
+        predicted, segments = to_panoptic(
             photo.labels.classify(photo.queries, chosen), stuff, KEEP_ALL, enlarge=photo.frame.enlarge
         )
-        self._quality.add(said, {s.id: chosen[s.label] for s in segments}, wanted, of_wanted, crowds)
+        self._quality.add(predicted, {s.id: chosen[s.label] for s in segments}, wanted, of_wanted, crowds)
         self._photos += 1
 
     def _painted(self, photo: SegmentedPhoto) -> tuple[np.ndarray, dict[int, int], set[int]]:
@@ -230,8 +230,8 @@ class OpenVocabularyMetric:
             _, name, whole = self._labels.keys[label]
             name, whole = (name, whole) if whole else part_and_whole(name) or (name, None)
             scores = word_scores(photo.queries, name, whole, self._embed)
-            answer = _union(candidates_of_label(photo.queries, photo.frame, name, scores), photo.size)
-            self._words.setdefault(label, TextIou()).add(answer, mask)
+            predicted = _union(candidates_of_label(photo.queries, photo.frame, name, scores), photo.size)
+            self._words.setdefault(label, TextIou()).add(predicted, mask)
         painted = photo.label_map(("part",))
         if self._parts and (painted != UNLABELLED).any():
             self._map.add(_map_of(photo, self._parts), painted)
@@ -294,7 +294,7 @@ class EverythingMetric:
                 likely = [
                     c for c in queries_to_candidates(photo.queries, photo.frame, kind="object") if c.score >= PRESENT
                 ]
-            else:  # a grid does not tell objects from parts: what lies in nothing larger is a whole
+            else:  # a grid does not know objects from parts: what lies in nothing larger counts as an object
                 likely = [c for c in photo.grid if c.parent is None]
             self._sets.add([c.mask for c in likely], objects)
 

@@ -1,4 +1,4 @@
-"""What the gate measures: every mask clicked once, and answered as the service answers, a closer crop if need be.
+"""What the gate measures: every mask is clicked once, and predicted as the service predicts it, crops included.
 
 `oracle`, `first` and `max` are those of `evaluation.one_click`; beside them which level was best, and the label that
 the model gives it.
@@ -22,7 +22,7 @@ from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import LabelSet
 
 MEASURES = ("oracle", "first", "max")
-GUARD = 1_000_003  #: seed of the made scenes of the guard set: never trained on
+GUARD = 1_000_003  #: seed of the synthetic scenes of the guard set: never trained on
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class GateClick:
 
 
 def guard_samples(scenes: int) -> Sequence[Sample]:
-    """The guard set: made scenes that never change and that no fine-tuning trains on."""
+    """The guard set: synthetic scenes that never change and that no fine-tuning trains on."""
     return synthetic_samples(scenes, seed=GUARD, source="guard")
 
 

@@ -1,6 +1,6 @@
 """Whether corrected masks agree with the photos that they are on. Masks that do not are not to be learned from.
 
-A model that was fine-tuned on masks dealt out among the photos at random may well be better on other such masks: it has
+A model that was fine-tuned on masks that were dealt to photos at random may well be better on other such masks: it has
 learned how large, how round and where in the photo they are. So the gate asks first whether the masks have anything to
 do with what is on the photos. Each mask is clicked at its innermost point on its own photo, and at the same place on a
 few other photos. The model's best level agrees with a mask better on the photo that it was drawn on, even where the
@@ -135,7 +135,7 @@ class _Trial:
 
 @dataclass(frozen=True, eq=False)
 class _Photo:
-    rgb: np.ndarray  #: uint8 (H, W, 3), made smaller
+    rgb: np.ndarray  #: uint8 (h, w, 3), at most SIDE pixels long
     masks: list[np.ndarray]  #: MASKS of them, bool (H, W)
     squares: list[np.ndarray]  #: the same in a square of GRID
     every: list[np.ndarray]  #: all masks of the photo in such a square

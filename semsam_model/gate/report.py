@@ -1,4 +1,4 @@
-"""What the gate saw as one HTML page, nothing fetched: verdict, figures, plots, the same photos before and after."""
+"""What the gate measured as one HTML page that needs no other file: figures, plots, photos before and after."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ from semsam_model.text_encoder import TextEncoder
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says, and why."""
+    """What the gate decides, and why."""
 
     promoted: bool
     reasons: tuple[str, ...]  #: why not; empty when promoted
@@ -126,7 +126,7 @@ def _change(parent: Sequence[GateClick], child: Sequence[GateClick], measure: st
 
 
 def compared(parent: Sequence[GateClick], child: Sequence[GateClick]) -> dict[str, Any]:
-    """Means before and after, percent: the measures, label top-1 where it was asked, and how many masks."""
+    """Means before and after, percent: the measures, label top-1 where names were predicted, and how many masks."""
     found: dict[str, Any] = {"masks": len(child)}
     for name in MEASURES:
         found[name] = [round(100 * _mean(clicks, name), 2) for clicks in (parent, child)]
@@ -168,15 +168,16 @@ def _name_reasons(parent: Sequence[GateClick], child: Sequence[GateClick], where
 
 
 def _labels_are_noise(clicks: Sequence[GateClick], config: GateConfig) -> bool:
-    """Whether names are right no more often than when the labels are dealt out anew among the masks.
+    """Whether names are right no more often than after the labels are permuted among the masks.
 
-    Not asked where one label is nearly all: there is nothing to follow then.
+    False where nearly all masks have one label, which leaves nothing to permute.
     """
-    asked = [c for c in clicks if c.predicted_label is not None]
-    labels = np.array([c.label for c in asked], dtype=object)
-    if len(asked) < config.min_masks or max(np.unique(labels.astype(str), return_counts=True)[1]) > 0.8 * len(asked):
+    labelled = [c for c in clicks if c.predicted_label is not None]
+    labels = np.array([c.label for c in labelled], dtype=object)
+    _, counts = np.unique(labels.astype(str), return_counts=True)
+    if len(labelled) < config.min_masks or max(counts) > 0.8 * len(labelled):
         return False
-    named = np.array([c.predicted_label for c in asked], dtype=object)
+    named = np.array([c.predicted_label for c in labelled], dtype=object)
     rng = np.random.default_rng(config.seed)
     right = int((named == labels).sum())
     by_chance = [int((named == rng.permutation(labels)).sum()) for _ in range(config.resamples)]
@@ -185,7 +186,7 @@ def _labels_are_noise(clicks: Sequence[GateClick], config: GateConfig) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """All that the gate looked at; what its report is drawn from."""
+    """Everything that the gate measured; its report is made from it."""
 
     samples: Sequence[Sample]  #: held-out corrections
     parent: Sequence[GateClick]

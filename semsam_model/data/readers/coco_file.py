@@ -7,7 +7,7 @@ What tells a part from an object, the first that is there:
     category `part_of`                  a part; name or id of the category of the whole
     category `supercategory`            PART or OBJECT, as PACO has them
     category name "whole:part"          a part, and its name is what follows the colon
-    the source's `granularity` setting  for files of parts alone, as PartImageNet's
+    the source's `granularity` setting  for files that hold only parts, as PartImageNet's
     category `isthing` 0                a region: panoptic stuff
     otherwise                           an object
 
@@ -41,7 +41,7 @@ _HELD = 0.9
 class CocoOptions:
     """How a source's files are to be understood."""
 
-    granularity: str | None = None  #: of annotations that say nothing themselves
+    granularity: str | None = None  #: of annotations without one
     names: Mapping[str, str] = field(default_factory=dict)  #: the source's spelling -> the label meant
     partial: bool = False  #: not everything visible is annotated, on any photo
     #: Keep what training leaves out and evaluation counts: crowd regions, annotated areas, photos without any mask, and

@@ -32,7 +32,7 @@ class MapOptions:
     """How the numbers of a source's maps are to be understood."""
 
     labels: tuple[str, ...]  #: the names of 0, 1, 2, ...; for instances the only one
-    instances: bool = False  #: numbers from 1 tell things apart, not names
+    instances: bool = False  #: numbers from 1 are instances, not indices of names
     granularity: str = "object"  #: of names that are not "whole:part"
     names: Mapping[str, str] = field(default_factory=dict)  #: the source's spelling -> the label meant
     partial: bool = False  #: not everything visible is annotated, on any photo

@@ -1,8 +1,9 @@
 """SA-1B -> samples: `sa_N.jpg` beside `sa_N.json`, in a folder, in its subfolders, or in plain tars.
 
-Only names (and in tars places) are held, in flat arrays; a photo's JSON is opened when its regions are asked for and
-is not kept, so memory does not grow while a set is read. The masks have neither names nor parents and are of every
-size: their granularity is `region`. Packed shards (see `shards`) are the same with all that is known of a mask.
+Only names (and positions in tars) are kept in memory, in flat arrays; a photo's JSON is opened when its regions are
+asked for and is not kept, so that memory does not grow while a dataset is read. The masks have neither names nor
+parents and are of every size: their granularity is `region`. Packed shards (see `shards`) are of the same form, with
+everything that is known of a mask.
 """
 
 from __future__ import annotations

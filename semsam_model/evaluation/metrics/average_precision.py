@@ -18,10 +18,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-#: Name of a figure -> its place in COCOeval.stats; the last is ar300 where photos have 300 answers.
+#: Name of a figure -> its place in COCOeval.stats; the last is ar300 where photos have 300 predictions.
 STATS = {"ap": 0, "ap50": 1, "ap75": 2, "ap_small": 3, "ap_medium": 4, "ap_large": 5, "ar1": 6, "ar10": 7, "ar100": 8}
-#: Answers a photo: of COCO, and of data annotated for some labels alone.
-MAX_ANSWERS, MAX_ANSWERS_FEDERATED = 100, 300
+#: Predictions a photo: of COCO, and of data annotated for some labels only.
+MAX_PREDICTIONS, MAX_PREDICTIONS_FEDERATED = 100, 300
 
 
 class AnnotatedMask(NamedTuple):
@@ -49,7 +49,7 @@ class MaskAp:
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
         self._results: list[dict[str, Any]] = []
-        self._max_answers = MAX_ANSWERS
+        self._max_predictions = MAX_PREDICTIONS
 
     def add(
         self,
@@ -81,8 +81,8 @@ class MaskAp:
                 }
             )
         if evaluated is not None:
-            self._max_answers = MAX_ANSWERS_FEDERATED
-            predicted = [answer for answer in predicted if answer[1] in evaluated.known]
+            self._max_predictions = MAX_PREDICTIONS_FEDERATED
+            predicted = [prediction for prediction in predicted if prediction[1] in evaluated.known]
         for mask, label, score in predicted:
             self._results.append(
                 {"image_id": number, "category_id": label + 1, "segmentation": _rle(mask), "score": score}
@@ -96,17 +96,17 @@ class MaskAp:
             # An empty list of results is nothing to pycocotools; it writes into the others.
             results = truth.loadRes([dict(r) for r in self._results]) if self._results else self._indexed([])
             evaluation = COCOeval(truth, results, "segm")
-            evaluation.params.maxDets = [1, 10, self._max_answers]
+            evaluation.params.maxDets = [1, 10, self._max_predictions]
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
         stats = evaluation.stats.copy()
-        # of all sizes; the summary's own AP is that of 100 answers
+        # of all sizes; the summary's own AP is that of 100 predictions
         precisions = evaluation.eval["precision"][..., 0, -1]
         known = precisions[precisions > -1]
         stats[STATS["ap"]] = known.mean() if known.size else -1
         figures = {
-            name if name != "ar100" else f"ar{self._max_answers}": None
+            name if name != "ar100" else f"ar{self._max_predictions}": None
             if stats[at] < 0
             else round(100 * float(stats[at]), 2)
             for name, at in STATS.items()

@@ -1,9 +1,9 @@
-"""Panoptic quality and mean IoU of label maps. NumPy; functions of maps alone.
+"""Panoptic quality and mean IoU of label maps. NumPy; functions of maps only.
 
 Panoptic quality: Kirillov et al. 2019, "Panoptic Segmentation", equations 1 and 2. A predicted and an annotated segment
 of one label match where their IoU is over 0.5, which can be true of one pair only. Pixels without an annotation (void)
 count neither in unions nor against a prediction that lies mostly in them. An annotated crowd (several things of one
-label, not told apart) matches nothing and is never missed; a prediction of its label that lies mostly in it or in void
+label in one mask) matches nothing and is never missed; a prediction of its label that lies mostly in it or in void
 is not wrong. As panopticapi counts.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 VOID = 0  #: segment id of pixels without a segment
-UNLABELLED = -1  #: entry of a label map where nothing is annotated or said
+UNLABELLED = -1  #: entry of a label map where nothing is annotated or predicted
 
 
 @dataclass
@@ -103,18 +103,20 @@ class MeanIou:
     """Adds up label maps of `labels` labels; pixels without an annotation are left out."""
 
     def __init__(self, labels: int) -> None:
-        self.confusion = np.zeros((labels, labels + 1), np.int64)  #: annotated x said; last column: nothing said
+        self.confusion = np.zeros(
+            (labels, labels + 1), np.int64
+        )  #: annotated x predicted; last column: nothing predicted
 
     def add(self, predicted: np.ndarray, wanted: np.ndarray) -> None:
         """int (H, W) twice, label indices or UNLABELLED."""
         labels = len(self.confusion)
         known = wanted != UNLABELLED
-        said = np.where(predicted[known] == UNLABELLED, labels, predicted[known])
-        codes = wanted[known].astype(np.int64) * (labels + 1) + said
+        labelled = np.where(predicted[known] == UNLABELLED, labels, predicted[known])
+        codes = wanted[known].astype(np.int64) * (labels + 1) + labelled
         self.confusion += np.bincount(codes, minlength=labels * (labels + 1)).reshape(labels, labels + 1)
 
     def by_label(self) -> np.ndarray:
-        """IoU of each label, 0..1; NaN for a label that was neither annotated nor said."""
+        """IoU of each label, 0..1; NaN for a label that was neither annotated nor predicted."""
         square = self.confusion[:, :-1]
         inner = np.diagonal(square).astype(float)
         union = self.confusion.sum(1) + square.sum(0) - inner

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semsam_model.data.folder import read_samples
-from semsam_model.data.scene_objects import OBJECTS, Thing
+from semsam_model.data.scene_objects import OBJECTS, SceneObject
 from semsam_model.data.scenes import MIN_AREA, draw_scene
 from semsam_model.data.synthetic import synthetic_samples, write_scenes
 from tests.paths import ROOT
@@ -21,7 +21,7 @@ SIZE = (96, 128)
 few = settings(max_examples=15, deadline=None)
 
 
-def names_below(thing: Thing) -> set[str]:
+def names_below(thing: SceneObject) -> set[str]:
     return {part.name for part in thing.parts}.union(*(names_below(part) for part in thing.parts))
 
 

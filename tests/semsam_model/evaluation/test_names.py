@@ -87,5 +87,5 @@ def test_the_right_label_in_one_list_of_both_kinds_is_first_in_its_own_too(repor
 
 
 def test_a_model_without_names_is_refused(samples: list[Sample]) -> None:
-    with pytest.raises(ConfigError, match="cannot name things"):
+    with pytest.raises(ConfigError, match="cannot name masks"):
         evaluate_names(build_model(read_model_config("tiny")), samples, TextEncoder())
