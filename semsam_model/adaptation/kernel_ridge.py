@@ -1,17 +1,17 @@
-"""Learning from few examples, in milliseconds: names and preferences as kernel ridge regression. NumPy, no torch.
+"""Names and preferences from few examples, in milliseconds, by kernel ridge regression. NumPy, no torch.
 
-The kernel is the dot product of region vectors (`region_features`). Both learners start from what is known without
-examples and add what the examples say where they are near, so that with none they change nothing.
+The kernel is the dot product of region vectors (`region_features`). Both regressions correct what is known without
+examples, and only near the examples: without examples they change nothing.
 
-    names        log p(label) = a * log text(label) + b * f(label). f regresses "is this label" on the examples, every
-                 label weighing alike. a (how far the text is believed) and b (how sure examples make) are those that
-                 name examples best whose whole photo was left out, held near their first values while there are few. Of
-                 a label without examples nothing is known: its f is the mean of the others'
-    preference   what a proposal is expected to be worth: the ranker's expectation, plus the regression of what it was
-                 wrong by for the proposals of earlier prompts
+    names        log p(label) = a * log text(label) + b * f(label). f regresses "is this label" on the examples, all
+                 labels with the same total weight; for a label without examples f is the mean of the other labels'.
+                 a and b weigh the text and the examples. They are chosen to name each example best from the examples of
+                 other photos, and stay near their first values while there are few examples
+    preference   the expected IoU of a proposal, plus a regression of the errors that this expectation had for the
+                 proposals of earlier prompts
 
-The result depends on the set of examples, not on the order in which they come. Solving for n examples takes n^3 / 3
-operations: callers bound n (`newest_of_each`).
+The result depends on the set of examples, not on their order. Solving for n examples takes n^3 / 3 operations: callers
+limit n (`newest_of_each`).
 """
 
 from __future__ import annotations
@@ -25,19 +25,23 @@ from scipy.special import softmax
 
 from semsam_model.network.ranker import OF_PROPOSAL
 
-RIDGE = 1.0  #: noise of an example's label, against a squared length of about 6 of its vector
-FIRST_SURENESS = 16.0  #: b before examples could be left out
-CAUTION = 4.0  #: how many left-out examples it takes to move a and b half-way
+RIDGE = 1.0  #: variance of the noise in a label, where the squared length of a region vector is about 6
+FIRST_EXAMPLE_WEIGHT = 16.0  #: b without examples of other photos
+PRIOR = 4.0  #: weight of the first values of a and b, in examples
 TEXT_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-SURENESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-LEAST = 1e-4  #: a text score of less counts as this
+EXAMPLE_WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+LEAST = 1e-4  #: smaller text scores count as this
 
 PREFERENCE_RIDGE = 3.0
-#: How much each thing that the ranker looks at counts beside the region's vector; 0: says nothing about a project.
-_COUNTS = {"predicted_iou": 3.0, "below_best": 3.0, "log_area": 1.0, "to_parent": 0.5, "to_child": 0.5} | dict.fromkeys(
-    ("obeys", "clicks", "negatives", "box_fit", "has_box", "name_score", "has_name_score"), 0.0
-)
-_SCALES = np.array([2 * _COUNTS.get(name, 2.0) for name in OF_PROPOSAL], np.float32) / np.sqrt(len(OF_PROPOSAL))
+#: Weight of each feature of the ranker beside the region's vector; 0: the feature tells nothing about a project.
+_WEIGHTS = {
+    "predicted_iou": 3.0,
+    "below_best": 3.0,
+    "log_area": 1.0,
+    "to_parent": 0.5,
+    "to_child": 0.5,
+} | dict.fromkeys(("obeys", "clicks", "negatives", "box_fit", "has_box", "name_score", "has_name_score"), 0.0)
+_SCALES = np.array([2 * _WEIGHTS.get(name, 2.0) for name in OF_PROPOSAL], np.float32) / np.sqrt(len(OF_PROPOSAL))
 _LARGEST = 8 / np.sqrt(len(OF_PROPOSAL))
 
 T = TypeVar("T")
@@ -45,19 +49,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class LearnedNames:
-    """Examples of n regions under C labels. `fit_names` makes it."""
+    """What `fit_names` learned from n examples of C labels."""
 
     vectors: np.ndarray  #: (n, F)
     coefficients: np.ndarray  #: (n, C)
     text_weight: float  #: a
-    sureness: float  #: b
+    example_weight: float  #: b
 
     def scores(self, vectors: np.ndarray, text: np.ndarray) -> np.ndarray:
         """(m, F) and text scores (m, C) that add up to 1 -> (m, C), adding up to 1; `text` itself without examples."""
         if not len(self.vectors):
             return text
-        said = _completed(vectors @ self.vectors.T @ self.coefficients, np.asarray(self.coefficients.any(0)))
-        return softmax(_mixed(text, said, self.text_weight, self.sureness), axis=1)
+        fitted = _completed(vectors @ self.vectors.T @ self.coefficients, np.asarray(self.coefficients.any(0)))
+        return softmax(_mixed(text, fitted, self.text_weight, self.example_weight), axis=1)
 
 
 def fit_names(vectors: np.ndarray, labels: np.ndarray, photos: Sequence[Hashable], text: np.ndarray) -> LearnedNames:
@@ -80,48 +84,47 @@ def fit_names(vectors: np.ndarray, labels: np.ndarray, photos: Sequence[Hashable
 def _left_out(
     inverse: np.ndarray, coefficients: np.ndarray, targets: np.ndarray, photos: Sequence[Hashable]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What each example would be told were its photo not among the examples (n, C), and for which examples another
-    photo shows the same label, bool (n,).
+    """f of each example without the examples of its photo (n, C), and whether another photo has its label, bool (n,).
 
     Leaving out the rows of a photo changes their prediction by inv(inverse[rows, rows]) @ coefficients[rows].
     """
-    said, known = np.zeros_like(targets), np.zeros(len(targets), bool)
+    fitted, known = np.zeros_like(targets), np.zeros(len(targets), bool)
     rows_of: dict[Hashable, list[int]] = {}
     for row, photo in enumerate(photos):
         rows_of.setdefault(photo, []).append(row)
     total = targets.sum(0)
     for rows in rows_of.values():
-        said[rows] = targets[rows] - np.linalg.solve(inverse[np.ix_(rows, rows)], coefficients[rows])
+        fitted[rows] = targets[rows] - np.linalg.solve(inverse[np.ix_(rows, rows)], coefficients[rows])
         elsewhere = total - targets[rows].sum(0)
         known[rows] = (targets[rows] @ elsewhere) > 0
-    return said, known
+    return fitted, known
 
 
-def _completed(said: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """(m, C) with the mean of the labels that have examples, bool (C,), for those that have none."""
-    completed: np.ndarray = np.where(seen, said, said[:, seen].mean(1, keepdims=True))
+def _completed(fitted: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """(m, C), where labels without examples get the mean of those with examples (seen, bool (C,))."""
+    completed: np.ndarray = np.where(seen, fitted, fitted[:, seen].mean(1, keepdims=True))
     return completed
 
 
-def _calibrated(text: np.ndarray, said: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """a and b that give the left-out examples' own labels the largest probability, near (1, FIRST_SURENESS)."""
-    best = (np.inf, 1.0, FIRST_SURENESS)
+def _calibrated(text: np.ndarray, fitted: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """The a and b, near (1, FIRST_EXAMPLE_WEIGHT), that give the left-out examples' labels the largest probability."""
+    best = (np.inf, 1.0, FIRST_EXAMPLE_WEIGHT)
     for a in TEXT_WEIGHTS:
-        for b in SURENESS:
-            p = softmax(_mixed(text, said, a, b), axis=1)[np.arange(len(labels)), labels]
-            held = (1 - a) ** 2 + np.log2(b / FIRST_SURENESS) ** 2 / 8
-            best = min(best, (float(-(weights * np.log(np.maximum(p, 1e-12))).sum()) + CAUTION * float(held), a, b))
+        for b in EXAMPLE_WEIGHTS:
+            p = softmax(_mixed(text, fitted, a, b), axis=1)[np.arange(len(labels)), labels]
+            distance = (1 - a) ** 2 + np.log2(b / FIRST_EXAMPLE_WEIGHT) ** 2 / 8
+            best = min(best, (float(-(weights * np.log(np.maximum(p, 1e-12))).sum()) + PRIOR * float(distance), a, b))
     return best[1], best[2]
 
 
-def _mixed(text: np.ndarray, said: np.ndarray, a: float, b: float) -> np.ndarray:
-    mixed: np.ndarray = a * np.log(np.maximum(text, LEAST)) + b * said
+def _mixed(text: np.ndarray, fitted: np.ndarray, a: float, b: float) -> np.ndarray:
+    mixed: np.ndarray = a * np.log(np.maximum(text, LEAST)) + b * fitted
     return mixed
 
 
 @dataclass(frozen=True, eq=False)
 class Preference:
-    """What a project's accepted regions say about proposals. `fit_preference` makes it."""
+    """What `fit_preference` learned about the proposals that a project accepts."""
 
     direction: np.ndarray  #: (F + len(OF_PROPOSAL),)
 
@@ -132,7 +135,7 @@ class Preference:
 
 
 def preference_vectors(regions: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Region vectors (m, F) and `ranker.proposal_features` (m, len(OF_PROPOSAL)) -> one vector each."""
+    """Region vectors (m, F) and `proposal_features` (m, len(OF_PROPOSAL)) -> float32 (m, F + len(OF_PROPOSAL))."""
     return np.concatenate([regions, np.clip(rows * _SCALES, -_LARGEST, _LARGEST)], 1).astype(np.float32)
 
 

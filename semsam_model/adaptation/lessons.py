@@ -1,11 +1,11 @@
-"""What accepted regions teach a project at once: names and preferences. Values in, values out; nothing trains.
+"""Names and preferences that a project's accepted regions teach at once. The network stays as it is.
 
     make_lesson        one accepted region on its photo's embedding -> a `Lesson`, to be kept
     adapt              the lessons of a project -> `ProjectAdaptation`
     ProjectAdaptation  names candidates by text and examples together; its reranker orders proposals
 
-What is learned depends on the set of lessons and their order in time (the newest count where there are many), not on
-the order in which they became known. Lessons belong to the model that made them.
+The result depends on the set of lessons and on which are newest where there are many, not on the order in which they
+were made. A lesson belongs to the model that made it.
 """
 
 from __future__ import annotations
@@ -31,15 +31,14 @@ from semsam_model.network.ranker import Ranker
 from semsam_model.types import Candidate, Click, LabelSet, Prompt, PromptContext
 
 PER_LABEL, EXAMPLES = 40, 300  #: newest regions that names are learned from, of a label and in all
-#: A proposal of at least this IoU with the accepted region shows its label too: proposals are what will be named.
-ALIKE = 0.3
+ALIKE = 0.3  #: the best proposal is an example of the label too from this IoU with the accepted region on
 PROMPTS = 80  #: newest regions that the preference is learned from
-LAYOUT = 1  #: of what a lesson's arrays hold; another number, and kept lessons are made anew
+LAYOUT = 1  #: version of a lesson's arrays; lessons kept with another version are made anew
 
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """What one accepted region teaches. n proposals of the click that it answers; arrays are float16, as kept."""
+    """What one accepted region teaches: the region, and the n proposals for its click. Arrays are float16, as kept."""
 
     photo: str
     label: str
@@ -47,18 +46,18 @@ class Lesson:
     name_embedding: np.ndarray  #: (2, E), of the proposal most like it; (2, 0) for a model without names
     level: int  #: of that proposal
     proposals: np.ndarray  #: (n, ...), see `preference_vectors`
-    expected: np.ndarray  #: (n,), score before anything was learned
+    expected: np.ndarray  #: (n,), expected IoU without a reranker
     worth: np.ndarray  #: (n,), IoU with the accepted mask, in logit cells
 
     @property
     def examples(self) -> list[np.ndarray]:
-        """(F,) each: what bears the label, as accepted and as it was proposed."""
+        """Vectors (F,) of the label: of the region as accepted, and as it was proposed."""
         best = int(self.worth.argmax())
         proposed = [self.proposals[best, : len(self.region)]] if self.worth[best] >= ALIKE else []
         return [self.region, *proposed]
 
     def to_bytes(self) -> bytes:
-        """For keeps; `from_bytes` gives the same lesson back."""
+        """As stored; `from_bytes` is the inverse."""
         buffer = io.BytesIO()
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         np.savez_compressed(buffer, layout=LAYOUT, level=self.level, **arrays)
@@ -172,7 +171,7 @@ class ProjectAdaptation:
 
 
 def adapt(lessons: Sequence[Lesson]) -> ProjectAdaptation | None:
-    """Lessons of one project and one model, oldest first -> what they teach; None when there is none."""
+    """Lessons of one project and one model, oldest first -> what they teach; None without lessons."""
     if not lessons:
         return None
     newest = lessons[-PROMPTS:]
@@ -185,7 +184,7 @@ def adapt(lessons: Sequence[Lesson]) -> ProjectAdaptation | None:
 
 
 def text_scores(name_embeddings: Sequence[np.ndarray | None], levels: Sequence[int], labels: LabelSet) -> np.ndarray:
-    """(m, C) in the order of the labels, each row adding up to 1; all alike where there is no text to compare with.
+    """(m, C) in the order of the labels, each row adding up to 1; all equal where masks or labels have no embeddings.
 
     Raises ConfigError as `label_probabilities`.
     """

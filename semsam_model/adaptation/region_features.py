@@ -1,4 +1,4 @@
-"""What a region is like, as one vector: for learning from few examples while the network stays as it is.
+"""A region as one vector, for learning from few examples while the network stays as it is.
 
 A vector is made of blocks of unit length, each times a weight, so the dot product of two vectors compares the regions
 block by block:
@@ -7,10 +7,10 @@ block by block:
     around    the maps at strides 8 and 16 left of, right of, above and below the mask: a door alone does not show
               whether it is the left one, what is beside it does
     shape     place in the photo, size, aspect, how the mask fills its box, its hull and its holes
-    place     the same within the enclosing object, the largest mask of its company that holds it
+    place     the same within the enclosing object, the largest of the context masks that holds it
 
-Everything is read off the embedding of the photo, which a click needs anyway; no mean or spread of other regions is
-used, so a vector never changes when others come. Which blocks and weights: tuned on the validation split of the data.
+Everything comes from the embedding of the photo, which a click needs anyway. No statistics of other regions are used,
+so a vector never changes. Blocks and weights were tuned on the validation split of the data.
 Masks are in logit cells (stride 4 of the unpadded model frame), as shares 0..1.
 """
 
@@ -44,8 +44,8 @@ _FARTHEST = 3.0  #: spreads
 def region_features(embedding: ImageEmbedding, cells: np.ndarray, context_masks: Sequence[np.ndarray]) -> np.ndarray:
     """Masks of one photo -> float32 (n, F), F being the same for every photo of a model.
 
-    cells: float or bool (n, h, w), share of each logit cell that the mask covers. company: bool (h, w) masks proposed
-    on the same spot, among which the enclosing object is looked for. An empty mask gives a row of zeros.
+    cells: float or bool (n, h, w), share of each logit cell that the mask covers. context_masks: bool (h, w) masks
+    proposed for the same prompt, one of which may be the enclosing object. An empty mask gives a row of zeros.
     """
     height, width = (side // LOGIT_STRIDE for side in embedding.frame.padded)
     h, w = embedding.frame.logits
@@ -88,7 +88,7 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 
 def _inside(share: np.ndarray) -> np.ndarray:
-    """bool (h, w): the cells of the mask; of a mask that fills no cell by half, those that it fills best."""
+    """bool (h, w): the cells that the mask covers by half; where there are none, those that it covers most."""
     inside: np.ndarray = share >= min(0.5, 0.5 * float(share.max()) or 1.0)
     return inside
 

@@ -22,14 +22,15 @@ from scipy import sparse
 from torch import Tensor, nn
 
 Shapes = tuple[tuple[int, int], ...]  # (H, W) of each memory level
-CHUNK = 1024  # queries handled together when no gradients are wanted
+CHUNK = 1024  #: queries that are processed together when no gradients are wanted
 
 
 class DeformableAttention(nn.Module):
     """Parameters: offsets and weights are laid out [head, level, point, (x, y)]."""
 
-    def __init__(self, dim: int, heads: int, levels: int, points: int) -> None:
+    def __init__(self, dim: int, heads: int, levels: int, points: int, chunk: int = CHUNK) -> None:
         super().__init__()
+        self.chunk = chunk
         self.dim, self.heads, self.levels, self.points = dim, heads, levels, points
         self.value_proj = nn.Linear(dim, dim)
         self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
@@ -67,7 +68,10 @@ class DeformableAttention(nn.Module):
         if torch.is_grad_enabled() or memory.device.type != "cpu":
             return read(query, reference, table, shapes)
         # Without gradients, a few thousand queries at a time: taps and weights stay in the processor's cache.
-        parts = [read(query[:, i : i + CHUNK], reference[:, i : i + CHUNK], table, shapes) for i in range(0, q, CHUNK)]
+        parts = [
+            read(query[:, i : i + self.chunk], reference[:, i : i + self.chunk], table, shapes)
+            for i in range(0, q, self.chunk)
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _reads_projection(self, query: Tensor, reference: Tensor, projected: Tensor, shapes: Shapes) -> Tensor:

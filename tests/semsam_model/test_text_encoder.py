@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from semsam_model.errors import TextEncoderError
-from semsam_model.text_encoder import MINILM_SHA256, TextEncoder, normalise_label
+from semsam_model.text_encoder import MINILM_SHA256, TextEncoder, normalise_label, packaged_encoder
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_words_for_the_same_thing_are_closer_than_words_for_different_things(enc
 
 def test_a_changed_encoder_is_refused_and_a_missing_one_named(tmp_path: Path) -> None:
     copy = tmp_path / "model"
-    shutil.copytree(TextEncoder._packaged(), copy)
+    shutil.copytree(packaged_encoder(), copy)
     with (copy / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         last = file.read(1)

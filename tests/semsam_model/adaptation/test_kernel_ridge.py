@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semsam_model.adaptation.kernel_ridge import (
-    FIRST_SURENESS,
+    FIRST_EXAMPLE_WEIGHT,
     RIDGE,
     _left_out,
     fit_names,
@@ -74,7 +74,7 @@ def test_a_label_that_only_one_photo_shows_leaves_the_first_mixture() -> None:
     rng = np.random.default_rng(1)
     vectors, _ = clusters(rng, 4)
     learned = fit_names(vectors, np.arange(4), ["a", "b", "c", "d"], shares(rng, 4))
-    assert (learned.text_weight, learned.sureness) == (1.0, FIRST_SURENESS)
+    assert (learned.text_weight, learned.example_weight) == (1.0, FIRST_EXAMPLE_WEIGHT)
 
 
 def test_leaving_out_a_photo_says_what_learning_without_it_says() -> None:
