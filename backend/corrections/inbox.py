@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from backend.corrections.annotations import mark_deleted, mark_task_deleted, save_annotation, save_task
 from backend.corrections.projects import mark_found, mark_project_deleted, save_project
@@ -30,12 +30,6 @@ def enqueue(store: Store, event: WebhookEvent, now: datetime | None = None) -> N
     """Put an event into the inbox. When this returns, it is on disk. Raises StoreError."""
     with store.write() as connection:
         connection.execute(insert(inbox), {"received_at": now or datetime.now(UTC), "delivery": event.to_json()})
-
-
-def count_waiting(store: Store) -> int:
-    """Events that are acknowledged and not processed yet. Raises StoreError."""
-    with store.read() as connection:
-        return connection.scalar(select(func.count()).select_from(inbox).where(inbox.c.problem.is_(None))) or 0
 
 
 def process_inbox(store: Store) -> int:

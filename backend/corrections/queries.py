@@ -23,7 +23,7 @@ from backend.records import (
 from backend.store.database import Store
 from backend.store.statements import BEGUN_FROM, IS_USABLE, of_project, of_region
 from backend.store.tables import annotations as annotation_rows
-from backend.store.tables import offers, predictions, projects, regions
+from backend.store.tables import inbox, offers, predictions, projects, regions
 
 PAGE = 200  #: regions in memory at a time
 
@@ -147,6 +147,12 @@ def newest_suggestion_outcomes(store: Store, most: int) -> list[SuggestionOutcom
     with store.read() as connection:
         rows = connection.execute(newest).all()
     return [SuggestionOutcome(*row) for row in reversed(rows)]
+
+
+def count_waiting(store: Store) -> int:
+    """Webhook events that are acknowledged and not processed yet."""
+    with store.read() as connection:
+        return connection.scalar(select(func.count()).select_from(inbox).where(inbox.c.problem.is_(None))) or 0
 
 
 def begun_from_a_prediction(key: ProjectKey) -> ColumnElement[bool]:

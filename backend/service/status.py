@@ -17,8 +17,7 @@ from pathlib import Path
 
 from cachetools import TTLCache
 
-from backend.corrections.inbox import count_waiting
-from backend.corrections.queries import count, list_projects, newest_suggestion_outcomes
+from backend.corrections.queries import count, count_waiting, list_projects, newest_suggestion_outcomes
 from backend.errors import NotStored, StoreError
 from backend.finetuning.job_files import report_file
 from backend.finetuning.jobs import Job, find, last_judged, list_jobs

@@ -1,6 +1,6 @@
 """The status page, and a gate's page, as HTML: one document each, nothing fetched, no script.
 
-What they tell comes from `status` and `gate_view`.
+What they show comes from `service.status` and `gate_page`.
 """
 
 from __future__ import annotations

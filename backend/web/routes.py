@@ -130,7 +130,9 @@ def pages(service: Service) -> Blueprint:
     @blueprint.get(f"/gate/<int(max={MAX_JOB}):job>")
     def gate(job: int) -> Response:
         report = service.gate_report(job)
-        return page_response(report.html or render_gate(report.job, datetime.now(UTC)) or "")
+        html = report.html if report.html is not None else render_gate(report.job, datetime.now(UTC))
+        assert html is not None  # a report is of a job that was judged
+        return page_response(html)
 
     return blueprint
 
