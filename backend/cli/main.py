@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -40,10 +41,10 @@ app.add_typer(versions.app, name="versions")
 app.add_typer(adaptation.app, name="learner")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: errors that semsam raises on purpose end as one line and exit code 1."""
     try:
-        app()
+        app(arguments, prog_name="semsam")
     except SemsamError as error:
         print(f"semsam: {error}", file=sys.stderr)
         sys.exit(1)

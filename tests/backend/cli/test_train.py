@@ -1,0 +1,54 @@
+"""`semsam train-ranker`, and `semsam evaluate clicks` of the weights that it writes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semsam_model.checkpoints.header import read_header
+from tests.backend.cli.semsam import semsam
+
+SIZE = (75, 121)
+
+
+@pytest.fixture
+def annotated(tmp_path: Path) -> Path:
+    """Two photos of a bright square, one a source."""
+    for source in ("near", "far"):
+        pixels = np.random.default_rng(1).integers(0, 60, (*SIZE, 3), np.uint8)
+        pixels[20:50, 30:80] += 150
+        (tmp_path / source).mkdir()
+        Image.fromarray(pixels).save(tmp_path / source / "0.png")
+        content = {
+            "images": [{"id": 1, "file_name": f"{source}/0.png", "width": SIZE[1], "height": SIZE[0]}],
+            "categories": [{"id": 1, "name": "square"}],
+            "annotations": [
+                {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[30, 20, 80, 20, 80, 50, 30, 50]]}
+            ],
+        }
+        (tmp_path / f"{source}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_ranker_is_trained_into_weights_and_measured(annotated: Path, weights: Path, tmp_path: Path) -> None:
+    ranked, out = tmp_path / "ranked.safetensors", tmp_path / "out"
+    result = semsam("train-ranker", "--weights", weights, "--data", annotated, "--out", ranked)
+    assert result.code == 0, result.stderr
+    assert read_header(ranked).card["ranker"]["photos"] == 2
+    result = semsam(
+        *("evaluate", "clicks", annotated, "--out", out, "--model", "tiny", "--weights", ranked),
+        *("--noc", 1, "--grabcut", 1),
+    )
+    assert result.code == 0, result.stderr
+    content = json.loads((out / "report.json").read_text())
+    assert content["ranker"] == "learned"
+    assert set(content["by_source"]) == {"near", "far"}
+    for row in content["by_source"].values():
+        assert row["n"] == 1
+        assert all(0 <= row[measure] <= 100 for measure in ("oracle", "first", "told", "max"))
+        assert 1 <= row["noc80"] <= row["noc90"] <= 20
+    assert set(content["baselines"]) == {"predicted_iou", "largest", "grabcut"}
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
