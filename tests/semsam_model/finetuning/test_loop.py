@@ -5,20 +5,17 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from semsam_model.config import parse_config, read_model_config
+from semsam_model.config import read_model_config
 from semsam_model.data.samples import Annotation, Sample
 from semsam_model.data.synthetic import synthetic_samples
-from semsam_model.errors import ConfigError, DataError, Stopped, TrainingError
-from semsam_model.finetuning.config import TRAINED, FineTuneConfig, read_finetune_config
+from semsam_model.errors import DataError, Stopped, TrainingError
+from semsam_model.finetuning.config import TRAINED, FineTuneConfig
 from semsam_model.finetuning.loop import fine_tune
-from semsam_model.gate.config import GateConfig
 from semsam_model.network.model import SemanticSAM
 from semsam_model.training.config import LossConfig, SamplingConfig, SimulatedCorrectionsConfig
-from semsam_model.training.prompts import draw_prompts
 from tests.semsam_model.networks import structured
 
 CONFIG = FineTuneConfig(
@@ -125,30 +122,3 @@ def test_nothing_to_learn_from_is_refused(model: SemanticSAM, tmp_path: Path) ->
     bare = Sample(SAMPLES[0].photo, "project", Annotation(64, 64, ()))
     with pytest.raises(DataError, match="expected regions"):
         fine_tune(model, [bare], CONFIG, tmp_path)
-
-
-def test_a_correction_is_asked_for_in_proportion_to_its_weight() -> None:
-    masks = np.zeros((2, 32, 32), bool)
-    masks[0, :16], masks[1, 16:] = True, True
-    config = SamplingConfig(prompts=4000, box_share=0.0)
-    drawn = draw_prompts(masks, ["part", "part"], config, 0.01, np.random.default_rng(0), [0.25, 0.75])
-    assert np.mean(drawn.targets[:, 0] == 1) == pytest.approx(0.75, abs=0.03)
-
-
-def test_the_settings_in_the_repository_are_valid_and_wrong_ones_are_named(tmp_path: Path) -> None:
-    learning, gate = read_finetune_config()
-    # what is measured is what jobs do, with the file or without
-    assert learning == FineTuneConfig()
-    assert parse_config(GateConfig, gate, "gate") == GateConfig()
-    for text, named in (
-        ("finetune: {lern: heads}", "lern"),
-        ("finetune: {learn: encoder}", "learn"),
-        ("finetune: {size: 65}", "multiple of 32"),
-        ("finetune: {loss: {dice: 1}}", "dice"),
-        ("finetune: {rounds: {prompts: -1}}", "rounds"),
-        ("train: {}", "sections"),
-    ):
-        path = tmp_path / "wrong.yaml"
-        path.write_text(text)
-        with pytest.raises(ConfigError, match=named):
-            read_finetune_config(path)

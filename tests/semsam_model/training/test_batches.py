@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from semsam_model.config import parse_config
 from semsam_model.data.folder import read_samples
@@ -17,76 +13,9 @@ from semsam_model.data.lazy_samples import LazySamples
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import Dataset, Sample
 from semsam_model.errors import ConfigError
-from semsam_model.network.frame import BOX, CLICK
-from semsam_model.training.augment import augment
 from semsam_model.training.batches import Batch, TrainingBatches
 from semsam_model.training.config import SamplingConfig, Stage
-from semsam_model.training.losses.matching import NO_TARGET
-from semsam_model.training.prompts import draw_prompts, mask_boxes
 from tests.semsam_model.houses import FILL, batches, write_source
-
-
-@given(st.integers(0, 10_000), st.sampled_from([(40, 70), (70, 40), (32, 32)]))
-@settings(max_examples=25, deadline=None)
-def test_masks_move_with_the_photo(seed: int, shape: tuple[int, int]) -> None:
-    rng = np.random.default_rng(seed)
-    mask = np.zeros(shape, bool)
-    y, x = rng.integers(0, 15, 2)
-    mask[y : y + 16, x : x + 14] = True
-    image = np.where(mask[..., None], np.uint8(250), np.uint8(5)).repeat(3, 2)
-    photo, (moved,) = augment(image, [mask], 64, SamplingConfig(jitter=0), FILL, rng)
-    seen = photo[..., 0] > 128
-    # The photo is shrunk by area and the mask by interpolation: they may differ along the outline only.
-    levels, around = np.pad(moved, 1, mode="edge").view(np.uint8), np.ones((3, 3), np.uint8)
-    outline = (cv2.dilate(levels, around) != cv2.erode(levels, around))[1:-1, 1:-1]
-    assert not (seen ^ moved)[~outline].any()
-    scale_limits = 64 / max(shape) * np.array([0.6, 1.6])
-    assert moved.sum() <= mask.sum() * (scale_limits[1] + 0.1) ** 2
-
-
-@given(st.integers(0, 10_000))
-@settings(max_examples=25, deadline=None)
-def test_prompts_mean_the_masks_they_touch(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    masks = rng.random((9, 20, 20)) < 0.5
-    config = SamplingConfig(prompts=30, max_targets=4)
-    drawn = draw_prompts(masks, ["object"] * 3 + ["part"] * 6, config, 0.005, rng)
-    tight = mask_boxes(masks)
-    for box, kind, row in zip(drawn.boxes, drawn.kinds, drawn.targets, strict=True):
-        named = row[row != NO_TARGET].tolist()
-        assert row[0] != NO_TARGET
-        assert len(set(named)) == len(named)
-        if kind == BOX:
-            assert len(named) == 1
-            assert np.abs(box - tight[named[0]]).max() <= config.box_noise + 1e-6
-        else:
-            assert kind == CLICK
-            assert box[2:].tolist() == pytest.approx([0.005, 0.005])
-            touched = masks[:, int(box[1] * 20), int(box[0] * 20)]
-            assert touched[named].all()
-            assert len(named) == min(4, touched.sum())
-
-
-def test_many_parts_do_not_drown_one_object() -> None:
-    rng = np.random.default_rng(0)
-    masks = np.zeros((101, 20, 20), bool)
-    masks[0] = True
-    for index in range(1, 101):
-        masks[index, index // 10, index % 10] = True
-    config = SamplingConfig(prompts=400, box_share=0)
-    first = draw_prompts(masks, ["object"] + ["part"] * 100, config, 0.005, rng).targets[:, 0]
-    assert 0.4 < (first == 0).mean() < 0.6
-    counts = np.bincount(first, minlength=101)[1:]
-    assert counts.max() - counts.min() <= 1
-
-
-def test_boxes_are_tight() -> None:
-    masks = np.random.default_rng(0).random((6, 30, 50)) < 0.002
-    masks[:, 7, 9] = True
-    for mask, (cx, cy, w, h) in zip(masks, mask_boxes(masks), strict=True):
-        y, x = np.nonzero(mask)
-        expected = [x.min() / 50, y.min() / 30, (x.max() + 1) / 50, (y.max() + 1) / 30]
-        assert [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_batch_depends_on_seed_and_number_alone(tmp_path: Path) -> None:

@@ -25,12 +25,8 @@ from semsam_model.config import config_root, read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
 from semsam_model.network.model import build_model
-from semsam_model.training.config import LossConfig, SamplingConfig, Stage, TrainConfig, read_train_config
+from semsam_model.training.config import LossConfig, SamplingConfig, Stage, TrainConfig
 from semsam_model.training.loop import train, train_from_config
-from semsam_model.training.optimiser import learning_rate_factor, parameter_groups
-from semsam_model.training.probe import innermost, pick_probes, quick_oracle
-from semsam_model.training.state import optimiser_settings
-from tests.paths import CONFIGS
 
 CONFIG = TrainConfig(
     model="tiny",
@@ -209,94 +205,6 @@ def test_resuming_what_is_no_run_and_wrong_weights_are_refused_by_name(data: Pat
         train(dataclasses.replace(CONFIG, init="absent.safetensors"), samples, tmp_path / "x", console=quiet())
     with pytest.raises(CheckpointError, match=r"absent\.safetensors"):
         train(dataclasses.replace(CONFIG, init_backbone="absent.safetensors"), samples, tmp_path / "x", console=quiet())
-
-
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("model: tiny\nstages: [{steps: 1, size: 64, batch: 1}]\nlearning_rate: 1\n", "learning_rate"),
-        ("model: tiny\nstages: [{steps: 1, size: 64, batch: 1, sze: 3}]\n", "sze"),
-        ("model: tiny\nstages: [{steps: 1, size: 65, batch: 1}]\n", "multiple of 32"),
-        ("model: tiny\nstages: [{steps: 1, size: 64, batch: 1}]\nloss: {dice: 3}\n", "dice"),
-        ("model: tiny\nstages: [{steps: 1, size: 64, batch: 1}]\nsampling: {box_share: 2}\n", "box_share"),
-        ("model: tiny\nstages: [{steps: 1, size: 64, batch: 1}]\nanneal: time\n", "time_limit_minutes"),
-        ("model: tiny\nstages: []\n", "stages"),
-        ("model: tiny\n", "stages"),
-    ],
-)
-def test_a_wrong_setting_is_named(text: str, named: str, tmp_path: Path) -> None:
-    path = tmp_path / "train.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=named):
-        read_train_config(path)
-
-
-def test_the_training_files_in_the_repository_are_valid() -> None:
-    files = sorted((CONFIGS / "train").glob("*.yaml"))
-    assert files
-    for file in files:
-        read_model_config(read_train_config(file).model)
-
-
-def test_every_parameter_is_trained_once_and_only_matrices_decay() -> None:
-    model = build_model(read_model_config("tiny"))
-    groups = parameter_groups(model, optimiser_settings(CONFIG))
-    in_groups = [id(p) for group in groups for p in group["params"]]
-    assert sorted(in_groups) == sorted({id(p) for p in model.parameters()})
-    decays = {id(p): group["weight_decay"] > 0 for group in groups for p in group["params"]}
-    rates = {id(p): group["base_lr"] for group in groups for p in group["params"]}
-    for name, parameter in model.named_parameters():
-        bare = parameter.ndim < 2 or not name.endswith("weight")
-        assert decays[id(parameter)] is not bare, name
-        assert rates[id(parameter)] == (CONFIG.lr_backbone if name.startswith("backbone") else CONFIG.lr), name
-    assert not decays[id(model.decoder.level_tokens)]
-    assert not decays[id(model.decoder.norm.weight)]
-
-
-def test_the_logit_of_none_of_these_learns_fast_enough_to_get_anywhere() -> None:
-    model = build_model(dataclasses.replace(read_model_config("tiny"), generic_queries=4))
-    assert model.generic is not None
-    rates = {
-        id(p): group["base_lr"]
-        for group in parameter_groups(model, optimiser_settings(CONFIG))
-        for p in group["params"]
-    }
-    assert rates[id(model.generic.none)] == pytest.approx(30 * CONFIG.lr)
-    assert rates[id(model.generic.level_embed)] == CONFIG.lr
-
-
-def test_the_learning_rate_warms_up_and_falls_to_its_last_share() -> None:
-    factors = [learning_rate_factor(step, step / 100, CONFIG.warmup, CONFIG.lr_final) for step in range(101)]
-    assert factors[0] < factors[1] < factors[2]
-    assert factors[2] == pytest.approx(1, abs=0.01)
-    assert factors[2:] == sorted(factors[2:], reverse=True)
-    assert factors[-1] == pytest.approx(CONFIG.lr_final)
-
-
-def test_the_probe_clicks_the_innermost_pixel_inside_every_mask(data: Path) -> None:
-    mask = np.zeros((20, 30), bool)
-    mask[:9, 4:13] = True
-    mask[15, :] = True
-    click = innermost(mask)
-    assert (click.x, click.y) == (8.5, 4.5)
-    probes = pick_probes(read_samples(data / "val").samples, per_source=5)
-    assert len(probes) == 2
-    for probe in probes:
-        for one, click in zip(probe.masks, probe.clicks, strict=True):
-            assert one[int(click.y), int(click.x)]
-
-
-def test_the_probe_figure_is_that_of_the_masks(data: Path) -> None:
-    """A network whose every logit is positive marks the whole photo, so its IoU is the share of the wanted mask."""
-    model = build_model(read_model_config("tiny")).eval()
-    probes = pick_probes(read_samples(data / "val").samples, per_source=5)
-    with torch.no_grad():
-        for last, value in ((model.decoder.mask_head.layers[-1], 1.0), (model.pixel_decoder.mask_features, 1.0)):
-            last.weight.zero_()
-            last.bias.fill_(value)
-    oracle = quick_oracle(model, probes, 96)
-    assert oracle.best == pytest.approx(np.mean([p.masks[0].mean() for p in probes]), abs=1e-6)
-    assert oracle.first == pytest.approx(oracle.best)
 
 
 def test_a_run_started_outside_the_main_thread_trains(data: Path, tmp_path: Path) -> None:
