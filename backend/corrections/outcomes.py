@@ -29,7 +29,7 @@ def judge(region: AnnotatedRegion, suggestion: Suggestion | None) -> Judgement:
     A mask that differs from the suggested one is corrected only when the editor says that it was edited: outlines that
     merely passed through the editor may differ by a pixel. Where both mask and label changed, the mask counts.
     """
-    if not region.offered:
+    if not region.suggested:
         return Judgement("drawn")
     candidate = candidate_of(region, suggestion)
     if candidate is None or suggestion is None:

@@ -33,9 +33,9 @@ class AnnotatedRegion:
     mask: np.ndarray  #: bool (H, W), not empty
     labels: tuple[str, ...]
     parent: str | None
-    edited: bool  #: the editor says that it was offered and its geometry then changed
-    offered: bool  #: it carries the id of a prompt of ours
-    preannotated: bool  #: it was offered without a click
+    edited: bool  #: the editor says that it was suggested and its geometry then changed
+    suggested: bool  #: it carries the id of a prompt that this backend answered
+    preannotated: bool  #: it was suggested without a click
     granularity: Granularity | None
     level: int | None  #: chosen by the annotator, else of the candidate
     prompt_id: str | None
@@ -113,7 +113,7 @@ def parse_annotation(value: Any, *, project: int | None = None, task: int | None
 
 
 class _Meta(JsonModel):
-    """What a region that was offered carries of its suggestion; see `predictions`."""
+    """What a suggested region carries through the editor; `predictions` writes it."""
 
     prompt_id: Lenient[Annotated[str, StringConstraints(pattern=r"^[!-~]{1,64}$")]] = None
     preannotated: Flag = False
@@ -153,7 +153,7 @@ def _region(name: str, rows: list[Any], config: LabelConfig) -> AnnotatedRegion 
         labels=labels,
         parent=geometry.parent,
         edited=geometry.origin == "prediction-changed",
-        offered=meta.prompt_id is not None,
+        suggested=meta.prompt_id is not None,
         preannotated=meta.prompt_id is not None and meta.preannotated,
         granularity=_granularity(labels, meta.granularity, config),
         level=_chosen_level(rows, config) or meta.level,

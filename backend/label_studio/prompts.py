@@ -36,8 +36,8 @@ class Interaction:
     text: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()  #: prompts not used, in words for the log
 
-    def offered(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
-        """The candidates, best first, that the answer should hold."""
+    def suggested(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """The candidates that the answer holds, best first."""
         if self.mode == "all" or not candidates:
             return candidates
         by_level = sorted(candidates, key=lambda c: (c.level, -c.area))

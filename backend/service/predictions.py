@@ -169,7 +169,7 @@ class PredictionService:
                 self._predictor, photo.source, asked.prompt, context, reranker=reranker, using=loaded
             )
         decoded = time.perf_counter()
-        candidates = self._named(asked.offered(result.value), config, loaded, learned)
+        candidates = self._named(asked.suggested(result.value), config, loaded, learned)
         prediction = build_prediction(
             candidates, config=config, prompt_id=uuid.uuid4().hex, model_version=result.version.version
         )

@@ -44,7 +44,7 @@ def test_what_a_region_says_about_its_suggestion_counts_only_in_the_form_that_we
     meta = {"prompt_id": "p 1", "candidate": True, "level": 7, "model_version": "", "preannotated": 1}
     (odd,) = regions_of(brush_row("a", square(1, 1, 5)) | {"meta": meta, "score": float("nan"), "parentID": 4})
     assert isinstance(odd, AnnotatedRegion)
-    assert (odd.prompt_id, odd.offered, odd.preannotated) == (None, False, False)
+    assert (odd.prompt_id, odd.suggested, odd.preannotated) == (None, False, False)
     assert (odd.rank, odd.level, odd.model_version, odd.score, odd.parent) == (None, None, None, None, None)
 
 

@@ -114,10 +114,10 @@ def test_polygons_are_always_offered_one_at_a_time() -> None:
 def test_a_cycle_starts_with_the_best_goes_down_the_levels_and_starts_over() -> None:
     three = nested()
     rows = [key(50, 50, "click_cycle")]
-    levels = [c.level for n in range(1, 5) for c in parse_interaction(rows * n, BRUSH).offered(three)]
+    levels = [c.level for n in range(1, 5) for c in parse_interaction(rows * n, BRUSH).suggested(three)]
     assert levels == [3, 6, 1, 3]
-    assert parse_interaction([key(50, 50)], BRUSH).offered(three) == three
-    assert not parse_interaction(rows, BRUSH).offered([])
+    assert parse_interaction([key(50, 50)], BRUSH).suggested(three) == three
+    assert not parse_interaction(rows, BRUSH).suggested([])
 
 
 @quick
