@@ -11,14 +11,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from semsam_model.checkpoints.checkpoint import content_digest, load, load_default, load_model, save
 from semsam_model.checkpoints.header import FORMAT, read_header, weights_path
-from semsam_model.checkpoints.run_weights import average, pack
 from semsam_model.config import read_model_config
-from semsam_model.errors import CheckpointError, ConfigError
+from semsam_model.errors import CheckpointError
 from semsam_model.network.model import SemanticSAM, build_model
 
 TINY = read_model_config("tiny")
@@ -96,40 +95,6 @@ def test_the_version_depends_on_weights_and_config_and_on_nothing_else(model: Se
     changed["decoder.content"][3] += 1e-6
     assert save(tmp_path / "c", changed, TINY).digest != first.digest
     assert save(tmp_path / "d", model, replace(TINY, click_box=0.006)).digest != first.digest
-
-
-def test_the_weights_of_a_training_run_are_packed_in_half_precision(model: SemanticSAM, tmp_path: Path) -> None:
-    run, packed = tmp_path / "run.safetensors", tmp_path / "packed.safetensors"
-    save_file(model.state_dict(), run)
-    version = pack(run, TINY, packed, card={"data": "none"})
-    assert version == load(packed)[1] == save(tmp_path / "saved", model, TINY, half=True)
-    assert read_header(packed).card == {"data": "none"}
-    with pytest.raises(CheckpointError, match="does not fit its own config"):
-        pack(run, replace(TINY, ffn=96), tmp_path / "other")
-    with pytest.raises(CheckpointError, match=r"none\.safetensors: cannot be read as safetensors"):
-        pack(tmp_path / "none.safetensors", TINY, tmp_path / "other")
-    assert not (tmp_path / "other").exists()
-
-
-def test_two_runs_are_averaged_weight_by_weight_packed_or_not(model: SemanticSAM, path: Path, tmp_path: Path) -> None:
-    other, out = tmp_path / "other.safetensors", tmp_path / "out.safetensors"
-    ours, theirs = (dict(m.state_dict()) for m in (load(path)[0], build_model(TINY)))
-    save_file(theirs, other)
-    for share, only in ((0.0, ""), (0.25, ""), (1.0, ""), (0.5, "decoder.")):
-        average(path, other, share, out, only)
-        found = load_file(out)
-        assert found.keys() == ours.keys()
-        for name, value in found.items():
-            mine = share if name.startswith(only) else 0.0
-            torch.testing.assert_close(value, (1 - mine) * ours[name] + mine * theirs[name])
-    pack(out, TINY, tmp_path / "packed")
-    with pytest.raises(CheckpointError, match=r"no weights begin with 'generic\.'"):
-        average(path, other, 0.5, out, "generic.")
-    with pytest.raises(ConfigError, match=r"share 1\.5: expected 0"):
-        average(path, other, 1.5, out)
-    save_file({name: value for name, value in theirs.items() if name != "decoder.content"}, other)
-    with pytest.raises(CheckpointError, match=r"other\.safetensors: does not fit .*: decoder\.content is missing"):
-        average(path, other, 0.5, out)
 
 
 def test_a_failed_save_leaves_the_old_file_and_no_litter(model: SemanticSAM, path: Path) -> None:

@@ -1,12 +1,12 @@
+"""Published checkpoints are converted key by key, or refused with the reason."""
+
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import pickle
 import re
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,11 +26,9 @@ from semsam_model.checkpoints.published import Report, convert, fetch, file_sha2
 from semsam_model.checkpoints.published_keys import published_names, published_shapes
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ConfigError
-from tests.paths import FIXTURES
 from tests.semsam_model.file_server import FileServer
 from tests.semsam_model.published_rule import rule_weights
 
-MANIFESTS = FIXTURES / "published_manifests.json.gz"
 TINY = read_model_config("tiny")
 PREDICTOR = "model.sem_seg_head.predictor."
 LABEL_ENC, MASK_TOKENS = PREDICTOR + "label_enc.weight", PREDICTOR + "mask_tokens.weight"
@@ -71,36 +69,19 @@ def refused_keeping(state: State, out: Path, name: str) -> str:
     return str(caught.value)
 
 
-def fates(report: Report) -> dict[str, str]:
+def statuses(report: Report) -> dict[str, str]:
     return {entry.key: entry.status for entry in report.entries}
-
-
-# -- coverage
-
-
-@pytest.mark.parametrize("name", ["swin_t", "swin_l"])
-def test_every_published_key_and_shape_is_expected_and_no_other(name: str) -> None:
-    manifest = json.loads(gzip.decompress(MANIFESTS.read_bytes()))[name]
-    assert published_shapes(read_model_config(name)) == {key: tuple(shape) for key, shape in manifest.items()}
-
-
-def test_three_token_models_differ_from_swin_l_in_the_tokens_alone() -> None:
-    six, three = (published_shapes(read_model_config(name)) for name in ("swin_l", "swin_l_many2one"))
-    assert {key for key in six if six[key] != three[key]} == {MASK_TOKENS.removeprefix("model.")}
-    assert six.keys() == three.keys()
-
-
-def test_no_published_key_feeds_two_parameters() -> None:
-    aliases = [alias for names in published_names(read_model_config("swin_t")).values() for alias in names]
-    assert len(set(aliases)) == len(aliases)
-    assert Counter(map(len, published_names(read_model_config("swin_t")).values())) == {1: 517, 2: 2, 19: 6}
 
 
 def test_a_whole_swin_t_is_accounted_for_key_by_key(converted_swin_t: Report) -> None:
     # 648 published keys, the buffer of the training loss, and two entries beside 'model'
     assert converted_swin_t.counts == {"loaded": 525, "tied": 110, "ignored": 1 + 12 + 1 + 2, "missing": 0}
-    assert len(fates(converted_swin_t)) == len(converted_swin_t.entries) == 648 + 3
-    assert fates(converted_swin_t)["optimizer"] == fates(converted_swin_t)["model.criterion.empty_weight"] == "ignored"
+    assert len(statuses(converted_swin_t)) == len(converted_swin_t.entries) == 648 + 3
+    assert (
+        statuses(converted_swin_t)["optimizer"]
+        == statuses(converted_swin_t)["model.criterion.empty_weight"]
+        == "ignored"
+    )
     assert converted_swin_t.version == read_header(converted_swin_t.path).version
 
 
@@ -169,7 +150,7 @@ def test_other_names_of_a_tied_tensor_may_be_missing_and_are_reported(state: Sta
     report = converted({"model": state}, out)
     assert report.version == whole.version
     assert report.counts["missing"] == len(gone)
-    assert all(fates(report)[key] == "missing" for key in gone)
+    assert all(statuses(report)[key] == "missing" for key in gone)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -199,7 +180,7 @@ def test_numpy_scalars_of_a_scheduler_beside_the_weights_are_passed_over(
     pth.write_bytes(named)
     report = convert(pth, "tiny", out)
     assert report.version == converted({"model": state}, out).version
-    assert fates(report)["scheduler"] == "ignored"
+    assert statuses(report)["scheduler"] == "ignored"
 
 
 @pytest.mark.parametrize("number", [np.float64(1e-4), np.int8(-3), np.bool_(True), np.array(2.5, ">f4")[()]], ids=repr)
@@ -210,7 +191,7 @@ def test_numpy_scalars_are_read_with_their_value(number: Any, tmp_path: Path) ->
 
 def test_every_name_in_the_report_is_one_of_the_file(state: State, out: Path) -> None:
     content = {"model": {**state, "model.criterion.empty_weight": torch.ones(2)}, "iteration": 7}
-    assert {key for key, fate in fates(converted(content, out)).items() if fate != "missing"} == {
+    assert {key for key, fate in statuses(converted(content, out)).items() if fate != "missing"} == {
         *content["model"],
         "iteration",
     }
