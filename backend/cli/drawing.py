@@ -21,10 +21,10 @@ from PIL import Image, ImageDraw, ImageFont
 from backend.images import Photo
 from semsam_model.checkpoints.header import Version
 from semsam_model.masks.codecs import encode_coco_rle
-from semsam_model.masks.drawing import Colour, draw_mask, draw_outline, draw_prompt, mix, scaled
+from semsam_model.masks.drawing import Colour, draw_mask, draw_outline, draw_prompt, fit, mix, scaled
 from semsam_model.types import Candidate, Prompt
 
-TILE = 420  #: longer side of one picture on the sheet, pixels
+TILE = 420  #: longer side of one tile on the sheet, pixels
 CAPTION = 30
 GAP = 8
 COLOURS = ((230, 57, 70), (29, 120, 200), (42, 157, 70), (233, 150, 40), (140, 70, 190), (0, 160, 170))
@@ -37,7 +37,7 @@ def write(out: Path, photo: Photo, prompt: Prompt, candidates: Sequence[Candidat
 
 
 def write_overview(out: Path, photo: Photo, candidates: Sequence[Candidate], version: Version) -> None:
-    """As `write`, with all masks in one picture. Raises OSError."""
+    """As `write`, with all masks over one photo. Raises OSError."""
     _write_masks(out, photo, candidates, version)
     overview(photo.rgb, candidates).save(out / "overview.png")
 
@@ -125,12 +125,11 @@ def overview(rgb: np.ndarray, candidates: Sequence[Candidate]) -> Image.Image:
     return sheet
 
 
-def _highlighted(picture: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
-    """A copy of the picture, tinted inside the mask and pale and grey outside."""
-    # any pixel of the mask shows, however thin it is at this size
-    inside = cv2.resize(mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_AREA) > 0
-    grey = picture.mean(2, keepdims=True).repeat(3, 2)
-    out = np.where(inside[..., None], picture, (grey * 0.6 + 90).clip(0, 255)).astype(np.uint8)
+def _highlighted(canvas: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
+    """A copy of the canvas, tinted inside the mask and pale and grey outside."""
+    inside = fit(mask, canvas)
+    grey = canvas.mean(2, keepdims=True).repeat(3, 2)
+    out = np.where(inside[..., None], canvas, (grey * 0.6 + 90).clip(0, 255)).astype(np.uint8)
     draw_mask(out, inside, colour, 0.5)
     draw_outline(out, inside, colour)
     return out
