@@ -13,7 +13,8 @@ from backend.cli.context import opened_store
 from backend.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from backend.versions.registry import Activation, ModelVersion, Registry
+    from backend.versions.registry import Registry
+    from backend.versions.version import Activation, ModelVersion
 
 app = typer.Typer(no_args_is_help=True, help="Model versions: list, activate, roll back, prune.")
 

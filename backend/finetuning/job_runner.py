@@ -29,7 +29,8 @@ from backend.finetuning.snapshot import Snapshot
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store
-from backend.versions.registry import ModelVersion, Registry
+from backend.versions.registry import Registry
+from backend.versions.version import ModelVersion
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import parse_config
 from semsam_model.data.folder import evenly

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from backend.errors import StoreError, VersionError
 from backend.inference.predictor import Loaded, Predictor
-from backend.versions.registry import ModelVersion, Registry
+from backend.versions.registry import Registry
+from backend.versions.version import ModelVersion
 from semsam_model.errors import SemsamError
 
 log = logging.getLogger(__name__)

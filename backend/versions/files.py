@@ -15,9 +15,9 @@ import hashlib
 import json
 import secrets
 import shutil
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,6 @@ FORMAT = "semsam-version-1"
 MANIFEST = "version.json"
 WEIGHTS = f"weights{SUFFIX}"
 _TEMPORARY = ".tmp-"
-#: Seconds after which an unfinished folder is nobody's: writing one takes a fraction of it.
-_ABANDONED_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -94,8 +92,8 @@ def write(
             created_at,
             files,
         )
-        content = manifest.to_bytes()
-        _write(temporary / MANIFEST, content)
+        (temporary / MANIFEST).write_bytes(manifest.to_bytes())
+        digest = _seal(temporary / MANIFEST)
         sync_to_disk(temporary)
         if final.exists():
             if not problems(final, version):
@@ -105,7 +103,7 @@ def write(
         sync_to_disk(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return manifest, hashlib.sha256(content).hexdigest()
+    return manifest, digest
 
 
 def read(folder: Path) -> tuple[Manifest, str]:
@@ -172,31 +170,29 @@ def remove(aside: Path) -> None:
         shutil.rmtree(aside)
 
 
-def strays(folder: Path, known: Iterable[str]) -> list[Path]:
-    """Folders of no version that is `known`: what a process that was killed left, once they are an hour old."""
+def strays(folder: Path, known: Iterable[str], before: datetime) -> list[Path]:
+    """Folders of no version that is `known`, last changed before this time: what a process that was killed left.
+
+    before: so long ago that no process is still writing one.
+    """
     if not folder.is_dir():
         return []
     names = set(known)
-    before = time.time() - _ABANDONED_S
-    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name not in names and p.stat().st_mtime < before)
+    unknown = (path for path in folder.iterdir() if path.is_dir() and path.name not in names)
+    return sorted(path for path in unknown if path.stat().st_mtime < before.timestamp())
 
 
 def _copy(source: Path, target: Path) -> str:
-    """Copy, on the disk when it returns; the sha256 of what was written."""
-    digest = hashlib.sha256()
-    with source.open("rb") as given, target.open("xb") as kept:
-        while block := given.read(2**20):
-            digest.update(block)
-            kept.write(block)
-    sync_to_disk(target)
-    target.chmod(0o444)
-    return digest.hexdigest()
+    """Copy a file; the sha256 of the copy."""
+    shutil.copyfile(source, target)
+    return _seal(target)
 
 
-def _write(target: Path, content: bytes) -> None:
-    target.write_bytes(content)
-    sync_to_disk(target)
-    target.chmod(0o444)
+def _seal(path: Path) -> str:
+    """Make a new file read-only, and wait until it is on the disk; its sha256."""
+    sync_to_disk(path)
+    path.chmod(0o444)
+    return _sha256(path)
 
 
 def _sha256(path: Path) -> str:

@@ -1,7 +1,8 @@
 """Model versions: which exist, which one answers, and the way back. Rows in the store, files beside it. No torch.
 
 Version 0 is the model that the settings name: the weights that come with semsam, or the file of SEMSAM_WEIGHTS. It has
-no row and is never removed. Every other version is a folder (`version_files`) and a row, made once and never changed.
+no row and is never removed. Every other version is a folder (`backend.versions.files`) and a row, made once and never
+changed.
 
 What is live is the last row of `activations`, a list that only grows. Each row says which activation it was put over,
 so the rows that count form a stack: `activate` puts a version on top, `rollback` takes the top one off and so gives
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,71 +24,13 @@ from backend.settings import Settings
 from backend.store.database import Store
 from backend.store.tables import activations, versions
 from backend.versions import files as version_files
+from backend.versions.files import Manifest
+from backend.versions.version import Activation, ModelVersion, Pruned
 from semsam_model.checkpoints.header import Header, find_weights
 
 BASE, LIVE = "base", "live"  #: names that `find` knows besides numbers and versions
 STEPS = 5  #: rollbacks that pruning leaves possible
 RECENT = timedelta(hours=1)  #: versions younger than this are not pruned
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """A version as it was registered. Whether its files are still right says `Registry.problems`."""
-
-    number: int  #: 0 is the model of the settings; the others count from 1
-    version: str  #: mobile-1a2b3c4d5e6f, as predictions name it
-    model: str  #: name of the model config
-    digest: str  #: of the weights' content, 64 hex digits
-    weights: Path  #: weights file
-    parent: str | None = None  #: version that it was trained from
-    data_digest: str | None = None  #: of the data that it was trained on
-    figures: Mapping[str, Any] = field(default_factory=dict)  #: what was measured before it was registered
-    files_digest: str | None = None  #: of everything in its folder; None for version 0
-    created_at: datetime | None = None
-    pinned: bool = False  #: never pruned
-    pruned_at: datetime | None = None  #: when its files were removed
-
-    @property
-    def folder(self) -> Path:
-        """Where its files are."""
-        return self.weights.parent
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "number": self.number,
-            "version": self.version,
-            "model": self.model,
-            "digest": self.digest,
-            "weights": str(self.weights),
-            "parent": self.parent,
-            "data_digest": self.data_digest,
-            "figures": dict(self.figures),
-            "files_digest": self.files_digest,
-            "created_at": self.created_at and self.created_at.isoformat(),
-            "pinned": self.pinned or self.number == 0,
-            "pruned_at": self.pruned_at and self.pruned_at.isoformat(),
-        }
-
-
-@dataclass(frozen=True)
-class Activation:
-    """That a version became the live one."""
-
-    number: int  #: counts up with every activation; 0 = nothing has ever been activated
-    version: ModelVersion
-    over: int | None = None  #: number of the activation that a rollback goes back to; None at the bottom
-    at: datetime | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """What `prune` removed, or would."""
-
-    versions: list[ModelVersion]
-    strays: list[Path]  #: folders that no version owns
-    size: int  #: bytes
 
 
 class Registry:
@@ -182,29 +124,11 @@ class Registry:
         if manifest.weights_digest == self.base.digest:
             version_files.remove(version_files.set_aside(self._folder / manifest.version))
             return self.base
-        values = {
-            "model": manifest.config["name"],
-            "digest": manifest.weights_digest,
-            "parent": manifest.parent,
-            "data_digest": manifest.data_digest,
-            "figures": manifest.figures,
-            "files_digest": digest,
-            "created_at": datetime.fromisoformat(manifest.created_at),
-            "pruned_at": None,
-        }
-        with self._alone() as connection:
-            known = connection.execute(select(versions).where(versions.c.version == manifest.version)).one_or_none()
-            if known is None:
-                number = connection.execute(select(func.max(versions.c.number))).scalar_one_or_none() or 0
-                row = {"number": number + 1, "version": manifest.version, "pinned": False, **values}
-                connection.execute(insert(versions).values(**row))
-            elif known.files_digest != digest:  # its files had been removed or damaged
-                connection.execute(update(versions).where(versions.c.number == known.number).values(**values))
-            elif known.pruned_at is not None:
-                connection.execute(update(versions).where(versions.c.number == known.number).values(pruned_at=None))
+        with self._exclusive() as connection:
+            self._save(connection, manifest, digest)
             if not (self._folder / manifest.version).is_dir():
                 raise VersionError(f"version {manifest.version}: its files were pruned meanwhile; register it again")
-            return self._one(connection, manifest.version)
+            return self._find(connection, manifest.version)
 
     def activate(self, which: str, *, reason: str = "", if_live: str | None = None) -> Activation:
         """Make a version the live one; running backends follow within seconds. Once live, nothing changes.
@@ -218,8 +142,8 @@ class Registry:
             raise VersionError(
                 f"version {version.version}: of model {version.model}, SEMSAM_MODEL is {self.base.model}"
             )
-        self._servable(version)
-        with self._alone() as connection:
+        self._check_files(version)
+        with self._exclusive() as connection:
             live = self._live(connection)
             if live.version.version == version.version:
                 return live
@@ -228,9 +152,9 @@ class Registry:
                     f"version {version.version}: not activated: it was compared with {if_live}, but"
                     f" {live.version.version} has become the live one meanwhile"
                 )
-            if version.number and self._one(connection, version.version).pruned_at is not None:
+            if version.number and self._find(connection, version.version).pruned_at is not None:
                 raise VersionError(f"version {version.version}: its files have just been removed")
-            return self._put(connection, live, version, over=live.number, reason=reason)
+            return self._make_live(connection, live, version, over=live.number, reason=reason)
 
     def rollback(self, *, reason: str = "rollback") -> Activation:
         """Make the version live again that was before the live one was activated. A second rollback goes on from there.
@@ -240,16 +164,16 @@ class Registry:
         stack = self.stack()
         if len(stack) < 2:
             raise VersionError(f"version {stack[0].version.version}: nothing was live before it")
-        self._servable(stack[1].version)
-        with self._alone() as connection:
+        self._check_files(stack[1].version)
+        with self._exclusive() as connection:
             if self._stack(connection, self.base.model) != stack:
                 raise VersionError("another process has just changed what is live; look at it and try again")
-            return self._put(connection, stack[0], stack[1].version, over=stack[1].over, reason=reason)
+            return self._make_live(connection, stack[0], stack[1].version, over=stack[1].over, reason=reason)
 
     def pin(self, which: str, pinned: bool = True) -> ModelVersion:
         """Keep a version from being pruned, or no longer. Version 0 never is. Raises VersionError."""
         version = self.find(which)
-        with self._alone() as connection:
+        with self._exclusive() as connection:
             connection.execute(update(versions).where(versions.c.number == version.number).values(pinned=pinned))
         return self.find(version.version)
 
@@ -260,51 +184,78 @@ class Registry:
         those of the last hour, which a job may be about to activate. at: now, if not given.
         """
         at = at or datetime.now(UTC)
-        with self._store.read() if dry_run else self._alone() as connection:
+        with self._store.read() if dry_run else self._exclusive() as connection:
             every = [self._version(row) for row in connection.execute(select(versions)).all()]
             present = [version for version in every if version.pruned_at is None]
-            needed = {
-                activation.version.version
-                for model in {version.model for version in present}
-                for activation in self._stack(connection, model)[: steps + 1]
-            }
-            doomed = [
-                version
-                for version in sorted(present, key=lambda version: version.number)
-                if not version.pinned and version.version not in needed
-                if version.created_at is None or at - version.created_at > RECENT
-            ]
-            strays = version_files.strays(self._folder, {version.version for version in present})
-            pruned = Pruned(doomed, strays, sum(map(version_files.size, [v.folder for v in doomed] + strays)))
+            unneeded = self._unneeded(connection, present, steps, at)
+            strays = version_files.strays(self._folder, {version.version for version in present}, at - RECENT)
+            folders = [version.folder for version in unneeded] + strays
+            pruned = Pruned(unneeded, strays, sum(map(version_files.size, folders)))
             if dry_run:
                 return pruned
-            numbers = [version.number for version in doomed]
+            numbers = [version.number for version in unneeded]
             connection.execute(update(versions).where(versions.c.number.in_(numbers)).values(pruned_at=at))
-        # Rows first: killed in between, there are files that nobody needs, never a row whose files are gone
-        with self._alone() as connection:
+        # rows first: killed in between, there are files that nobody needs, never a row whose files are gone
+        with self._exclusive() as connection:
             rows = connection.execute(select(versions.c.version).where(versions.c.pruned_at.is_(None)))
             registered_again = set(rows.scalars())
-            folders = [version.folder for version in doomed] + strays
             aside = [version_files.set_aside(path) for path in folders if path.name not in registered_again]
         for path in aside:
             version_files.remove(path)
         return pruned
 
+    def _unneeded(
+        self, connection: Connection, present: list[ModelVersion], steps: int, at: datetime
+    ) -> list[ModelVersion]:
+        """Of the versions that have files, those that may be pruned, by number."""
+        needed = {
+            activation.version.version
+            for model in {version.model for version in present}
+            for activation in self._stack(connection, model)[: steps + 1]
+        }
+        return [
+            version
+            for version in sorted(present, key=lambda version: version.number)
+            if not version.pinned and version.version not in needed
+            if version.created_at is None or at - version.created_at > RECENT
+        ]
+
     # ---- rows
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[Connection]:
-        """A transaction in which nobody else changes versions or what is live."""
+    def _exclusive(self) -> Iterator[Connection]:
+        """A transaction during which no other process changes versions or what is live."""
         with self._store.write() as connection:  # on SQLite, that is enough
             if connection.dialect.name == "postgresql":
                 connection.execute(text("LOCK TABLE versions IN SHARE ROW EXCLUSIVE MODE"))
             yield connection
 
-    def _servable(self, version: ModelVersion) -> None:
+    def _check_files(self, version: ModelVersion) -> None:
         if problems := self.problems(version):
             raise VersionError(f"version {version.version} cannot be served: {'; '.join(problems)}")
 
-    def _one(self, connection: Connection, version: str) -> ModelVersion:
+    def _save(self, connection: Connection, manifest: Manifest, files_digest: str) -> None:
+        """Write a version's row; one that is there stays as it is, unless its files had been removed or damaged."""
+        values = {
+            "model": manifest.config["name"],
+            "digest": manifest.weights_digest,
+            "parent": manifest.parent,
+            "data_digest": manifest.data_digest,
+            "figures": manifest.figures,
+            "files_digest": files_digest,
+            "created_at": datetime.fromisoformat(manifest.created_at),
+            "pruned_at": None,
+        }
+        known = connection.execute(select(versions).where(versions.c.version == manifest.version)).one_or_none()
+        if known is None:
+            number = connection.scalar(select(func.max(versions.c.number))) or 0
+            row = {"number": number + 1, "version": manifest.version, "pinned": False, **values}
+            connection.execute(insert(versions).values(row))
+            return
+        changed = {"pruned_at": None} if known.files_digest == files_digest else values
+        connection.execute(update(versions).where(versions.c.number == known.number).values(changed))
+
+    def _find(self, connection: Connection, version: str) -> ModelVersion:
         return self._version(connection.execute(select(versions).where(versions.c.version == version)).one())
 
     def _version(self, row: Row[Any]) -> ModelVersion:
@@ -330,10 +281,10 @@ class Registry:
         return found if found and found[-1].version.number == 0 else [*found, Activation(0, self.base)]
 
     def _activation(self, connection: Connection, row: Row[Any]) -> Activation:
-        version = self.base if row.version is None else self._one(connection, row.version)
+        version = self.base if row.version is None else self._find(connection, row.version)
         return Activation(row.number, version, row.over, row.at, row.reason)
 
-    def _put(
+    def _make_live(
         self, connection: Connection, live: Activation, version: ModelVersion, *, over: int | None, reason: str
     ) -> Activation:
         activation = Activation(live.number + 1, version, over, datetime.now(UTC), reason)

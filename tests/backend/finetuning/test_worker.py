@@ -37,7 +37,8 @@ from backend.settings import Settings
 from backend.store.database import Store, open_store
 from backend.store.tables import jobs as job_rows
 from backend.store.tables import projects, regions
-from backend.versions.registry import Activation, Registry, open_registry
+from backend.versions.registry import Registry, open_registry
+from backend.versions.version import Activation
 from semsam_model.checkpoints.header import find_weights
 from semsam_model.data.scenes import draw_scene
 from semsam_model.data.segmentations import CocoMask

@@ -24,7 +24,8 @@ from backend.service.wiring import assemble
 from backend.settings import Settings
 from backend.store.database import open_store
 from backend.versions import files as version_files
-from backend.versions.registry import ModelVersion, Registry, open_registry
+from backend.versions.registry import Registry, open_registry
+from backend.versions.version import ModelVersion
 from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
 from tests.paths import CONFIGS

@@ -1,5 +1,6 @@
 """Versions are kept whole and unchanged; activating puts one on top of a stack, rolling back takes it off."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -25,10 +26,11 @@ from backend.finetuning import jobs
 from backend.finetuning.job_files import job_folder
 from backend.records import ProjectKey
 from backend.settings import Settings
-from backend.store.database import open_store
+from backend.store.database import Store
 from backend.store.tables import activations
 from backend.versions import files as version_files
-from backend.versions.registry import RECENT, ModelVersion, Registry, open_registry
+from backend.versions.registry import RECENT, Registry, open_registry
+from backend.versions.version import ModelVersion
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError
@@ -51,19 +53,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-def opened(data_dir: Path, weights: Path, database: str) -> Registry:
-    settings = Settings(model="tiny", weights=weights, data_dir=data_dir, database_url=database)
-    return open_registry(settings, open_store(settings))
+def opened(data_dir: Path, weights: Path, store: Store) -> Registry:
+    return open_registry(Settings(model="tiny", weights=weights, data_dir=data_dir), store)
 
 
 on_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 
 
 @pytest.fixture
-def registry(tmp_path: Path, weights: Path, database: str) -> Iterator[Registry]:
-    registry = opened(tmp_path, weights, database)
-    yield registry
-    registry._store.close()
+def store(database: str) -> Iterator[Store]:
+    store = Store.open(database)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, weights: Path, store: Store) -> Registry:
+    return opened(tmp_path, weights, store)
 
 
 def add(registry: Registry, weights: Path, **more: Any) -> ModelVersion:
@@ -184,9 +190,9 @@ def test_activating_is_refused_when_something_else_became_live_meanwhile(
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.one_of(st.integers(0, 3), st.just("back")), max_size=12))
 def test_rolling_back_undoes_activations_one_by_one(
-    registry: Registry, trained: list[Path], steps: list[int | str]
+    registry: Registry, store: Store, trained: list[Path], steps: list[int | str]
 ) -> None:
-    with registry._store.write() as connection:
+    with store.write() as connection:
         connection.execute(delete(activations))
     made = [registry.base, *(add(registry, path) for path in trained[:3])]
     expected = [registry.base]
@@ -206,9 +212,11 @@ def test_rolling_back_undoes_activations_one_by_one(
         assert registry.live() == registry.stack()[0]
 
 
-def test_each_model_has_its_own_live_version(registry: Registry, trained: list[Path], tmp_path: Path) -> None:
+def test_each_model_has_its_own_live_version(
+    registry: Registry, store: Store, trained: list[Path], tmp_path: Path
+) -> None:
     registry.activate(add(registry, trained[0]).version)
-    other = open_registry(Settings(data_dir=tmp_path), registry._store)
+    other = open_registry(Settings(data_dir=tmp_path), store)
     assert other.live().version.model == "mobile"
     with pytest.raises(VersionError, match="SEMSAM_MODEL"):
         other.activate("1")
@@ -219,11 +227,9 @@ def test_many_processes_that_register_and_activate_at_once_lose_nothing(
     registry: Registry, trained: list[Path], tmp_path: Path, weights: Path, database: str
 ) -> None:
     def act(path: Path) -> str:
-        own = opened(tmp_path, weights, database)
-        try:
+        with contextlib.closing(Store.open(database)) as mine:
+            own = opened(tmp_path, weights, mine)
             return own.activate(own.register(path, parent=None).version).version.version
-        finally:
-            own._store.close()
 
     with ThreadPoolExecutor(6) as pool:
         made = list(pool.map(act, trained))
@@ -254,21 +260,19 @@ def test_pruning_keeps_what_is_live_pinned_recent_or_on_the_way_back(registry: R
     assert registry.problems(registry.find("1")) == []
 
 
-def test_pruning_clears_away_what_a_killed_process_left_after_an_hour(
-    registry: Registry, trained: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pruning_clears_away_what_a_killed_process_left_after_an_hour(registry: Registry, trained: list[Path]) -> None:
     made = add(registry, trained[0])
+    registry.pin(made.version)
     left = made.folder.parent / ".tmp-tiny-0123"
     left.mkdir()
     (left / version_files.WEIGHTS).write_bytes(b"half")
     assert registry.prune().strays == []
-    monkeypatch.setattr(version_files, "_ABANDONED_S", -1.0)
-    assert registry.prune().strays == [left]
+    assert registry.prune(at=LATER).strays == [left]
     assert [path.name for path in made.folder.parent.iterdir()] == [made.version]
 
 
 def test_the_command_line_lists_activates_and_rolls_back(
-    registry: Registry, trained: list[Path], tmp_path: Path, weights: Path
+    registry: Registry, store: Store, trained: list[Path], tmp_path: Path, weights: Path
 ) -> None:
     environment = {"SEMSAM_DATA_DIR": str(tmp_path), "SEMSAM_MODEL": "tiny", "SEMSAM_WEIGHTS": str(weights)}
 
@@ -288,10 +292,10 @@ def test_the_command_line_lists_activates_and_rolls_back(
     assert semsam("rollback").exit_code == 0
     assert registry.live().version == registry.base
     assert "nothing to remove" in semsam("prune", "--dry-run").stdout
-    jobs.request(registry._store, ProjectKey("http://ls:8080", 1), "button")
-    job = jobs.claim(registry._store, "w", RECENT)
+    jobs.request(store, ProjectKey("http://ls:8080", 1), "button")
+    job = jobs.claim(store, "w", RECENT)
     assert job is not None
-    jobs.finish(registry._store, job, "w", "failed", at=datetime.now(UTC) - 2 * RECENT)
+    jobs.finish(store, job, "w", "failed", at=datetime.now(UTC) - 2 * RECENT)
     job_folder(tmp_path, job).mkdir(parents=True)
     (job_folder(tmp_path, job) / "finetune.pt").write_bytes(b"half")
     assert "would remove what job 1 has left" in semsam("prune", "--dry-run").stdout
@@ -325,7 +329,7 @@ while True:
 
 
 def test_killed_at_any_point_every_version_that_is_there_is_whole_and_the_way_back_is_open(
-    registry: Registry, trained: list[Path], tmp_path: Path, weights: Path
+    registry: Registry, store: Store, trained: list[Path], tmp_path: Path, weights: Path
 ) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     command = [sys.executable, "-c", ENDLESS, *map(str, [tmp_path, weights, *trained])]
