@@ -77,12 +77,23 @@ class Backend:
     """A learner and the predictor that asks it, as in the service."""
 
     def __init__(self, store: Store, photos: PhotoArchive, settings: Settings, model: Loaded) -> None:
+        self.store, self.photos, self.settings, self.model = store, photos, settings, model
         self.predictor = Predictor(lambda: model, cache_bytes=0, metrics=Metrics())
         self.predictor.start()
         self.predictor.ready()
         self.learner = Learner(store, photos, self.predictor, settings)
         self.learner.start()
         assert self.learner.wait(SOON)
+
+    def restarted(self) -> Backend:
+        """Another one over the same data folder; this one has stopped."""
+        self.learner.stop()
+        return Backend(self.store, self.photos, self.settings, self.model)
+
+    def add(self, *added: StoredRegion) -> None:
+        """More regions of the project that is stored."""
+        with self.store.write() as connection:
+            connection.execute(regions.insert(), [stored.region_row(each) for each in added])
 
     def answer(self) -> Any:
         """Scores, boxes and names of a click; how many regions they were learned from."""
@@ -104,46 +115,39 @@ def backend(file: Store, photos: PhotoArchive, settings: Settings, models: list[
     made.learner.stop()
 
 
-def looked(backend: Backend) -> Any:
+def caught_up(backend: Backend) -> Any:
+    """The answer once everything in the store is learned."""
     assert backend.learner.wait(SOON)
     return backend.answer()
 
 
-def test_what_was_accepted_is_learned_and_survives_a_restart_without_the_pictures(
+def test_what_was_accepted_is_learned_and_survives_a_restart_without_the_photos(
     store: Store, photos: PhotoArchive, settings: Settings, models: list[Loaded], park: list[StoredRegion]
 ) -> None:
     first = Backend(store, photos, settings, models[0])
     untaught = first.answer()
     stored.fill(store, stored.project(), park)
-    taught = looked(first)
-    first.learner.stop()
+    taught = caught_up(first)
     assert taught[0] == len(park) and taught != untaught
     shutil.rmtree(settings.data_dir / "photos")
-    again = Backend(store, photos, settings, models[0])
+    again = first.restarted()
     assert again.answer() == taught
     again.learner.stop()
 
 
 def test_regions_teach_the_same_in_whatever_order_they_come(
-    backend: Backend,
-    file: Store,
-    photos: PhotoArchive,
-    settings: Settings,
-    models: list[Loaded],
-    park: list[StoredRegion],
+    backend: Backend, file: Store, park: list[StoredRegion]
 ) -> None:
     stored.fill(file, stored.project(), park[::2])
-    half = looked(backend)
-    with file.write() as connection:
-        connection.execute(regions.insert(), [stored.region_row(each) for each in park[1::2]])
-    after_another = looked(backend)
+    half = caught_up(backend)
+    backend.add(*park[1::2])
+    after_another = caught_up(backend)
     assert half != after_another
     with file.write() as connection:
         connection.execute(delete(regions))
-    assert looked(backend)[0] == 0
-    with file.write() as connection:
-        connection.execute(regions.insert(), [stored.region_row(each) for each in park[::-1]])
-    assert looked(backend) == after_another
+    assert caught_up(backend)[0] == 0
+    backend.add(*park[::-1])
+    assert caught_up(backend) == after_another
 
 
 def test_off_and_forgotten_answer_as_if_nothing_had_been_accepted(
@@ -151,72 +155,65 @@ def test_off_and_forgotten_answer_as_if_nothing_had_been_accepted(
 ) -> None:
     untaught = backend.answer()
     stored.fill(file, stored.project(), park)
-    taught = looked(backend)
+    taught = caught_up(backend)
     switch_learning(file, KEY, False)
-    assert looked(backend) == untaught
+    assert caught_up(backend) == untaught
     switch_learning(file, KEY, True)
-    assert looked(backend) == taught
+    assert caught_up(backend) == taught
     assert forget(file, KEY) == len(park)
-    assert looked(backend) == untaught
+    assert caught_up(backend) == untaught
     later = max(each.updated_at for each in park) + (park[-1].updated_at - park[0].updated_at)
-    with file.write() as connection:
-        again = replace(park[0], key=replace(park[0].key, region="later"), updated_at=later)
-        connection.execute(regions.insert(), [stored.region_row(again)])
-    assert looked(backend)[0] == 1
+    backend.add(replace(park[0], key=replace(park[0].key, region="later"), updated_at=later))
+    assert caught_up(backend)[0] == 1
 
 
 def test_another_model_learns_anew_and_the_first_one_finds_its_lessons_again(
     backend: Backend, file: Store, settings: Settings, models: list[Loaded], park: list[StoredRegion]
 ) -> None:
     stored.fill(file, stored.project(), park)
-    taught = looked(backend)
+    taught = caught_up(backend)
     backend.predictor.switch(lambda: models[1])
-    other = looked(backend)
+    other = caught_up(backend)
     assert other[0] == len(park) and other[1] != taught[1]
     for model in models:
         assert len(kept_lessons(file, KEY, model.version.digest)) == len(park)
     shutil.rmtree(settings.data_dir / "photos")
     backend.predictor.switch(lambda: models[0])
-    assert looked(backend) == taught
+    assert caught_up(backend) == taught
 
 
 def test_a_region_that_is_deleted_or_changed_teaches_what_it_is_now(
-    backend: Backend,
-    file: Store,
-    photos: PhotoArchive,
-    settings: Settings,
-    models: list[Loaded],
-    park: list[StoredRegion],
+    backend: Backend, file: Store, park: list[StoredRegion]
 ) -> None:
     stored.fill(file, stored.project(), park)
-    looked(backend)
+    caught_up(backend)
     with file.write() as connection:
         changed = park[0].updated_at.replace(year=2027)
         connection.execute(update(regions).where(regions.c.region == "a").values(labels=["sky"], updated_at=changed))
         connection.execute(update(regions).where(regions.c.region == "b").values(deleted_at=changed))
-    now = looked(backend)
+    now = caught_up(backend)
     left = [each for each in park if each.key.region != "b"]
-    assert now[0] == len(left) == len(kept_lessons(file, KEY, models[0].version.digest))
+    assert now[0] == len(left) == len(kept_lessons(file, KEY, backend.model.version.digest))
     assert {each.label for each in training_regions(file, KEY)} == {"sky", "wheel", ""}
     with file.write() as connection:  # learned anew from nothing but the regions, it is the same
         connection.exec_driver_sql("DELETE FROM lessons")
-    afresh = Backend(file, photos, settings, models[0])
+    afresh = backend.restarted()
     assert afresh.answer() == now
     afresh.learner.stop()
 
 
-def test_a_picture_that_is_not_there_yet_teaches_when_it_is(
+def test_a_photo_that_is_not_there_yet_teaches_when_it_is(
     backend: Backend, file: Store, settings: Settings, park: list[StoredRegion]
 ) -> None:
     stored.fill(file, stored.project(), park)
     aside = settings.data_dir / "aside"
     (settings.data_dir / "photos").rename(aside)
-    assert looked(backend)[0] == 0
+    assert caught_up(backend)[0] == 0
     aside.rename(settings.data_dir / "photos")
-    assert looked(backend)[0] == len(park)
+    assert caught_up(backend)[0] == len(park)
 
 
-def test_a_picture_that_never_comes_is_waited_for_without_learning_again(
+def test_a_photo_that_never_comes_is_waited_for_without_learning_again(
     backend: Backend,
     file: Store,
     photos: PhotoArchive,
@@ -226,35 +223,30 @@ def test_a_picture_that_never_comes_is_waited_for_without_learning_again(
     photos.path(park[0].image_sha256).unlink()
     stored.fill(file, stored.project(), park)
     with caplog.at_level(logging.INFO, "backend.adaptation.learner"):
-        learned = [looked(backend)[0] for _ in range(3)]
+        learned = [caught_up(backend)[0] for _ in range(3)]
     assert 0 < learned[0] < len(park)
     assert learned[1:] == learned[:1] * 2
     assert caplog.text.count("learned from") == 1
 
 
 def test_kept_lessons_that_cannot_be_read_are_made_anew(
-    backend: Backend,
-    file: Store,
-    photos: PhotoArchive,
-    settings: Settings,
-    models: list[Loaded],
-    park: list[StoredRegion],
+    backend: Backend, file: Store, park: list[StoredRegion]
 ) -> None:
     stored.fill(file, stored.project(), park)
-    taught = looked(backend)
+    taught = caught_up(backend)
     with file.write() as connection:
         connection.execute(update(lessons).values(lesson=b"of an older release"))
-    again = Backend(file, photos, settings, models[0])
+    again = backend.restarted()
     assert again.answer() == taught
     again.learner.stop()
 
 
-def test_a_region_that_fits_no_picture_costs_the_others_nothing(
+def test_a_region_that_fits_no_photo_costs_the_others_nothing(
     backend: Backend, file: Store, park: list[StoredRegion], caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong = stored.region(np.ones((5, 5), bool), image_sha256=park[0].image_sha256, name="wrong")
     stored.fill(file, stored.project(), [*park, wrong])
-    assert looked(backend)[0] == len(park)
+    assert caught_up(backend)[0] == len(park)
     assert "region wrong of task 1: nothing is learned from it" in caplog.text
 
 

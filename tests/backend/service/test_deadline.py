@@ -3,7 +3,15 @@
 import threading
 from functools import partial
 
-from backend.service.deadline import in_time
+import pytest
+
+from backend.inference.predictor import Predictor
+from backend.metrics import Metrics
+from backend.service.deadline import RequestModel, in_time
+from semsam_model.checkpoints.header import Version
+from semsam_model.config import read_model_config
+from semsam_model.network.model import build_model
+from tests.backend.models import loaded
 
 
 def test_photos_that_do_not_come_hold_up_neither_the_answer_nor_each_other() -> None:
@@ -20,3 +28,18 @@ def test_photos_that_do_not_come_hold_up_neither_the_answer_nor_each_other() -> 
     assert answers == ["fine", "late", "fine too", "late", "late"]
     released.set()
     assert set(begun) == set(names[:4])
+
+
+def test_a_request_keeps_the_model_it_began_with_and_knows_its_time() -> None:
+    first, second = (loaded(build_model(read_model_config("tiny")).eval(), Version("tiny", c * 64)) for c in "ab")
+    predictor = Predictor(lambda: first, cache_bytes=0, metrics=Metrics(), first_version="tiny-first")
+    request = RequestModel(predictor, seconds=60)
+    assert request.version_name == "tiny-first"
+    predictor.start()
+    assert request.ready() is first
+    assert predictor.switch(lambda: second)
+    assert request.ready() is first
+    assert request.version_name == first.version.version
+    assert RequestModel(predictor, seconds=60).version_name == second.version.version
+    assert 0 < request.left_s <= 60
+    assert RequestModel(predictor, seconds=0).left_s == pytest.approx(0)
