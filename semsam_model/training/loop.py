@@ -35,14 +35,14 @@ from semsam_model.errors import ConfigError
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.training.batches import Batch, TrainingBatches
 from semsam_model.training.config import TrainConfig, read_train_config
-from semsam_model.training.distributed import Distributed, process_group
+from semsam_model.training.distributed import process_group
 from semsam_model.training.probe import Oracle, pick_probes
-from semsam_model.training.report import Reporter, say_skipped
+from semsam_model.training.report import Reporter, print_skipped
 from semsam_model.training.state import STATE, WEIGHTS, Run
-from semsam_model.types import KINDS
+from semsam_model.types import KINDS, ShouldStop
 
 #: All steps done; `time_limit_minutes` over; asked to stop; the minutes of this call over. The last two are resumed.
-Stopped = Literal["finished", "time", "interrupted", "paused"]
+Ending = Literal["finished", "time", "interrupted", "paused"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class TrainResult:
 
     weights: Path  #: averaged weights, plain state dict
     steps: int  #: steps done in all
-    stopped: Stopped
+    stopped: Ending
     oracle: Oracle | None  #: of the averaged weights; None without validation data, when interrupted or paused
 
 
@@ -84,7 +84,7 @@ def train_from_config(
     else:
         sources = read_mixture(mixture, data)
         skipped = sources.skipped
-    say_skipped(console, skipped)
+    print_skipped(console, skipped)
     val = read_samples(data / "val").samples if (data / "val").is_dir() else ()
     counts = {source: len(dataset.samples) for source, dataset in sources.datasets.items()}
     console.print(f"{sum(counts.values())} photos to train on: {counts}; {len(val)} for validation")
@@ -109,81 +109,73 @@ def train(
     """
     console = console or _console()
     mixture = data if isinstance(data, Mixture) else Mixture.of(data)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     with process_group(device) as distributed:
-        return _train(config, mixture, out, val, resume, distributed, end, console)
+        if not resume and (out / STATE).exists():
+            raise ConfigError(f"{out}: already holds a run; expected an empty folder, or resume to go on with this one")
+        vocabulary = Vocabulary.of(mixture.named) if config.loss.names > 0 else None
+        run = Run(config, out, distributed, vocabulary)
+        if resume:
+            run.load(console)
+        else:
+            _begin(run, console)
+        batches = _training_batches(run, mixture)
+        out.mkdir(parents=True, exist_ok=True)
+        probes = pick_probes(val, config.probe_per_source) if distributed.is_main else []
+        with Reporter(config, out, console, probes, run) as reporter:
+            ending = _loop(run, batches, reporter, end)
+            _save(run)
+            oracle = None if ending in ("interrupted", "paused") else reporter.probe()
+        distributed.barrier()  # a process that ends takes the others with it, the one that still writes too
+    console.print(f"{ending} after {run.step} steps; weights in {out / WEIGHTS}")
+    return TrainResult(out / WEIGHTS, run.step, ending, oracle)
 
 
 def _console() -> Console:
-    """Of the first process; the others speak only where something is wrong."""
+    """Of the first process; the others print only where something is wrong."""
     return Console(quiet=int(os.environ.get("RANK", "0")) > 0)
 
 
-def _train(
-    config: TrainConfig,
-    mixture: Mixture,
-    out: Path,
-    val: Sequence[Sample],
-    resume: bool,
-    distributed: Distributed,
-    end: float,
-    console: Console,
-) -> TrainResult:
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    if not resume and (out / STATE).exists():
-        raise ConfigError(f"{out}: already holds a run; expected an empty folder, or resume to go on with this one")
-    vocabulary = Vocabulary.of(mixture.named) if config.loss.names > 0 else None
-    run = Run(config, out, distributed, vocabulary)
-    if resume:
-        run.load(console)
-    else:
-        if run.fresh:
-            parts = ", ".join(
-                sorted({".".join(name.split(".")[: 1 + name.startswith("decoder.")]) for name in run.fresh})
-            )
-            console.print(f"{len(run.fresh)} tensors of {parts} are not in {config.init}, or not of this size: new")
-        if vocabulary is not None:
-            encoder = TextEncoder(config.text_encoder)
-            run.use_names(encode_vocabulary(vocabulary, encoder, run.model.config.text_dim))
-            console.print(f"names: {_lists(vocabulary)}")
-    batches = TrainingBatches(
+def _begin(run: Run, console: Console) -> None:
+    """Print which weights are new; encode the names that are learned."""
+    if run.fresh:
+        parts = ", ".join(sorted({".".join(name.split(".")[: 1 + name.startswith("decoder.")]) for name in run.fresh}))
+        console.print(f"{len(run.fresh)} tensors of {parts} are not in {run.config.init}, or not of this size: new")
+    if run.vocabulary is not None:
+        encoder = TextEncoder(run.config.text_encoder)
+        run.use_names(encode_vocabulary(run.vocabulary, encoder, run.model.config.text_dim))
+        counts = Counter(f"{source} {KINDS[head]}s" for source, head, _ in run.vocabulary.rows)
+        console.print(f"names: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+
+
+def _training_batches(run: Run, mixture: Mixture) -> TrainingBatches:
+    """As many as steps times `accumulate`."""
+    config = run.config
+    return TrainingBatches(
         mixture,
         [dataclasses.replace(stage, steps=stage.steps * config.accumulate) for stage in config.stages],
         config.sampling,
         click_box=run.model.click_box,
         fill=run.model.config.pixel_mean,
         seed=config.seed,
-        vocabulary=vocabulary,
+        vocabulary=run.vocabulary,
         object_queries=config.loss.generic > 0,
-        rank=distributed.rank,
-        world_size=distributed.world_size,
+        rank=run.distributed.rank,
+        world_size=run.distributed.world_size,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    probes = pick_probes(val, config.probe_per_source) if distributed.is_main else []
-    with Reporter(config, out, console, probes, run) as reporter:
-        stopped = _loop(run, batches, reporter, end)
-        _save(run)
-        oracle = None if stopped in ("interrupted", "paused") else reporter.probe()
-    distributed.barrier()  # a process that ends takes the others with it, the one that still writes too
-    console.print(f"{stopped} after {run.step} steps; weights in {out / WEIGHTS}")
-    return TrainResult(out / WEIGHTS, run.step, stopped, oracle)
 
 
-def _lists(vocabulary: Vocabulary) -> str:
-    counts = Counter(f"{source} {KINDS[head]}s" for source, head, _ in vocabulary.rows)
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
-
-
-def _loop(run: Run, batches: TrainingBatches, reporter: Reporter, end: float) -> Stopped:
+def _loop(run: Run, batches: TrainingBatches, reporter: Reporter, end: float) -> Ending:
     """end: reading of the monotonic clock at which this call pauses."""
     config = run.config
     limit = math.inf if config.time_limit_minutes is None else 60 * config.time_limit_minutes
-    with _stop_signals() as stop, _batches(run, batches) as stream:
+    with _stop_signals() as should_stop, _stream(run, batches) as stream:
         while run.step < config.steps:
-            # What one process is told or measures, all go by: they stop at the same step, and learn at the same rate.
-            said = run.distributed.gather([stop.is_set(), time.monotonic() >= end, run.seconds, reporter.skipped])
-            stopped, late, run.seconds = said[:, :3].max(0).tolist()
-            reporter.skipped_in_all = int(said[:, 3].sum())
+            # All processes decide by the values of all: they stop at the same step, and have the same learning rate.
+            values = run.distributed.gather([should_stop(), time.monotonic() >= end, run.seconds, reporter.skipped])
+            stopped, late, run.seconds = values[:, :3].max(0).tolist()
+            reporter.skipped_in_all = int(values[:, 3].sum())
             if stopped:
                 return "interrupted"
             if run.seconds >= limit:
@@ -208,7 +200,7 @@ def _save(run: Run) -> None:
 
 
 @contextmanager
-def _batches(run: Run, batches: TrainingBatches) -> Iterator[Iterator[Batch]]:
+def _stream(run: Run, batches: TrainingBatches) -> Iterator[Iterator[Batch]]:
     config = run.config
     # Every tensor that a worker hands over is an open file.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -243,11 +235,11 @@ def _quiet_worker(_: int) -> None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Set on Ctrl-C and SIGTERM while the block runs; a second Ctrl-C interrupts at once."""
+def _stop_signals() -> Iterator[ShouldStop]:
+    """Asks to stop after Ctrl-C or SIGTERM while the block runs; a second Ctrl-C interrupts at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield stop.is_set
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -259,7 +251,7 @@ def _stop_signals() -> Iterator[threading.Event]:
     for number in before:
         signal.signal(number, ask)
     try:
-        yield stop
+        yield stop.is_set
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

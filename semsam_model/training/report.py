@@ -1,4 +1,4 @@
-"""What a training run tells: progress bar or plain lines, log.jsonl, TensorBoard, validation figures and pictures."""
+"""Progress of a training run: bar or plain lines, log.jsonl, TensorBoard, validation figures and previews."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from semsam_model.training.state import Run
 LOG = "log.jsonl"
 
 
-def say_skipped(console: Console, skipped: Sequence[str]) -> None:
+def print_skipped(console: Console, skipped: Sequence[str]) -> None:
     """Name what could not be read, the first twenty."""
     if skipped:
         console.print(f"[yellow]{len(skipped)} unreadable entries skipped:[/yellow]")
@@ -32,7 +32,7 @@ def say_skipped(console: Console, skipped: Sequence[str]) -> None:
 
 
 class Reporter:
-    """Progress bar, log.jsonl, TensorBoard, validation figures and pictures."""
+    """Prints and writes what a run has reached; only the first process does."""
 
     def __init__(self, config: TrainConfig, out: Path, console: Console, probes: Sequence[Probe], run: Run) -> None:
         self.config, self.out, self.console, self.probes, self.run = config, out, console, probes, run
@@ -74,7 +74,7 @@ class Reporter:
         """After each step: its loss of the last batch, its mean total, its batches."""
         for batch in batches:
             self.skipped += len(batch.skipped)
-            say_skipped(self.console, batch.skipped)
+            print_skipped(self.console, batch.skipped)
         if not self.run.distributed.is_main:
             return
         self.totals.append(total)
@@ -124,7 +124,7 @@ class Reporter:
         return by_steps if limit is None else min(by_steps, limit - self.run.seconds / 60)
 
     def probe(self) -> Oracle | None:
-        """Figures and pictures of the averaged weights; None without validation data."""
+        """Figures and preview of the averaged weights; None without validation data."""
         if not self.probes:
             return None
         oracle = quick_oracle(self.run.averaged, self.probes, self.run.size)
