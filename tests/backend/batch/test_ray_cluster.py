@@ -218,22 +218,3 @@ def test_workers_share_the_gpus_evenly(gpus: int, device: str, workers: int, exp
 def test_a_gpu_that_is_not_there_is_missed_before_the_start() -> None:
     with pytest.raises(BackendError, match="no GPU"):
         actor_resources({"CPU": 8.0}, "cuda", 1)
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:9", "localhost:99999", "nonsense"])
-def test_an_address_where_no_cluster_is_is_named_at_once(
-    address: str, region_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # this process may be connected to the tests' own
-    executor = on_ray(address, settings("http://x", region_weights, tmp_path), region_weights, CONFIGURED, 1)
-    with pytest.raises(BackendError, match=f"--ray {address}.*expected local, auto or HOST:PORT"), executor:
-        pass
-
-
-def test_without_ray_it_says_what_to_install(
-    region_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    executor = on_ray("local", settings("http://x", region_weights, tmp_path), region_weights, CONFIGURED, 1)
-    with pytest.raises(BackendError, match=r"pip install 'ray\[data\]"), executor:
-        pass
