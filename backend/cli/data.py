@@ -22,12 +22,12 @@ def check(
     """Read a mixture once: counts, sizes, parts inside their wholes, labels, what is skipped, a contact sheet."""
     from rich.console import Console
 
-    from semsam_model.data.check import check
+    from semsam_model.data.check import check_mixture
     from semsam_model.data.mixture import read_mixture
 
     mixture, console = read_mixture(config, root), Console()
     with progress_bar(len(mixture.samples), console=console) as advance:
-        check(mixture, out, console=console, on_photo=advance)
+        check_mixture(mixture, out, console=console, on_photo=advance)
 
 
 @app.command()

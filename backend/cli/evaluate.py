@@ -38,7 +38,7 @@ def clicks(
 
     from semsam_model.data.folder import read_samples
     from semsam_model.evaluation.clicks import evaluate_clicks
-    from semsam_model.evaluation.clicks_report import draw_cases, page, tables, worst
+    from semsam_model.evaluation.clicks_report import draw_cases, render_page, tables, worst
     from semsam_model.evaluation.clicks_summary import summarise
 
     _, samples, skipped = _samples(data, limit)
@@ -50,7 +50,7 @@ def clicks(
     about = {"model": version.version, "ranker": "learned" if network.ranker else "none: by predicted IoU"}
     content = about | {"photos_per_source": limit or "all"} | summarise(report, seen)
     write_json(out / "report.json", content)
-    html = page(content, draw_cases(network, samples, worst(report.clicks)))
+    html = render_page(content, draw_cases(network, samples, worst(report.clicks)))
     (out / "report.html").write_text(html, encoding="utf-8")
     Console().print(*tables(content))
     print(f"written to {out / 'report.json'} and {out / 'report.html'}")

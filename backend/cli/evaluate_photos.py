@@ -58,14 +58,14 @@ def _command(task: str) -> Callable[..., None]:
         from rich.console import Console
 
         from semsam_model.data.folder import evenly, read_labels
-        from semsam_model.evaluation.labels import listed
+        from semsam_model.evaluation.labels import listed_labels
         from semsam_model.evaluation.photos import check_task, evaluate_photos
 
         check_task(task, grid=grid, seen=trained_on)
         seen = None if trained_on is None else read_labels(trained_on)
         datasets = _datasets(data, root)
         samples = [sample for dataset in datasets for sample in evenly(dataset.samples, limit)]
-        labels = listed(datasets) if task != "everything" else None
+        labels = listed_labels(datasets) if task != "everything" else None
         network, version = context.load_network(model, weights, device)
         encoder = context.open_text_encoder()
         with progress_bar(len(samples)) as advance:

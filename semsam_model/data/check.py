@@ -104,7 +104,7 @@ class CheckReport:
     contact_sheet: Path
 
 
-def check(
+def check_mixture(
     mixture: Mixture,
     out: Path,
     *,

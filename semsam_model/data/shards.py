@@ -35,7 +35,7 @@ _FIELDS = ("granularity", "name", "whole", "parent", "box_only")
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedMixture:
     """What `pack_mixture` wrote."""
 
     mixture: Path  #: the YAML file to train from
@@ -51,7 +51,7 @@ def pack_mixture(
     shard_bytes: int,
     longest_side: int | None = None,
     on_photo: Callable[[], None] = lambda: None,
-) -> Packed:
+) -> PackedMixture:
     """Write every readable photo with its masks; no tar is larger than `shard_bytes`.
 
     Photos keep their bytes, so what is read back is equal pixel for pixel, unless their longer side is above
@@ -85,7 +85,7 @@ def pack_mixture(
     ]
     path = out / "mixture.yaml"
     path.write_text(yaml.safe_dump({"sources": sources}, sort_keys=False), encoding="utf-8")
-    return Packed(path, photos, tuple(shards), tuple(skipped))
+    return PackedMixture(path, photos, tuple(shards), tuple(skipped))
 
 
 class _Shards:

@@ -26,7 +26,7 @@ from semsam_model.data.folder import evenly
 from semsam_model.data.samples import MIN_AREA, Sample
 from semsam_model.evaluation.encoded_photos import EncodedPhoto, clickable_targets, encode_photos
 from semsam_model.evaluation.grabcut import grabcut as cut_out
-from semsam_model.evaluation.number_of_clicks import CorrectedMask, correct
+from semsam_model.evaluation.number_of_clicks import CorrectedMask, iou_after_clicks
 from semsam_model.evaluation.one_click import OPTIONS, ProposalIous, click_targets, masks_under
 from semsam_model.inference.predict import expected_iou, predict_candidates
 from semsam_model.inference.zoom import CropEncoder, crop_encoder
@@ -79,7 +79,7 @@ class ClickReport:
     clicks: list[ClickScore] = field(default_factory=list)
     corrected: list[CorrectedMask] = field(default_factory=list)
     grabcut: list[GrabCutScore] = field(default_factory=list)
-    images: Counter[str] = field(default_factory=Counter)  #: photos clicked, by source
+    photos: Counter[str] = field(default_factory=Counter)  #: photos clicked, by source
     skipped: list[str] = field(default_factory=list)  #: photos and masks that could not be read, and why
 
 
@@ -109,7 +109,7 @@ def evaluate_clicks(
     targets = partial(clickable_targets, min_area=min_area)
     for photo in encode_photos(model, samples, report.skipped, targets=targets, on_photo=on_photo):
         sample, encode_crop = photo.sample, crop_encoder(model, photo.rgb)
-        report.images[sample.source] += 1
+        report.photos[sample.source] += 1
         for index, ious in click_targets(model, photo, encode_crop):
             report.clicks.append(_score(model, ious, photo, index))
         chosen = photo.targets[int(np.random.default_rng(photo.number).integers(len(photo.targets)))]
@@ -171,7 +171,7 @@ def _correct(model: SemanticSAM, photo: EncodedPhoto, encode_crop: CropEncoder, 
         ranked = predict_candidates(model, photo.embedding, prompt, OPTIONS, encode_crop=encode_crop)
         return ranked[0].mask if ranked else np.zeros_like(mask)
 
-    return CorrectedMask(photo.sample.source, tuple(correct(predict, mask)))
+    return CorrectedMask(photo.sample.source, tuple(iou_after_clicks(predict, mask)))
 
 
 def _grabcut(photo: EncodedPhoto, region: int) -> GrabCutScore:

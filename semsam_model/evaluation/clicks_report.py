@@ -82,7 +82,7 @@ def draw_click(model: SemanticSAM, sample: Sample, region: int, context: PromptC
     return to_data_url(draw_comparison(rgb, wanted, candidates[0].mask if candidates else None, click))
 
 
-def page(content: Mapping[str, Any], cases: Sequence[Case]) -> str:
+def render_page(content: Mapping[str, Any], cases: Sequence[Case]) -> str:
     """HTML of what `summarise` returned; further keys of `content` that are plain values go into the heading."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True

@@ -60,7 +60,7 @@ def calibration(scores: Sequence[float], ious: Sequence[float], weights: Sequenc
 
 def summarise(report: ClickReport, trained_on: Collection[str] | None = None) -> dict[str, Any]:
     """What report.json holds. trained_on: sources the model has seen; the others are then reported apart too."""
-    by_source = {name: _of_source(report, name) for name in sorted(report.images)}
+    by_source = {name: _of_source(report, name) for name in sorted(report.photos)}
     content: dict[str, Any] = {"by_source": by_source, "mean_over_sources": _mean(by_source.values())}
     if trained_on is not None:
         for key, seen in (("mean_over_seen", True), ("mean_over_zero_shot", False)):
@@ -89,7 +89,7 @@ def _of_source(report: ClickReport, source: str) -> dict[str, Any]:
     granularities = sorted({c.granularity for c in clicks})
     figures: dict[str, Any] = _percent(clicks) | {
         "n": len(clicks),
-        "images": report.images[source],
+        "images": report.photos[source],
         "by_granularity": {
             g: _percent(of := [c for c in clicks if c.granularity == g]) | {"n": len(of)} for g in granularities
         },
@@ -148,7 +148,7 @@ def _by_source(rows: Sequence[Row], measures: Mapping[str, str]) -> dict[str, di
 def _calibrations(report: ClickReport) -> dict[str, Any]:
     """Over all clicks, sources weighing alike."""
     clicks = report.clicks
-    counts = {source: sum(c.source == source for c in clicks) for source in report.images}
+    counts = {source: sum(c.source == source for c in clicks) for source in report.photos}
     weights = [1 / counts[c.source] for c in clicks]
     pairs = {
         "first": [(c.first_score, c.first) for c in clicks],

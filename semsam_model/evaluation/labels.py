@@ -50,7 +50,7 @@ def labels_of(samples: Sequence[Sample]) -> dict[str, frozenset[Label]]:
     return {source: frozenset(labels) for source, labels in found.items()}
 
 
-def listed(datasets: Sequence[Dataset]) -> dict[str, frozenset[Label]]:
+def listed_labels(datasets: Sequence[Dataset]) -> dict[str, frozenset[Label]]:
     """Every label of each source, whether or not its photos are there or measured."""
     found: dict[str, frozenset[Label]] = {}
     for dataset in datasets:

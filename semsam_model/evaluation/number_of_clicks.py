@@ -31,7 +31,7 @@ class CorrectedMask:
         return max(self.ious[:clicks])
 
 
-def correct(predict: Callable[[Prompt], np.ndarray], wanted: np.ndarray) -> list[float]:
+def iou_after_clicks(predict: Callable[[Prompt], np.ndarray], wanted: np.ndarray) -> list[float]:
     """IoU after each click: first in the middle of `wanted`, bool (H, W), then where the prediction is wrong.
 
     predict: all clicks so far -> bool (H, W). Stops at TARGET_IOU, after MAX_CLICKS clicks, or when no pixel is left to

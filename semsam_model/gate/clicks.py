@@ -51,7 +51,7 @@ def guard_samples(scenes: int) -> Sequence[Sample]:
     return synthetic_samples(scenes, seed=GUARD, source="guard")
 
 
-def measure(
+def measure_clicks(
     model: SemanticSAM,
     samples: Sequence[Sample],
     encoder: TextEncoder | None = None,

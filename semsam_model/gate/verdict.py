@@ -29,7 +29,7 @@ import numpy as np
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError
-from semsam_model.gate.clicks import MEASURES, GateClick, guard_samples, measure
+from semsam_model.gate.clicks import MEASURES, GateClick, guard_samples, measure_clicks
 from semsam_model.gate.config import GateConfig
 from semsam_model.gate.interval import Interval, bootstrap, widened
 from semsam_model.gate.photo_agreement import PhotoAgreement
@@ -211,6 +211,6 @@ def compare(
     those learned from among them.
     """
     chosen, guard = evenly(held_out, config.photos), guard_samples(config.scenes)
-    before, after = (measure(m, chosen, encoder, lists=lists, on_photo=on_photo) for m in (parent, child))
-    guards = [measure(m, guard, encoder, on_photo=on_photo) for m in (parent, child)]
+    before, after = (measure_clicks(m, chosen, encoder, lists=lists, on_photo=on_photo) for m in (parent, child))
+    guards = [measure_clicks(m, guard, encoder, on_photo=on_photo) for m in (parent, child)]
     return Comparison(chosen, before, after, judge(before, after, guards[0], guards[1], config, agreement))

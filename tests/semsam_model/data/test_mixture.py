@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from semsam_model.config import config_root, parse_config
-from semsam_model.data.check import check
+from semsam_model.data.check import check_mixture
 from semsam_model.data.mixture import MixtureConfig, read_mixture, read_mixture_config
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.training.batches import TrainingBatches
@@ -109,7 +109,7 @@ def test_the_check_counts_everything_and_names_what_is_broken(tmp_path: Path) ->
     shown = Console(width=200, record=True, quiet=False, file=(tmp_path / "log").open("w"))
     counted: list[int] = []
     mixture = read_mixture(config(HOUSES, MADE), tmp_path)
-    report = check(mixture, tmp_path / "out", per_source=3, console=shown, on_photo=lambda: counted.append(1))
+    report = check_mixture(mixture, tmp_path / "out", per_source=3, console=shown, on_photo=lambda: counted.append(1))
     shown.file.close()
     houses = json.loads(report.report.read_text())["by_source"]["houses"]
     assert len(counted) == len(mixture.samples) == 10

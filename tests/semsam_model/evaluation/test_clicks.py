@@ -16,10 +16,10 @@ from semsam_model.config import read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.data.samples import Sample
 from semsam_model.evaluation.clicks import ClickReport, evaluate_clicks, matched
-from semsam_model.evaluation.clicks_report import Case, draw_cases, page, worst
+from semsam_model.evaluation.clicks_report import Case, draw_cases, render_page, worst
 from semsam_model.evaluation.clicks_summary import calibration, summarise
 from semsam_model.evaluation.grabcut import grabcut
-from semsam_model.evaluation.number_of_clicks import MAX_CLICKS, CorrectedMask, correct
+from semsam_model.evaluation.number_of_clicks import MAX_CLICKS, CorrectedMask, iou_after_clicks
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import iou
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM, build_model
@@ -122,7 +122,7 @@ def test_a_perfect_answer_takes_one_click_and_a_correction_tells_window_from_hou
         assert corrected.ious[-1] == 1
         assert len(corrected.ious) == corrected.clicks_to(0.9) == (1 if corrected.ious[0] == 1 else 2)
     wanted = samples[0].mask(1)
-    assert correct(lambda prompt: wanted, wanted) == [1.0]
+    assert iou_after_clicks(lambda prompt: wanted, wanted) == [1.0]
 
 
 def test_correcting_stops_when_right_and_counts_most_clicks_when_never_right() -> None:
@@ -135,10 +135,10 @@ def test_correcting_stops_when_right_and_counts_most_clicks_when_never_right() -
             mask[int(click.y) - 10 : int(click.y) + 11, int(click.x) - 10 : int(click.x) + 11] = True
         return mask & wanted
 
-    ious = correct(disc_by_disc, wanted)
+    ious = iou_after_clicks(disc_by_disc, wanted)
     assert 1 < len(ious) < MAX_CLICKS
     assert ious[-1] >= 0.9 > max(ious[:-1])
-    never = CorrectedMask("made", tuple(correct(lambda prompt: np.zeros_like(wanted), wanted)))
+    never = CorrectedMask("made", tuple(iou_after_clicks(lambda prompt: np.zeros_like(wanted), wanted)))
     assert never.ious == (0.0,) * MAX_CLICKS
     assert never.clicks_to(0.8) == MAX_CLICKS
 
@@ -220,7 +220,7 @@ def test_the_page_shows_every_source_and_the_worst_cases_and_escapes_names(sampl
     assert all(case.url.startswith("data:image/webp;base64,") for case in cases)
     tags = Tags()
     content = {"model": "tiny-1", "photos_per_source": 2} | summarise(report)
-    tags.feed(page(content, [*cases, Case("data:,", "<script>name")]))
+    tags.feed(render_page(content, [*cases, Case("data:,", "<script>name")]))
     assert tags.open == []
     assert tags.seen.count("img") == 3 and "script" not in tags.seen
     for text in ("houses", "tiny-1", "grabcut", "<script>name", "houses/0.png: house (object)"):

@@ -18,7 +18,7 @@ from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.evaluation.clicks import evaluate_clicks
 from semsam_model.finetuning.loop import SCENES
-from semsam_model.gate.clicks import GateClick, guard_samples, measure
+from semsam_model.gate.clicks import GateClick, guard_samples, measure_clicks
 from semsam_model.gate.config import GateConfig
 from semsam_model.gate.interval import Interval, bootstrap, widened
 from semsam_model.gate.photo_agreement import PhotoAgreement
@@ -124,14 +124,14 @@ def test_clicks_are_answered_as_the_evaluation_of_the_service_answers_them_close
     (scene,) = synthetic_samples(1, seed=21, size=(96, 96))
     smallest = tuple(dataclasses.replace(region, parent=None) for region in scene.regions[-4:])
     samples = [Sample(scene.photo, scene.source, Annotation(96, 96, smallest))]
-    measured, evaluated = measure(model, samples), evaluate_clicks(model, samples).clicks
+    measured, evaluated = measure_clicks(model, samples), evaluate_clicks(model, samples).clicks
     assert len(measured) == len(evaluated) == 4
     for ours, theirs in zip(measured, evaluated, strict=True):
         assert (ours.photo, ours.region) == (theirs.sample, theirs.region)
         assert (ours.oracle, ours.first, ours.max) == (theirs.oracle, theirs.first, theirs.max)
     looks_once = copy.copy(model)
     looks_once.config = dataclasses.replace(model.config, zoom=0.0)
-    assert [c.oracle for c in measure(looks_once, samples)] != [c.oracle for c in measured]
+    assert [c.oracle for c in measure_clicks(looks_once, samples)] != [c.oracle for c in measured]
 
 
 def test_figures_are_told_by_level_and_by_label() -> None:
@@ -190,7 +190,7 @@ def test_a_network_measured_against_itself_is_refused_and_against_noise_too_with
     held_out = list(synthetic_samples(2, seed=21, size=(96, 96)))
     same = compare(parent, parent, held_out, CONFIG)
     assert (same.verdict.gain.mean, same.verdict.guard_gain, same.verdict.promoted) == (0, 0, False)
-    assert len(same.child) == len(measure(parent, held_out))
+    assert len(same.child) == len(measure_clicks(parent, held_out))
     noise = structured(read_model_config("tiny"))
     with torch.no_grad():
         noise.pixel_decoder.mask_features.weight.zero_()

@@ -18,7 +18,7 @@ from PIL import Image
 from semsam_model.config import config_root, read_model_config
 from semsam_model.data.mixture import read_mixture
 from semsam_model.errors import DataError
-from semsam_model.evaluation.labels import listed
+from semsam_model.evaluation.labels import listed_labels
 from semsam_model.evaluation.photos import PhotoReport, evaluate_photos
 from semsam_model.evaluation.tasks import TASKS
 from semsam_model.network.model import SemanticSAM
@@ -187,7 +187,7 @@ def tasks(path: Path) -> list[str]:
 def evaluated(path: Path, root: Path, model: SemanticSAM) -> dict[str, PhotoReport]:
     mixture = read_mixture(path, root, evaluation=True)
     assert mixture.skipped == []
-    labels = listed(list(mixture.datasets.values()))
+    labels = listed_labels(list(mixture.datasets.values()))
     return {task: evaluate_photos(model, mixture.samples, embed, task, labels=labels) for task in tasks(path)}
 
 
@@ -241,7 +241,7 @@ def test_the_names_of_numbers_are_those_of_the_data_sets(tmp_path: Path) -> None
         WRITTEN[name](tmp_path)
         mixture = read_mixture(config_root() / "data" / "eval" / f"{name}.yaml", tmp_path, evaluation=True)
         told[name] = [region.label for region in mixture.samples[0].regions]
-        (labels,) = listed(list(mixture.datasets.values())).values()
+        (labels,) = listed_labels(list(mixture.datasets.values())).values()
         assert len(labels) == int(name[-3:])
     assert told["pascal_part_116"] == [("part", "head", "dog"), ("part", "neck", "person")]
     assert told["ade20k_part_234"] == [("part", "apron", "chest of drawers"), ("part", "shade", "light")]
