@@ -15,7 +15,7 @@ from backend.label_studio.fields import Id, Time, is_id
 from backend.label_studio.label_config import LabelConfig
 from backend.records import ProjectKey
 from semsam_model.masks.label_studio import region_shape
-from semsam_model.validation import Expected, JsonModel, Lenient, check
+from semsam_model.validation import Expected, JsonModel, Lenient, check, lenient
 
 #: Events with something to keep; the others are counted, and nothing else.
 KEPT = frozenset(
@@ -61,7 +61,7 @@ class WebhookEvent:
 
 
 class _Project(JsonModel):
-    id: Lenient[Id] = None
+    id: Any = None
     title: Lenient[str] = None
     label_config: Lenient[str] = None
     created_at: Lenient[Time] = None
@@ -87,22 +87,26 @@ class Webhook(JsonModel):
 
     @property
     def project_id(self) -> int | None:
-        """Of the project, where the body names it or the annotation does."""
-        own = self.project.id if self.project else None
-        named = (self.annotation or {}).get("project")
-        return own if own is not None else named if is_id(named) else None
+        """Of the project, where the body names it, else of the annotation."""
+        return lenient(Id, self._named_project)
+
+    @property
+    def _named_project(self) -> Any:
+        if self.project is not None and self.project.id is not None:
+            return self.project.id
+        return (self.annotation or {}).get("project")
 
     @property
     def project_name(self) -> str | None:
         """The project as /setup names it, "45.1795362232": its id and when it was made, in seconds."""
-        if self.project is None or self.project.id is None:
+        if self.project is None or not is_id(self.project.id):
             return None
         made = self.project.created_at
         return str(self.project.id) if made is None else f"{self.project.id}.{int(made.timestamp())}"
 
     def to_event(self, origin: str) -> WebhookEvent:
         """What an event of `KEPT`, from the Label Studio at `origin`, tells. Raises BadRequest without a project."""
-        key = ProjectKey(origin, check(Id, self.project_id, f"project.id of {self.action}", BadRequest))
+        key = ProjectKey(origin, check(Id, self._named_project, f"project.id of {self.action}", BadRequest))
         annotations = [self.annotation] if self.annotation else self.annotations or []
         if self.action == "PROJECT_DELETED":
             return WebhookEvent(key, project_deleted=True)

@@ -18,7 +18,7 @@ from backend.errors import BadRequest
 from backend.label_studio.label_config import PROMPT_TAGS, LabelConfig
 from semsam_model.masks.geometry import Size
 from semsam_model.masks.label_studio import Percent, Pixels, Rectangle
-from semsam_model.validation import NOTHING, Expected, JsonModel, Lenient, check
+from semsam_model.validation import NOTHING, Expected, JsonModel, Lenient, check, lenient
 
 MAX_PROMPT_ROWS = 500
 
@@ -194,7 +194,11 @@ class _PredictBody(JsonModel):
 class _Task(JsonModel):
     id: _TaskId | None = None
     project: _TaskId | None = None
-    data: Any
+    data: dict[Any, Any]
+
+
+class _NamedTask(JsonModel):
+    id: Lenient[_TaskId] = None
 
 
 def parse_predict(body: Any) -> PredictRequest:
@@ -213,18 +217,16 @@ def parse_predict(body: Any) -> PredictRequest:
 
 
 def _task(value: Any, name: str, project: int | None, config: LabelConfig) -> TaskRef:
-    task_id = None
     try:
         task = check(_Task, value, name, BadRequest)
-        task_id = task.id
-        data = check(dict[Any, Any], task.data, f"{name}.data", BadRequest)
     except BadRequest as error:
-        return TaskRef(task_id, project, {}, None, str(error))
+        named = lenient(_NamedTask, value) or _NamedTask()
+        return TaskRef(named.id, project, {}, None, str(error))
     own_project = project if task.project is None else task.project
     try:
-        return TaskRef(task.id, own_project, data, config.image_url(data))
+        return TaskRef(task.id, own_project, task.data, config.image_url(task.data))
     except BadRequest as error:
-        return TaskRef(task.id, own_project, data, None, f"task {task.id}: {error}")
+        return TaskRef(task.id, own_project, task.data, None, f"task {task.id}: {error}")
 
 
 # --------------------------------------------------------------------------------------------------------------- /setup

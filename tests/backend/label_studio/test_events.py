@@ -52,6 +52,9 @@ def test_unknown_actions_pass_and_a_missing_or_odd_one_is_refused() -> None:
 def test_an_event_of_no_project_is_refused_by_name() -> None:
     with pytest.raises(BadRequest, match=r"project\.id of TASKS_DELETED: expected an id, got None"):
         parse_webhook({"action": "TASKS_DELETED", "tasks": [{"id": 1}]}).to_event(ORIGIN)
+    odd = {"action": "ANNOTATION_CREATED", "project": {"id": "45"}, "annotation": ANNOTATION}
+    with pytest.raises(BadRequest, match="expected an id, got '45'"):  # rather than taken for the annotation's project
+        parse_webhook(odd).to_event(ORIGIN)
 
 
 @given(odd_json)

@@ -112,6 +112,7 @@ def test_a_malformed_task_keeps_its_place_with_its_problem_and_the_others_are_re
     request = parse_predict(body(keypoint(), tasks=tasks))
     assert [task.image_url for task in request.tasks] == ["a", None, "c"]
     assert [task.problem for task in request.tasks] == [None, problem, None]
+    assert request.tasks[1].id == (2 if isinstance(bad, dict) and bad["id"] == 2 else None)
 
 
 def test_an_id_may_be_a_number_as_text() -> None:
