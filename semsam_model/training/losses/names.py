@@ -1,4 +1,4 @@
-"""Learning names: each matched query's class embedding against the text vectors of its own source's labels.
+"""Loss of names: each matched query's class embedding against the text vectors of its own source's labels.
 
 Object names reach only the object head, part names only the part head, and a mask without a usable name neither.
 """
@@ -14,9 +14,9 @@ from torch import Tensor
 from semsam_model.data.vocabulary import NO_LABEL, NameTable
 from semsam_model.training.distributed import ReduceMean, no_reduce
 
-LACKING = 0.25  #: share of queries whose own label is taken off the list
-WHOLE = 0.5  #: share of queries that are held against the whole list
-LEAST_ASKED = 0.02  #: of the other lists, the least share of labels
+LABEL_REMOVED = 0.25  #: share of queries whose own label is taken off the list
+FULL_LIST = 0.5  #: share of queries that are classified among the whole list
+LEAST_SHARE = 0.02  #: of the list, for the other queries
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,26 +40,23 @@ class NameLoss:
 
 
 @dataclass(frozen=True, eq=False)
-class Abstaining:
-    """Lists that lack the right label: what n queries learn "none of these" from."""
+class CandidateLabels:
+    """The labels that each of n queries is classified among, with "none of these", which some queries learn."""
 
     none: Tensor  #: (2,), the logit of "none of these" beside the labels of the object and of the part head
-    lacks: Tensor  #: bool (n,): this query's own label is taken off its list, and none is right
-    asked: Tensor  #: bool (n, V): the other labels that this query is held against
+    removed: Tensor  #: bool (n,): the query's own label is not on its list, and "none of these" is right
+    others: Tensor  #: bool (n, V): the other labels on its list
 
     @classmethod
-    def draw(cls, none: Tensor, n: int, labels: int) -> Abstaining:
-        """For n queries and V labels. Half of the queries are held against whole lists, half against random shorter
-        ones, down to a few labels: people ask for one word as well as for a hundred.
+    def draw(cls, none: Tensor, n: int, labels: int) -> CandidateLabels:
+        """For n queries and V labels. Half of the queries have whole lists, half random shorter ones, down to a few
+        labels: people ask for one word as well as for a hundred.
         """
         device = none.device
-        whole = torch.rand(n, 1, device=device) < WHOLE
-        share = torch.where(whole, 1.0, LEAST_ASKED ** torch.rand(n, 1, device=device))
-        return cls(
-            none,
-            torch.rand(n, device=device) < LACKING,
-            torch.rand(n, labels, device=device) < share,
-        )
+        whole = torch.rand(n, 1, device=device) < FULL_LIST
+        share = torch.where(whole, 1.0, LEAST_SHARE ** torch.rand(n, 1, device=device))
+        removed = torch.rand(n, device=device) < LABEL_REMOVED
+        return cls(none, removed, torch.rand(n, labels, device=device) < share)
 
 
 def name_loss(
@@ -68,15 +65,14 @@ def name_loss(
     labels: Tensor,
     table: NameTable,
     scales: Tensor,
-    abstaining: Abstaining | None = None,
+    candidates: CandidateLabels | None = None,
     reduce_mean: ReduceMean = no_reduce,
 ) -> NameLoss:
     """n queries: two embeddings (n, E), any length; labels long (n,) rows of `table` or NO_LABEL; scales (2,).
 
-    Softmax over scale times cosine with the labels of the same source and kind, and "none of these" where abstaining
-    is learned; mean over objects, and over parts, weighted by label; with `reduce_mean`, over those of the mean
-    process.
-    Heads without a named query get exactly no gradient.
+    Softmax over scale times cosine with the labels of the same source and kind, and "none of these" with
+    `candidates`; mean over objects, and over parts, weighted by label; with `reduce_mean`, over the mean weight of the
+    processes. Heads without a named query get exactly no gradient.
     """
     terms: list[Tensor] = []
     shares: list[float | None] = []
@@ -93,14 +89,14 @@ def name_loss(
         logits = scales[head].float() * (F.normalize(embedding[chosen].float(), dim=-1) @ table.vectors.T)
         logits = logits.masked_fill(table.lists[wanted][:, None] != table.lists, float("-inf"))
         weights = table.weights[wanted]
-        if abstaining is not None:
-            lacks = abstaining.lacks[chosen]
+        if candidates is not None:
+            removed = candidates.removed[chosen]
             own = F.one_hot(wanted, logits.shape[1]).bool()
-            left_out = torch.where(own, lacks[:, None], ~abstaining.asked[chosen])
+            left_out = torch.where(own, removed[:, None], ~candidates.others[chosen])
             logits = logits.masked_fill(left_out, float("-inf"))
-            none = abstaining.none[head].float().expand(len(logits), 1)
+            none = candidates.none[head].float().expand(len(logits), 1)
             logits = torch.cat((logits, none), 1)
-            wanted = torch.where(lacks, logits.shape[1] - 1, wanted)
+            wanted = torch.where(removed, logits.shape[1] - 1, wanted)
         terms.append((weights * F.cross_entropy(logits, wanted, reduction="none")).sum() / totals[head])
         shares.append(float((logits.detach().argmax(1) == wanted).float().mean()))
     return NameLoss(terms[0], terms[1], shares[0], shares[1])

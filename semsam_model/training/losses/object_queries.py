@@ -31,7 +31,7 @@ from semsam_model.network.object_queries import ObjectQueryOutput, query_logits,
 from semsam_model.network.pixel_decoder import Features
 from semsam_model.training.distributed import ReduceMean, no_reduce
 from semsam_model.training.losses.matching import BOXES, IOU, MASKS, generalised_iou, mask_ious
-from semsam_model.training.losses.names import Abstaining, NameLoss, name_loss
+from semsam_model.training.losses.names import CandidateLabels, NameLoss, name_loss
 from semsam_model.types import GRANULARITIES
 
 #: Sides (root of the area) of the masks that a memory level of stride s answers for, in units of s. Levels overlap.
@@ -251,13 +251,13 @@ def with_names(
     reduce_mean: ReduceMean = no_reduce,
 ) -> ObjectQueryLoss:
     """The loss with the names of matched queries whose mask is good enough, held against the lists that
-    `Abstaining.draw` gives. scales, none (2,)."""
+    `CandidateLabels.draw` gives. scales, none (2,)."""
     objects, parts, labels = [], [], []
     for output, wanted, (query, mask) in zip(outputs, targets, loss.matched, strict=True):
         objects.append(output.object_embedding[query])
         parts.append(output.part_embedding[query])
         labels.append(wanted.labels[mask])
     rows = torch.cat(labels)
-    drawn = Abstaining.draw(none, len(rows), len(table.vectors))
+    drawn = CandidateLabels.draw(none, len(rows), len(table.vectors))
     names = name_loss(torch.cat(objects), torch.cat(parts), rows, table, scales, drawn, reduce_mean)
     return replace(loss, names=names)

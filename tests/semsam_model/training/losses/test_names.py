@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from semsam_model.data.vocabulary import NO_LABEL, NameTable, Vocabulary
-from semsam_model.training.losses.names import Abstaining, NameLoss, name_loss
+from semsam_model.training.losses.names import CandidateLabels, NameLoss, name_loss
 
 ROWS = (("street", 0, "car"), ("street", 0, "house"), ("street", 1, "door"), ("street", 1, "wheel"), ("zoo", 0, "bear"))
 VOCABULARY = Vocabulary((*ROWS, ("zoo", 0, "deer")), (400, 100, 30, 30, 10, 10))
@@ -95,7 +95,7 @@ def test_none_of_these_is_the_right_answer_exactly_where_the_own_label_is_off_th
     lacks = torch.tensor([False, True])
 
     def top1(none: float, rows: list[int]) -> float | None:
-        given = Abstaining(torch.tensor([none, none]), lacks[rows], asked[rows])
+        given = CandidateLabels(torch.tensor([none, none]), lacks[rows], asked[rows])
         # both queries look exactly like their label
         return name_loss(
             table.vectors[labels[rows]], table.vectors[labels[rows]], labels[rows], table, torch.full((2,), 10.0), given
@@ -109,7 +109,7 @@ def test_none_of_these_is_the_right_answer_exactly_where_the_own_label_is_off_th
 
 def test_labels_that_are_not_asked_do_not_compete(table: NameTable) -> None:
     def loss(asked: list[bool]) -> float:
-        given = Abstaining(torch.full((2,), -50.0), torch.tensor([False]), torch.tensor([asked]))
+        given = CandidateLabels(torch.full((2,), -50.0), torch.tensor([False]), torch.tensor([asked]))
         embedding = torch.randn(1, 8, generator=torch.Generator().manual_seed(2))
         return float(name_loss(embedding, embedding, torch.tensor([0]), table, torch.full((2,), 10.0), given).total)
 
@@ -119,8 +119,8 @@ def test_labels_that_are_not_asked_do_not_compete(table: NameTable) -> None:
 
 def test_lists_are_drawn_whole_for_half_of_the_queries_and_short_for_others() -> None:
     torch.manual_seed(0)
-    drawn = Abstaining.draw(torch.zeros(2), 2000, 100)
-    shares = drawn.asked.float().mean(1)
+    drawn = CandidateLabels.draw(torch.zeros(2), 2000, 100)
+    shares = drawn.others.float().mean(1)
     assert 0.47 < (shares == 1).float().mean() < 0.55
     assert (shares < 0.1).float().mean() > 0.15
-    assert 0.22 < drawn.lacks.float().mean() < 0.28
+    assert 0.22 < drawn.removed.float().mean() < 0.28
