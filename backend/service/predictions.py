@@ -141,40 +141,30 @@ class PredictionService:
             raise BackendError(task.problem or "the task names no photo")
         if config.answer is None:
             raise BackendError("; ".join(config.problems()) or "the labeling config has no control for answers")
-        began = time.perf_counter()
         photo = self._photos.open(request.content.project_key, task)
         if rows is None:
             return self._preannotate(request, task, photo)
-        return self._answer_prompt(request, task, photo, rows, began)
+        return self._answer_prompt(request, task, photo, rows)
 
     # ---- a click, a box or a text
 
     def _answer_prompt(
-        self, request: _Request, task: TaskRef, photo: TaskPhoto, rows: Sequence[PromptRow], began: float
+        self, request: _Request, task: TaskRef, photo: TaskPhoto, rows: Sequence[PromptRow]
     ) -> dict[str, Any]:
-        """began: before the photo was fetched, by `time.perf_counter`."""
-        fetched = time.perf_counter()
+        began = time.perf_counter() - photo.fetch_s
         config = request.content.config
         asked = parse_interaction(rows, config, photo.size)
         if asked.prompt is None and not asked.text:
             raise NoAnswer("no_prompt", "; ".join(asked.ignored) or "nothing to point at")
         loaded = request.model.ready()
         learned = self._learned(request, task, loaded)
-        if asked.prompt is None:
-            result = self._find(asked.text[-1], config, photo, loaded)
-        else:
-            context = PromptContext(config.granularity, labels=loaded.label_embedder.labels(config))
-            reranker = learned.reranker if learned else None
-            result = predict_prompt(
-                self._predictor, photo.source, asked.prompt, context, reranker=reranker, using=loaded
-            )
+        result = self._candidates(asked, config, photo, loaded, learned)
         decoded = time.perf_counter()
         candidates = self._named(asked.suggested(result.value), config, loaded, learned)
         prediction = build_prediction(
             candidates, config=config, prompt_id=uuid.uuid4().hex, model_version=result.version.version
         )
-        timings = result.timings
-        stages = {"fetch": fetched - began, **timings.stages, "respond": time.perf_counter() - decoded}
+        stages = {"fetch": photo.fetch_s, **result.timings.stages, "respond": time.perf_counter() - decoded}
         for stage, seconds in stages.items():
             self._metrics.stage(stage, seconds)
         log.info(
@@ -184,7 +174,7 @@ class PredictionService:
             len(result.value),
             photo.sha256[:12],
             result.version,
-            "hit" if timings.cache_hit else "miss",
+            "hit" if result.timings.cache_hit else "miss",
             " ".join(f"{stage} {seconds * 1000:.0f} ms" for stage, seconds in stages.items()),
         )
         if not prediction["result"]:
@@ -192,6 +182,21 @@ class PredictionService:
             raise NoAnswer("no_mask", f"the model found no mask {where_not}")
         self._note_answer(request, task, photo, asked, candidates, prediction, time.perf_counter() - began)
         return prediction
+
+    def _candidates(
+        self,
+        asked: Interaction,
+        config: LabelConfig,
+        photo: TaskPhoto,
+        loaded: Loaded,
+        learned: ProjectAdaptation | None,
+    ) -> Result[list[Candidate]]:
+        """For clicks and boxes where there are any, else for the newest text; best first."""
+        if asked.prompt is None:
+            return self._find(asked.text[-1], config, photo, loaded)
+        context = PromptContext(config.granularity, labels=loaded.label_embedder.labels(config))
+        reranker = learned.reranker if learned else None
+        return predict_prompt(self._predictor, photo.source, asked.prompt, context, reranker=reranker, using=loaded)
 
     def _find(self, text: str, config: LabelConfig, photo: TaskPhoto, loaded: Loaded) -> Result[list[Candidate]]:
         """Masks of the name that the annotator wrote."""

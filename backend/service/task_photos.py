@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ class TaskPhoto:
 
     source: PhotoSource
     size: tuple[int, int]  #: (H, W), EXIF-oriented
+    fetch_s: float  #: seconds until that was known
 
     @property
     def sha256(self) -> str:
@@ -46,6 +48,7 @@ class TaskPhotos:
 
         Raises what fetching it raises, and ImageFormatError or ImageTooLarge; its pixels raise the same.
         """
+        began = time.perf_counter()
         assert task.image_url is not None
         key = project_key or "", task.image_url
         with self._lock:
@@ -64,7 +67,7 @@ class TaskPhotos:
             return decode_photo(content, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels).rgb
 
         sha256, size = known
-        return TaskPhoto(PhotoSource(sha256, pixels), size)
+        return TaskPhoto(PhotoSource(sha256, pixels), size, time.perf_counter() - began)
 
     def _fetch(self, project_key: str | None, task: TaskRef) -> bytes:
         assert task.image_url is not None
