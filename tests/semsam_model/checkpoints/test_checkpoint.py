@@ -18,21 +18,9 @@ from semsam_model.checkpoints.checkpoint import content_digest, load, load_defau
 from semsam_model.checkpoints.header import FORMAT, read_header, weights_path
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError
-from semsam_model.network.model import SemanticSAM, build_model
+from semsam_model.network.model import SemanticSAM
 
 TINY = read_model_config("tiny")
-
-
-@pytest.fixture(scope="module")
-def model() -> SemanticSAM:
-    torch.manual_seed(0)
-    return build_model(TINY)
-
-
-@pytest.fixture
-def path(model: SemanticSAM, tmp_path: Path) -> Path:
-    save(tmp_path / "tiny.safetensors", model, TINY, card={"data": "none"})
-    return tmp_path / "tiny.safetensors"
 
 
 def rewrite(path: Path, tensors: dict[str, Tensor] | None = None, **metadata: str) -> None:

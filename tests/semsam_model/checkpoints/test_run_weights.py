@@ -20,18 +20,6 @@ from semsam_model.network.model import SemanticSAM, build_model
 TINY = read_model_config("tiny")
 
 
-@pytest.fixture(scope="module")
-def model() -> SemanticSAM:
-    torch.manual_seed(0)
-    return build_model(TINY)
-
-
-@pytest.fixture
-def path(model: SemanticSAM, tmp_path: Path) -> Path:
-    save(tmp_path / "tiny.safetensors", model, TINY, card={"data": "none"})
-    return tmp_path / "tiny.safetensors"
-
-
 def state(path: Path) -> dict[str, Tensor]:
     return dict(load(path)[0].state_dict())
 
