@@ -74,45 +74,54 @@ def task_items(
     A task that cannot be read, because it has been deleted say, is a failed item. Raises LabelStudioError when Label
     Studio answers no other request either.
     """
+    tasks = _ProjectTasks(label_studio, project, config, version)
+    # all ids first: the order of the pages may change as predictions are written
+    yield from map(tasks.item, [int(task["id"]) for task, _ in all_tasks(label_studio, project)])
 
-    def refused(error: LabelStudioError) -> TaskRefused:
-        if isinstance(error, TokenRefused):
-            raise error
-        label_studio.get_project(project)  # raises when the error is not of this task alone
-        return TaskRefused(str(error))
 
-    def has_prediction(task: dict[str, Any]) -> bool:
-        return any(prediction.get("model_version") == version for prediction in task.get("predictions") or [])
+@dataclass(frozen=True)
+class _ProjectTasks:
+    label_studio: LabelStudio
+    project: int
+    config: LabelConfig
+    version: str
 
-    def wanted(number: int) -> bool:
-        try:
-            return not has_prediction(label_studio.get_task(number))
-        except LabelStudioError as error:
-            raise refused(error) from error
-
-    def write(prediction: dict[str, Any], number: int) -> None:
-        try:
-            label_studio.create_prediction({"task": number, **prediction})
-        except LabelStudioError as error:
-            raise refused(error) from error
-
-    def item(number: int) -> Item | FailedItem | None:
+    def item(self, number: int) -> Item | FailedItem | None:
         name = f"task {number}"
         try:
-            task = label_studio.get_task(number)
-            if has_prediction(task):
+            task = self.label_studio.get_task(number)
+            if self._has_prediction(task):
                 return None
-            where = config.image_url(task.get("data") or {})
+            address = self.config.image_url(task.get("data") or {})
         except LabelStudioError as error:
-            return FailedItem(name, refused(error))
+            return FailedItem(name, self._refused(error))
         except BadRequest as error:
             return FailedItem(name, error)
         # nothing else of the task is kept: many may wait, and annotations are large
-        read = partial(label_studio.fetch_image, where, task_id=number)
-        return Item(name, read, partial(write, number=number), partial(wanted, number))
+        read = partial(self.label_studio.fetch_image, address, task_id=number)
+        return Item(name, read, partial(self._write, number), partial(self._wanted, number))
 
-    # all ids first: the order of the pages may change as predictions are written
-    yield from map(item, [int(task["id"]) for task, _ in all_tasks(label_studio, project)])
+    def _has_prediction(self, task: dict[str, Any]) -> bool:
+        return any(prediction.get("model_version") == self.version for prediction in task.get("predictions") or [])
+
+    def _wanted(self, number: int) -> bool:
+        try:
+            return not self._has_prediction(self.label_studio.get_task(number))
+        except LabelStudioError as error:
+            raise self._refused(error) from error
+
+    def _write(self, number: int, prediction: dict[str, Any]) -> None:
+        try:
+            self.label_studio.create_prediction({"task": number, **prediction})
+        except LabelStudioError as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: LabelStudioError) -> TaskRefused:
+        """The error of one task. Raises LabelStudioError when Label Studio answers nothing else either."""
+        if isinstance(error, TokenRefused):
+            raise error
+        self.label_studio.get_project(self.project)
+        return TaskRefused(str(error))
 
 
 # -------------------------------------------------------------------------------------------------- files, near and far

@@ -36,14 +36,14 @@ def click(
     from semsam_model.inference.predict import predict_candidates, raw_levels
     from semsam_model.inference.zoom import crop_encoder
 
-    picture = context.read_photo(photo)
+    loaded = context.read_photo(photo)
     network, version = context.load_network(model, weights)
-    embedding = network.encode(picture.rgb)
+    embedding = network.encode(loaded.rgb)
     if all_levels:
         candidates = raw_levels(network, embedding, prompt)
     else:
-        candidates = predict_candidates(network, embedding, prompt, encode_crop=crop_encoder(network, picture.rgb))
-    write(out, picture, prompt, candidates, version)
+        candidates = predict_candidates(network, embedding, prompt, encode_crop=crop_encoder(network, loaded.rgb))
+    write(out, loaded, prompt, candidates, version)
     print_candidates(candidates)
     print(f"written to {out}")
 

@@ -1,4 +1,4 @@
-"""What commands tell: progress, log lines, candidates, reports."""
+"""What commands print and write: progress, log lines, candidates, reports."""
 
 from __future__ import annotations
 

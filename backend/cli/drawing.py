@@ -1,14 +1,13 @@
-"""Photos without Label Studio: what `semsam click` and `semsam segment` write.
+"""The files that `semsam click` and `semsam segment` write.
 
 DIR/candidates.json    every candidate with its mask as COCO RLE
 DIR/mask_RANK.png      8-bit mask, 255 inside
-DIR/contact_sheet.png  one click: the photo and the candidates side by side
-DIR/overview.png       everything: all masks over the photo, small ones on top, with their names
+DIR/contact_sheet.png  `click`: the photo and the candidates side by side
+DIR/overview.png       `segment`: all masks over the photo, small ones on top, with their names
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from backend.cli.console import write_json
 from backend.images import Photo
 from semsam_model.checkpoints.header import Version
 from semsam_model.masks.codecs import encode_coco_rle
@@ -31,13 +31,13 @@ COLOURS = ((230, 57, 70), (29, 120, 200), (42, 157, 70), (233, 150, 40), (140, 7
 
 
 def write(out: Path, photo: Photo, prompt: Prompt, candidates: Sequence[Candidate], version: Version) -> None:
-    """Write all three kinds of file into `out`, made if missing. Raises OSError."""
+    """Write the files of `click` into `out`, made if missing. Raises OSError."""
     _write_masks(out, photo, candidates, version)
     contact_sheet(photo.rgb, prompt, candidates).save(out / "contact_sheet.png")
 
 
 def write_overview(out: Path, photo: Photo, candidates: Sequence[Candidate], version: Version) -> None:
-    """As `write`, with all masks over one photo. Raises OSError."""
+    """Write the files of `segment` into `out`, made if missing. Raises OSError."""
     _write_masks(out, photo, candidates, version)
     overview(photo.rgb, candidates).save(out / "overview.png")
 
@@ -46,8 +46,7 @@ def _write_masks(out: Path, photo: Photo, candidates: Sequence[Candidate], versi
     out.mkdir(parents=True, exist_ok=True)
     for candidate in candidates:
         Image.fromarray(candidate.mask.astype(np.uint8) * 255).save(out / f"mask_{candidate.rank}.png")
-    text = json.dumps(describe(photo, candidates, version), indent=1)
-    (out / "candidates.json").write_text(text, encoding="utf-8")
+    write_json(out / "candidates.json", describe(photo, candidates, version))
 
 
 def describe(photo: Photo, candidates: Sequence[Candidate], version: Version) -> dict[str, Any]:

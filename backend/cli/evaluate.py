@@ -33,7 +33,7 @@ def clicks(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """One click a mask: IoU of the best level, of the first candidate, and with the granularity told."""
+    """One click a mask: IoU of the best level, of the first candidate, and with the granularity given."""
     from rich.console import Console
 
     from semsam_model.data.folder import read_samples

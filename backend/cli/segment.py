@@ -30,15 +30,15 @@ def segment(
     from semsam_model.types import KINDS, LEVELS, LabelSet
 
     options = AutomaticOptions(grid=grid, most=most, levels=tuple(sorted(set(level))) or LEVELS)
-    picture = context.read_photo(photo)
+    loaded = context.read_photo(photo)
     network, version = context.load_network(model, weights)
     known = None
     if labels or parts:
         words = (*labels, *parts)
         kinds = (KINDS[0],) * len(labels) + (KINDS[1],) * len(parts)
         known = LabelSet(words, kinds, context.open_text_encoder().embed(list(words)).numpy())
-    found = automatic_masks(network, network.encode(picture.rgb), options, known, load_settings().name_threshold)
+    found = automatic_masks(network, network.encode(loaded.rgb), options, known, load_settings().name_threshold)
     candidates = [f.candidate for f in found]
-    write_overview(out, picture, candidates, version)
+    write_overview(out, loaded, candidates, version)
     print_candidates(candidates)
     print(f"{len(candidates)} masks written to {out}")

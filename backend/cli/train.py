@@ -15,7 +15,7 @@ from semsam_model.errors import ConfigError
 
 def train(
     config: Annotated[Path, typer.Option("--config", help="configs/train/NAME.yaml")],
-    out: Annotated[Path, typer.Option("--out", help="Run folder: state, weights, pictures, curves.")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder: state, weights, previews, curves.")],
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder with train/ and val/, see docs/train/data.md.")
     ] = None,
