@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -159,7 +158,6 @@ class TaskRef:
 
     id: int | None
     project: int | None
-    data: Mapping[str, Any]
     image_url: str | None
     problem: str | None = None
 
@@ -221,12 +219,12 @@ def _task(value: Any, name: str, project: int | None, config: LabelConfig) -> Ta
         task = check(_Task, value, name, BadRequest)
     except BadRequest as error:
         named = lenient(_NamedTask, value) or _NamedTask()
-        return TaskRef(named.id, project, {}, None, str(error))
+        return TaskRef(named.id, project, None, str(error))
     own_project = project if task.project is None else task.project
     try:
-        return TaskRef(task.id, own_project, task.data, config.image_url(task.data))
+        return TaskRef(task.id, own_project, config.image_url(task.data))
     except BadRequest as error:
-        return TaskRef(task.id, own_project, task.data, None, f"task {task.id}: {error}")
+        return TaskRef(task.id, own_project, None, f"task {task.id}: {error}")
 
 
 # --------------------------------------------------------------------------------------------------------------- /setup
@@ -237,10 +235,10 @@ class Setup:
     """The body of POST /setup. The token is a secret and is left out of the repr."""
 
     project: int | None
-    config: LabelConfig | None  #: None when it cannot be read
+    label_config: str  #: XML, as sent
+    config: LabelConfig | None  #: the same, read; None when it cannot be read
     hostname: str
     access_token: str = field(default="", repr=False)
-    extra_params: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()  #: of the config and of extra_params, in words
     project_key: str | None = None  #: as in PredictRequest
 
@@ -270,19 +268,22 @@ def parse_setup(body: Any) -> Setup:
         problems += config.problems()
     except BadRequest as error:
         problems.append(str(error))
-    extra = sent.extra_params or {}
-    if isinstance(extra, str):
-        with contextlib.suppress(ValueError, RecursionError):
-            extra = json.loads(extra)
-    if not isinstance(extra, dict):
+    if not _is_json_object(sent.extra_params or {}):
         problems.append('extra_params: expected a JSON object such as {"key": "value"}; it is not used')
-        extra = {}
     return Setup(
         project=_project_id(sent.project),
+        label_config=sent.label_config,
         config=config,
         hostname=sent.hostname,
         access_token=sent.access_token,
-        extra_params=extra,
         problems=tuple(problems),
         project_key=sent.project,
     )
+
+
+def _is_json_object(value: Any) -> bool:
+    """Whether it is an object, or the text of one."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    return isinstance(value, dict)

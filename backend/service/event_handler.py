@@ -70,14 +70,14 @@ class EventHandler:
         except SemsamError:
             return None
 
-    def introduced(self, setup: Setup, label_config: str) -> None:
-        """A project posted its /setup with this labeling config: note its server and, if it can be read, its config."""
+    def introduced(self, setup: Setup) -> None:
+        """A project posted its /setup: note its server and, if it can be read, its labeling config."""
         if setup.project_key is not None and setup.hostname:
             self._label_studio.connect(setup.project_key, setup.hostname, setup.access_token)
-        if setup.config is not None and label_config:
+        if setup.config is not None:
             key = self.store_key(setup.project_key, setup.project)
             if key is not None:
-                self._store_writer.add_project(key, label_config)
+                self._store_writer.add_project(key, setup.label_config)
 
     def prompt_answered(self, answer: PromptAnswer) -> None:
         """Note an answer; at once. Never raises."""

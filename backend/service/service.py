@@ -65,7 +65,7 @@ class SemsamService:
     def setup(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A project introduces itself: note its server, look at its labeling config, name the model."""
         setup = parse_setup(body)
-        self._events.introduced(setup, body["schema"] if setup.config else "")
+        self._events.introduced(setup)
         for problem in setup.problems:
             log.warning("project %s: %s", setup.project, problem)
         if setup.config:

@@ -216,15 +216,12 @@ def test_setup_is_read_and_the_token_stays_out_of_sight() -> None:
         "extra_params": '{"a": 6}',
     }
     setup = parse_setup(sent)
-    assert (setup.project, setup.hostname, setup.access_token, setup.extra_params) == (
-        45,
-        "http://h",
-        "sesame",
-        {"a": 6},
-    )
+    assert (setup.project, setup.project_key, setup.hostname) == (45, "45.1", "http://h")
+    assert (setup.access_token, setup.label_config) == ("sesame", XML)
     assert setup.config is not None and setup.problems == ()
     assert "sesame" not in repr(setup)
-    assert parse_setup(sent | {"extra_params": {"b": 1}}).extra_params == {"b": 1}
+    for extra in ({"b": 1}, "", None, {}):
+        assert parse_setup(sent | {"extra_params": extra}).problems == ()
     with pytest.raises(BadRequest) as caught:
         parse_setup(sent | {"access_token": ["sesame"]})
     assert "sesame" not in str(caught.value)
@@ -233,5 +230,5 @@ def test_setup_is_read_and_the_token_stays_out_of_sight() -> None:
 @pytest.mark.parametrize("extra", ["{", "[1]", 3, "[" * 100_000])
 def test_setup_with_unusable_extras_or_config_still_succeeds_and_says_so(extra: Any) -> None:
     setup = parse_setup({"project": "45.1", "schema": "<View>", "extra_params": extra})
-    assert setup.config is None and setup.extra_params == {}
+    assert setup.config is None and setup.label_config == "<View>"
     assert [problem.split(":")[0] for problem in setup.problems] == ["label_config", "extra_params"]
