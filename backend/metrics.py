@@ -86,7 +86,7 @@ class Metrics:
         self._events.labels(action if action in _EVENTS else "other").inc()
 
     def suggestion_lost(self) -> None:
-        """What was offered could not be stored."""
+        """What was suggested could not be stored."""
         self._offers_lost.inc()
 
     def model_ready(self, name: str, version: str, *, switched: bool = False) -> None:

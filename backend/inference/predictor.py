@@ -87,7 +87,7 @@ class Predictor:
     def __init__(
         self, load: Callable[[], Loaded], *, cache_bytes: int, metrics: Metrics, first_version: str = ""
     ) -> None:
-        """load: gives the first model. first_version: its name, to be told until it is loaded."""
+        """load: gives the first model. first_version: its name, given out until it is loaded."""
         self._load = load
         self._first_version = first_version
         self._loading = threading.Lock()  # one model is loaded at a time: two in memory, never three

@@ -43,7 +43,7 @@ class ProjectStatus:
 
     @property
     def accepted(self) -> float | None:
-        """Share of the masks submitted that were accepted as they were offered; None without any."""
+        """Share of the masks submitted that were accepted as they were suggested; None without any."""
         return self.counts.by_outcome["accepted"] / self.counts.regions if self.counts.regions else None
 
 
@@ -55,7 +55,7 @@ class Point:
     since: datetime
     until: datetime
     level: float | None  #: share that was the suggestion ranked first, and so of the level that the model would choose
-    label: float | None  #: share, of those whose outline stayed, that kept the label offered
+    label: float | None  #: share, of those whose outline stayed, that kept the label suggested
     seconds: float | None  #: median from the answer until the annotator went on, at most
 
 

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
@@ -18,13 +19,16 @@ from backend.web.auth import rights_of
 from backend.web.bodies import error_response
 from semsam_model.errors import SemsamError
 
+if TYPE_CHECKING:  # the store and its libraries
+    from backend.service.service import SemsamService
+
 log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ASKED_ALL_THE_TIME = (routes.HEALTH, routes.METRICS)
 
 
-def create_app(settings: Settings, service: routes.Service, metrics: Metrics) -> Flask:
+def create_app(settings: Settings, service: SemsamService, metrics: Metrics) -> Flask:
     """The application over `service`."""
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # a redirect would lose the body

@@ -54,7 +54,7 @@ class Chart:
 
 
 def render(status: Status, health: Mapping[str, Any], versions: Mapping[str, Any], address: str, now: datetime) -> str:
-    """The page. `health`, `versions`: as the service tells them; `address`: of this backend, as the caller sees it."""
+    """The page. `health`, `versions`: as the service gives them; `address`: of this backend, as the caller sees it."""
     details = [row for row in versions.get("details", ()) if isinstance(row, dict)]
     return (
         _environment()

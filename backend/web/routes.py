@@ -7,9 +7,8 @@ each task whatever happens; the log has the reason under the request's id. It wa
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Response, g, request
 
@@ -22,7 +21,7 @@ from backend.web.throttle import Throttle
 from semsam_model.errors import SemsamError
 
 if TYPE_CHECKING:  # the store and its libraries
-    from backend.service.status import GateReport, Status
+    from backend.service.service import SemsamService
 
 log = logging.getLogger(__name__)
 
@@ -31,32 +30,7 @@ MAX_TRAINING_BODY = 4 * 2**20  #: bytes of a webhook without secret
 MAX_JOB = 2**63 - 1  #: number of a job: what a database takes
 
 
-class Service(Protocol):
-    """What the routes call; `backend.service.service.SemsamService` is one."""
-
-    def health(self) -> dict[str, Any]:
-        """At least `status` and `model_version`; at once."""
-
-    def setup(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """At least `model_version`; at once."""
-
-    def predict_request(self, body: Any, request_id: str) -> list[dict[str, Any]]:
-        """One prediction for each task, in order."""
-
-    def event(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Take note of a webhook event; at once."""
-
-    def status(self) -> Status:
-        """What the store tells about annotators' work."""
-
-    def gate_report(self, job: int) -> GateReport:
-        """What the gate said about a fine-tuning job. Raises NotStored."""
-
-    def versions(self) -> dict[str, Any]:
-        """At least `versions`, names of those that can answer; at once."""
-
-
-def predictions(settings: Settings, service: Service, metrics: Metrics) -> Blueprint:
+def predictions(settings: Settings, service: SemsamService, metrics: Metrics) -> Blueprint:
     """/setup and /predict."""
     blueprint = Blueprint("predictions", __name__)
     throttle = Throttle(settings.threads)
@@ -100,7 +74,7 @@ def predictions(settings: Settings, service: Service, metrics: Metrics) -> Bluep
     return blueprint
 
 
-def events(settings: Settings, service: Service) -> Blueprint:
+def events(settings: Settings, service: SemsamService) -> Blueprint:
     """/webhook."""
     blueprint = Blueprint("events", __name__)
 
@@ -117,7 +91,7 @@ def events(settings: Settings, service: Service) -> Blueprint:
     return blueprint
 
 
-def pages(service: Service) -> Blueprint:
+def pages(service: SemsamService) -> Blueprint:
     """What people look at: / and /gate/JOB."""
     blueprint = Blueprint("pages", __name__)
 
@@ -137,7 +111,7 @@ def pages(service: Service) -> Blueprint:
     return blueprint
 
 
-def monitoring(service: Service, metrics: Metrics) -> Blueprint:
+def monitoring(service: SemsamService, metrics: Metrics) -> Blueprint:
     """/health, /versions and /metrics."""
     blueprint = Blueprint("monitoring", __name__)
 

@@ -18,7 +18,6 @@ from backend.service.status import GateReport, Status, StatusReader
 from backend.settings import Settings
 from backend.store.database import Store
 from backend.web.app import create_app
-from backend.web.routes import Service
 
 READY = {"status": "UP", "model_version": "mobile-1", "model_state": "ready"}
 
@@ -55,7 +54,7 @@ class StoreOnly:
 
 
 @contextmanager
-def served(service: Service, **settings: Any) -> Iterator[str]:
+def served(service: Any, **settings: Any) -> Iterator[str]:
     """The application itself on a port of this machine."""
     server = make_server("127.0.0.1", 0, create_app(Settings(**settings), service, Metrics()), threaded=True)
     thread = threading.Thread(target=server.serve_forever)

@@ -61,6 +61,6 @@ class StandIn:
         return {"versions": [self.version], "live": self.version}
 
 
-def client(service: StandIn, **changes: Any) -> FlaskClient:
+def client(service: Any, **changes: Any) -> FlaskClient:
     """changes: of the settings."""
     return create_app(Settings(**changes), service, Metrics()).test_client()
