@@ -69,8 +69,7 @@ class FineTuneConfig:
     names: NonNegative = 1.0
     """Weight of the names' loss, where there are labels; 0: masks alone"""
     ranker_photos: NonNegativeInt = 24
-    """Photos of the project, and as many of the earlier data, that the order of candidates is learned from anew at the
-    end; 0: it stays"""
+    """Photos of the project, and as many of the earlier data, that the ranker is fitted to at the end; 0: it stays"""
     save_every: Count = 20
     cache_bytes: int = 1_500_000_000
     """Memory for encoded views; more views than fit are encoded again"""

@@ -1,7 +1,7 @@
-"""Trains the ranker on the proposals of a network that stays as it is.
+"""Fits the ranker to the proposals of a network that stays as it is.
 
-Every annotated mask is clicked; some are corrected with further clicks, some asked for with a box. Each list of
-proposals is used several times, because different things may be known of the project:
+Every annotated mask is clicked; some get further clicks as corrections, some a box. Each list of proposals is used
+several times, because different things may be known of the project:
 
     nothing           a proposal is worth its IoU with the best annotated mask that agrees with the clicks
     the granularity   its IoU with the mask that was meant
@@ -113,7 +113,7 @@ class SourceLabels:
             return None
         return cls(vocabulary, encode_vocabulary(vocabulary, encoder, model.config.text_dim).numpy())
 
-    def drawn(self, row: int, rng: np.random.Generator) -> tuple[LabelSet, LabelSet]:
+    def draw(self, row: int, rng: np.random.Generator) -> tuple[LabelSet, LabelSet]:
         """Two lists that a project might have, with the label of this row: of both kinds, and of its kind alone."""
         source, head, _ = self.vocabulary.rows[row]
         same = [i for i, of in enumerate(self.vocabulary.rows) if of[0] == source and i != row]
@@ -214,7 +214,7 @@ def _proposal_list(
     row = NO_LABEL if labels is None else labels.vocabulary.row(sample.source, region.granularity, region.name)
     of_labels = of_kind = None
     if labels is not None and row != NO_LABEL:
-        every, own = labels.drawn(row, rng)
+        every, own = labels.draw(row, rng)
         of_labels, of_kind = proposals.evidence(every), proposals.evidence(own)
     return ProposalList(
         proposals.features,

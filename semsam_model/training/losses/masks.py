@@ -122,21 +122,21 @@ def _training_loss(
     reduce_mean: ReduceMean,
 ) -> LossOutput:
     truth = TargetMasks(targets, (mask_features.shape[-2], mask_features.shape[-1]))
-    free: list[Tensor] = []
+    unmatched: list[Tensor] = []
     if config.mode == "many_to_many":
         matches = _match(layers[-1], mask_features, targets, config, random_points)
         if config.iou_target == "mask_iou" and config.unmatched_iou:
-            free = _free_queries(layers[-1], truth, matches)
+            unmatched = _unmatched_queries(layers[-1], truth, matches)
     else:
         matches = _all_to_first(layers[-1], targets)
-    counts = _counts(layers[-1], truth, matches, free, config, reduce_mean)
+    counts = _counts(layers[-1], truth, matches, unmatched, config, reduce_mean)
     order = [len(layers) - 1, *range(len(layers) - 1)]
     images = mask_features.unbind()
     losses: dict[int, LayerLoss] = {}
     for index in order:
         last = index == len(layers) - 1
         pairs = _Pairs(layers[index], images, truth, matches)
-        losses[index] = _layer_loss(pairs, truth, config, random_points, free if last else [], counts[int(last)])
+        losses[index] = _layer_loss(pairs, truth, config, random_points, unmatched if last else [], counts[int(last)])
     ordered = tuple(losses[index] for index in range(len(layers)))
     total = torch.stack([layer.weighted(config) for layer in ordered]).sum()
     return LossOutput(total, ordered, tuple(matches))
@@ -200,15 +200,15 @@ def _all_to_first(layer: LayerPrediction, targets: Targets) -> list[Match]:
     return [Match(query, first.repeat_interleave(tokens)) for first in targets.of_prompt[:, :, 0]]
 
 
-def _free_queries(layer: LayerPrediction, truth: TargetMasks, matches: Sequence[Match]) -> list[Tensor]:
+def _unmatched_queries(layer: LayerPrediction, truth: TargetMasks, matches: Sequence[Match]) -> list[Tensor]:
     """bool (N * T,) of each image: unmatched queries that learn what their best mask would be worth."""
     found = []
     for b, match in enumerate(matches):
         rows = truth.targets.of_prompt[b]
         supervised = truth.supervised[truth.start[b] + rows.clamp(min=0), IOU] > 0
-        free = (supervised | (rows == NO_TARGET)).all(1).repeat_interleave(layer.predicted_iou.shape[2])
-        free[match.query] = False
-        found.append(free & (not truth.targets.partial[b]))
+        unmatched = (supervised | (rows == NO_TARGET)).all(1).repeat_interleave(layer.predicted_iou.shape[2])
+        unmatched[match.query] = False
+        found.append(unmatched & (not truth.targets.partial[b]))
     return found
 
 
@@ -216,7 +216,7 @@ def _counts(
     layer: LayerPrediction,
     truth: TargetMasks,
     matches: Sequence[Match],
-    free: Sequence[Tensor],
+    unmatched: Sequence[Tensor],
     config: LossConfig,
     reduce_mean: ReduceMean,
 ) -> Tensor:
@@ -225,7 +225,7 @@ def _counts(
     if config.mode == "many_to_one":  # one of a prompt's tokens counts
         pairs = pairs / layer.predicted_iou.shape[2]
     last = pairs.clone()
-    for queries in free:
+    for queries in unmatched:
         last[IOU] += queries.sum()
     counts = reduce_mean(torch.stack((pairs, last)))
     return counts.where(counts > 0, torch.ones_like(counts))
@@ -253,10 +253,10 @@ def _layer_loss(
     truth: TargetMasks,
     config: LossConfig,
     random_points: Sequence[RandomPoints],
-    free: Sequence[Tensor],
+    unmatched: Sequence[Tensor],
     counts: Tensor,
 ) -> LayerLoss:
-    """free: of each image the unmatched queries that learn their IoU; counts (3,): of pairs in each loss."""
+    """unmatched: of each image the unmatched queries that learn their IoU; counts (3,): of pairs in each loss."""
     terms = _pair_losses(pairs, truth, config, random_points)
     supervised = truth.supervised[pairs.rows]
     counted = {name: term * supervised[:, SUPERVISED_BY[name]] for name, term in terms.items()}
@@ -266,8 +266,8 @@ def _layer_loss(
         nearest = distance.unflatten(0, (-1, tokens)).argmin(1, keepdim=True)
         counted = {n: term.unflatten(0, (-1, tokens)).gather(1, nearest).squeeze(1) for n, term in counted.items()}
     sums = {name: term.sum() for name, term in counted.items()}
-    if free:
-        sums["iou"] = sums["iou"] + _unmatched_iou_errors(pairs, truth, free).sum()
+    if unmatched:
+        sums["iou"] = sums["iou"] + _unmatched_iou_errors(pairs, truth, unmatched).sum()
     return LayerLoss(**{name: total / counts[SUPERVISED_BY[name]] for name, total in sums.items()})
 
 
@@ -301,10 +301,10 @@ def _iou(first: Tensor, second: Tensor) -> Tensor:
     return inner / (first | second).sum((1, 2)).clamp(min=1)
 
 
-def _unmatched_iou_errors(pairs: _Pairs, truth: TargetMasks, free: Sequence[Tensor]) -> Tensor:
-    """Squared errors of the predicted IoU of `free` queries against their best mask, over the whole batch."""
+def _unmatched_iou_errors(pairs: _Pairs, truth: TargetMasks, unmatched: Sequence[Tensor]) -> Tensor:
+    """Squared errors of the predicted IoU of `unmatched` queries against their best mask, over the whole batch."""
     errors = []
-    for b, queries in enumerate(free):
+    for b, queries in enumerate(unmatched):
         if truth.targets.partial[b]:
             continue
         ious = pairs.layer.predicted_iou[b].float()
