@@ -162,10 +162,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/finetune.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    config, gate = read_finetune_config(arguments.config)
+    config, gate_config = read_finetune_config(GateConfig, arguments.config)
     changes = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in arguments.set)}
     config = parse_config(FineTuneConfig, dataclasses.asdict(config) | changes, "--set")
-    gate_config = parse_config(GateConfig, gate, "gate")
     model, version = load_model("mobile", arguments.weights)
     encoder = TextEncoder()
     rows = []

@@ -32,7 +32,6 @@ from backend.store.database import Store
 from backend.versions.registry import Registry
 from backend.versions.version import ModelVersion
 from semsam_model.checkpoints.checkpoint import load, save
-from semsam_model.config import parse_config
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import MIN_AREA, Sample, clickable
 from semsam_model.errors import DataError, ImageError, SemsamError, Stopped
@@ -103,8 +102,7 @@ class JobRunner:
         self._device = settings.device
         if settings.device == "auto":
             self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._config, gate = read_finetune_config(settings.finetune_config)
-        self._gate = parse_config(GateConfig, gate, "gate")
+        self._config, self._gate = read_finetune_config(GateConfig, settings.finetune_config)
         self.registry = registry
 
     def folder(self, job: Job) -> Path:

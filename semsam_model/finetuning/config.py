@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -22,6 +22,7 @@ from semsam_model.config import (
 from semsam_model.errors import ConfigError
 from semsam_model.training.config import Decay, LossConfig, SamplingConfig, SimulatedCorrectionsConfig
 
+Gate = TypeVar("Gate")
 Learn = Literal["heads", "decoder", "everything"]
 #: Prefixes of the names of parameters that are trained.
 TRAINED: dict[str, tuple[str, ...]] = {
@@ -81,8 +82,8 @@ class FineTuneConfig:
     loss: LossConfig = field(default_factory=lambda: LossConfig(points=512, match_points=768))
 
 
-def read_finetune_config(path: Path | None = None) -> tuple[FineTuneConfig, dict[str, Any]]:
-    """configs/finetune.yaml, or another file: how to learn, and the plain values of its section `gate`.
+def read_finetune_config(gate: type[Gate], path: Path | None = None) -> tuple[FineTuneConfig, Gate]:
+    """configs/finetune.yaml, or another file: its sections `finetune` and `gate`, the latter as a config of that type.
 
     Raises ConfigError, also for unknown keys.
     """
@@ -91,4 +92,4 @@ def read_finetune_config(path: Path | None = None) -> tuple[FineTuneConfig, dict
     if not isinstance(content, dict) or set(content) - {"finetune", "gate"}:
         raise ConfigError(f"{path}: expected the sections finetune and gate")
     config = parse_config(FineTuneConfig, content.get("finetune") or {}, f"{path}: finetune")
-    return config, content.get("gate") or {}
+    return config, parse_config(gate, content.get("gate") or {}, f"{path}: gate")

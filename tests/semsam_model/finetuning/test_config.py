@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from semsam_model.config import parse_config
 from semsam_model.errors import ConfigError
 from semsam_model.finetuning.config import FineTuneConfig, read_finetune_config
 from semsam_model.gate.config import GateConfig
 
 
 def test_the_settings_in_the_repository_are_valid_and_wrong_ones_are_named(tmp_path: Path) -> None:
-    learning, gate = read_finetune_config()
+    learning, gate = read_finetune_config(GateConfig)
     # what is measured is what jobs do, with the file or without
     assert learning == FineTuneConfig()
-    assert parse_config(GateConfig, gate, "gate") == GateConfig()
+    assert gate == GateConfig()
     for text, named in (
         ("finetune: {lern: heads}", "lern"),
         ("finetune: {learn: encoder}", "learn"),
@@ -24,8 +23,9 @@ def test_the_settings_in_the_repository_are_valid_and_wrong_ones_are_named(tmp_p
         ("finetune: {loss: {dice: 1}}", "dice"),
         ("finetune: {rounds: {prompts: -1}}", "rounds"),
         ("train: {}", "sections"),
+        ("gate: {margn: 1}", r"wrong\.yaml: gate: unknown key 'margn'"),
     ):
         path = tmp_path / "wrong.yaml"
         path.write_text(text)
         with pytest.raises(ConfigError, match=named):
-            read_finetune_config(path)
+            read_finetune_config(GateConfig, path)
