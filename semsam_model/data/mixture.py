@@ -145,7 +145,7 @@ class Mixture:
 
     @cached_property
     def named(self) -> LazySamples:
-        """Those of the sources that feed names; the others, which may be long, are not gone through."""
+        """Those of the sources whose names are trained on; the others, which may be long, are left alone."""
         parts = [dataset.samples for dataset in self.datasets.values()]
         return chain([samples for samples in parts if samples[0].supervision.names])
 
@@ -181,38 +181,37 @@ def read_mixture(config: MixtureConfig | Path, root: Path | None = None, *, eval
 
 
 def _read(source: SourceConfig, root: Path, evaluation: bool) -> Dataset:
-    supervision = Supervision.of(source.feeds)
-    options = CocoOptions(source.granularity, source.names, source.partial, evaluation)
+    name, supervision = source.name, Supervision.of(source.feeds)
     if source.kind == "synthetic":
-        side = source.size or 256
-        made = synthetic_samples(
-            source.count or 1, seed=source.seed or 0, size=(side, side), source=source.name, supervision=supervision
-        )
-        return Dataset(made, ())
+        count, seed, side = source.count or 1, source.seed or 0, source.size or 256
+        return Dataset(synthetic_samples(count, seed=seed, size=(side, side), source=name, supervision=supervision), ())
     path = root / str(source.path)
     if not path.exists():
         raise DataError(
-            f"source {source.name!r}: {path} is not there; its {_FORM.get(source.kind, 'JSON')} belongs at "
+            f"source {name!r}: {path} is not there; its {_FORM.get(source.kind, 'JSON')} belongs at "
             f"{source.path} under the folder given with --root"
         )
-    images = None if source.images is None else root / source.images
-    if source.kind == "sa1b":
-        return read_sa1b(path, source=source.name, supervision=supervision)
-    if source.kind == "label_map":
-        understood = MapOptions(
-            source.labels, source.instances, source.granularity or "object", source.names, source.partial
-        )
-        endings = source.endings or ENDINGS
-        dataset = read_label_map(path, images or root, understood, endings, source=source.name, supervision=supervision)
-    elif source.kind == "coco":
-        dataset = read_coco(path, images, source=source.name, supervision=supervision, options=options)
-    elif source.kind == "panoptic":
-        masks = None if source.masks is None else root / source.masks
-        dataset = read_panoptic(
-            path, images or root, masks, source=source.name, supervision=supervision, options=options
-        )
-    else:
-        dataset = read_label_studio(
-            path, images or root, source=source.name, supervision=supervision, partial=source.partial
-        )
+    if source.kind == "sa1b":  # long, and not kept in memory
+        return read_sa1b(path, source=name, supervision=supervision)
+    dataset = _read_packable(source, path, root, evaluation)
     return replace(dataset, samples=pack(dataset.samples))
+
+
+def _read_packable(source: SourceConfig, path: Path, root: Path, evaluation: bool) -> Dataset:
+    """A source whose annotations fit into memory."""
+    name, supervision = source.name, Supervision.of(source.feeds)
+    images, masks = (None if folder is None else root / folder for folder in (source.images, source.masks))
+    options = CocoOptions(source.granularity, source.names, source.partial, evaluation)
+    match source.kind:
+        case "coco":
+            return read_coco(path, images, source=name, supervision=supervision, options=options)
+        case "panoptic":
+            return read_panoptic(path, images or root, masks, source=name, supervision=supervision, options=options)
+        case "label_studio":
+            return read_label_studio(path, images or root, source=name, supervision=supervision, partial=source.partial)
+        case _:
+            numbers = MapOptions(
+                source.labels, source.instances, source.granularity or "object", source.names, source.partial
+            )
+            endings = source.endings or ENDINGS
+            return read_label_map(path, images or root, numbers, endings, source=name, supervision=supervision)

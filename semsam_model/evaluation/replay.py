@@ -19,7 +19,7 @@ from rich.table import Table
 from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation, adapt, lesson_from_proposals
 from semsam_model.adaptation.rerank import with_region_features
 from semsam_model.data.samples import Sample
-from semsam_model.evaluation.encoded_photos import encode_photos, large_targets
+from semsam_model.evaluation.encoded_photos import EncodedPhoto, encode_photos, large_targets
 from semsam_model.evaluation.few_shot import label_set, region_label
 from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.naming import name_candidates
@@ -28,7 +28,7 @@ from semsam_model.inference.proposals import predict_proposals
 from semsam_model.inference.zoom import CropEncoder, crop_encoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou
-from semsam_model.network.model import ImageEmbedding, SemanticSAM
+from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Candidate, LabelSet, Prompt
 
@@ -94,34 +94,33 @@ def replay(
         result.photos += 1
         encode_crop = crop_encoder(model, photo.rgb)
         for index in photo.targets:
-            label = region_label(photo.sample.regions[index])
-            assert label is not None
-            place = str(photo.sample.path)
-            _accept(model, photo.embedding, encode_crop, photo.masks[index], label, place, labels, lessons, result)
+            _accept(model, photo, encode_crop, index, labels, lessons, result)
     return result
 
 
 def _accept(
     model: SemanticSAM,
-    embedding: ImageEmbedding,
+    photo: EncodedPhoto,
     encode_crop: CropEncoder,
-    mask: np.ndarray,
-    label: str,
-    photo: str,
+    region: int,
     labels: LabelSet,
     lessons: list[Lesson],
     result: Replay,
 ) -> None:
+    """Click a region, note what is suggested with and without the lessons so far, and append its own lesson."""
+    mask, label = photo.masks[region], region_label(photo.sample.regions[region])
+    assert label is not None
     options, learned = CandidateOptions(), adapt(lessons)
     prompt = Prompt((innermost(mask),))
-    proposals = with_region_features(predict_proposals(model, embedding, prompt, options, encode_crop))
+    proposals = with_region_features(predict_proposals(model, photo.embedding, prompt, options, encode_crop))
     alone = ours = rank_candidates(proposals, options, model.ranker)
     if learned is not None:
         ours = rank_candidates(proposals, options, model.ranker, reranker=learned.reranker)
     if alone:
         _note(result.alone, name_candidates(alone, labels, 0), mask, label)
         _note(result.learned, _named(ours, learned, labels), mask, label)
-    lessons.append(lesson_from_proposals(proposals, mask, label=label, photo=photo, ranker=model.ranker))
+    path = str(photo.sample.path)
+    lessons.append(lesson_from_proposals(proposals, mask, label=label, photo=path, ranker=model.ranker))
 
 
 def _named(candidates: Sequence[Candidate], learned: ProjectAdaptation | None, labels: LabelSet) -> list[Candidate]:

@@ -53,10 +53,10 @@ def test_broken_entries_photos_masks_and_files_are_skipped_and_named(tmp_path: P
     (tmp_path / "houses.json").write_text(json.dumps(content))
     (tmp_path / "torn.json").write_text('{"images": [')
     dataset = read_samples(tmp_path)
-    told = "\n".join(dataset.skipped)
+    skipped = "\n".join(dataset.skipped)
     assert len(dataset.skipped) == 5
     for part in ("torn.json", "annotation 0", "annotation 11", "houses/99.png", "3.png"):
-        assert part in told
+        assert part in skipped
     assert {s.path.name for s in dataset.samples} == {"0.png", "1.png", "2.png"}
 
     source = batches(dataset.samples)

@@ -1,4 +1,4 @@
-"""A mixture's file is read strictly; its samples are trained on by shares and told about by the check."""
+"""A mixture's file is read strictly; its samples are drawn by shares, and counted by the check."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def made(folder: Path, **house: Any) -> Mixture:
     return read_mixture(parse_config(MixtureConfig, {"sources": sources}, "mixture"), folder)
 
 
-def told(sample: Sample) -> list[tuple[str, str | None, str | None, int | None, bool]]:
+def described(sample: Sample) -> list[tuple[str, str | None, str | None, int | None, bool]]:
     return [(r.granularity, r.name, r.whole, r.parent, r.box_only) for r in sample.regions]
 
 
@@ -35,17 +35,17 @@ def test_what_is_packed_is_read_back_pixel_for_pixel_with_all_that_is_known(tmp_
     content["categories"][1]["name"] = "house:window"
     (tmp_path / "houses.json").write_text(json.dumps(content))
     before = made(tmp_path, partial=True)
-    assert told(before.samples[0])[1] == ("part", "window", "house", 0, False)
+    assert described(before.samples[0])[1] == ("part", "window", "house", 0, False)
     packed = pack_mixture(before, tmp_path / "out", shard_bytes=2**20)
     assert packed.photos == 9 and packed.skipped == ()
     after = read_mixture(packed.mixture, tmp_path / "out")
     assert after.shares == before.shares and after.skipped == []
     for one, two in zip(before.samples, after.samples, strict=True):
-        assert (one.source, one.supervision, one.partial, told(one)) == (
+        assert (one.source, one.supervision, one.partial, described(one)) == (
             two.source,
             two.supervision,
             two.partial,
-            told(two),
+            described(two),
         )
         assert np.array_equal(one.image(), two.image())
         assert all(np.array_equal(one.mask(index), two.mask(index)) for index in range(len(one.regions)))
@@ -67,7 +67,7 @@ def test_photos_above_the_longest_side_are_made_smaller_with_their_masks(tmp_pat
     before = made(tmp_path)
     packed = pack_mixture(before, tmp_path / "out", shard_bytes=2**20, longest_side=32)
     for one, two in zip(before.samples, read_mixture(packed.mixture, tmp_path / "out").samples, strict=True):
-        assert max(two.image().shape[:2]) == 32 and told(one) == told(two)
+        assert max(two.image().shape[:2]) == 32 and described(one) == described(two)
         for index in range(len(two.regions)):
             assert two.mask(index).mean() == pytest.approx(one.mask(index).mean(), abs=0.06)
 

@@ -1,4 +1,4 @@
-"""Masks that were drawn on their photos are told from masks that were not, by the default model."""
+"""To the default model, masks agree with the photos that they were drawn on, and not with others."""
 
 from __future__ import annotations
 

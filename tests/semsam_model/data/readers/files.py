@@ -45,7 +45,7 @@ def coco_file(folder: Path, categories: list[dict], annotations: list[dict], **i
     return path
 
 
-def told(sample: Sample) -> list[tuple[str, str | None, int | None]]:
+def described(sample: Sample) -> list[tuple[str, str | None, int | None]]:
     return [(region.granularity, region.name, region.parent) for region in sample.regions]
 
 

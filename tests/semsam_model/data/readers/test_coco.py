@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from semsam_model.data.readers.coco import read_coco
 from semsam_model.data.readers.coco_file import CocoOptions
 from semsam_model.errors import DataError
-from tests.semsam_model.data.readers.files import OTHER, PART, SIZE, WHOLE, box_mask, coco_file, photo, told
+from tests.semsam_model.data.readers.files import OTHER, PART, SIZE, WHOLE, box_mask, coco_file, described, photo
 from tests.semsam_model.houses import rle
 
 
@@ -65,7 +65,7 @@ def test_parts_are_told_from_objects_and_know_their_whole(
     masks, kinds = (WHOLE, PART, OTHER), (1, 2, 1)
     rows = [dict(f, category_id=kind, mask=mask) for f, kind, mask in zip(fields, kinds, masks, strict=True)]
     sample = read_coco(coco_file(tmp_path, categories, rows)).samples[0]
-    assert told(sample) == [("object", "bottle", None), ("part", "cap", 0), ("object", "bottle", None)]
+    assert described(sample) == [("object", "bottle", None), ("part", "cap", 0), ("object", "bottle", None)]
     assert [region.whole for region in sample.regions] == [None, whole, None]
     for index, mask in enumerate(masks):
         assert np.array_equal(sample.mask(index), mask)
@@ -74,7 +74,7 @@ def test_parts_are_told_from_objects_and_know_their_whole(
 def test_a_file_of_parts_alone_is_read_by_its_setting(tmp_path: Path) -> None:
     categories = [{"id": 1, "name": "Car Tier", "supercategory": "Car"}]
     path = coco_file(tmp_path, categories, [{"mask": PART, "category_id": 1}])
-    assert told(read_coco(path).samples[0]) == [("object", "Car Tier", None)]
+    assert described(read_coco(path).samples[0]) == [("object", "Car Tier", None)]
     options = CocoOptions(granularity="part", names={"Tier": "tyre"}, partial=True)
     sample = read_coco(path, options=options).samples[0]
     assert sample.regions[0].label == ("part", "tyre", "Car")
@@ -94,7 +94,7 @@ def test_lvis_photos_are_found_by_their_address_and_are_partly_annotated(tmp_pat
     sample = read_coco(path, tmp_path / "coco", source="lvis").samples[0]
     assert sample.name == "lvis/000000000001.jpg"
     assert sample.partial
-    assert told(sample) == [("object", "trash_can", None)]
+    assert described(sample) == [("object", "trash_can", None)]
 
 
 def test_what_was_looked_for_on_a_photo_is_known_for_evaluation(tmp_path: Path) -> None:

@@ -180,8 +180,8 @@ WRITTEN: dict[str, Callable[[Path], None]] = {
 def tasks(path: Path) -> list[str]:
     """What the file says it is for."""
     comment = " ".join(line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("#"))
-    told = re.split(r"[ ,]+", comment.partition("semsam evaluate ")[2])
-    return [task for task in TASKS if task in told]
+    words = re.split(r"[ ,]+", comment.partition("semsam evaluate ")[2])
+    return [task for task in TASKS if task in words]
 
 
 def evaluated(path: Path, root: Path, model: SemanticSAM) -> dict[str, PhotoReport]:
@@ -236,12 +236,12 @@ def test_the_figures_count_what_the_layouts_hold(tmp_path: Path, model: Semantic
 
 
 def test_the_names_of_numbers_are_those_of_the_data_sets(tmp_path: Path) -> None:
-    told = {}
+    found = {}
     for name in ("pascal_part_116", "ade20k_part_234"):
         WRITTEN[name](tmp_path)
         mixture = read_mixture(config_root() / "data" / "eval" / f"{name}.yaml", tmp_path, evaluation=True)
-        told[name] = [region.label for region in mixture.samples[0].regions]
+        found[name] = [region.label for region in mixture.samples[0].regions]
         (labels,) = listed_labels(list(mixture.datasets.values())).values()
         assert len(labels) == int(name[-3:])
-    assert told["pascal_part_116"] == [("part", "head", "dog"), ("part", "neck", "person")]
-    assert told["ade20k_part_234"] == [("part", "apron", "chest of drawers"), ("part", "shade", "light")]
+    assert found["pascal_part_116"] == [("part", "head", "dog"), ("part", "neck", "person")]
+    assert found["ade20k_part_234"] == [("part", "apron", "chest of drawers"), ("part", "shade", "light")]

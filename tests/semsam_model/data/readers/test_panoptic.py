@@ -13,7 +13,7 @@ from semsam_model.data.readers.coco import read_coco
 from semsam_model.data.readers.coco_file import CocoOptions
 from semsam_model.data.readers.panoptic import read_panoptic
 from semsam_model.errors import DataError
-from tests.semsam_model.data.readers.files import OTHER, PART, SIZE, WHOLE, photo, told
+from tests.semsam_model.data.readers.files import OTHER, PART, SIZE, WHOLE, described, photo
 
 
 def panoptic_set(folder: Path) -> Path:
@@ -43,7 +43,7 @@ def panoptic_set(folder: Path) -> Path:
 def test_panoptic_segments_are_objects_and_stuff_is_regions(tmp_path: Path) -> None:
     dataset = read_panoptic(panoptic_set(tmp_path), tmp_path / "photos")
     sample = dataset.samples[0]
-    assert told(sample) == [("object", "cup", None), ("region", "sky", None), ("object", "cup", None)]
+    assert described(sample) == [("object", "cup", None), ("region", "sky", None), ("object", "cup", None)]
     assert np.array_equal(sample.mask(0), WHOLE & ~PART)
     assert np.array_equal(sample.mask(1), PART)
     with pytest.raises(DataError, match="no pixel of id 8"):

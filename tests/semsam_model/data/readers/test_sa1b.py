@@ -13,7 +13,7 @@ import pytest
 
 from semsam_model.data.readers.sa1b import read_sa1b
 from semsam_model.errors import DataError
-from tests.semsam_model.data.readers.files import SIZE, box_mask, sa1b_files, told
+from tests.semsam_model.data.readers.files import SIZE, box_mask, described, sa1b_files
 
 
 def tar_of(folder: Path, path: Path) -> Path:
@@ -32,7 +32,7 @@ def test_a_tar_of_sa1b_reads_as_the_folder_it_was_made_of(tmp_path: Path) -> Non
     assert len(in_folder.samples) == len(in_tar.samples) == 5
     for plain, packed in zip(in_folder.samples, in_tar.samples, strict=True):
         assert plain.name == packed.name
-        assert told(plain) == told(packed) == [("region", None, None)] * 2
+        assert described(plain) == described(packed) == [("region", None, None)] * 2
         assert np.array_equal(plain.image(), packed.image())
         for index in range(2):
             assert np.array_equal(plain.mask(index), packed.mask(index))
