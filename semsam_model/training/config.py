@@ -84,12 +84,12 @@ class LossConfig:
     uncertain points, through which gradients also reach the masks"""
     unmatched_iou: bool = True
     """With mask_iou: unmatched queries of the last layer learn the IoU with the best of their prompt's masks, so that a
-    query that is not meant for a prompt learns to say so. Not in partially annotated images"""
+    query that is not meant for a prompt learns a low predicted IoU. Not in partially annotated images"""
 
 
 @dataclass(frozen=True, config=STRICT)
 class SimulatedCorrectionsConfig:
-    """How much of a step learns from further clicks on prompts that were answered wrongly."""
+    """How much of a step learns from further clicks on prompts whose mask was wrong."""
 
     prompts: NonNegativeInt = 0
     """Prompts an image that are corrected; 0: none. Only for a model config with `corrections`"""
@@ -159,7 +159,7 @@ class TrainConfig:
     log_every: Count = 20
     save_every: Count = 200
     probe_every: Count = 200
-    """Steps between validation figures and pictures"""
+    """Steps between validation figures and previews"""
     probe_per_source: Count = 3
     """Validation photos a source for them"""
     tensorboard: bool = False

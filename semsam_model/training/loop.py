@@ -1,7 +1,7 @@
 """The loop behind `semsam train`: one YAML file, one run folder, stoppable and resumable at any step.
 
 Run folder: `model.safetensors` (averaged weights, a plain state dict), `state.pt` (everything needed to go on),
-`log.jsonl` (one line a report), `preview/` (pictures of predictions), TensorBoard events when asked for.
+`log.jsonl` (one line a report), `preview/` (predictions beside annotated masks), TensorBoard events when asked for.
 The random numbers of a step depend on the seed and the step's number alone, so a resumed run repeats an unbroken one.
 """
 
@@ -67,7 +67,7 @@ def train_from_config(
     backbone_weights: Path | None = None,
     console: Console | None = None,
 ) -> TrainResult:
-    """Train on DATA/train, or on a mixture whose paths start at DATA; write to OUT. DATA/val, if any, is looked at.
+    """Train on DATA/train, or on a mixture whose paths start at DATA; write to OUT. DATA/val is for validation.
 
     `minutes`: pause after so much time in all, to be resumed. `backbone_weights` stands in for the file's
     `init_backbone`. Raises ConfigError, DataError, CheckpointError, and TrainingError when the loss is no longer a

@@ -1,4 +1,4 @@
-"""A look at a model in training: one click on each of a few fixed validation masks, as a number and as pictures."""
+"""Validation of a model in training: one click on each of a few fixed masks, as figures and as a preview."""
 
 from __future__ import annotations
 

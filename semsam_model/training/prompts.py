@@ -98,22 +98,22 @@ def draw_prompts(
         group = int(rng.choice(present))
         if weights is not None:
             chances = np.asarray(weights, float)[groups[group]]
-            wanted = int(rng.choice(groups[group], p=chances / chances.sum()))
+            target = int(rng.choice(groups[group], p=chances / chances.sum()))
         else:
             if not queues[group]:
                 queues[group] = rng.permutation(groups[group]).tolist()
-            wanted = queues[group].pop()
-        targets[row, 0] = wanted
+            target = queues[group].pop()
+        targets[row, 0] = target
         if rng.random() < config.box_share:
             kinds[row] = BOX
-            half = np.array([0.5, 0.5, 1, 1]) * tight[wanted][[2, 3, 2, 3]]
-            box = tight[wanted] + rng.uniform(-config.box_noise, config.box_noise, 4) * half
+            half = np.array([0.5, 0.5, 1, 1]) * tight[target][[2, 3, 2, 3]]
+            box = tight[target] + rng.uniform(-config.box_noise, config.box_noise, 4) * half
             boxes[row] = np.clip(box, 0, 1)
             continue
-        pixels = np.flatnonzero(masks[wanted])
+        pixels = np.flatnonzero(masks[target])
         i, j = divmod(int(rng.choice(pixels)), width)
         boxes[row] = ((j + 0.5) / width, (i + 0.5) / height, click_box, click_box)
         others = rng.permutation(np.flatnonzero(masks[:, i, j]))
-        others = others[others != wanted][: config.max_targets - 1]
+        others = others[others != target][: config.max_targets - 1]
         targets[row, 1 : 1 + len(others)] = others
     return DrawnPrompts(boxes, kinds, targets)

@@ -42,7 +42,7 @@ from semsam_model.types import KINDS, LEVELS, Box, Click, LabelSet, Prompt, Prom
 
 MASKS = 12  #: of a photo, at most
 CORRECTIONS = 2  #: clicks that follow the first, where any do
-CORRECTED, BOXED = 1 / 3, 1 / 4  #: shares of the masks that are also corrected, also asked for with a box
+CORRECTED, BOXED = 1 / 3, 1 / 4  #: shares of the masks that are also corrected, also given a box
 ACCEPTED = (1, 5, 20)  #: how many accepted masks a made history holds
 HIDDEN = 16
 STEPS = 600
@@ -139,11 +139,11 @@ def collect(
         found: list[ProposalList] = []
         try:
             masks = sample.masks()
-            wanted = clickable(sample.regions, masks)
-            if wanted:
+            clicked = clickable(sample.regions, masks)
+            if clicked:
                 rgb = sample.image()
                 embedding, encode_crop = model.encode(rgb), crop_encoder(model, rgb)
-                for i in sorted(rng.permutation(wanted)[:MASKS]):
+                for i in sorted(rng.permutation(clicked)[:MASKS]):
                     for proposals, clicks in _predictions(model, embedding, encode_crop, masks[i], rng):
                         found.append(_proposal_list(proposals, sample, masks, int(i), clicks, labels, rng))
         except DataError:
@@ -155,23 +155,23 @@ def _predictions(
     model: SemanticSAM,
     embedding: ImageEmbedding,
     encode_crop: CropEncoder,
-    wanted: np.ndarray,
+    target: np.ndarray,
     rng: np.random.Generator,
 ) -> Iterator[tuple[Proposals, Sequence[Click]]]:
     """The proposals for a click, for corrections, for a box; with the clicks."""
     options = CandidateOptions()
-    clicks = [_near_middle(wanted, rng) if rng.random() < 0.5 else innermost(wanted)]
+    clicks = [_near_middle(target, rng) if rng.random() < 0.5 else innermost(target)]
     corrections = CORRECTIONS if rng.random() < CORRECTED else 0
     for left in range(corrections, -1, -1):
         proposals = predict_proposals(model, embedding, Prompt(tuple(clicks)), options, encode_crop)
         yield proposals, tuple(clicks)
         candidates = to_candidates(proposals, options) if left else []
-        click = next_click(wanted, candidates[0].mask, clicks) if candidates else None
+        click = next_click(target, candidates[0].mask, clicks) if candidates else None
         if click is None:
             break
         clicks.append(click)
     if rng.random() < BOXED:
-        yield predict_proposals(model, embedding, Prompt((), (_loose_box(wanted, rng),)), options, encode_crop), ()
+        yield predict_proposals(model, embedding, Prompt((), (_loose_box(target, rng),)), options, encode_crop), ()
 
 
 def _near_middle(mask: np.ndarray, rng: np.random.Generator) -> Click:
@@ -245,7 +245,7 @@ def fit(lists: Sequence[ProposalList], *, seed: int = 0) -> Ranker:
     generator = torch.Generator().manual_seed(seed)
     table = _table(lists, np.random.default_rng(seed))
     spread = table.rows.std(0, correction=0)
-    scale = torch.where(spread > 1e-6, 1 / spread.clamp(min=1e-6), 0)  # what never changes teaches nothing
+    scale = torch.where(spread > 1e-6, 1 / spread.clamp(min=1e-6), 0)  # what never changes has no weight
     mean = table.rows.mean(0)
     rows = (table.rows - mean) * scale
     hidden = (torch.randn(len(FEATURES), HIDDEN, generator=generator) * len(FEATURES) ** -0.5).requires_grad_()
@@ -282,8 +282,8 @@ def _table(lists: Sequence[ProposalList], rng: np.random.Generator) -> _Table:
     for entry in lists:
         kind = _kinds(entry)[int(rng.integers(2))]
         others = best_levels[kind] - Counter([entry.best_level])
-        for wanted, names, target in _known_contexts(entry, others, rng):
-            rows.append(ranker_features(entry.rows, entry.levels, wanted, names))
+        for context, names, target in _known_contexts(entry, others, rng):
+            rows.append(ranker_features(entry.rows, entry.levels, context, names))
             targets.append(target)
             weights.append(np.full(len(target), 1 / len(target) / of_source[entry.source]))
     weight = torch.from_numpy(np.concatenate(weights)).float()

@@ -37,7 +37,7 @@ class _Kept:
     """In half precision, boxes apart; without the mask logits, which are made again."""
 
     features: Features
-    answer: LayerOutput
+    decoded: LayerOutput
     names: tuple[Tensor, Tensor]
     targets: ObjectQueryTargets
 
@@ -63,10 +63,10 @@ class ReplayBuffer:
 
 def _keep(image: EncodedImage) -> _Kept:
     half = Features(image.features.mask_features.half(), image.features.memory.half(), image.features.shapes)
-    answer = image.seeds.decoded
-    halves = {f.name: getattr(answer, f.name).half() for f in fields(answer) if f.name != "boxes"}
+    decoded = image.seeds.decoded
+    halves = {f.name: getattr(decoded, f.name).half() for f in fields(decoded) if f.name != "boxes"}
     of_object, of_part = image.seeds.names
-    return _Kept(half, replace(answer, **halves), (of_object.half(), of_part.half()), image.targets)
+    return _Kept(half, replace(decoded, **halves), (of_object.half(), of_part.half()), image.targets)
 
 
 @torch.no_grad()
@@ -74,8 +74,8 @@ def _again(kept: _Kept, model: SemanticSAM) -> EncodedImage:
     features = replace(
         kept.features, mask_features=kept.features.mask_features.float(), memory=kept.features.memory.float()
     )
-    answer = kept.answer
-    answer = replace(answer, **{f.name: getattr(answer, f.name).float() for f in fields(answer)})
-    logits = model.mask_logits(features, answer.mask_embedding).flatten(0, 2).float()
+    decoded = kept.decoded
+    decoded = replace(decoded, **{f.name: getattr(decoded, f.name).float() for f in fields(decoded)})
+    logits = model.mask_logits(features, decoded.mask_embedding).flatten(0, 2).float()
     of_object, of_part = kept.names
-    return EncodedImage(features, SeedOutput(answer, logits, (of_object.float(), of_part.float())), kept.targets)
+    return EncodedImage(features, SeedOutput(decoded, logits, (of_object.float(), of_part.float())), kept.targets)

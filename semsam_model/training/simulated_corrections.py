@@ -38,7 +38,7 @@ def simulate_corrections(
 
     prompts as drawn, `first` the last layer's output for them. Returns the outputs of every layer for at most
     `config.prompts` prompts an image, with gradients, and what they are held to: of the masks that a prompt may mean
-    those that agree with all its clicks, the wanted one among them.
+    those that agree with all its clicks, the one it was drawn from among them.
     count: at most this many further clicks; rngs: one for each image, so that its clicks depend on no other.
     """
     device, total = prompts.boxes.device, prompts.boxes.shape[1]
@@ -48,8 +48,8 @@ def simulate_corrections(
     of_prompt = prompts.targets.of_prompt[row, column]
     size = (features.mask_features.shape[-2], features.mask_features.shape[-1])
     masks = [F.adaptive_avg_pool2d(m[:, None].float(), size).squeeze(1) > 0.5 for m in prompts.targets.masks]
-    wanted = torch.stack([of_image[rows] for of_image, rows in zip(masks, of_prompt[:, :, 0], strict=True)])
-    expected = wanted.cpu().numpy()
+    target = torch.stack([of_image[rows] for of_image, rows in zip(masks, of_prompt[:, :, 0], strict=True)])
+    expected = target.cpu().numpy()
     clicks = FurtherClicks(torch.zeros(*kinds.shape, count, 2), torch.full((*kinds.shape, count), ABSENT))
     with torch.no_grad():
         embedding = first.mask_embedding[row, column]
@@ -57,7 +57,7 @@ def simulate_corrections(
             if number:
                 earlier = FurtherClicks(clicks.points[:, :, :number].to(device), clicks.kinds[:, :, :number].to(device))
                 embedding = model.prompt(features, boxes, kinds, further=earlier)[-1].mask_embedding
-            predicted = _nearest(model.mask_logits(features, embedding) > 0, wanted)
+            predicted = _nearest(model.mask_logits(features, embedding) > 0, target)
             _add_click(clicks, number, expected, predicted.cpu().numpy(), config, rngs)
     clicks = FurtherClicks(clicks.points.to(device), clicks.kinds.to(device))
     allowed = [_agreeing(masks[b], of_prompt[b], clicks.points[b], clicks.kinds[b]) for b in range(len(masks))]
@@ -80,10 +80,10 @@ def _add_click(
         clicks.points[image, :, number], clicks.kinds[image, :, number] = places, kinds
 
 
-def _nearest(masks: Tensor, wanted: Tensor) -> Tensor:
+def _nearest(masks: Tensor, target: Tensor) -> Tensor:
     """bool (B, N, T, h, w) and (B, N, h, w) -> of each prompt the level of highest IoU, (B, N, h, w)."""
-    inner = (masks & wanted[:, :, None]).sum((3, 4))
-    union = (masks | wanted[:, :, None]).sum((3, 4)).clamp(min=1)
+    inner = (masks & target[:, :, None]).sum((3, 4))
+    union = (masks | target[:, :, None]).sum((3, 4)).clamp(min=1)
     best = (inner / union).argmax(2)
     return masks.take_along_dim(best[:, :, None, None, None], 2)[:, :, 0]
 
@@ -121,7 +121,7 @@ def _any_wrong_cell(expected: np.ndarray, predicted: np.ndarray, rng: np.random.
 
 
 def _agreeing(masks: Tensor, of_prompt: Tensor, points: Tensor, kinds: Tensor) -> Tensor:
-    """`of_prompt` (N, K) without the masks that contradict a click; the first, which is the wanted one, stays.
+    """`of_prompt` (N, K) without the masks that contradict a click; the first, from which the prompt was drawn, stays.
 
     masks bool (G, h, w), points (N, clicks, 2) as shares, kinds (N, clicks).
     """

@@ -45,7 +45,7 @@ RandomPoints = Callable[[int, int], Tensor]
 
 
 class LayerPrediction(Protocol):
-    """What a decoder layer says of B images, N prompts, T tokens."""
+    """Output of a decoder layer for B images, N prompts, T tokens."""
 
     @property
     def mask_embedding(self) -> Tensor:
@@ -181,12 +181,12 @@ def _match(
             logits = layer.mask_embedding[b].flatten(0, 1).float() @ features
             truth = sample_bilinear(masks[None].float(), points)[0]
             cross_entropy, dice = mask_costs(logits, truth)
-            predicted, wanted = layer.boxes[b].flatten(0, 1).float()[:, None], targets.boxes[b].float()[None]
+            predicted, expected = layer.boxes[b].flatten(0, 1).float()[:, None], targets.boxes[b].float()[None]
             cost = (
                 config.mask_bce * cross_entropy
                 + config.mask_dice * dice
-                + config.box_l1 * (predicted - wanted).abs().sum(-1)
-                - config.box_giou * generalised_iou(predicted, wanted)
+                + config.box_l1 * (predicted - expected).abs().sum(-1)
+                - config.box_giou * generalised_iou(predicted, expected)
             )
         # A diverged run must reach the caller's check of the loss, not die in the assignment.
         cost = cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6)
@@ -277,9 +277,9 @@ def _pair_losses(
     """Name of a term of LayerLoss -> its values for n pairs (n,)."""
     points = _uncertain_points(pairs.logits, pairs.matches, config, random_points)
     logits = sample_bilinear(pairs.logits[:, None], points).squeeze(1)
-    wanted = truth.at(pairs.rows, points)
+    target = truth.at(pairs.rows, points)
     probability = logits.sigmoid()
-    dice = 1 - (2 * (probability * wanted).sum(1) + 1) / (probability.sum(1) + wanted.sum(1) + 1)
+    dice = 1 - (2 * (probability * target).sum(1) + 1) / (probability.sum(1) + target.sum(1) + 1)
     boxes = truth.boxes[pairs.rows]
     if config.iou_target == "soft_dice":
         outlined = truth.supervised[pairs.rows, MASKS] > 0
@@ -287,7 +287,7 @@ def _pair_losses(
     else:
         iou_target = _iou(pairs.logits.detach() > 0, truth.small[pairs.rows])
     return {
-        "mask_bce": F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1),
+        "mask_bce": F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1),
         "mask_dice": dice,
         "box_l1": (pairs.boxes - boxes).abs().sum(1),
         "box_giou": 1 - generalised_iou(pairs.boxes, boxes),

@@ -95,10 +95,10 @@ def match_prompts(cost: Tensor, of_prompt: Tensor) -> Match:
     At most min(T, masks of the prompt) pairs a prompt; the other tokens stay unmatched.
     """
     costs = cost.detach().cpu().numpy()
-    wanted = of_prompt.cpu().numpy()
+    allowed = of_prompt.cpu().numpy()
     queries, targets = [], []
-    for prompt in range(len(wanted)):
-        rows = wanted[prompt][wanted[prompt] != NO_TARGET]
+    for prompt in range(len(allowed)):
+        rows = allowed[prompt][allowed[prompt] != NO_TARGET]
         tokens, chosen = linear_sum_assignment(costs[prompt][:, rows])
         queries.append(prompt * cost.shape[1] + tokens)
         targets.append(rows[chosen])

@@ -85,18 +85,18 @@ def name_loss(
             terms.append(embedding.new_zeros((), dtype=torch.float32))
             shares.append(None)
             continue
-        wanted = labels[chosen]
+        target = labels[chosen]
         logits = scales[head].float() * (F.normalize(embedding[chosen].float(), dim=-1) @ table.vectors.T)
-        logits = logits.masked_fill(table.lists[wanted][:, None] != table.lists, float("-inf"))
-        weights = table.weights[wanted]
+        logits = logits.masked_fill(table.lists[target][:, None] != table.lists, float("-inf"))
+        weights = table.weights[target]
         if candidates is not None:
             removed = candidates.removed[chosen]
-            own = F.one_hot(wanted, logits.shape[1]).bool()
+            own = F.one_hot(target, logits.shape[1]).bool()
             left_out = torch.where(own, removed[:, None], ~candidates.others[chosen])
             logits = logits.masked_fill(left_out, float("-inf"))
             none = candidates.none[head].float().expand(len(logits), 1)
             logits = torch.cat((logits, none), 1)
-            wanted = torch.where(removed, logits.shape[1] - 1, wanted)
-        terms.append((weights * F.cross_entropy(logits, wanted, reduction="none")).sum() / totals[head])
-        shares.append(float((logits.detach().argmax(1) == wanted).float().mean()))
+            target = torch.where(removed, logits.shape[1] - 1, target)
+        terms.append((weights * F.cross_entropy(logits, target, reduction="none")).sum() / totals[head])
+        shares.append(float((logits.detach().argmax(1) == target).float().mean()))
     return NameLoss(terms[0], terms[1], shares[0], shares[1])

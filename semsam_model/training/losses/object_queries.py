@@ -41,7 +41,7 @@ LEAST_IOU = 0.5
 TERMS = ("tokens", "proposals", "queries", "mask_bce", "mask_dice", "box")
 GAMMA = 2.0  #: of the focal loss
 SCORE_SCALE = 5.0  #: of the mean cross-entropy of scores, most of which are easy
-LEAST_MATCH = 0.2  #: pairs with a smaller IoU teach a query nothing about its mask
+LEAST_MATCH = 0.2  #: pairs with a smaller IoU give a query no loss of its mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ def token_targets(masks: Tensor, kinds: Tensor, shapes: Shapes) -> Tensor:
     masks bool (G, h, w). Every mask that is not empty has at least one positive cell.
     """
     height, width = masks.shape[-2:]
-    wanted = [np.zeros((len(GRANULARITIES), h, w), np.float32) for h, w in shapes]
+    levels = [np.zeros((len(GRANULARITIES), h, w), np.float32) for h, w in shapes]
     for mask, kind in zip(masks.cpu().numpy(), kinds.tolist(), strict=True):
         area = int(mask.sum())
         if not area:
@@ -91,12 +91,12 @@ def token_targets(masks: Tensor, kinds: Tensor, shapes: Shapes) -> Tensor:
             rows = ((np.arange(h) + 0.5) * height / h).astype(int)
             columns = ((np.arange(w) + 0.5) * width / w).astype(int)
             at = depth[np.ix_(rows, columns)]
-            here = wanted[level][kind]
+            here = levels[level][kind]
             here[(at > 0) & (here == 0)] = -1
             if fits[level]:
                 here[at > 0.5 * depth.flat[inner]] = 1
                 here[inner // width * h // height, inner % width * w // width] = 1
-    return torch.from_numpy(np.concatenate([level.reshape(len(GRANULARITIES), -1) for level in wanted], 1).T.copy())
+    return torch.from_numpy(np.concatenate([level.reshape(len(GRANULARITIES), -1) for level in levels], 1).T.copy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,17 +214,17 @@ def _match(scores: Tensor, ious: Tensor, targets: ObjectQueryTargets) -> tuple[T
     return query[useful], mask[useful]
 
 
-def _box_ious(boxes: Tensor, wanted: Tensor) -> Tensor:
+def _box_ious(boxes: Tensor, targets: Tensor) -> Tensor:
     """(P, 4) and (G, 4) -> (P, G), as generalised IoU, never below 0."""
-    return generalised_iou(boxes[:, None], wanted[None]).clamp(min=0)
+    return generalised_iou(boxes[:, None], targets[None]).clamp(min=0)
 
 
-def _box_loss(boxes: Tensor, wanted: Tensor) -> Tensor:
+def _box_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """L1 and generalised IoU of n boxes (n, 4), weighted as the clicks' are; 0 of none."""
     if not len(boxes):
         return boxes.sum()
-    l1 = (boxes - wanted).abs().sum(1)
-    return (5 * l1 + 2 * (1 - generalised_iou(boxes, wanted))).mean()
+    l1 = (boxes - targets).abs().sum(1)
+    return (5 * l1 + 2 * (1 - generalised_iou(boxes, targets))).mean()
 
 
 def _mask_losses(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,10 +253,10 @@ def with_names(
     """The loss with the names of matched queries whose mask is good enough, held against the lists that
     `CandidateLabels.draw` gives. scales, none (2,)."""
     objects, parts, labels = [], [], []
-    for output, wanted, (query, mask) in zip(outputs, targets, loss.matched, strict=True):
+    for output, of_image, (query, mask) in zip(outputs, targets, loss.matched, strict=True):
         objects.append(output.object_embedding[query])
         parts.append(output.part_embedding[query])
-        labels.append(wanted.labels[mask])
+        labels.append(of_image.labels[mask])
     rows = torch.cat(labels)
     drawn = CandidateLabels.draw(none, len(rows), len(table.vectors))
     names = name_loss(torch.cat(objects), torch.cat(parts), rows, table, scales, drawn, reduce_mean)
