@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -53,13 +53,19 @@ def by_task(regions: Iterable[StoredRegion]) -> Iterator[LabelledTask]:
         yield LabelledTask(tuple(tuple(own) for _, own in annotations))
 
 
-def granularity(region: StoredRegion, siblings: Iterable[StoredRegion]) -> str:
-    """What is known, else a part where the region that contains it is there, else an object."""
-    if region.granularity is not None:
-        return region.granularity
-    return "part" if region.parent in {other.key.region for other in siblings if other is not region} else "object"
+def parents(regions: Sequence[StoredRegion]) -> list[int | None]:
+    """For each region of an annotation, the index of the one that contains it; None where that one is not there."""
+    places = {region.key.region: index for index, region in enumerate(regions)}
+    return [None if region.parent == region.key.region else places.get(region.parent or "") for region in regions]
 
 
-def category(region: StoredRegion, siblings: Iterable[StoredRegion]) -> tuple[str, str]:
-    """(label, granularity); the label is "" where there is none."""
-    return region.labels[0] if region.labels else "", granularity(region, siblings)
+def categories(regions: Sequence[StoredRegion]) -> list[tuple[str, str]]:
+    """(label, granularity) of each region of an annotation.
+
+    The label is "" where there is none. A region of unknown granularity is a part where the region that contains it is
+    there, else an object.
+    """
+    return [
+        (region.labels[0] if region.labels else "", region.granularity or ("object" if parent is None else "part"))
+        for region, parent in zip(regions, parents(regions), strict=True)
+    ]

@@ -1,7 +1,7 @@
 """`semsam export`: what the store keeps of a project -> files that others read; split by photo, resumable.
 
-Regions are read once, into a file of the system's that nobody else sees: what arrives in the store meanwhile changes
-nothing of an export that runs. Memory holds one task at a time.
+Regions are read once, into a nameless temporary file: what arrives in the store meanwhile does not change an export
+that is under way. Memory holds one task at a time.
 """
 
 from __future__ import annotations
@@ -16,11 +16,21 @@ from typing import IO
 
 from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.split import SPLITS
-from backend.corrections.tasks import by_task, category
-from backend.export.staging import check_target, staged
-from backend.export.writers import Format, Images, Job, writer
+from backend.corrections.tasks import LabelledTask, by_task, categories
+from backend.export.coco import CocoWriter
+from backend.export.label_studio_tasks import LabelStudioWriter
+from backend.export.mask_files import MaskWriter
+from backend.export.plan import Format, Images, Plan, Writer
+from backend.export.sa1b import Sa1bWriter
+from backend.export.staging import Staging, check_target, staged
 from backend.records import StoredProject, StoredRegion
 
+WRITERS: dict[Format, Callable[[Staging, Plan], Writer]] = {
+    "coco": CocoWriter,
+    "sa1b": Sa1bWriter,
+    "masks": MaskWriter,
+    "labelstudio": LabelStudioWriter,
+}
 #: Regions between two checkpoints: what a kill costs at most.
 CHECKPOINT = 500
 _LAYOUT = 1  #: of the files below; another one does not go on where this one was killed
@@ -72,23 +82,17 @@ def export(
         on_start(found.regions)
         identity = [_LAYOUT, found.digest, form, images, complete, project.key.origin, project.key.project]
         with staged(out, [*identity, project.title, project.label_config]) as staging:
-            job = Job(project, found.categories, photos, out, images, not complete)
-            write = writer(form, staging, job)
-            resumed, since = staging.after is None, 0
-            for task in by_task(_kept(kept)):
-                size = sum(map(len, task.annotations))
-                on_task(size)
-                if not resumed:
-                    resumed = task.id == staging.after
-                    continue
-                write.write(task)
-                staging.add(f"{task.split} tasks")
-                staging.add(f"{task.split} regions", size if form == "labelstudio" else len(task.latest))
-                since += size
-                if since >= checkpoint:
-                    staging.checkpoint(task.id)
-                    since = 0
-            write.finish()
+            plan = Plan(project, found.categories, photos, out, images, not complete)
+            writer = WRITERS[form](staging, plan)
+            _write(
+                by_task(_kept(kept)),
+                writer,
+                staging,
+                every_annotation=form == "labelstudio",
+                on_task=on_task,
+                checkpoint=checkpoint,
+            )
+            writer.finish()
             result = Exported(
                 {split: staging.count(f"{split} tasks") for split in SPLITS},
                 {split: staging.count(f"{split} regions") for split in SPLITS},
@@ -111,6 +115,32 @@ def export(
     return result
 
 
+def _write(
+    tasks: Iterable[LabelledTask],
+    writer: Writer,
+    staging: Staging,
+    *,
+    every_annotation: bool,
+    on_task: Callable[[int], None],
+    checkpoint: int,
+) -> None:
+    """Write the tasks, from the last checkpoint on. every_annotation: the format holds all of them, not the latest."""
+    resumed, since = staging.after is None, 0
+    for task in tasks:
+        size = sum(map(len, task.annotations))
+        on_task(size)
+        if not resumed:
+            resumed = task.id == staging.after
+            continue
+        writer.write(task)
+        staging.add(f"{task.split} tasks")
+        staging.add(f"{task.split} regions", size if every_annotation else len(task.latest))
+        since += size
+        if since >= checkpoint:
+            staging.checkpoint(task.id)
+            since = 0
+
+
 def _keep(regions: Iterable[StoredRegion], kept: IO[bytes]) -> _Survey:
     """Put the regions into a file, and look at all of them once: categories are needed before the first is written."""
     digest, number, left_out = hashlib.sha256(), 0, 0
@@ -127,7 +157,7 @@ def _keep(regions: Iterable[StoredRegion], kept: IO[bytes]) -> _Survey:
             yield region
 
     for task in by_task(seen()):
-        kinds |= {category(region, task.latest) for region in task.latest}
+        kinds.update(categories(task.latest))
     return _Survey(digest.hexdigest(), number, left_out, {kind: k for k, kind in enumerate(sorted(kinds), start=1)})
 
 

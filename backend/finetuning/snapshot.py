@@ -16,7 +16,7 @@ from typing import Any
 
 from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.split import Split, split_of
-from backend.corrections.tasks import LabelledTask, by_task, granularity
+from backend.corrections.tasks import LabelledTask, by_task, categories, parents
 from backend.records import StoredRegion
 from semsam_model.data.photos import PhotoFile
 from semsam_model.data.samples import Annotation, Region, Sample
@@ -78,17 +78,18 @@ def _snapshot(photos: tuple[Mapping[str, Any], ...]) -> Snapshot:
 
 
 def _photo(task: LabelledTask) -> dict[str, Any]:
-    places = {region.key.region: index for index, region in enumerate(task.latest)}
     height, width = task.size
     regions = [
         {
             "mask": dict(region.mask),
-            "granularity": granularity(region, task.latest),
-            "name": region.labels[0] if region.labels else None,
-            "parent": places.get(region.parent or "") if region.parent != region.key.region else None,
+            "granularity": granularity,
+            "name": label or None,
+            "parent": parent,
             "weight": weight(region),
         }
-        for region in task.latest
+        for region, parent, (label, granularity) in zip(
+            task.latest, parents(task.latest), categories(task.latest), strict=True
+        )
     ]
     return {"sha256": task.sha256, "width": width, "height": height, "regions": regions}
 

@@ -25,8 +25,8 @@ from backend.cli.main import app
 from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.split import SPLITS, VALIDATION_SHARE, split_of
 from backend.errors import ExportError
+from backend.export.plan import Format
 from backend.export.run import Exported, export
-from backend.export.writers import Format
 from backend.label_studio.label_config import LabelConfig
 from backend.records import StoredRegion
 from backend.store.database import Store
@@ -381,33 +381,40 @@ def test_an_export_killed_again_and_again_ends_with_the_bytes_of_one_that_was_no
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
-def test_a_killed_export_goes_on_where_it_was_unless_the_regions_are_others(
-    tmp_path: Path, photos: PhotoArchive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from backend.export import writers as export_writers
+class WatchedPhotos(PhotoArchive):
+    """Notes which photos are asked for, one for each task that is written; the process is killed at one, once."""
 
-    written: list[int] = []
-    write = export_writers.CocoWriter.write
+    def __init__(self, root: Path, killed_at: str) -> None:
+        super().__init__(root)
+        self.killed_at = killed_at
+        self.asked: list[str] = []
 
-    def watched(self: export_writers.CocoWriter, task: Any) -> None:
-        if task.id == 15 and not written.count(-1):
-            written.append(-1)
+    def path(self, sha256: str) -> Path:
+        self.asked.append(sha256)
+        if sha256 == self.killed_at:
+            self.killed_at = ""
             raise KeyboardInterrupt
-        written.append(task.id)
-        write(self, task)
+        return super().path(sha256)
 
-    monkeypatch.setattr(export_writers.CocoWriter, "write", watched)
-    regions = car_park(photos, 20)
-    with pytest.raises(KeyboardInterrupt):
-        run(regions, photos, tmp_path / "out", checkpoint=1)
-    assert run(regions, photos, tmp_path / "out", checkpoint=1).tasks["train"]
-    assert written == [*range(1, 15), -1, *range(15, 21)]
 
-    written[:] = []
-    with pytest.raises(KeyboardInterrupt):
-        run(regions, photos, tmp_path / "out", checkpoint=1)
-    run(car_park(photos, 21), photos, tmp_path / "out", checkpoint=1)
-    assert written == [*range(1, 15), -1, *range(1, 22)]
+def test_a_killed_export_goes_on_where_it_was_unless_the_regions_are_others(
+    tmp_path: Path, photos: PhotoArchive
+) -> None:
+    regions = car_park(photos, 21)
+    of = {region.key.task: region.image_sha256 or "" for region in regions}
+    first_20 = [region for region in regions if region.key.task <= 20]
+
+    def killed_then_again(again: list[StoredRegion]) -> list[str]:
+        """Photos of the tasks that were written, in the order written."""
+        watched = WatchedPhotos(tmp_path / "photos", of[15])
+        with pytest.raises(KeyboardInterrupt):
+            run(first_20, watched, tmp_path / "out", checkpoint=1)
+        assert run(again, watched, tmp_path / "out", checkpoint=1).tasks["train"]
+        return watched.asked
+
+    until_killed = [of[task] for task in range(1, 16)]
+    assert killed_then_again(first_20) == [*until_killed, *(of[task] for task in range(15, 21))]
+    assert killed_then_again(regions) == [*until_killed, *(of[task] for task in range(1, 22))]
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path, photos: PhotoArchive) -> None:
