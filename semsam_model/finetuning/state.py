@@ -139,7 +139,7 @@ class FineTuneRun:
 
     def _loss(self, views: Sequence[View], rng: np.random.Generator) -> LossOutput:
         drawn = [
-            draw_prompts(v.masks, v.granularity, self.config.sampling, self.model.click_box, rng, v.weights)
+            draw_prompts(v.masks, v.granularity, self.config.sampling, self.model.config.click_box, rng, v.weights)
             for v in views
         ]
         # what a project does not label is not what it wants: its candidates may well learn to be worth little

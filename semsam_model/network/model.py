@@ -3,7 +3,7 @@
     embedding = model.encode(rgb)                       # a value; the model keeps no image
     output = model.decode(embedding, [Click(x, y)])     # six masks a prompt
 
-`encode` and `decode` work in inference mode on photo pixels; `features`, `prompt` and `mask_logits` are the same steps
+`encode` and `decode` work in inference mode on photo pixels; `features`, `decoder` and `mask_logits` are the same steps
 on batches, with gradients, for training.
 """
 
@@ -96,10 +96,6 @@ class SemanticSAM(nn.Module):
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.pixel_std).view(3, 1, 1), persistent=False)
-
-    @property
-    def click_box(self) -> float:
-        return self.config.click_box
 
     # -- one photo, photo pixels, no gradients
 
@@ -219,17 +215,6 @@ class SemanticSAM(nn.Module):
         own = self.generic is not None and self.generic.pixel_decoder is not None
         return replace(features, maps=tuple(maps if own else read_again))
 
-    def prompt(
-        self,
-        features: Features,
-        boxes: Tensor,
-        kinds: Tensor,
-        all_layers: bool = False,
-        further: FurtherClicks | None = None,
-    ) -> list[LayerOutput]:
-        """See PromptDecoder.forward."""
-        return self.decoder(features, boxes, kinds, all_layers, further)
-
     def class_embeddings(
         self, features: Features, output: LayerOutput, image: int, query: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -262,7 +247,7 @@ class SemanticSAM(nn.Module):
         assert self.generic is not None
         count = self.generic.queries
         seeds = torch.stack([choose_seeds(scores.detach(), features.shapes, count) for scores in token_scores])
-        boxes = F.pad(cell_centres(features.shapes, seeds.device)[seeds], (0, 2), value=self.click_box)
+        boxes = F.pad(cell_centres(features.shapes, seeds.device)[seeds], (0, 2), value=self.config.click_box)
         decoder = self.decoder if self.generic.decoder is None else self.generic.decoder
         (decoded,) = decoder(features, boxes, torch.full_like(seeds, CLICK))
         every = self.mask_logits(features, decoded.mask_embedding).flatten(1, 2).float().unbind()

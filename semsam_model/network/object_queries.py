@@ -86,7 +86,7 @@ class ObjectQueryHead(nn.Module):
             self.decoder = PromptDecoder(
                 replace(config, decoder_layers=config.generic_decoder_layers, corrections=False)
             )
-        self.queries, self.click_box = config.generic_queries, config.click_box
+        self.queries = config.generic_queries
         self.level_embed = nn.Parameter(torch.zeros(MEMORY_LEVELS, c))
         self.token_norm = nn.LayerNorm(c)
         self.token_score = MLP(c, c, len(GRANULARITIES), 3)

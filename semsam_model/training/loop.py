@@ -156,7 +156,7 @@ def _training_batches(run: Run, mixture: Mixture) -> TrainingBatches:
         mixture,
         [dataclasses.replace(stage, steps=stage.steps * config.accumulate) for stage in config.stages],
         config.sampling,
-        click_box=run.model.click_box,
+        click_box=run.model.config.click_box,
         fill=run.model.config.pixel_mean,
         seed=config.seed,
         vocabulary=run.vocabulary,

@@ -56,12 +56,12 @@ def simulate_corrections(
         for number in range(count):
             if number:
                 earlier = FurtherClicks(clicks.points[:, :, :number].to(device), clicks.kinds[:, :, :number].to(device))
-                embedding = model.prompt(features, boxes, kinds, further=earlier)[-1].mask_embedding
+                embedding = model.decoder(features, boxes, kinds, further=earlier)[-1].mask_embedding
             predicted = _nearest(model.mask_logits(features, embedding) > 0, target)
             _add_click(clicks, number, expected, predicted.cpu().numpy(), config, rngs)
     clicks = FurtherClicks(clicks.points.to(device), clicks.kinds.to(device))
     allowed = [_agreeing(masks[b], of_prompt[b], clicks.points[b], clicks.kinds[b]) for b in range(len(masks))]
-    layers = model.prompt(features, boxes, kinds, all_layers=True, further=clicks)
+    layers = model.decoder(features, boxes, kinds, all_layers=True, further=clicks)
     return layers, replace(prompts.targets, of_prompt=torch.stack(allowed))
 
 

@@ -126,7 +126,7 @@ def test_every_decoder_layer_answers_as_published(
     boxes, kinds = embedding.frame.prompts([click(*CLICKS[0])], model.config)
     features = Features(embedding.mask_features[None], embedding.memory[None], embedding.shapes)
     with torch.inference_mode():
-        layers = model.prompt(features, boxes[None], kinds[None], all_layers=True)
+        layers = model.decoder(features, boxes[None], kinds[None], all_layers=True)
     assert len(layers) == 9
     assert_near(torch.stack([layer.predicted_iou[0, 0] for layer in layers[:-1]]), records["click0_layer_ious"], 1e-4)
     assert_near(torch.stack([layer.boxes[0, 0] for layer in layers[:-1]]), records["click0_layer_boxes"], 1e-4)

@@ -43,7 +43,7 @@ def table(model: SemanticSAM) -> NameTable:
 def batch(model: SemanticSAM) -> Batch:
     stages, config = [Stage(1, 96, 2)], SamplingConfig(prompts=4)
     return TrainingBatches(
-        Mixture.of(SAMPLES), stages, config, click_box=model.click_box, fill=FILL, seed=0, vocabulary=VOCABULARY
+        Mixture.of(SAMPLES), stages, config, click_box=model.config.click_box, fill=FILL, seed=0, vocabulary=VOCABULARY
     )[0]
 
 

@@ -61,7 +61,7 @@ def prompt_with(further: FurtherClicks | None, model: SemanticSAM, features: Fea
     boxes = torch.tensor([[[0.3, 0.4, 0.005, 0.005], [0.7, 0.6, 0.3, 0.2]]] * 2)
     kinds = torch.tensor([[0, 1]] * 2)
     with torch.no_grad():
-        return model.prompt(features, boxes, kinds, further=further)[-1].mask_embedding
+        return model.decoder(features, boxes, kinds, further=further)[-1].mask_embedding
 
 
 def some(kinds: list[int]) -> FurtherClicks:
@@ -120,9 +120,7 @@ def test_the_first_correction_lies_where_the_nearest_level_was_wrong(
         asked.extend([further] if further is not None else [])
         return forward(*args, further=further, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(
-        model, "prompt", lambda f, b, k, all_layers=False, further=None: listening(f, b, k, all_layers, further=further)
-    )
+    monkeypatch.setattr(model.decoder, "forward", listening)
     with torch.no_grad():
         first = forward(features, boxes, kinds)[-1]
     config = SimulatedCorrectionsConfig(prompts=8, clicks=1, deepest=deepest)
@@ -153,7 +151,7 @@ def test_corrected_prompts_are_held_to_masks_that_agree_with_every_click_and_to_
 ) -> None:
     boxes, kinds, held_to = prompts.boxes, prompts.kinds, prompts.targets
     with torch.no_grad():
-        first = model.prompt(features, boxes, kinds)[-1]
+        first = model.decoder(features, boxes, kinds)[-1]
     config = SimulatedCorrectionsConfig(prompts=8, clicks=3)
     layers, again = simulate_corrections(model, features, prompts, first, config, 3, generators(2))
     assert len(layers) == 2 and layers[-1].mask_embedding.requires_grad
