@@ -8,17 +8,16 @@ from typing import Annotated, Literal
 import typer
 
 from backend.cli.context import opened_store
+from backend.cli.options import Origin, Project
 
 
 def export(
-    project: Annotated[int, typer.Option("--project", help="Id of the project in Label Studio.")],
+    project: Project,
     out: Annotated[Path, typer.Option("--out", help="Folder: new, empty, or with an earlier export.")],
     form: Annotated[
         Literal["coco", "sa1b", "labelstudio", "masks"], typer.Option("--format", help="See docs/run/export.md.")
     ] = "coco",
-    origin: Annotated[
-        str | None, typer.Option("--origin", help="Address of its Label Studio, where several have this project.")
-    ] = None,
+    origin: Origin = None,
     images: Annotated[
         Literal["copy", "reference", "none"],
         typer.Option("--images", help="Copy the photos, point to where they lie, or only name them."),
