@@ -2,7 +2,7 @@
 
 Both models click the same masks (`gate.clicks`): those of corrections held out by photo, and of a guard set that never
 changes. The value of a click is the mean of `oracle` and `first`, percent: the IoU of the best candidate, and of the
-one that is offered first. The child is promoted when
+one ranked first. The child is promoted when
 
     the masks agree with their own photos (`gate.photo_agreement`), which is measured before anything is learned;
     the mean gain on the held-out corrections is at least `margin`, and the lower end of its bootstrap interval, which

@@ -24,8 +24,8 @@ TEMPLATES = Path(__file__).parent
 _MEASURES = {
     "value": "value",
     "oracle": "best of six",
-    "first": "offered first",
-    "max": "said to be best",
+    "first": "ranked first",
+    "max": "highest predicted IoU",
     "label_top1": "label top-1",
 }
 _SETS = {"held_out": "held-out corrections", "guard": "guard set"}

@@ -89,8 +89,8 @@ def test_in_a_browser_the_last_gate_is_a_table_with_a_link_to_its_report(once: F
             value = [(o + f) / 2 for o, f in zip(row["oracle"], row["first"], strict=True)]
             assert shown["value"] == told(*value)
             assert shown["best of six"] == told(*row["oracle"])
-            assert shown["offered first"] == told(*row["first"])
-            assert shown["said to be best"] == told(*row["max"])
+            assert shown["ranked first"] == told(*row["first"])
+            assert shown["highest predicted IoU"] == told(*row["max"])
             assert shown["masks"] == str(row["masks"])
         levels = [text.split("\t")[0] for text in gate.locator("tr.part").all_inner_texts()]
         assert levels == [f"level {level}" for level in verdict["by_level"]]
@@ -180,7 +180,7 @@ def test_measures_and_sets_that_are_not_known_are_shown_under_their_names_after_
     assert gate is not None and html is not None
     assert "61.0 % on their own photos, by 20.5 % on others" in html
     assert [row.name for row in gate.verdict.of_group(None)] == ["held-out corrections", "guard set", "swapped"]
-    assert list(gate.verdict.measures.values()) == ["value", "best of six", "offered first", "follows picture"]
+    assert list(gate.verdict.measures.values()) == ["value", "best of six", "ranked first", "follows picture"]
     held_out = gate.verdict.rows[0]
     words = [change.direction for name in gate.verdict.measures if (change := held_out.get(name))]
     assert words == ["down", "same", "down", "up"]
