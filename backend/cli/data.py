@@ -56,7 +56,7 @@ def pack(
 def make(
     out: Annotated[Path, typer.Option("--out", help="Folder for synthetic.json and photos; see docs/train/data.md.")],
     count: Annotated[int, typer.Option(min=1, help="Scenes.")] = 100,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes.")] = 0,
     size: Annotated[int, typer.Option(min=32, max=4096, help="Side, pixels.")] = 256,
 ) -> None:
     """Write made scenes of objects, parts and subparts with names."""

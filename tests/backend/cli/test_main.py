@@ -29,7 +29,9 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 def test_every_command_and_option_explains_itself(words: tuple[str, ...]) -> None:
     result = semsam(*words, "--help")
     assert result.code == 0 and f"Usage: semsam {' '.join(words)}".rstrip() in " ".join(result.stdout.split())
-    assert COMMANDS[words].help
+    command = COMMANDS[words]
+    assert command.help
+    assert not [each.name for each in command.params if not getattr(each, "help", None)]
 
 
 def test_help_comes_without_torch() -> None:
