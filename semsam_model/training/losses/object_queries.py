@@ -127,7 +127,8 @@ def object_query_loss(
     outputs: Sequence[ObjectQueryOutput], features: Sequence[Features], targets: Sequence[ObjectQueryTargets]
 ) -> ObjectQueryLoss:
     """Loss of the object queries of some images; features: of each, a batch of one."""
-    terms, matched = zip(*map(_image_loss, outputs, features, targets), strict=True)
+    images = [_image_loss(*of_image) for of_image in zip(outputs, features, targets, strict=True)]
+    terms, matched = zip(*images, strict=True)
     means = torch.stack(terms).mean(0)
     return ObjectQueryLoss(**dict(zip(TERMS, means, strict=True)), matched=matched)
 

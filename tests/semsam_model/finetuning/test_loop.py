@@ -63,6 +63,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(model: SemanticSAM, tmp
         assert torch.equal(value, rest.model.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_a_run_is_stopped_between_the_photos_of_the_ranker_too(model: SemanticSAM, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, steps=1, ranker_photos=2)
     asked: list[int] = []

@@ -59,6 +59,7 @@ def test_everything_published_is_kept_but_projections_of_another_text_encoder(fo
     assert set(run.fresh) == set(ours) - kept
 
 
+@pytest.mark.slow
 def test_a_fine_tune_of_published_weights_answers_a_click_with_names(folder: Path, tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=300)
     result = train_from_config(
