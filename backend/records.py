@@ -63,8 +63,8 @@ class StoredRegion:
     """One region of a submitted annotation, as it stands now."""
 
     key: RegionKey
-    image_sha256: str | None  #: of the picture file; None until the file could be fetched
-    image_url: str | None  #: what the task's data names as its picture
+    image_sha256: str | None  #: of the photo file; None until the file could be fetched
+    image_url: str | None  #: what the task's data names as its photo
     width: int
     height: int
     labels: tuple[str, ...]
