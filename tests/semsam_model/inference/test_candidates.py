@@ -174,7 +174,7 @@ def test_a_mask_half_outside_another_has_no_parent(share: float) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31))
-def test_overlaps_of_two_looks_are_those_of_the_masks_in_the_photo(seed: int) -> None:
+def test_intersections_of_two_crops_are_those_of_the_masks_in_the_photo(seed: int) -> None:
     rng = np.random.default_rng(seed)
     config = read_model_config("tiny")
     whole, window = Frame.of((128, 128), config), Frame.of((128, 128), config, (32, 48, 96, 112))

@@ -48,7 +48,7 @@ def square(token: int, y0: int, x0: int, side: int, predicted_iou: float = 0.5) 
     return Proposal(logits, token, predicted_iou, 0.9)
 
 
-def answers(proposals: Sequence[Proposal], prompt: PromptCells) -> Proposals:
+def proposed(proposals: Sequence[Proposal], prompt: PromptCells) -> Proposals:
     """Proposals on a photo of four pixels a cell."""
     frame = Frame.of((SIZE[0] * 4, SIZE[1] * 4), CONFIG)
     nothing = ImageEmbedding(frame, torch.zeros(0), torch.zeros(0), ())
@@ -89,11 +89,11 @@ def test_scores_are_shares_and_do_not_depend_on_the_order_of_the_candidates(
     places = list(range(len(proposals)))
     random.shuffle(places)  # type: ignore[attr-defined]
     ranker = made_ranker()
-    there = answers(proposals, prompt)
-    scores = ranker.scores(ranker_features(there.features, there.levels, wanted))
+    together = proposed(proposals, prompt)
+    scores = ranker.scores(ranker_features(together.features, together.levels, wanted))
     assert ((scores >= 0) & (scores <= 1)).all()
-    there = answers([proposals[i] for i in places], prompt)
-    shuffled = ranker.scores(ranker_features(there.features, there.levels, wanted))
+    together = proposed([proposals[i] for i in places], prompt)
+    shuffled = ranker.scores(ranker_features(together.features, together.levels, wanted))
     np.testing.assert_allclose(shuffled, scores[places], atol=1e-5)
 
 
@@ -104,12 +104,12 @@ def test_no_score_lets_a_mask_pass_one_that_obeys_more_clicks(
 ) -> None:
     """Every distinct mask is kept: those that obey fewer clicks must come after."""
     options = CandidateOptions(most=len(proposals), least=len(proposals))
-    ranked = rank_candidates(answers(proposals, prompt), options, made_ranker(seed), PromptContext("part"))
+    ranked = rank_candidates(proposed(proposals, prompt), options, made_ranker(seed), PromptContext("part"))
     obeys = {p.token: obeyed(p.cells, prompt.positives, prompt.negatives) for p in proposals}
     assert [obeys[c.token] for c in ranked] == sorted((obeys[c.token] for c in ranked), reverse=True)
     visible = [obeys[p.token] for p in proposals if p.cells.any()]
     assert [obeys[c.token] for c in ranked[:1]] == sorted(visible)[-1:]
-    few = rank_candidates(answers(proposals, prompt), CandidateOptions(), made_ranker(seed), PromptContext("part"))
+    few = rank_candidates(proposed(proposals, prompt), CandidateOptions(), made_ranker(seed), PromptContext("part"))
     assert all(obeys[c.token] == max(visible) for c in few[2:]), "beyond the first two only what obeys most"
 
 
@@ -120,7 +120,7 @@ def test_what_a_row_says_about_nested_squares() -> None:
         square(5, 6, 6, 6, 0.7),
         square(1, 0, 0, 0),
     ]
-    rows = answers(proposals, PromptCells(((8, 8),), ((20, 20),), ())).features
+    rows = proposed(proposals, PromptCells(((8, 8),), ((20, 20),), ())).features
     of = {name: rows[:, i].tolist() for i, name in enumerate(OF_PROPOSAL)}
     assert of["level_1"] == [1, 0, 0, 0] and of["level_3"] == [0, 1, 0, 0] and of["level_6"] == [0, 0, 1, 0]
     assert of["obeys"] == [0.5, 1, 1, 0.5]
@@ -145,15 +145,15 @@ def test_what_the_project_can_name_moves_the_order_and_only_for_a_ranker_that_re
         replace(square(token, 4, 4, side), name_embedding=np.array(heads, np.float32))
         for token, side, heads in ((0, 9, [[8, 0], [0, 0]]), (3, 20, [[0, 1], [0, 0]]))
     )
-    there = answers([other, liked], PromptCells(((6, 6),), (), ()))
+    together = proposed([other, liked], PromptCells(((6, 6),), (), ()))
     hidden = np.zeros((len(FEATURES), 1), np.float32)
     hidden[FEATURES.index("name_score")] = 1
     reads = Ranker(hidden, np.zeros(1, np.float32), np.ones(1, np.float32), np.zeros((), np.float32))
     wanted = PromptContext(labels=labelled(["object", "object"]))
-    assert [c.token for c in rank_candidates(there, CandidateOptions(), reads, wanted)] == [0, 3]
-    assert len({c.score for c in rank_candidates(there, CandidateOptions(), reads, PromptContext())}) == 1
+    assert [c.token for c in rank_candidates(together, CandidateOptions(), reads, wanted)] == [0, 3]
+    assert len({c.score for c in rank_candidates(together, CandidateOptions(), reads, PromptContext())}) == 1
     deaf = replace(reads, hidden=np.zeros_like(hidden))
-    assert len({c.score for c in rank_candidates(there, CandidateOptions(), deaf, wanted)}) == 1
+    assert len({c.score for c in rank_candidates(together, CandidateOptions(), deaf, wanted)}) == 1
 
 
 def made_lists(seed: int, count: int = 150) -> list[ProposalList]:
@@ -169,7 +169,7 @@ def made_lists(seed: int, count: int = 150) -> list[ProposalList]:
         part, lid = rng.random() < 0.5, rng.random() < 0.5
         meant = (6 if lid else 4) if part else 2
         worth = np.array([(min(s, sides[meant - 1]) / max(s, sides[meant - 1])) ** 2 for s in sides], np.float32)
-        rows = answers(proposals, PromptCells(((1, 1),), (), ())).features
+        rows = proposed(proposals, PromptCells(((1, 1),), (), ())).features
         granularity = "part" if part else "object"
         any_iou = np.array([1, 0.9, 0.5, 0.4, 0.3, 0.2], np.float32)
         lists.append(

@@ -1,4 +1,4 @@
-"""A closer look at a window of the photo: where it goes, what it may add, and that photo pixels stay photo pixels."""
+"""A magnified crop of the photo: where it lies, what it may add, and that photo pixels stay photo pixels."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_clicks_share_few_windows() -> None:
     assert len(windows) == 7 * 7
 
 
-def test_there_is_one_look_where_all_answers_are_large_or_the_model_wants_no_other() -> None:
+def test_nothing_is_magnified_where_all_proposals_are_large_or_the_model_has_no_zoom() -> None:
     prompt = Prompt((Click(9, 9),))
     whole, limit = Frame.of((100, 100), CONFIG), CandidateOptions().magnify_below
     assert choose_crop(view(limit - 0.1, whole), prompt, CONFIG, CandidateOptions()) is not None
@@ -85,7 +85,7 @@ def test_the_window_shows_all_that_is_wanted_or_there_is_none(prompt: Prompt, lo
 
 @given(st.integers(0, 3))
 @settings(max_examples=8, deadline=None)
-def test_an_answer_that_the_window_cuts_off_is_left_out_unless_the_photo_ends_there(side: int) -> None:
+def test_a_proposal_that_the_window_cuts_off_is_left_out_unless_the_photo_ends_there(side: int) -> None:
     for window, edge in (((50, 30, 100, 60), False), ((0, 0, 200, 120), True)):
         frame = Frame.of(PHOTO, CONFIG, window)
         logits = np.full(frame.logits, -4, np.float32)
@@ -180,7 +180,7 @@ PROMPTS = [
 ]
 
 
-def test_prompts_asked_together_get_the_answers_they_get_alone_and_windows_are_encoded_once(
+def test_prompts_in_a_batch_get_the_proposals_they_get_alone_and_windows_are_encoded_once(
     model: SemanticSAM, rgb: np.ndarray, embedding: ImageEmbedding
 ) -> None:
     asked: list[Window] = []
@@ -191,21 +191,21 @@ def test_prompts_asked_together_get_the_answers_they_get_alone_and_windows_are_e
 
     together = predict_proposals_batch(model, embedding, PROMPTS, ALWAYS, encode_crop)
     assert len(asked) == len(set(asked))
-    for prompt, answers in zip(PROMPTS, together, strict=True):
+    for prompt, proposals in zip(PROMPTS, together, strict=True):
         alone = predict_proposals(model, embedding, prompt, ALWAYS, crop_encoder(model, rgb))
-        assert len(alone.crops) == len(answers.crops) == 2
-        for (_, a), (_, b) in zip(alone.pairs, answers.pairs, strict=True):
+        assert len(alone.crops) == len(proposals.crops) == 2
+        for (_, a), (_, b) in zip(alone.pairs, proposals.pairs, strict=True):
             assert a.token == b.token
             np.testing.assert_allclose(a.logits, b.logits, atol=2e-3, rtol=1e-2)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_candidates_of_two_looks_are_still_few_distinct_and_in_photo_pixels(
+def test_candidates_with_a_magnified_crop_are_still_few_distinct_and_in_photo_pixels(
     model: SemanticSAM, rgb: np.ndarray, embedding: ImageEmbedding, prompt: Prompt
 ) -> None:
-    answers = predict_proposals(model, embedding, prompt, ALWAYS, crop_encoder(model, rgb))
-    assert len(answers.levels) == len(answers.features) == len(answers.intersections) == len(answers.pairs)
-    assert len(answers.crops) == 2
+    proposals = predict_proposals(model, embedding, prompt, ALWAYS, crop_encoder(model, rgb))
+    assert len(proposals.levels) == len(proposals.features) == len(proposals.intersections) == len(proposals.pairs)
+    assert len(proposals.crops) == 2
     candidates = predict_candidates(model, embedding, prompt, ALWAYS, encode_crop=crop_encoder(model, rgb))
     assert 1 <= len(candidates) <= 6
     for i, c in enumerate(candidates):
