@@ -7,14 +7,16 @@ Frame of everything here: pixels of the EXIF-oriented photo, continuous (x, y), 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from semsam_model.errors import PromptError
+from semsam_model.errors import PromptError, Stopped
+
+Item = TypeVar("Item")
 
 #: Token of user-facing level 1..6. The order was read off trained tokens (Semantic-SAM demo), no code enforces it;
 #: our own models start their tokens from sizes in this order.
@@ -33,6 +35,14 @@ ShouldStop = Callable[[], bool]
 def never_stop() -> bool:
     """The `ShouldStop` of a caller that waits for the end."""
     return False
+
+
+def until_stopped(items: Iterable[Item], should_stop: ShouldStop) -> Iterator[Item]:
+    """The items; `should_stop` is asked before each. Raises Stopped."""
+    for item in items:
+        if should_stop():
+            raise Stopped("the caller ended the work early")
+        yield item
 
 
 def level_tokens(tokens: int) -> tuple[int, ...]:

@@ -121,7 +121,7 @@ class JobRunner:
         if reason := self._too_few(corrections):
             return Ended("refused", {"message": reason})
         model, _ = load(parent.weights, device=self._device)
-        agreement = self._steps.measure_agreement(model, corrections.all, self._gate, on_photo=_stopper(lease))
+        agreement = self._steps.measure_agreement(model, corrections.all, self._gate, should_stop=lease.should_stop)
         if agreement.reason:
             return Ended("refused", {"message": agreement.reason})
         encoder = None if model.name_head is None else TextEncoder(self._settings.text_encoder)
@@ -228,7 +228,7 @@ class JobRunner:
             agreement=agreement,
             encoder=encoder,
             lists=corrections.all,
-            on_photo=_stopper(lease),
+            should_stop=lease.should_stop,
         )
         taken = corrections.snapshot
         about = {
@@ -239,7 +239,7 @@ class JobRunner:
             "corrections": f"{taken.regions} regions on {len(taken.photos)} photos",
         }
         page, figures = self.folder(job) / REPORT, self.folder(job) / VERDICT
-        html = self._steps.render_report(compared, model, child, about, on_pair=_stopper(lease))
+        html = self._steps.render_report(compared, model, child, about, should_stop=lease.should_stop)
         page.write_text(html, encoding="utf-8")
         figures.write_text(json.dumps(compared.verdict.to_dict(), indent=1), encoding="utf-8")
         return compared, [page, figures]
@@ -281,16 +281,6 @@ class JobRunner:
             "report": str(self.folder(job) / REPORT),
             "message": "; ".join(verdict["reasons"]),
         }
-
-
-def _stopper(lease: Lease) -> Callable[[], None]:
-    """Raises Stopped when the lease says so."""
-
-    def check() -> None:
-        if lease.should_stop():
-            raise Stopped("the job ended early")
-
-    return check
 
 
 def _masks_judged(held_out: Sequence[Sample], config: GateConfig) -> list[int]:

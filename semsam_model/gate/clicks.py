@@ -6,7 +6,7 @@ the model gives it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from semsam_model.data.samples import Sample
@@ -19,7 +19,7 @@ from semsam_model.inference.predict import expected_iou
 from semsam_model.inference.zoom import crop_encoder
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
-from semsam_model.types import LabelSet
+from semsam_model.types import LabelSet, ShouldStop, never_stop, until_stopped
 
 MEASURES = ("oracle", "first", "max")
 GUARD = 1_000_003  #: seed of the synthetic scenes of the guard set: never trained on
@@ -57,16 +57,16 @@ def measure_clicks(
     encoder: TextEncoder | None = None,
     *,
     lists: Sequence[Sample] | None = None,
-    on_photo: Callable[[], None] = lambda: None,
+    should_stop: ShouldStop = never_stop,
 ) -> list[GateClick]:
-    """Click every mask that is `clickable`. Photos and masks that cannot be read are left out. `on_photo`: after each.
+    """Click every mask that is `clickable`. Photos and masks that cannot be read are left out.
 
     encoder: for names, compared with the labels of the same source and kind; lists: samples that those labels are taken
-    from, when they are more than `samples`.
+    from, when they are more than `samples`. should_stop: asked before each photo. Raises Stopped.
     """
     labels = _LabelLists(model, samples if lists is None else lists, encoder)
     clicks: list[GateClick] = []
-    for photo in encode_photos(model, samples, [], on_photo=on_photo):
+    for photo in encode_photos(model, until_stopped(samples, should_stop), []):
         for index, ious in click_targets(model, photo, crop_encoder(model, photo.rgb)):
             label, among = labels.of(photo.sample, index)
             granularity = photo.sample.regions[index].granularity

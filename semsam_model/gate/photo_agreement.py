@@ -16,7 +16,7 @@ keeps the difference unbiased.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from semsam_model.inference.proposals import decode_prompts
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou, iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
+from semsam_model.types import ShouldStop, never_stop, until_stopped
 
 SIDE = 512  #: longer side, pixels, that larger photos and their masks are resized to
 GRID = 64  #: side of the squares that masks are resized to, to compare those of different photos
@@ -81,21 +82,21 @@ def measure_agreement(
     samples: Sequence[Sample],
     config: GateConfig,
     *,
-    on_photo: Callable[[], None] = lambda: None,
+    should_stop: ShouldStop = never_stop,
 ) -> PhotoAgreement:
     """Click masks of at most `config.photos` photos on their own photo and on others.
 
-    Photos and masks that cannot be read are left out. `on_photo` is called after each photo.
+    Photos and masks that cannot be read are left out. should_stop: asked before each photo. Raises Stopped.
     """
     photos = _read(evenly(samples, config.photos) if config.pictures else (), config.seed)
     ious: dict[tuple[int, int], tuple[list[float], list[float]]] = {}  # of each mask: on its own photo, on others
-    for photo, trials in zip(photos, _plan_trials(photos, config.seed), strict=True):
+    planned = zip(photos, _plan_trials(photos, config.seed), strict=True)
+    for photo, trials in until_stopped(planned, should_stop):
         if trials:
             found = _best_ious(model, model.encode(photo.rgb), [trial.mask for trial in trials])
             for trial, value in zip(trials, found, strict=True):
                 own, others = ious.setdefault((trial.photo, trial.index), ([], []))
                 (own if trial.own else others).append(value)
-        on_photo()
     pairs = [(100 * own[0], 100 * float(np.mean(others))) for own, others in ious.values()]
     of_photo = [number for number, _ in ious]
     gain = bootstrap([here - there for here, there in pairs], of_photo, config, config.pictures)

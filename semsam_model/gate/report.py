@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from semsam_model.evaluation.clicks_report import draw_click
 from semsam_model.gate.verdict import Comparison
 from semsam_model.gate.verdict_table import page_environment, read_verdict
 from semsam_model.network.model import SemanticSAM
+from semsam_model.types import ShouldStop, never_stop, until_stopped
 
 PICTURES = 8  #: half of them the largest gains, half the largest losses
 
@@ -31,16 +32,14 @@ def render_report(
     child: SemanticSAM,
     about: Mapping[str, Any] | None = None,
     *,
-    on_pair: Callable[[], None] = lambda: None,
+    should_stop: ShouldStop = never_stop,
 ) -> str:
     """The page. about: further lines of its heading. Draws PICTURES clicks, so it needs both models.
 
-    on_pair: before each of them.
+    should_stop: asked before each of them. Raises Stopped.
     """
-    pairs = []
-    for index in _largest_changes(comparison):
-        on_pair()
-        pairs.append(_pair(comparison, index, parent, child))
+    changes = until_stopped(_largest_changes(comparison), should_stop)
+    pairs = [_pair(comparison, index, parent, child) for index in changes]
     return (
         page_environment()
         .get_template("report.html")

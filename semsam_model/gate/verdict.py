@@ -35,6 +35,7 @@ from semsam_model.gate.interval import Interval, bootstrap, widened
 from semsam_model.gate.photo_agreement import PhotoAgreement
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
+from semsam_model.types import ShouldStop, never_stop
 
 
 @dataclass(frozen=True)
@@ -203,14 +204,14 @@ def compare(
     agreement: PhotoAgreement | None = None,
     encoder: TextEncoder | None = None,
     lists: Sequence[Sample] | None = None,
-    on_photo: Callable[[], None] = lambda: None,
+    should_stop: ShouldStop = never_stop,
 ) -> Comparison:
     """Measure both models and judge. held_out: corrections of photos that the child has not learned from.
 
     agreement: of all corrections, measured before anything was learned. lists: samples that label lists are taken from,
-    those learned from among them.
+    those learned from among them. should_stop: asked before each photo. Raises Stopped.
     """
     chosen, guard = evenly(held_out, config.photos), guard_samples(config.scenes)
-    before, after = (measure_clicks(m, chosen, encoder, lists=lists, on_photo=on_photo) for m in (parent, child))
-    guards = [measure_clicks(m, guard, encoder, on_photo=on_photo) for m in (parent, child)]
+    before, after = (measure_clicks(m, chosen, encoder, lists=lists, should_stop=should_stop) for m in (parent, child))
+    guards = [measure_clicks(m, guard, encoder, should_stop=should_stop) for m in (parent, child)]
     return Comparison(chosen, before, after, judge(before, after, guards[0], guards[1], config, agreement))

@@ -14,7 +14,7 @@ from semsam_model.config import parse_config
 from semsam_model.data.samples import Annotation, Region, Sample
 from semsam_model.data.segmentations import CocoMask
 from semsam_model.data.synthetic import synthetic_samples
-from semsam_model.errors import ConfigError
+from semsam_model.errors import ConfigError, Stopped
 from semsam_model.gate.config import GateConfig
 from semsam_model.gate.photo_agreement import PhotoAgreement, measure_agreement
 from semsam_model.network.model import SemanticSAM
@@ -73,10 +73,15 @@ def test_nothing_is_asked_where_all_photos_bear_the_same_masks_nor_of_few_photos
 
 
 def test_a_photo_that_cannot_be_read_is_passed_over(model: SemanticSAM) -> None:
-    looked: list[int] = []
     broken = Sample(SCENES[0].photo, "project", Annotation(7, 7, SCENES[0].regions))
-    found = measure_agreement(model, [broken, *SCENES[1:3]], GateConfig(), on_photo=lambda: looked.append(1))
-    assert found.photos == len(looked) == 2
+    assert measure_agreement(model, [broken, *SCENES[1:3]], GateConfig()).photos == 2
+
+
+def test_a_caller_that_stops_is_asked_before_each_photo(model: SemanticSAM) -> None:
+    answers = iter([False, True])
+    with pytest.raises(Stopped):
+        measure_agreement(model, list(SCENES), GateConfig(), should_stop=lambda: next(answers))
+    assert list(answers) == []
 
 
 @pytest.mark.parametrize("pictures", [-0.5, 0.3, 1.0])
