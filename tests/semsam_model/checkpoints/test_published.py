@@ -4,73 +4,36 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
-import re
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
-from torch import Tensor
 
 from semsam_model.checkpoints.checkpoint import load, load_model
 from semsam_model.checkpoints.header import read_header
-from semsam_model.checkpoints.pickles import read_pickle
-from semsam_model.checkpoints.published import Report, convert, fetch, file_sha256
+from semsam_model.checkpoints.published import Report, fetch, file_sha256
 from semsam_model.checkpoints.published_keys import published_names, published_shapes
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ConfigError
+from tests.semsam_model.checkpoints.conversions import (
+    INDEX,
+    LABEL_ENC,
+    MASK_TOKENS,
+    PREDICTOR,
+    TINY,
+    State,
+    converted,
+    refused,
+    refused_keeping,
+    statuses,
+    telling,
+)
 from tests.semsam_model.file_server import FileServer
 from tests.semsam_model.published_rule import rule_weights
-
-TINY = read_model_config("tiny")
-PREDICTOR = "model.sem_seg_head.predictor."
-LABEL_ENC, MASK_TOKENS = PREDICTOR + "label_enc.weight", PREDICTOR + "mask_tokens.weight"
-INDEX = "model.backbone.layers.0.blocks.0.attn.relative_position_index"
-
-State = dict[str, Tensor]
-
-
-@pytest.fixture
-def state() -> State:
-    """A checkpoint of the tiny model as the published code would have saved it."""
-    return rule_weights(published_shapes(TINY), TINY.swin_window)
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "out" / "tiny.safetensors"
-
-
-def converted(content: Any, out: Path, name: str = "tiny") -> Report:
-    pth = out.parent.parent / "in.pth"
-    torch.save(content, pth)
-    return convert(pth, name, out)
-
-
-def refused(content: Any, out: Path, name: str = "tiny") -> str:
-    with pytest.raises(CheckpointError) as caught:
-        converted(content, out, name)
-    assert not out.parent.exists(), "something was written"
-    return str(caught.value)
-
-
-def refused_keeping(state: State, out: Path, name: str) -> str:
-    before = out.read_bytes()
-    with pytest.raises(CheckpointError) as caught:
-        converted({"model": state}, out, name)
-    assert out.read_bytes() == before
-    return str(caught.value)
-
-
-def statuses(report: Report) -> dict[str, str]:
-    return {entry.key: entry.status for entry in report.entries}
 
 
 def test_a_whole_swin_t_is_accounted_for_key_by_key(converted_swin_t: Report) -> None:
@@ -123,18 +86,9 @@ def test_the_file_written_remembers_what_it_came_from(state: State, out: Path) -
     assert set(card["untrained"]) == {name for name, _ in report.untrained}
 
 
-# -- harmless differences
-
-
 def test_a_bare_state_without_model_around_it_is_taken(state: State, out: Path) -> None:
     bare = converted(state, out)
     assert bare.version == converted({"model": state}, out).version
-
-
-def test_the_older_pickle_layout_is_taken(state: State, out: Path) -> None:
-    pth = out.parent.parent / "old.pth"
-    torch.save({"model": state}, pth, _use_new_zipfile_serialization=False)
-    assert convert(pth, "tiny", out).version == converted({"model": state}, out).version
 
 
 def test_other_names_of_a_tied_tensor_may_be_missing_and_are_reported(state: State, out: Path) -> None:
@@ -167,28 +121,6 @@ def test_float32_needs_no_cast(state: State, out: Path) -> None:
     assert converted({"model": state}, out).casts == ()
 
 
-@pytest.mark.parametrize("module", ["numpy._core.multiarray", "numpy.core.multiarray"])
-def test_numpy_scalars_of_a_scheduler_beside_the_weights_are_passed_over(
-    module: str, state: State, out: Path, tmp_path: Path
-) -> None:
-    pth = tmp_path / "in.pth"
-    numbers = [np.float64(1e-4), np.float32(2), np.int64(7), np.uint8(9), np.bool_(True), np.array(3.0, ">f8")[()]]
-    content = {"model": state, "scheduler": {"base_lrs": numbers}}
-    torch.save(content, pth, _use_new_zipfile_serialization=False)  # the layout without checksums
-    named = re.sub(rb"numpy\._?core\.multiarray(?=\nscalar\n)", module.encode(), pth.read_bytes())
-    assert module.encode() in named
-    pth.write_bytes(named)
-    report = convert(pth, "tiny", out)
-    assert report.version == converted({"model": state}, out).version
-    assert statuses(report)["scheduler"] == "ignored"
-
-
-@pytest.mark.parametrize("number", [np.float64(1e-4), np.int8(-3), np.bool_(True), np.array(2.5, ">f4")[()]], ids=repr)
-def test_numpy_scalars_are_read_with_their_value(number: Any, tmp_path: Path) -> None:
-    torch.save({"number": number}, tmp_path / "in.pth")
-    assert read_pickle(tmp_path / "in.pth") == {"number": number.item()}
-
-
 def test_every_name_in_the_report_is_one_of_the_file(state: State, out: Path) -> None:
     content = {"model": {**state, "model.criterion.empty_weight": torch.ones(2)}, "iteration": 7}
     assert {key for key, fate in statuses(converted(content, out)).items() if fate != "missing"} == {
@@ -205,15 +137,6 @@ def test_a_config_of_other_sizes_is_converted_by_its_file(state: State, out: Pat
     assert "linear1.weight has shape (64, 32), expected (96, 32)" in refused_keeping(
         state, out, str(tmp_path / "mine.yaml")
     )
-
-
-# -- wrong content
-
-
-def telling(channels: int, tokens: int) -> State:
-    """The two tensors that tell the variants apart."""
-    stem = torch.zeros(channels, 3, 4, 4)
-    return {"model.backbone.patch_embed.proj.weight": stem, MASK_TOKENS: torch.zeros(tokens, 256)}
 
 
 @pytest.mark.parametrize(
@@ -285,100 +208,6 @@ def test_a_wrong_key_is_named_and_nothing_is_written(edit: Edit, words: str, sta
 def test_tied_names_must_agree(key: str, state: State, out: Path) -> None:
     state[PREDICTOR + key] = state[PREDICTOR + key] + 1e-6
     assert f"predictor.{key} differs from sem_seg_head.predictor." in refused({"model": state}, out)
-
-
-@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {"model": [1]}, {"model": {}}, {}], ids=str)
-def test_a_pickle_of_something_else_is_refused(content: Any, out: Path) -> None:
-    assert "expected a dictionary of tensors, got " in refused(content, out)
-
-
-# -- wrong files
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("share", [0.0, 0.0001, 0.3, 0.9, 0.9999])
-def test_a_checkpoint_cut_short_is_refused(share: float, zipped: bool, state: State, out: Path, tmp_path: Path) -> None:
-    pth = tmp_path / "in.pth"
-    torch.save({"model": state}, pth, _use_new_zipfile_serialization=zipped)
-    whole = pth.read_bytes()
-    pth.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(CheckpointError, match=r"in\.pth: (cut short|not a PyTorch checkpoint, or damaged)"):
-        convert(pth, "tiny", out)
-    assert not out.exists()
-
-
-def zip_of_nothing() -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("readme.txt", "hello")
-    return file.getvalue()
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"<!DOCTYPE html><html>Not Found</html>", b"\x80", b"\x00" * 5000, zip_of_nothing()]
-)
-def test_a_file_that_is_no_checkpoint_is_refused(content: bytes, out: Path, tmp_path: Path) -> None:
-    pth = tmp_path / "in.pth"
-    pth.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"in\.pth: not a PyTorch checkpoint, or damaged"):
-        convert(pth, "tiny", out)
-
-
-def test_safetensors_of_something_else_and_missing_files_are_refused(out: Path, tmp_path: Path) -> None:
-    save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match=r"key a: expected every name to begin with 'model.'"):
-        convert(tmp_path / "a.safetensors", "tiny", out)
-    with pytest.raises(CheckpointError, match="no such checkpoint file"):
-        convert(tmp_path / "none.pth", "tiny", out)
-
-
-class Attack:
-    """Unpickling this calls open(path, 'w')."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return open, (str(self.path), "w")
-
-
-@pytest.mark.parametrize("form", ["zip", "old", "plain", "plain, newer protocol"])
-def test_a_pickle_that_would_run_code_is_refused_and_runs_none(
-    form: str, state: State, out: Path, tmp_path: Path
-) -> None:
-    pth, harm = tmp_path / "in.pth", tmp_path / "harm"
-    content = {"extra": Attack(harm), "model": state}
-    if form.startswith("plain"):
-        pth.write_bytes(pickle.dumps(content, protocol=2 if form == "plain" else 5))
-    else:
-        torch.save(content, pth, _use_new_zipfile_serialization=form == "zip")
-    words = (
-        r"not a PyTorch" if form.endswith("protocol") else r"refused, its pickle asks for _?io\.open, which could run"
-    )
-    with pytest.raises(CheckpointError, match=words) as caught:
-        convert(pth, "tiny", out)
-    assert not harm.exists() and not out.exists()
-    assert "weights_only" not in str(caught.value)  # torch's own advice is to switch the check off
-    pickle.loads(pickle.dumps(Attack(harm))).close()
-    assert harm.exists(), "the attack of this test does nothing"
-
-
-@pytest.mark.parametrize(
-    ("extra", "asks"),
-    [
-        (np.dtype("O"), "numpy.dtype"),
-        (np.array([(1, 2.0)], [("a", "i4"), ("b", "f8")])[0], "numpy.dtype"),
-        (np.datetime64("2024-01-01"), "numpy.dtype"),
-        (np.ones(2), r"numpy\._core\.multiarray\._reconstruct"),
-        (np.float64, r"numpy\.float64"),
-    ],
-    ids=["object type", "structured", "date", "array", "class"],
-)
-def test_numpy_beyond_plain_numbers_is_refused(extra: Any, asks: str, state: State, out: Path) -> None:
-    assert re.search(f"refused, its pickle asks for {asks}", refused({"model": state, "extra": extra}, out))
-
-
-# -- fetch
 
 
 @pytest.fixture(scope="module")
