@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 Granularity = Literal["object", "part", "region"]
 
-#: accepted: as offered. corrected: offered, then its mask was edited. relabelled: the mask as offered, another label.
+#: accepted: as suggested. corrected: its suggested mask was edited. relabelled: the mask as suggested, another label.
 #: drawn: by hand, or by another tool.
 Outcome = Literal["accepted", "corrected", "relabelled", "drawn"]
 OUTCOMES: tuple[Outcome, ...] = ("accepted", "corrected", "relabelled", "drawn")
@@ -75,13 +75,15 @@ class StoredRegion:
     updated_at: datetime  #: of the annotation, by Label Studio's clock
     annotator: int | None = None  #: Label Studio's user id
     ground_truth: bool = False
-    # ---- of a region that was offered; None for one drawn by hand
+    # ---- of a region that was suggested; None for one drawn by hand
     prompt_id: str | None = None
-    rank: int | None = None  #: 1 = was offered as the best
+    rank: int | None = None  #: 1 = was suggested as the best
     level: int | None = None  #: 1 whole .. 6 smallest part: of the candidate, or chosen by the annotator
     score: float | None = None
     model_version: str | None = None
-    iou_with_offer: float | None = None  #: of the mask as it is now and as it was offered; None: the offer is lost
+    iou_with_offer: float | None = (
+        None  #: of the mask as it is now and as it was suggested; None: the suggestion is lost
+    )
     click: tuple[float, float] | None = None  #: the newest positive click of the prompt, (x, y)
     seconds: float | None = None  #: from the answer until the next prompt on the task, or the submit: at most
     preannotated: bool = False  #: was there before any click: prompt_id, click and seconds say nothing of a prompt then
@@ -107,7 +109,7 @@ class SuggestedCandidate:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One answer to a prompt."""
+    """What one answer to a prompt suggested."""
 
     prompt_id: str
     key: ProjectKey
@@ -135,7 +137,7 @@ class SuggestionOutcome:
 
 @dataclass(frozen=True)
 class Preannotated:
-    """What became of regions that were offered without a click, in annotations that were begun from them."""
+    """What became of regions that were suggested without a click, in annotations that were begun from them."""
 
     annotations: int = 0  #: begun from such a prediction
     accepted: int = 0
@@ -146,7 +148,7 @@ class Preannotated:
 
     @property
     def regions(self) -> int:
-        """That were offered, as far as is known."""
+        """Number of regions suggested, as far as is known."""
         return sum(self.by_outcome.values())
 
     @property

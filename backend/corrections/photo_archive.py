@@ -1,4 +1,4 @@
-"""Original picture files by the digest of their bytes: what training and export read, without Label Studio.
+"""Original photo files by the digest of their bytes: what training and export read, without Label Studio.
 
 `photos/<first two digits>/<sha256>` in the data folder. A file is there whole or not at all.
 """
@@ -14,7 +14,7 @@ from semsam_model.files import replacing
 
 
 class PhotoArchive:
-    """A folder of picture files. Safe to use from several processes."""
+    """A folder of photo files. Safe to use from several processes."""
 
     def __init__(self, root: Path) -> None:
         """root: made when the first file is kept."""

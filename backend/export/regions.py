@@ -18,7 +18,7 @@ from semsam_model.masks.codecs import decode_coco_rle
 
 
 def provenance(region: StoredRegion) -> dict[str, Any]:
-    """Where a region comes from and what became of what was offered; a field that is not known is left out."""
+    """Where a region comes from and what became of the suggestion; a field that is not known is left out."""
     known = {
         "annotation": region.key.annotation,
         "region": region.key.region,

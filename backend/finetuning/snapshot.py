@@ -26,7 +26,7 @@ from semsam_model.files import replacing
 log = logging.getLogger(__name__)
 
 SNAPSHOT = "snapshot.json"
-#: Weight of a region that was accepted as offered, beside 1 of one that was drawn by hand: the model knows it already.
+#: Weight of a region that was accepted as suggested, beside 1 of one that was drawn by hand: the model knows it already.
 KNOWN = 0.25
 
 
@@ -99,7 +99,7 @@ def weight(region: StoredRegion) -> float:
     if region.outcome == "drawn":
         return 1.0
     iou = region.iou_with_offer
-    if iou is None:  # the offer is lost
+    if iou is None:  # the suggestion is lost
         iou = 0.5 if region.outcome == "corrected" else 1.0
     return round(KNOWN + (1 - KNOWN) * (1 - min(max(iou, 0.0), 1.0)), 4)
 

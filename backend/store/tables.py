@@ -133,7 +133,7 @@ regions = Table(
     Column("problem", Text),  # why the region cannot be used
     Column("raw", JSON(none_as_null=True)),  # the rows as they came, where there is a problem
     Column("deleted_at", UtcDateTime),
-    Column("preannotated", Boolean, nullable=False, default=False),  # offered without a click
+    Column("preannotated", Boolean, nullable=False, default=False),  # suggested without a click
     Index("regions_of_prompt", "prompt_id", "deleted_at"),
     Index("regions_of_image", "image_sha256"),
     # counting reads these alone, not the masks beside them
@@ -165,7 +165,7 @@ offers = Table(
     Index("offers_of_task", "origin", "project", "task", "created_at", "prompt_id"),
 )
 
-# Predictions that annotations were begun from, as Label Studio holds them: what was offered without a click.
+# Predictions that annotations were begun from, as Label Studio holds them: what was suggested without a click.
 predictions = Table(
     "predictions",
     metadata,
