@@ -26,7 +26,7 @@ from semsam_model.files import replacing
 log = logging.getLogger(__name__)
 
 SNAPSHOT = "snapshot.json"
-#: Weight of a region that was accepted as suggested, beside 1 of one that was drawn by hand: the model knows it already.
+#: Weight of a region that was accepted as suggested, beside 1 of one drawn by hand: the model knows it already.
 KNOWN = 0.25
 
 
