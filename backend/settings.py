@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import logging
 import os
 import re
@@ -20,11 +19,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, SecretStr
 from pydantic.dataclasses import dataclass
 
 from backend.errors import SettingsError
-from semsam_model.config import config_root, read_yaml
+from semsam_model.config import config_root, parse_config, read_yaml
 from semsam_model.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -159,16 +158,19 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = 
     """
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
+    places: dict[str, str] = {}
     source = path or (Path(environ[_CONFIG_VARIABLE]) if environ.get(_CONFIG_VARIABLE) else None)
     if source is None and (config_root() / "backend.yaml").is_file():
         source = config_root() / "backend.yaml"
     if source is not None:
         for name, value in _read_file(source).items():
-            values[name], origins[name] = value, f"{source}: {name}"
+            values[name], places[name] = value, f"{source}: {name}"
     for variable, name, text in _from_environment(environ):
-        values[name], origins[name] = _parse_variable(variable, name, text), variable
-    return _checked(values, origins)
+        values[name], places[name] = _parse_variable(variable, name, text), variable
+    try:
+        return parse_config(Settings, values, "settings", places=places, secrets=_SECRETS)
+    except ConfigError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -227,26 +229,5 @@ def _parse_variable(variable: str, name: str, text: str) -> Any:
         raise SettingsError(f"environment {variable}: cannot be read as a value for {name}") from None
 
 
-def _checked(values: dict[str, Any], origins: dict[str, str]) -> Settings:
-    try:
-        # JSON, because strict reading of Python values would refuse lists for tuples and text for paths
-        return _ADAPTER.validate_json(json.dumps(values), strict=True)
-    except TypeError as error:
-        raise SettingsError(f"settings: {error}; expected plain text, numbers, true or false") from None
-    except ValidationError as error:
-        raise SettingsError("; ".join(_message(dict(problem), values, origins) for problem in error.errors())) from None
-
-
-def _message(problem: dict[str, Any], values: dict[str, Any], origins: dict[str, str]) -> str:
-    location = problem["loc"]
-    text = str(problem["msg"]).removeprefix("Value error, ")
-    if not location:
-        return f"settings: {text}"
-    name = str(location[0])
-    came = "" if name in _SECRETS else f", got {values.get(name)!r}"
-    return f"{origins.get(name, name)}: {text}{came}"
-
-
 _HINTS: dict[str, Any] = get_type_hints(Settings)
 _SECRETS = [name for name, hint in _HINTS.items() if SecretStr in get_args(hint)]
-_ADAPTER: TypeAdapter[Settings] = TypeAdapter(Settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
 from semsam_model.errors import ConfigError
+from semsam_model.validation import explained, path_to
 
 #: Of every config: no key that it does not know, no conversion but from lists to tuples and from int to float.
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -104,10 +106,18 @@ class ModelConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
-def parse_config(config_type: type[Config], values: object, where: str) -> Config:
+def parse_config(
+    config_type: type[Config],
+    values: object,
+    where: str,
+    *,
+    places: Mapping[str, str] | None = None,
+    secrets: Collection[str] = (),
+) -> Config:
     """A config from plain values, as YAML and JSON hold them; strict, see `STRICT`.
 
-    Raises ConfigError naming `where` (a file), the key, what was expected and what came.
+    places: where a key was set, if not in `where` (a file). secrets: keys whose values no error shows.
+    Raises ConfigError naming that place, the key, what was expected and what came.
     """
     try:
         text = json.dumps(_with_text_keys(values, where))
@@ -117,7 +127,7 @@ def parse_config(config_type: type[Config], values: object, where: str) -> Confi
         # As JSON, because strict reading of Python values would refuse lists for tuples, and mappings for configs.
         return TypeAdapter(config_type).validate_json(text, strict=True)
     except ValidationError as error:
-        problems = (_problem(config_type, dict(problem), where) for problem in error.errors())
+        problems = [_problem(config_type, each, where, places or {}, secrets) for each in error.errors()]
         raise ConfigError("; ".join(problems)) from None
 
 
@@ -132,50 +142,19 @@ def _with_text_keys(values: object, where: str) -> object:
     return values
 
 
-#: pydantic's type of a problem -> what was expected, with the values of its context.
-_EXPECTED = {
-    "int_type": "int",
-    "int_from_float": "int",
-    "float_type": "float",
-    "string_type": "str",
-    "bool_type": "bool",
-    "tuple_type": "a list",
-    "dict_type": "a mapping",
-    "literal_error": "{expected}",
-    "greater_than": "more than {gt}",
-    "greater_than_equal": "at least {ge}",
-    "less_than": "less than {lt}",
-    "less_than_equal": "at most {le}",
-    "multiple_of": "a multiple of {multiple_of}",
-    "too_long": "at most {max_length} values",
-    "string_too_short": "some text",
-}
-
-
-def _problem(config_type: type, problem: Mapping[str, Any], where: str) -> str:
-    """One line of a ConfigError."""
-    location, kind, value = problem["loc"], problem["type"], problem["input"]
-    if kind == "unexpected_keyword_argument":
+def _problem(
+    config_type: type, problem: ErrorDetails, where: str, places: Mapping[str, str], secrets: Collection[str]
+) -> str:
+    location = problem["loc"]
+    if problem["type"] == "unexpected_keyword_argument":
         known = ", ".join(_keys_at(config_type, location[:-1]))
-        return f"{_path(where, location[:-1])}: unknown key {location[-1]!r}; known keys: {known}"
-    if kind == "missing" and isinstance(location[-1], int):
-        return f"{_path(where, location[:-1])}: expected at least {location[-1] + 1} values, got {value!r}"
-    if kind == "missing":
-        return f"{_path(where, location[:-1])}: key {location[-1]!r} is missing"
-    path = _path(where, location)
-    if kind == "dataclass_type":
-        return f"{path}: expected a mapping of settings, got {type(value).__name__}"
-    if kind in _EXPECTED:
-        return f"{path}: expected {_EXPECTED[kind].format(**problem.get('ctx', {}))}, got {value!r}"
-    text = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{path}: {text}" if kind == "value_error" else f"{path}: {text}, got {value!r}"
-
-
-def _path(where: str, location: Sequence[str | int]) -> str:
-    """FILE: stages[0]: size"""
-    for part in location:
-        where += f"[{part}]" if isinstance(part, int) else f": {part}"
-    return where
+        return f"{path_to(where, location[:-1], ': ')}: unknown key {location[-1]!r}; known keys: {known}"
+    secret = bool(location) and location[0] in secrets
+    if secret:
+        location = location[:1]  # the next step may be a key of a mapping
+    if location and location[0] in places:
+        where, location = places[str(location[0])], location[1:]
+    return f"{path_to(where, location, ': ')}: {explained(problem, secret=secret)}"
 
 
 def _keys_at(config_type: Any, location: Sequence[str | int]) -> list[str]:

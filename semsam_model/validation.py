@@ -1,17 +1,17 @@
-"""JSON that other programs write, checked field by field: pydantic models, whose errors become one sentence.
+"""Values that others write, checked by pydantic: JSON bodies field by field here, configs in `config`.
 
     class Point(JsonModel):
         x: Annotated[float, Strict(), Expected("a percent number")]
 
     check(Point, {"x": "left"}, "value", BadRequest)  # BadRequest: value.x: expected a percent number, got 'left'
 
-Fields that a model does not name are ignored. null counts as absent for a field that has a default.
+Fields that a JsonModel does not name are ignored. null counts as absent for a field that has a default.
 """
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar
@@ -27,21 +27,36 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from semsam_model.errors import SemsamError
 
 T = TypeVar("T")
 
-#: What pydantic's own error types expect, in words.
+#: pydantic's type of a problem -> the form that it expects, with the values of its context.
 _FORMS = {
     "model_type": "an object",
     "dict_type": "an object",
+    "dataclass_type": "a mapping of settings",
     "list_type": "a list",
+    "tuple_type": "a list",
     "string_type": "text",
+    "string_too_short": "some text",
     "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
     "bool_type": "true or false",
+    "literal_error": "{expected}",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "too_long": "at most {max_length} values",
+    "missing": "a value",
 }
+_short = reprlib.Repr()  # because a hostile value may be nested as deep as the JSON reader allows
+_short.maxstring = 100
 
 
 class _Nothing:
@@ -99,6 +114,11 @@ Lenient = Annotated[T | None, WrapValidator(_none_if_wrong)]
 Flag = Annotated[bool, BeforeValidator(lambda value: value is True)]
 
 
+def empty_as(default: Any) -> BeforeValidator:
+    """Annotation of a field: an empty value of any form (null, false, 0, "", [], {}) counts as `default`."""
+    return BeforeValidator(lambda value: value or default)
+
+
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
@@ -111,11 +131,27 @@ def check(kind: type[T], value: Any, name: str, error: type[SemsamError]) -> T:
         return _adapter(kind).validate_python(value)
     except ValidationError as problems:
         problem = problems.errors(include_url=False)[0]
-    place = name + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in problem["loc"])
-    form = problem["msg"] if problem["type"] in ("expected", "secret") else _FORMS.get(problem["type"], problem["msg"])
-    # reprlib, because a hostile value may be nested as deep as the JSON reader allows
-    came = type(problem["input"]).__name__ if problem["type"] == "secret" else reprlib.repr(problem["input"])
-    raise error(f"{place.removeprefix('.') or 'body'}: expected {form}, got {came}")
+    place = path_to(name, problem["loc"], ".").removeprefix(".") or "body"
+    raise error(f"{place}: {explained(problem)}")
+
+
+def explained(problem: ErrorDetails, *, secret: bool = False) -> str:
+    """One problem of a ValidationError: "expected a list, got 3". secret: the type of the value is shown alone."""
+    kind, value = problem["type"], NOTHING if problem["type"] == "missing" else problem["input"]
+    if kind in ("expected", "secret"):
+        text = f"expected {problem['msg']}"
+    elif kind in _FORMS:
+        text = f"expected {_FORMS[kind].format(**problem.get('ctx', {}))}"
+    else:
+        text = problem["msg"].removeprefix("Value error, ")
+    if kind == "value_error" and not isinstance(value, str | int | float):
+        return text  # about several fields of an object, which it names itself
+    return f"{text}, got {type(value).__name__ if secret or kind == 'secret' else _short.repr(value)}"
+
+
+def path_to(start: str, location: Sequence[str | int], joint: str) -> str:
+    """The way to a field, as pydantic gives it, in words: with "." tasks[0].data."""
+    return start + "".join(f"[{step}]" if isinstance(step, int) else f"{joint}{step}" for step in location)
 
 
 def lenient(kind: type[T], value: Any) -> T | None:

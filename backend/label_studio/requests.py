@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, Strict, model_validator
@@ -17,7 +18,7 @@ from backend.errors import BadRequest
 from backend.label_studio.label_config import PROMPT_TAGS, LabelConfig
 from semsam_model.masks.geometry import Size
 from semsam_model.masks.label_studio import Percent, Pixels, Rectangle
-from semsam_model.validation import NOTHING, Expected, JsonModel, Lenient, check, lenient
+from semsam_model.validation import NOTHING, Expected, JsonModel, Lenient, check, empty_as, lenient
 
 MAX_PROMPT_ROWS = 500
 
@@ -166,16 +167,20 @@ class TaskRef:
 class PredictRequest:
     """A parsed /predict body. `context` is None for a batch; a tuple, perhaps empty, for an interactive request."""
 
-    project: int | None
+    project_name: str | None  #: as Label Studio names it, "45.1795362232": unlike any other server's
     config: LabelConfig
     tasks: tuple[TaskRef, ...]
     context: tuple[PromptRow, ...] | None
     ignored: tuple[str, ...] = ()  #: rows of the context that are not used, in words for the log
-    project_key: str | None = None  #: the project as Label Studio names it, "45.1795362232": unlike any other server's
+
+    @property
+    def project(self) -> int | None:
+        """The project's id."""
+        return _project_id(self.project_name)
 
 
 class _Context(JsonModel):
-    result: list[Any] = Field(default_factory=list)
+    result: Annotated[list[Any], empty_as([])] = Field(default_factory=list)
 
 
 class _Params(JsonModel):
@@ -186,7 +191,7 @@ class _PredictBody(JsonModel):
     label_config: Annotated[str, Expected("the project's labeling config as text")]
     project: _ProjectName | None = None
     tasks: list[Any]
-    params: _Params = _Params()
+    params: Annotated[_Params, empty_as({})] = _Params()
 
 
 class _Task(JsonModel):
@@ -209,9 +214,10 @@ def parse_predict(body: Any) -> PredictRequest:
     project = _project_id(sent.project)
     tasks = tuple(_task(task, f"tasks[{k}]", project, config) for k, task in enumerate(sent.tasks))
     if sent.params.context is None:
-        return PredictRequest(project, config, tasks, None, project_key=sent.project)
-    prompts, ignored = _prompt_rows(sent.params.context.result, "params.context.result")
-    return PredictRequest(project, config, tasks, prompts, ignored, sent.project)
+        return PredictRequest(sent.project, config, tasks, None)
+    return PredictRequest(
+        sent.project, config, tasks, *_prompt_rows(sent.params.context.result, "params.context.result")
+    )
 
 
 def _task(value: Any, name: str, project: int | None, config: LabelConfig) -> TaskRef:
@@ -230,55 +236,50 @@ def _task(value: Any, name: str, project: int | None, config: LabelConfig) -> Ta
 # --------------------------------------------------------------------------------------------------------------- /setup
 
 
-@dataclass(frozen=True)
-class Setup:
-    """The body of POST /setup. The token is a secret and is left out of the repr."""
-
-    project: int | None
-    label_config: str  #: XML, as sent
-    config: LabelConfig | None  #: the same, read; None when it cannot be read
-    hostname: str
-    access_token: str = field(default="", repr=False)
-    problems: tuple[str, ...] = ()  #: of the config and of extra_params, in words
-    project_key: str | None = None  #: as in PredictRequest
+#: Never shown in a message, in case the token came in the wrong field.
+_SecretText = Annotated[str, empty_as(""), Expected("text", secret=True)]
 
 
-_SecretText = Annotated[str, Expected("text", secret=True)]
+class Setup(JsonModel):
+    """The body of POST /setup. The token is a secret and is left out of the repr.
 
+    Label Studio posts it again and again and refuses the connection without a usable answer, so a labeling config or
+    extra_params that cannot be read are `problems`, not errors.
+    """
 
-class _SetupBody(JsonModel):
-    label_config: _SecretText = Field(default="", alias="schema")
+    project_name: _ProjectName | None = Field(default=None, alias="project")  #: as in PredictRequest
+    label_config: _SecretText = Field(default="", alias="schema")  #: XML, as sent
     hostname: _SecretText = ""
-    access_token: _SecretText = ""
-    extra_params: Any = None
-    project: _ProjectName | None = None
+    access_token: _SecretText = Field(default="", repr=False)
+    extra_params: Annotated[Any, empty_as({})] = Field(default_factory=dict)
+
+    @property
+    def project(self) -> int | None:
+        """The project's id."""
+        return _project_id(self.project_name)
+
+    @cached_property
+    def config(self) -> LabelConfig | None:
+        """The labeling config; None when it cannot be read."""
+        with contextlib.suppress(BadRequest):
+            return LabelConfig.parse(self.label_config)
+        return None
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the labeling config and with extra_params, in words."""
+        try:
+            problems = (self.config or LabelConfig.parse(self.label_config)).problems()
+        except BadRequest as error:
+            problems = [str(error)]
+        if not _is_json_object(self.extra_params):
+            problems.append('extra_params: expected a JSON object such as {"key": "value"}; it is not used')
+        return problems
 
 
 def parse_setup(body: Any) -> Setup:
-    """The body of POST /setup.
-
-    Label Studio posts it again and again and refuses the connection without a usable answer, so a labeling config or
-    extra_params that cannot be read are `problems`, not errors. Raises BadRequest for a body of another form.
-    """
-    sent = check(_SetupBody, body, "", BadRequest)
-    problems: list[str] = []
-    config: LabelConfig | None = None
-    try:
-        config = LabelConfig.parse(sent.label_config)
-        problems += config.problems()
-    except BadRequest as error:
-        problems.append(str(error))
-    if not _is_json_object(sent.extra_params or {}):
-        problems.append('extra_params: expected a JSON object such as {"key": "value"}; it is not used')
-    return Setup(
-        project=_project_id(sent.project),
-        label_config=sent.label_config,
-        config=config,
-        hostname=sent.hostname,
-        access_token=sent.access_token,
-        problems=tuple(problems),
-        project_key=sent.project,
-    )
+    """The body of POST /setup. Raises BadRequest for a body of another form."""
+    return check(Setup, body, "", BadRequest)
 
 
 def _is_json_object(value: Any) -> bool:

@@ -61,21 +61,21 @@ class EventHandler:
         self._on_change()
         self._sync_thread.request_photos()
 
-    def store_key(self, project_key: str | None, project: int | None) -> ProjectKey | None:
+    def store_key(self, project_name: str | None, project: int | None) -> ProjectKey | None:
         """The store's key of a project as Label Studio names it; None while its server is not known."""
         if project is None:
             return None
         try:
-            return ProjectKey(self._label_studio.origin(project_key), project)
+            return ProjectKey(self._label_studio.origin(project_name), project)
         except SemsamError:
             return None
 
     def introduced(self, setup: Setup) -> None:
         """A project posted its /setup: note its server and, if it can be read, its labeling config."""
-        if setup.project_key is not None and setup.hostname:
-            self._label_studio.connect(setup.project_key, setup.hostname, setup.access_token)
+        if setup.project_name is not None and setup.hostname:
+            self._label_studio.connect(setup.project_name, setup.hostname, setup.access_token)
         if setup.config is not None:
-            key = self.store_key(setup.project_key, setup.project)
+            key = self.store_key(setup.project_name, setup.project)
             if key is not None:
                 self._store_writer.add_project(key, setup.label_config)
 

@@ -141,7 +141,7 @@ class PredictionService:
             raise BackendError(task.problem or "the task names no photo")
         if config.answer is None:
             raise BackendError("; ".join(config.problems()) or "the labeling config has no control for answers")
-        photo = self._photos.open(request.content.project_key, task)
+        photo = self._photos.open(request.content.project_name, task)
         if rows is None:
             return self._preannotate(request, task, photo)
         return self._answer_prompt(request, task, photo, rows)
@@ -224,7 +224,7 @@ class PredictionService:
 
     def _learned(self, request: _Request, task: TaskRef, loaded: Loaded) -> ProjectAdaptation | None:
         """What the project's accepted regions have taught this model."""
-        key = self._events.store_key(request.content.project_key, _project(request, task))
+        key = self._events.store_key(request.content.project_name, _project(request, task))
         return None if key is None else self._learner.learned(key, loaded.version.digest)
 
     def _note_answer(
@@ -238,7 +238,7 @@ class PredictionService:
         seconds: float,
     ) -> None:
         """For the store, where the task and the server of its project are known."""
-        key = self._events.store_key(request.content.project_key, _project(request, task))
+        key = self._events.store_key(request.content.project_name, _project(request, task))
         if task.id is None or key is None:
             return
         answer = PromptAnswer(

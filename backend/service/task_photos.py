@@ -43,32 +43,32 @@ class TaskPhotos:
         )
         self._lock = threading.Lock()
 
-    def open(self, project_key: str | None, task: TaskRef) -> TaskPhoto:
+    def open(self, project_name: str | None, task: TaskRef) -> TaskPhoto:
         """The photo of a task that names one; fetched unless it is remembered.
 
         Raises what fetching it raises, and ImageFormatError or ImageTooLarge; its pixels raise the same.
         """
         began = time.perf_counter()
         assert task.image_url is not None
-        key = project_key or "", task.image_url
+        key = project_name or "", task.image_url
         with self._lock:
             known = self._known.get(key)
         data: bytes | None = None
         if known is None:
-            data = self._fetch(project_key, task)
+            data = self._fetch(project_name, task)
             size = probe_size(data, max_pixels=self._settings.max_image_pixels)
             known = hashlib.sha256(data).hexdigest(), size
             with self._lock:
                 self._known[key] = known
 
         def pixels() -> np.ndarray:
-            content = self._fetch(project_key, task) if data is None else data
+            content = self._fetch(project_name, task) if data is None else data
             settings = self._settings
             return decode_photo(content, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels).rgb
 
         sha256, size = known
         return TaskPhoto(PhotoSource(sha256, pixels), size, time.perf_counter() - began)
 
-    def _fetch(self, project_key: str | None, task: TaskRef) -> bytes:
+    def _fetch(self, project_name: str | None, task: TaskRef) -> bytes:
         assert task.image_url is not None
-        return self._label_studio.fetch_image(task.image_url, project=project_key, task_id=task.id)
+        return self._label_studio.fetch_image(task.image_url, project=project_name, task_id=task.id)

@@ -18,14 +18,14 @@ from semsam_model.errors import DataError
 from semsam_model.masks.codecs import decode_bitmask, decode_brush_rle
 from semsam_model.masks.geometry import Size
 from semsam_model.masks.polygons import decode_polygons
-from semsam_model.validation import Expected, JsonModel, check
+from semsam_model.validation import Expected, JsonModel, check, empty_as
 
 SHAPES = ("brush", "bitmask", "polygon", "rectangle")
 _FAR = 1e4  #: percent; what lies further outside the photo is moved here, so that no pixel overflows
 
 _Number = Annotated[float, Strict(), AllowInfNan(False)]
 Percent = Annotated[_Number, Expected("a percent number")]
-Degrees = Annotated[_Number, Expected("degrees")]
+Degrees = Annotated[_Number, empty_as(0), Expected("degrees")]
 Pixels = Annotated[_Number, Ge(1), Le(1 << 30), MultipleOf(1), Expected("a whole number of pixels from 1")]
 _Point = Annotated[tuple[_Number, _Number], Expected("x and y in percent")]
 

@@ -46,7 +46,7 @@ def body(*rows: dict[str, Any], **own: Any) -> dict[str, Any]:
 
 def test_an_interactive_request_is_read() -> None:
     request = parse_predict(body(keypoint(), keypoint("p2", 31.0, 69.0, is_positive=False), rectangle()))
-    assert (request.project, request.project_key) == (45, "45.1795362232")
+    assert (request.project, request.project_name) == (45, "45.1795362232")
     assert request.context is not None
     assert [(t.id, t.project, t.image_url) for t in request.tasks] == [(296, 45, "/data/upload/45/1a832500-car.png")]
     first, second, box = request.context
@@ -60,12 +60,12 @@ def test_an_interactive_request_is_read() -> None:
     ]
 
 
-@pytest.mark.parametrize("params", [{"context": None}, {}, None])
+@pytest.mark.parametrize("params", [{"context": None}, {}, None, [], "", False])
 def test_a_request_without_context_is_a_batch(params: Any) -> None:
     assert parse_predict(body(params=params)).context is None
 
 
-@pytest.mark.parametrize("context", [{"result": []}, {"result": None}, {}])
+@pytest.mark.parametrize("context", [{"result": []}, {"result": None}, {"result": ""}, {"result": False}, {}])
 def test_an_empty_context_is_interactive_with_nothing_asked(context: dict) -> None:
     assert parse_predict(body(params={"context": context})).context == ()
 
@@ -113,6 +113,14 @@ def test_a_malformed_task_keeps_its_place_with_its_problem_and_the_others_are_re
     assert [task.image_url for task in request.tasks] == ["a", None, "c"]
     assert [task.problem for task in request.tasks] == [None, problem, None]
     assert request.tasks[1].id == (2 if isinstance(bad, dict) and bad["id"] == 2 else None)
+
+
+@pytest.mark.parametrize("empty", [None, [], {}, "", False])
+def test_an_empty_value_of_another_form_counts_as_absent_where_label_studio_may_send_one(empty: Any) -> None:
+    (box,) = parse_predict(body(rectangle(rotation=empty))).context or ()
+    assert isinstance(box, RectangleRow) and box.value.rotation == 0
+    setup = parse_setup({"project": "45.1", "schema": empty, "hostname": empty, "access_token": empty})
+    assert (setup.label_config, setup.hostname, setup.access_token) == ("", "", "")
 
 
 def test_an_id_may_be_a_number_as_text() -> None:
@@ -216,12 +224,12 @@ def test_setup_is_read_and_the_token_stays_out_of_sight() -> None:
         "extra_params": '{"a": 6}',
     }
     setup = parse_setup(sent)
-    assert (setup.project, setup.project_key, setup.hostname) == (45, "45.1", "http://h")
+    assert (setup.project, setup.project_name, setup.hostname) == (45, "45.1", "http://h")
     assert (setup.access_token, setup.label_config) == ("sesame", XML)
-    assert setup.config is not None and setup.problems == ()
+    assert setup.config is not None and setup.problems == []
     assert "sesame" not in repr(setup)
     for extra in ({"b": 1}, "", None, {}):
-        assert parse_setup(sent | {"extra_params": extra}).problems == ()
+        assert parse_setup(sent | {"extra_params": extra}).problems == []
     with pytest.raises(BadRequest) as caught:
         parse_setup(sent | {"access_token": ["sesame"]})
     assert "sesame" not in str(caught.value)
