@@ -37,14 +37,14 @@ from backend.settings import load_settings
 from backend.store.database import open_store
 from backend.versions.registry import open_registry
 from benchmarks.machine import LABELING, ROCKET, ROOT, SAMPLES, children, cpu_seconds, described, peak_mib
-from semsam_model.checkpoints.checkpoint import load_default
+from semsam_model.checkpoints.checkpoint import load_model
 from semsam_model.inference.automatic import AutomaticOptions, automatic_masks
 
 
 def grid(threads: int, side: int) -> dict[str, float]:
     """A grid of `side` x `side` clicks on one photo, in this process."""
     torch.set_num_threads(threads)
-    model, _ = load_default()
+    model, _ = load_model()
     loaded = peak_mib(os.getpid())
     rgb = np.array(Image.open(ROCKET).convert("RGB"))
     began, used = time.perf_counter(), cpu_seconds(os.getpid())

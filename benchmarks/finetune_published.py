@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 
 from semsam_model.checkpoints.checkpoint import load
-from semsam_model.checkpoints.published import convert
-from semsam_model.checkpoints.published_keys import published_shapes
+from semsam_model.checkpoints.published import convert, published_shapes
 from semsam_model.checkpoints.run_weights import pack
 from semsam_model.config import config_root, parse_config, read_model_config
 from semsam_model.data.mixture import MixtureConfig, read_mixture

@@ -29,7 +29,7 @@ from backend.inference.label_embeddings import LabelEmbedder, LabelVectors
 from backend.inference.predictor import Loaded, PhotoSource, Predictor
 from backend.metrics import Metrics
 from benchmarks.machine import ROCKET, described, peak_mib, resident_mib
-from semsam_model.checkpoints.checkpoint import load_default, load_model
+from semsam_model.checkpoints.checkpoint import load_model
 from semsam_model.checkpoints.header import Version
 from semsam_model.config import read_model_config
 from semsam_model.inference.predict import predict_candidates
@@ -119,7 +119,7 @@ def soak(model: SemanticSAM, version: Version, clicks: int, photos: int) -> tupl
 
 def measure_mobile(table: Table) -> None:
     """Add the rows of the default model."""
-    model, _ = load_default()
+    model, _ = load_model()
     encode, warm, nbytes = click_to_rle(model, sample_photo(SMALL))
     _, warm_large, _ = click_to_rle(model, sample_photo(LARGE))
     table.add_row("mobile encode", f"{encode:.0f} ms", "", "")
@@ -159,7 +159,7 @@ def main() -> None:
     if arguments.only in (None, "mobile"):
         measure_mobile(table)
     if arguments.only in (None, "soak"):
-        full, end, each = soak(*load_default(), 1000, 50)
+        full, end, each = soak(*load_model(), 1000, 50)
         memory = f"{full:.0f} -> {end:.0f} MiB, {each:.0f} ms a click"
         table.add_row("1,000 clicks, 50 photos, 4 threads", memory, "no growth", "")
     if arguments.only in (None, "swin"):

@@ -25,7 +25,7 @@ from backend.store.database import open_store
 from backend.versions.registry import open_registry
 from benchmarks.label_studio import answer, click_request
 from benchmarks.machine import ROCKET, ROOT
-from semsam_model.checkpoints.checkpoint import load_default, save
+from semsam_model.checkpoints.checkpoint import load_model, save
 
 
 def ask(url: str) -> tuple[str, float]:
@@ -44,7 +44,7 @@ def main() -> None:
         store = open_store(Settings(data_dir=data))
         stack.callback(store.close)
         registry = open_registry(Settings(data_dir=data), store)
-        model, _ = load_default()
+        model, _ = load_model()
         with torch.no_grad():
             next(model.parameters()).mul_(1.001)
         save(data / "other.safetensors", model, model.config, half=True)

@@ -26,7 +26,7 @@ from backend.inference.text_prompt import competing_labels
 from backend.label_studio.label_config import Label, LabelConfig
 from backend.settings import Settings
 from benchmarks.machine import described
-from semsam_model.checkpoints.checkpoint import load_default
+from semsam_model.checkpoints.checkpoint import load_model
 from semsam_model.data.folder import evenly, read_samples
 from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=16, help="photos a source, evenly spaced")
     parser.add_argument("--sources", nargs="*")
     arguments = parser.parse_args()
-    model, version = load_default()
+    model, version = load_model()
     threshold = Settings().name_threshold
     vectors = LabelVectors(TextEncoder(None))
     vectors.wait(120)

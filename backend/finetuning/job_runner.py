@@ -36,8 +36,7 @@ from semsam_model.data.folder import evenly
 from semsam_model.data.samples import MIN_AREA, Sample, clickable
 from semsam_model.errors import DataError, ImageError, SemsamError, Stopped
 from semsam_model.finetuning.config import read_finetune_config
-from semsam_model.finetuning.loop import FineTuned, fine_tune
-from semsam_model.finetuning.state import STATE
+from semsam_model.finetuning.loop import STATE, FineTuned, fine_tune
 from semsam_model.gate.config import GateConfig
 from semsam_model.gate.photo_agreement import PhotoAgreement, measure_agreement
 from semsam_model.gate.report import render_report

@@ -21,16 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from semsam_model.checkpoints.header import (
-    EMBEDDED,
-    FORMAT,
-    Header,
-    Version,
-    find_weights,
-    header_of,
-    opened,
-    weights_path,
-)
+from semsam_model.checkpoints.header import EMBEDDED, FORMAT, Header, Version, find_weights, header_of, opened
 from semsam_model.config import ModelConfig
 from semsam_model.errors import CheckpointError
 from semsam_model.files import replacing
@@ -88,8 +79,7 @@ def with_ranker(source: Path, ranker: Ranker, path: Path, *, card: Mapping[str, 
 
     card: added to the source's card. Raises CheckpointError when a file cannot be read or written.
     """
-    header, tensors = read_weights(source)
-    network = {name: tensor for name, tensor in tensors.items() if not name.startswith(RANKER)}
+    header, network, _ = read_weights(source)
     return _write(path, network | _ranker_tensors(ranker), header.config, header.card | dict(card or {}))
 
 
@@ -123,24 +113,16 @@ def load(
     that this release does not know, when a name or shape differs from what its config asks for, or when the content
     does not match its digest.
     """
-    header, tensors = read_weights(path)
+    header, network, ranker = read_weights(path)
     try:
         model = build_model(header.config)
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as exc:
         raise CheckpointError(f"{path}: its config does not describe a model that can be built: {exc}") from exc
-    network = {name: tensor for name, tensor in tensors.items() if not name.startswith(RANKER)}
     check_names_and_shapes(path, model.state_dict(), network)
     model.load_state_dict(network)
-    model.ranker = _ranker(path, tensors)
+    model.ranker = _ranker(path, ranker)
     model.backbone.to(dtype)
     return model.to(device).eval(), header.version
-
-
-def load_default(
-    *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[SemanticSAM, Version]:
-    """The embedded model. Raises CheckpointError as `load` does."""
-    return load(weights_path(EMBEDDED), device=device, dtype=dtype)
 
 
 def load_model(
@@ -159,8 +141,8 @@ def load_model(
     return load(path, device=device, dtype=dtype)
 
 
-def read_weights(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    """Header and tensors of a weights file, the ranker's among them.
+def read_weights(path: Path) -> tuple[Header, dict[str, Tensor], dict[str, Tensor]]:
+    """Header, tensors of the network and tensors of the ranker (none: {}) of a weights file, by their stored names.
 
     Raises CheckpointError when it cannot be read, or when its content does not match its digest.
     """
@@ -173,7 +155,8 @@ def read_weights(path: Path) -> tuple[Header, dict[str, Tensor]]:
             f"{path}: the content's sha256 is {digest[:12]}..., expected {header.version.digest[:12]}...; "
             "the file was altered after it was written, fetch or convert it again"
         )
-    return header, tensors
+    ranker = {name: tensors.pop(name) for name in list(tensors) if name.startswith(RANKER)}
+    return header, tensors, ranker
 
 
 def _ranker_tensors(ranker: Ranker | None) -> dict[str, Tensor]:
@@ -182,7 +165,7 @@ def _ranker_tensors(ranker: Ranker | None) -> dict[str, Tensor]:
 
 
 def _ranker(path: Path, tensors: Mapping[str, Tensor]) -> Ranker | None:
-    arrays = {n.removeprefix(RANKER): t.float().numpy() for n, t in tensors.items() if n.startswith(RANKER)}
+    arrays = {name.removeprefix(RANKER): tensor.float().numpy() for name, tensor in tensors.items()}
     try:
         return Ranker.from_arrays(arrays) if arrays else None
     except ValueError as exc:

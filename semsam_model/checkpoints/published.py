@@ -24,32 +24,53 @@ from semsam_model.checkpoints.checkpoint import save
 from semsam_model.checkpoints.download import download, public_url
 from semsam_model.checkpoints.header import SUFFIX, Version
 from semsam_model.checkpoints.pickles import read_pickle
-from semsam_model.checkpoints.published_keys import (
-    CONTENT,
-    EMPTY_WEIGHT,
-    PREDICTOR,
-    PREFIX,
-    WINDOW_INDEX,
-    published_names,
-    published_shapes,
-)
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.errors import CheckpointError
+from semsam_model.network.model import build_model
 from semsam_model.network.swin import relative_position_index
 
 RELEASE_URL = "https://github.com/UX-Decoder/Semantic-SAM/releases/download/checkpoint/"
 RELEASE_FILES = {"swin_t": "swint_only_sam_many2many.pth", "swin_l": "swinl_only_sam_many2many.pth"}
 VARIANTS = (*RELEASE_FILES, "swin_l_many2one")  #: what a published checkpoint can be
 STATUSES = ("loaded", "tied", "ignored", "missing")
+#: Our parameters that published training never changed, and why.
 UNTRAINED = {
     "decoder.object_projection": "object class head: no gradient reached it, initial values",
     "decoder.part_projection": "part class head: no gradient reached it, initial values",
     "decoder.kind_embed[1]": "box prompts: training had no boxes; its code put clicks in this row, inference in row 0",
 }
 
-_MISSING_NAME = "another name of the same values is there"
+PREFIX = "model."  #: of every key in a published file
+_HEAD = "sem_seg_head.pixel_decoder."
+PREDICTOR = "sem_seg_head.predictor."
+LANG_MAPPER = PREDICTOR + "lang_mapper"
+CONTENT = PREDICTOR + "label_enc.weight"  #: (2, width); only row 0 is used
+EMPTY_WEIGHT = "criterion.empty_weight"
+WINDOW_INDEX = ".attn.relative_position_index"  #: ending; a buffer computed from the window size
+#: Ours -> theirs, first match wins. Tied names and the special rows are added in `published_names`.
+_RENAMES = (
+    ("pixel_decoder.level_embed", _HEAD + "transformer.level_embed"),
+    ("pixel_decoder.layers.", _HEAD + "transformer.encoder.layers."),
+    ("pixel_decoder.lateral.0.", _HEAD + "adapter_1."),
+    ("pixel_decoder.lateral.1.", _HEAD + "adapter_1.norm."),
+    ("pixel_decoder.fuse.0.", _HEAD + "layer_1."),
+    ("pixel_decoder.fuse.1.", _HEAD + "layer_1.norm."),
+    ("pixel_decoder.", _HEAD),
+    ("decoder.layers.", PREDICTOR + "decoder.layers."),
+    ("decoder.position_head.", PREDICTOR + "decoder.ref_point_head."),
+    ("decoder.iou_head.", PREDICTOR + "iou_prediction_head."),
+    ("decoder.mask_head.", PREDICTOR + "mask_embed."),
+    ("decoder.level_tokens", PREDICTOR + "mask_tokens.weight"),
+    # Row 0 is what published inference adds for clicks, row 1 for boxes; their training added row 1 for clicks.
+    ("decoder.kind_embed", PREDICTOR + "pb_embedding.weight"),
+    ("decoder.object_projection", PREDICTOR + "class_embed"),
+    ("decoder.part_projection", PREDICTOR + "class_embed_part"),
+    ("decoder.content", CONTENT),
+    ("backbone.", "backbone."),
+)
 _REASONS = {
     "beside": "stands beside the weights: training state",
+    "alias": "another name of the same values is there",
     "index": "computed from the window size",
     "lang_mapper": "for text queries that the release never builds",
     "empty_weight": "a buffer of the training loss",
@@ -74,7 +95,6 @@ class Report:
     sha256: str  #: of the checkpoint read
     entries: tuple[Entry, ...]  #: every key of the checkpoint, and harmless absences
     casts: tuple[tuple[str, str], ...]  #: keys that were not float32, and what they were
-    untrained: tuple[tuple[str, str], ...] = tuple(UNTRAINED.items())  #: our parameter, why
 
     @property
     def counts(self) -> dict[str, int]:
@@ -94,7 +114,7 @@ class Report:
                 table.add_row(status, str(count), note)
         for dtype, count in Counter(dtype for _, dtype in self.casts).items():
             table.add_row("cast", str(count), f"{dtype} to float32")
-        for name, why in self.untrained:
+        for name, why in UNTRAINED.items():
             table.add_row("untrained", "", f"{name}: {why}")
         return table
 
@@ -119,7 +139,9 @@ def convert(path_in: Path, model_name: str, path_out: Path, *, card: Mapping[str
     source = {"source": path_in.name, "source_sha256": sha256, "untrained": UNTRAINED}
     version = save(path_out, weights, config, card={**source, **(card or {})})
     casts = tuple(
-        (PREFIX + key, str(value.dtype).removeprefix("torch.")) for key, value in state.items() if _needs_cast(value)
+        (PREFIX + key, str(value.dtype).removeprefix("torch."))
+        for key, value in state.items()
+        if value.is_floating_point() and value.dtype != torch.float32
     )
     return Report(path_out, version, sha256, (*entries, *beside), casts)
 
@@ -147,6 +169,38 @@ def fetch(
     report = convert(path, model_name, out_dir / f"{model_name}{SUFFIX}", card={"source_url": public_url(url)})
     note.write_text(f"{found}  {path.name}\n", "utf-8")
     return report
+
+
+def published_names(config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """Our parameter -> its published names without `model.`; several names hold equal values."""
+    with torch.device("meta"):
+        ours = build_model(config).state_dict()
+    layers = range(config.decoder_layers)
+    boxes = [f"{PREDICTOR}bbox_embed.{i}." for i in layers]
+    boxes += [f"{PREDICTOR}decoder.bbox_embed.{i}." for i in layers] + [f"{PREDICTOR}_bbox_embed."]
+    norms = [f"{PREDICTOR}decoder_norm.", f"{PREDICTOR}decoder.norm."]
+    names = {}
+    for name in ours:
+        for prefix, aliases in (("decoder.box_head.", boxes), ("decoder.norm.", norms)):
+            if name.startswith(prefix):
+                names[name] = tuple(alias + name.removeprefix(prefix) for alias in aliases)
+        if name not in names:
+            prefix, theirs = next(pair for pair in _RENAMES if name.startswith(pair[0]))
+            names[name] = (theirs + name.removeprefix(prefix),)
+    return names
+
+
+def published_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every key that the published code saves for this model, without `model.`, and its shape."""
+    with torch.device("meta"):
+        ours = {name: tuple(value.shape) for name, value in build_model(config).state_dict().items()}
+    shapes = {alias: ours[name] for name, aliases in published_names(config).items() for alias in aliases}
+    shapes[CONTENT] = (2, config.width)
+    shapes[LANG_MAPPER] = (config.text_dim, config.width)
+    for stage, depth in enumerate(config.swin_depths):
+        for block in range(depth):
+            shapes[f"backbone.layers.{stage}.blocks.{block}{WINDOW_INDEX}"] = (config.swin_window**2,) * 2
+    return shapes
 
 
 def file_sha256(path: Path) -> str:
@@ -228,7 +282,7 @@ def _collect(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) -> tu
         weights[ours] = value[0] if first == CONTENT else value
         entries.append(Entry(PREFIX + first, "loaded", "row 0; row 1 is never used" if first == CONTENT else ""))
         entries += [Entry(PREFIX + other, "tied", f"equal to {PREFIX}{first}") for other in others]
-        entries += [Entry(PREFIX + alias, "missing", _MISSING_NAME) for alias in aliases if alias not in state]
+        entries += [Entry(PREFIX + alias, "missing", _REASONS["alias"]) for alias in aliases if alias not in state]
     taken = {entry.key for entry in entries}
     for key in published_shapes(config):
         if PREFIX + key not in taken:
@@ -238,7 +292,3 @@ def _collect(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) -> tu
     if EMPTY_WEIGHT in state:
         entries.append(Entry(PREFIX + EMPTY_WEIGHT, "ignored", _REASONS["empty_weight"]))
     return weights, entries
-
-
-def _needs_cast(value: Tensor) -> bool:
-    return value.is_floating_point() and value.dtype != torch.float32

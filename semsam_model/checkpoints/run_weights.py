@@ -90,8 +90,7 @@ def pack(
     tensors = _read_tensors(run_weights)
     check_names_and_shapes(run_weights, build_model(config).state_dict(), tensors)
     if ranker_of is not None:
-        _, packed = read_weights(ranker_of)
-        ranker = {name: value for name, value in packed.items() if name.startswith(RANKER)}
+        _, _, ranker = read_weights(ranker_of)
         if not ranker:
             raise CheckpointError(f"{ranker_of}: holds no ranker; make one with `semsam train-ranker`")
         tensors |= ranker

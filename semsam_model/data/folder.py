@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -25,6 +25,8 @@ from semsam_model.data.segmentations import CocoMask
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import tight_bbox
 from semsam_model.types import Label
+
+Item = TypeVar("Item")
 
 
 def read_samples(directory: Path, sources: Sequence[str] | None = None, *, evaluation: bool = False) -> Dataset:
@@ -133,10 +135,11 @@ def evenly(samples: Sequence[Sample], per_source: int | None) -> list[Sample]:
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample.source, []).append(sample)
-    if per_source is None:
-        return [sample for group in groups.values() for sample in group]
-    return [
-        group[index]
-        for group in groups.values()
-        for index in np.unique(np.linspace(0, len(group) - 1, min(per_source, len(group))).round().astype(int))
-    ]
+    return [sample for group in groups.values() for sample in evenly_spaced(group, per_source)]
+
+
+def evenly_spaced(items: Sequence[Item], most: int | None) -> list[Item]:
+    """At most `most` of the items, the first and the last among them; all when None."""
+    if most is None or len(items) <= most:
+        return list(items)
+    return [items[place] for place in np.unique(np.linspace(0, len(items) - 1, most).round().astype(int))]

@@ -12,26 +12,43 @@ a run that was killed goes on, and ends as if it had not been.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import hashlib
+import json
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from semsam_model.data.folder import evenly_spaced
 from semsam_model.data.samples import Sample
 from semsam_model.data.synthetic import synthetic_samples
-from semsam_model.errors import DataError, Stopped
-from semsam_model.finetuning.config import FineTuneConfig
-from semsam_model.finetuning.state import FineTuneRun
+from semsam_model.data.vocabulary import NameTable, Vocabulary, encode_vocabulary
+from semsam_model.errors import DataError, Stopped, TrainingError
+from semsam_model.finetuning.config import FEATURES, TRAINED, FineTuneConfig
+from semsam_model.finetuning.views import View, Views, stack_features
 from semsam_model.network.model import SemanticSAM
+from semsam_model.network.pixel_decoder import Features
 from semsam_model.text_encoder import TextEncoder
+from semsam_model.training.distributed import Distributed
+from semsam_model.training.losses.masks import LossOutput
+from semsam_model.training.objective import PromptLoss
+from semsam_model.training.optimiser import NotFinite, Optimiser, OptimiserSettings, save_state
+from semsam_model.training.prompts import PromptBatch, draw_prompts
 from semsam_model.training.ranker import fit_ranker
 from semsam_model.types import ShouldStop, never_stop
 
 log = logging.getLogger(__name__)
 
+STATE = "finetune.pt"
+LAYOUT = 2  #: of the state file; one of another layout is not read
+LR_FINAL = 0.02  #: share of the learning rate that is left at the end of the cosine
 SCENES = 1  #: seed of the made scenes that are mixed in; the gate's have another
 
 
@@ -81,7 +98,7 @@ def fine_tune(
     run.save()
     tuned = run.averaged
     if config.ranker_photos:
-        samples = [*_evenly_spaced(corrections, config.ranker_photos), *_evenly_spaced(earlier, config.ranker_photos)]
+        samples = [sample for each in (corrections, earlier) for sample in evenly_spaced(each, config.ranker_photos)]
         try:
             tuned.ranker = fit_ranker(tuned, samples, per_source=None, seed=config.seed, should_stop=should_stop)
         except DataError as error:
@@ -90,6 +107,157 @@ def fine_tune(
     return FineTuned(tuned, run.step, run.seconds, loss, run.named)
 
 
-def _evenly_spaced(samples: Sequence[Sample], most: int) -> list[Sample]:
-    places = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int))
-    return [samples[place] for place in places] if len(samples) else []
+class FineTuneRun:
+    """Model, averages, optimiser and step: what a killed run must find again."""
+
+    def __init__(
+        self,
+        parent: SemanticSAM,
+        corrections: Sequence[Sample],
+        earlier: Sequence[Sample],
+        config: FineTuneConfig,
+        out: Path,
+        encoder: TextEncoder | None,
+    ) -> None:
+        """earlier: data that is mixed in. Raises DataError when there is nothing to train on."""
+        if not corrections:
+            raise DataError("fine-tuning: expected at least one photo with corrections, got none")
+        self.config, self.out = config, out
+        self.samples, self.own = [*corrections, *earlier], len(corrections)
+        self.model = copy.deepcopy(parent).float()
+        # where features are kept, they must be what they will be when the model predicts
+        self.model.train(config.learn == "everything")
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name.startswith(TRAINED[config.learn]))
+        self.device = self.model.pixel_mean.device
+        self.optimiser = Optimiser(self.model, _optimiser_settings(config), Distributed(self.device))
+        vocabulary, table = self._names(encoder)
+        corrected = config.rounds if self.model.config.corrections else dataclasses.replace(config.rounds, prompts=0)
+        self.prompt_loss = PromptLoss(self.model, config.loss, corrected, config.names, table)
+        self.views = Views(self.model, self.samples, config, vocabulary)
+        #: a photo is drawn in proportion to the weight of its regions
+        weights = np.array([sum(r.weight for r in s.regions) for s in corrections], float)
+        if not weights.sum() > 0:
+            raise DataError("fine-tuning: expected regions in the corrections, got none")
+        self.chance = weights / weights.sum()
+        self.key = self._key(parent)
+        self.seconds = 0.0
+        self.losses: list[float] = []
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.optimiser.steps
+
+    @property
+    def averaged(self) -> SemanticSAM:
+        """The model of averaged weights, in evaluation mode."""
+        return self.optimiser.averaged
+
+    @property
+    def named(self) -> int:
+        """Labels whose names are trained."""
+        table = self.prompt_loss.name_table
+        return 0 if table is None else len(table.heads)
+
+    def _names(self, encoder: TextEncoder | None) -> tuple[Vocabulary | None, NameTable | None]:
+        if encoder is None or self.model.name_head is None or not self.config.names:
+            return None, None
+        vocabulary = Vocabulary.of(self.samples)
+        if not any(row[0] == self.samples[0].source for row in vocabulary.rows):
+            return None, None
+        vectors = encode_vocabulary(vocabulary, encoder, self.model.config.text_dim)
+        return vocabulary, NameTable.of(vocabulary, vectors).to(self.device)
+
+    def _key(self, parent: SemanticSAM) -> str:
+        """Of all that a saved state must have in common with this run."""
+        settings = {"layout": LAYOUT, **dataclasses.asdict(self.config)}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for sample in self.samples[: self.own]:
+            digest.update(f"{sample.name} {len(sample.regions)}\0".encode())
+        first = next(p for p in parent.parameters())
+        digest.update(first.detach().cpu().float().numpy().tobytes())
+        return digest.hexdigest()
+
+    def advance(self) -> None:
+        """One step. Raises TrainingError when loss or gradient is not finite."""
+        began = time.monotonic()
+        rng = np.random.default_rng([self.config.seed, 2, self.step])
+        torch.manual_seed(int(rng.integers(2**31)))
+        views = self._draw_views(rng)
+        try:
+            _, total = self.optimiser.step([views], lambda views: self._loss(views, rng), self.step / self.config.steps)
+        except NotFinite as error:
+            raise TrainingError(f"fine-tuning, {error}; try again with a smaller lr") from None
+        self.losses.append(total)
+        self.seconds += time.monotonic() - began
+
+    def _draw_views(self, rng: np.random.Generator) -> list[View]:
+        found: list[View] = []
+        tries = 0
+        while len(found) < self.config.batch:
+            if self.own < len(self.samples) and rng.random() < self.config.replay_share:
+                # earlier data is many photos, each seen from one side
+                view = self.views.view(int(rng.integers(self.own, len(self.samples))), 0)
+            else:
+                photo = int(rng.choice(self.own, p=self.chance))
+                view = self.views.view(photo, int(rng.integers(self.config.views)))
+            tries += 1
+            if view is not None:
+                found.append(view)
+            elif tries > 50 * self.config.batch:
+                raise DataError(f"fine-tuning: {tries} photos in turn gave no usable mask")
+        return found
+
+    def _loss(self, views: Sequence[View], rng: np.random.Generator) -> LossOutput:
+        drawn = [
+            draw_prompts(v.masks, v.granularity, self.config.sampling, self.model.config.click_box, rng, v.weights)
+            for v in views
+        ]
+        # what a project does not label is not what it wants: its candidates may well learn to be worth little
+        partial = [False] * len(views)
+        prompts = PromptBatch.of(drawn, [v.masks for v in views], [v.rows for v in views], partial).to(self.device)
+        return self.prompt_loss(self._features(views), prompts, rng, rng.spawn(len(views)))
+
+    def _features(self, views: Sequence[View]) -> Features:
+        kept = [v.features for v in views if v.features is not None]
+        if kept:
+            return stack_features(kept)
+        return self.model.features(self.model.normalise(torch.cat([v.image for v in views]).to(self.device)))
+
+    # ---- on disk
+
+    def save(self) -> None:
+        """Write what `load` needs."""
+        state = {"key": self.key, "seconds": self.seconds, "losses": self.losses}
+        save_state(self.optimiser.state_dict() | state, self.out / STATE)
+
+    def load(self) -> None:
+        """Go on where `save` left off, if it was this run's; what cannot be read or is another's is begun anew."""
+        path = self.out / STATE
+        if not path.is_file():
+            return
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # torch raises many kinds for a file that is none
+            log.warning("%s: cannot be read, fine-tuning begins anew: %s", path, error)
+            return
+        if state.get("key") != self.key:
+            log.warning("%s: of another run, fine-tuning begins anew", path)
+            return
+        self.optimiser.load_state_dict(state)
+        self.seconds, self.losses = state["seconds"], state["losses"]
+        log.info("fine-tuning goes on at step %d", self.step)
+
+
+def _optimiser_settings(config: FineTuneConfig) -> OptimiserSettings:
+    return OptimiserSettings(
+        lr=config.lr,
+        rates=dict.fromkeys(FEATURES, config.lr_features),
+        weight_decay=config.weight_decay,
+        warmup=config.warmup,
+        lr_final=LR_FINAL,
+        clip=config.clip,
+        ema=config.ema,
+        ema_delay=1,
+    )

@@ -17,7 +17,7 @@ from semsam_model.errors import DataError
 from semsam_model.finetuning.config import FineTuneConfig
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features
-from semsam_model.training.augment import augment
+from semsam_model.training.batches import augment
 
 log = logging.getLogger(__name__)
 

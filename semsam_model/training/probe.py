@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from semsam_model.data.folder import evenly, evenly_spaced
 from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError
 from semsam_model.masks.clicker import innermost
@@ -47,24 +48,17 @@ def pick_probes(
 
     Masks below `min_share` of the photo are passed over, and photos that cannot be read.
     """
-    by_source: dict[str, list[Sample]] = {}
-    for sample in samples:
-        by_source.setdefault(sample.source, []).append(sample)
     probes = []
-    for source, group in sorted(by_source.items()):
-        for index in np.unique(np.linspace(0, len(group) - 1, per_source).round().astype(int)):
-            try:
-                sample, image = group[index], group[index].image()
-                found = sample.masks()
-            except DataError:
-                continue
-            found = sorted((m for m in found if m.mean() >= min_share), key=np.count_nonzero, reverse=True)
-            if found:
-                chosen = np.stack(
-                    [found[i] for i in np.unique(np.linspace(0, len(found) - 1, masks).round().astype(int))]
-                )
-                clicks = tuple(innermost(mask) for mask in chosen)
-                probes.append(Probe(source, sample.name, image, chosen, clicks))
+    for sample in sorted(evenly(samples, per_source), key=lambda sample: sample.source):
+        try:
+            image, found = sample.image(), sample.masks()
+        except DataError:
+            continue
+        found = sorted((m for m in found if m.mean() >= min_share), key=np.count_nonzero, reverse=True)
+        if found:
+            chosen = evenly_spaced(found, masks)
+            clicks = tuple(innermost(mask) for mask in chosen)
+            probes.append(Probe(sample.source, sample.name, image, np.stack(chosen), clicks))
     return probes
 
 

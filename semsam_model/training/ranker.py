@@ -229,25 +229,16 @@ def _proposal_list(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """All lists, all that may be known, as one table of rows."""
-
-    rows: Tensor  #: (R, len(FEATURES))
-    target: Tensor  #: (R,)
-    weight: Tensor  #: (R,), sums to 1; a list's weight is spread over its rows
-
-
 def fit(lists: Sequence[ProposalList], *, seed: int = 0) -> Ranker:
     """Fit to lists of proposals. Raises DataError when there is none."""
     if not lists:
         raise DataError("ranker: expected at least one annotated mask to learn from, got none")
     generator = torch.Generator().manual_seed(seed)
-    table = _table(lists, np.random.default_rng(seed))
-    spread = table.rows.std(0, correction=0)
+    rows, target, weight = _table(lists, np.random.default_rng(seed))
+    spread = rows.std(0, correction=0)
     scale = torch.where(spread > 1e-6, 1 / spread.clamp(min=1e-6), 0)  # what never changes has no weight
-    mean = table.rows.mean(0)
-    rows = (table.rows - mean) * scale
+    mean = rows.mean(0)
+    rows = (rows - mean) * scale
     hidden = (torch.randn(len(FEATURES), HIDDEN, generator=generator) * len(FEATURES) ** -0.5).requires_grad_()
     hidden_bias = torch.zeros(HIDDEN, requires_grad=True)
     output = (torch.randn(HIDDEN, generator=generator) * HIDDEN**-0.5).requires_grad_()
@@ -259,7 +250,7 @@ def fit(lists: Sequence[ProposalList], *, seed: int = 0) -> Ranker:
     for _ in range(STEPS):
         optimizer.zero_grad()
         value = torch.tanh(rows @ hidden + hidden_bias) @ output + output_bias
-        loss = F.binary_cross_entropy_with_logits(value, table.target, reduction="none") @ table.weight
+        loss = F.binary_cross_entropy_with_logits(value, target, reduction="none") @ weight
         (loss + DECAY * (hidden.square().sum() + output.square().sum())).backward()
         optimizer.step()
         schedule.step()
@@ -272,7 +263,10 @@ def fit(lists: Sequence[ProposalList], *, seed: int = 0) -> Ranker:
     )
 
 
-def _table(lists: Sequence[ProposalList], rng: np.random.Generator) -> _Table:
+def _table(lists: Sequence[ProposalList], rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """All lists, with all that may be known: rows (R, len(FEATURES)), their IoU (R,), their weights (R,), which sum to
+    1; the weight of a list is spread over its rows.
+    """
     of_source = Counter(entry.source for entry in lists)
     best_levels: dict[tuple[str, ...], Counter[int]] = defaultdict(Counter)
     for entry in lists:
@@ -287,11 +281,7 @@ def _table(lists: Sequence[ProposalList], rng: np.random.Generator) -> _Table:
             targets.append(target)
             weights.append(np.full(len(target), 1 / len(target) / of_source[entry.source]))
     weight = torch.from_numpy(np.concatenate(weights)).float()
-    return _Table(
-        torch.from_numpy(np.concatenate(rows)),
-        torch.from_numpy(np.concatenate(targets)),
-        weight / weight.sum(),
-    )
+    return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(targets)), weight / weight.sum()
 
 
 def _kinds(entry: ProposalList) -> tuple[tuple[str, ...], tuple[str, ...]]:

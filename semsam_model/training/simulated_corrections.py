@@ -57,27 +57,14 @@ def simulate_corrections(
             if number:
                 earlier = FurtherClicks(clicks.points[:, :, :number].to(device), clicks.kinds[:, :, :number].to(device))
                 embedding = model.decoder(features, boxes, kinds, further=earlier)[-1].mask_embedding
-            predicted = _nearest(model.mask_logits(features, embedding) > 0, target)
-            _add_click(clicks, number, expected, predicted.cpu().numpy(), config, rngs)
+            predicted = _nearest(model.mask_logits(features, embedding) > 0, target).cpu().numpy()
+            for b, rng in enumerate(rngs):
+                new = _next_clicks(expected[b], predicted[b], clicks.points[b, :, :number], config, rng)
+                clicks.points[b, :, number], clicks.kinds[b, :, number] = new
     clicks = FurtherClicks(clicks.points.to(device), clicks.kinds.to(device))
     allowed = [_agreeing(masks[b], of_prompt[b], clicks.points[b], clicks.kinds[b]) for b in range(len(masks))]
     layers = model.decoder(features, boxes, kinds, all_layers=True, further=clicks)
     return layers, replace(prompts.targets, of_prompt=torch.stack(allowed))
-
-
-def _add_click(
-    clicks: FurtherClicks,
-    number: int,
-    expected: np.ndarray,
-    predicted: np.ndarray,
-    config: SimulatedCorrectionsConfig,
-    rngs: Sequence[np.random.Generator],
-) -> None:
-    """Write the click of that number for every prompt; expected and predicted bool (B, N, h, w)."""
-    for image, rng in enumerate(rngs):
-        before = clicks.points[image, :, :number]
-        places, kinds = _clicks(expected[image], predicted[image], before, config, rng)
-        clicks.points[image, :, number], clicks.kinds[image, :, number] = places, kinds
 
 
 def _nearest(masks: Tensor, target: Tensor) -> Tensor:
@@ -88,7 +75,7 @@ def _nearest(masks: Tensor, target: Tensor) -> Tensor:
     return masks.take_along_dim(best[:, :, None, None, None], 2)[:, :, 0]
 
 
-def _clicks(
+def _next_clicks(
     expected: np.ndarray,
     predicted: np.ndarray,
     before: Tensor,

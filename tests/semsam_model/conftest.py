@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from semsam_model.checkpoints.published import Report, convert
-from semsam_model.checkpoints.published_keys import published_shapes
+from semsam_model.checkpoints.published import Report, convert, published_shapes
 from semsam_model.config import read_model_config
 from tests.semsam_model.published_rule import rule_weights
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semsam_model.network.decoder import LayerOutput
 from semsam_model.training.config import LossConfig
 from semsam_model.training.distributed import ReduceMean, no_reduce
 from semsam_model.training.losses.matching import (
@@ -27,6 +27,7 @@ from semsam_model.training.losses.matching import (
     MASKS,
     NO_TARGET,
     Match,
+    TargetMasks,
     Targets,
     generalised_iou,
     mask_costs,
@@ -36,28 +37,11 @@ from semsam_model.training.losses.matching import (
 )
 from semsam_model.training.losses.names import NameLoss
 from semsam_model.training.losses.object_queries import ObjectQueryLoss
-from semsam_model.training.losses.target_masks import TargetMasks
 
 #: Term of a layer's loss -> column of `Targets.supervised`: only masks that are supervised in it count in the term.
 SUPERVISED_BY = {"mask_bce": MASKS, "mask_dice": MASKS, "box_l1": BOXES, "box_giou": BOXES, "iou": IOU}
 #: (rows, points) -> float (rows, points, 2), uniform in 0..1.
 RandomPoints = Callable[[int, int], Tensor]
-
-
-class LayerPrediction(Protocol):
-    """Output of a decoder layer for B images, N prompts, T tokens."""
-
-    @property
-    def mask_embedding(self) -> Tensor:
-        """(B, N, T, C)"""
-
-    @property
-    def predicted_iou(self) -> Tensor:
-        """(B, N, T)"""
-
-    @property
-    def boxes(self) -> Tensor:
-        """(B, N, T, 4), cx, cy, w, h in 0..1"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +77,7 @@ def uniform_points(device: torch.device, seed: int | None = None) -> RandomPoint
 
 
 def training_loss(
-    layers: Sequence[LayerPrediction],
+    layers: Sequence[LayerOutput],
     mask_features: Tensor,
     targets: Targets,
     config: LossConfig,
@@ -110,43 +94,28 @@ def training_loss(
     """
     random_points = random_points or [uniform_points(mask_features.device)] * len(mask_features)
     with torch.autocast(mask_features.device.type, enabled=False):
-        return _training_loss(layers, mask_features, targets, config, random_points, reduce_mean)
-
-
-def _training_loss(
-    layers: Sequence[LayerPrediction],
-    mask_features: Tensor,
-    targets: Targets,
-    config: LossConfig,
-    random_points: Sequence[RandomPoints],
-    reduce_mean: ReduceMean,
-) -> LossOutput:
-    truth = TargetMasks(targets, (mask_features.shape[-2], mask_features.shape[-1]))
-    unmatched: list[Tensor] = []
-    if config.mode == "many_to_many":
-        matches = _match(layers[-1], mask_features, targets, config, random_points)
-        if config.iou_target == "mask_iou" and config.unmatched_iou:
-            unmatched = _unmatched_queries(layers[-1], truth, matches)
-    else:
-        matches = _all_to_first(layers[-1], targets)
-    counts = _counts(layers[-1], truth, matches, unmatched, config, reduce_mean)
-    order = [len(layers) - 1, *range(len(layers) - 1)]
-    images = mask_features.unbind()
-    losses: dict[int, LayerLoss] = {}
-    for index in order:
-        last = index == len(layers) - 1
-        pairs = _Pairs(layers[index], images, truth, matches)
-        losses[index] = _layer_loss(pairs, truth, config, random_points, unmatched if last else [], counts[int(last)])
-    ordered = tuple(losses[index] for index in range(len(layers)))
-    total = torch.stack([layer.weighted(config) for layer in ordered]).sum()
-    return LossOutput(total, ordered, tuple(matches))
+        truth = TargetMasks(targets, (mask_features.shape[-2], mask_features.shape[-1]))
+        unmatched: list[Tensor] = []
+        if config.mode == "many_to_many":
+            matches = _match(layers[-1], mask_features, targets, config, random_points)
+            if config.iou_target == "mask_iou" and config.unmatched_iou:
+                unmatched = _unmatched_queries(layers[-1], truth, matches)
+        else:
+            matches = _all_to_first(layers[-1], targets)
+        counts = _counts(layers[-1], truth, matches, unmatched, config, reduce_mean)
+        images = mask_features.unbind()
+        last, *earlier = (_Pairs(layer, images, truth, matches) for layer in (layers[-1], *layers[:-1]))
+        of_last = _layer_loss(last, truth, config, random_points, unmatched, counts[1])
+        losses = (*(_layer_loss(pairs, truth, config, random_points, [], counts[0]) for pairs in earlier), of_last)
+        total = torch.stack([layer.weighted(config) for layer in losses]).sum()
+        return LossOutput(total, losses, tuple(matches))
 
 
 class _Pairs:
     """The matched queries of one layer, over the whole batch, beside the masks they are held to."""
 
     def __init__(
-        self, layer: LayerPrediction, mask_features: Sequence[Tensor], truth: TargetMasks, matches: Sequence[Match]
+        self, layer: LayerOutput, mask_features: Sequence[Tensor], truth: TargetMasks, matches: Sequence[Match]
     ) -> None:
         # unbound at once: the gradient of each `tensor[b]` would be a whole batch of zeros beside it
         embedding, ious, boxes = layer.mask_embedding.unbind(), layer.predicted_iou.unbind(), layer.boxes.unbind()
@@ -166,7 +135,7 @@ def _logits(embedding: Tensor, features: Tensor) -> Tensor:
 
 
 def _match(
-    layer: LayerPrediction,
+    layer: LayerOutput,
     mask_features: Tensor,
     targets: Targets,
     config: LossConfig,
@@ -194,13 +163,13 @@ def _match(
     return matches
 
 
-def _all_to_first(layer: LayerPrediction, targets: Targets) -> list[Match]:
+def _all_to_first(layer: LayerOutput, targets: Targets) -> list[Match]:
     prompts, tokens = layer.predicted_iou.shape[1:]
     query = torch.arange(prompts * tokens, device=targets.of_prompt.device)
     return [Match(query, first.repeat_interleave(tokens)) for first in targets.of_prompt[:, :, 0]]
 
 
-def _unmatched_queries(layer: LayerPrediction, truth: TargetMasks, matches: Sequence[Match]) -> list[Tensor]:
+def _unmatched_queries(layer: LayerOutput, truth: TargetMasks, matches: Sequence[Match]) -> list[Tensor]:
     """bool (N * T,) of each image: unmatched queries that learn what their best mask would be worth."""
     found = []
     for b, match in enumerate(matches):
@@ -213,7 +182,7 @@ def _unmatched_queries(layer: LayerPrediction, truth: TargetMasks, matches: Sequ
 
 
 def _counts(
-    layer: LayerPrediction,
+    layer: LayerOutput,
     truth: TargetMasks,
     matches: Sequence[Match],
     unmatched: Sequence[Tensor],

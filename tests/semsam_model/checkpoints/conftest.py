@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from semsam_model.checkpoints.checkpoint import save
-from semsam_model.checkpoints.published_keys import published_shapes
+from semsam_model.checkpoints.published import published_shapes
 from semsam_model.config import read_model_config
 from semsam_model.network.model import SemanticSAM, build_model
 from tests.semsam_model.checkpoints.conversions import (

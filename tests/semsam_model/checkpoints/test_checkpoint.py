@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from semsam_model.checkpoints.checkpoint import content_digest, load, load_default, load_model, save
+from semsam_model.checkpoints.checkpoint import content_digest, load, load_model, save
 from semsam_model.checkpoints.header import FORMAT, read_header, weights_path
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError
@@ -251,5 +251,5 @@ def test_a_name_that_is_no_model_is_refused(name: str, path: Path, tmp_path: Pat
 def test_the_embedded_model_is_the_default() -> None:
     embedded = weights_path("mobile")
     assert embedded.parts[-3:] == ("semsam_model", "weights", "mobile.safetensors")
-    assert load_default()[1] == load_model()[1] == load(embedded)[1]
-    assert load_default()[0].config == read_model_config("mobile")
+    assert load_model()[1] == load(embedded)[1]
+    assert load_model()[0].config == read_model_config("mobile")

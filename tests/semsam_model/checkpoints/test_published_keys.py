@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from semsam_model.checkpoints.published_keys import published_names, published_shapes
+from semsam_model.checkpoints.published import published_names, published_shapes
 from semsam_model.config import read_model_config
 from tests.paths import FIXTURES
 

@@ -13,8 +13,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from semsam_model.checkpoints.checkpoint import load
-from semsam_model.checkpoints.published import convert
-from semsam_model.checkpoints.published_keys import published_shapes
+from semsam_model.checkpoints.published import convert, published_shapes
 from semsam_model.checkpoints.run_weights import pack
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from semsam_model.checkpoints.checkpoint import load_default
+from semsam_model.checkpoints.checkpoint import load_model
 from semsam_model.config import parse_config
 from semsam_model.data.samples import Annotation, Region, Sample
 from semsam_model.data.segmentations import CocoMask
@@ -24,7 +24,7 @@ SCENES = synthetic_samples(5, seed=33, size=(128, 160), source="project")
 
 @pytest.fixture(scope="module")
 def model() -> SemanticSAM:
-    return load_default()[0]
+    return load_model()[0]
 
 
 def annotated(sample: Sample, masks: Sequence[np.ndarray]) -> Sample:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from semsam_model.checkpoints.checkpoint import load_default
+from semsam_model.checkpoints.checkpoint import load_model
 from semsam_model.config import parse_config, read_model_config
 from semsam_model.data.samples import Annotation, Sample
 from semsam_model.data.synthetic import synthetic_samples
@@ -120,7 +120,7 @@ def test_what_predicted_iou_alone_chooses_is_told_and_not_judged() -> None:
 
 
 def test_clicks_are_answered_as_the_evaluation_of_the_service_answers_them_closer_look_and_all() -> None:
-    model = load_default()[0]
+    model = load_model()[0]
     (scene,) = synthetic_samples(1, seed=21, size=(96, 96))
     smallest = tuple(dataclasses.replace(region, parent=None) for region in scene.regions[-4:])
     samples = [Sample(scene.photo, scene.source, Annotation(96, 96, smallest))]

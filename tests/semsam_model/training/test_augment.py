@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semsam_model.training.augment import augment
+from semsam_model.training.batches import augment
 from semsam_model.training.config import SamplingConfig
 from tests.semsam_model.houses import FILL
 

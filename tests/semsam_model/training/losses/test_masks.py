@@ -18,8 +18,7 @@ from semsam_model.config import parse_config
 from semsam_model.errors import ConfigError
 from semsam_model.training.config import LossConfig
 from semsam_model.training.losses.masks import LossOutput, training_loss
-from semsam_model.training.losses.matching import NO_TARGET, Targets, generalised_iou
-from semsam_model.training.losses.target_masks import TargetMasks
+from semsam_model.training.losses.matching import NO_TARGET, TargetMasks, Targets, generalised_iou
 from tests.paths import FIXTURES
 
 FIXTURE = FIXTURES / "parity_loss.npz"
