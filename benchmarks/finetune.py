@@ -24,8 +24,7 @@ import torch
 from semsam_model.checkpoints.checkpoint import load_model
 from semsam_model.config import parse_config
 from semsam_model.data.folder import read_samples
-from semsam_model.data.samples import Annotation, Region, Sample
-from semsam_model.data.segmentations import CocoMask
+from semsam_model.data.samples import Annotation, CocoMask, Region, Sample
 from semsam_model.evaluation.clicks import evaluate_clicks
 from semsam_model.evaluation.names import evaluate_names
 from semsam_model.evaluation.photos import evaluate_photos

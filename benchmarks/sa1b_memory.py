@@ -24,8 +24,7 @@ from PIL import Image
 
 from benchmarks.machine import resident_mib
 from semsam_model.data.readers.sa1b import read_sa1b
-from semsam_model.data.samples import Sample
-from semsam_model.data.segmentations import CocoMask
+from semsam_model.data.samples import CocoMask, Sample
 
 SIDE = 32
 

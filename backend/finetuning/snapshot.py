@@ -18,9 +18,7 @@ from backend.corrections.photo_archive import PhotoArchive
 from backend.corrections.split import Split, split_of
 from backend.corrections.tasks import LabelledTask, by_task, categories, parents
 from backend.records import StoredRegion
-from semsam_model.data.photos import PhotoFile
-from semsam_model.data.samples import Annotation, Region, Sample
-from semsam_model.data.segmentations import CocoMask
+from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Region, Sample
 from semsam_model.files import replacing
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """A folder of annotated photographs on disk <-> samples.
 
-Layout: `DIR/SOURCE.json` (COCO style, see `readers.coco_file`: images, categories, annotations) and the photos that its
+Layout: `DIR/SOURCE.json` (COCO style, see `readers.coco`: images, categories, annotations) and the photos that its
 `file_name`s point to, relative to DIR. Beyond COCO, an annotation may carry `granularity` (object, part or region;
 object when absent) and `parent_id`, an image `partial` (true when not everything visible is annotated). Accepted and
 corrected annotations are exported in the same form.
@@ -18,10 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from semsam_model.data.readers.coco import read_coco
-from semsam_model.data.readers.coco_file import CocoOptions
-from semsam_model.data.samples import Dataset, Sample
-from semsam_model.data.segmentations import CocoMask
+from semsam_model.data.readers.coco import CocoOptions, read_coco
+from semsam_model.data.samples import CocoMask, Dataset, Sample
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import tight_bbox
 from semsam_model.types import Label

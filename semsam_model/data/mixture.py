@@ -22,11 +22,9 @@ from pydantic.dataclasses import dataclass
 
 from semsam_model.config import STRICT, Count, NonNegative, NonNegativeInt, parse_config, read_yaml
 from semsam_model.data.lazy_samples import LazySamples, chain, pack
-from semsam_model.data.readers.coco import read_coco
-from semsam_model.data.readers.coco_file import CocoOptions
-from semsam_model.data.readers.label_map import ENDINGS, MapOptions, read_label_map
+from semsam_model.data.readers.coco import CocoOptions, read_coco
+from semsam_model.data.readers.id_maps import ENDINGS, MapOptions, read_label_map, read_panoptic
 from semsam_model.data.readers.label_studio import read_label_studio
-from semsam_model.data.readers.panoptic import read_panoptic
 from semsam_model.data.readers.sa1b import read_sa1b
 from semsam_model.data.samples import Dataset, Sample, Supervision
 from semsam_model.data.synthetic import synthetic_samples

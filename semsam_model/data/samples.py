@@ -6,18 +6,26 @@ memory. Frame: pixels of the EXIF-oriented photo.
 
 from __future__ import annotations
 
+import io
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
 
-from semsam_model.data.photos import Photo
-from semsam_model.data.segmentations import BAD_ENTRY, Segmentation
-from semsam_model.errors import ConfigError, DataError
+from semsam_model.data.pixels import decode_rgb
+from semsam_model.errors import ConfigError, DataError, ImageError
+from semsam_model.masks.codecs import decode_coco_rle, encode_coco_rle
+from semsam_model.masks.geometry import Size, crop_mask
 from semsam_model.types import Label
 
+#: What malformed entries of someone else's file raise, besides DataError.
+BAD_ENTRY = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 MIN_AREA = 64  #: photo pixels of a mask that is worth a click, see `clickable`
 
 
@@ -50,6 +58,84 @@ class Supervision:
 
 
 FULL_SUPERVISION = Supervision()
+
+
+class Photo(Protocol):
+    """Where the pixels of a sample come from."""
+
+    @property
+    def path(self) -> Path:
+        """The file they lie in, or a name in the form of one."""
+
+    @property
+    def name(self) -> str:
+        """The photo's own file name."""
+
+    def pixels(self) -> np.ndarray:
+        """uint8 RGB (H, W, 3). Raises DataError naming the file."""
+
+
+def decode_photo(data: bytes, where: str) -> np.ndarray:
+    """The bytes of an image file -> uint8 RGB (H, W, 3), as clicks see it. Raises DataError naming `where`."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return decode_rgb(image, data)
+    except (ImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+        raise DataError(f"{where}: expected a readable image: {exc}") from exc
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """A photo in a file of its own."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def content(self) -> bytes:
+        """The file as it is. Raises DataError when it cannot be read."""
+        try:
+            return self.path.read_bytes()
+        except OSError as exc:
+            raise DataError(f"{self.path}: expected a readable image: {exc}") from exc
+
+    def pixels(self) -> np.ndarray:
+        return decode_photo(self.content(), str(self.path))
+
+
+class Segmentation(Protocol):
+    """Where the mask of a region comes from."""
+
+    def decode(self, size: Size) -> np.ndarray:
+        """bool (H, W) of a photo of `size` (H, W). Raises DataError, or one of BAD_ENTRY for a malformed entry."""
+
+
+@dataclass(frozen=True, eq=False)
+class CocoMask:
+    """A COCO segmentation as it stands in a file: compressed or plain RLE, or polygons."""
+
+    segmentation: Mapping[str, Any] | Sequence[Any]
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> CocoMask:
+        """Exactly this bool (H, W) mask."""
+        height, width = mask.shape
+        return cls(encode_coco_rle(*crop_mask(mask), (height, width)))
+
+    def decode(self, size: Size) -> np.ndarray:
+        if isinstance(self.segmentation, Mapping):
+            return np.ascontiguousarray(decode_coco_rle(dict(self.segmentation), size))
+        if not isinstance(self.segmentation, Sequence) or not self.segmentation:
+            raise ValueError("neither RLE nor polygons")
+        rings = [np.asarray(ring, np.float64) for ring in self.segmentation]
+        # pycocotools takes four numbers for a box, and does not ask whether points are finite.
+        if any(ring.ndim != 1 or ring.size < 6 or ring.size % 2 or not np.isfinite(ring).all() for ring in rings):
+            raise ValueError("a polygon is not x, y, x, y, x, y, ...")
+        reach = 4.0 * max(size)
+        rle = coco_mask.frPyObjects([ring.clip(-reach, reach).tolist() for ring in rings], *size)
+        return np.ascontiguousarray(coco_mask.decode(coco_mask.merge(rle))).view(bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +266,5 @@ class Dataset:
 
     @property
     def sources(self) -> dict[str, int]:
-        """Photos a source."""
-        counts: dict[str, int] = {}
-        for sample in self.samples:
-            counts[sample.source] = counts.get(sample.source, 0) + 1
-        return counts
+        """How many photos each source has."""
+        return Counter(sample.source for sample in self.samples)

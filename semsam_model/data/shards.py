@@ -22,10 +22,8 @@ import yaml
 from PIL import Image
 
 from semsam_model.data.mixture import Mixture
-from semsam_model.data.photos import PhotoFile
 from semsam_model.data.readers.sa1b import PHOTO_SUFFIXES, PhotoInTar
-from semsam_model.data.samples import Annotation, Sample
-from semsam_model.data.segmentations import CocoMask
+from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Sample
 from semsam_model.errors import ConfigError, DataError
 
 _QUALITY = 92  #: WebP quality of a photo that is resized

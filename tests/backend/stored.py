@@ -16,7 +16,7 @@ from backend.records import ProjectKey, RegionKey, StoredProject, StoredRegion
 from backend.store.database import Store
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import predictions, projects, regions
-from semsam_model.data.segmentations import CocoMask
+from semsam_model.data.samples import CocoMask
 
 ORIGIN = "http://labelstudio:8080"
 BEGAN = datetime(2026, 3, 1, 9, tzinfo=UTC)

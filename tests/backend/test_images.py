@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from backend.errors import ImageFormatError, ImageTooLarge
 from backend.images import Photo, decode_photo, load_photo, probe_size
-from semsam_model.data.photos import PhotoFile
+from semsam_model.data.samples import PhotoFile
 
 LIMITS: dict[str, int] = {"max_bytes": 1_000_000, "max_pixels": 100_000}
 LOSSLESS = ("PNG", "BMP", "TIFF", "WEBP")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from semsam_model.data.segmentations import BAD_ENTRY
+from semsam_model.data.samples import BAD_ENTRY
 from semsam_model.errors import DataError
 
 

@@ -16,10 +16,17 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from semsam_model.data.photos import PhotoFile
 from semsam_model.data.readers.entries import malformed, other_index, parse_json, problem
-from semsam_model.data.samples import FULL_SUPERVISION, Annotation, Dataset, Region, Sample, Supervision
-from semsam_model.data.segmentations import BAD_ENTRY
+from semsam_model.data.samples import (
+    BAD_ENTRY,
+    FULL_SUPERVISION,
+    Annotation,
+    Dataset,
+    PhotoFile,
+    Region,
+    Sample,
+    Supervision,
+)
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import Size
 from semsam_model.masks.label_studio import region_mask, region_shape, region_size

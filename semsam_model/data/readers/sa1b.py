@@ -21,17 +21,18 @@ from typing import Any
 import numpy as np
 
 from semsam_model.data.lazy_samples import LazySamples, chain
-from semsam_model.data.photos import PhotoFile, decode_photo
 from semsam_model.data.readers.entries import malformed, parse_json
 from semsam_model.data.samples import (
     FULL_SUPERVISION,
     Annotation,
+    CocoMask,
     Dataset,
+    PhotoFile,
     Region,
     Sample,
     Supervision,
+    decode_photo,
 )
-from semsam_model.data.segmentations import CocoMask
 from semsam_model.errors import DataError
 from semsam_model.types import GRANULARITIES
 

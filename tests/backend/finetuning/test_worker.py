@@ -40,8 +40,8 @@ from backend.store.tables import projects, regions
 from backend.versions.registry import Registry, open_registry
 from backend.versions.version import Activation
 from semsam_model.checkpoints.header import find_weights
-from semsam_model.data.scenes import draw_scene
-from semsam_model.data.segmentations import CocoMask
+from semsam_model.data.samples import CocoMask
+from semsam_model.data.synthetic import draw_scene
 from semsam_model.errors import Stopped
 from semsam_model.finetuning.loop import fine_tune
 from semsam_model.gate.photo_agreement import PhotoAgreement, measure_agreement

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semsam_model.data.readers.coco import read_coco
-from semsam_model.data.samples import Sample
+from semsam_model.data.samples import CocoMask, PhotoFile, Sample
 from semsam_model.errors import DataError
 from tests.semsam_model.data.readers.files import SIZE, WHOLE, coco_file
 
@@ -19,9 +19,7 @@ from tests.semsam_model.data.readers.files import SIZE, WHOLE, coco_file
 @settings(max_examples=60, deadline=None)
 @given(st.recursive(st.none() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=8)))
 def test_whatever_stands_where_a_mask_should_gives_a_mask_or_an_error_that_names_it(segmentation: object) -> None:
-    from semsam_model.data.photos import PhotoFile
     from semsam_model.data.samples import Annotation, Region
-    from semsam_model.data.segmentations import CocoMask
 
     region = Region(CocoMask(segmentation), "object", "cup")  # type: ignore[arg-type]
     sample = Sample(PhotoFile(Path("a.png")), "set", Annotation(SIZE[1], SIZE[0], (region,)))

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from semsam_model.data.folder import read_samples
 from semsam_model.data.scene_objects import OBJECTS, SceneObject
-from semsam_model.data.scenes import MIN_AREA, draw_scene
-from semsam_model.data.synthetic import synthetic_samples, write_scenes
+from semsam_model.data.synthetic import SMALLEST_MASK, draw_scene, synthetic_samples, write_scenes
 from tests.paths import ROOT
 
 SIZE = (96, 128)
@@ -30,7 +29,7 @@ def names_below(thing: SceneObject) -> set[str]:
 def test_two_masks_of_a_scene_are_nested_or_apart_and_parents_say_which(seed: int, index: int) -> None:
     scene = draw_scene(seed, index, SIZE)
     areas = scene.masks.sum((1, 2))
-    assert (areas >= MIN_AREA).all()
+    assert (areas >= SMALLEST_MASK).all()
 
     def ancestors(number: int) -> set[int]:
         above = scene.parents[number]

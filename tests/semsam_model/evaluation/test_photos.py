@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from semsam_model.config import read_model_config
-from semsam_model.data.samples import Annotation, FederatedLabels, Region, Sample
-from semsam_model.data.segmentations import CocoMask
+from semsam_model.data.samples import Annotation, CocoMask, FederatedLabels, Region, Sample
 from semsam_model.errors import ConfigError
 from semsam_model.evaluation.labels import labels_of
 from semsam_model.evaluation.photos import PhotoReport, evaluate_photos

@@ -11,8 +11,7 @@ import pytest
 
 from semsam_model.checkpoints.checkpoint import load_model
 from semsam_model.config import parse_config
-from semsam_model.data.samples import Annotation, Region, Sample
-from semsam_model.data.segmentations import CocoMask
+from semsam_model.data.samples import Annotation, CocoMask, Region, Sample
 from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import ConfigError, Stopped
 from semsam_model.gate.config import GateConfig

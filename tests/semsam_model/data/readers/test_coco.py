@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semsam_model.data.readers.coco import read_coco
-from semsam_model.data.readers.coco_file import CocoOptions
+from semsam_model.data.readers.coco import CocoOptions, read_coco
 from semsam_model.errors import DataError
 from tests.semsam_model.data.readers.files import OTHER, PART, SIZE, WHOLE, box_mask, coco_file, described, photo
 from tests.semsam_model.houses import rle

@@ -12,7 +12,7 @@ from PIL import Image
 
 from semsam_model.config import parse_config
 from semsam_model.data.mixture import MixtureConfig, read_mixture
-from semsam_model.data.readers.label_map import MapOptions, read_label_map
+from semsam_model.data.readers.id_maps import MapOptions, read_label_map
 from semsam_model.errors import ConfigError, DataError
 
 SIZE = (16, 20)

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semsam_model.data.readers.coco import read_coco
-from semsam_model.data.readers.coco_file import CocoOptions
-from semsam_model.data.readers.panoptic import read_panoptic
+from semsam_model.data.readers.coco import CocoOptions, read_coco
+from semsam_model.data.readers.id_maps import read_panoptic
 from semsam_model.errors import DataError
 from tests.semsam_model.data.readers.files import OTHER, PART, SIZE, WHOLE, described, photo
 
