@@ -88,7 +88,7 @@ def main() -> None:
             assert labels is not None
             found = {
                 "queries": by_queries(queries, embedding.frame, labels),
-                "clicks": by_clicks(grid, embedding.frame, model.config.tokens, labels, threshold),
+                "clicks": by_clicks(grid, embedding.frame, labels, threshold),
             }
             found["joined"] = found["queries"] or found["clicks"]  # as `find` does
             for way in WAYS:

@@ -16,8 +16,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from rich.table import Table
 
-from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation, adapt, lesson_from_proposals
-from semsam_model.adaptation.rerank import with_region_features
+from semsam_model.adaptation.lessons import (
+    Lesson,
+    ProjectAdaptation,
+    adapt,
+    lesson_from_proposals,
+    with_region_features,
+)
 from semsam_model.data.samples import Sample
 from semsam_model.evaluation.encoded_photos import EncodedPhoto, encode_photos, large_targets
 from semsam_model.evaluation.few_shot import label_set, region_label

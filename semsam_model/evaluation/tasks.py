@@ -29,7 +29,7 @@ from semsam_model.inference.object_queries import (
 )
 from semsam_model.inference.postprocess import PostprocessOptions, to_panoptic, to_semantic
 from semsam_model.network.frame import Frame
-from semsam_model.types import LEVEL_TOKENS, Candidate, Kind
+from semsam_model.types import Candidate, Kind
 
 #: Least score of a predicted mask, where masks are counted as a set or belong to a word.
 PRESENT = PostprocessOptions().present
@@ -272,8 +272,8 @@ NO_QUERIES = ObjectQueries(
     np.zeros((0, 2, 1), np.float32),
     np.zeros(2, np.float32),
     np.zeros(0, int),
+    np.zeros(0, int),
     np.zeros(0, np.float32),
-    len(LEVEL_TOKENS),
 )
 
 

@@ -13,7 +13,7 @@ bits and scores are kept; the few that become candidates are decoded a second ti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -28,7 +28,9 @@ from semsam_model.masks.geometry import tight_bbox
 from semsam_model.masks.suppression import suppress
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.types import LEVELS, Candidate, Click, LabelSet, level_tokens
+from semsam_model.types import LEVELS, Candidate, Click, LabelSet
+
+Decode = Callable[[Sequence[Click]], Iterable[Sequence[Proposal]]]  #: the proposals for each click
 
 _COMPARED = 256  #: masks compared with those kept at a time
 
@@ -102,35 +104,37 @@ def automatic_masks(
     `label` where the best reaches `name_threshold`. Raises ConfigError as `label_scores`.
     """
     options = options or AutomaticOptions()
-    frame = embedding.frame
+
+    def decode(clicks: Sequence[Click]) -> Iterable[Sequence[Proposal]]:
+        return decode_prompts(model, embedding, clicks, batch=options.batch)
+
+    masks = grid_masks(decode, embedding.frame, options)
+    if labels is None:
+        return masks
+    named = name_candidates([mask.candidate for mask in masks], labels, name_threshold)
+    return [GridMask(candidate, mask.click) for candidate, mask in zip(named, masks, strict=True)]
+
+
+def grid_masks(decode: Decode, frame: Frame, options: AutomaticOptions) -> list[GridMask]:
+    """`automatic_masks` without names, from what `decode` says of the clicks of the grid."""
     clicks = click_grid(frame, options.grid)
-    passed = sorted(_pass(model, embedding, clicks, options), key=lambda k: (-k.score, k.click, k.token))
+    passed = sorted(_pass(decode(clicks), frame, options), key=lambda k: (-k.score, k.click, k.token))
     cells = frame.logits[0] * frame.logits[1]
     distinct = _by_masks(passed, options, cells) if options.duplicates == "masks" else _by_boxes(passed, options)
-    chosen = distinct[: options.most]
-    candidates, kept = _decoded(model, embedding, clicks, chosen, options)
-    if labels is not None:
-        candidates = name_candidates(candidates, labels, name_threshold)
-    return [GridMask(c, clicks[k.click]) for c, k in zip(candidates, kept, strict=True)]
+    return _decoded(decode, frame, clicks, distinct[: options.most], options)
 
 
-def _pass(
-    model: SemanticSAM, embedding: ImageEmbedding, clicks: Sequence[Click], options: AutomaticOptions
-) -> Iterator[_Passed]:
+def _pass(decoded: Iterable[Sequence[Proposal]], frame: Frame, options: AutomaticOptions) -> Iterator[_Passed]:
     """What of the proposals for each click is sure and stable enough."""
-    level_of = {token: level for level, token in enumerate(level_tokens(model.config.tokens), 1)}
-    for number, answer in enumerate(decode_prompts(model, embedding, clicks, batch=options.batch)):
-        for proposal in answer:
-            level = level_of[proposal.token]
-            if level not in options.levels or not proposal.predicted_iou > options.least_iou:
+    for number, proposals in enumerate(decoded):
+        for p in proposals:
+            if p.level not in options.levels or not p.predicted_iou > options.least_iou:
                 continue
-            stability, box = proposal.stability, _box(proposal.cells)
-            if options.stability_of == "photo":
-                stability, box = _on_photo(proposal, embedding.frame)
+            stability, box = _on_photo(p, frame) if options.stability_of == "photo" else (p.stability, _box(p.cells))
             if box is None or not stability >= options.least_stability:
                 continue
-            score = proposal.predicted_iou * (stability if options.duplicates == "masks" else 1.0)
-            yield _Passed(number, proposal.token, level, score, stability, np.packbits(proposal.cells), box)
+            score = p.predicted_iou * (stability if options.duplicates == "masks" else 1.0)
+            yield _Passed(number, p.token, p.level, score, stability, np.packbits(p.cells), box)
 
 
 def _box(cells: np.ndarray) -> tuple[int, int, int, int] | None:
@@ -191,27 +195,19 @@ def _by_boxes(passed: Sequence[_Passed], options: AutomaticOptions) -> list[_Pas
 
 
 def _decoded(
-    model: SemanticSAM,
-    embedding: ImageEmbedding,
-    clicks: Sequence[Click],
-    chosen: Sequence[_Passed],
-    options: AutomaticOptions,
-) -> tuple[list[Candidate], list[_Passed]]:
-    """The chosen masks in photo pixels, and those of `chosen` that they are."""
-    points = sorted({k.click for k in chosen})
-    decoded = decode_prompts(model, embedding, [clicks[i] for i in points], batch=options.batch)
+    decode: Decode, frame: Frame, clicks: Sequence[Click], chosen: Sequence[_Passed], options: AutomaticOptions
+) -> list[GridMask]:
+    """The chosen masks in photo pixels."""
+    again = sorted({k.click for k in chosen})
     wanted = {(k.click, k.token) for k in chosen}
-    answers = {
-        (i, p.token): p for i, answer in zip(points, decoded, strict=True) for p in answer if (i, p.token) in wanted
-    }
-    least = options.min_region / LOGIT_STRIDE**2
+    decoded = zip(again, decode([clicks[i] for i in again]), strict=True)
+    found = {(i, p.token): p for i, proposals in decoded for p in proposals if (i, p.token) in wanted}
     proposals, kept = [], []
     for k in chosen:
-        proposal = cleaned(answers[k.click, k.token], least)
+        proposal = cleaned(found[k.click, k.token], options.min_region / LOGIT_STRIDE**2)
         # a mask may be so small that no photo pixel's centre lies in it
-        if embedding.frame.mask(proposal.logits)[0].size:
-            score = float(np.clip(k.score, 0, 1))
-            proposals.append(replace(proposal, stability=k.stability, score=score))
-            kept.append(k)
-    as_they_are = CandidateOptions(min_region=options.min_region, most=len(proposals))
-    return promptless_candidates(proposals, embedding.frame, model.config.tokens, as_they_are), kept
+        if frame.mask(proposal.logits)[0].size:
+            proposals.append(replace(proposal, stability=k.stability, score=float(np.clip(k.score, 0, 1))))
+            kept.append(clicks[k.click])
+    candidates = promptless_candidates(proposals, frame, CandidateOptions(min_region=options.min_region))
+    return [GridMask(candidate, click) for candidate, click in zip(candidates, kept, strict=True)]

@@ -29,7 +29,7 @@ import numpy as np
 from semsam_model.masks.geometry import tight_bbox
 from semsam_model.masks.suppression import suppress
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
-from semsam_model.types import level_tokens
+from semsam_model.types import LEVELS
 
 LEVELS_A_DOUBLING = 1.2  #: the sizes that our tokens start from span 0.8 to 0.04 of the frame in five steps
 
@@ -53,6 +53,7 @@ class Proposal:
 
     logits: np.ndarray  #: float32 (h, w)
     token: int
+    level: int  #: that the token stands for in its crop: 1 = whole ... 6 = smallest part
     predicted_iou: float
     stability: float
     score: float | None = None  #: 0..1, expected IoU; None: predicted IoU counts
@@ -129,6 +130,7 @@ def combine(
             Proposal(
                 logits,
                 same_level[0].token,
+                same_level[0].level,
                 min(p.predicted_iou for p in same_level),
                 stability(logits),
                 name_embedding=np.mean(named, 0) if named else None,
@@ -177,10 +179,9 @@ class CropPrediction:
         """How often the photo's longer side is halved to that of the window; 0 for the whole photo."""
         return float(np.log2(max(self.frame.photo) / max(self.frame.shown)))
 
-    def level(self, proposal: Proposal, tokens: int) -> int:
-        """1 = whole ... 6 = smallest part, by the size that the token stands for, which is smaller in a window."""
-        levels = level_tokens(tokens)
-        return min(len(levels), levels.index(proposal.token) + 1 + round(LEVELS_A_DOUBLING * self.doublings))
+    def level(self, proposal: Proposal) -> int:
+        """1 = whole ... 6 = smallest part, by the size in the photo: in a window a token stands for a smaller one."""
+        return min(LEVELS[-1], proposal.level + round(LEVELS_A_DOUBLING * self.doublings))
 
 
 def intersections(crops: Sequence[CropPrediction]) -> np.ndarray:

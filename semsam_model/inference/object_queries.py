@@ -28,7 +28,7 @@ from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.object_queries import query_logits, query_scores
 from semsam_model.network.pixel_decoder import Features
-from semsam_model.types import KINDS, Candidate, Kind, LabelSet
+from semsam_model.types import KINDS, Candidate, Kind, LabelSet, level_tokens
 
 #: Labels -> float32 (n, E), unit length; `TextEncoder.embed` as an array.
 Embed = Callable[[Sequence[str]], np.ndarray]
@@ -44,8 +44,8 @@ class ObjectQueries:
     embeddings: np.ndarray  #: float32 (Q, 2, E), as Candidate.name_embedding
     none: np.ndarray  #: float32 (2,), logits of "none of these labels"
     tokens: np.ndarray  #: int (Q,), level token of the click that proposed the mask
+    levels: np.ndarray  #: int (Q,), 1..6, of that token
     predicted_iou: np.ndarray  #: float32 (Q,), of that click
-    level_tokens: int  #: level tokens of the model
 
     def classify(self, labels: LabelSet) -> ClassifiedQueries:
         """Raises ConfigError when the label vectors are not of the model's dimension."""
@@ -76,15 +76,16 @@ def _read(model: SemanticSAM, features: Features, frame: Frame) -> ObjectQueries
     logits = query_logits(output, features.mask_features[0])
     names = torch.stack((output.object_embedding, output.part_embedding), 1).float()
     embeddings = F.normalize(names, dim=-1) * model.name_scales().float()[:, None]
-    tokens = model.config.tokens
+    by_level = level_tokens(model.config.tokens)
+    tokens = (output.chosen % len(by_level)).cpu().numpy()
     return ObjectQueries(
         logits[:, :h, :w].cpu().numpy(),
         query_scores(output, logits).sigmoid().cpu().numpy(),
         embeddings.cpu().numpy(),
         model.generic.none.float().cpu().numpy(),
-        (output.chosen % tokens).cpu().numpy(),
-        output.proposals.predicted_iou[output.chosen].float().cpu().numpy(),
         tokens,
+        np.argsort(by_level)[tokens] + 1,
+        output.proposals.predicted_iou[output.chosen].float().cpu().numpy(),
     )
 
 
@@ -213,6 +214,7 @@ def _drawn(
         proposal = Proposal(
             queries.logits[query],
             int(queries.tokens[query]),
+            int(queries.levels[query]),
             float(queries.predicted_iou[query]),
             stability(queries.logits[query]),
             score=names[0][1],
@@ -221,4 +223,4 @@ def _drawn(
             label=names[0][0] or None,
         )
         proposals.append(cleaned(proposal, options.min_region / LOGIT_STRIDE**2))
-    return promptless_candidates(proposals, frame, queries.level_tokens, options)
+    return promptless_candidates(proposals, frame, options)

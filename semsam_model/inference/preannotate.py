@@ -117,6 +117,7 @@ def _only(queries: ObjectQueries, mine: np.ndarray) -> ObjectQueries:
         kinds=queries.kinds[mine],
         embeddings=queries.embeddings[mine],
         tokens=queries.tokens[mine],
+        levels=queries.levels[mine],
         predicted_iou=queries.predicted_iou[mine],
     )
 

@@ -102,7 +102,7 @@ def to_candidates(proposals: Proposals, options: CandidateOptions, scores: np.nd
     chosen = [proposals.pairs[i] for i in kept]
     if scores is not None:
         chosen = [(crop, replace(p, score=float(scores[i]))) for i, (crop, p) in zip(kept, chosen, strict=True)]
-    return _drawn_candidates(chosen, proposals.intersections[np.ix_(kept, kept)], proposals.tokens, options)
+    return _drawn_candidates(chosen, proposals.intersections[np.ix_(kept, kept)], options)
 
 
 def rank_proposals(proposals: Proposals, options: CandidateOptions, scores: np.ndarray | None = None) -> list[int]:
@@ -114,12 +114,10 @@ def rank_proposals(proposals: Proposals, options: CandidateOptions, scores: np.n
     return agreeing(distinct(ordered, proposals.intersections, options), proposals.crops, options)
 
 
-def promptless_candidates(
-    proposals: Sequence[Proposal], frame: Frame, tokens: int, options: CandidateOptions
-) -> list[Candidate]:
+def promptless_candidates(proposals: Sequence[Proposal], frame: Frame, options: CandidateOptions) -> list[Candidate]:
     """Proposals of one frame that answer no prompt, best first -> candidates in this order, parents linked."""
     crop = CropPrediction(frame, PromptCells((), (), ()), tuple(proposals))
-    return _drawn_candidates([(crop, p) for p in proposals], intersections([crop]), tokens, options)
+    return _drawn_candidates([(crop, p) for p in proposals], intersections([crop]), options)
 
 
 def draw_proposal(crop: CropPrediction, proposal: Proposal, options: CandidateOptions) -> tuple[np.ndarray, BBox]:
@@ -133,7 +131,7 @@ def raw_levels(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt) ->
     ordered = sorted((p for answer in decoded for p in answer), key=lambda p: p.predicted_iou, reverse=True)
     crop = CropPrediction(embedding.frame, PromptCells((), (), ()), tuple(ordered))
     drawn = [_Drawn(crop, p, *embedding.frame.mask(p.logits)) for p in ordered]
-    return _linked(drawn, intersections([crop]), model.config.tokens, CandidateOptions())
+    return _linked(drawn, intersections([crop]), CandidateOptions())
 
 
 class _Drawn(NamedTuple):
@@ -146,23 +144,23 @@ class _Drawn(NamedTuple):
 
 
 def _drawn_candidates(
-    chosen: Sequence[tuple[CropPrediction, Proposal]], shared: np.ndarray, tokens: int, options: CandidateOptions
+    chosen: Sequence[tuple[CropPrediction, Proposal]], shared: np.ndarray, options: CandidateOptions
 ) -> list[Candidate]:
     """Proposals, best first -> candidates in this order. shared: their `intersections`."""
     drawn = [_Drawn(crop, p, *draw_proposal(crop, p, options)) for crop, p in chosen]
     # a mask may be so small that no photo pixel's centre lies in it
     seen = [i for i, d in enumerate(drawn) if d.crop.size]
-    return _linked([drawn[i] for i in seen], shared[np.ix_(seen, seen)], tokens, options)
+    return _linked([drawn[i] for i in seen], shared[np.ix_(seen, seen)], options)
 
 
-def _linked(drawn: Sequence[_Drawn], shared: np.ndarray, tokens: int, options: CandidateOptions) -> list[Candidate]:
+def _linked(drawn: Sequence[_Drawn], shared: np.ndarray, options: CandidateOptions) -> list[Candidate]:
     """Candidates with their ranks and parents. shared: the `intersections` of the proposals."""
     holders = parents(shared, [int(np.count_nonzero(d.crop)) for d in drawn], options)
     return [
         Candidate(
             rank=i + 1,
             token=p.token,
-            level=of.level(p, tokens),
+            level=of.level(p),
             score=float(np.clip(p.predicted_iou, 0, 1)) if p.score is None else p.score,
             predicted_iou=p.predicted_iou,
             stability=p.stability,

@@ -30,7 +30,7 @@ from semsam_model.inference.ranking import proposal_features
 from semsam_model.inference.zoom import CropEncoder, choose_crop, without_truncated
 from semsam_model.network.frame import LOGIT_STRIDE, Frame, Window
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM
-from semsam_model.types import Box, Click, Kind, LabelSet, Prompt
+from semsam_model.types import Box, Click, Kind, LabelSet, Prompt, level_tokens
 
 BATCH = 8  #: clicks and boxes that are decoded in one run
 
@@ -41,7 +41,6 @@ class Proposals:
 
     embedding: ImageEmbedding  #: of the whole photo
     crops: tuple[CropPrediction, ...]  #: the whole photo; then a magnified crop, if there was one
-    tokens: int  #: level tokens of the model
 
     @cached_property
     def pairs(self) -> list[tuple[CropPrediction, Proposal]]:
@@ -51,7 +50,7 @@ class Proposals:
     @cached_property
     def levels(self) -> list[int]:
         """Of each proposal, 1 = whole ... 6 = smallest part."""
-        return [crop.level(p, self.tokens) for crop, p in self.pairs]
+        return [crop.level(p) for crop, p in self.pairs]
 
     @cached_property
     def intersections(self) -> np.ndarray:
@@ -61,7 +60,7 @@ class Proposals:
     @cached_property
     def features(self) -> np.ndarray:
         """float32 (n, len(OF_PROPOSAL)), see `proposal_features`."""
-        return proposal_features(self.crops, self.tokens, self.intersections)
+        return proposal_features(self.crops, self.intersections)
 
     def evidence(self, labels: LabelSet, kind: Kind | None = None) -> np.ndarray | None:
         """float32 (n, 4), what the labels say about each proposal, see `naming.evidence`; None without names."""
@@ -103,7 +102,7 @@ def predict_proposals_batch(
             magnified = _crop_predictions(model, encode_crop(window), [prompts[i] for i in chosen], options)
             for i, crop in zip(chosen, magnified, strict=True):
                 crops[i].append(without_truncated(crop))
-    return [Proposals(embedding, tuple(of), model.config.tokens) for of in crops]
+    return [Proposals(embedding, tuple(of)) for of in crops]
 
 
 class _PromptParts(NamedTuple):
@@ -175,6 +174,7 @@ def decode_prompts(
     further: for each prompt its other clicks, see `SemanticSAM.decode`.
     """
     h, w = embedding.frame.logits
+    levels = {token: level for level, token in enumerate(level_tokens(model.config.tokens), 1)}
     for start in range(0, len(prompts), batch):
         part = slice(start, start + batch)
         output = model.decode(embedding, prompts[part], further=None if further is None else further[part])
@@ -186,6 +186,7 @@ def decode_prompts(
                 Proposal(
                     logits[n, t],
                     t,
+                    levels[t],
                     float(ious[n, t]),
                     stability(logits[n, t]),
                     name_embedding=None if names is None else names[n, t],

@@ -9,7 +9,7 @@ import numpy as np
 
 from semsam_model.inference.candidates import CropPrediction, PromptCells, Proposal
 from semsam_model.network.ranker import EVIDENCE, OF_CONTEXT, OF_PROPOSAL, logistic
-from semsam_model.types import LEVELS, PromptContext, level_tokens
+from semsam_model.types import LEVELS, PromptContext
 
 _CONTAINS = 0.9  #: share of a mask inside a larger one that counts as contained
 _SAME = 0.9  #: masks with a larger IoU are doubles
@@ -42,15 +42,15 @@ def context_features(level: int, context: PromptContext) -> list[float]:
     ]
 
 
-def proposal_features(crops: Sequence[CropPrediction], tokens: int, shared: np.ndarray) -> np.ndarray:
+def proposal_features(crops: Sequence[CropPrediction], shared: np.ndarray) -> np.ndarray:
     """Cleaned proposals of all crops in turn -> OF_PROPOSAL, float32 (n, len(OF_PROPOSAL)).
 
-    tokens: level tokens of the model. shared: the `intersections` of the crops.
+    shared: the `intersections` of the crops.
     """
     seen = [crop for crop in crops if crop.proposals]
     if not seen:
         return np.zeros((0, len(OF_PROPOSAL)), np.float32)
-    alone = [_alone(crop, tokens) for crop in seen]
+    alone = [_alone(crop) for crop in seen]
     columns = {name: np.concatenate([np.asarray(of[name], np.float32) for of in alone]) for name in alone[0]}
     predicted = columns["predicted_iou"]
     columns |= {
@@ -61,11 +61,11 @@ def proposal_features(crops: Sequence[CropPrediction], tokens: int, shared: np.n
     return np.stack([columns[name] for name in OF_PROPOSAL], 1).astype(np.float32)
 
 
-def _alone(crop: CropPrediction, tokens: int) -> dict[str, np.ndarray | list[float]]:
+def _alone(crop: CropPrediction) -> dict[str, np.ndarray | list[float]]:
     """The features that a proposal has whatever the others are, for one crop with at least one proposal."""
     proposals, prompt = crop.proposals, crop.prompt
     predicted = np.clip([p.predicted_iou for p in proposals], -0.5, 1.5)
-    levels = np.array([level_tokens(tokens).index(p.token) + 1 for p in proposals])
+    levels = np.array([p.level for p in proposals])
     cells = np.stack([p.cells for p in proposals])
     height, width = crop.frame.photo
     return {

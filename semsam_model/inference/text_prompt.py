@@ -28,7 +28,7 @@ from semsam_model.inference.proposals import click_grid, decode_prompts
 from semsam_model.masks.suppression import suppress
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.types import Candidate, LabelSet, level_tokens
+from semsam_model.types import Candidate, LabelSet
 
 GRID = 8  #: clicks along each side of the photo
 SHARED = 0.5  #: of two masks of a label that share more than this much of the smaller one only the better is kept
@@ -52,7 +52,7 @@ def candidates_by_text(
         found = by_queries(predict_object_queries(model, embedding), embedding.frame, labels, whole)
         if found:
             return found
-    return by_clicks(grid_proposals(model, embedding), embedding.frame, model.config.tokens, labels, threshold, whole)
+    return by_clicks(grid_proposals(model, embedding), embedding.frame, labels, threshold, whole)
 
 
 def by_queries(
@@ -78,17 +78,12 @@ def grid_proposals(model: SemanticSAM, embedding: ImageEmbedding) -> list[Propos
 
 
 def by_clicks(
-    proposals: Sequence[Proposal],
-    frame: Frame,
-    tokens: int,
-    labels: LabelSet,
-    threshold: float,
-    whole: LabelSet | None = None,
+    proposals: Sequence[Proposal], frame: Frame, labels: LabelSet, threshold: float, whole: LabelSet | None = None
 ) -> list[Candidate]:
-    """`candidates_by_text` by a grid of clicks alone; tokens: level tokens of the model, which has names."""
+    """`candidates_by_text` by the `grid_proposals` of a model with names."""
     min_cells = OPTIONS.min_region / LOGIT_STRIDE**2
-    wholes = None if whole is None else _fitting(proposals, whole, threshold, tokens)
-    fitting = [cleaned(p, min_cells) for p in _fitting(proposals, labels, threshold, tokens)]
+    wholes = None if whole is None else _fitting(proposals, whole, threshold)
+    fitting = [cleaned(p, min_cells) for p in _fitting(proposals, labels, threshold)]
     fitting = [p for p in fitting if p.cells.any() and _within(p, wholes)]
     if not fitting:
         return []
@@ -96,14 +91,13 @@ def by_clicks(
     shared, areas = masks @ masks.T, masks.sum(1)
     repeats = shared > SHARED * np.minimum(areas[:, None], areas)
     kept = suppress(range(len(fitting)), len(fitting), repeats.__getitem__, OPTIONS.most)
-    return name_candidates(promptless_candidates([fitting[i] for i in kept], frame, tokens, OPTIONS), labels, threshold)
+    return name_candidates(promptless_candidates([fitting[i] for i in kept], frame, OPTIONS), labels, threshold)
 
 
-def _fitting(proposals: Sequence[Proposal], labels: LabelSet, threshold: float, tokens: int) -> list[Proposal]:
+def _fitting(proposals: Sequence[Proposal], labels: LabelSet, threshold: float) -> list[Proposal]:
     """The proposals that the first label fits best and well enough, with their scores, best first."""
     named = np.stack([p.name_embedding for p in proposals if p.name_embedding is not None])
-    levels = [level_tokens(tokens).index(p.token) + 1 for p in proposals]
-    probabilities = label_probabilities(named, levels, labels)
+    probabilities = label_probabilities(named, [p.level for p in proposals], labels)
     found = [
         replace(p, score=float(probability[0]) * float(np.clip(p.predicted_iou, 0, 1)))
         for p, probability in zip(proposals, probabilities, strict=True)

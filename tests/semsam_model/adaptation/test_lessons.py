@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from semsam_model.adaptation.kernel_ridge import Preference
-from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation, adapt, make_lesson
-from semsam_model.adaptation.rerank import PreferenceReranker, rerank_features, with_region_features
+from semsam_model.adaptation.lessons import (
+    Lesson,
+    PreferenceReranker,
+    ProjectAdaptation,
+    adapt,
+    make_lesson,
+    rerank_features,
+    with_region_features,
+)
 from semsam_model.config import read_model_config
 from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import DataError

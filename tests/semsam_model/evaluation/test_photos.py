@@ -89,8 +89,8 @@ def predicts(*names: str, called: dict[str, str] | None = None) -> Predict:
             np.array(vectors, np.float32).reshape(n, 2, len(LABELS)),
             np.full(2, 10, np.float32),
             np.zeros(n, int),
+            np.full(n, 3),
             np.full(n, 0.9, np.float32),
-            6,
         )
 
     return find

@@ -17,7 +17,8 @@ def invented() -> tuple[ObjectQueries, Frame]:
     embeddings = np.zeros((3, 2, 3), np.float32)
     embeddings[0, :, 0] = embeddings[1:, :, 1] = 8
     logits = np.where(masks, 9.0, -9.0).astype(np.float32)
-    queries = ObjectQueries(logits, kinds, embeddings, np.full(2, 3.0), np.array([3, 5, 5]), np.full(3, 0.8), 6)
+    tokens, levels = np.array([3, 5, 5]), np.array([1, 6, 6])
+    queries = ObjectQueries(logits, kinds, embeddings, np.full(2, 3.0), tokens, levels, np.full(3, 0.8))
     return queries, Frame((128, 128), (128, 128), (128, 128), (0, 0, 128, 128))
 
 

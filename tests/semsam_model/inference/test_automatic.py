@@ -10,11 +10,10 @@ import pytest
 
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError
-from semsam_model.inference import automatic as module
-from semsam_model.inference.automatic import PUBLISHED, AutomaticOptions, GridMask, automatic_masks
+from semsam_model.inference.automatic import PUBLISHED, AutomaticOptions, GridMask, automatic_masks, grid_masks
 from semsam_model.inference.candidates import Proposal
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
-from semsam_model.types import Click
+from semsam_model.types import LEVEL_TOKENS, Click
 from tests.semsam_model.networks import structured
 
 LOOSE = AutomaticOptions(grid=5, least_iou=-10, least_stability=0, min_region=1)
@@ -70,40 +69,35 @@ def test_what_is_unsure_or_unsteady_is_left_out(model: SemanticSAM, embedding: I
 
 
 def drawn(cells: np.ndarray, token: int, predicted_iou: float) -> Proposal:
-    return Proposal(np.where(cells, 8.0, -8.0).astype(np.float32), token, predicted_iou, 1.0)
+    logits = np.where(cells, 8.0, -8.0).astype(np.float32)
+    return Proposal(logits, token, LEVEL_TOKENS.index(token) + 1, predicted_iou, 1.0)
 
 
-def test_a_part_that_fills_the_box_of_its_whole_survives_masks_and_not_boxes(
-    model: SemanticSAM, embedding: ImageEmbedding, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_that_fills_the_box_of_its_whole_survives_masks_and_not_boxes(embedding: ImageEmbedding) -> None:
     h, w = embedding.frame.logits
     whole = np.zeros((h, w), bool)
     whole[2:18, 2:18] = True
     ring = whole.copy()
     ring[5:15, 5:15] = False
 
-    def decode(_: SemanticSAM, __: ImageEmbedding, clicks: Sequence[Click], batch: int) -> list[list[Proposal]]:
+    def decode(clicks: Sequence[Click]) -> list[list[Proposal]]:
         return [[drawn(whole, 3, 0.95), drawn(ring, 1, 0.9), drawn(whole, 2, 0.8)] for _ in clicks]
 
-    monkeypatch.setattr(module, "decode_prompts", decode)
-    by_masks = automatic_masks(model, embedding, replace(LOOSE, grid=2))
+    by_masks = grid_masks(decode, embedding.frame, replace(LOOSE, grid=2))
     assert [f.candidate.token for f in by_masks] == [3, 1]
     assert by_masks[1].candidate.parent == 1
-    by_boxes = automatic_masks(model, embedding, replace(PUBLISHED, grid=2))
+    by_boxes = grid_masks(decode, embedding.frame, replace(PUBLISHED, grid=2))
     assert [f.candidate.token for f in by_boxes] == [3]
 
 
-def test_masks_of_one_level_repeat_each_other_sooner_than_masks_of_two(
-    model: SemanticSAM, embedding: ImageEmbedding, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masks_of_one_level_repeat_each_other_sooner_than_masks_of_two(embedding: ImageEmbedding) -> None:
     h, w = embedding.frame.logits
     first, second = np.zeros((h, w), bool), np.zeros((h, w), bool)
     first[2:18, 2:18] = second[2:18, 2:15] = True  # IoU 0.81
 
-    def decode(tokens: tuple[int, int]) -> object:
-        return lambda *_, batch: [[drawn(first, tokens[0], 0.9), drawn(second, tokens[1], 0.8)]]
+    def kept(tokens: tuple[int, int]) -> int:
+        proposals = [drawn(first, tokens[0], 0.9), drawn(second, tokens[1], 0.8)]
+        return len(grid_masks(lambda _: [proposals], embedding.frame, replace(LOOSE, grid=1)))
 
-    monkeypatch.setattr(module, "decode_prompts", decode((3, 3)))
-    assert len(automatic_masks(model, embedding, replace(LOOSE, grid=1))) == 1
-    monkeypatch.setattr(module, "decode_prompts", decode((3, 1)))
-    assert len(automatic_masks(model, embedding, replace(LOOSE, grid=1))) == 2
+    assert kept((3, 3)) == 1
+    assert kept((3, 1)) == 2

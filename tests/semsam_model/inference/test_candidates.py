@@ -28,6 +28,7 @@ from semsam_model.inference.candidates import (
     stability,
 )
 from semsam_model.network.frame import Frame
+from semsam_model.types import LEVEL_TOKENS
 from tests.semsam_model.masks.shapes import rectangle
 
 LOGITS = hnp.arrays(
@@ -38,7 +39,8 @@ LOGITS = hnp.arrays(
 
 
 def proposal(mask: np.ndarray, predicted_iou: float = 0.5, token: int = 0) -> Proposal:
-    return Proposal(np.where(mask, 5.0, -5.0).astype(np.float32), token, predicted_iou, 1.0)
+    level = LEVEL_TOKENS.index(token) + 1
+    return Proposal(np.where(mask, 5.0, -5.0).astype(np.float32), token, level, predicted_iou, 1.0)
 
 
 def view(proposals: Sequence[Proposal], prompt: PromptCells | None = None) -> CropPrediction:
@@ -100,7 +102,7 @@ def test_stability_is_a_share_and_one_for_confident_logits(logits: np.ndarray) -
 def test_kept_masks_are_never_near_duplicates(logits: np.ndarray, seed: int) -> None:
     rng = np.random.default_rng(seed)
     noisy = [logits + rng.normal(0, s, logits.shape).astype(np.float32) for s in (0, 0, 0.1, 1, 3, 9)]
-    proposals = [Proposal(m, i, 1.0, 1.0) for i, m in enumerate(noisy)]
+    proposals = [Proposal(m, i, 1, 1.0, 1.0) for i, m in enumerate(noisy)]
     kept = [proposals[at] for at in distinct(range(len(noisy)), intersections([view(proposals)]), CandidateOptions())]
     for i, a in enumerate(kept):
         for b in kept[:i]:
@@ -182,7 +184,7 @@ def test_intersections_of_two_crops_are_those_of_the_masks_in_the_photo(seed: in
     for frame in (whole, window):
         coarse = rng.normal(0, 1, (2, 6, 6)).astype(np.float32)
         logits = [cv2.resize(of, frame.logits[::-1], interpolation=cv2.INTER_CUBIC) for of in coarse]
-        views.append(CropPrediction(frame, PromptCells((), (), ()), tuple(Proposal(m, 0, 0.5, 0.5) for m in logits)))
+        views.append(CropPrediction(frame, PromptCells((), (), ()), tuple(Proposal(m, 0, 3, 0.5, 0.5) for m in logits)))
     masks = np.zeros((4, 128, 128), bool)
     for mask, (frame, p) in zip(masks, [(v.frame, p) for v in views for p in v.proposals], strict=True):
         crop, (x0, y0, x1, y1) = frame.mask(p.logits)

@@ -45,14 +45,14 @@ def made_ranker(seed: int = 0) -> Ranker:
 def square(token: int, y0: int, x0: int, side: int, predicted_iou: float = 0.5) -> Proposal:
     logits = np.full(SIZE, -4, np.float32)
     logits[y0 : y0 + side, x0 : x0 + side] = 4
-    return Proposal(logits, token, predicted_iou, 0.9)
+    return Proposal(logits, token, LEVEL_TOKENS.index(token) + 1, predicted_iou, 0.9)
 
 
 def proposed(proposals: Sequence[Proposal], prompt: PromptCells) -> Proposals:
     """Proposals on a photo of four pixels a cell."""
     frame = Frame.of((SIZE[0] * 4, SIZE[1] * 4), CONFIG)
     nothing = ImageEmbedding(frame, torch.zeros(0), torch.zeros(0), ())
-    return Proposals(nothing, (CropPrediction(frame, prompt, tuple(proposals)),), 6)
+    return Proposals(nothing, (CropPrediction(frame, prompt, tuple(proposals)),))
 
 
 PROPOSALS = st.lists(

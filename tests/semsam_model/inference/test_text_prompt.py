@@ -50,7 +50,7 @@ def test_what_no_query_is_sure_of_is_looked_for_with_clicks(photo: np.ndarray) -
     named, plain = (structured(dataclasses.replace(config, name_features=True)) for config in (QUERIES, TINY))
     assert named.generic is not None
     embedding = named.encode(photo)
-    grid, frame, tokens = grid_proposals(named, embedding), embedding.frame, named.config.tokens
+    grid, frame = grid_proposals(named, embedding), embedding.frame
     vector = np.random.default_rng(0).normal(size=16).astype(np.float32)
     lists = [LabelSet(("a", "b"), (None, None), np.stack((v, -v))) for v in (vector, -vector)]
     for unsure in (True, False):
@@ -62,10 +62,10 @@ def test_what_no_query_is_sure_of_is_looked_for_with_clicks(photo: np.ndarray) -
         assert any(sure) != unsure
         for labels, by_query in zip(lists, sure, strict=True):
             found = drawn(candidates_by_text(named, embedding, labels, 0.0))
-            assert found == drawn(by_query or by_clicks(grid, frame, tokens, labels, 0.0))
+            assert found == drawn(by_query or by_clicks(grid, frame, labels, 0.0))
     embedding = plain.encode(photo)
     for labels in lists:
-        found = drawn(by_clicks(grid_proposals(plain, embedding), embedding.frame, tokens, labels, 0.0))
+        found = drawn(by_clicks(grid_proposals(plain, embedding), embedding.frame, labels, 0.0))
         assert drawn(candidates_by_text(plain, embedding, labels, 0.0)) == found
 
 
@@ -74,19 +74,17 @@ def test_clicks_find_a_part_only_inside_a_larger_whole() -> None:
     masks = np.zeros((3, 32, 32), bool)
     masks[0, 4:20, 4:28] = masks[1, 14:20, 6:12] = masks[2, 24:30, 20:26] = True
     names = embed(["car", "wheel", "wheel"])
-    frame, grid = (
-        invented()[1],
-        [
-            Proposal(np.where(mask, 9.0, -9.0).astype(np.float32), 3, 0.8, 1.0, name_embedding=np.stack((8 * n, 8 * n)))
-            for mask, n in zip(masks, names, strict=True)
-        ],
-    )
+    frame = invented()[1]
+    grid = [
+        Proposal(np.where(mask, 9.0, -9.0).astype(np.float32), 3, 1, 0.8, 1.0, name_embedding=np.stack((n, n)))
+        for mask, n in zip(masks, 8 * names, strict=True)
+    ]
     wheel, car = words("wheel", "car"), words("car", "wheel")
-    assert {c.bbox[:2] for c in by_clicks(grid, frame, 6, wheel, 0.4)} == {(24, 56), (80, 96)}
-    (of_car,) = by_clicks(grid, frame, 6, wheel, 0.4, car)
+    assert {c.bbox[:2] for c in by_clicks(grid, frame, wheel, 0.4)} == {(24, 56), (80, 96)}
+    (of_car,) = by_clicks(grid, frame, wheel, 0.4, car)
     assert of_car.bbox[:2] == (24, 56) and of_car.label == "wheel"
-    assert by_clicks(grid, frame, 6, car, 0.4, wheel) == by_clicks(grid, frame, 6, car, 0.4, car) == []
-    assert by_clicks(grid, frame, 6, words("moon", "car", "wheel"), 0.4) == []
+    assert by_clicks(grid, frame, car, 0.4, wheel) == by_clicks(grid, frame, car, 0.4, car) == []
+    assert by_clicks(grid, frame, words("moon", "car", "wheel"), 0.4) == []
 
 
 def drawn(candidates: list[Candidate]) -> list[object]:

@@ -34,7 +34,7 @@ def view(side: float, frame: Frame | None = None) -> CropPrediction:
     cells = round(side * max(frame.logits))
     logits = np.full(frame.logits, -4, np.float32)
     logits[2 : 2 + cells, 2 : 2 + cells] = 4
-    return CropPrediction(frame, PromptCells((), (), ()), (Proposal(logits, 0, 0.5, 0.5),))
+    return CropPrediction(frame, PromptCells((), (), ()), (Proposal(logits, 0, 3, 0.5, 0.5),))
 
 
 @given(st.floats(0, PHOTO[1]), st.floats(0, PHOTO[0]), st.sampled_from([0.04, 0.2, 0.5]))
@@ -93,7 +93,7 @@ def test_a_proposal_that_the_window_cuts_off_is_left_out_unless_the_photo_ends_t
         over = np.rot90(logits, side).copy()
         over[:1] = 4
         over = np.rot90(over, -side).copy()
-        of = CropPrediction(frame, PromptCells((), (), ()), (Proposal(logits, 0, 1, 1), Proposal(over, 1, 1, 1)))
+        of = CropPrediction(frame, PromptCells((), (), ()), (Proposal(logits, 0, 3, 1, 1), Proposal(over, 1, 5, 1, 1)))
         assert len(without_truncated(of).proposals) == (2 if edge else 1)
 
 
