@@ -93,14 +93,27 @@ def encode_vocabulary(vocabulary: Vocabulary, encoder: TextEncoder, text_dim: in
     return vectors
 
 
-def source_labels(
-    vocabulary: Vocabulary, vectors: np.ndarray, source: str, heads: Collection[int], *, with_kind: bool = False
-) -> LabelSet:
-    """The labels of a source that these heads learn. vectors: float32 (V, E), of all rows of the vocabulary.
+@dataclass(frozen=True, eq=False)
+class SourceLabels:
+    """A vocabulary with its text vectors: the label lists that names are chosen from."""
 
-    with_kind: values are "part wheel" rather than "wheel", so that labels of both heads differ.
-    """
-    numbers = [i for i, row in enumerate(vocabulary.rows) if row[0] == source and row[1] in heads]
-    rows = [vocabulary.rows[i] for i in numbers]
-    values = tuple(f"{KINDS[head]} {label}" if with_kind else label for _, head, label in rows)
-    return LabelSet(values, tuple(KINDS[head] for _, head, _ in rows), vectors[numbers])
+    vocabulary: Vocabulary
+    vectors: np.ndarray  #: float32 (V, E)
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], encoder: TextEncoder, text_dim: int) -> SourceLabels | None:
+        """None where no source has two labels. Raises as `encode_vocabulary`."""
+        vocabulary = Vocabulary.of(samples)
+        return cls(vocabulary, encode_vocabulary(vocabulary, encoder, text_dim).numpy()) if vocabulary.rows else None
+
+    def of_rows(self, rows: Sequence[int], *, with_kind: bool = False) -> LabelSet:
+        """with_kind: values are "part wheel" rather than "wheel", so that labels of both heads differ."""
+        heads, labels = zip(*(self.vocabulary.rows[row][1:] for row in rows), strict=True)
+        kinds = tuple(KINDS[head] for head in heads)
+        values = tuple(f"{kind} {label}" for kind, label in zip(kinds, labels, strict=True)) if with_kind else labels
+        return LabelSet(values, kinds, self.vectors[rows])
+
+    def of_source(self, source: str, heads: Collection[int], *, with_kind: bool = False) -> LabelSet:
+        """The labels of a source that these heads learn."""
+        rows = [number for number, row in enumerate(self.vocabulary.rows) if row[0] == source and row[1] in heads]
+        return self.of_rows(rows, with_kind=with_kind)

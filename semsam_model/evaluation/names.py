@@ -18,7 +18,7 @@ import numpy as np
 from rich.table import Table
 
 from semsam_model.data.samples import MIN_AREA, Sample
-from semsam_model.data.vocabulary import NO_LABEL, Vocabulary, encode_vocabulary, source_labels
+from semsam_model.data.vocabulary import NO_LABEL, SourceLabels, Vocabulary, encode_vocabulary
 from semsam_model.errors import ConfigError
 from semsam_model.evaluation.encoded_photos import encode_photos, large_targets
 from semsam_model.inference.naming import label_scores
@@ -121,7 +121,7 @@ def evaluate_names(
     if model.name_head is None:
         raise ConfigError(f"model {model.config.name}: it cannot name masks, expected one trained with name_features")
     vocabulary = Vocabulary.of(samples if lists is None else lists)
-    vectors = encode_vocabulary(vocabulary, encoder, model.config.text_dim).numpy()
+    labels = SourceLabels(vocabulary, encode_vocabulary(vocabulary, encoder, model.config.text_dim).numpy())
     by_source: dict[str, dict[str, NameScores]] = {}
     skipped: list[str] = []
 
@@ -135,7 +135,7 @@ def evaluate_names(
     targets = partial(large_targets, min_area=min_area)
     for photo in encode_photos(model, samples, skipped, regions=named, targets=targets, on_photo=on_photo):
         source = photo.sample.source
-        lists_of = [source_labels(vocabulary, vectors, source, h, with_kind=True) for h in ((0,), (1,), (0, 1))]
+        lists_of = [labels.of_source(source, heads, with_kind=True) for heads in ((0,), (1,), (0, 1))]
         for index in photo.targets:
             _, head, label = vocabulary.rows[row_of(photo.sample, index)]
             kinds = by_source.setdefault(source, {})

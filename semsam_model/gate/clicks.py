@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from semsam_model.data.samples import Sample
+from semsam_model.data.samples import Region, Sample
 from semsam_model.data.synthetic import synthetic_samples
-from semsam_model.data.vocabulary import HEAD_OF, Vocabulary, encode_vocabulary, source_labels
+from semsam_model.data.vocabulary import NO_LABEL, SourceLabels
 from semsam_model.evaluation.encoded_photos import encode_photos
 from semsam_model.evaluation.one_click import ProposalIous, click_targets
 from semsam_model.inference.naming import label_scores
@@ -64,37 +64,25 @@ def measure_clicks(
     encoder: for names, compared with the labels of the same source and kind; lists: samples that those labels are taken
     from, when they are more than `samples`. should_stop: asked before each photo. Raises Stopped.
     """
-    labels = _LabelLists(model, samples if lists is None else lists, encoder)
+    labels = None
+    if encoder is not None and model.name_head is not None:
+        labels = SourceLabels.of(samples if lists is None else lists, encoder, model.config.text_dim)
     clicks: list[GateClick] = []
     for photo in encode_photos(model, until_stopped(samples, should_stop), []):
         for index, ious in click_targets(model, photo, crop_encoder(model, photo.rgb)):
-            label, among = labels.of(photo.sample, index)
-            granularity = photo.sample.regions[index].granularity
-            clicks.append(_measured(model, ious, (photo.number, index, granularity), label, among))
+            region = photo.sample.regions[index]
+            label, among = _label_list(labels, photo.sample.source, region)
+            clicks.append(_measured(model, ious, (photo.number, index, region.granularity), label, among))
     return clicks
 
 
-class _LabelLists:
-    """The label lists that names are compared with, one for each source and kind."""
-
-    def __init__(self, model: SemanticSAM, samples: Sequence[Sample], encoder: TextEncoder | None) -> None:
-        self.vocabulary = Vocabulary((), ())
-        if encoder is not None and model.name_head is not None:
-            self.vocabulary = Vocabulary.of(samples)
-        self.lists: dict[tuple[str, int], LabelSet] = {}
-        if self.vocabulary.rows:
-            assert encoder is not None
-            vectors = encode_vocabulary(self.vocabulary, encoder, model.config.text_dim).numpy()
-            for source, head in sorted({row[:2] for row in self.vocabulary.rows}):
-                self.lists[source, head] = source_labels(self.vocabulary, vectors, source, (head,))
-
-    def of(self, sample: Sample, index: int) -> tuple[str | None, LabelSet | None]:
-        """The label of a region as the list has it, and the list; None where its name is not one of several."""
-        region = sample.regions[index]
-        row = self.vocabulary.row(sample.source, region.granularity, region.name)
-        if row < 0:
-            return region.name, None
-        return self.vocabulary.rows[row][2], self.lists[sample.source, HEAD_OF[region.granularity]]
+def _label_list(labels: SourceLabels | None, source: str, region: Region) -> tuple[str | None, LabelSet | None]:
+    """A region's label as the list of its source and kind has it, and the list; None where it is not one of several."""
+    row = NO_LABEL if labels is None else labels.vocabulary.row(source, region.granularity, region.name)
+    if labels is None or row == NO_LABEL:
+        return region.name, None
+    _, head, label = labels.vocabulary.rows[row]
+    return label, labels.of_source(source, (head,))
 
 
 def _measured(

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import Sample, clickable
-from semsam_model.data.vocabulary import NO_LABEL, Vocabulary, encode_vocabulary
+from semsam_model.data.vocabulary import NO_LABEL, SourceLabels
 from semsam_model.errors import DataError, Stopped
 from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.predict import to_candidates
@@ -43,7 +43,7 @@ from semsam_model.types import KINDS, LEVELS, Box, Click, LabelSet, Prompt, Prom
 MASKS = 12  #: of a photo, at most
 CORRECTIONS = 2  #: clicks that follow the first, where any do
 CORRECTED, BOXED = 1 / 3, 1 / 4  #: shares of the masks that are also corrected, also given a box
-ACCEPTED = (1, 5, 20)  #: how many accepted masks a made history holds
+ACCEPTED = (1, 5, 20)  #: how many accepted masks a drawn history holds
 HIDDEN = 16
 STEPS = 600
 RATE = 0.02
@@ -87,7 +87,9 @@ def fit_ranker(
     names; without one, names are no features. Raises DataError when no mask could be clicked, TextEncoderError,
     Stopped.
     """
-    labels = None if encoder is None or model.name_head is None else SourceLabels.of(samples, encoder, model)
+    labels = (
+        None if encoder is None or model.name_head is None else SourceLabels.of(samples, encoder, model.config.text_dim)
+    )
     chosen = evenly(samples, per_source)
     lists: list[ProposalList] = []
     for of_photo in collect(model, chosen, labels=labels, seed=seed):
@@ -96,34 +98,6 @@ def fit_ranker(
         if should_stop():
             raise Stopped("ranker: stopped before all photos were clicked")
     return fit(lists, seed=seed)
-
-
-@dataclass(frozen=True, eq=False)
-class SourceLabels:
-    """The label lists of sources with their text vectors."""
-
-    vocabulary: Vocabulary
-    vectors: np.ndarray  #: float32 (rows of the vocabulary, E)
-
-    @classmethod
-    def of(cls, samples: Sequence[Sample], encoder: TextEncoder, model: SemanticSAM) -> SourceLabels | None:
-        """None where no source has two labels. Raises TextEncoderError, ConfigError for another dimension."""
-        vocabulary = Vocabulary.of(samples)
-        if not vocabulary.rows:
-            return None
-        return cls(vocabulary, encode_vocabulary(vocabulary, encoder, model.config.text_dim).numpy())
-
-    def draw(self, row: int, rng: np.random.Generator) -> tuple[LabelSet, LabelSet]:
-        """Two lists that a project might have, with the label of this row: of both kinds, and of its kind alone."""
-        source, head, _ = self.vocabulary.rows[row]
-        same = [i for i, of in enumerate(self.vocabulary.rows) if of[0] == source and i != row]
-        chosen = [i for i in same if rng.random() < 0.5] or same[:1]
-        of_kind = [i for i in chosen if self.vocabulary.rows[i][1] == head]
-        return self._label_set([row, *chosen]), self._label_set([row, *of_kind])
-
-    def _label_set(self, rows: Sequence[int]) -> LabelSet:
-        of = [self.vocabulary.rows[i] for i in rows]
-        return LabelSet(tuple(label for *_, label in of), tuple(KINDS[head] for _, head, _ in of), self.vectors[rows])
 
 
 def collect(
@@ -214,7 +188,7 @@ def _proposal_list(
     row = NO_LABEL if labels is None else labels.vocabulary.row(sample.source, region.granularity, region.name)
     of_labels = of_kind = None
     if labels is not None and row != NO_LABEL:
-        every, own = labels.draw(row, rng)
+        every, own = _draw_lists(labels, row, rng)
         of_labels, of_kind = proposals.evidence(every), proposals.evidence(own)
     return ProposalList(
         proposals.features,
@@ -227,6 +201,15 @@ def _proposal_list(
         of_labels,
         of_kind,
     )
+
+
+def _draw_lists(labels: SourceLabels, row: int, rng: np.random.Generator) -> tuple[LabelSet, LabelSet]:
+    """Two lists that a project might have, with the label of this row: of both kinds, and of its kind alone."""
+    of_all = labels.vocabulary.rows
+    source, head, _ = of_all[row]
+    same = [i for i, of in enumerate(of_all) if of[0] == source and i != row]
+    chosen = [i for i in same if rng.random() < 0.5] or same[:1]
+    return labels.of_rows([row, *chosen]), labels.of_rows([row, *(i for i in chosen if of_all[i][1] == head)])
 
 
 def fit(lists: Sequence[ProposalList], *, seed: int = 0) -> Ranker:
