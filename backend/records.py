@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-Granularity = Literal["object", "part", "region"]
+from semsam_model.types import Granularity
 
 #: accepted: as suggested. corrected: its suggested mask was edited. relabelled: the mask as suggested, another label.
 #: drawn: by hand, or by another tool.

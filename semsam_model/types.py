@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
@@ -22,8 +22,11 @@ Item = TypeVar("Item")
 #: our own models start their tokens from sizes in this order.
 LEVEL_TOKENS = (3, 2, 0, 4, 1, 5)
 LEVELS = tuple(range(1, len(LEVEL_TOKENS) + 1))  #: what an annotator chooses from: 1 = whole ... 6 = smallest part
+Granularity = Literal["object", "part", "region"]
 #: What an annotated mask can be; the order of the scores that object queries give.
-GRANULARITIES = ("object", "part", "region")
+GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
+Kind = Literal["object", "part"]
+KINDS: tuple[Kind, ...] = get_args(Kind)  #: order of a model's two heads for names
 
 #: How a caller ends long work early: a function that goes over many photos or steps takes `should_stop: ShouldStop =
 #: never_stop` and calls it between any two of them, so it must be cheap. After True the function finishes nothing more:
@@ -73,13 +76,11 @@ class Box:
     y1: float
 
     def __post_init__(self) -> None:
-        if not all(map(math.isfinite, (self.x0, self.y0, self.x1, self.y1))):
-            raise PromptError(f"box {self.x0, self.y0, self.x1, self.y1}: expected four finite pixel coordinates")
+        sides = self.x0, self.y0, self.x1, self.y1
+        if not all(map(math.isfinite, sides)):
+            raise PromptError(f"box {sides}: expected four finite pixel coordinates")
         if self.x1 <= self.x0 or self.y1 <= self.y0:
-            raise PromptError(
-                f"box {self.x0, self.y0, self.x1, self.y1}: expected x0 < x1 and y0 < y1 "
-                "(the order is left, top, right, bottom)"
-            )
+            raise PromptError(f"box {sides}: expected x0 < x1 and y0 < y1 (the order is left, top, right, bottom)")
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,6 @@ class Prompt:
     def __post_init__(self) -> None:
         if not self.positives and not self.boxes:
             raise PromptError("prompt: expected at least one positive click or one box, got none")
-
-
-Kind = Literal["object", "part"]
-KINDS: tuple[Kind, ...] = ("object", "part")  #: order of a model's two heads for names
 
 
 class Label(NamedTuple):
@@ -127,12 +124,12 @@ class LabelSet:
 class PromptContext:
     """What is known about the masks that a project wants, beside the prompt. By default nothing."""
 
-    granularity: Literal["object", "part"] | None = None
+    granularity: Kind | None = None
     level_counts: tuple[int, ...] = (0,) * len(LEVEL_TOKENS)  #: accepted candidates of level 1, 2, ... 6
     labels: LabelSet | None = None  #: of the project
 
     def __post_init__(self) -> None:
-        if self.granularity not in (None, "object", "part"):
+        if self.granularity not in (None, *KINDS):
             raise PromptError(f"wanted granularity {self.granularity!r}: expected object, part or None")
         if len(self.level_counts) != len(LEVEL_TOKENS) or min(self.level_counts) < 0:
             raise PromptError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -18,11 +18,10 @@ from pydantic import AllowInfNan, BeforeValidator, Field, Strict, StringConstrai
 from backend.errors import BadRequest
 from backend.label_studio.fields import MAX_TEXT, Id, Text, Time, clean
 from backend.label_studio.label_config import LabelConfig
-from backend.records import Granularity
 from semsam_model.errors import DataError
-from semsam_model.masks.label_studio import region_mask, region_shape
-from semsam_model.types import LEVELS
-from semsam_model.validation import Expected, Flag, JsonModel, Lenient, check, lenient
+from semsam_model.masks.label_studio import listed_texts, region_mask, region_shape, row_labels
+from semsam_model.types import GRANULARITIES, LEVELS, Granularity
+from semsam_model.validation import Expected, Flag, JsonModel, Lenient, check
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,27 +164,18 @@ def _region(name: str, rows: list[Any], config: LabelConfig) -> AnnotatedRegion 
 
 
 def _labels(rows: list[dict[str, Any]]) -> tuple[str, ...]:
-    """<Labels> beside a plain <Brush> writes them in a row of its own."""
-    kinds = [(row, row.get("type")) for row in rows]
-    found = (_listed(row, kind) for row, kind in kinds if isinstance(kind, str) and kind.endswith("labels"))
-    return tuple(dict.fromkeys(label for labels in found for label in labels))
+    return tuple(dict.fromkeys(clean(label)[:MAX_TEXT] for row in rows for label in row_labels(row)))
 
 
 def _granularity(labels: tuple[str, ...], of_suggestion: Granularity | None, config: LabelConfig) -> Granularity | None:
     """What the first label with a `kind` says, else what the suggestion said."""
     kinds = {label.value: label.kind for label in config.labels}
     kind = next((kinds[label] for label in labels if kinds.get(label)), of_suggestion)
-    return next((granularity for granularity in get_args(Granularity) if granularity == kind), None)
+    return next((granularity for granularity in GRANULARITIES if granularity == kind), None)
 
 
 def _chosen_level(rows: list[dict[str, Any]], config: LabelConfig) -> int | None:
     levels = {clean(choice): level for level, choice in config.level_values.items()}
-    choices = (_listed(row, "choices") for row in rows if config.level and row.get("from_name") == config.level)
-    return next((levels[choice] for chosen in choices for choice in chosen if choice in levels), None)
-
-
-def _listed(row: dict[str, Any], key: str) -> list[str]:
-    """The texts that a row's value lists under `key`; whatever else stands there is left out."""
-    value = row.get("value")
-    texts = lenient(list[Lenient[Text]], value.get(key) if isinstance(value, dict) else None)
-    return [text for text in texts or [] if text is not None]
+    rows = [row for row in rows if config.level and row.get("from_name") == config.level]
+    chosen = (clean(choice)[:MAX_TEXT] for row in rows for choice in listed_texts(row, "choices"))
+    return next((levels[choice] for choice in chosen if choice in levels), None)

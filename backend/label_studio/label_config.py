@@ -10,11 +10,11 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 from xml.etree import ElementTree
 
 from backend.errors import BadRequest
-from semsam_model.types import LEVELS
+from semsam_model.types import KINDS, LEVELS, Kind
 
 MAX_CONFIG_CHARS = 1_000_000
 
@@ -127,12 +127,9 @@ class LabelConfig:
         return variable.sub(lambda _: next(values)[1], self.image_value)
 
     @property
-    def granularity(self) -> Literal["object", "part"] | None:
-        """ "object" where every label says kind="object", "part" where every label says kind="part"."""
-        kinds = {label.kind for label in self.labels}
-        if kinds == {"object"}:
-            return "object"
-        return "part" if kinds == {"part"} else None
+    def granularity(self) -> Kind | None:
+        """The kind that every label says it is of, if there is one."""
+        return next((kind for kind in KINDS if {label.kind for label in self.labels} == {kind}), None)
 
     def label_for(self, *, part: bool) -> str | None:
         """The label of a mask that no name was predicted for.

@@ -29,6 +29,7 @@ from semsam_model.data.readers.sa1b import read_sa1b
 from semsam_model.data.samples import Dataset, Sample, Supervision
 from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import ConfigError, DataError
+from semsam_model.types import Granularity
 
 #: Settings, besides name, kind, weight and feeds, that a kind takes; the first are needed.
 _NEEDED: dict[str, tuple[str, ...]] = {
@@ -69,7 +70,7 @@ class SourceConfig:
     """Folder of panoptic PNGs; beside the JSON, named as it, when absent"""
     weight: NonNegative | None = None
     """Share of the photos shown, beside the other sources' weights; square root of their number when absent"""
-    granularity: Literal["object", "part", "region"] | None = None
+    granularity: Granularity | None = None
     """Of annotations without one: object, part or region (coco, label_map)"""
     names: dict[str, str] = field(default_factory=dict)
     """The source's spelling of a label -> the label meant"""

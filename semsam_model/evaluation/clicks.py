@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -33,7 +33,7 @@ from semsam_model.inference.zoom import CropEncoder, crop_encoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou
 from semsam_model.network.model import SemanticSAM
-from semsam_model.types import Prompt, PromptContext
+from semsam_model.types import Kind, Prompt, PromptContext
 
 LEVELS_OF = {"object": (1, 2, 3), "part": (4, 5, 6)}
 MEASURES = ("oracle", "first", "top1_given_kind", "max", "matched")
@@ -87,7 +87,7 @@ def known_kind(granularity: str) -> PromptContext:
     """What `top1_given_kind` knows about a mask of this granularity."""
     if granularity not in LEVELS_OF:
         return PromptContext()
-    return PromptContext(cast(Literal["object", "part"], granularity))
+    return PromptContext(cast(Kind, granularity))
 
 
 def evaluate_clicks(

@@ -24,8 +24,7 @@ from semsam_model.inference.candidates import CandidateOptions, Proposal, cleane
 from semsam_model.inference.naming import name_candidates
 from semsam_model.inference.predict import promptless_candidates
 from semsam_model.inference.proposals import click_grid, decode_prompts
-from semsam_model.masks.geometry import tight_bbox
-from semsam_model.masks.suppression import suppress
+from semsam_model.masks.geometry import greedy_nms, tight_bbox
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import LEVELS, Candidate, Click, LabelSet
@@ -159,7 +158,7 @@ def _by_masks(passed: Sequence[_Passed], options: AutomaticOptions, cells: int) 
         # compared with those kept before, then with each other
         repeats = np.asarray(_repeats(rows, part, masks, kept, options).any(1))
         among = _repeats(rows, part, rows, part, options)
-        mine = suppress(np.flatnonzero(~repeats), len(part), among.__getitem__)
+        mine = greedy_nms(np.flatnonzero(~repeats), len(part), among.__getitem__)
         kept += [part[row] for row in mine]
         masks = np.concatenate((masks, rows[mine]))
         if len(kept) >= options.most:
@@ -191,7 +190,7 @@ def _by_boxes(passed: Sequence[_Passed], options: AutomaticOptions) -> list[_Pas
         both = (high - low).clip(min=0).prod(1)
         return both > options.same_iou * np.maximum(areas[row] + areas - both, 1e-9)
 
-    return [passed[row] for row in suppress(range(len(passed)), len(passed), repeats)]
+    return [passed[row] for row in greedy_nms(range(len(passed)), len(passed), repeats)]
 
 
 def _decoded(

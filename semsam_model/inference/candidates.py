@@ -26,8 +26,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from semsam_model.masks.geometry import tight_bbox
-from semsam_model.masks.suppression import suppress
+from semsam_model.masks.geometry import greedy_nms, tight_bbox
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.types import LEVELS
 
@@ -225,7 +224,7 @@ def distinct(ordered: Sequence[int], shared: np.ndarray, options: CandidateOptio
     """
     areas = np.diagonal(shared)
     same = shared > options.same_iou * (areas[:, None] + areas - shared)
-    return suppress((at for at in ordered if areas[at] > 0), len(areas), same.__getitem__, options.most)
+    return greedy_nms((at for at in ordered if areas[at] > 0), len(areas), same.__getitem__, options.most)
 
 
 def agreeing(ordered: Sequence[int], crops: Sequence[CropPrediction], options: CandidateOptions) -> list[int]:

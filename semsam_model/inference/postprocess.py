@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import softmax
 
 from semsam_model.inference.naming import check_dimension
-from semsam_model.masks.suppression import suppress
+from semsam_model.masks.geometry import greedy_nms
 from semsam_model.network.ranker import logistic
 from semsam_model.types import KINDS, Kind, LabelSet
 
@@ -128,7 +128,7 @@ def distinct(masks: np.ndarray, scores: np.ndarray, same_iou: float) -> list[int
     area = flat.sum(1)
     same = both > same_iou * (area[:, None] + area - both)
     best_first = np.argsort(-scores, kind="stable")
-    return suppress(best_first[area[best_first] > 0], len(flat), same.__getitem__)
+    return greedy_nms(best_first[area[best_first] > 0], len(flat), same.__getitem__)
 
 
 def to_semantic(

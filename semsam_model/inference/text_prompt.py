@@ -25,7 +25,7 @@ from semsam_model.inference.object_queries import (
 from semsam_model.inference.postprocess import PostprocessOptions
 from semsam_model.inference.predict import promptless_candidates
 from semsam_model.inference.proposals import click_grid, decode_prompts
-from semsam_model.masks.suppression import suppress
+from semsam_model.masks.geometry import greedy_nms
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Candidate, LabelSet
@@ -90,7 +90,7 @@ def by_clicks(
     masks = np.array([p.cells.ravel() for p in fitting], np.float32)
     shared, areas = masks @ masks.T, masks.sum(1)
     repeats = shared > SHARED * np.minimum(areas[:, None], areas)
-    kept = suppress(range(len(fitting)), len(fitting), repeats.__getitem__, OPTIONS.most)
+    kept = greedy_nms(range(len(fitting)), len(fitting), repeats.__getitem__, OPTIONS.most)
     return name_candidates(promptless_candidates([fitting[i] for i in kept], frame, OPTIONS), labels, threshold)
 
 

@@ -7,6 +7,7 @@ box, so that a small mask of a large photo costs little. An empty mask is a (0, 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import cv2
@@ -134,3 +135,21 @@ def shared_pixels(crop: np.ndarray, bbox: BBox, other: np.ndarray, other_bbox: B
 def _iou(shared: int, area: int, other: int) -> float:
     union = area + other - shared
     return shared / union if union else 1.0
+
+
+def greedy_nms(
+    ordered: Iterable[int], count: int, repeats: Callable[[int], np.ndarray], most: int | None = None
+) -> list[int]:
+    """Non-maximum suppression: of places 0..count-1, best first, those that repeat none kept before; at most `most`.
+
+    repeats: a place that is kept -> bool (count,), which others repeat it.
+    """
+    kept: list[int] = []
+    free = np.ones(count, bool)
+    for at in ordered:
+        if most is not None and len(kept) >= most:
+            break
+        if free[at]:
+            kept.append(int(at))
+            free &= ~repeats(at)
+    return kept

@@ -101,6 +101,19 @@ def region_mask(row: Any) -> np.ndarray | None:
     return decode_polygons([percent / 100 * size[::-1]], size)
 
 
+def row_labels(row: Mapping[str, Any]) -> list[str]:
+    """The labels that a row gives its region. <Labels> beside a plain <Brush> writes them in a row of its own."""
+    kind = row.get("type")
+    return listed_texts(row, kind) if isinstance(kind, str) and kind.endswith("labels") else []
+
+
+def listed_texts(row: Mapping[str, Any], key: str) -> list[str]:
+    """The texts that a row's value lists under `key`; whatever else stands there is left out."""
+    value = row.get("value")
+    texts = value.get(key) if isinstance(value, dict) else None
+    return [text for text in texts if isinstance(text, str) and text] if isinstance(texts, list) else []
+
+
 def region_size(row: Mapping[str, Any]) -> Size:
     """(H, W) of the photo that a region was drawn on, as the row declares it. Raises DataError."""
     declared = check(_DeclaredSize, row, "region", DataError)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semsam_model.config import ModelConfig
-from semsam_model.masks.suppression import suppress
+from semsam_model.masks.geometry import greedy_nms
 from semsam_model.network.decoder import MLP, DecoderLayer, LayerOutput, PromptDecoder, box_positions, inverse_sigmoid
 from semsam_model.network.deformable import Shapes
 from semsam_model.network.pixel_decoder import MEMORY_LEVELS, Features, PixelDecoder
@@ -248,5 +248,5 @@ def distinct_proposals(scores: Tensor, logits: Tensor, count: int) -> Tensor:
     both = masks @ masks.T
     area = masks.sum(1)
     same = (both / (area[:, None] + area - both).clamp(min=1) > SAME_PROPOSAL).cpu().numpy()
-    kept = suppress(range(len(order)), len(order), same.__getitem__, count)
+    kept = greedy_nms(range(len(order)), len(order), same.__getitem__, count)
     return order[torch.tensor(kept, dtype=torch.long, device=order.device)]

@@ -8,17 +8,18 @@ its `meta` holds a `granularity` of object, part or region.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
+from pydantic import Field
 
-from semsam_model.data.readers.entries import malformed, other_index, parse_json, problem
+from semsam_model.data.readers.entries import malformed, other_index, parse_json
 from semsam_model.data.samples import (
-    BAD_ENTRY,
     FULL_SUPERVISION,
     Annotation,
     Dataset,
@@ -29,8 +30,9 @@ from semsam_model.data.samples import (
 )
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import Size
-from semsam_model.masks.label_studio import region_mask, region_shape, region_size
-from semsam_model.types import GRANULARITIES
+from semsam_model.masks.label_studio import region_mask, region_shape, region_size, row_labels
+from semsam_model.types import Granularity
+from semsam_model.validation import Expected, Flag, JsonModel, Lenient, check
 
 #: Rows with a shape that is no mask we read; the editor calls them so, with or without "labels".
 _UNREAD_SHAPES = ("ellipse", "vector")
@@ -40,10 +42,10 @@ _UNREAD_SHAPES = ("ellipse", "vector")
 class LabelStudioMask:
     """A region as it stands in an export; percent become pixels when it is decoded."""
 
-    row: Mapping[str, Any]
+    row: dict[str, Any]
 
     def decode(self, size: Size) -> np.ndarray:
-        mask = region_mask(dict(self.row))
+        mask = region_mask(self.row)
         if mask is None or mask.shape != size:
             raise DataError(f"region {self.row.get('id')!r}: expected a mask of {size[1]}x{size[0]} pixels")
         return mask
@@ -66,47 +68,70 @@ def read_label_studio(
         tasks = parse_json(export.read_bytes(), list)
     samples: list[Sample] = []
     skipped: list[str] = []
-    for number, task in enumerate(tasks):
-        identity = task.get("id") if isinstance(task, dict) else None
+    for number, value in enumerate(tasks):
+        identity = value.get("id") if isinstance(value, dict) else None
         where = f"{export}: entry {number}" if identity is None else f"{export}: task {identity!r}"
         try:
-            rows = _rows(task)
-            if rows is None:
+            task = check(_Task, value, "task", DataError)
+            done = [each for each in task.annotations if not each.was_cancelled]
+            if not done:
                 continue
-            photo = _photo(task["data"], images)
-            known = _annotation(rows, partial, where, skipped)
-        except (DataError, *BAD_ENTRY) as exc:
-            skipped.append(problem(where, exc))
+            photo = _photo(task.data, images)
+            newest = max(done, key=lambda each: each.updated_at or each.created_at or "")
+            known = _annotation(newest.result, partial, where, skipped)
+        except DataError as exc:
+            skipped.append(f"{where}: {exc}")
             continue
         if known is not None:
             samples.append(Sample(PhotoFile(photo), source or export.stem, known, supervision))
     return Dataset(tuple(samples), tuple(skipped))
 
 
-def _rows(task: dict[str, Any]) -> list[Any] | None:
-    """Rows of the annotation that counts; None when the task has none."""
-    done = [entry for entry in task.get("annotations") or () if not entry.get("was_cancelled")]
-    if not done:
-        return None
-    newest = max(done, key=lambda entry: str(entry.get("updated_at") or entry.get("created_at") or ""))
-    return list(newest["result"])
+class _Result(JsonModel):
+    """One annotation of a task."""
+
+    was_cancelled: Flag = False
+    updated_at: Lenient[str] = None
+    created_at: Lenient[str] = None
+    result: list[Any]
 
 
-def _photo(data: Mapping[str, Any], images: Path) -> Path:
-    addresses = [value for key, value in sorted(data.items(), key=lambda item: item[0] != "image") if _text(value)]
+class _Task(JsonModel):
+    annotations: list[_Result] = Field(default_factory=list)
+    data: dict[Any, Any]
+
+
+class _Meta(JsonModel):
+    granularity: Lenient[Granularity] = None
+
+
+_Id = Annotated[int | str, Expected("an id")]
+
+
+class _Row(JsonModel):
+    """A row with the mask of a region."""
+
+    id: _Id | None = None
+    parent: _Id | None = Field(default=None, alias="parentID")
+    meta: Lenient[_Meta] = None
+
+
+def _photo(data: Mapping[Any, Any], images: Path) -> Path:
+    texts = {key: value for key, value in data.items() if isinstance(value, str) and 0 < len(value) < 4096}
+    addresses = [texts[key] for key in sorted(texts, key=lambda key: key != "image")]
     for address in addresses:
         for name in _places(address):
-            if (images / name).is_file():
-                return images / name
+            with contextlib.suppress(OSError):  # a name that is too long
+                if (images / name).is_file():
+                    return images / name
     raise DataError(f"expected its photo under {images}, found none for {', '.join(addresses)[:200] or 'no address'}")
 
 
-def _text(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) < 4096
-
-
 def _places(address: str) -> Iterator[str]:
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # brackets that are no IPv6 address
+        return
     stored = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
     pieces = [piece for piece in stored.split("/") if piece not in ("", ".", "..")]
     for start in range(len(pieces)):
@@ -114,44 +139,33 @@ def _places(address: str) -> Iterator[str]:
 
 
 def _annotation(rows: list[Any], partial: bool, where: str, skipped: list[str]) -> Annotation | None:
-    kept: list[dict[str, Any]] = []
-    sizes: list[Size] = []
-    for row in rows:
+    """None without a region that can be read."""
+    kept: list[tuple[_Row, dict[str, Any]]] = []
+    sizes: set[Size] = set()
+    labels: dict[Any, str] = {}  #: first label of each region's id
+    for number, row in enumerate(rows):
         try:
+            check(dict[Any, Any], row, f"result[{number}]", DataError)
+            read = check(_Row, row, f"result[{number}]", DataError)
+            for label in row_labels(row)[:1]:
+                labels.setdefault(read.id, label)
             if region_shape(row) is not None:
-                hash((row.get("id"), row.get("parentID")))
-                sizes.append(region_size(row))
-                kept.append(row)
+                sizes.add(region_size(row))
+                kept.append((read, row))
             elif str(row.get("type")).removesuffix("labels") in _UNREAD_SHAPES:
-                skipped.append(f"{where}: region {row.get('id')!r}: a {row['type']} is not read")
-        except (DataError, *BAD_ENTRY) as exc:
-            skipped.append(problem(where, exc))
+                raise DataError(f"region {read.id!r}: a {row['type']} is not read")
+        except DataError as exc:
+            skipped.append(f"{where}: {exc}")
     if not kept:
         return None
-    if len(set(sizes)) > 1:
-        raise DataError(f"expected regions of one photo size, got {sorted(set(sizes))}")
-    place = {row["id"]: index for index, row in enumerate(kept) if row.get("id") is not None}
-    labels = _labels(rows)
-    regions = tuple(_region(row, index, place, labels) for index, row in enumerate(kept))
-    height, width = sizes[0]
-    return Annotation(width, height, regions, partial)
-
-
-def _labels(rows: list[Any]) -> dict[str, str]:
-    """First label of each region id. <Labels> beside a plain <Brush> writes it in a row of its own."""
-    found: dict[str, str] = {}
-    for row in rows:
-        if isinstance(row, dict) and isinstance(row.get("value"), dict) and str(row.get("type")).endswith("labels"):
-            labels = row["value"].get(row["type"])
-            if isinstance(labels, list) and labels and isinstance(labels[0], str):
-                found.setdefault(str(row.get("id")), labels[0])
-    return found
-
-
-def _region(row: dict[str, Any], index: int, place: Mapping[Any, int], labels: Mapping[str, str]) -> Region:
-    parent = other_index(place, row.get("parentID"), index)
-    meta = row.get("meta")
-    said = meta.get("granularity") if isinstance(meta, dict) else None
-    granularity = said if said in GRANULARITIES else "object" if parent is None else "part"
-    name = labels.get(str(row.get("id")))
-    return Region(LabelStudioMask(row), granularity, name, parent, region_shape(row) == "rectangle")
+    if len(sizes) > 1:
+        raise DataError(f"expected regions of one photo size, got {sorted(sizes)}")
+    indices = {read.id: index for index, (read, _) in enumerate(kept) if read.id is not None}
+    regions = []
+    for index, (read, row) in enumerate(kept):
+        parent = other_index(indices, read.parent, index)
+        granularity = (read.meta and read.meta.granularity) or ("object" if parent is None else "part")
+        box_only = region_shape(row) == "rectangle"
+        regions.append(Region(LabelStudioMask(row), granularity, labels.get(read.id), parent, box_only))
+    ((height, width),) = sizes
+    return Annotation(width, height, tuple(regions), partial)

@@ -171,7 +171,7 @@ def test_a_changed_config_does_not_match_the_digest(path: Path) -> None:
         ("{", "metadata is damaged"),
         ("[]", "expected a mapping"),
         (json.dumps({**TINY.to_dict(), "future": 1}), "unknown key 'future'.*another release of semsam"),
-        (json.dumps({**TINY.to_dict(), "width": "wide"}), "width: expected int"),
+        (json.dumps({**TINY.to_dict(), "width": "wide"}), "width: expected an integer"),
         (json.dumps({**TINY.to_dict(), "swin_depths": [1, 1]}), "can be built|does not fit"),
         (json.dumps({**TINY.to_dict(), "ffn": -1}), "can be built"),
         (json.dumps({**TINY.to_dict(), "ffn": 65}), "does not fit its own config"),

@@ -71,9 +71,9 @@ def test_training_shows_a_source_as_often_as_its_weight_says(tmp_path: Path) -> 
         ({"feeds": ["mask"]}, "houses.*feeds: expected some of .*got mask"),
         ({"feeds": []}, "got none"),
         ({"weight": -1}, "at least 0"),
-        ({"weight": "much"}, "weight: expected float"),
+        ({"weight": "much"}, "weight: expected a number"),
         ({"granularity": "whole"}, "granularity: expected 'object', 'part' or 'region'"),
-        ({"names": ["a"]}, "names: expected a mapping"),
+        ({"names": ["a"]}, "names: expected an object"),
     ],
 )
 def test_a_source_that_is_not_understood_is_refused(change: dict[str, Any], message: str) -> None:

@@ -15,6 +15,7 @@ from semsam_model.masks.geometry import (
     crop_iou,
     crop_mask,
     crops_iou,
+    greedy_nms,
     iou,
     paste,
     shared_pixels,
@@ -109,3 +110,31 @@ def test_specks_and_pinholes_of_the_photo_go_and_the_box_shrinks() -> None:
     mask[18, 28] = True
     got, bbox = clean_pixels(mask, (0, 0, 30, 20), 6)
     assert bbox == (2, 2, 12, 12) and got.all()
+
+
+# ---- non-maximum suppression
+
+MATRIX = hnp.arrays(bool, st.integers(0, 9).map(lambda n: (n, n)))
+
+
+@given(MATRIX, st.randoms(use_true_random=False))
+def test_none_kept_repeats_another_and_each_left_out_repeats_a_better_one(matrix: np.ndarray, random: object) -> None:
+    same = matrix | matrix.T
+    order = list(range(len(same)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    kept = greedy_nms(order, len(same), same.__getitem__)
+    for place, at in enumerate(order):
+        better = [other for other in order[:place] if other in kept]
+        assert (at in kept) != same[at, better].any()
+
+
+@given(MATRIX, st.integers(0, 9))
+def test_no_more_than_asked_for_are_kept_and_they_are_the_first(matrix: np.ndarray, most: int) -> None:
+    places = range(len(matrix))
+    every = greedy_nms(places, len(matrix), matrix.__getitem__)
+    assert greedy_nms(places, len(matrix), matrix.__getitem__, most) == every[:most]
+
+
+def test_what_is_not_in_the_order_is_neither_kept_nor_in_the_way() -> None:
+    same = np.ones((3, 3), bool)
+    assert greedy_nms([2, 1], 3, same.__getitem__) == [2]

@@ -94,6 +94,11 @@ def test_broken_tasks_and_regions_are_named_and_the_rest_is_read(tmp_path: Path)
         {"id": 2, "data": {"image": "/data/upload/1/../../lost.png"}, "annotations": [{"result": good}]},
         {"id": 3, "annotations": [{"result": good}]},
         7,
+        {
+            "id": 5,
+            "data": {"text": "x" * 300, "link": "http://[", "image": "lost.png"},
+            "annotations": [{"result": good}],
+        },
     )
     dataset = read_label_studio(path, tmp_path)
     assert len(dataset.samples) == 1
@@ -101,8 +106,8 @@ def test_broken_tasks_and_regions_are_named_and_the_rest_is_read(tmp_path: Path)
     assert np.array_equal(sample.mask(0), WHOLE)
     with pytest.raises(DataError, match=r"cup\.png, region 1 \(cup\)"):
         sample.mask(1)
-    assert len(dataset.skipped) == 6
-    for number, what in enumerate(("original_height", "'e'", "task 1", "task 2", "task 3", "entry 3")):
+    assert len(dataset.skipped) == 7
+    for number, what in enumerate(("original_height", "'e'", "task 1", "task 2", "task 3", "entry 3", "task 5")):
         assert what in dataset.skipped[number]
     (tmp_path / "object.json").write_text("{}")
     with pytest.raises(DataError, match="list of tasks"):
