@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from semsam_model.data.readers.coco import CocoOptions, read_coco
+from semsam_model.data.readers.coco import read_coco
+from semsam_model.data.readers.entries import ReadOptions
 from semsam_model.data.samples import CocoMask, Dataset, Sample
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import tight_bbox
@@ -46,7 +47,7 @@ def read_samples(directory: Path, sources: Sequence[str] | None = None, *, evalu
     labels: dict[str, frozenset[Label]] = {}
     for file in files:
         try:
-            dataset = read_coco(file, options=CocoOptions(evaluation=evaluation))
+            dataset = read_coco(file, options=ReadOptions(evaluation=evaluation))
         except DataError as exc:
             skipped.append(str(exc))
         else:

@@ -22,8 +22,9 @@ from pydantic.dataclasses import dataclass
 
 from semsam_model.config import STRICT, Count, NonNegative, NonNegativeInt, parse_config, read_yaml
 from semsam_model.data.lazy_samples import LazySamples, chain, pack
-from semsam_model.data.readers.coco import CocoOptions, read_coco
-from semsam_model.data.readers.id_maps import ENDINGS, MapOptions, read_label_map, read_panoptic
+from semsam_model.data.readers.coco import read_coco
+from semsam_model.data.readers.entries import ReadOptions
+from semsam_model.data.readers.id_maps import ENDINGS, read_label_map, read_panoptic
 from semsam_model.data.readers.label_studio import read_label_studio
 from semsam_model.data.readers.sa1b import read_sa1b
 from semsam_model.data.samples import Dataset, Sample, Supervision
@@ -48,7 +49,6 @@ _TAKEN: dict[str, tuple[str, ...]] = {
     "sa1b": (),
     "synthetic": ("seed", "size"),
 }
-
 
 #: What `path` is, where it is no JSON.
 _FORM = {"sa1b": "folder or tar", "label_map": "folder of PNGs"}
@@ -190,27 +190,28 @@ def _read(source: SourceConfig, root: Path, evaluation: bool) -> Dataset:
             f"source {name!r}: {path} is not there; its {_FORM.get(source.kind, 'JSON')} belongs at "
             f"{source.path} under the folder given with --root"
         )
-    if source.kind == "sa1b":  # long, and not kept in memory
-        return read_sa1b(path, source=name, supervision=supervision)
-    dataset = _read_packable(source, path, root, evaluation)
-    return replace(dataset, samples=pack(dataset.samples))
-
-
-def _read_packable(source: SourceConfig, path: Path, root: Path, evaluation: bool) -> Dataset:
-    """A source whose annotations fit into memory."""
-    name, supervision = source.name, Supervision.of(source.feeds)
     images, masks = (None if folder is None else root / folder for folder in (source.images, source.masks))
-    options = CocoOptions(source.granularity, source.names, source.partial, evaluation)
+    options = ReadOptions(source.granularity, source.names, source.partial, evaluation)
     match source.kind:
+        case "sa1b":  # long, and not kept in memory
+            return read_sa1b(path, source=name, supervision=supervision)
         case "coco":
-            return read_coco(path, images, source=name, supervision=supervision, options=options)
+            dataset = read_coco(path, images, source=name, supervision=supervision, options=options)
         case "panoptic":
-            return read_panoptic(path, images or root, masks, source=name, supervision=supervision, options=options)
+            dataset = read_panoptic(path, images or root, masks, source=name, supervision=supervision, options=options)
         case "label_studio":
-            return read_label_studio(path, images or root, source=name, supervision=supervision, partial=source.partial)
-        case _:
-            numbers = MapOptions(
-                source.labels, source.instances, source.granularity or "object", source.names, source.partial
+            dataset = read_label_studio(
+                path, images or root, source=name, supervision=supervision, partial=source.partial
             )
-            endings = source.endings or ENDINGS
-            return read_label_map(path, images or root, numbers, endings, source=name, supervision=supervision)
+        case _:
+            dataset = read_label_map(
+                path,
+                images or root,
+                source.labels,
+                instances=source.instances,
+                endings=source.endings or ENDINGS,
+                source=name,
+                supervision=supervision,
+                options=options,
+            )
+    return replace(dataset, samples=pack(dataset.samples))

@@ -22,7 +22,7 @@ import yaml
 from PIL import Image
 
 from semsam_model.data.mixture import Mixture
-from semsam_model.data.readers.sa1b import PHOTO_SUFFIXES, PhotoInTar
+from semsam_model.data.readers.sa1b import PHOTO_SUFFIXES, TarMember
 from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Sample
 from semsam_model.errors import ConfigError, DataError
 
@@ -134,7 +134,7 @@ def _members(sample: Sample, longest_side: int | None) -> tuple[bytes, str, byte
         levels = [mask.view(np.uint8) * np.uint8(255) for mask in masks]
         masks = [cv2.resize(level, size, interpolation=cv2.INTER_AREA) > 127 for level in levels]
         suffix = "webp"
-    elif isinstance(sample.photo, (PhotoFile, PhotoInTar)) and suffix in PHOTO_SUFFIXES:
+    elif isinstance(sample.photo, (PhotoFile, TarMember)) and suffix in PHOTO_SUFFIXES:
         photo = sample.photo.content()
     else:
         photo, suffix = _webp(rgb, lossless=True), "webp"

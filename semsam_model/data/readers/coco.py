@@ -21,13 +21,15 @@ annotation of that category whose box holds nine tenths of the part's box.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from semsam_model.data.readers.entries import (
+    AS_WRITTEN,
+    ReadOptions,
     malformed,
     other_index,
     parse_json,
@@ -56,21 +58,6 @@ _HELD = 0.9
 
 
 @dataclass(frozen=True)
-class CocoOptions:
-    """How a source's files are to be understood."""
-
-    granularity: str | None = None  #: of annotations without one
-    names: Mapping[str, str] = field(default_factory=dict)  #: the source's spelling -> the label meant
-    partial: bool = False  #: not everything visible is annotated, on any photo
-    #: Keep what training leaves out and evaluation counts: crowd regions, annotated areas, photos without any mask, and
-    #: the labels that LVIS and PACO looked for on a photo.
-    evaluation: bool = False
-
-
-AS_WRITTEN = CocoOptions()
-
-
-@dataclass(frozen=True)
 class _Category:
     granularity: str | None
     name: str
@@ -86,7 +73,7 @@ def read_coco(
     *,
     source: str | None = None,
     supervision: Supervision = FULL_SUPERVISION,
-    options: CocoOptions = AS_WRITTEN,
+    options: ReadOptions = AS_WRITTEN,
 ) -> Dataset:
     """One file of instances or parts. `file_name` starts at `images`, the folder of the JSON when None.
 
@@ -135,7 +122,7 @@ class CocoFile:
     """A parsed JSON. `skipped` collects what is broken in it, and why."""
 
     def __init__(
-        self, path: Path, options: CocoOptions, source: str | None, supervision: Supervision = FULL_SUPERVISION
+        self, path: Path, options: ReadOptions, source: str | None, supervision: Supervision = FULL_SUPERVISION
     ) -> None:
         """Raises DataError when the file cannot be read."""
         with malformed(path, "COCO-style JSON"):
@@ -238,7 +225,7 @@ def file_name(image: Mapping[str, Any]) -> str:
     return image["file_name"] if "file_name" in image else "/".join(image["coco_url"].split("/")[-2:])
 
 
-def _category(row: dict[str, Any], spelled: Mapping[Any, str], options: CocoOptions) -> _Category:
+def _category(row: dict[str, Any], spelled: Mapping[Any, str], options: ReadOptions) -> _Category:
     """spelled: category id -> name, of all categories."""
     name, above, of = str(row["name"]), row.get("supercategory"), row.get("part_of")
     whole, short = split_name(name)

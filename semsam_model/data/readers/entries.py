@@ -1,15 +1,31 @@
-"""Pieces that readers of different formats share: folders that must be there, JSON, names, lists of problems."""
+"""What readers of different formats share: options, folders that must be there, JSON, names, lists of problems."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from semsam_model.data.samples import BAD_ENTRY
 from semsam_model.errors import DataError
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a source's files are to be understood."""
+
+    granularity: str | None = None  #: of annotations without one
+    names: Mapping[str, str] = field(default_factory=dict)  #: the source's spelling -> the label meant
+    partial: bool = False  #: not everything visible is annotated, on any photo
+    #: Keep what training leaves out and evaluation counts: crowd regions, annotated areas, photos without any mask, and
+    #: the labels that LVIS and PACO looked for on a photo.
+    evaluation: bool = False
+
+
+AS_WRITTEN = ReadOptions()
 
 
 def require_folder(folder: Path, what: str, owner: object) -> None:

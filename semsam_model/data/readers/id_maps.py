@@ -11,8 +11,8 @@ A name "whole:part" is that of a part. Pixels of other numbers, and of an empty 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
@@ -20,8 +20,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from semsam_model.data.readers.coco import AS_WRITTEN, CocoFile, CocoOptions, check_entry, file_name
-from semsam_model.data.readers.entries import renamed, require_folder, split_name
+from semsam_model.data.readers.coco import CocoFile, check_entry, file_name
+from semsam_model.data.readers.entries import AS_WRITTEN, ReadOptions, renamed, require_folder, split_name
 from semsam_model.data.samples import (
     BAD_ENTRY,
     FULL_SUPERVISION,
@@ -85,7 +85,7 @@ def read_panoptic(
     *,
     source: str | None = None,
     supervision: Supervision = FULL_SUPERVISION,
-    options: CocoOptions = AS_WRITTEN,
+    options: ReadOptions = AS_WRITTEN,
 ) -> Dataset:
     """The JSON, the photos, the folder of PNGs (named as the JSON, beside it, when None).
 
@@ -115,67 +115,62 @@ def read_panoptic(
     return Dataset(tuple(samples), tuple(file.skipped), len(entries), {file.source: frozenset(labels)})
 
 
-@dataclass(frozen=True)
-class MapOptions:
-    """How the numbers of a source's maps are to be understood."""
-
-    labels: tuple[str, ...]  #: the names of 0, 1, 2, ...; for instances the only one
-    instances: bool = False  #: numbers from 1 are instances, not indices of names
-    granularity: str = "object"  #: of names that are not "whole:part"
-    names: Mapping[str, str] = field(default_factory=dict)  #: the source's spelling -> the label meant
-    partial: bool = False  #: not everything visible is annotated, on any photo
-
-    def label(self, number: int) -> Label | None:
-        """What pixels of a number are called; None where they are not annotated."""
-        if self.instances:
-            return self._label(self.labels[0]) if number > 0 else None
-        return self._label(self.labels[number]) if 0 <= number < len(self.labels) and self.labels[number] else None
-
-    def _label(self, spelled: str) -> Label:
-        whole, short = split_name(spelled)
-        name = renamed(self.names, spelled, short)
-        return Label("part", name, renamed(self.names, whole)) if whole else Label(self.granularity, name)
-
-
 def read_label_map(
     maps: Path,
     images: Path,
-    options: MapOptions,
-    endings: Sequence[str] = ENDINGS,
+    labels: Sequence[str],
     *,
+    instances: bool = False,
+    endings: Sequence[str] = ENDINGS,
     source: str | None = None,
     supervision: Supervision = FULL_SUPERVISION,
+    options: ReadOptions = AS_WRITTEN,
 ) -> Dataset:
     """Maps anywhere under `maps`, their photos in the same place under `images`.
 
-    endings: of a map's and of its photo's file name ("_label.png", "_rgb.png"). A map is opened when it is asked for;
-    a missing photo is skipped and named. Raises DataError when a folder is missing.
+    labels: the names of the numbers 0, 1, 2, ...; with `instances` the only name, of every number from 1. endings: of a
+    map's and of its photo's file name ("_label.png", "_rgb.png"). A map is opened when it is asked for; a missing photo
+    is skipped and named. Raises DataError when a folder is missing.
     """
-    require_folder(maps, "label maps", source or maps.name)
-    require_folder(images, "photos", source or maps.name)
-    of_map, of_photo = endings
     source = source or maps.name
+    require_folder(maps, "label maps", source)
+    require_folder(images, "photos", source)
+    of_map, of_photo = endings
     files = sorted(maps.rglob(f"*{of_map}"))
     samples, skipped = list[Sample](), list[str]()
     for file in files:
         shared = file.relative_to(maps).as_posix().removesuffix(of_map)
         photo = images / f"{shared}{of_photo}"
         if photo.is_file():
-            samples.append(Sample(PhotoFile(photo), source, partial(_annotation, file, options), supervision))
+            read = partial(_annotation, file, tuple(labels), instances, options)
+            samples.append(Sample(PhotoFile(photo), source, read, supervision))
         else:
             skipped.append(f"{photo}: no such photo")
-    numbers = range(1, 2) if options.instances else range(len(options.labels))
-    labels = frozenset(label for number in numbers if (label := options.label(number)) is not None)
-    return Dataset(tuple(samples), tuple(skipped), len(files), {source: labels})
+    known = frozenset(_labels_by_number(labels, instances, options).values())
+    return Dataset(tuple(samples), tuple(skipped), len(files), {source: known})
 
 
-def _annotation(file: Path, options: MapOptions) -> Annotation:
+def _annotation(file: Path, labels: Sequence[str], instances: bool, options: ReadOptions) -> Annotation:
+    by_number = _labels_by_number(labels, instances, options)
     numbers = read_ids(file, "label map")
     regions = []
     for number in np.unique(numbers).tolist():
-        label = options.label(number)
+        label = by_number.get(min(number, 1) if instances else number)
         if label is not None:
             mask = IdMask(file, number, "label map")
             regions.append(Region(mask, label.granularity, label.name, whole=label.whole))
     height, width = numbers.shape
     return Annotation(width, height, tuple(regions), options.partial)
+
+
+def _labels_by_number(labels: Sequence[str], instances: bool, options: ReadOptions) -> dict[int, Label]:
+    """What pixels of a number are called; with `instances` only that of number 1, which holds for all above it."""
+    found = {}
+    for number, spelled in enumerate(labels, start=1 if instances else 0):
+        whole, short = split_name(spelled)
+        name = renamed(options.names, spelled, short)
+        if whole:
+            found[number] = Label("part", name, renamed(options.names, whole))
+        elif spelled:
+            found[number] = Label(options.granularity or "object", name)
+    return found

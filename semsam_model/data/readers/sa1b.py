@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -94,17 +94,13 @@ def _read_folder(folder: Path, source: str, supervision: Supervision, skipped: l
 
 def _from_folder(folder: Path, names: np.ndarray, source: str, supervision: Supervision, index: int) -> Sample:
     path = folder / os.fsdecode(names[index])
-    return Sample(PhotoFile(path), source, partial(_annotation_file, path.with_suffix(".json")), supervision)
+    annotation = path.with_suffix(".json")
+    return Sample(PhotoFile(path), source, partial(_annotation, annotation.read_bytes, str(annotation)), supervision)
 
 
-def _annotation_file(path: Path) -> Annotation:
-    with malformed(path, "the annotation of an SA-1B photo"):
-        return _annotation(path.read_bytes(), str(path))
-
-
-def _annotation(content: bytes, where: str) -> Annotation:
+def _annotation(read: Callable[[], bytes], where: str) -> Annotation:
     with malformed(where, "the annotation of an SA-1B photo"):
-        parsed = parse_json(content, dict)
+        parsed = parse_json(read(), dict)
         image = parsed["image"]
         regions = tuple(_region(entry, len(parsed["annotations"])) for entry in parsed["annotations"])
         return Annotation(int(image["width"]), int(image["height"]), regions, bool(image.get("partial", False)))
@@ -124,49 +120,36 @@ def _region(entry: dict[str, Any], count: int) -> Region:
 # ----------------------------------------------------------------------------------------------------------------- tars
 
 
-@dataclass(frozen=True, eq=False)
-class _Members:
-    """Photos of one tar with their JSON; places are bytes from the tar's start."""
-
-    names: np.ndarray
-    places: np.ndarray  #: int64 (n, 4): photo's start and length, JSON's start and length
-
-
 @dataclass(frozen=True)
-class PhotoInTar:
-    """A photo inside an uncompressed tar."""
+class TarMember:
+    """A photo, or its JSON, inside an uncompressed tar."""
 
     path: Path
     name: str
-    start: int
+    start: int  #: bytes from the tar's start
     length: int
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}: {self.name}"
 
     def content(self) -> bytes:
         """The file as it is. Raises DataError when the tar cannot be read or is cut short."""
-        return _span(self.path, self.start, self.length, f"{self.path}: {self.name}")
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.start)
+                content = file.read(self.length)
+        except OSError as exc:
+            raise DataError(f"{self.where}: cannot be read: {exc}") from exc
+        if len(content) != self.length:
+            raise DataError(f"{self.where}: expected {self.length} bytes, the tar ends after {len(content)}")
+        return content
 
     def pixels(self) -> np.ndarray:
-        return decode_photo(self.content(), f"{self.path}: {self.name}")
-
-
-def _span(path: Path, start: int, length: int, where: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            content = file.read(length)
-    except OSError as exc:
-        raise DataError(f"{where}: cannot be read: {exc}") from exc
-    if len(content) != length:
-        raise DataError(f"{where}: expected {length} bytes, the tar ends after {len(content)}")
-    return content
+        return decode_photo(self.content(), self.where)
 
 
 def _read_tar(path: Path, source: str, supervision: Supervision, skipped: list[str]) -> LazySamples:
-    found = _index_tar(path, skipped)
-    return LazySamples(len(found.names), partial(_from_tar, path, found, source, supervision))
-
-
-def _index_tar(path: Path, skipped: list[str]) -> _Members:
     photos, known = dict[str, tuple[str, int, int]](), dict[str, tuple[int, int]]()
     try:
         end = path.stat().st_size
@@ -183,24 +166,24 @@ def _index_tar(path: Path, skipped: list[str]) -> _Members:
                     photos[stem] = member.name, member.offset_data, member.size
             # tarfile takes a tear between two members, or noise, for the end; the real one is a block of zeros.
             last = tar.offset
-        if _span(path, last, tarfile.BLOCKSIZE, str(path)).strip(b"\0"):
+        if TarMember(path, "its end", last, tarfile.BLOCKSIZE).content().strip(b"\0"):
             raise tarfile.ReadError(f"no header at byte {last}")
     except (OSError, DataError, tarfile.TarError) as exc:
         skipped.append(f"{path}: expected an uncompressed tar, whole; {len(photos)} photos came before: {exc}")
     skipped += (f"{path}: {photos[stem][0]}: no {stem}.json with it" for stem in sorted(photos.keys() - known.keys()))
     skipped += (f"{path}: {stem}.json: no photo with it" for stem in sorted(known.keys() - photos.keys()))
     stems = sorted(photos.keys() & known.keys())
-    places = np.array([(*photos[stem][1:], *known[stem]) for stem in stems], np.int64).reshape(-1, 4)
-    return _Members(_names([PurePosixPath(photos[stem][0]).name for stem in stems]), places)
+    names = _names([PurePosixPath(photos[stem][0]).name for stem in stems])
+    spans = np.array([(*photos[stem][1:], *known[stem]) for stem in stems], np.int64).reshape(-1, 4)
+    return LazySamples(len(stems), partial(_from_tar, path, names, spans, source, supervision))
 
 
-def _from_tar(path: Path, members: _Members, source: str, supervision: Supervision, index: int) -> Sample:
-    name = os.fsdecode(members.names[index])
-    start, length, json_start, json_length = members.places[index].tolist()
-    read = partial(_annotation_member, path, json_start, json_length, name.rpartition(".")[0] + ".json")
-    return Sample(PhotoInTar(path, name, start, length), source, read, supervision)
-
-
-def _annotation_member(path: Path, start: int, length: int, name: str) -> Annotation:
-    where = f"{path}: {name}"
-    return _annotation(_span(path, start, length, where), where)
+def _from_tar(
+    path: Path, names: np.ndarray, spans: np.ndarray, source: str, supervision: Supervision, index: int
+) -> Sample:
+    """spans: int64 (n, 4), start and length of each photo and of its JSON in the tar, bytes."""
+    name = os.fsdecode(names[index])
+    start, length, json_start, json_length = spans[index].tolist()
+    annotation = TarMember(path, name.rpartition(".")[0] + ".json", json_start, json_length)
+    read = partial(_annotation, annotation.content, annotation.where)
+    return Sample(TarMember(path, name, start, length), source, read, supervision)

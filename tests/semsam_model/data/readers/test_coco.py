@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semsam_model.data.readers.coco import CocoOptions, read_coco
+from semsam_model.data.readers.coco import read_coco
+from semsam_model.data.readers.entries import ReadOptions
 from semsam_model.errors import DataError
 from tests.semsam_model.data.readers.files import OTHER, PART, SIZE, WHOLE, box_mask, coco_file, described, photo
 from tests.semsam_model.houses import rle
@@ -74,7 +75,7 @@ def test_a_file_of_parts_alone_is_read_by_its_setting(tmp_path: Path) -> None:
     categories = [{"id": 1, "name": "Car Tier", "supercategory": "Car"}]
     path = coco_file(tmp_path, categories, [{"mask": PART, "category_id": 1}])
     assert described(read_coco(path).samples[0]) == [("object", "Car Tier", None)]
-    options = CocoOptions(granularity="part", names={"Tier": "tyre"}, partial=True)
+    options = ReadOptions(granularity="part", names={"Tier": "tyre"}, partial=True)
     sample = read_coco(path, options=options).samples[0]
     assert sample.regions[0].label == ("part", "tyre", "Car")
     assert sample.partial
@@ -104,7 +105,7 @@ def test_what_was_looked_for_on_a_photo_is_known_for_evaluation(tmp_path: Path) 
     ]
     looked_for = {"neg_category_ids": [5], "not_exhaustive_category_ids": [3, 4]}
     path = coco_file(tmp_path, categories, [{"mask": WHOLE, "category_id": 3}], **looked_for)
-    (sample,) = read_coco(path, options=CocoOptions(evaluation=True)).samples
+    (sample,) = read_coco(path, options=ReadOptions(evaluation=True)).samples
     federated = sample.annotation.federated
     assert federated is not None and federated.negative == {("object", "dog", None)}
     assert federated.not_exhaustive == {("object", "mug", None), ("part", "handle", "mug")}
@@ -142,7 +143,7 @@ def test_crowds_annotated_areas_and_bare_photos_are_there_for_evaluation_alone(t
     path.write_text(json.dumps(content))
     (training,) = read_coco(path).samples
     assert [(region.crowd, region.area) for region in training.regions] == [(False, None)]
-    sheep, bare = read_coco(path, options=CocoOptions(evaluation=True)).samples
+    sheep, bare = read_coco(path, options=ReadOptions(evaluation=True)).samples
     assert [(region.crowd, region.area) for region in sheep.regions] == [(False, 99.5), (True, None)]
     assert np.array_equal(sheep.mask(1), OTHER)
     assert bare.regions == () and bare.image().shape == (*SIZE, 3)
@@ -182,7 +183,7 @@ def test_average_precision_of_a_file_is_what_pycocotools_makes_of_it(seed: int) 
         found = {1: [(anywhere(), int(rng.integers(0, 2)), float(rng.random())) for _ in range(6)] + right}
         found[2] = [(anywhere(), 0, 0.7)]
         ours = MaskAp(("a", "b"))
-        for number, sample in enumerate(read_coco(path, options=CocoOptions(evaluation=True)).samples, start=1):
+        for number, sample in enumerate(read_coco(path, options=ReadOptions(evaluation=True)).samples, start=1):
             truth = [
                 AnnotatedMask(sample.mask(i), "ab".index(str(region.name)), region.crowd, region.area)
                 for i, region in enumerate(sample.regions)

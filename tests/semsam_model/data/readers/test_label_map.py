@@ -12,13 +12,14 @@ from PIL import Image
 
 from semsam_model.config import parse_config
 from semsam_model.data.mixture import MixtureConfig, read_mixture
-from semsam_model.data.readers.id_maps import MapOptions, read_label_map
+from semsam_model.data.readers.entries import ReadOptions
+from semsam_model.data.readers.id_maps import read_label_map
 from semsam_model.errors import ConfigError, DataError
 
 SIZE = (16, 20)
 NUMBERS = np.zeros(SIZE, np.uint8)
 NUMBERS[2:8, 3:9], NUMBERS[8:14, 3:9], NUMBERS[2:14, 12:18] = 1, 2, 200
-ANIMALS = MapOptions(("", "Dog", "dog:head"), names={"Dog": "dog"})
+ANIMALS = ("", "Dog", "dog:head")
 
 
 def written(folder: Path, image: Image.Image, ending: str = ".png", photo: str = ".jpg", name: str = "a/1") -> Path:
@@ -43,7 +44,9 @@ def palette(numbers: np.ndarray) -> Image.Image:
 )
 def test_each_number_with_a_name_is_a_mask_and_others_are_not_annotated(tmp_path: Path, image: Image.Image) -> None:
     written(tmp_path, image)
-    dataset = read_label_map(tmp_path / "maps", tmp_path / "photos", ANIMALS, source="animals")
+    dataset = read_label_map(
+        tmp_path / "maps", tmp_path / "photos", ANIMALS, source="animals", options=ReadOptions(names={"Dog": "dog"})
+    )
     (sample,) = pickle.loads(pickle.dumps(dataset.samples))
     assert [region.label for region in sample.regions] == [("object", "dog", None), ("part", "head", "dog")]
     for index, number in enumerate((1, 2)):
@@ -54,8 +57,9 @@ def test_each_number_with_a_name_is_a_mask_and_others_are_not_annotated(tmp_path
 
 def test_instances_bear_one_name_and_are_found_by_the_endings_of_their_files(tmp_path: Path) -> None:
     written(tmp_path, Image.fromarray(NUMBERS), "_label.png", "_rgb.png")
-    leaf = MapOptions(("leaf",), instances=True)
-    dataset = read_label_map(tmp_path / "maps", tmp_path / "photos", leaf, ("_label.png", "_rgb.png"))
+    dataset = read_label_map(
+        tmp_path / "maps", tmp_path / "photos", ("leaf",), instances=True, endings=("_label.png", "_rgb.png")
+    )
     (sample,) = dataset.samples
     assert [region.label for region in sample.regions] == [("object", "leaf", None)] * 3
     assert sum(np.count_nonzero(sample.mask(i)) for i in range(3)) == np.count_nonzero(NUMBERS)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semsam_model.data.readers.coco import CocoOptions, read_coco
+from semsam_model.data.readers.coco import read_coco
+from semsam_model.data.readers.entries import ReadOptions
 from semsam_model.data.readers.id_maps import read_panoptic
 from semsam_model.errors import DataError
 from tests.semsam_model.data.readers.files import OTHER, PART, SIZE, WHOLE, described, photo
@@ -65,7 +66,7 @@ def test_a_missing_folder_of_photos_or_segments_is_named_with_what_belongs_there
 
 def test_panoptic_crowds_are_there_for_evaluation_alone(tmp_path: Path) -> None:
     path = panoptic_set(tmp_path)
-    read = read_panoptic(path, tmp_path / "photos", options=CocoOptions(evaluation=True)).samples[0]
+    read = read_panoptic(path, tmp_path / "photos", options=ReadOptions(evaluation=True)).samples[0]
     assert [region.crowd for region in read.regions] == [False, False, True, False]
     assert np.array_equal(read.mask(2), OTHER)
     assert not any(region.crowd for region in read_panoptic(path, tmp_path / "photos").samples[0].regions)
