@@ -8,19 +8,23 @@ configured servers and of `allowed_origins` (`connection` checks that), and read
 from __future__ import annotations
 
 import base64
+import binascii
 import dataclasses
 import logging
+import os
 import pickle
 import re
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
-from backend.errors import BadRequest, LabelStudioError, NotFound, OriginRefused, SettingsError
+from backend.errors import BadRequest, ImageTooLarge, LabelStudioError, NotFound, OriginRefused, SettingsError
 from backend.label_studio.connection import Connection
-from backend.label_studio.photo_files import decode_data_url, find_local_file, read_local_file
 from backend.label_studio.servers import Servers, shown
 from backend.settings import Settings, load_settings, without_secrets
 from semsam_model.errors import SemsamError
@@ -87,7 +91,7 @@ class LabelStudio:
         value = value.strip()
         if value[:5].lower() == "data:":
             # it brings its bytes along, so no address has to be allowed
-            return decode_data_url(value, self._settings.max_image_bytes)
+            return _decode_data_url(value, self._settings.max_image_bytes)
         if _CLOUD.match(value):
             return self._fetch_from_cloud(value, project, task_id)
         scheme = _SCHEME.match(value)
@@ -109,9 +113,9 @@ class LabelStudio:
 
     def _fetch_path(self, value: str, project: str | None) -> bytes:
         """From the folder of local files if it is there, else from Label Studio."""
-        path = find_local_file(self._root, value) if self._root is not None else None
+        path = _find_local_file(self._root, value) if self._root is not None else None
         if path is not None:
-            return read_local_file(path, self._settings.max_image_bytes)
+            return _read_local_file(path, self._settings.max_image_bytes)
         try:
             return self._download(self._servers.of(project).address(value), project)
         except NotFound as error:
@@ -188,3 +192,62 @@ def _unpickled(pickled: bytes, had_token: bool) -> LabelStudio:
         )
     keys = {"label_studio_api_key": here.label_studio_api_key, "label_studio_keys": here.label_studio_keys}
     return LabelStudio(dataclasses.replace(settings, **keys))
+
+
+# ------------------------------------------------------------------------------------- photos that need no server
+
+
+def _decode_data_url(value: str, max_bytes: int) -> bytes:
+    """The bytes of a data:image/...;base64 URL. Raises BadRequest, ImageTooLarge."""
+    head, _, body = value.partition(",")
+    if not head.lower().startswith("data:image/") or not head.lower().endswith(";base64"):
+        raise BadRequest("task photo data:...: expected data:image/...;base64,...")
+    if len(body) * 3 // 4 > max_bytes + 2:  # up to two bytes of padding
+        raise _too_large("data:...", max_bytes)
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadRequest("task photo data:...: its base64 cannot be read") from None
+
+
+def _find_local_file(root: Path, value: str) -> Path | None:
+    """The file inside `root`, a resolved folder, that a task's photo names; None when it names something elsewhere.
+
+    `value` is a path, or Label Studio's /data/local-files/?d=PATH. Raises OriginRefused for a path out of `root`.
+    """
+    parts = urlsplit(value)
+    if parts.path.rstrip("/").endswith("/data/local-files"):
+        name = parse_qs(parts.query).get("d", [""])[0].lstrip("/")
+    elif value.startswith("/data/"):
+        return None
+    else:
+        name = value
+    try:
+        path = (root / name).resolve()
+        exists = path.exists()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, a loop of links
+        raise OriginRefused(f"task photo {shown(name)}: not a usable path") from None
+    if exists and not path.is_relative_to(root):
+        raise OriginRefused(f"task photo {shown(name)}: outside the setting local_files_root (SEMSAM_LOCAL_FILES_ROOT)")
+    return path if exists else None
+
+
+def _read_local_file(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a file that `_find_local_file` found. Raises OriginRefused, NotFound, ImageTooLarge."""
+    try:
+        # The path is free of links by now: one put there since is not followed, and a pipe does not block.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OriginRefused(f"task photo {path.name}: expected a file, not a pipe or device")
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise NotFound(f"task photo {path.name}: cannot be read: {error.strerror}") from None
+    if len(data) > max_bytes:
+        raise _too_large(path.name, max_bytes)
+    return data
+
+
+def _too_large(what: str, max_bytes: int) -> ImageTooLarge:
+    return ImageTooLarge(
+        f"photo {what}: more than {max_bytes} bytes, the setting max_image_bytes (SEMSAM_MAX_IMAGE_BYTES)"
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from backend.label_studio.label_config import LabelConfig
@@ -30,21 +29,6 @@ def default_label(candidate: Candidate, config: LabelConfig) -> str | None:
     return config.label_for(part=candidate.parent is not None)
 
 
-def _new_id() -> str:
-    return str(uuid.uuid4())
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What all regions of one prediction share."""
-
-    config: LabelConfig
-    prompt_id: str
-    model_version: str
-    max_vertices: int
-    preannotated: bool
-
-
 def build_prediction(
     candidates: Sequence[Candidate],
     *,
@@ -54,7 +38,7 @@ def build_prediction(
     labels: Sequence[str | None] | None = None,
     best_on_top: bool = True,
     max_vertices: int = polygons.DEFAULT_MAX_VERTICES,
-    new_id: Callable[[], str] = _new_id,
+    new_id: Callable[[], object] = uuid.uuid4,
     preannotated: bool = False,
 ) -> dict[str, Any]:
     """One prediction for one task, in the form of the config's answer control.
@@ -73,18 +57,27 @@ def build_prediction(
         return empty_prediction(model_version)
     best = min(shown, key=lambda pair: pair[0].rank)[0]
     shown.sort(key=lambda pair: (best_on_top and pair[0] is best, -pair[0].area, pair[0].rank))
-    ids = {candidate.rank: new_id() for candidate, _ in shown}
-    answer = _Answer(config, prompt_id, model_version, max_vertices, preannotated)
-    rows = [row for candidate, label in shown for row in _region_rows(answer, candidate, label, ids)]
+    ids = {candidate.rank: str(new_id()) for candidate, _ in shown}
+    # What the editor keeps with each region and sends back when it is accepted.
+    meta = {"prompt_id": prompt_id, "model_version": model_version} | ({"preannotated": True} if preannotated else {})
+    rows = [
+        row for candidate, label in shown for row in _region_rows(candidate, label, ids, meta, config, max_vertices)
+    ]
     return {"model_version": model_version, "score": round(float(best.score), 4), "result": rows}
 
 
-def _region_rows(answer: _Answer, candidate: Candidate, label: str | None, ids: dict[int, str]) -> list[dict[str, Any]]:
+def _region_rows(
+    candidate: Candidate,
+    label: str | None,
+    ids: dict[int, str],
+    meta: dict[str, Any],
+    config: LabelConfig,
+    max_vertices: int,
+) -> list[dict[str, Any]]:
     """The rows of one candidate: geometry, note, level. ids: of the regions of this prediction, by rank."""
-    config = answer.config
     assert config.answer is not None  # else there is no row to write
     height, width = candidate.size
-    note = _note(candidate, label)
+    tag, note = config.answer.tag, _note(candidate, label)
     shared = {
         "id": ids[candidate.rank],
         "to_name": config.image_name,
@@ -94,12 +87,11 @@ def _region_rows(answer: _Answer, candidate: Candidate, label: str | None, ids: 
         "original_height": height,
         "image_rotation": 0,
     }
-    tag = config.answer.tag
     geometry = shared | {
         "type": tag,
         "from_name": config.answer.name,
-        "value": _geometry(candidate, tag, answer.max_vertices) | ({tag: [label]} if label is not None else {}),
-        "meta": _meta(answer, candidate, note),
+        "value": _geometry(candidate, tag, max_vertices) | ({tag: [label]} if label is not None else {}),
+        "meta": {"text": [note], "candidate": candidate.rank, "level": candidate.level} | meta,
     }
     if candidate.parent in ids and candidate.parent != candidate.rank:
         geometry["parentID"] = ids[candidate.parent]
@@ -110,18 +102,6 @@ def _region_rows(answer: _Answer, candidate: Candidate, label: str | None, ids: 
         choices = [config.level_values[candidate.level]]
         rows.append(shared | {"type": "choices", "from_name": config.level, "value": {"choices": choices}})
     return rows
-
-
-def _meta(answer: _Answer, candidate: Candidate, note: str) -> dict[str, Any]:
-    """What the editor keeps with the region and sends back when it is accepted."""
-    meta = {
-        "text": [note],
-        "prompt_id": answer.prompt_id,
-        "candidate": candidate.rank,
-        "level": candidate.level,
-        "model_version": answer.model_version,
-    }
-    return meta | ({"preannotated": True} if answer.preannotated else {})
 
 
 def _note(candidate: Candidate, label: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 from backend.errors import BadRequest
@@ -32,7 +32,6 @@ class Interaction:
     mode: Mode
     prompt: Prompt | None
     cycle_index: int
-    original_size: Size | None  #: (H, W)
     text: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()  #: prompts not used, in words for the log
 
@@ -55,10 +54,10 @@ def check_size(declared: Size, photo: Size) -> None:
         )
 
 
-def parse_interaction(rows: Sequence[PromptRow], config: LabelConfig, photo: Size | None = None) -> Interaction:
+def parse_interaction(rows: Sequence[PromptRow], config: LabelConfig, photo: Size) -> Interaction:
     """Prompts of one interactive request -> what to ask the model and how to answer.
 
-    `photo` is the (H, W) of the photo as opened; needed when no row tells it, compared with the rows otherwise.
+    `photo` is the (H, W) of the photo as opened; what the rows say about its size must agree.
 
     - Cycle when the newest prompt's control has "cycle" in its name, or when the answer is polygons: the editor cannot
       accept one polygon of several. Otherwise all.
@@ -68,42 +67,33 @@ def parse_interaction(rows: Sequence[PromptRow], config: LabelConfig, photo: Siz
     - A point outside the photo is moved to its border. Equal points count once, the later sign wins. A turned rectangle
       is its bounding box; one under a pixel wide or high is taken for a click at its centre.
 
-    Raises BadRequest when rows disagree on the size, with `photo`, or when nobody knows it.
+    Raises BadRequest when rows disagree on the size, or with `photo`.
     """
-    size = _photo_size(rows, photo)
+    declared = {row.size for row in rows if row.size}
+    if len(declared) > 1:
+        raise BadRequest(f"original_width, original_height: expected one size in all prompts, got {sorted(declared)}")
+    for size in declared:
+        check_size(size, photo)
     text = tuple(line for row in rows if isinstance(row, TextRow) for line in row.texts)
     pointing = [row for row in rows if not isinstance(row, TextRow)]
     mode = _mode(pointing, config)
     if not pointing:
-        return Interaction(mode, None, 0, size, text)
-    if size is None:
-        raise BadRequest("original_width, original_height: missing, and the photo's size is not known")
-    marks = [(_mark(row, size), row.control) for row in pointing]
+        return Interaction(mode, None, 0, text)
+    marks = [(_mark(row, photo), row.control) for row in pointing]
     ignored = tuple(f"rectangle of {control!r} lies outside the photo" for mark, control in marks if mark is None)
     clicks = [(mark, control) for mark, control in marks if isinstance(mark, Click)]
     boxes = [mark for mark, _ in marks if isinstance(mark, Box)]
     index = 0
     if mode == "cycle":
-        reach = SAME_SPOT * max(size)
+        reach = SAME_SPOT * max(photo)
         if isinstance(marks[-1][0], Box) or not any(click.positive for click, _ in clicks):
             boxes, index = _first_box_there(boxes, reach)
         else:
             clicks, index = _first_click_there(clicks, reach)
     distinct = {(click.x, click.y): click for click, _ in clicks}.values()
     if not boxes and not any(click.positive for click in distinct):
-        return Interaction(mode, None, 0, size, text, (*ignored, "no positive point and no box: nothing to look for"))
-    return Interaction(mode, Prompt(tuple(distinct), tuple(dict.fromkeys(boxes))), index, size, text, ignored)
-
-
-def _photo_size(rows: Sequence[PromptRow], photo: Size | None) -> Size | None:
-    """(H, W) that all rows declare, else `photo`."""
-    declared = {row.size for row in rows if row.size}
-    if len(declared) > 1:
-        raise BadRequest(f"original_width, original_height: expected one size in all prompts, got {sorted(declared)}")
-    size = next(iter(declared), None)
-    if size and photo:
-        check_size(size, photo)
-    return size or photo
+        return Interaction(mode, None, 0, text, (*ignored, "no positive point and no box: nothing to look for"))
+    return Interaction(mode, Prompt(tuple(distinct), tuple(dict.fromkeys(boxes))), index, text, ignored)
 
 
 def _mode(pointing: Sequence[KeypointRow | RectangleRow], config: LabelConfig) -> Mode:
@@ -131,12 +121,8 @@ def _first_box_there(boxes: list[Box], reach: float) -> tuple[list[Box], int]:
     if not boxes:
         return boxes, 0
     newest = boxes[-1]
-    near = [max(abs(a - b) for a, b in zip(_sides(box), _sides(newest), strict=True)) <= reach for box in boxes]
+    near = [max(abs(a - b) for a, b in zip(astuple(box), astuple(newest), strict=True)) <= reach for box in boxes]
     return [box for k, box in enumerate(boxes) if not near[k] or k == near.index(True)], sum(near) - 1
-
-
-def _sides(box: Box) -> tuple[float, float, float, float]:
-    return box.x0, box.y0, box.x1, box.y1
 
 
 def _mark(row: KeypointRow | RectangleRow, size: Size) -> Click | Box | None:

@@ -136,18 +136,13 @@ def _prompt_rows(rows: list[Any], name: str) -> tuple[tuple[PromptRow, ...], tup
         elif head.id is not None and head.id in seen:
             ignored.append(f"{at}: second row of {head.id[:40]!r}")
         else:
-            prompts.append(_prompt_row(head.type, row, at))
+            kind: type[PromptRow] = KeypointRow if head.type.startswith("keypoint") else RectangleRow
+            if head.type == "textarea":
+                kind = TextRow
+            prompts.append(check(kind, row, at, BadRequest))
             if head.id is not None:
                 seen.add(head.id)
     return tuple(prompts), tuple(ignored)
-
-
-def _prompt_row(tag: str, row: Any, name: str) -> PromptRow:
-    if tag == "textarea":
-        return check(TextRow, row, name, BadRequest)
-    if tag.startswith("keypoint"):
-        return check(KeypointRow, row, name, BadRequest)
-    return check(RectangleRow, row, name, BadRequest)
 
 
 # ------------------------------------------------------------------------------------------------------------- /predict

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -8,8 +9,9 @@ from hypothesis import strategies as st
 
 from backend.errors import BadRequest
 from backend.label_studio.label_config import LabelConfig
-from backend.label_studio.prompts import check_size, parse_interaction
+from backend.label_studio.prompts import Interaction, check_size, parse_interaction
 from backend.label_studio.requests import KeypointRow, PromptRow, RectangleRow, TextRow
+from semsam_model.masks.geometry import Size
 from semsam_model.types import Box, Click
 from tests.backend.label_studio.candidates import nested
 from tests.paths import CONFIGS
@@ -32,12 +34,16 @@ def rect(x: float, y: float, width: float, height: float, rotation: float = 0) -
     return RectangleRow.model_validate(row)
 
 
+def ask(rows: Sequence[PromptRow], config: LabelConfig = BRUSH, photo: Size = SIZE) -> Interaction:
+    return parse_interaction(rows, config, photo)
+
+
 @quick
 @given(st.integers(1, 4001), st.integers(1, 4001), st.data())
 def test_a_click_on_a_pixels_centre_lands_on_that_pixel(height: int, width: int, data: st.DataObject) -> None:
     row, column = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     at = key(100 * (column + 0.5) / width, 100 * (row + 0.5) / height, size=(height, width))
-    prompt = parse_interaction([at], BRUSH).prompt
+    prompt = ask([at], BRUSH, (height, width)).prompt
     assert prompt is not None
     (click,) = prompt.clicks
     assert abs(click.x - column - 0.5) < 1e-6 and abs(click.y - row - 0.5) < 1e-6
@@ -46,7 +52,7 @@ def test_a_click_on_a_pixels_centre_lands_on_that_pixel(height: int, width: int,
 @quick
 @given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300), st.integers(1, 99), st.integers(1, 99))
 def test_a_click_anywhere_ends_up_on_a_pixel_of_the_photo(x: float, y: float, height: int, width: int) -> None:
-    prompt = parse_interaction([key(x, y, size=(height, width))], BRUSH).prompt
+    prompt = ask([key(x, y, size=(height, width))], BRUSH, (height, width)).prompt
     assert prompt is not None
     assert 0 <= int(prompt.clicks[0].x) < width and 0 <= int(prompt.clicks[0].y) < height
 
@@ -55,14 +61,14 @@ def test_a_click_anywhere_ends_up_on_a_pixel_of_the_photo(x: float, y: float, he
 
 
 def test_the_all_tool_asks_for_all_with_every_point() -> None:
-    asked = parse_interaction([key(50, 50), key(50.5, 50), key(10, 10, positive=False)], BRUSH)
-    assert (asked.mode, asked.cycle_index, asked.original_size) == ("all", 0, SIZE)
+    asked = ask([key(50, 50), key(50.5, 50), key(10, 10, positive=False)])
+    assert (asked.mode, asked.cycle_index) == ("all", 0)
     assert asked.prompt is not None
     assert asked.prompt.clicks == (Click(400, 300), Click(404, 300), Click(80, 60, positive=False))
 
 
 def test_equal_points_count_once_and_the_later_sign_wins() -> None:
-    asked = parse_interaction([key(50, 50), key(20, 20), key(50, 50), key(20, 20, positive=False)], BRUSH)
+    asked = ask([key(50, 50), key(20, 20), key(50, 50), key(20, 20, positive=False)])
     assert asked.prompt is not None
     assert asked.prompt.clicks == (Click(400, 300), Click(160, 120, positive=False))
 
@@ -72,41 +78,41 @@ def test_equal_points_count_once_and_the_later_sign_wins() -> None:
 def test_the_cycle_tool_counts_clicks_on_the_spot_and_asks_the_same_each_time(offsets: list) -> None:
     rows = [key(50 + dx, 50 + dy, "click_cycle") for dx, dy in offsets]
     for count in range(1, len(rows) + 1):
-        asked = parse_interaction(rows[:count], BRUSH)
+        asked = ask(rows[:count])
         assert (asked.mode, asked.cycle_index) == ("cycle", count - 1)
-        assert asked.prompt == parse_interaction(rows[:1], BRUSH).prompt
+        assert asked.prompt == ask(rows[:1]).prompt
 
 
 def test_far_and_negative_points_refine_a_cycle_without_turning_it() -> None:
     rows = [key(50, 50, "click_cycle"), key(50, 51, "click_cycle"), key(80, 80, "click_cycle", positive=False)]
-    asked = parse_interaction(rows, BRUSH)
+    asked = ask(rows)
     assert asked.cycle_index == 1 and asked.prompt is not None
     assert asked.prompt.clicks == (Click(400, 300), Click(640, 480, positive=False))
-    far = parse_interaction([*rows, key(20, 50, "click_cycle")], BRUSH)
+    far = ask([*rows, key(20, 50, "click_cycle")])
     assert far.cycle_index == 0 and far.prompt is not None
     assert far.prompt.positives == (Click(400, 300), Click(400, 306), Click(160, 300))
 
 
 def test_of_two_tools_mixed_the_newest_decides_and_only_its_clicks_turn_the_cycle() -> None:
     rows = [key(50, 50, "click_all"), key(50, 50, "click_cycle"), key(50, 51, "click_cycle")]
-    asked = parse_interaction(rows, BRUSH)
+    asked = ask(rows)
     assert (asked.mode, asked.cycle_index) == ("cycle", 1)
     assert asked.prompt is not None and asked.prompt.clicks == (Click(400, 300),)
-    assert parse_interaction([*rows, key(70, 70, "click_all")], BRUSH).mode == "all"
+    assert ask([*rows, key(70, 70, "click_all")]).mode == "all"
 
 
 def test_the_spot_is_two_percent_of_the_longer_side() -> None:
     def index(x: float, y: float) -> int:
-        return parse_interaction([key(50, 50, "click_cycle"), key(x, y, "click_cycle")], BRUSH).cycle_index
+        return ask([key(50, 50, "click_cycle"), key(x, y, "click_cycle")]).cycle_index
 
     assert [index(51.9, 50), index(52.1, 50), index(50, 52.6), index(50, 52.8)] == [1, 0, 1, 0]
 
 
 def test_polygons_are_always_offered_one_at_a_time() -> None:
-    assert [parse_interaction([key(50, 50)] * n, POLYGON).cycle_index for n in (1, 2, 3)] == [0, 1, 2]
-    box = parse_interaction([rect(10, 10, 20, 20), rect(10.5, 10, 20, 20.5), rect(60, 60, 9, 9)], POLYGON)
+    assert [ask([key(50, 50)] * n, POLYGON).cycle_index for n in (1, 2, 3)] == [0, 1, 2]
+    box = ask([rect(10, 10, 20, 20), rect(10.5, 10, 20, 20.5), rect(60, 60, 9, 9)], POLYGON)
     assert (box.mode, box.cycle_index) == ("cycle", 0) and box.prompt is not None and len(box.prompt.boxes) == 3
-    again = parse_interaction([rect(60, 60, 9, 9), rect(10, 10, 20, 20), rect(10.5, 10, 20, 20.5)], POLYGON)
+    again = ask([rect(60, 60, 9, 9), rect(10, 10, 20, 20), rect(10.5, 10, 20, 20.5)], POLYGON)
     assert again.cycle_index == 1 and again.prompt is not None
     assert again.prompt.boxes == (Box(480, 360, 552, 414), Box(80, 60, 240, 180))
 
@@ -114,10 +120,10 @@ def test_polygons_are_always_offered_one_at_a_time() -> None:
 def test_a_cycle_starts_with_the_best_goes_down_the_levels_and_starts_over() -> None:
     three = nested()
     rows = [key(50, 50, "click_cycle")]
-    levels = [c.level for n in range(1, 5) for c in parse_interaction(rows * n, BRUSH).suggested(three)]
+    levels = [c.level for n in range(1, 5) for c in ask(rows * n).suggested(three)]
     assert levels == [3, 6, 1, 3]
-    assert parse_interaction([key(50, 50)], BRUSH).suggested(three) == three
-    assert not parse_interaction(rows, BRUSH).suggested([])
+    assert ask([key(50, 50)]).suggested(three) == three
+    assert not ask(rows).suggested([])
 
 
 @quick
@@ -125,7 +131,7 @@ def test_a_cycle_starts_with_the_best_goes_down_the_levels_and_starts_over() -> 
 def test_a_turned_rectangle_is_its_bounding_box_cut_to_the_photo(
     x: float, y: float, width: float, height: float, degrees: float
 ) -> None:
-    prompt = parse_interaction([rect(x, y, width, height, degrees)], BRUSH).prompt
+    prompt = ask([rect(x, y, width, height, degrees)]).prompt
     assert prompt is not None
     (box,) = prompt.boxes
     # The same corners by OpenCV's rotation about the upper left one; its angle runs the other way.
@@ -138,13 +144,13 @@ def test_a_turned_rectangle_is_its_bounding_box_cut_to_the_photo(
 
 @pytest.mark.parametrize("width", [0, 0.05])
 def test_an_accidental_rectangle_is_a_click_at_its_centre(width: float) -> None:
-    prompt = parse_interaction([rect(25, 50, width, 10)], BRUSH).prompt
+    prompt = ask([rect(25, 50, width, 10)]).prompt
     assert prompt is not None and prompt.boxes == ()
     assert prompt.clicks == (Click(200 + 4 * width, 330),)
 
 
 def test_a_rectangle_drawn_backwards_or_over_the_border_is_cut() -> None:
-    prompt = parse_interaction([rect(50, 50, -60, -20), rect(120, 10, 20, 20)], BRUSH)
+    prompt = ask([rect(50, 50, -60, -20), rect(120, 10, 20, 20)])
     assert prompt.prompt is not None and prompt.prompt.boxes == (Box(0, 180, 400, 300),)
     assert prompt.ignored == ("rectangle of 'box' lies outside the photo",)
 
@@ -152,28 +158,25 @@ def test_a_rectangle_drawn_backwards_or_over_the_border_is_cut() -> None:
 @pytest.mark.parametrize("rows", [[], [key(50, 50, positive=False)], [rect(120, 10, 20, 20)]])
 def test_nothing_to_point_at_gives_no_prompt(rows: list[PromptRow]) -> None:
     for config in (BRUSH, POLYGON):
-        assert parse_interaction(rows, config, SIZE).prompt is None
+        assert ask(rows, config).prompt is None
 
 
 def test_text_is_kept_beside_the_prompt() -> None:
     text = TextRow.model_validate({"from_name": "prompt", "value": {"text": ["red wheel"]}})
-    assert parse_interaction([text], BRUSH).text == ("red wheel",)
-    asked = parse_interaction([key(50, 50), text], BRUSH)
+    assert ask([text]).text == ("red wheel",)
+    asked = ask([key(50, 50), text])
     assert asked.text == ("red wheel",) and asked.prompt is not None
 
 
 def test_the_photos_own_size_serves_when_no_row_tells_it() -> None:
-    asked = parse_interaction([key(50, 50, size=None)], BRUSH, photo=(101, 201))
-    assert asked.original_size == (101, 201)
+    asked = ask([key(50, 50, size=None)], photo=(101, 201))
     assert asked.prompt is not None and asked.prompt.clicks == (Click(100.5, 50.5),)
-    with pytest.raises(BadRequest, match="missing, and the photo's size is not known"):
-        parse_interaction([key(50, 50, size=None)], BRUSH)
 
 
 def test_a_size_that_is_not_the_photos_is_refused_and_exif_named() -> None:
     with pytest.raises(BadRequest, match=r"expected the photo's 600 x 800 pixels, Label Studio sent 800 x 600.*EXIF"):
-        parse_interaction([key(50, 50)], BRUSH, photo=(800, 600))
+        ask([key(50, 50)], photo=(800, 600))
     with pytest.raises(BadRequest, match=r"the photo's 799 x 600 pixels, Label Studio sent 800 x 600; masks"):
         check_size((600, 800), (600, 799))
     with pytest.raises(BadRequest, match="expected one size in all prompts"):
-        parse_interaction([key(50, 50), key(50, 50, size=(3, 4))], BRUSH)
+        ask([key(50, 50), key(50, 50, size=(3, 4))])
