@@ -71,7 +71,7 @@ def _maps(embedding: ImageEmbedding) -> list[tuple[Tensor, bool]]:
     A model without name features keeps no backbone maps: there the memory at strides 16 and 32 takes their place.
     """
     features = embedding.features
-    coarse = embedding.maps[-2:] or tuple(features.level(level)[0] for level in (MEMORY_LEVELS - 2, MEMORY_LEVELS - 3))
+    coarse = [m[0] for m in features.maps[-2:]] or [features.level(MEMORY_LEVELS - back)[0] for back in (2, 3)]
     return [(features.level(MEMORY_LEVELS - 1)[0], True), (coarse[0], True), (coarse[1], False)]
 
 

@@ -63,7 +63,7 @@ def weights_path(name: str, weights: Path | None = None, *, folder: Path | None 
     if weights is not None:
         return weights
     if name == EMBEDDED:
-        return _embedded()
+        return Path(str(resources.files("semsam_model"))) / "weights" / f"{EMBEDDED}{SUFFIX}"
     if folder is not None and (folder / f"{name}{SUFFIX}").is_file():
         return folder / f"{name}{SUFFIX}"
     if name not in model_names():
@@ -121,7 +121,3 @@ def header_of(path: Path, file: Any) -> Header:
     except (KeyError, ValueError) as exc:
         raise CheckpointError(f"{path}: its metadata is damaged: {exc}") from exc
     return Header(config, Version(config.name, digest), card)
-
-
-def _embedded() -> Path:
-    return Path(str(resources.files("semsam_model"))) / "weights" / f"{EMBEDDED}{SUFFIX}"

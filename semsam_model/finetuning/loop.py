@@ -2,9 +2,9 @@
 
 By default the prompt decoder and the heads are trained. Then the image features never change, so each view (a scaled,
 cropped, flipped copy) of a photo is encoded once and kept, and a step costs only prompts and losses. Made scenes are
-mixed in, which keep the model what it was. Prompts are drawn as in training, a correction more
-often the more wrong the model was about it (`Region.weight`), and some of them are corrected by further clicks, as an
-annotator would, so that second clicks are not forgotten (config: rounds). Weights are averaged over the steps.
+mixed in, so that the model does not forget. Prompts are drawn as in training, a correction more often the more wrong
+the model was about it (`Region.weight`). Some prompts are corrected by further clicks, as an annotator would, so that
+second clicks are not forgotten (config: rounds). Weights are averaged over the steps.
 
 The random numbers of a step depend on the seed and the step's number alone, and the state is on disk every few steps:
 a run that was killed goes on, and ends as if it had not been.
@@ -123,7 +123,7 @@ class FineTuneRun:
         if not corrections:
             raise DataError("fine-tuning: expected at least one photo with corrections, got none")
         self.config, self.out = config, out
-        self.samples, self.own = [*corrections, *earlier], len(corrections)
+        self.samples, self.project_photos = [*corrections, *earlier], len(corrections)
         self.model = copy.deepcopy(parent).float()
         # where features are kept, they must be what they will be when the model predicts
         self.model.train(config.learn == "everything")
@@ -173,7 +173,7 @@ class FineTuneRun:
         """Of all that a saved state must have in common with this run."""
         settings = {"layout": LAYOUT, **dataclasses.asdict(self.config)}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for sample in self.samples[: self.own]:
+        for sample in self.samples[: self.project_photos]:
             digest.update(f"{sample.name} {len(sample.regions)}\0".encode())
         first = next(p for p in parent.parameters())
         digest.update(first.detach().cpu().float().numpy().tobytes())
@@ -196,11 +196,11 @@ class FineTuneRun:
         found: list[View] = []
         tries = 0
         while len(found) < self.config.batch:
-            if self.own < len(self.samples) and rng.random() < self.config.replay_share:
+            if self.project_photos < len(self.samples) and rng.random() < self.config.replay_share:
                 # earlier data is many photos, each seen from one side
-                view = self.views.view(int(rng.integers(self.own, len(self.samples))), 0)
+                view = self.views.view(int(rng.integers(self.project_photos, len(self.samples))), 0)
             else:
-                photo = int(rng.choice(self.own, p=self.chance))
+                photo = int(rng.choice(self.project_photos, p=self.chance))
                 view = self.views.view(photo, int(rng.integers(self.config.views)))
             tries += 1
             if view is not None:
@@ -210,10 +210,11 @@ class FineTuneRun:
         return found
 
     def _loss(self, views: Sequence[View], rng: np.random.Generator) -> LossOutput:
-        drawn = [
-            draw_prompts(v.masks, v.granularity, self.config.sampling, self.model.config.click_box, rng, v.weights)
-            for v in views
-        ]
+        drawn = []
+        for view in views:
+            kinds, weights = [r.granularity for r in view.regions], [r.weight for r in view.regions]
+            click_box = self.model.config.click_box
+            drawn.append(draw_prompts(view.masks, kinds, self.config.sampling, click_box, rng, weights))
         # what a project does not label is not what it wants: its candidates may well learn to be worth little
         partial = [False] * len(views)
         prompts = PromptBatch.of(drawn, [v.masks for v in views], [v.rows for v in views], partial).to(self.device)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,10 @@ class LayerOutput:
     object_embedding: Tensor  #: (B, N, T, E), not normalised
     part_embedding: Tensor  #: (B, N, T, E), not normalised
     state: Tensor  #: (B, N, T, C), the input of all heads
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> LayerOutput:
+        """The same with every tensor changed."""
+        return LayerOutput(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
 class MLP(nn.Module):

@@ -62,38 +62,32 @@ class DeformableAttention(nn.Module):
         if not q:
             return query
         # a GPU projects the whole memory sooner than it reads taps as wide as the memory
-        sparse_form = q * self.heads * 2 <= memory.shape[1] and memory.device.type == "cpu"
-        table = memory if sparse_form else self.value_proj(memory)
-        read = self._sums_then_projects if sparse_form else self._reads_projection
+        dense = q * self.heads * 2 > memory.shape[1] or memory.device.type != "cpu"
+        table = self.value_proj(memory) if dense else memory
         if torch.is_grad_enabled() or memory.device.type != "cpu":
-            return read(query, reference, table, shapes)
+            return self._read(query, reference, table, shapes, dense)
         # Without gradients, a few thousand queries at a time: taps and weights stay in the processor's cache.
         parts = [
-            read(query[:, i : i + self.chunk], reference[:, i : i + self.chunk], table, shapes)
+            self._read(query[:, i : i + self.chunk], reference[:, i : i + self.chunk], table, shapes, dense)
             for i in range(0, q, self.chunk)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
-    def _reads_projection(self, query: Tensor, reference: Tensor, projected: Tensor, shapes: Shapes) -> Tensor:
-        """Dense form. projected (B, S, C) is value_proj(memory)."""
-        b, s, _ = projected.shape
+    def _read(self, query: Tensor, reference: Tensor, table: Tensor, shapes: Shapes, dense: bool) -> Tensor:
+        """table (B, S, C): the projected memory in the dense form, else the memory itself."""
+        b, s, _ = table.shape
         rows, weights = self._taps(query, reference, shapes)  # (B, Q, heads, taps)
-        base = torch.arange(b, device=query.device, dtype=rows.dtype).view(b, 1, 1, 1) * s
-        head = torch.arange(self.heads, device=query.device, dtype=rows.dtype).view(1, 1, -1, 1)
-        table = projected.view(b * s * self.heads, self.dim // self.heads)
-        value = _weighted_rows(table, (rows + base) * self.heads + head, weights)
-        return self.output_proj(value.reshape(b, -1, self.dim).to(query.dtype))
-
-    def _sums_then_projects(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes) -> Tensor:
-        """Sparse form: W (sum a_i x_i) + b sum a_i, each head with its own rows of W and b."""
-        b, s, _ = memory.shape
-        rows, weights = self._taps(query, reference, shapes)
-        base = torch.arange(b, device=query.device, dtype=rows.dtype).view(b, 1, 1, 1) * s
-        sums = _weighted_rows(memory.reshape(b * s, self.dim), rows + base, weights).view(b, -1, self.heads, self.dim)
-        weight = self.value_proj.weight.view(self.heads, -1, self.dim)
-        bias = self.value_proj.bias.view(self.heads, -1)
-        value = torch.einsum("bqhc,hdc->bqhd", sums.to(weight.dtype), weight)
-        value = value + bias * weights.sum(-1, keepdim=True).to(bias.dtype)
+        rows = rows + torch.arange(b, device=query.device, dtype=rows.dtype).view(b, 1, 1, 1) * s
+        if dense:
+            head = torch.arange(self.heads, device=query.device, dtype=rows.dtype).view(1, 1, -1, 1)
+            table = table.view(b * s * self.heads, self.dim // self.heads)
+            value = _weighted_rows(table, rows * self.heads + head, weights)
+        else:  # W (sum a_i x_i) + b sum a_i, each head with its own rows of W and b
+            sums = _weighted_rows(table.reshape(b * s, self.dim), rows, weights).view(b, -1, self.heads, self.dim)
+            weight = self.value_proj.weight.view(self.heads, -1, self.dim)
+            bias = self.value_proj.bias.view(self.heads, -1)
+            value = torch.einsum("bqhc,hdc->bqhd", sums.to(weight.dtype), weight)
+            value = value + bias * weights.sum(-1, keepdim=True).to(bias.dtype)
         return self.output_proj(value.reshape(b, -1, self.dim).to(query.dtype))
 
     def _taps(self, query: Tensor, reference: Tensor, shapes: Shapes) -> tuple[Tensor, Tensor]:
@@ -155,9 +149,8 @@ class _WeightedRows(torch.autograd.Function):
         if table.device.type == "cpu":
             table_grad, weight_grad = _backward_on_cpu(grads[0].contiguous(), table, rows, weights)
         else:
-            from semsam_model.network.deformable_cuda import (
-                weighted_rows_backward,  # Triton: not in PyTorch's CPU builds
-            )
+            # Triton is not in PyTorch's CPU builds
+            from semsam_model.network.deformable_cuda import weighted_rows_backward
 
             table_grad, weight_grad = weighted_rows_backward(grads[0], table, rows, weights)
         return table_grad, None, weight_grad

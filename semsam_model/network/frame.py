@@ -29,7 +29,6 @@ LOGIT_STRIDE = 4  #: mask logits have one value per 4x4 model-frame pixels
 NOWHERE = -1e4  #: logit of cells outside the window of a frame
 CLICK, BOX = 0, 1  #: prompt kinds; published weights know CLICK (their pb flag 0) and never trained BOX
 
-
 Window = tuple[int, int, int, int]  #: half-open x0, y0, x1, y1, whole photo pixels
 
 
@@ -118,14 +117,8 @@ class Frame:
                 kinds.append(CLICK)
             else:
                 box = self.clip(prompt)
-                rows.append(
-                    (
-                        ((box.x0 + box.x1) / 2 - left) / width,
-                        ((box.y0 + box.y1) / 2 - top) / height,
-                        (box.x1 - box.x0) / width,
-                        (box.y1 - box.y0) / height,
-                    )
-                )
+                x, y = (box.x0 + box.x1) / 2 - left, (box.y0 + box.y1) / 2 - top
+                rows.append((x / width, y / height, (box.x1 - box.x0) / width, (box.y1 - box.y0) / height))
                 kinds.append(BOX)
         share_y, share_x = self.resized[0] / self.padded[0], self.resized[1] / self.padded[1]
         scale = torch.tensor([share_x, share_y, share_x, share_y])

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from semsam_model.config import ModelConfig
 from semsam_model.errors import ConfigError
 from semsam_model.network.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks, LayerOutput, PromptDecoder
-from semsam_model.network.deformable import Shapes
 from semsam_model.network.frame import CLICK, Frame, Window
 from semsam_model.network.mobilenet import MobileNetV2
 from semsam_model.network.name_head import FIRST_SCALE, NameHead
@@ -36,34 +35,14 @@ class ImageEmbedding:
     """What prompts need of one photo, or of a window of it."""
 
     frame: Frame
-    mask_features: Tensor  #: (C, H/4, W/4) of the padded frame
-    memory: Tensor  #: (S, C), strides 64, 32, 16, 8
-    shapes: Shapes
-    maps: tuple[Tensor, ...] = ()  #: (C_i, h_i, w_i), see Features: two for names, four for object queries, or none
+    features: Features  #: a batch of one; maps only as far as names and object queries need them
 
     @property
     def nbytes(self) -> int:
-        return self.mask_features.nbytes + self.memory.nbytes + sum(m.nbytes for m in self.maps)
-
-    @property
-    def features(self) -> Features:
-        """The same as a batch of one."""
-        maps = tuple(m[None] for m in self.maps)
-        return Features(self.mask_features[None], self.memory[None], self.shapes, maps)
-
-    @classmethod
-    def of(cls, frame: Frame, features: Features) -> ImageEmbedding:
-        """From the features of a batch of one."""
-        maps = tuple(m[0] for m in features.maps)
-        return cls(frame, features.mask_features[0], features.memory[0], features.shapes, maps)
+        return self.features.nbytes
 
     def to(self, device: torch.device | str) -> ImageEmbedding:
-        return replace(
-            self,
-            mask_features=self.mask_features.to(device),
-            memory=self.memory.to(device),
-            maps=tuple(m.to(device) for m in self.maps),
-        )
+        return ImageEmbedding(self.frame, self.features.each(lambda tensor: tensor.to(device)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +90,7 @@ class SemanticSAM(nn.Module):
     @torch.inference_mode()
     def encode_resized(self, frame: Frame, resized: np.ndarray) -> ImageEmbedding:
         """`encode` from the output of `Frame.resize`, uint8 (h, w, 3)."""
-        return ImageEmbedding.of(frame, self.features(self._images(frame, resized)))
+        return ImageEmbedding(frame, self.features(self._images(frame, resized)))
 
     @torch.inference_mode()
     def query_features_of_resized(self, frame: Frame, resized: np.ndarray) -> Features:
@@ -138,27 +117,25 @@ class SemanticSAM(nn.Module):
         Raises PromptError for a prompt outside the photo.
         """
         boxes, kinds = embedding.frame.prompts(prompts, self.config)
-        device = embedding.memory.device
         features = embedding.features
+        device = features.memory.device
         more = None if further is None else self._further_clicks(embedding.frame, further, device)
         (last,) = self.decoder(features, boxes[None].to(device), kinds[None].to(device), further=more)
         wanted = tuple(range(self.config.tokens)) if tokens is None else tuple(tokens)
-        object_embedding, part_embedding = last.object_embedding[0], last.part_embedding[0]
+        names = last.object_embedding[0], last.part_embedding[0]
         if self.name_head is None:
             logits = self.mask_logits(features, last.mask_embedding[:, :, list(wanted)])[0]
-        else:  # the name head pools inside every token's mask
+        else:  # it pools inside every token's mask
             every = self.mask_logits(features, last.mask_embedding)[0]
-            pooled_object, pooled_part = self.name_head(features, 0, every.flatten(0, 1))
-            object_embedding = object_embedding + pooled_object.unflatten(0, every.shape[:2])
-            part_embedding = part_embedding + pooled_part.unflatten(0, every.shape[:2])
+            names = self._add_pooled(names, features, 0, every)
             logits = every[:, list(wanted)]
         return DecoderOutput(
             logits=logits.float(),
             tokens=wanted,
             predicted_iou=last.predicted_iou[0].float(),
             boxes=last.boxes[0].float(),
-            object_embedding=nn.functional.normalize(object_embedding.float(), dim=-1),
-            part_embedding=nn.functional.normalize(part_embedding.float(), dim=-1),
+            object_embedding=F.normalize(names[0].float(), dim=-1),
+            part_embedding=F.normalize(names[1].float(), dim=-1),
         )
 
     def _further_clicks(
@@ -227,9 +204,17 @@ class SemanticSAM(nn.Module):
         if self.name_head is None:
             return of_object, of_part
         logits = output.mask_embedding[image].flatten(0, 1)[query] @ features.mask_features[image].flatten(1)
-        size = features.mask_features.shape[-2:]
-        pooled_object, pooled_part = self.name_head(features, image, logits.unflatten(1, size))
-        return of_object + pooled_object, of_part + pooled_part
+        logits = logits.unflatten(1, features.mask_features.shape[-2:])
+        return self._add_pooled((of_object, of_part), features, image, logits)
+
+    def _add_pooled(
+        self, names: tuple[Tensor, Tensor], features: Features, image: int, logits: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Class embeddings (..., E) of masks, with what the name head, if any, adds from their logits (..., h, w)."""
+        if self.name_head is None:
+            return names
+        of_object, of_part = self.name_head(features, image, logits.flatten(0, -3))
+        return names[0] + of_object.view_as(names[0]), names[1] + of_part.view_as(names[1])
 
     def object_queries(self, features: Features, image: int) -> ObjectQueryOutput:
         """The object queries of one image of the batch. features: of `query_features`."""
@@ -255,10 +240,7 @@ class SemanticSAM(nn.Module):
         found = []
         for image, (logits, own) in enumerate(zip(every, (LayerOutput(*part) for part in parts), strict=True)):
             names = own.object_embedding.flatten(0, 2), own.part_embedding.flatten(0, 2)
-            if self.name_head is not None:
-                pooled = self.name_head(features, image, logits)
-                names = names[0] + pooled[0], names[1] + pooled[1]
-            found.append(SeedOutput(own, logits, names))
+            found.append(SeedOutput(own, logits, self._add_pooled(names, features, image, logits)))
         return found
 
     def name_scales(self) -> Tensor:

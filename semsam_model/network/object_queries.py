@@ -50,7 +50,6 @@ class SeedOutput:
 class SeedProposals:
     """The scored masks of one image's seeds, P of them: one for each seed and level token."""
 
-    mask_embedding: Tensor  #: (P, C)
     logits: Tensor  #: (P, H/4, W/4)
     boxes: Tensor  #: (P, 4) cx, cy, w, h, shares of the padded frame
     predicted_iou: Tensor  #: (P,), raw
@@ -105,14 +104,8 @@ class ObjectQueryHead(nn.Module):
         self.box_trust = nn.Linear(c, 1)
         self.object_change, self.part_change = nn.Linear(c, e), nn.Linear(c, e)
         self.none = nn.Parameter(torch.zeros(2))  # logits of "none of these labels" for the object and the part head
-        for last in (
-            self.query_score.layers[-1],
-            self.mask_change.layers[-1],
-            self.box_change.layers[-1],
-            self.box_trust,
-            self.object_change,
-            self.part_change,
-        ):
+        heads = [head.layers[-1] for head in (self.query_score, self.mask_change, self.box_change)]
+        for last in (*heads, self.box_trust, self.object_change, self.part_change):
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
         for scores in (self.token_score, self.proposal_score):
@@ -130,29 +123,14 @@ class ObjectQueryHead(nn.Module):
 
         coarse (P, cells of stride 8): mask logits.
         """
-        inside = coarse.sigmoid()
-        pooled = (
-            inside @ features.level(MEMORY_LEVELS - 1)[0].flatten(1).T / inside.sum(1, keepdim=True).clamp(min=1e-6)
-        )
+        inside, stride_8 = coarse.sigmoid(), features.level(MEMORY_LEVELS - 1)[0].flatten(1)
+        pooled = self.pooled_norm(inside @ stride_8.T / inside.sum(1, keepdim=True).clamp(min=1e-6))
+        state = self.state_norm(decoded.state.flatten(0, 2))
+        classes = [F.normalize(name, dim=-1) * name.shape[-1] ** 0.5 / 4 for name in names]
         area = (coarse > 0).float().mean(1)
-        geometry = torch.cat(
-            (
-                decoded.predicted_iou.flatten()[:, None],
-                soft_iou(coarse)[:, None],
-                (area + 1e-4).log10()[:, None],
-                inverse_sigmoid(decoded.boxes.flatten(0, 2)) / 4,
-            ),
-            1,
-        )
-        return torch.cat(
-            (
-                self.state_norm(decoded.state.flatten(0, 2)),
-                self.pooled_norm(pooled),
-                *(F.normalize(name, dim=-1) * name.shape[-1] ** 0.5 / 4 for name in names),
-                geometry,
-            ),
-            1,
-        )
+        figures = [x[:, None] for x in (decoded.predicted_iou.flatten(), soft_iou(coarse), (area + 1e-4).log10())]
+        boxes = inverse_sigmoid(decoded.boxes.flatten(0, 2)) / 4
+        return torch.cat((state, pooled, *classes, *figures, boxes), 1)
 
     def forward(self, features: Features, token_scores: Tensor, seeds: SeedOutput) -> ObjectQueryOutput:
         """Decoded seeds -> object queries. token_scores: of `tokens`, part of the output."""
@@ -177,7 +155,7 @@ class ObjectQueryHead(nn.Module):
         h = h[0, 0]
         return ObjectQueryOutput(
             token_scores,
-            SeedProposals(embedding, logits, boxes, decoded.predicted_iou.flatten(), scores),
+            SeedProposals(logits, boxes, decoded.predicted_iou.flatten(), scores),
             chosen,
             embedding[chosen] + self.mask_change(h),
             reference[0, 0],

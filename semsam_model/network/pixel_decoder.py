@@ -7,7 +7,7 @@ Encoder levels run from high to low resolution (strides 8, 16, 32, 64); the memo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,15 +27,20 @@ class Features:
     mask_features: Tensor  #: (B, C, H/4, W/4)
     memory: Tensor  #: (B, S, C), levels of stride 64, 32, 16, 8 one after another, each row-major
     shapes: Shapes  #: (h, w) of the memory levels
-    maps: tuple[
-        Tensor, ...
-    ] = ()  #: backbone maps (B, C_i, h_i, w_i) for names and object queries, the last of stride 32
+    #: backbone maps (B, C_i, h_i, w_i) for names and object queries, the last of stride 32
+    maps: tuple[Tensor, ...] = ()
 
     def only(self, image: int, count: int = 1) -> Features:
         """Images `image` to `image + count` of the batch, as a batch."""
-        some = slice(image, image + count)
-        maps = tuple(m[some] for m in self.maps)
-        return Features(self.mask_features[some], self.memory[some], self.shapes, maps)
+        return self.each(lambda tensor: tensor[image : image + count])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Features:
+        """The same with every tensor changed."""
+        return Features(change(self.mask_features), change(self.memory), self.shapes, tuple(map(change, self.maps)))
+
+    @property
+    def nbytes(self) -> int:
+        return self.mask_features.nbytes + self.memory.nbytes + sum(m.nbytes for m in self.maps)
 
     def level(self, index: int) -> Tensor:
         """Memory level as a map (B, C, h, w); 0 is stride 64, 3 is stride 8."""
@@ -116,7 +121,7 @@ class PixelDecoder(nn.Module):
         positions = torch.cat(
             [sine_positions(s, x.shape[-1], device) + self.level_embed[i] for i, s in enumerate(shapes)]
         ).to(x.dtype)
-        reference = torch.cat([cell_grid(s, device) for s in shapes])[None]
+        reference = cell_centres(shapes, device)[None]
         for layer in self.layers:
             x = layer(x, positions, reference, shapes)
         levels = x.split([h * w for h, w in shapes], 1)

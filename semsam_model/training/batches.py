@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import Region, Sample
-from semsam_model.data.vocabulary import NO_LABEL, Vocabulary
+from semsam_model.data.vocabulary import Vocabulary
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.training.config import SamplingConfig, Stage
 from semsam_model.training.losses.matching import NO_TARGET
@@ -125,13 +125,13 @@ def _jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.
     return cv2.LUT(image, np.clip(np.round(table), 0, 255).astype(np.uint8)[None])
 
 
-def annotated_kinds(mixture: Mixture, looked_at: int = 100) -> dict[str, Tensor]:
+def annotated_kinds(mixture: Mixture, photos: int = 100) -> dict[str, Tensor]:
     """Source -> bool (3,): which granularities it annotates, judged by its first photos."""
     found: dict[str, Tensor] = {}
     for source, dataset in mixture.datasets.items():
         kinds = found.setdefault(source, torch.zeros(len(GRANULARITIES), dtype=torch.bool))
-        for index in range(min(looked_at, len(dataset.samples))):
-            with suppress(DataError):  # named when it is drawn
+        for index in range(min(photos, len(dataset.samples))):
+            with suppress(DataError):  # reported when the photo is drawn for a batch
                 for region in dataset.samples[index].regions:
                     kinds[GRANULARITIES.index(region.granularity)] = True
     return found
@@ -160,7 +160,8 @@ class TrainingBatches(Dataset[Batch]):
         """object_queries: with what object queries are held to. world_size: how many processes share each batch, taking
         `Stage.batch` photos in turn; this one is number `rank`.
         """
-        self.vocabulary, self.rank, self.world_size = vocabulary, rank, world_size
+        self.vocabulary = vocabulary or Vocabulary((), ())
+        self.rank, self.world_size = rank, world_size
         self.annotates = annotated_kinds(mixture) if object_queries else None
         self.samples, self.stages, self.config = mixture.samples, stages, config
         self.click_box, self.fill, self.seed = click_box, fill, seed
@@ -218,7 +219,7 @@ class TrainingBatches(Dataset[Batch]):
             return None
         placed, regions = placed[large], [regions[i] for i in large]
         granularities = [region.granularity for region in regions]
-        labels = np.array([self._label(sample, region) for region in regions], np.int64)
+        labels = np.array([self.vocabulary.row(sample.source, r.granularity, r.name) for r in regions], np.int64)
         supervised = np.array([_supervised(sample, region) for region in regions], bool)
         drawn = draw_prompts(placed, granularities, self.config, self.click_box, rng)
         used = np.unique(drawn.targets[drawn.targets != NO_TARGET])
@@ -262,11 +263,6 @@ class TrainingBatches(Dataset[Batch]):
         return ObjectQueryTargets(
             at_stride, boxes, kinds, torch.from_numpy(labels), complete, torch.from_numpy(supervised)
         )
-
-    def _label(self, sample: Sample, region: Region) -> int:
-        if self.vocabulary is None:
-            return NO_LABEL
-        return self.vocabulary.row(sample.source, region.granularity, region.name)
 
 
 def _supervised(sample: Sample, region: Region) -> tuple[bool, bool, bool]:

@@ -125,7 +125,7 @@ def train(
         probes = pick_probes(val, config.probe_per_source) if distributed.is_main else []
         with Reporter(config, out, console, probes, run) as reporter:
             ending = _loop(run, batches, reporter, end)
-            _save(run)
+            run.save()
             oracle = None if ending in ("interrupted", "paused") else reporter.probe()
         distributed.barrier()  # a process that ends takes the others with it, the one that still writes too
     console.print(f"{ending} after {run.step} steps; weights in {out / WEIGHTS}")
@@ -188,15 +188,10 @@ def _loop(run: Run, batches: TrainingBatches, reporter: Reporter, end: float) ->
             run.seconds += time.monotonic() - started
             reporter.step(result, total, taken)
             if run.step % config.save_every == 0:
-                _save(run)
+                run.save()
             if run.step % config.probe_every == 0:
                 reporter.probe()
     return "finished"
-
-
-def _save(run: Run) -> None:
-    if run.distributed.is_main:
-        run.save()
 
 
 @contextmanager

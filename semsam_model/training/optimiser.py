@@ -70,7 +70,9 @@ class Optimiser:
         are soon forgotten (TensorFlow's ExponentialMovingAverage, num_updates); buffers are copied.
         Raises NotFinite, in every process.
         """
-        self._set_learning_rate(progress)
+        factor = learning_rate_factor(self.steps, progress, self.settings.warmup, self.settings.lr_final)
+        for group in self.adamw.param_groups:
+            group["lr"] = group["base_lr"] * factor
         self.adamw.zero_grad(set_to_none=True)
         total = 0.0
         for number, batch in enumerate(batches):
@@ -89,11 +91,6 @@ class Optimiser:
         self.steps += 1
         self._average()
         return result, total
-
-    def _set_learning_rate(self, progress: float) -> None:
-        factor = learning_rate_factor(self.steps, progress, self.settings.warmup, self.settings.lr_final)
-        for group in self.adamw.param_groups:
-            group["lr"] = group["base_lr"] * factor
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -70,8 +70,7 @@ def _answer(model: SemanticSAM, probe: Probe, pixels: int) -> tuple[np.ndarray, 
     frame = Frame.of((height, width), config)
     device = model.decoder.content.device
     features = model.features(frame.image(probe.image, config).to(device))
-    embedding = ImageEmbedding.of(frame, features)
-    output = model.decode(embedding, probe.clicks)
+    output = model.decode(ImageEmbedding(frame, features), probe.clicks)
     logits = F.interpolate(output.logits, scale_factor=LOGIT_STRIDE, mode="bilinear", align_corners=False)
     logits = logits[..., : frame.resized[0], : frame.resized[1]]
     got = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False) > 0

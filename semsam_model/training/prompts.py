@@ -82,8 +82,8 @@ def draw_prompts(
 ) -> DrawnPrompts:
     """Draw prompts from bool (G, S, S) masks, none empty: a granularity, a mask of it, then a pixel of it or its box.
 
-    Granularities take turns by chance, so that three hundred windows do not drown one house; inside one, every mask
-    comes before any comes again; with `weights` of the masks, each is drawn with a chance in proportion to its own. A
+    The granularity is drawn uniformly, so that one house counts as much as its three hundred windows. Within a
+    granularity every mask is drawn before any is drawn again, or, with `weights` of the masks, in proportion to them. A
     click may mean every mask that contains it (at most `max_targets`, the drawn one first), a box only its own.
     """
     groups = [np.flatnonzero(np.asarray(granularity) == kind) for kind in GRANULARITIES]

@@ -3,14 +3,15 @@
 Every annotated mask is clicked; some get further clicks as corrections, some a box. Each list of proposals is used
 several times, because different things may be known of the project:
 
-    nothing           a proposal is worth its IoU with the best annotated mask that agrees with the clicks
-    the granularity   its IoU with the mask that was meant
-    accepted levels   the same, with levels drawn from those that were best for other masks of that source and
-                      granularity, half of the time of that name, as a history would show them; with or without the
-                      granularity
-    labels            of objects and parts: worth as where nothing is known; of one kind: as where the granularity is
+    nothing           the target of a proposal is its IoU with the best annotated mask that agrees with the clicks
+    the granularity   the target is its IoU with the mask that was meant
+    accepted levels   the same target; the levels are drawn from those that were best for other masks of that source and
+                      granularity, half of the time of the same name; the granularity is known or not
+    labels            of objects and parts: the target as where nothing is known; of one kind: as where the granularity
+                      is known
 
-The loss is the cross entropy of score and IoU, which is least where the score is the expected IoU. Sources weigh alike.
+The loss is the cross-entropy of score and IoU, which is least where the score is the expected IoU. All sources have the
+same weight.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ DECAY = 3e-4
 
 @dataclass(frozen=True, eq=False)
 class ProposalList:
-    """What one prompt gave and what it was worth. n proposals."""
+    """The n proposals for one prompt, and their IoUs."""
 
     rows: np.ndarray  #: float32 (n, len(OF_PROPOSAL))
     levels: tuple[int, ...]
@@ -61,7 +62,7 @@ class ProposalList:
     source: str
     granularity: str
     name: str
-    #: float32 (n, 4), see `names.evidence`: from labels of both kinds, and from labels of the mask's own kind; None
+    #: float32 (n, 4), see `Proposals.evidence`: from labels of both kinds, and from labels of the mask's own kind; None
     #: where the mask has no label of a list.
     of_labels: np.ndarray | None = None
     of_kind: np.ndarray | None = None

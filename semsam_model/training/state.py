@@ -30,7 +30,7 @@ from semsam_model.training.optimiser import NotFinite, Optimiser, OptimiserSetti
 STATE, WEIGHTS = "state.pt", "model.safetensors"
 #: What `init` weights may lack: learned on top of them.
 MAY_BE_FRESH = ("name_head.", "decoder.correction_embed", "generic.")
-#: What they may have for another text encoder: useless then. Published ones were never trained.
+#: Projections to the space of label vectors. Those of `init` start anew where they are for another text encoder.
 OF_TEXT = tuple(f"{of}decoder.{kind}_projection" for of in ("", OWN_DECODERS) for kind in ("object", "part"))
 #: Parameters that may come from ImageNet and learn with `lr_backbone`.
 PRETRAINED = ("backbone.", "name_head.classes.")
@@ -162,7 +162,9 @@ class Run:
         )
 
     def save(self) -> None:
-        """Write what `load` needs, and the averaged weights."""
+        """Write what `load` needs, and the averaged weights; only the first process does."""
+        if not self.distributed.is_main:
+            return
         state = self.optimiser.state_dict() | {
             "seconds": self.seconds,
             "labels": None if self.name_vectors is None or self.vocabulary is None else _as_json(self.vocabulary),

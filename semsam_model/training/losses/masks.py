@@ -29,6 +29,7 @@ from semsam_model.training.losses.matching import (
     Match,
     TargetMasks,
     Targets,
+    dice_loss,
     generalised_iou,
     mask_costs,
     mask_ious,
@@ -87,10 +88,11 @@ def training_loss(
     """Loss of the decoder layers (first to last) over a batch.
 
     `mask_features` (B, C, h, w): a mask's logits are its embedding times these. That product runs in the type of
-    `mask_features`, everything else in float32, under autocast too. `random_points`, one for each image, is asked first
-    for the matching points, then, from the last layer, followed by first..second to last, for a draw of candidates and
-    a uniform remainder. Terms are means over the pairs that count in them; with `reduce_mean`, over the mean count of
-    the processes, so that their losses average to the loss of their batches together.
+    `mask_features`, everything else in float32, under autocast too.
+    `random_points`, one for each image, is called first for the matching points, then for each layer (the last one,
+    then the others from the first on) for the candidates of uncertain points and for the uniform rest.
+    Terms are means over the pairs that count in them; with `reduce_mean`, over the mean count of the processes, so that
+    their losses average to the loss of their batches together.
     """
     random_points = random_points or [uniform_points(mask_features.device)] * len(mask_features)
     with torch.autocast(mask_features.device.type, enabled=False):
@@ -247,8 +249,7 @@ def _pair_losses(
     points = _uncertain_points(pairs.logits, pairs.matches, config, random_points)
     logits = sample_bilinear(pairs.logits[:, None], points).squeeze(1)
     target = truth.at(pairs.rows, points)
-    probability = logits.sigmoid()
-    dice = 1 - (2 * (probability * target).sum(1) + 1) / (probability.sum(1) + target.sum(1) + 1)
+    dice = dice_loss(logits.sigmoid(), target)
     boxes = truth.boxes[pairs.rows]
     if config.iou_target == "soft_dice":
         outlined = truth.supervised[pairs.rows, MASKS] > 0

@@ -112,6 +112,11 @@ def mask_ious(first: Tensor, second: Tensor) -> Tensor:
     return both / (a.sum(1)[:, None] + b.sum(1) - both).clamp(min=1)
 
 
+def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
+    """Of n masks, probabilities and truth 0..1 (n, P) -> (n,)."""
+    return 1 - (2 * (probability * truth).sum(1) + 1) / (probability.sum(1) + truth.sum(1) + 1)
+
+
 def mask_costs(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy and dice loss of every pair: logits (Q, P), truth 0..1 (G, P) -> two of (Q, G)."""
     # BCE(x, t) = softplus(x) - t * x, so that all pairs come from one product.

@@ -16,7 +16,7 @@ from semsam_model.training.distributed import ReduceMean, no_reduce
 
 LABEL_REMOVED = 0.25  #: share of queries whose own label is taken off the list
 FULL_LIST = 0.5  #: share of queries that are classified among the whole list
-LEAST_SHARE = 0.02  #: of the list, for the other queries
+MIN_SHARE = 0.02  #: of the list, for the other queries
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class CandidateLabels:
         """
         device = none.device
         whole = torch.rand(n, 1, device=device) < FULL_LIST
-        share = torch.where(whole, 1.0, LEAST_SHARE ** torch.rand(n, 1, device=device))
+        share = torch.where(whole, 1.0, MIN_SHARE ** torch.rand(n, 1, device=device))
         removed = torch.rand(n, device=device) < LABEL_REMOVED
         return cls(none, removed, torch.rand(n, labels, device=device) < share)
 

@@ -15,7 +15,7 @@ like such a mask is then neither positive nor negative.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import cv2
 import numpy as np
@@ -30,18 +30,18 @@ from semsam_model.network.frame import LOGIT_STRIDE
 from semsam_model.network.object_queries import ObjectQueryOutput, query_logits, query_scores
 from semsam_model.network.pixel_decoder import Features
 from semsam_model.training.distributed import ReduceMean, no_reduce
-from semsam_model.training.losses.matching import BOXES, IOU, MASKS, generalised_iou, mask_ious
+from semsam_model.training.losses.matching import BOXES, IOU, MASKS, dice_loss, generalised_iou, mask_ious
 from semsam_model.training.losses.names import CandidateLabels, NameLoss, name_loss
 from semsam_model.types import GRANULARITIES
 
 #: Sides (root of the area) of the masks that a memory level of stride s answers for, in units of s. Levels overlap.
 FITTING = (1.5, 6.0)
-#: A mask is worth the IoU only from here on.
-LEAST_IOU = 0.5
+#: Scores are held to an IoU with a mask from here on, and to 0 below.
+MIN_IOU = 0.5
 TERMS = ("tokens", "proposals", "queries", "mask_bce", "mask_dice", "box")
 GAMMA = 2.0  #: of the focal loss
 SCORE_SCALE = 5.0  #: of the mean cross-entropy of scores, most of which are easy
-LEAST_MATCH = 0.2  #: pairs with a smaller IoU give a query no loss of its mask
+MIN_MATCH_IOU = 0.2  #: pairs with a smaller IoU give a query no loss of its mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,17 +56,13 @@ class ObjectQueryTargets:
     supervised: Tensor  #: bool (G, 3): whether it counts in the losses of masks, boxes, IoU
 
     def to(self, device: torch.device | str) -> ObjectQueryTargets:
-        values = self.masks, self.boxes, self.kinds, self.labels, self.complete, self.supervised
-        return ObjectQueryTargets(*(value.to(device) for value in values))
+        return ObjectQueryTargets(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def at_logits(masks: Tensor) -> Tensor:
     """bool (G, S, S) -> (G, S/4, S/4): cells that are mostly covered."""
-    g, h, w = masks.shape
-    return (
-        masks.view(g, h // LOGIT_STRIDE, LOGIT_STRIDE, w // LOGIT_STRIDE, LOGIT_STRIDE).sum((2, 4)) * 2
-        > LOGIT_STRIDE**2
-    )
+    (g, h, w), side = masks.shape, LOGIT_STRIDE
+    return masks.view(g, h // side, side, w // side, side).sum((2, 4)) * 2 > side**2
 
 
 def token_targets(masks: Tensor, kinds: Tensor, shapes: Shapes) -> Tensor:
@@ -144,7 +140,7 @@ def _image_loss(
     ious = mask_ious(logits.detach() > 0, targets.masks)
     closeness = torch.maximum(ious, _box_ious(output.boxes.detach(), targets.boxes))
     query, mask = _match(scores.detach(), closeness, targets)
-    good = ious[query, mask] >= LEAST_IOU
+    good = ious[query, mask] >= MIN_IOU
     queries = _query_loss(scores, ious, query[good], mask[good], targets)
     outlined, boxed = targets.supervised[mask, MASKS], targets.supervised[mask, BOXES]
     bce, dice = _mask_losses(logits[query[outlined]], targets.masks[mask[outlined]].float())
@@ -184,13 +180,13 @@ def _query_loss(scores: Tensor, ious: Tensor, query: Tensor, mask: Tensor, targe
 
 
 def _best_iou(ious: Tensor, targets: ObjectQueryTargets, chosen: Tensor) -> Tensor:
-    """ious (P, G), chosen bool (G,) -> (P, 3): with the best chosen mask of a granularity, 0 below LEAST_IOU."""
+    """ious (P, G), chosen bool (G,) -> (P, 3): with the best chosen mask of a granularity, 0 below MIN_IOU."""
     best = ious.new_zeros(len(ious), len(GRANULARITIES))
     for kind in range(len(GRANULARITIES)):
         of_kind = ious[:, chosen & (targets.kinds == kind)]
         if of_kind.shape[1]:
             best[:, kind] = of_kind.amax(1)
-    return best * (best >= LEAST_IOU)
+    return best * (best >= MIN_IOU)
 
 
 def _score_loss(scores: Tensor, expected: Tensor, ignored: Tensor, targets: ObjectQueryTargets) -> Tensor:
@@ -206,12 +202,12 @@ def _score_loss(scores: Tensor, expected: Tensor, ignored: Tensor, targets: Obje
 
 def _match(scores: Tensor, ious: Tensor, targets: ObjectQueryTargets) -> tuple[Tensor, Tensor]:
     """One to one, so that the sum of IoU is largest; the query's score of the mask's granularity decides between
-    equals. Returns queries (n,) and masks (n,), without pairs below LEAST_MATCH.
+    equals. Returns queries (n,) and masks (n,), without pairs below MIN_MATCH_IOU.
     """
     of_kind = scores.sigmoid()[:, targets.kinds]
     rows, columns = linear_sum_assignment(-(ious + 0.3 * of_kind * ious).cpu().numpy())
     query, mask = (torch.as_tensor(at, device=ious.device) for at in (rows, columns))
-    useful = ious[query, mask] > LEAST_MATCH
+    useful = ious[query, mask] > MIN_MATCH_IOU
     return query[useful], mask[useful]
 
 
@@ -237,9 +233,7 @@ def _mask_losses(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     around = F.max_pool2d(masks[:, None], 5, 1, 2)[:, 0].flatten(1)
     weight = torch.maximum(around, (flat.detach() > 0).float())
     bce = F.binary_cross_entropy_with_logits(flat, truth, weight=weight, reduction="sum") / weight.sum()
-    inside = flat.sigmoid()
-    dice = 1 - (2 * (inside * truth).sum(1) + 1) / (inside.sum(1) + truth.sum(1) + 1)
-    return bce, dice.mean()
+    return bce, dice_loss(flat.sigmoid(), truth).mean()
 
 
 def with_names(

@@ -255,7 +255,7 @@ def test_a_window_opens_the_photo_once_and_the_next_time_it_is_neither_opened_no
     for result in (cold, warm):
         for got, window in zip(result.value, [None, *windows], strict=True):
             expected = model.encode(source.rgb, window)
-            assert torch.equal(got.memory, expected.memory) and got.frame == expected.frame
+            assert torch.equal(got.features.memory, expected.features.memory) and got.frame == expected.frame
 
 
 def test_a_click_is_answered_from_a_magnified_window_too() -> None:

@@ -42,7 +42,7 @@ def seer(samples: Sequence[Sample], ranker: Ranker | None = None) -> SemanticSAM
     predicted[list(LEVEL_TOKENS)] = torch.tensor([0.1, 0.9, 0.2, 0.2, 0.8, 0.2])
 
     def decode(embedding: ImageEmbedding, prompts: Sequence[Click], further: object = None) -> DecoderOutput:
-        logits = torch.full((len(prompts), 6, *embedding.mask_features.shape[-2:]), -5.0)
+        logits = torch.full((len(prompts), 6, *embedding.features.mask_features.shape[-2:]), -5.0)
         logits[:, LEVEL_TOKENS[0]] = 5
         for n, click in enumerate(prompts):
             under = [w for w in windows if w[int(click.y) // 2, int(click.x) // 2]]

@@ -23,6 +23,7 @@ from semsam_model.inference.proposals import Proposals
 from semsam_model.inference.ranking import ranker_features
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM, build_model
+from semsam_model.network.pixel_decoder import Features
 from semsam_model.network.ranker import ADDED, FEATURES, OF_PROPOSAL, Ranker
 from semsam_model.training.ranker import ProposalList, fit, fit_ranker
 from semsam_model.types import LEVEL_TOKENS, Click, Kind, LabelSet, Prompt, PromptContext
@@ -51,7 +52,7 @@ def square(token: int, y0: int, x0: int, side: int, predicted_iou: float = 0.5) 
 def proposed(proposals: Sequence[Proposal], prompt: PromptCells) -> Proposals:
     """Proposals on a photo of four pixels a cell."""
     frame = Frame.of((SIZE[0] * 4, SIZE[1] * 4), CONFIG)
-    nothing = ImageEmbedding(frame, torch.zeros(0), torch.zeros(0), ())
+    nothing = ImageEmbedding(frame, Features(torch.zeros(0), torch.zeros(0), ()))
     return Proposals(nothing, (CropPrediction(frame, prompt, tuple(proposals)),))
 
 

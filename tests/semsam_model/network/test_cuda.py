@@ -52,7 +52,7 @@ def assert_close(found: DecoderOutput, wanted: DecoderOutput, tolerance: float) 
 def test_cuda_answers_as_the_cpu_does(model: SemanticSAM, rgb: np.ndarray) -> None:
     there = copy.deepcopy(model).cuda()
     embedding = there.encode(rgb)
-    assert embedding.memory.is_cuda and embedding.mask_features.is_cuda
+    assert embedding.features.memory.is_cuda and embedding.features.mask_features.is_cuda
     assert_close(there.decode(embedding, PROMPTS), model.decode(model.encode(rgb), PROMPTS), 1e-3)
 
 
@@ -62,7 +62,7 @@ def test_an_embedding_moves_between_devices(model: SemanticSAM, rgb: np.ndarray)
     assert_close(there.decode(on_cpu.to("cuda"), PROMPTS), model.decode(on_cpu, PROMPTS), 1e-3)
     on_cuda = there.encode(rgb)
     back = on_cuda.to("cpu")
-    assert not back.memory.is_cuda and back.nbytes == on_cuda.nbytes
+    assert not back.features.memory.is_cuda and back.nbytes == on_cuda.nbytes
     assert_close(there.decode(on_cuda, PROMPTS), model.decode(back, PROMPTS), 1e-3)
 
 

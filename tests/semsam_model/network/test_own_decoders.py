@@ -158,8 +158,9 @@ def test_keeping_what_was_seen_is_refused_where_it_would_change(shared: Path, tm
 def test_an_embedding_holds_the_maps_that_queries_start_from_and_only_then(photo: np.ndarray) -> None:
     for config, kept in ((OWN, 4), (SHARED, 2), (dataclasses.replace(SHARED, name_features=False), 0)):
         embedding = structured(config).encode(photo)
-        assert len(embedding.maps) == kept
-        assert embedding.nbytes == sum(t.nbytes for t in (embedding.mask_features, embedding.memory, *embedding.maps))
+        features = embedding.features
+        assert len(features.maps) == kept
+        assert embedding.nbytes == sum(t.nbytes for t in (features.mask_features, features.memory, *features.maps))
 
 
 @pytest.mark.parametrize("config", [OWN, SHARED], ids=["own", "shared"])

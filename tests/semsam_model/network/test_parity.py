@@ -19,7 +19,6 @@ from semsam_model.checkpoints.published import Report
 from semsam_model.inference.automatic import PUBLISHED, automatic_masks
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM
-from semsam_model.network.pixel_decoder import Features
 from semsam_model.types import Box, Click
 from tests.paths import FIXTURES
 from tests.semsam_model.published_rule import CLICKS, picture
@@ -102,13 +101,13 @@ def test_backbone_maps_are_the_published_ones(stage: int, maps: list[Tensor], re
 
 
 def test_mask_features_are_the_published_ones(embedding: ImageEmbedding, records: Records) -> None:
-    assert_sampled(embedding.mask_features[None], records, "mask_features")
+    assert_sampled(embedding.features.mask_features, records, "mask_features")
 
 
 @pytest.mark.parametrize("level", range(4))
 def test_memory_levels_are_the_published_ones(level: int, embedding: ImageEmbedding, records: Records) -> None:
-    features = Features(embedding.mask_features[None], embedding.memory[None], embedding.shapes)
-    assert_sampled(features.level(3 - level), records, f"multi_scale_{level}")  # theirs run from high to low resolution
+    # theirs run from high to low resolution
+    assert_sampled(embedding.features.level(3 - level), records, f"multi_scale_{level}")
 
 
 @pytest.mark.parametrize("index", range(3))
@@ -124,9 +123,8 @@ def test_every_decoder_layer_answers_as_published(
     model: SemanticSAM, embedding: ImageEmbedding, records: Records
 ) -> None:
     boxes, kinds = embedding.frame.prompts([click(*CLICKS[0])], model.config)
-    features = Features(embedding.mask_features[None], embedding.memory[None], embedding.shapes)
     with torch.inference_mode():
-        layers = model.decoder(features, boxes[None], kinds[None], all_layers=True)
+        layers = model.decoder(embedding.features, boxes[None], kinds[None], all_layers=True)
     assert len(layers) == 9
     assert_near(torch.stack([layer.predicted_iou[0, 0] for layer in layers[:-1]]), records["click0_layer_ious"], 1e-4)
     assert_near(torch.stack([layer.boxes[0, 0] for layer in layers[:-1]]), records["click0_layer_boxes"], 1e-4)

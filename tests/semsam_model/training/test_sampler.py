@@ -5,12 +5,12 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semsam_model.training.sampler import PhotoSampler, shuffled
+from semsam_model.training.sampler import PhotoSampler, permuted
 
 
 @given(st.integers(1, 300), st.lists(st.integers(0, 2**64 - 1), min_size=6, max_size=6))
 def test_a_shuffle_is_a_permutation(count: int, keys: list[int]) -> None:
-    assert sorted(shuffled(position, count, keys) for position in range(count)) == list(range(count))
+    assert sorted(permuted(position, count, keys) for position in range(count)) == list(range(count))
 
 
 def test_without_weights_every_photo_comes_once_a_round_in_another_order_each_time() -> None:
