@@ -163,39 +163,29 @@ def _keys_at(config_type: Any, location: Sequence[str | int]) -> list[str]:
     return [field.name for field in dataclasses.fields(config_type)]
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping: YAML takes the last one, readers find the first."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    raise yaml.YAMLError(f"line {line}: key {key.value!r} is there already, in line {lines[key.value]}")
+                lines[key.value] = line
+        return node
+
+
 def read_yaml(path: Path) -> Any:
     """Parse one YAML file. Raises ConfigError when it is missing, not YAML, or has a key twice."""
     try:
-        text = path.read_text(encoding="utf-8")
-        _refuse_twins(yaml.compose(text, Loader=yaml.SafeLoader), path)
-        return yaml.safe_load(text)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
         raise ConfigError(f"{path}: cannot be read as YAML: {exc}") from exc
-
-
-def _refuse_twins(root: yaml.Node | None, path: Path) -> None:
-    # YAML would let the last one win, which is not the one a reader finds first
-    nodes, visited = [root], set()
-    while nodes:
-        node = nodes.pop()
-        if id(node) in visited:  # anchors: met again under each alias
-            continue
-        visited.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            nodes += node.value
-        elif isinstance(node, yaml.MappingNode):
-            lines: dict[str, int] = {}
-            for key, value in node.value:
-                nodes.append(value)
-                if not isinstance(key, yaml.ScalarNode):
-                    continue
-                line = key.start_mark.line + 1
-                if key.value in lines:
-                    first = lines[key.value]
-                    raise ConfigError(f"{path}: line {line}: key {key.value!r} is there already, in line {first}")
-                lines[key.value] = line
 
 
 def config_root() -> Path:

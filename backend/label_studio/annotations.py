@@ -79,7 +79,7 @@ class Annotation(JsonModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _made_when_updated(cls, value: Any) -> Any:
+    def _default_creation_time(cls, value: Any) -> Any:
         if isinstance(value, dict) and not value.get("created_at") and "updated_at" in value:
             return value | {"created_at": value["updated_at"]}
         return value

@@ -153,14 +153,6 @@ class LabelStudio:
         """A stored prediction; it has the fields of an annotation that matter here."""
         return self._call("GET", f"/api/predictions/{int(number)}/", project)
 
-    def whoami(self, *, project: str | None = None) -> dict[str, Any]:
-        """The user that our token belongs to."""
-        return self._call("GET", "/api/current-user/whoami", project)
-
-    def version(self, *, project: str | None = None) -> dict[str, Any]:
-        """Label Studio's versions; `release` is the one to show."""
-        return self._call("GET", "/api/version/", project)
-
     def _call(self, method: str, path: str, project: str | None, body: Any = None) -> dict[str, Any]:
         server = self._servers.of(project)
         return self._connection.call(method, server.address(path), server, body)

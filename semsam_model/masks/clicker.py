@@ -11,7 +11,7 @@ from semsam_model.types import Click
 
 
 def innermost(mask: np.ndarray) -> Click:
-    """The pixel of a bool (H, W) mask, not empty, that is farthest from outside it; outside the photo is outside."""
+    """The pixel deepest inside a bool (H, W) mask that is not empty; the photo's border is a border of the mask."""
     return _deepest(_depth(mask), positive=True)
 
 

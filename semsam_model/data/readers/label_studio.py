@@ -19,15 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from semsam_model.data.readers.entries import malformed, other_index, parse_json
-from semsam_model.data.samples import (
-    FULL_SUPERVISION,
-    Annotation,
-    Dataset,
-    PhotoFile,
-    Region,
-    Sample,
-    Supervision,
-)
+from semsam_model.data.samples import FULL_SUPERVISION, Annotation, Dataset, PhotoFile, Region, Sample, Supervision
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import Size
 from semsam_model.masks.label_studio import region_mask, region_shape, region_size, row_labels
@@ -145,7 +137,6 @@ def _annotation(rows: list[Any], partial: bool, where: str, skipped: list[str]) 
     labels: dict[Any, str] = {}  #: first label of each region's id
     for number, row in enumerate(rows):
         try:
-            check(dict[Any, Any], row, f"result[{number}]", DataError)
             read = check(_Row, row, f"result[{number}]", DataError)
             for label in row_labels(row)[:1]:
                 labels.setdefault(read.id, label)

@@ -25,8 +25,7 @@ def test_the_api_is_called_with_the_token(studio: Web) -> None:
     answers = {
         "/api/tasks/7/": {"id": 7},
         "/api/predictions/": {"id": 1},
-        "/api/current-user/whoami": {"id": 2},
-        "/api/version/": {"release": "1.23.2"},
+        "/api/predictions/1/": {"id": 1, "task": 7},
     }
     for path, answer in answers.items():
         body = json.dumps(answer).encode()
@@ -35,16 +34,15 @@ def test_the_api_is_called_with_the_token(studio: Web) -> None:
     assert api.get_task(7) == {"id": 7}
     assert api.create_prediction({"task": 7, "result": []}) == {"id": 1}
     assert json.loads(studio.requests[-1].body) == {"task": 7, "result": []}
-    assert api.whoami() == {"id": 2}
-    assert api.version()["release"] == "1.23.2"
+    assert api.get_prediction(1) == {"id": 1, "task": 7}
     assert {request.authorization for request in studio.requests} == {f"Token {LEGACY}"}
 
 
 @pytest.mark.parametrize(("body", "status"), [(b"[]", 200), (b"<html>", 200), (b"", 200), (b"{}", 302), (b"{}", 500)])
 def test_an_api_answer_that_is_no_object_is_an_error(studio: Web, body: bytes, status: int) -> None:
-    studio.routes["/api/version/"] = lambda handler: reply(handler, body, status, Location="http://elsewhere/")
+    studio.routes["/api/projects/1/"] = lambda handler: reply(handler, body, status, Location="http://elsewhere/")
     with pytest.raises(LabelStudioError):
-        client(studio).version()
+        client(studio).get_project(1)
 
 
 # ---- secrets
