@@ -27,7 +27,7 @@ from backend.adaptation.lessons import (
     learning_state,
     training_regions,
 )
-from backend.corrections.photo_archive import PhotoArchive
+from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import find_region, list_projects
 from backend.errors import BackendError, StoreError
 from backend.images import decode_photo

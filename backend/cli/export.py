@@ -29,7 +29,7 @@ def export(
     """Write a project's masks as COCO, SA-1B, Label Studio or PNG files, split into train and val."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from backend.corrections.photo_archive import open_photos
+    from backend.corrections.photos import open_photos
     from backend.corrections.queries import find_project, stream_regions
     from backend.export.run import export as run
 

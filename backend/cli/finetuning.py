@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 def _worker(config: Path | None) -> Iterator[tuple[Store, Worker]]:
     """A worker in this process, out of the way of clicks; SIGTERM and Ctrl-C let it give its job back."""
     from backend.corrections.inbox import process_inbox
-    from backend.corrections.photo_archive import open_photos
-    from backend.corrections.up_to_date import bring_up_to_date
+    from backend.corrections.photos import open_photos
+    from backend.corrections.sync import bring_up_to_date
     from backend.finetuning.job_runner import Steps
     from backend.finetuning.worker import Worker, out_of_the_way
     from backend.label_studio.client import LabelStudio

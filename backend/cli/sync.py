@@ -14,7 +14,7 @@ from backend.errors import NotFound, StoreError
 from semsam_model.errors import SemsamError
 
 if TYPE_CHECKING:
-    from backend.corrections.photo_archive import PhotoArchive
+    from backend.corrections.photos import PhotoArchive
     from backend.label_studio.client import LabelStudio
     from backend.records import ProjectKey, StoredProject
     from backend.settings import Settings
@@ -33,7 +33,7 @@ def sync(
     A project that fails is named, and the others go on; the exit code is 1 then.
     """
     from backend.corrections.inbox import process_inbox
-    from backend.corrections.photo_archive import open_photos
+    from backend.corrections.photos import open_photos
     from backend.corrections.queries import list_projects
     from backend.label_studio.client import LabelStudio
 
@@ -82,7 +82,7 @@ def _compare(store: Store, label_studio: LabelStudio, photos: PhotoArchive, key:
     """Bring one project up to date and print what changed. Raises SemsamError."""
     from rich.progress import Progress
 
-    from backend.corrections.up_to_date import bring_up_to_date
+    from backend.corrections.sync import bring_up_to_date
 
     with Progress(transient=True) as progress:
         bar = progress.add_task(f"project {key.project}", total=None)

@@ -120,7 +120,7 @@ def prune(
 
     Also what fine-tuning jobs have left that have no version any more, but for the gate's reports.
     """
-    from backend.finetuning.job_files import clear_job_files
+    from backend.finetuning.jobs import clear_job_files
     from backend.versions.registry import open_registry
 
     with opened_store() as (settings, store):

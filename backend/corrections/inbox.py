@@ -12,9 +12,16 @@ from datetime import UTC, datetime
 
 from sqlalchemy import delete, insert, select, update
 
-from backend.corrections.annotations import mark_deleted, mark_task_deleted, save_annotation, save_task
-from backend.corrections.projects import mark_found, mark_project_deleted, save_project
-from backend.corrections.region_rows import config_or_empty, region_rows
+from backend.corrections.outcomes import config_or_empty, region_rows
+from backend.corrections.updates import (
+    mark_deleted,
+    mark_found,
+    mark_project_deleted,
+    mark_task_deleted,
+    save_annotation,
+    save_project,
+    save_task,
+)
 from backend.errors import BadRequest, StoreUnavailable
 from backend.label_studio.annotations import parse_annotation
 from backend.label_studio.events import WebhookEvent

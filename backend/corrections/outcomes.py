@@ -1,17 +1,119 @@
-"""What became of a suggestion: a region as submitted, compared with the candidate that it came from. Pure."""
+"""An annotation -> rows of the table of regions: masks decoded, regions compared with what was suggested.
+
+This takes milliseconds for each region, so it is done before the transaction that writes the rows.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
+from sqlalchemy import func, select
 
-from backend.label_studio.annotations import AnnotatedRegion
-from backend.records import Outcome, SuggestedCandidate, Suggestion
-from semsam_model.masks.codecs import decode_coco_rle
-from semsam_model.masks.geometry import iou
+from backend.corrections.queries import to_suggestion
+from backend.errors import BadRequest
+from backend.label_studio.annotations import AnnotatedRegion, Annotation, MalformedRegion
+from backend.label_studio.fields import clean
+from backend.label_studio.label_config import LabelConfig
+from backend.records import Outcome, ProjectKey, SuggestedCandidate, Suggestion
+from backend.store.database import Store
+from backend.store.statements import of_task
+from backend.store.tables import offers, regions
+from semsam_model.masks.codecs import decode_coco_rle, encode_coco_rle
+from semsam_model.masks.geometry import crop_mask, iou
+
+log = logging.getLogger(__name__)
+
+_MAX_RAW = 100_000  #: characters of a malformed region kept
+
+#: A suggestion, and when the next prompt on its task was answered; None: there was none.
+_Suggested = tuple[Suggestion, datetime | None]
+
+
+def config_or_empty(xml: str) -> LabelConfig:
+    """The labeling config; an empty one for a text that cannot be read, so that its project's corrections count."""
+    try:
+        return LabelConfig.parse(xml)
+    except BadRequest:
+        return LabelConfig()
+
+
+def region_rows(store: Store, key: ProjectKey, annotation: Annotation, config: LabelConfig) -> list[dict[str, Any]]:
+    """A row with every column for each region; none for an annotation that was cancelled."""
+    if annotation.cancelled:
+        return []
+    suggested: dict[str, _Suggested | None] = {}
+    rows = []
+    for region in annotation.regions(config):
+        if isinstance(region, MalformedRegion):
+            log.warning("project %s annotation %d: %s", key, annotation.id, region.problem)
+            rows.append(_malformed_row(region))
+            continue
+        if region.prompt_id is not None and not region.preannotated and region.prompt_id not in suggested:
+            suggested[region.prompt_id] = _find_suggested(store, key, annotation.task, region.prompt_id)
+        rows.append(_usable_row(region, suggested.get(region.prompt_id or ""), annotation))
+    common = _common(key, annotation)
+    return [common | row for row in rows]
+
+
+def _common(key: ProjectKey, annotation: Annotation) -> dict[str, Any]:
+    """Every column, so that all rows of one statement have the same ones."""
+    row: dict[str, Any] = dict.fromkeys(column.name for column in regions.columns)
+    return row | {
+        "origin": key.origin,
+        "project": key.project,
+        "task": annotation.task,
+        "annotation": annotation.id,
+        "annotator": annotation.annotator,
+        "ground_truth": annotation.ground_truth,
+        "updated_at": annotation.updated_at,
+        "labels": [],
+        "preannotated": False,
+    }
+
+
+def _malformed_row(region: MalformedRegion) -> dict[str, Any]:
+    raw = json.dumps(list(region.rows))[:_MAX_RAW]
+    return {"region": region.id, "problem": clean(region.problem)[:2000], "raw": raw}
+
+
+def _usable_row(region: AnnotatedRegion, suggested: _Suggested | None, annotation: Annotation) -> dict[str, Any]:
+    suggestion, next_prompt = suggested or (None, None)
+    judgement = judge(region, suggestion)
+    click_x, click_y = judgement.click or (None, None)
+    row = {
+        "region": region.id,
+        "width": region.mask.shape[1],
+        "height": region.mask.shape[0],
+        "labels": list(region.labels),
+        "mask": encode_coco_rle(*crop_mask(region.mask), region.mask.shape)["counts"],
+        "outcome": judgement.outcome,
+        "iou_with_offer": judgement.iou_with_offer,
+        "click_x": click_x,
+        "click_y": click_y,
+    }
+    same = ("granularity", "parent", "prompt_id", "rank", "level", "score", "model_version", "preannotated")
+    row |= {name: getattr(region, name) for name in same}
+    if suggestion is not None:
+        row["image_sha256"] = suggestion.image_sha256
+        row["seconds"] = seconds_until(annotation.updated_at, suggestion.created_at, next_prompt)
+    return row
+
+
+def _find_suggested(store: Store, key: ProjectKey, task: int, prompt_id: str) -> _Suggested | None:
+    """None where nothing was suggested under this prompt id on this very task."""
+    mine = of_task(offers, key, task)
+    with store.read() as connection:
+        row = connection.execute(select(offers).where(mine, offers.c.prompt_id == prompt_id)).one_or_none()
+        if row is None:
+            return None
+        later = select(func.min(offers.c.created_at)).where(mine, offers.c.created_at > row.created_at)
+        return to_suggestion(row), connection.scalar(later)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The store compared with Label Studio's own list: what no webhook brought is fetched, what is gone is marked.
+"""The store brought up to date with Label Studio: what no webhook brought is fetched, what is gone is marked.
 
 A webhook is one attempt of one second. This makes it harmless to miss one: the annotations of every task that changed
 since it was last read are read through the API and saved as an event's would be; annotations and tasks that Label
@@ -8,24 +8,29 @@ Studio no longer lists are marked as deleted once it has said so about each.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import select
 
-from backend.corrections.annotations import (
+from backend.corrections.outcomes import config_or_empty, region_rows
+from backend.corrections.photos import Fetched, PhotoArchive, fetch_photos
+from backend.corrections.prediction_outcomes import Judged, judge_preannotated
+from backend.corrections.updates import (
     annotated_tasks,
     live_annotations,
     mark_deleted,
+    mark_missed,
     mark_seen,
+    mark_synced,
     mark_task_deleted,
+    mark_there,
     save_annotation,
+    save_project,
     save_task,
 )
-from backend.corrections.projects import mark_missed, mark_synced, mark_there, save_project
-from backend.corrections.region_rows import config_or_empty, region_rows
 from backend.errors import BadRequest, NotFound
 from backend.label_studio.annotations import Annotation, parse_annotation
 from backend.label_studio.client import LabelStudio, all_tasks
@@ -172,3 +177,44 @@ class _Comparison:
                 self.problems.append(f"task {task}: {error}")
                 log.warning("project %s task %d: %s", self.key, task, error)
         return there, with_rows
+
+
+Step = Literal["annotations", "predictions", "photos"]
+STEPS: tuple[Step, ...] = ("annotations", "predictions", "photos")
+
+
+@dataclass(frozen=True)
+class UpToDate:
+    """What was done; None for a step that was not taken."""
+
+    synced: Synced | None
+    judged: Judged | None
+    fetched: Fetched | None
+
+
+def bring_up_to_date(
+    store: Store,
+    label_studio: LabelStudio,
+    photos: PhotoArchive,
+    key: ProjectKey,
+    *,
+    steps: Collection[Step] = STEPS,
+    everything: bool = False,
+    retry: bool = True,
+    on_task: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: ShouldStop = never_stop,
+) -> UpToDate:
+    """Take the steps for one project. Events that wait in the inbox are the caller's to process first.
+
+    everything, on_task: see `sync_project`. retry: try again at once what failed a moment ago. should_stop: asked
+    between any two tasks, predictions and photos. Raises Stopped, StoreError, LabelStudioError; what was done before
+    stays done.
+    """
+    synced = judged = fetched = None
+    if "annotations" in steps:
+        synced = sync_project(store, label_studio, key, everything=everything, on_task=on_task, should_stop=should_stop)
+    if "predictions" in steps:
+        judged = judge_preannotated(store, label_studio, key, retry=retry, should_stop=should_stop)
+    if "photos" in steps:
+        fetched = fetch_photos(store, label_studio, photos, key, retry=retry, should_stop=should_stop)
+    return UpToDate(synced, judged, fetched)

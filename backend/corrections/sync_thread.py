@@ -7,9 +7,9 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 
-from backend.corrections.photo_archive import PhotoArchive
+from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import list_projects
-from backend.corrections.up_to_date import Step, UpToDate, bring_up_to_date
+from backend.corrections.sync import Step, UpToDate, bring_up_to_date
 from backend.errors import NotFound, StoreError
 from backend.label_studio.client import LabelStudio
 from backend.records import ProjectKey

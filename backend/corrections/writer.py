@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable
 
 from backend.corrections.inbox import enqueue, process_inbox
-from backend.corrections.projects import has_config, save_config
 from backend.corrections.suggestions import PromptAnswer, save_suggestions
+from backend.corrections.updates import has_config, save_config
 from backend.errors import StoreError, StoreUnavailable
 from backend.label_studio.events import WebhookEvent
 from backend.metrics import Metrics

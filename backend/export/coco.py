@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backend.corrections.split import SPLITS
-from backend.corrections.tasks import LabelledTask, categories
+from backend.corrections.tasks import SPLITS, LabelledTask, categories
 from backend.export.photos import ExportedPhotos
 from backend.export.plan import Categories, Plan
 from backend.export.regions import mask_fields, own_fields, parent_ids

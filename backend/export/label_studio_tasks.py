@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from backend.corrections.split import SPLITS
-from backend.corrections.tasks import LabelledTask, categories
+from backend.corrections.tasks import SPLITS, LabelledTask, categories
 from backend.errors import BadRequest
 from backend.export.photos import ExportedPhotos
 from backend.export.plan import Categories, Plan

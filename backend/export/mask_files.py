@@ -8,8 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from backend.corrections.split import SPLITS
-from backend.corrections.tasks import LabelledTask, categories, parents
+from backend.corrections.tasks import SPLITS, LabelledTask, categories, parents
 from backend.export.photos import ExportedPhotos
 from backend.export.plan import Plan
 from backend.export.regions import decoded, own_fields

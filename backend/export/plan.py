@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from backend.corrections.photo_archive import PhotoArchive
+from backend.corrections.photos import PhotoArchive
 from backend.corrections.tasks import LabelledTask
 from backend.records import StoredProject
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO
 
-from backend.corrections.photo_archive import PhotoArchive
-from backend.corrections.split import SPLITS
-from backend.corrections.tasks import LabelledTask, by_task, categories
+from backend.corrections.photos import PhotoArchive
+from backend.corrections.tasks import SPLITS, LabelledTask, by_task, categories
 from backend.export.coco import CocoWriter
 from backend.export.label_studio_tasks import LabelStudioWriter
 from backend.export.mask_files import MaskWriter

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from backend.corrections.split import SPLITS
-from backend.corrections.tasks import LabelledTask, categories
+from backend.corrections.tasks import SPLITS, LabelledTask, categories
 from backend.export.photos import ExportedPhotos
 from backend.export.plan import Plan
 from backend.export.regions import mask_fields, own_fields, parent_ids

@@ -18,13 +18,11 @@ from typing import Any
 
 import torch
 
-from backend.corrections.photo_archive import PhotoArchive
+from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import list_projects, stream_regions
 from backend.errors import VersionError
 from backend.finetuning import snapshot
-from backend.finetuning.job_files import CHILD, REPORT, VERDICT, job_folder
-from backend.finetuning.jobs import Job, State
-from backend.finetuning.lease import Lease
+from backend.finetuning.jobs import CHILD, REPORT, VERDICT, Job, Lease, State, job_folder
 from backend.finetuning.snapshot import Snapshot
 from backend.records import ProjectKey
 from backend.settings import Settings

@@ -1,4 +1,4 @@
-"""Fine-tuning jobs in the store: requested, claimed under a lease, finished. At most one open job a project.
+"""Fine-tuning jobs in the store: requested, claimed under a lease, finished; and their folders. One open job a project.
 
 A worker that claims a job holds it for a lease that it renews; when it dies the lease runs out, and the next claim
 brings the job back. Every change that a worker makes names the worker, so one that has lost its job changes nothing.
@@ -6,9 +6,12 @@ brings the job back. Every change that a worker makes names the worker, so one t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import threading
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import Row, Select, and_, func, or_, select, update
@@ -19,6 +22,10 @@ from backend.store.database import Store
 from backend.store.statements import BELONGS_TO, IS_USABLE, insert_if_new, of_project
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import jobs, regions
+from semsam_model.errors import Stopped
+from semsam_model.types import ShouldStop
+
+log = logging.getLogger(__name__)
 
 #: button: Start Training in Label Studio. corrections: enough new ones. schedule: time has passed. command: by hand.
 Trigger = Literal["button", "corrections", "schedule", "command"]
@@ -184,3 +191,102 @@ def _find_all(store: Store, query: Select[Any]) -> list[Job]:
 def _job(row: Row[Any]) -> Job:
     names = [name for name in Job.__dataclass_fields__ if name != "key"]
     return Job(key=ProjectKey(row.origin, row.project), **{name: getattr(row, name) for name in names})
+
+
+class Lease:
+    """Inside its `with` block a thread renews the lease on a job, three times while it lasts."""
+
+    def __init__(self, store: Store, job: Job, worker: str, duration: timedelta, stopping: ShouldStop) -> None:
+        """worker: that has claimed the job. stopping: whether that worker was asked to stop."""
+        self._store = store
+        self._job = job
+        self._worker = worker
+        self._duration = duration
+        self._stopping = stopping
+        self._lost = threading.Event()
+        self._ended = threading.Event()
+        self._progress: dict[str, Any] = {}
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    def __enter__(self) -> Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another worker has the job."""
+        return self._lost.is_set()
+
+    def should_stop(self) -> bool:
+        """Whether the worker is to stop, or has lost the job. Cheap: the thread asks the store."""
+        return self.is_lost or self._stopping()
+
+    def note(self, **progress: Any) -> None:
+        """Save what the job is at (stage, step, ...), which renews the lease. Raises Stopped when it is lost."""
+        self._progress |= progress
+        if self.is_lost or not self._renew():
+            self._lost.set()
+            raise Stopped(f"job {self._job.id}: another worker has it now")
+
+    def _renew(self) -> bool:
+        return renew(self._store, self._job, self._worker, self._duration, **self._progress)
+
+    def _keep(self) -> None:
+        while not self._ended.wait(self._duration.total_seconds() / 3):
+            try:
+                if not self._renew():
+                    self._lost.set()
+            except StoreError as error:  # away for a while; whether the job still is ours the lease decides
+                log.warning("job %d: lease not renewed: %s", self._job.id, error)
+
+
+CHILD = "child.safetensors"  #: weights of the model that came out, until they lie beside their version
+REPORT, VERDICT = "gate.html", "gate.json"  #: of the gate; kept beside the version, too
+RECENT = timedelta(hours=1)  #: for which the files of an ended job are not cleared away
+
+
+def job_folder(data_dir: Path, job: Job) -> Path:
+    """Where a job keeps what it has done."""
+    return data_dir / "jobs" / str(job.id)
+
+
+def report_file(data_dir: Path, job: Job) -> Path | None:
+    """The gate's report where it still lies: in the job's folder, else beside its version; None where in neither.
+
+    Looked for by number and version, not by the path that the worker saved: the data folder may have been moved, and
+    no file outside it may be read.
+    """
+    folders = [job_folder(data_dir, job)]
+    if job.version is not None:
+        folders.append(data_dir / "versions" / job.version)
+    files = [folder / REPORT for folder in folders]
+    inside = data_dir.resolve()
+    return next((file for file in files if file.is_file() and file.resolve().is_relative_to(inside)), None)
+
+
+def clear_job_files(
+    store: Store, data_dir: Path, versions: Collection[str], *, dry_run: bool = False, at: datetime | None = None
+) -> dict[int, int]:
+    """Remove the files of ended jobs whose version is none of `versions`, or that made none, but for the gate's report.
+
+    Jobs of the last hour stay as they are. Number of the job -> bytes that went, or, with dry_run, would. at: now, if
+    not given.
+    """
+    cleared: dict[int, int] = {}
+    for job in list_ended(store, before=(at or datetime.now(UTC)) - RECENT):
+        folder = job_folder(data_dir, job)
+        if job.version in versions or not folder.is_dir():
+            continue
+        files = [path for path in folder.iterdir() if path.is_file() and path.name != REPORT]
+        if files:
+            cleared[job.id] = sum(path.stat().st_size for path in files)
+        if not dry_run:
+            for path in files:
+                path.unlink(missing_ok=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+    return cleared

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.corrections.photo_archive import PhotoArchive
-from backend.corrections.split import Split, split_of
-from backend.corrections.tasks import LabelledTask, by_task, categories, parents
+from backend.corrections.photos import PhotoArchive
+from backend.corrections.tasks import LabelledTask, Split, by_task, categories, parents, split_of
 from backend.records import StoredRegion
 from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Region, Sample
 from semsam_model.files import replacing

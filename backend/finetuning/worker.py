@@ -1,7 +1,7 @@
 """`semsam worker`: takes fine-tuning jobs from the store, one at a time, out of the way of clicks.
 
 A thread renews the lease on the job; a worker that has lost it stops. A job whose worker died is claimed again, by
-whichever worker comes next.
+whichever worker comes next. Jobs that are due are requested here, too.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ import socket
 import threading
 import time
 import uuid
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import torch
 
-from backend.corrections.photo_archive import PhotoArchive
+from backend.corrections.photos import PhotoArchive
+from backend.corrections.queries import list_projects
 from backend.errors import StoreError
 from backend.finetuning import jobs
 from backend.finetuning.job_runner import JobRunner, Steps
-from backend.finetuning.jobs import Job
-from backend.finetuning.lease import Lease
-from backend.finetuning.triggers import request_due
+from backend.finetuning.jobs import Job, Lease
 from backend.settings import Settings
 from backend.store.database import Store
 from backend.versions.registry import Registry
@@ -109,3 +108,27 @@ def out_of_the_way(settings: Settings) -> None:
     """Make this process yield to those that answer clicks: low priority, few threads."""
     os.nice(settings.worker_nice)
     torch.set_num_threads(settings.worker_threads or max(1, (os.cpu_count() or 2) // 2))
+
+
+def request_due(store: Store, settings: Settings, at: datetime | None = None) -> list[Job]:
+    """Request jobs for projects with enough new corrections, or whose schedule is due; the jobs that are new."""
+    at = at or datetime.now(UTC)
+    requested = []
+    for project in list_projects(store):
+        if project.deleted_at is not None:
+            continue
+        trigger = _trigger(*jobs.new_corrections(store, project.key), settings, at)
+        if trigger is not None:
+            job, is_new = jobs.request(store, project.key, trigger, at)
+            requested += [job] if is_new else []
+    return requested
+
+
+def _trigger(new: int, last: datetime | None, settings: Settings, at: datetime) -> jobs.Trigger | None:
+    """Why a project with so many new corrections, whose last job was requested at `last`, is due; None: it is not."""
+    if settings.finetune_after_corrections and new >= settings.finetune_after_corrections:
+        return "corrections"
+    if settings.finetune_every_hours and new:
+        every = timedelta(hours=settings.finetune_every_hours)
+        return "schedule" if last is None or at - last >= every else None
+    return None

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backend.corrections.photo_archive import PhotoArchive
+from backend.corrections.photos import PhotoArchive
 from backend.corrections.suggestions import PromptAnswer
 from backend.corrections.sync_thread import SyncThread
 from backend.corrections.writer import StoreWriter

@@ -19,8 +19,7 @@ from cachetools import TTLCache
 
 from backend.corrections.queries import count, count_waiting, list_projects, newest_suggestion_outcomes
 from backend.errors import NotStored, StoreError
-from backend.finetuning.job_files import report_file
-from backend.finetuning.jobs import Job, find, last_judged, list_jobs
+from backend.finetuning.jobs import Job, find, last_judged, list_jobs, report_file
 from backend.records import Counts, StoredProject, SuggestionOutcome
 from backend.store.database import Store
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from backend.adaptation.learner import Learner
-from backend.corrections.photo_archive import open_photos
+from backend.corrections.photos import open_photos
 from backend.inference.follow_version import VersionFollower, load_live
 from backend.inference.label_embeddings import LabelVectors
 from backend.inference.predictor import Predictor, read_model

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from sqlalchemy import insert
 
-from backend.corrections.photo_archive import PhotoArchive
+from backend.corrections.photos import PhotoArchive
 from backend.records import ProjectKey, RegionKey, StoredProject, StoredRegion
 from backend.store.database import Store
 from backend.store.tables import annotations as annotation_rows

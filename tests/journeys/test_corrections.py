@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import requests
 
-from backend.corrections.fetch_photos import fetch_photos
-from backend.corrections.photo_archive import PhotoArchive
+from backend.corrections.photos import PhotoArchive, fetch_photos
 from backend.corrections.queries import count, find_project, stream_regions
 from backend.corrections.sync import sync_project
 from backend.demo.project import DemoProject

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.corrections.photo_archive import PhotoArchive
-from backend.corrections.split import SPLITS
+from backend.corrections.photos import PhotoArchive
+from backend.corrections.tasks import SPLITS
 from backend.demo.project import DemoProject
 from backend.export.run import export
 from semsam_model.masks.label_studio import region_mask

@@ -20,7 +20,7 @@ import requests
 from pycocotools.coco import COCO
 
 from backend.corrections.queries import count, stream_regions
-from backend.corrections.split import SPLITS
+from backend.corrections.tasks import SPLITS
 from backend.demo.project import DemoProject
 from backend.finetuning import jobs
 from backend.records import ProjectKey

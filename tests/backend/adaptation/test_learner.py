@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from backend.adaptation.learner import Learner
 from backend.adaptation.lessons import forget, kept_lessons, switch_learning, training_regions
 from backend.cli.main import app
-from backend.corrections.photo_archive import PhotoArchive
+from backend.corrections.photos import PhotoArchive
 from backend.images import decode_photo
 from backend.inference.click import predict_prompt
 from backend.inference.predictor import Loaded, PhotoSource, Predictor

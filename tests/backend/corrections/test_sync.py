@@ -13,14 +13,13 @@ from sqlalchemy import insert, update
 from typer.testing import CliRunner
 
 from backend.cli.main import app
-from backend.corrections.annotations import save_annotation
-from backend.corrections.fetch_photos import fetch_photos
 from backend.corrections.inbox import enqueue, process_inbox
-from backend.corrections.photo_archive import PhotoArchive
+from backend.corrections.outcomes import config_or_empty, region_rows
+from backend.corrections.photos import PhotoArchive, fetch_photos
 from backend.corrections.queries import count, find_project, list_projects, stream_regions
-from backend.corrections.region_rows import config_or_empty, region_rows
 from backend.corrections.sync import Synced, sync_project
 from backend.corrections.sync_thread import MISSED_AGAIN, SyncThread
+from backend.corrections.updates import save_annotation
 from backend.corrections.writer import StoreWriter
 from backend.errors import LabelStudioError, NotFound
 from backend.label_studio.annotations import parse_annotation

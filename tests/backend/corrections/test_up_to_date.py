@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.cli.main import app
-from backend.corrections.projects import save_project
 from backend.corrections.queries import stream_regions
+from backend.corrections.updates import save_project
 from backend.records import ProjectKey, StoredRegion
 from backend.store.database import Store
 from tests.backend.annotations import CONFIG, KEY, square

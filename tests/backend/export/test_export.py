@@ -22,8 +22,8 @@ from pycocotools.cocoeval import COCOeval
 from typer.testing import CliRunner
 
 from backend.cli.main import app
-from backend.corrections.photo_archive import PhotoArchive
-from backend.corrections.split import SPLITS, VALIDATION_SHARE, split_of
+from backend.corrections.photos import PhotoArchive
+from backend.corrections.tasks import SPLITS, VALIDATION_SHARE, split_of
 from backend.errors import ExportError
 from backend.export.plan import Format
 from backend.export.run import Exported, export
@@ -332,7 +332,7 @@ _KILLED = """
 import hashlib, json, os, signal, sys
 from pathlib import Path
 from backend.export.run import export
-from backend.corrections.photo_archive import PhotoArchive
+from backend.corrections.photos import PhotoArchive
 from tests.backend.stored import car_park, project
 
 folder, form, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[1]) / "out"

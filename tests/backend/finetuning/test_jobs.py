@@ -12,8 +12,8 @@ from sqlalchemy import insert, update
 
 from backend.errors import StoreError
 from backend.finetuning import jobs
-from backend.finetuning.job_files import RECENT, REPORT, clear_job_files, job_folder
-from backend.finetuning.triggers import request_due
+from backend.finetuning.jobs import RECENT, REPORT, clear_job_files, job_folder
+from backend.finetuning.worker import request_due
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store

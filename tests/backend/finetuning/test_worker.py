@@ -25,9 +25,9 @@ from sqlalchemy import update as sql_update
 from typer.testing import CliRunner
 
 from backend.cli.main import app
-from backend.corrections.photo_archive import PhotoArchive, open_photos
+from backend.corrections.photos import PhotoArchive, open_photos
 from backend.corrections.queries import stream_regions
-from backend.corrections.split import split_of
+from backend.corrections.tasks import split_of
 from backend.errors import StoreUnavailable
 from backend.finetuning import jobs, snapshot
 from backend.finetuning.job_runner import Steps

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backend.corrections.photo_archive import PhotoArchive
+from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import count, find_project, find_suggestion, list_projects, problems, stream_regions
 from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from backend.cli.main import app
 from backend.errors import VersionError
 from backend.finetuning import jobs
-from backend.finetuning.job_files import job_folder
+from backend.finetuning.jobs import job_folder
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store
