@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, sel
 
 from backend.records import ProjectKey, RegionKey
 from backend.store.database import Store
-from backend.store.statements import IS_USABLE, of_project, of_region, upsert
+from backend.store.statements import IS_USABLE, of_project, of_region, to_record, upsert
 from backend.store.tables import learning, lessons, regions
 
 NEWEST = 2000  #: no older region of a project is learned from
@@ -108,8 +108,7 @@ def keep_lesson(store: Store, key: RegionKey, model: str, kept: KeptLesson) -> N
     """In place of an earlier one of this region and model. Raises StoreError."""
     values = {**vars(key), "model": model, "updated_at": kept.updated_at, "lesson": kept.data}
     with store.write() as connection:
-        changes = upsert(connection, lessons, lambda new: {"updated_at": new.updated_at, "lesson": new.lesson})
-        connection.execute(changes, values)
+        connection.execute(upsert(connection, lessons), values)
 
 
 def drop_lessons(store: Store, keys: Sequence[RegionKey]) -> None:
@@ -123,14 +122,12 @@ def drop_lessons(store: Store, keys: Sequence[RegionKey]) -> None:
 
 def _state(connection: Connection, key: ProjectKey) -> LearningState:
     row = connection.execute(select(learning).where(of_project(learning, key))).one_or_none()
-    return LearningState(row.enabled, row.forgotten_at) if row else LearningState()
+    return to_record(LearningState, row) if row else LearningState()
 
 
 def _set(connection: Connection, key: ProjectKey, state: LearningState) -> None:
     values = {**vars(key), **vars(state), "changed_at": datetime.now(UTC)}
-    new_values = ("enabled", "forgotten_at", "changed_at")
-    changes = upsert(connection, learning, lambda new: {name: new[name] for name in new_values})
-    connection.execute(changes, values)
+    connection.execute(upsert(connection, learning), values)
 
 
 def _teaches(key: ProjectKey, state: LearningState) -> ColumnElement[bool]:

@@ -86,7 +86,7 @@ def _compare(store: Store, label_studio: LabelStudio, photos: PhotoArchive, key:
 
     with Progress(transient=True) as progress:
         bar = progress.add_task(f"project {key.project}", total=None)
-        done = bring_up_to_date(
+        synced, photos_fetched = bring_up_to_date(
             store,
             label_studio,
             photos,
@@ -94,8 +94,7 @@ def _compare(store: Store, label_studio: LabelStudio, photos: PhotoArchive, key:
             everything=everything,
             on_task=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    assert done.synced is not None and done.fetched is not None  # every step was taken
-    missing = f", {done.fetched.failed} could not be" if done.fetched.failed else ""
-    print(f"project {key}: {done.synced}; {done.fetched.fetched} photos fetched{missing}")
-    for problem in done.synced.problems:
+    missing = f", {photos_fetched.failed} could not be" if photos_fetched.failed else ""
+    print(f"project {key}: {synced}; {photos_fetched.fetched} photos fetched{missing}")
+    for problem in synced.problems:
         print(f"  {problem}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -57,24 +56,11 @@ def region_rows(store: Store, key: ProjectKey, annotation: Annotation, config: L
         if region.prompt_id is not None and not region.preannotated and region.prompt_id not in suggested:
             suggested[region.prompt_id] = _find_suggested(store, key, annotation.task, region.prompt_id)
         rows.append(_usable_row(region, suggested.get(region.prompt_id or ""), annotation))
-    common = _common(key, annotation)
+    # every column, so that all rows of one statement have the same ones
+    common: dict[str, Any] = dict.fromkeys(column.name for column in regions.columns) | vars(key)
+    common |= {name: getattr(annotation, name) for name in ("task", "annotator", "ground_truth", "updated_at")}
+    common |= {"annotation": annotation.id, "labels": [], "preannotated": False}
     return [common | row for row in rows]
-
-
-def _common(key: ProjectKey, annotation: Annotation) -> dict[str, Any]:
-    """Every column, so that all rows of one statement have the same ones."""
-    row: dict[str, Any] = dict.fromkeys(column.name for column in regions.columns)
-    return row | {
-        "origin": key.origin,
-        "project": key.project,
-        "task": annotation.task,
-        "annotation": annotation.id,
-        "annotator": annotation.annotator,
-        "ground_truth": annotation.ground_truth,
-        "updated_at": annotation.updated_at,
-        "labels": [],
-        "preannotated": False,
-    }
 
 
 def _malformed_row(region: MalformedRegion) -> dict[str, Any]:
@@ -83,25 +69,22 @@ def _malformed_row(region: MalformedRegion) -> dict[str, Any]:
 
 
 def _usable_row(region: AnnotatedRegion, suggested: _Suggested | None, annotation: Annotation) -> dict[str, Any]:
-    suggestion, next_prompt = suggested or (None, None)
-    judgement = judge(region, suggestion)
-    click_x, click_y = judgement.click or (None, None)
-    row = {
+    same = ("granularity", "parent", "prompt_id", "rank", "level", "score", "model_version", "preannotated")
+    row = {name: getattr(region, name) for name in same} | {
         "region": region.id,
         "width": region.mask.shape[1],
         "height": region.mask.shape[0],
         "labels": list(region.labels),
         "mask": encode_coco_rle(*crop_mask(region.mask), region.mask.shape)["counts"],
-        "outcome": judgement.outcome,
-        "iou_with_offer": judgement.iou_with_offer,
-        "click_x": click_x,
-        "click_y": click_y,
     }
-    same = ("granularity", "parent", "prompt_id", "rank", "level", "score", "model_version", "preannotated")
-    row |= {name: getattr(region, name) for name in same}
-    if suggestion is not None:
+    row["outcome"], row["iou_with_offer"] = judge(region, suggested[0] if suggested else None)
+    if suggested is not None:
+        suggestion, next_prompt = suggested
         row["image_sha256"] = suggestion.image_sha256
-        row["seconds"] = seconds_until(annotation.updated_at, suggestion.created_at, next_prompt)
+        row["seconds"] = _seconds_until(annotation.updated_at, suggestion.created_at, next_prompt)
+        clicks = [(x, y) for x, y, positive in suggestion.clicks if positive]
+        if clicks and region.suggested:
+            row["click_x"], row["click_y"] = clicks[-1]
     return row
 
 
@@ -116,29 +99,26 @@ def _find_suggested(store: Store, key: ProjectKey, task: int, prompt_id: str) ->
         return to_suggestion(row), connection.scalar(later)
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """See `StoredRegion` for the fields."""
-
-    outcome: Outcome
-    iou_with_offer: float | None = None
-    click: tuple[float, float] | None = None
+def _seconds_until(end: datetime, answered: datetime, next_prompt: datetime | None) -> float:
+    """Seconds from an answer to what came after the accept: the next prompt on the task, or else the submit."""
+    until = min(end, next_prompt) if next_prompt else end
+    return max(0.0, (until - answered).total_seconds())
 
 
-def judge(region: AnnotatedRegion, suggestion: Suggestion | None) -> Judgement:
-    """Outcome of a region. suggestion: what was suggested under its prompt id, where that is known.
+def judge(region: AnnotatedRegion, suggestion: Suggestion | None) -> tuple[Outcome, float | None]:
+    """(outcome, IoU) of a region; IoU None where it was drawn, or the suggestion is not known.
 
     A mask that differs from the suggested one is corrected only when the editor says that it was edited: outlines that
     merely passed through the editor may differ by a pixel. Where both mask and label changed, the mask counts.
+    suggestion: what was suggested under the region's prompt id, where that is known.
     """
     if not region.suggested:
-        return Judgement("drawn")
-    candidate = candidate_of(region, suggestion)
-    if candidate is None or suggestion is None:
-        return Judgement("corrected" if region.edited else "accepted", click=_click(suggestion))
+        return "drawn", None
+    candidate = _candidate_of(region, suggestion)
+    if candidate is None:
+        return "corrected" if region.edited else "accepted", None
     suggested = decode_coco_rle(dict(candidate.mask))
-    outcome, overlap = judge_mask(region.mask, region.labels, suggested, candidate.label, edited=region.edited)
-    return Judgement(outcome, overlap, _click(suggestion))
+    return judge_mask(region.mask, region.labels, suggested, candidate.label, edited=region.edited)
 
 
 def judge_mask(
@@ -151,20 +131,9 @@ def judge_mask(
     return "accepted" if (labels[0] if labels else None) == label else "relabelled", overlap
 
 
-def candidate_of(region: AnnotatedRegion, suggestion: Suggestion | None) -> SuggestedCandidate | None:
+def _candidate_of(region: AnnotatedRegion, suggestion: Suggestion | None) -> SuggestedCandidate | None:
     """The candidate that became the region: by its id, which the editor keeps, else by its rank."""
     candidates = suggestion.candidates if suggestion else ()
     by_id = (each for each in candidates if each.region == region.id)
     by_rank = (each for each in candidates if each.rank == region.rank)
     return next(by_id, next(by_rank, None))
-
-
-def _click(suggestion: Suggestion | None) -> tuple[float, float] | None:
-    positives = [(x, y) for x, y, positive in suggestion.clicks if positive] if suggestion else []
-    return positives[-1] if positives else None
-
-
-def seconds_until(end: datetime, answered: datetime, next_prompt: datetime | None) -> float:
-    """Seconds from an answer to what came after the accept: the next prompt on the task, or else the submit."""
-    until = min(end, next_prompt) if next_prompt else end
-    return max(0.0, (until - answered).total_seconds())

@@ -81,21 +81,14 @@ def _read_predictions(
                 values |= _suggested(label_studio.get_prediction(number, project=name), key)
             except SemsamError as error:
                 failed += 1
-                values |= {"problem": clean(str(error))[:2000]} | ({"tried_at": None} if _is_final(error) else {})
+                values["problem"] = clean(str(error))[:2000]
+                if isinstance(error, NotFound | BadRequest):  # gone or malformed: trying again would not help
+                    values["tried_at"] = None
                 log.warning("project %s prediction %d: not read: %s", key, number, error)
             with store.write() as connection:
-                statement = upsert(connection, predictions, _all_columns)
-                connection.execute(statement, {"origin": key.origin, "prediction": number, **values})
+                row = {"origin": key.origin, "prediction": number, **values}
+                connection.execute(upsert(connection, predictions), row)
     return failed
-
-
-def _all_columns(new: Any) -> dict[str, Any]:
-    return {column.name: new[column.name] for column in predictions.columns if not column.primary_key}
-
-
-def _is_final(error: SemsamError) -> bool:
-    """Whether the prediction is gone or malformed: trying again would not help."""
-    return isinstance(error, NotFound | BadRequest)
 
 
 def _unread(store: Store, key: ProjectKey, tried_before: datetime) -> list[int]:
@@ -136,11 +129,10 @@ def _suggested(prediction: dict[str, Any], key: ProjectKey) -> dict[str, Any]:
 
 
 def _unjudged(store: Store, key: ProjectKey) -> Sequence[Any]:
-    """Pre-annotated regions without an IoU whose prediction has been read: their columns and `offered_*`."""
-    names = ("mask", "width", "height", "labels", "outcome", "updated_at")
-    offered = [predictions.c[name].label(f"offered_{name}") for name in ("width", "height", "offered")]
+    """Pre-annotated regions without an IoU whose prediction has been read: their columns and `suggested_*`."""
+    suggested = [predictions.c[name].label(f"suggested_{name}") for name in ("width", "height", "offered")]
     query = (
-        select(*regions.primary_key, *(regions.c[name] for name in names), *offered)
+        select(*regions.columns, *suggested)
         .select_from(regions.join(annotation_rows, BELONGS_TO).join(predictions, BEGUN_FROM))
         .where(
             of_project(regions, key),
@@ -156,11 +148,11 @@ def _unjudged(store: Store, key: ProjectKey) -> Sequence[Any]:
 
 def _judge(store: Store, row: Row[Any]) -> None:
     """Save a region's outcome. One that is not in the prediction is a copy that the annotator made: drawn."""
-    candidate = next((each for each in row.offered_offered if each["region"] == row.region), None)
+    candidate = next((each for each in row.suggested_offered if each["region"] == row.region), None)
     values: dict[str, Any] = {"outcome": "drawn", "preannotated": False}
     if candidate is not None:
         mask = decode_coco_rle({"size": [row.height, row.width], "counts": row.mask})
-        size = [row.offered_height, row.offered_width]
+        size = [row.suggested_height, row.suggested_width]
         suggested = decode_coco_rle({"size": size, "counts": candidate["mask"]})
         edited = row.outcome == "corrected"  # as the editor said
         outcome, overlap = judge_mask(mask, row.labels, suggested, candidate["label"], edited=edited)

@@ -21,7 +21,7 @@ from backend.records import (
     SuggestionOutcome,
 )
 from backend.store.database import Store
-from backend.store.statements import BEGUN_FROM, IS_USABLE, of_project, of_region
+from backend.store.statements import BEGUN_FROM, IS_USABLE, of_project, of_region, to_record
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import inbox, offers, predictions, projects, regions
 
@@ -33,12 +33,8 @@ _KEY = tuple(regions.primary_key)
 def list_projects(store: Store) -> list[StoredProject]:
     """Every project, deleted ones too, by key."""
     with store.read() as connection:
-        rows = connection.execute(select(projects).order_by(projects.c.origin, projects.c.project)).all()
-    names = [name for name in StoredProject.__dataclass_fields__ if name != "key"]
-    return [
-        StoredProject(ProjectKey(row.origin, row.project), **{name: getattr(row, name) for name in names})
-        for row in rows
-    ]
+        rows = connection.execute(select(projects).order_by(*projects.primary_key)).all()
+    return [to_record(StoredProject, row, key=to_record(ProjectKey, row)) for row in rows]
 
 
 def find_project(store: Store, project: int, origin: str | None = None) -> StoredProject:
@@ -70,10 +66,11 @@ def stream_regions(store: Store, key: ProjectKey, page: int = PAGE) -> Iterator[
             yield _region(row)
         if len(rows) < page:
             return
-        after = _region_key(rows[-1])
+        after = to_record(RegionKey, rows[-1])
 
 
 def _beyond(key: RegionKey) -> Any:
+    """Condition: the region comes after this one of the same project."""
     columns = (regions.c.task, regions.c.annotation, regions.c.region)
     return tuple_(*columns) > tuple_(key.task, key.annotation, key.region)
 
@@ -91,14 +88,7 @@ def problems(store: Store, key: ProjectKey) -> dict[RegionKey, str]:
     query = select(regions).where(live, regions.c.problem.is_not(None)).order_by(*_KEY)
     with store.read() as connection:
         rows = connection.execute(query).all()
-    return {_region_key(row): row.problem for row in rows}
-
-
-def find_suggestion(store: Store, prompt_id: str) -> Suggestion | None:
-    """What was suggested under this prompt id."""
-    with store.read() as connection:
-        row = connection.execute(select(offers).where(offers.c.prompt_id == prompt_id)).one_or_none()
-    return to_suggestion(row) if row else None
+    return {to_record(RegionKey, row): row.problem for row in rows}
 
 
 def rejected_prompts(key: ProjectKey) -> Select[Any]:
@@ -190,62 +180,37 @@ def count_preannotated(store: Store, key: ProjectKey) -> Preannotated:
     return Preannotated(offered.number, **found, deleted=deleted, unread=unread or 0)
 
 
-def _region_key(row: Row[Any]) -> RegionKey:
-    return RegionKey(row.origin, row.project, row.task, row.annotation, row.region)
-
-
 def _region(row: Row[Any]) -> StoredRegion:
-    return StoredRegion(
-        key=_region_key(row),
-        image_sha256=row.image_sha256,
-        image_url=row.image_url,
-        width=row.width,
-        height=row.height,
+    return to_record(
+        StoredRegion,
+        row,
+        key=to_record(RegionKey, row),
         labels=tuple(row.labels),
-        granularity=row.granularity,
-        parent=row.parent,
         mask={"size": [row.height, row.width], "counts": row.mask},
-        outcome=row.outcome,
-        updated_at=row.updated_at,
-        annotator=row.annotator,
-        ground_truth=row.ground_truth,
-        prompt_id=row.prompt_id,
-        rank=row.rank,
-        level=row.level,
-        score=row.score,
-        model_version=row.model_version,
-        iou_with_offer=row.iou_with_offer,
         click=None if row.click_x is None else (row.click_x, row.click_y),
-        seconds=row.seconds,
-        preannotated=row.preannotated,
     )
 
 
 def to_suggestion(row: Row[Any]) -> Suggestion:
     """A row of the table `offers` as a value."""
-    return Suggestion(
-        prompt_id=row.prompt_id,
-        key=ProjectKey(row.origin, row.project),
-        task=row.task,
-        image_sha256=row.image_sha256,
-        size=(row.height, row.width),
-        clicks=tuple((x, y, positive) for x, y, positive in row.prompt["clicks"]),
-        boxes=tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in row.prompt["boxes"]),
+    size = row.height, row.width
+    return to_record(
+        Suggestion,
+        row,
+        key=to_record(ProjectKey, row),
+        size=size,
+        clicks=tuple(map(tuple, row.prompt["clicks"])),
+        boxes=tuple(map(tuple, row.prompt["boxes"])),
         text=row.prompt["text"],
         candidates=tuple(
             SuggestedCandidate(
-                region=each["region"],
-                rank=each["rank"],
-                level=each["level"],
-                score=each["score"],
-                bbox=tuple(each["bbox"]),
-                mask={"size": [row.height, row.width], "counts": each["mask"]},
-                label=each["label"],
-                names=tuple((name, score) for name, score in each["names"]),
+                **each
+                | {
+                    "bbox": tuple(each["bbox"]),
+                    "mask": {"size": list(size), "counts": each["mask"]},
+                    "names": tuple(map(tuple, each["names"])),
+                }
             )
             for each in row.candidates
         ),
-        model_version=row.model_version,
-        milliseconds=row.milliseconds,
-        created_at=row.created_at,
     )

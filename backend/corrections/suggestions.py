@@ -84,33 +84,25 @@ def save_suggestions(connection: Connection, new: Sequence[Suggestion]) -> None:
 
 
 def _row(suggestion: Suggestion) -> dict[str, Any]:
+    same = ("prompt_id", "task", "image_sha256", "model_version", "milliseconds", "created_at")
+    height, width = suggestion.size
     return {
-        "prompt_id": suggestion.prompt_id,
-        "origin": suggestion.key.origin,
-        "project": suggestion.key.project,
-        "task": suggestion.task,
-        "image_sha256": suggestion.image_sha256,
-        "height": suggestion.size[0],
-        "width": suggestion.size[1],
+        **vars(suggestion.key),
+        **{name: getattr(suggestion, name) for name in same},
+        "height": height,
+        "width": width,
         "prompt": {
             "clicks": suggestion.clicks,
             "boxes": suggestion.boxes,
             "text": clean(suggestion.text) if suggestion.text else None,
         },
         "candidates": [
-            {
-                "region": each.region,
-                "rank": each.rank,
-                "level": each.level,
-                "score": each.score,
-                "bbox": each.bbox,
+            vars(each)
+            | {
                 "mask": each.mask["counts"],
                 "label": None if each.label is None else clean(each.label),
                 "names": [(clean(name), score) for name, score in each.names],
             }
             for each in suggestion.candidates
         ],
-        "model_version": suggestion.model_version,
-        "milliseconds": suggestion.milliseconds,
-        "created_at": suggestion.created_at,
     }

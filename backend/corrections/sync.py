@@ -8,16 +8,16 @@ Studio no longer lists are marked as deleted once it has said so about each.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import select
 
 from backend.corrections.outcomes import config_or_empty, region_rows
 from backend.corrections.photos import Fetched, PhotoArchive, fetch_photos
-from backend.corrections.prediction_outcomes import Judged, judge_preannotated
+from backend.corrections.prediction_outcomes import judge_preannotated
 from backend.corrections.updates import (
     annotated_tasks,
     live_annotations,
@@ -46,15 +46,15 @@ from semsam_model.types import ShouldStop, never_stop
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Synced:
     """What a comparison found. `changed` and `deleted` count annotations."""
 
-    tasks: int  #: listed
-    read: int  #: of them, read with their annotations, because they had changed
-    changed: int
-    deleted: int
-    problems: tuple[str, ...] = ()  #: annotations that could not be read
+    tasks: int = 0  #: listed
+    read: int = 0  #: of them, read with their annotations, because they had changed
+    changed: int = 0
+    deleted: int = 0
+    problems: list[str] = field(default_factory=list)  #: annotations that could not be read
 
     def __str__(self) -> str:
         bad = f", {len(self.problems)} unreadable" if self.problems else ""
@@ -76,8 +76,8 @@ def sync_project(
     """Compare one project. everything: read tasks that did not change, too. on_task(done, total): after each.
 
     Repeatable, and may be cut off anywhere: what was done stays done. should_stop: asked before each task. Raises
-    Stopped, StoreError, LabelStudioError; NotFound when Label Studio has no such project,
-    or does not show it to us, which is then marked (`mark_missed`); its corrections stay as they are.
+    Stopped, StoreError, LabelStudioError; NotFound when Label Studio has no such project, or does not show it to us,
+    which is then marked (`mark_missed`); its corrections stay as they are.
     """
     name = label_studio.project_on(key.origin, key.project)
     began = datetime.now(UTC)
@@ -107,7 +107,7 @@ def sync_project(
             comparison.read_task(number, None)
     with store.write() as connection:
         mark_synced(connection, key, began)
-    return comparison.result()
+    return comparison.found
 
 
 @dataclass
@@ -120,13 +120,7 @@ class _Comparison:
     name: str  #: of the project, as `LabelStudio` takes it
     label_config: str
     listed: set[int] = field(default_factory=set)
-    read: int = 0
-    changed: int = 0
-    deleted: int = 0
-    problems: list[str] = field(default_factory=list)
-
-    def result(self) -> Synced:
-        return Synced(len(self.listed), self.read, self.changed, self.deleted, tuple(self.problems))
+    found: Synced = field(default_factory=Synced)
 
     def listed_task(self, task: int, stamp: str, everything: bool) -> None:
         """Read a task that Label Studio lists, unless its stamp is the one that was seen last.
@@ -134,11 +128,12 @@ class _Comparison:
         stamp: the task's `updated_at`; Label Studio counts each change of an annotation as a change of its task.
         """
         self.listed.add(task)
+        self.found.tasks = len(self.listed)
         with self.store.read() as connection:
             seen = connection.scalar(select(tasks.c.seen).where(of_task(tasks, self.key, task)))
         if everything or seen != stamp:
             self.read_task(task, stamp)
-            self.read += 1
+            self.found.read += 1
 
     def read_task(self, task: int, stamp: str | None) -> None:
         """Make the store hold a task's annotations. stamp: None for a task that was not listed."""
@@ -147,7 +142,7 @@ class _Comparison:
             answer = self.label_studio.get_task(task, project=self.name)
         except NotFound:
             with self.store.write() as connection:
-                self.deleted += len(live_annotations(connection, self.key, task))
+                self.found.deleted += len(live_annotations(connection, self.key, task))
                 mark_task_deleted(connection, self.key, task, asked)
             return
         there, with_rows = self._parsed(task, answer.get("annotations") or [])
@@ -156,10 +151,10 @@ class _Comparison:
             if url is not None and with_rows:
                 save_task(connection, self.key, task, url)
             for annotation, rows in with_rows:
-                self.changed += save_annotation(connection, self.key, annotation, rows, asked, listed_at=asked)
+                self.found.changed += save_annotation(connection, self.key, annotation, rows, asked, listed_at=asked)
             gone = set(live_annotations(connection, self.key, task, received_before=asked)) - there
             mark_deleted(connection, self.key, sorted(gone), asked)
-            self.deleted += len(gone)
+            self.found.deleted += len(gone)
             if stamp is not None:
                 mark_seen(connection, self.key, task, stamp)
 
@@ -174,22 +169,9 @@ class _Comparison:
                 annotation = parse_annotation(each, project=self.key.project, task=task)
                 with_rows.append((annotation, region_rows(self.store, self.key, annotation, config)))
             except BadRequest as error:
-                self.problems.append(f"task {task}: {error}")
+                self.found.problems.append(f"task {task}: {error}")
                 log.warning("project %s task %d: %s", self.key, task, error)
         return there, with_rows
-
-
-Step = Literal["annotations", "predictions", "photos"]
-STEPS: tuple[Step, ...] = ("annotations", "predictions", "photos")
-
-
-@dataclass(frozen=True)
-class UpToDate:
-    """What was done; None for a step that was not taken."""
-
-    synced: Synced | None
-    judged: Judged | None
-    fetched: Fetched | None
 
 
 def bring_up_to_date(
@@ -198,23 +180,16 @@ def bring_up_to_date(
     photos: PhotoArchive,
     key: ProjectKey,
     *,
-    steps: Collection[Step] = STEPS,
     everything: bool = False,
-    retry: bool = True,
     on_task: Callable[[int, int], None] = lambda done, total: None,
     should_stop: ShouldStop = never_stop,
-) -> UpToDate:
-    """Take the steps for one project. Events that wait in the inbox are the caller's to process first.
+) -> tuple[Synced, Fetched]:
+    """Compare a project's annotations, then judge its pre-annotated regions, then fetch the photos of its regions.
 
-    everything, on_task: see `sync_project`. retry: try again at once what failed a moment ago. should_stop: asked
-    between any two tasks, predictions and photos. Raises Stopped, StoreError, LabelStudioError; what was done before
-    stays done.
+    What failed a moment ago is tried again at once. Events that wait in the inbox are the caller's to process first.
+    everything, on_task: see `sync_project`. should_stop: asked between any two tasks, predictions and photos. Raises
+    Stopped, StoreError, LabelStudioError; what was done before stays done.
     """
-    synced = judged = fetched = None
-    if "annotations" in steps:
-        synced = sync_project(store, label_studio, key, everything=everything, on_task=on_task, should_stop=should_stop)
-    if "predictions" in steps:
-        judged = judge_preannotated(store, label_studio, key, retry=retry, should_stop=should_stop)
-    if "photos" in steps:
-        fetched = fetch_photos(store, label_studio, photos, key, retry=retry, should_stop=should_stop)
-    return UpToDate(synced, judged, fetched)
+    synced = sync_project(store, label_studio, key, everything=everything, on_task=on_task, should_stop=should_stop)
+    judge_preannotated(store, label_studio, key, retry=True, should_stop=should_stop)
+    return synced, fetch_photos(store, label_studio, photos, key, retry=True, should_stop=should_stop)

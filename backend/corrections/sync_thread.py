@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.photos import PhotoArchive, fetch_photos
+from backend.corrections.prediction_outcomes import judge_preannotated
 from backend.corrections.queries import list_projects
-from backend.corrections.sync import Step, UpToDate, bring_up_to_date
+from backend.corrections.sync import sync_project
 from backend.errors import NotFound, StoreError
 from backend.label_studio.client import LabelStudio
 from backend.records import ProjectKey
@@ -20,12 +22,6 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 30.0  #: seconds after which a project that failed is tried again
 MISSED_AGAIN = timedelta(hours=1)  #: after which a project that Label Studio did not show is asked for again
-
-_FAILURES: dict[Step, str] = {
-    "annotations": "not compared with Label Studio",
-    "predictions": "predictions not read",
-    "photos": "photos not fetched",
-}
 
 
 class SyncThread:
@@ -117,44 +113,42 @@ class SyncThread:
             chosen = requested | there | missed
         succeeded = True
         for key in sorted(chosen):
-            succeeded &= not self._stopping.is_set() and self._take("annotations", key)
+            if self._stopping.is_set():
+                return False
+            succeeded &= self._attempt("not compared with Label Studio", self._compare, key)
         for key in sorted(chosen | there if photos else chosen):
-            succeeded &= self._take("predictions", key) & self._take("photos", key)
+            succeeded &= self._attempt("predictions not read", self._judge, key)
+            succeeded &= self._attempt("photos not fetched", self._fetch, key)
         return succeeded
 
-    def _take(self, step: Step, key: ProjectKey) -> bool:
+    def _attempt(self, failure: str, step: Callable[[ProjectKey], None], key: ProjectKey) -> bool:
         """Take one step for one project; False where it is to be tried again soon.
 
-        One step at a time, so that a failure costs only that step. No failure ends the thread.
+        A failure is logged, costs only this step, and does not end the thread. failure: what it is called in the log.
         """
         try:
-            done = bring_up_to_date(
-                self._store,
-                self._label_studio,
-                self._photos,
-                key,
-                steps=(step,),
-                retry=False,
-                should_stop=self._stopping.is_set,
-            )
+            step(key)
         except Stopped:
             return False
         except NotFound as error:
             log.warning("project %s is gone, or not to be seen with this token, for now: %s", key, error)
         except SemsamError as error:
-            log.warning("project %s: %s: %s", key, _FAILURES[step], error)
+            log.warning("project %s: %s: %s", key, failure, error)
             return False
         except Exception:
-            log.exception("project %s: %s: unexpected failure", key, _FAILURES[step])
-        else:
-            _log(key, done)
+            log.exception("project %s: %s: unexpected failure", key, failure)
         return True
 
+    def _compare(self, key: ProjectKey) -> None:
+        synced = sync_project(self._store, self._label_studio, key, should_stop=self._stopping.is_set)
+        log.info("project %s: compared with Label Studio: %s", key, synced)
 
-def _log(key: ProjectKey, done: UpToDate) -> None:
-    if done.synced is not None:
-        log.info("project %s: compared with Label Studio: %s", key, done.synced)
-    if done.judged is not None and any(done.judged):
-        log.info("project %s: %d pre-annotated regions judged, %d predictions not read", key, *done.judged)
-    if done.fetched is not None and any(done.fetched):
-        log.info("project %s: %d photos fetched, %d could not be", key, *done.fetched)
+    def _judge(self, key: ProjectKey) -> None:
+        judged = judge_preannotated(self._store, self._label_studio, key, should_stop=self._stopping.is_set)
+        if any(judged):
+            log.info("project %s: %d pre-annotated regions judged, %d predictions not read", key, *judged)
+
+    def _fetch(self, key: ProjectKey) -> None:
+        fetched = fetch_photos(self._store, self._label_studio, self._photos, key, should_stop=self._stopping.is_set)
+        if any(fetched):
+            log.info("project %s: %d photos fetched, %d could not be", key, *fetched)

@@ -15,6 +15,22 @@ from typing import Literal
 
 from backend.records import StoredRegion
 
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+
+#: Share of photos that validate. A constant, not a setting: another value would move photos across.
+VALIDATION_SHARE = 0.2
+_SALT = b"semsam split 1:"
+
+
+def split_of(image_sha256: str) -> Split:
+    """The side of a photo, of the hex digest of its file's bytes.
+
+    Hashed once more with a salt: a set that was itself chosen by its digests is split evenly too.
+    """
+    place = int.from_bytes(hashlib.sha256(_SALT + image_sha256.encode()).digest()[:8], "big")
+    return "val" if place < VALIDATION_SHARE * 2**64 else "train"
+
 
 @dataclass(frozen=True)
 class LabelledTask:
@@ -74,20 +90,3 @@ def categories(regions: Sequence[StoredRegion]) -> list[tuple[str, str]]:
         (region.labels[0] if region.labels else "", region.granularity or ("object" if parent is None else "part"))
         for region, parent in zip(regions, parents(regions), strict=True)
     ]
-
-
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, ...] = ("train", "val")
-
-#: Share of photos that validate. A constant, not a setting: another value would move photos across.
-VALIDATION_SHARE = 0.2
-_SALT = b"semsam split 1:"
-
-
-def split_of(image_sha256: str) -> Split:
-    """The side of a photo, of the hex digest of its file's bytes.
-
-    Hashed once more with a salt: a set that was itself chosen by its digests is split evenly too.
-    """
-    place = int.from_bytes(hashlib.sha256(_SALT + image_sha256.encode()).digest()[:8], "big")
-    return "val" if place < VALIDATION_SHARE * 2**64 else "train"

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, null, or_, select,
 from backend.label_studio.annotations import Annotation
 from backend.label_studio.fields import clean
 from backend.records import ProjectKey
-from backend.store.statements import of_project, of_task, upsert
+from backend.store.statements import of_project, of_task, upsert, without_key
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import projects, regions, tasks
 
@@ -27,7 +27,7 @@ def save_task(connection: Connection, key: ProjectKey, task: int, image_url: str
         lambda new: {"image_url": new.image_url, "image_sha256": null(), "problem": null(), "tried_at": null()},
         where=lambda new: or_(tasks.c.image_url.is_(None), tasks.c.image_url != new.image_url),
     )
-    row = {"origin": key.origin, "project": key.project, "task": task, "image_url": clean(image_url)}
+    row = {**vars(key), "task": task, "image_url": clean(image_url)}
     connection.execute(statement, row)
 
 
@@ -58,8 +58,7 @@ def save_annotation(
             rows = [row | shared | {"image_sha256": row["image_sha256"] or photo.image_sha256} for row in rows]
         # seconds until the first submit: that is the one that followed the accept
         rows = [row | {"seconds": seconds.get(row["region"]) or row["seconds"]} for row in rows]
-        changed = [column.name for column in regions.columns if not column.primary_key]
-        connection.execute(upsert(connection, regions, lambda new: {name: new[name] for name in changed}), rows)
+        connection.execute(upsert(connection, regions), rows)
     return True
 
 
@@ -74,9 +73,8 @@ def _save_if_news(
     old = annotation_rows.c
 
     def changes(new: Any) -> dict[str, Any]:
-        changed = {column.name: new[column.name] for column in annotation_rows.columns if not column.primary_key}
         # Label Studio forgets the prediction's id when it deletes the prediction; we go on knowing it
-        return changed | {"prediction": func.coalesce(new.prediction, old.prediction)}
+        return without_key(annotation_rows, new) | {"prediction": func.coalesce(new.prediction, old.prediction)}
 
     def is_news(new: Any) -> ColumnElement[bool]:
         newer = and_(old.deleted_at.is_(None), or_(old.updated_at.is_(None), old.updated_at < new.updated_at))
@@ -86,9 +84,8 @@ def _save_if_news(
         return or_(newer, and_(old.deleted_at < listed_at, not_older))
 
     row = {
-        "origin": key.origin,
+        **vars(key),
         "annotation": annotation.id,
-        "project": key.project,
         "task": annotation.task,
         "annotator": annotation.annotator,
         "cancelled": annotation.cancelled,
@@ -111,7 +108,7 @@ def mark_deleted(connection: Connection, key: ProjectKey, gone: Sequence[int], n
         lambda new: {"deleted_at": now},
         where=lambda new: annotation_rows.c.deleted_at.is_(None),
     )
-    row = {"origin": key.origin, "project": key.project, "cancelled": False, "ground_truth": False}
+    row = {**vars(key), "cancelled": False, "ground_truth": False}
     for annotation in gone:
         connection.execute(statement, row | {"annotation": annotation, "received_at": now, "deleted_at": now})
         _mark_regions(connection, key, annotation, now)
@@ -122,14 +119,14 @@ def mark_task_deleted(connection: Connection, key: ProjectKey, task: int, now: d
     statement = upsert(
         connection, tasks, lambda new: {"deleted_at": func.coalesce(tasks.c.deleted_at, now), "seen": null()}
     )
-    connection.execute(statement, {"origin": key.origin, "project": key.project, "task": task, "deleted_at": now})
+    connection.execute(statement, {**vars(key), "task": task, "deleted_at": now})
     mark_deleted(connection, key, live_annotations(connection, key, task), now)
 
 
 def mark_seen(connection: Connection, key: ProjectKey, task: int, stamp: str) -> None:
     """The task's annotations were compared with Label Studio's. stamp: the task's `updated_at` there."""
     statement = upsert(connection, tasks, lambda new: {"seen": stamp, "deleted_at": null()})
-    connection.execute(statement, {"origin": key.origin, "project": key.project, "task": task, "seen": stamp})
+    connection.execute(statement, {**vars(key), "task": task, "seen": stamp})
 
 
 def live_annotations(
@@ -176,7 +173,7 @@ def save_project(
         lambda new: {"title": new.title, "label_config": new.label_config, "updated_at": new.updated_at},
         where=lambda new: projects.c.updated_at <= new.updated_at,
     )
-    row = {"origin": key.origin, "project": key.project, "title": clean(title), "label_config": clean(label_config)}
+    row = {**vars(key), "title": clean(title), "label_config": clean(label_config)}
     connection.execute(statement, row | {"updated_at": updated_at or datetime.now(UTC)})
 
 
@@ -193,7 +190,7 @@ def save_config(connection: Connection, key: ProjectKey, label_config: str) -> N
         projects,
         lambda new: {"label_config": new.label_config, "deleted_at": null(), "missed_at": null()},
     )
-    row = {"origin": key.origin, "project": key.project, "title": "", "label_config": clean(label_config)}
+    row = {**vars(key), "title": "", "label_config": clean(label_config)}
     connection.execute(statement, row | {"updated_at": datetime.fromtimestamp(0, UTC)})
 
 

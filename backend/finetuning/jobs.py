@@ -19,7 +19,7 @@ from sqlalchemy import Row, Select, and_, func, or_, select, update
 from backend.errors import NotStored, StoreError
 from backend.records import ProjectKey
 from backend.store.database import Store
-from backend.store.statements import BELONGS_TO, IS_USABLE, insert_if_new, of_project
+from backend.store.statements import BELONGS_TO, IS_USABLE, insert_if_new, of_project, to_record
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import jobs, regions
 from semsam_model.errors import Stopped
@@ -61,16 +61,15 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "key"}
-        values = {name: v.isoformat() if isinstance(v, datetime) else v for name, v in values.items()}
-        return values | {"origin": self.key.origin, "project": self.key.project, "verdict": dict(self.verdict)}
+        values = {name: v.isoformat() if isinstance(v, datetime) else v for name, v in vars(self).items()}
+        del values["key"]
+        return values | vars(self.key) | {"verdict": dict(self.verdict)}
 
 
 def request(store: Store, key: ProjectKey, trigger: Trigger, at: datetime | None = None) -> tuple[Job, bool]:
     """Request a job; a project's open one stands for every further request. Returns it and whether it is new."""
     values = {
-        "origin": key.origin,
-        "project": key.project,
+        **vars(key),
         "state": "queued",
         "trigger": trigger,
         "requested_at": at or datetime.now(UTC),
@@ -189,8 +188,7 @@ def _find_all(store: Store, query: Select[Any]) -> list[Job]:
 
 
 def _job(row: Row[Any]) -> Job:
-    names = [name for name in Job.__dataclass_fields__ if name != "key"]
-    return Job(key=ProjectKey(row.origin, row.project), **{name: getattr(row, name) for name in names})
+    return to_record(Job, row, key=to_record(ProjectKey, row))
 
 
 class Lease:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Table, and_
+from sqlalchemy import ColumnElement, Connection, Row, Table, and_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from backend.records import ProjectKey, RegionKey
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import predictions, regions
+
+Record = TypeVar("Record")
 
 #: Regions that can be used. One with a problem has no outcome, and the other way round: a query that only counts asks
 #: for the outcome, which stands in an index.
@@ -46,18 +49,32 @@ def insert_if_new(connection: Connection, table: Table) -> Any:
 def upsert(
     connection: Connection,
     table: Table,
-    changes: Callable[[Any], Mapping[str, Any]],
+    changes: Callable[[Any], Mapping[str, Any]] | None = None,
     where: Callable[[Any], ColumnElement[bool]] | None = None,
 ) -> Any:
     """An INSERT that changes the row that is there where the primary key is taken.
 
-    changes: what to set, given the columns of the new row. where: the condition on which; given the same.
+    changes: what to set, given the columns of the new row; by default all of them. where: on which condition; given
+    the same.
     """
     statement = _insert(connection, table)
     new = statement.excluded
     return statement.on_conflict_do_update(
-        index_elements=list(table.primary_key), set_=changes(new), where=None if where is None else where(new)
+        index_elements=list(table.primary_key),
+        set_=without_key(table, new) if changes is None else changes(new),
+        where=None if where is None else where(new),
     )
+
+
+def without_key(table: Table, new: Any) -> dict[str, Any]:
+    """The columns of a new row that are not of the primary key, by name."""
+    return {column.name: new[column.name] for column in table.columns if not column.primary_key}
+
+
+def to_record(record: Callable[..., Record], row: Row[Any], **values: Any) -> Record:
+    """A row as a dataclass: each field has `values`' entry of its name, else the row's column."""
+    names = [each.name for each in fields(record) if each.name not in values]  # type: ignore[arg-type]
+    return record(**{name: getattr(row, name) for name in names}, **values)
 
 
 def _insert(connection: Connection, table: Table) -> Any:

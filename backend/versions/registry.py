@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Row, func, insert, select, text, update
 from backend.errors import VersionError
 from backend.settings import Settings
 from backend.store.database import Store
+from backend.store.statements import to_record
 from backend.store.tables import activations, versions
 from backend.versions import files as version_files
 from backend.versions.files import Manifest
@@ -259,8 +260,7 @@ class Registry:
         return self._version(connection.execute(select(versions).where(versions.c.version == version)).one())
 
     def _version(self, row: Row[Any]) -> ModelVersion:
-        values = {name: getattr(row, name) for name in ModelVersion.__dataclass_fields__ if name != "weights"}
-        return ModelVersion(weights=self._folder / row.version / version_files.WEIGHTS, **values)
+        return to_record(ModelVersion, row, weights=self._folder / row.version / version_files.WEIGHTS)
 
     def _live(self, connection: Connection) -> Activation:
         newest = select(activations).where(activations.c.model == self.base.model).order_by(activations.c.number.desc())
@@ -282,7 +282,7 @@ class Registry:
 
     def _activation(self, connection: Connection, row: Row[Any]) -> Activation:
         version = self.base if row.version is None else self._find(connection, row.version)
-        return Activation(row.number, version, row.over, row.at, row.reason)
+        return to_record(Activation, row, version=version)
 
     def _make_live(
         self, connection: Connection, live: Activation, version: ModelVersion, *, over: int | None, reason: str

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from backend.corrections.photos import PhotoArchive
-from backend.records import ProjectKey, RegionKey, StoredProject, StoredRegion
+from backend.corrections.queries import to_suggestion
+from backend.records import ProjectKey, RegionKey, StoredProject, StoredRegion, Suggestion
 from backend.store.database import Store
 from backend.store.tables import annotations as annotation_rows
-from backend.store.tables import predictions, projects, regions
+from backend.store.tables import offers, predictions, projects, regions
 from semsam_model.data.samples import CocoMask
 
 ORIGIN = "http://labelstudio:8080"
@@ -32,6 +33,13 @@ def photo(seed: int, size: tuple[int, int] = SIZE, form: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form)
     return buffer.getvalue()
+
+
+def find_suggestion(store: Store, prompt_id: str) -> Suggestion | None:
+    """What was suggested under this prompt id."""
+    with store.read() as connection:
+        row = connection.execute(select(offers).where(offers.c.prompt_id == prompt_id)).one_or_none()
+    return to_suggestion(row) if row else None
 
 
 def region(mask: np.ndarray, *, task: int = 1, annotation: int = 1, name: str = "r1", **fields: Any) -> StoredRegion:

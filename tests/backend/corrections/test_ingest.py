@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from backend.corrections.inbox import enqueue, process_inbox
-from backend.corrections.queries import count, find_project, find_suggestion, problems, stream_regions
+from backend.corrections.queries import count, find_project, problems, stream_regions
 from backend.corrections.suggestions import PromptAnswer, save_suggestions
 from backend.label_studio.events import parse_webhook
 from backend.records import StoredRegion
 from backend.store.database import Store
 from semsam_model.masks.codecs import decode_coco_rle
 from tests.backend.annotations import KEY, ORIGIN, annotation, answered, at, brush_row, event, square
+from tests.backend.stored import find_suggestion
 
 
 def deliver(store: Store, *bodies: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from backend.corrections.inbox import enqueue, process_inbox
-from backend.corrections.queries import count, find_suggestion, stream_regions
+from backend.corrections.queries import count, stream_regions
 from backend.corrections.writer import StoreWriter
 from backend.errors import StoreUnavailable
 from backend.label_studio.events import parse_webhook
@@ -25,6 +25,7 @@ from backend.store.database import Store
 from tests.backend import postgres
 from tests.backend.annotations import KEY, ORIGIN, annotation, answered, brush_row, event, square
 from tests.backend.corrections.killed_writer import STATES, bodies
+from tests.backend.stored import find_suggestion
 from tests.paths import ROOT
 
 

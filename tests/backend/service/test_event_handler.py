@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backend.corrections.photos import PhotoArchive
-from backend.corrections.queries import count, find_project, find_suggestion, list_projects, problems, stream_regions
+from backend.corrections.queries import count, find_project, list_projects, problems, stream_regions
 from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics
 from backend.records import ProjectKey
@@ -22,6 +22,7 @@ from backend.store.database import Store
 from backend.web.app import create_app
 from tests.backend.annotations import CONFIG, annotation, brush_row, square
 from tests.backend.photo_studio import Files, body, keypoint, serving
+from tests.backend.stored import find_suggestion
 from tests.backend.studio_http import TOKEN
 
 PROJECT = {
