@@ -66,7 +66,7 @@ def test_no_secret_is_ever_in_a_log_line_or_a_message(
         api.connect("1.11", studio.url, "canary-setup")
         for value in (
             "s3://bucket/a.png?x=canary-query",
-            "/picture",
+            "/photo",
             "/elsewhere",
             "/data/upload/1/a.png",
             "http://canary-query@h/",

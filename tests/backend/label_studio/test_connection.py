@@ -93,7 +93,7 @@ def test_a_token_pasted_with_a_newline_is_trimmed_and_one_with_spaces_stops_the_
 def test_a_personal_access_token_is_changed_once_and_never_sent_as_itself(studio: Web) -> None:
     tokens = Tokens(studio)
     api = client(studio, label_studio_api_key=tokens.personal)
-    assert api.fetch_image("/picture") == api.fetch_image("/picture") == PHOTO
+    assert api.fetch_image("/photo") == api.fetch_image("/photo") == PHOTO
     assert len(tokens.issued) == 1
     assert all(tokens.personal not in str(request.headers) for request in studio.requests)
 
@@ -103,25 +103,25 @@ def test_an_access_token_is_renewed_shortly_before_it_expires(studio: Web, lifet
     tokens = Tokens(studio, lifetime)
     clock = Clock()
     api = LabelStudio(Settings(label_studio_url=studio.url, label_studio_api_key=tokens.personal), clock)
-    api.fetch_image("/picture")
+    api.fetch_image("/photo")
     clock.now = lifetime - 31
-    api.fetch_image("/picture")
+    api.fetch_image("/photo")
     assert len(tokens.issued) == 1
     clock.now = lifetime - 29
-    api.fetch_image("/picture")
+    api.fetch_image("/photo")
     assert len(tokens.issued) == 2
 
 
 def test_an_access_token_refused_early_is_renewed_once(studio: Web) -> None:
     tokens = Tokens(studio)
     api = client(studio, label_studio_api_key=tokens.personal)
-    api.fetch_image("/picture")
+    api.fetch_image("/photo")
     tokens.valid.clear()
-    assert api.fetch_image("/picture") == PHOTO
-    studio.routes["/picture"] = lambda handler: reply(handler, b"", 401)
+    assert api.fetch_image("/photo") == PHOTO
+    studio.routes["/photo"] = lambda handler: reply(handler, b"", 401)
     before = len(studio.requests)
     with pytest.raises(TokenRefused):
-        api.fetch_image("/picture")
+        api.fetch_image("/photo")
     assert len(studio.requests) - before == 3  # asked, changed the token, asked again
 
 
@@ -129,7 +129,7 @@ def test_threads_that_need_a_token_at_once_share_one(studio: Web) -> None:
     tokens = Tokens(studio)
     api = client(studio, label_studio_api_key=tokens.personal)
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(lambda _: api.fetch_image("/picture"), range(8))) == {PHOTO}
+        assert set(pool.map(lambda _: api.fetch_image("/photo"), range(8))) == {PHOTO}
     assert len(tokens.issued) == 1
 
 
@@ -137,7 +137,7 @@ def test_a_revoked_personal_access_token_says_what_to_do(studio: Web) -> None:
     tokens = Tokens(studio)
     personal, tokens.personal = tokens.personal, "another"
     with pytest.raises(TokenRefused, match="SEMSAM_LABEL_STUDIO_API_KEY") as caught:
-        client(studio, label_studio_api_key=personal).fetch_image("/picture")
+        client(studio, label_studio_api_key=personal).fetch_image("/photo")
     assert personal not in str(caught.value)
 
 
@@ -145,20 +145,20 @@ def test_an_access_token_given_as_the_key_is_used_as_it_is(studio: Web) -> None:
     tokens = Tokens(studio)
     access = tokens.make_token("access", 300)
     tokens.valid = {access}
-    assert client(studio, label_studio_api_key=access).fetch_image("/picture") == PHOTO
+    assert client(studio, label_studio_api_key=access).fetch_image("/photo") == PHOTO
 
 
 # ---- limits
 
 
-def test_a_picture_at_the_byte_limit_passes_and_one_byte_more_is_refused(studio: Web) -> None:
+def test_a_photo_at_the_byte_limit_passes_and_one_byte_more_is_refused(studio: Web) -> None:
     studio.routes["/a"] = photo
     assert client(studio, max_image_bytes=len(PHOTO)).fetch_image("/a") == PHOTO
     with pytest.raises(ImageTooLarge, match="max_image_bytes"):
         client(studio, max_image_bytes=len(PHOTO) - 1).fetch_image("/a")
 
 
-def test_an_endless_picture_without_a_length_is_cut_off_at_the_limit(studio: Web) -> None:
+def test_an_endless_photo_without_a_length_is_cut_off_at_the_limit(studio: Web) -> None:
     sent = []
 
     def endless(handler: BaseHTTPRequestHandler) -> None:
@@ -182,7 +182,7 @@ def test_a_small_packed_answer_that_unpacks_over_the_limit_is_refused(studio: We
         client(studio, max_image_bytes=100_000).fetch_image("/a")
 
 
-def test_a_picture_that_ends_before_its_length_is_refused(studio: Web) -> None:
+def test_a_photo_that_ends_before_its_length_is_refused(studio: Web) -> None:
     def short(handler: BaseHTTPRequestHandler) -> None:
         reply(handler, PHOTO, Content_Length=str(len(PHOTO) + 10), Connection="close")
         handler.close_connection = True
@@ -230,13 +230,13 @@ def test_a_server_that_is_not_there_is_named_with_the_setting() -> None:
 
 
 @pytest.mark.parametrize("status", [204, 206, 304, 400, 500, 503])
-def test_an_answer_that_is_no_picture_is_an_error(studio: Web, status: int) -> None:
+def test_an_answer_that_is_no_photo_is_an_error(studio: Web, status: int) -> None:
     studio.routes["/a"] = lambda handler: reply(handler, b"", status)
     with pytest.raises(LabelStudioError, match=str(status)):
         client(studio).fetch_image("/a")
 
 
-def test_a_login_page_is_not_taken_for_a_picture(studio: Web) -> None:
+def test_a_login_page_is_not_taken_for_a_photo(studio: Web) -> None:
     studio.routes["/a"] = lambda handler: reply(handler, b"<html>", Content_Type="text/html; charset=utf-8")
     with pytest.raises(LabelStudioError, match="login"):
         client(studio).fetch_image("/a")

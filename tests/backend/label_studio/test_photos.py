@@ -21,7 +21,7 @@ from tests.backend.label_studio.web import LEGACY, PHOTO, Web, client, guarded, 
 # ---- where photos come from
 
 
-def test_an_uploaded_picture_is_fetched_with_the_token(studio: Web) -> None:
+def test_an_uploaded_photo_is_fetched_with_the_token(studio: Web) -> None:
     assert client(studio).fetch_image("/data/upload/1/a.png") == PHOTO
 
 
@@ -48,7 +48,7 @@ def test_a_server_under_a_prefix_is_asked_under_it_once(web: Callable[..., Web])
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/a b.png", "gs://bucket/é.png", "azure-blob://box/a.png"])
-def test_a_picture_in_a_cloud_store_comes_through_a_presigned_address(
+def test_a_photo_in_a_cloud_store_comes_through_a_presigned_address(
     studio: Web, web: Callable[..., Web], uri: str
 ) -> None:
     store = web(signed=photo)
@@ -59,12 +59,12 @@ def test_a_picture_in_a_cloud_store_comes_through_a_presigned_address(
     assert store.requests[-1].authorization is None
 
 
-def test_a_picture_in_a_cloud_store_may_be_proxied_by_label_studio(studio: Web) -> None:
+def test_a_photo_in_a_cloud_store_may_be_proxied_by_label_studio(studio: Web) -> None:
     studio.routes["/tasks/7/presign/"] = guarded(f"Token {LEGACY}")
     assert client(studio).fetch_image("s3://bucket/a.png", task_id=7) == PHOTO
 
 
-def test_a_cloud_picture_without_its_task_is_a_bad_request(studio: Web) -> None:
+def test_a_cloud_photo_without_its_task_is_a_bad_request(studio: Web) -> None:
     with pytest.raises(BadRequest, match="task"):
         client(studio).fetch_image("s3://bucket/a.png")
 
@@ -80,12 +80,12 @@ def test_a_store_that_is_not_allowed_is_refused_with_the_setting_to_change(
     assert store.requests == []
 
 
-def test_a_picture_elsewhere_needs_its_origin_allowed_and_gets_no_token(studio: Web, web: Callable[..., Web]) -> None:
-    other = web(picture=photo)
+def test_a_photo_elsewhere_needs_its_origin_allowed_and_gets_no_token(studio: Web, web: Callable[..., Web]) -> None:
+    other = web(photo=photo)
     with pytest.raises(OriginRefused, match="allowed_origins"):
-        client(studio).fetch_image(other.url + "/picture")
+        client(studio).fetch_image(other.url + "/photo")
     assert other.requests == []
-    assert client(studio, allowed_origins=(other.url,)).fetch_image(other.url + "/picture?q=1") == PHOTO
+    assert client(studio, allowed_origins=(other.url,)).fetch_image(other.url + "/photo?q=1") == PHOTO
     assert other.requests[-1].authorization is None
 
 

@@ -108,7 +108,7 @@ def test_the_spot_is_two_percent_of_the_longer_side() -> None:
     assert [index(51.9, 50), index(52.1, 50), index(50, 52.6), index(50, 52.8)] == [1, 0, 1, 0]
 
 
-def test_polygons_are_always_offered_one_at_a_time() -> None:
+def test_polygons_are_always_suggested_one_at_a_time() -> None:
     assert [ask([key(50, 50)] * n, POLYGON).cycle_index for n in (1, 2, 3)] == [0, 1, 2]
     box = ask([rect(10, 10, 20, 20), rect(10.5, 10, 20, 20.5), rect(60, 60, 9, 9)], POLYGON)
     assert (box.mode, box.cycle_index) == ("cycle", 0) and box.prompt is not None and len(box.prompt.boxes) == 3

@@ -100,10 +100,10 @@ def test_a_single_server_may_call_itself_by_another_name(studio: Web) -> None:
 
 
 def test_an_allowed_origin_is_never_taken_for_another_name_of_the_server(studio: Web, web: Callable[..., Web]) -> None:
-    other = web(picture=photo)
+    other = web(photo=photo)
     api = client(studio, allowed_origins=(other.url,))
     api.connect("1.11", other.url, "setup-token")
-    assert api.fetch_image(other.url + "/picture", project="2.22") == PHOTO
+    assert api.fetch_image(other.url + "/photo", project="2.22") == PHOTO
     assert [request.authorization for request in other.requests] == [None]
     assert studio.requests == []
 

@@ -104,7 +104,7 @@ def redirect(target: str, status: int = 302) -> Callable[[BaseHTTPRequestHandler
 
 
 class Tokens:
-    """The part of Label Studio that changes a personal access token into access tokens, and a picture behind them."""
+    """The part of Label Studio that changes a personal access token into access tokens, and a photo behind them."""
 
     def __init__(self, studio: Web, lifetime: int = 300) -> None:
         self.studio = studio
@@ -113,7 +113,7 @@ class Tokens:
         self.issued: list[str] = []
         self.valid: set[str] = set()
         studio.routes["/api/token/refresh/"] = self._refresh
-        studio.routes["/picture"] = self._picture
+        studio.routes["/photo"] = self._photo
 
     def make_token(self, kind: str, seconds: int) -> str:
         # The server's clock is years off, as clocks in containers may be.
@@ -127,7 +127,7 @@ class Tokens:
         self.valid = {self.issued[-1]}
         return reply(handler, json.dumps({"access": self.issued[-1]}).encode())
 
-    def _picture(self, handler: BaseHTTPRequestHandler) -> None:
+    def _photo(self, handler: BaseHTTPRequestHandler) -> None:
         allowed = handler.headers.get("Authorization", "").removeprefix("Bearer ") in self.valid
         reply(handler) if allowed else reply(handler, b"", 401)
 
