@@ -97,13 +97,6 @@ class SourceCheck:
         }
 
 
-@dataclass(frozen=True)
-class CheckReport:
-    by_source: dict[str, SourceCheck]
-    report: Path
-    contact_sheet: Path
-
-
 def check_mixture(
     mixture: Mixture,
     out: Path,
@@ -111,11 +104,11 @@ def check_mixture(
     per_source: int = 8,
     console: Console | None = None,
     on_photo: Callable[[], None] = lambda: None,
-) -> CheckReport:
+) -> dict[str, SourceCheck]:
     """Read everything once; write OUT/report.json and OUT/contact_sheet.png; print a table and what was skipped.
 
-    per_source: photos of a source on the contact sheet, evenly spaced. `on_photo` is called after each photo. Photos
-    and masks that cannot be read are counted and named; they raise nothing.
+    Returns what each source holds. per_source: photos of a source on the contact sheet, evenly spaced. on_photo: called
+    after each photo. Photos and masks that cannot be read are counted and named; they raise nothing.
     """
     console = console or Console()
     checks, rows = dict[str, SourceCheck](), list[np.ndarray]()
@@ -129,7 +122,7 @@ def check_mixture(
     Image.fromarray(np.concatenate(rows)).save(sheet)
     _print(console, checks)
     console.print(f"written to {report} and {sheet}")
-    return CheckReport(checks, report, sheet)
+    return checks
 
 
 def _check_source(
@@ -155,6 +148,7 @@ def _check_source(
 
 
 def _masks(sample: Sample, found: SourceCheck) -> list[np.ndarray | None]:
+    """bool (H, W) of each region; None, and a line in `found.skipped`, for one that cannot be read."""
     masks: list[np.ndarray | None] = []
     for index in range(len(sample.regions)):
         try:
@@ -170,14 +164,14 @@ def _masks(sample: Sample, found: SourceCheck) -> list[np.ndarray | None]:
 
 def _tile(image: np.ndarray, regions: Sequence[Region], masks: Sequence[np.ndarray | None]) -> np.ndarray:
     """uint8 (TILE, TILE, 3): the photo with its masks, large ones first."""
-    picture = scaled(image, TILE / max(image.shape[:2]))
+    shown = scaled(image, TILE / max(image.shape[:2]))
     known = [(region, mask) for region, mask in zip(regions, masks, strict=True) if mask is not None]
     for number, (region, mask) in enumerate(sorted(known, key=lambda pair: -np.count_nonzero(pair[1]))):
-        inside, tints = fit(mask, picture), _TINTS[region.granularity]
-        draw_mask(picture, inside, tints[number % len(tints)], 0.38)
-        draw_outline(picture, inside, tints[number % len(tints)], 1)
+        inside, tints = fit(mask, shown), _TINTS[region.granularity]
+        draw_mask(shown, inside, tints[number % len(tints)], 0.38)
+        draw_outline(shown, inside, tints[number % len(tints)], 1)
     tile = np.full((TILE, TILE, 3), 24, np.uint8)
-    tile[: picture.shape[0], : picture.shape[1]] = picture
+    tile[: shown.shape[0], : shown.shape[1]] = shown
     return tile
 
 

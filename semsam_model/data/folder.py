@@ -20,7 +20,7 @@ from PIL import Image
 
 from semsam_model.data.readers.coco import read_coco
 from semsam_model.data.readers.entries import ReadOptions
-from semsam_model.data.samples import CocoMask, Dataset, Sample
+from semsam_model.data.samples import CocoMask, Dataset, Sample, by_source
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import tight_bbox
 from semsam_model.types import Label
@@ -131,10 +131,7 @@ def _annotations(sample: Sample, image: int, first: int, categories: dict[str, i
 
 def evenly(samples: Sequence[Sample], per_source: int | None) -> list[Sample]:
     """At most `per_source` samples of each source, evenly spaced in file order; all when None."""
-    groups: dict[str, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.source, []).append(sample)
-    return [sample for group in groups.values() for sample in evenly_spaced(group, per_source)]
+    return [sample for group in by_source(samples).values() for sample in evenly_spaced(group, per_source)]
 
 
 def evenly_spaced(items: Sequence[Item], most: int | None) -> list[Item]:

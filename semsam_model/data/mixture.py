@@ -27,7 +27,7 @@ from semsam_model.data.readers.entries import ReadOptions
 from semsam_model.data.readers.id_maps import ENDINGS, read_label_map, read_panoptic
 from semsam_model.data.readers.label_studio import read_label_studio
 from semsam_model.data.readers.sa1b import read_sa1b
-from semsam_model.data.samples import Dataset, Sample, Supervision
+from semsam_model.data.samples import Dataset, Sample, Supervision, by_source
 from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.types import Granularity
@@ -131,9 +131,7 @@ class Mixture:
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Mixture:
         """Of samples at hand: each source weighs the square root of its number of photos."""
-        groups: dict[str, list[Sample]] = {}
-        for sample in samples:
-            groups.setdefault(sample.source, []).append(sample)
+        groups = by_source(samples)
         datasets = {source: Dataset(tuple(group), ()) for source, group in groups.items()}
         return cls(datasets, {source: len(group) ** 0.5 for source, group in groups.items()})
 

@@ -268,3 +268,11 @@ class Dataset:
     def sources(self) -> dict[str, int]:
         """How many photos each source has."""
         return Counter(sample.source for sample in self.samples)
+
+
+def by_source(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    """The samples of each source, in their order."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.source, []).append(sample)
+    return groups

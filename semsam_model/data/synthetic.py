@@ -17,7 +17,7 @@ import numpy as np
 from semsam_model.data.folder import write_samples
 from semsam_model.data.lazy_samples import LazySamples
 from semsam_model.data.samples import FULL_SUPERVISION, Annotation, CocoMask, Region, Sample, Supervision
-from semsam_model.data.scene_objects import OBJECTS, SHAPES, SceneObject
+from semsam_model.data.scene_objects import SHAPES, SceneObject, scene_objects
 from semsam_model.masks.geometry import Size
 
 #: Smaller masks are left to what encloses them, pixels.
@@ -39,9 +39,9 @@ class Scene:
 def draw_scene(seed: int, index: int, size: Size = (256, 256)) -> Scene:
     """Scene number `index` of a seed, (H, W) pixels: one to four objects on a plain or patterned ground."""
     rng = np.random.default_rng([seed, index])
-    canvas = _Canvas(size, rng)
+    canvas, objects = _Canvas(size, rng), scene_objects()
     for _ in range(int(rng.integers(1, 5))):
-        canvas.paint(OBJECTS[int(rng.integers(len(OBJECTS)))], _place(size, rng), None)
+        canvas.paint(objects[int(rng.integers(len(objects)))], _place(size, rng), None)
     return canvas.scene()
 
 

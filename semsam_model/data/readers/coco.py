@@ -84,23 +84,16 @@ def read_coco(
         require_folder(images, "photos", annotations)
     file = CocoFile(annotations, options, source, supervision)
     entries = _entries_by_image(file)
-    samples: list[Sample] = []
     photos = list(file.objects("images"))
     for image in photos:
         try:
             found = entries.get(image["id"], [])
-            regions = file.regions(found, [CocoMask(entry["segmentation"]) for entry in found])
-            annotation = file.annotation(image, regions)
-            if "neg_category_ids" in image:  # LVIS annotates, on each photo, only the categories it lists
-                federated = file.federated(image) if options.evaluation else None
-                annotation = replace(annotation, partial=True, federated=federated)
-            photo = (images or annotations.parent) / file_name(image)
+            masks = [CocoMask(entry["segmentation"]) for entry in found]
+            file.add_sample(images or annotations.parent, image, found, masks)
         except BAD_ENTRY as exc:
             file.skip(f"image {image.get('file_name', image.get('id'))!r}", exc)
-            continue
-        file.add_sample(samples, photo, annotation)
     labels = file.labels(entry for found in entries.values() for entry in found)
-    return Dataset(tuple(samples), tuple(file.skipped), len(photos), {file.source: labels})
+    return Dataset(tuple(file.samples), tuple(file.skipped), len(photos), {file.source: labels})
 
 
 def _entries_by_image(file: CocoFile) -> dict[Any, list[dict[str, Any]]]:
@@ -119,7 +112,7 @@ def _entries_by_image(file: CocoFile) -> dict[Any, list[dict[str, Any]]]:
 
 
 class CocoFile:
-    """A parsed JSON. `skipped` collects what is broken in it, and why."""
+    """A parsed JSON. `samples` and `skipped` are filled as it is read; the latter says what is broken, and why."""
 
     def __init__(
         self, path: Path, options: ReadOptions, source: str | None, supervision: Supervision = FULL_SUPERVISION
@@ -131,6 +124,7 @@ class CocoFile:
                 raise TypeError("images and annotations must be lists")
         self.path, self.options = path, options
         self.source, self.supervision = source or path.stem, supervision
+        self.samples: list[Sample] = []
         self.skipped: list[str] = []
         self._categories = self._read_categories()
 
@@ -146,8 +140,32 @@ class CocoFile:
         """Note that part of the file is left out."""
         self.skipped.append(problem(f"{self.path}: {what}", exc))
 
-    def regions(self, entries: Sequence[dict[str, Any]], masks: Sequence[Segmentation]) -> tuple[Region, ...]:
-        """The annotations of one photo, each with its mask. Raises one of BAD_ENTRY."""
+    def add_sample(
+        self,
+        photos: Path,
+        image: Mapping[str, Any],
+        entries: Sequence[dict[str, Any]],
+        masks: Sequence[Segmentation],
+    ) -> None:
+        """Append the sample of an image with these annotations and their masks. Raises one of BAD_ENTRY.
+
+        A photo that is missing is skipped; outside evaluation, one without a mask is left out.
+        """
+        # LVIS annotates, on each photo, only the categories it lists.
+        listed = "neg_category_ids" in image
+        partial = self.options.partial or bool(image.get("partial")) or listed
+        federated = self._federated(image) if listed and self.options.evaluation else None
+        size, regions = (int(image["width"]), int(image["height"])), self._regions(entries, masks)
+        # LVIS gives an address: .../train2017/000000391895.jpg
+        name = image["file_name"] if "file_name" in image else "/".join(image["coco_url"].split("/")[-2:])
+        photo = photos / name
+        if not photo.is_file():
+            self.skipped.append(f"{photo}: no such photo")
+        elif regions or self.options.evaluation:
+            annotation = Annotation(*size, regions, partial, federated)
+            self.samples.append(Sample(PhotoFile(photo), self.source, annotation, self.supervision))
+
+    def _regions(self, entries: Sequence[dict[str, Any]], masks: Sequence[Segmentation]) -> tuple[Region, ...]:
         categories = [self._category_of(entry) for entry in entries]
         places = {entry["id"]: index for index, entry in enumerate(entries)}
         regions = []
@@ -163,12 +181,7 @@ class CocoFile:
             regions.append(region)
         return tuple(regions)
 
-    def annotation(self, image: Mapping[str, Any], regions: tuple[Region, ...]) -> Annotation:
-        """What is known about a photo. Raises one of BAD_ENTRY."""
-        partial = self.options.partial or bool(image.get("partial"))
-        return Annotation(int(image["width"]), int(image["height"]), regions, partial)
-
-    def federated(self, image: Mapping[str, Any]) -> FederatedLabels:
+    def _federated(self, image: Mapping[str, Any]) -> FederatedLabels:
         """The labels that LVIS and PACO looked for on a photo."""
 
         def labels(key: str) -> frozenset[Label]:
@@ -180,13 +193,6 @@ class CocoFile:
         """What annotations are called."""
         described = {self._describe(entry) for entry in entries}
         return frozenset(Label(granularity, name, whole) for granularity, name, whole in described if name is not None)
-
-    def add_sample(self, samples: list[Sample], photo: Path, annotation: Annotation) -> None:
-        """Append a sample, or skip it: a photo that is missing; outside evaluation, one without a mask."""
-        if not photo.is_file():
-            self.skipped.append(f"{photo}: no such photo")
-        elif annotation.regions or self.options.evaluation:
-            samples.append(Sample(PhotoFile(photo), self.source, annotation, self.supervision))
 
     def _category_of(self, entry: Mapping[str, Any]) -> _Category:
         return self._categories.get(entry.get("category_id"), _NAMELESS)
@@ -218,11 +224,6 @@ def check_entry(entry: Mapping[str, Any]) -> None:
     hash((entry["id"], entry.get("category_id"), entry.get("parent_id"), entry.get("obj_ann_id")))
     if entry.get("granularity") not in (None, *GRANULARITIES):
         raise ValueError(f"granularity {entry['granularity']!r}")
-
-
-def file_name(image: Mapping[str, Any]) -> str:
-    """Of a photo, from where the source's photos lie. LVIS gives an address: .../train2017/000000391895.jpg"""
-    return image["file_name"] if "file_name" in image else "/".join(image["coco_url"].split("/")[-2:])
 
 
 def _category(row: dict[str, Any], spelled: Mapping[Any, str], options: ReadOptions) -> _Category:

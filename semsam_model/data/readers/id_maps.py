@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from semsam_model.data.readers.coco import CocoFile, check_entry, file_name
+from semsam_model.data.readers.coco import CocoFile, check_entry
 from semsam_model.data.readers.entries import AS_WRITTEN, ReadOptions, renamed, require_folder, split_name
 from semsam_model.data.samples import (
     BAD_ENTRY,
@@ -96,7 +96,6 @@ def read_panoptic(
     require_folder(pngs, "PNGs of segments", annotations)
     file = CocoFile(annotations, options, source, supervision)
     photos = {image.get("id"): image for image in file.objects("images")}
-    samples: list[Sample] = []
     labels: set[Label] = set()
     entries = list(file.objects("annotations"))
     for entry in entries:
@@ -106,13 +105,10 @@ def read_panoptic(
             for segment in segments:
                 check_entry(segment)
             labels |= file.labels(segments)
-            regions = file.regions(segments, [IdMask(png, int(s["id"]), "panoptic") for s in segments])
-            annotation, photo = file.annotation(image, regions), images / file_name(image)
+            file.add_sample(images, image, segments, [IdMask(png, int(s["id"]), "panoptic") for s in segments])
         except BAD_ENTRY as exc:
             file.skip(f"annotation of image {entry.get('image_id')!r}", exc)
-            continue
-        file.add_sample(samples, photo, annotation)
-    return Dataset(tuple(samples), tuple(file.skipped), len(entries), {file.source: frozenset(labels)})
+    return Dataset(tuple(file.samples), tuple(file.skipped), len(entries), {file.source: frozenset(labels)})
 
 
 def read_label_map(

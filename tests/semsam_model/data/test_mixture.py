@@ -109,9 +109,9 @@ def test_the_check_counts_everything_and_names_what_is_broken(tmp_path: Path) ->
     shown = Console(width=200, record=True, quiet=False, file=(tmp_path / "log").open("w"))
     counted: list[int] = []
     mixture = read_mixture(config(HOUSES, MADE), tmp_path)
-    report = check_mixture(mixture, tmp_path / "out", per_source=3, console=shown, on_photo=lambda: counted.append(1))
+    checks = check_mixture(mixture, tmp_path / "out", per_source=3, console=shown, on_photo=lambda: counted.append(1))
     shown.file.close()
-    houses = json.loads(report.report.read_text())["by_source"]["houses"]
+    houses = json.loads((tmp_path / "out" / "report.json").read_text())["by_source"]["houses"]
     assert len(counted) == len(mixture.samples) == 10
     assert houses["photos"] == 3
     assert houses["masks"] == {"object": 3, "part": 5, "region": 0}
@@ -123,7 +123,7 @@ def test_the_check_counts_everything_and_names_what_is_broken(tmp_path: Path) ->
     text = shown.export_text()
     for part in ("3.png", "4.png", "region 2 (window)", "window 5", "houses", "made"):
         assert part in text
-    made = report.by_source["made"]
+    made = checks["made"]
     assert made.photos == 6 and made.loose == 0 and made.smallest_containment == 1.0
-    with Image.open(report.contact_sheet) as sheet:
+    with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
         assert np.asarray(sheet).std() > 10

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semsam_model.data.folder import read_samples
-from semsam_model.data.scene_objects import OBJECTS, SceneObject
+from semsam_model.data.scene_objects import SceneObject, scene_objects
 from semsam_model.data.synthetic import SMALLEST_MASK, draw_scene, synthetic_samples, write_scenes
 from tests.paths import ROOT
 
@@ -48,7 +48,7 @@ def test_two_masks_of_a_scene_are_nested_or_apart_and_parents_say_which(seed: in
 @given(st.integers(0, 10_000))
 def test_parts_bear_the_names_of_what_their_whole_is_made_of(seed: int) -> None:
     scene = draw_scene(seed, 0, SIZE)
-    kinds = {thing.name: thing for thing in OBJECTS}
+    kinds = {thing.name: thing for thing in scene_objects()}
     for name, parent in zip(scene.names, scene.parents, strict=True):
         if parent is None:
             assert name in kinds
