@@ -1,4 +1,4 @@
-"""The published Swin-T with names on top, from the checkpoint to a named click, on a few made scenes.
+"""The published Swin-T with names on top, from the checkpoint to a named click, on a few synthetic scenes.
 
     python -m benchmarks.finetune_published [--checkpoint FILE.pth] [--steps 2] [--size 128] [--folder DIR]
 

@@ -59,7 +59,7 @@ def make(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes.")] = 0,
     size: Annotated[int, typer.Option(min=32, max=4096, help="Side, pixels.")] = 256,
 ) -> None:
-    """Write made scenes of objects, parts and subparts with names."""
+    """Write synthetic scenes of objects, parts and subparts with names."""
     from semsam_model.data.synthetic import write_scenes
 
     print(f"written to {write_scenes(out, count, seed=seed, size=(size, size))}")

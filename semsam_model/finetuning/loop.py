@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 STATE = "finetune.pt"
 LAYOUT = 2  #: of the state file; one of another layout is not read
 LR_FINAL = 0.02  #: share of the learning rate that is left at the end of the cosine
-SCENES = 1  #: seed of the made scenes that are mixed in; the gate's have another
+SCENES = 1  #: seed of the synthetic scenes that are mixed in; the gate's have another
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ def fine_tune(
 ) -> FineTuned:
     """Train on corrections; `model` itself stays as it is. Goes on where an earlier call with the same `out` ended.
 
-    corrections: photos of the project, of one source. replay: earlier data beside the made scenes. encoder: for names;
+    corrections: photos of the project, of one source. replay: earlier data beside the synthetic scenes. encoder: for names;
     without it, or where the model cannot name or there are fewer than two labels, masks alone are learned. on_step:
     called before each step with its number. should_stop: asked before each step, and after each photo that the ranker
     is fitted to.

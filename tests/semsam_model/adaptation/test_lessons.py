@@ -46,7 +46,7 @@ def labels(model: SemanticSAM) -> LabelSet:
 
 @pytest.fixture(scope="module")
 def accepted(model: SemanticSAM) -> list[tuple[ImageEmbedding, np.ndarray, str]]:
-    """Regions of made scenes; the label says where the region lies, which no text can know."""
+    """Regions of synthetic scenes; the label says where the region lies, which no text can know."""
     found = []
     for sample in synthetic_samples(4, seed=1, size=SIZE):
         embedding = model.encode(sample.image())

@@ -1,4 +1,4 @@
-"""Few examples and replay, measured on made scenes with a network that knows nothing."""
+"""Few examples and replay, measured on synthetic scenes with a network that knows nothing."""
 
 from __future__ import annotations
 

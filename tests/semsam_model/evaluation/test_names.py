@@ -1,4 +1,4 @@
-"""Measuring names: the same ranks as counted by hand, on made scenes and a tiny network."""
+"""Measuring names: the same ranks as counted by hand, on synthetic scenes and a tiny network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning a tiny network on made scenes."""
+"""Fine-tuning a tiny network on synthetic scenes."""
 
 from __future__ import annotations
 
