@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from semsam_model.data.folder import evenly_spaced
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import Dataset, Region, Sample
 from semsam_model.errors import DataError
@@ -129,7 +130,7 @@ def _check_source(
     dataset: Dataset, weight: float, tiles: int, on_photo: Callable[[], None]
 ) -> tuple[SourceCheck, list[np.ndarray]]:
     found, shown = SourceCheck(weight, skipped=list(dataset.skipped)), list[np.ndarray]()
-    shown_indices = set(np.linspace(0, len(dataset.samples) - 1, tiles).round().astype(int).tolist())
+    shown_indices = set(evenly_spaced(range(len(dataset.samples)), tiles))
     for index in range(len(dataset.samples)):
         sample = dataset.samples[index]
         try:
