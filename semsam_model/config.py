@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
 from semsam_model.errors import ConfigError
-from semsam_model.validation import explained, path_to
+from semsam_model.validation import explain, path_to
 
 #: Of every config: no key that it does not know, no conversion but from lists to tuples and from int to float.
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -154,7 +154,7 @@ def _problem(
         location = location[:1]  # the next step may be a key of a mapping
     if location and location[0] in places:
         where, location = places[str(location[0])], location[1:]
-    return f"{path_to(where, location, ': ')}: {explained(problem, secret=secret)}"
+    return f"{path_to(where, location, ': ')}: {explain(problem, secret=secret)}"
 
 
 def _keys_at(config_type: Any, location: Sequence[str | int]) -> list[str]:

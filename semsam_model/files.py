@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path, *, shared: bool = False, sync: bool = False, mode: int | None = None) -> Iterator[Path]:
+def atomic_write(path: Path, *, shared: bool = False, sync: bool = False, mode: int | None = None) -> Iterator[Path]:
     """Gives a path to write to, beside `path`; what was written there becomes `path` at the end.
 
     `path`'s folder is made. When the body raises, `path` stays as it was and nothing is left beside it.

@@ -41,6 +41,7 @@ _FORMS = {
     "list_type": "a list",
     "tuple_type": "a list",
     "string_type": "text",
+    "string_unicode": "text in valid Unicode",
     "string_too_short": "some text",
     "int_type": "an integer",
     "int_from_float": "an integer",
@@ -132,10 +133,10 @@ def check(kind: type[T], value: Any, name: str, error: type[SemsamError]) -> T:
     except ValidationError as problems:
         problem = problems.errors(include_url=False)[0]
     place = path_to(name, problem["loc"], ".").removeprefix(".") or "body"
-    raise error(f"{place}: {explained(problem)}")
+    raise error(f"{place}: {explain(problem)}")
 
 
-def explained(problem: ErrorDetails, *, secret: bool = False) -> str:
+def explain(problem: ErrorDetails, *, secret: bool = False) -> str:
     """One problem of a ValidationError: "expected a list, got 3". secret: the type of the value is shown alone."""
     kind, value = problem["type"], NOTHING if problem["type"] == "missing" else problem["input"]
     if kind in ("expected", "secret"):

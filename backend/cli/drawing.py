@@ -21,7 +21,7 @@ from backend.cli.console import write_json
 from backend.images import Photo
 from semsam_model.checkpoints.header import Version
 from semsam_model.masks.codecs import encode_coco_rle
-from semsam_model.masks.drawing import Colour, draw_mask, draw_outline, draw_prompt, fit, mix, scaled
+from semsam_model.masks.drawing import Colour, blend, draw_mask, draw_outline, draw_prompt, resize_mask, scaled
 from semsam_model.types import Candidate, Prompt
 
 TILE = 420  #: longer side of one tile on the sheet, pixels
@@ -111,7 +111,7 @@ def overview(rgb: np.ndarray, candidates: Sequence[Candidate]) -> Image.Image:
         red, green, blue = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist()
         x0, y0, x1, y1 = c.bbox
         window = out[y0:y1, x0:x1]
-        window[c.crop] = mix(rgb[y0:y1, x0:x1][c.crop], (red, green, blue), 0.5)
+        window[c.crop] = blend(rgb[y0:y1, x0:x1][c.crop], (red, green, blue), 0.5)
         draw_outline(window, c.crop, (255, 255, 255), 1)
     sheet = Image.fromarray(out)
     draw = ImageDraw.Draw(sheet)
@@ -126,7 +126,7 @@ def overview(rgb: np.ndarray, candidates: Sequence[Candidate]) -> Image.Image:
 
 def _highlighted(canvas: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
     """A copy of the canvas, tinted inside the mask and pale and grey outside."""
-    inside = fit(mask, canvas)
+    inside = resize_mask(mask, canvas)
     grey = canvas.mean(2, keepdims=True).repeat(3, 2)
     out = np.where(inside[..., None], canvas, (grey * 0.6 + 90).clip(0, 255)).astype(np.uint8)
     draw_mask(out, inside, colour, 0.5)

@@ -19,7 +19,7 @@ from backend.store.database import Store
 from backend.store.statements import IS_USABLE, of_project, of_task
 from backend.store.tables import regions, tasks
 from semsam_model.errors import SemsamError, Stopped
-from semsam_model.files import replacing
+from semsam_model.files import atomic_write
 from semsam_model.types import ShouldStop, never_stop
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class PhotoArchive:
         path = self.path(sha256)
         if path.is_file():
             return sha256
-        with replacing(path, shared=True, sync=True, mode=0o600) as temporary:
+        with atomic_write(path, shared=True, sync=True, mode=0o600) as temporary:
             temporary.write_bytes(data)
         return sha256
 

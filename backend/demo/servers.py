@@ -20,7 +20,7 @@ from pathlib import Path
 import requests
 
 from backend.errors import DemoError
-from semsam_model.files import replacing
+from semsam_model.files import atomic_write
 
 HOST = "127.0.0.1"
 
@@ -61,7 +61,7 @@ class Credentials:
                 return known
         created = known or cls("annotator@example.com", secrets.token_urlsafe(9), secrets.token_hex(20))
         created = replace(created, webhook_secret=secrets.token_urlsafe(24))
-        with replacing(path, mode=0o600) as temporary:
+        with atomic_write(path, mode=0o600) as temporary:
             temporary.write_text(json.dumps(asdict(created), indent=1))
         return created
 

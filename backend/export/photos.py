@@ -12,7 +12,7 @@ from backend.corrections.tasks import LabelledTask
 from backend.export.plan import Plan
 from backend.export.staging import Staging
 from backend.images import FORMATS as PHOTO_FORMATS
-from semsam_model.files import replacing
+from semsam_model.files import atomic_write
 
 _SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}
 
@@ -60,7 +60,7 @@ def _copy(source: Path, target: Path, earlier: Path) -> None:
     """The whole file or nothing; from the export before without a second copy on the disk, where that has it."""
     if target.exists():
         return
-    with replacing(target) as fresh:
+    with atomic_write(target) as fresh:
         try:
             # a link to the archive, out of an export that refers to photos, is no copy
             if earlier.is_symlink() or earlier.stat().st_size != source.stat().st_size:

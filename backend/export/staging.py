@@ -17,7 +17,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from backend.errors import ExportError
-from semsam_model.files import replacing
+from semsam_model.files import atomic_write
 
 MANIFEST = "export.json"  #: says that a folder is an export, and what it holds
 _HIDDEN = ".export"
@@ -165,7 +165,7 @@ class Staging:
             return {}
 
     def _save(self, state: dict[str, Any]) -> None:
-        with replacing(self._folder / "state.json", sync=True) as temporary:
+        with atomic_write(self._folder / "state.json", sync=True) as temporary:
             temporary.write_text(to_json({"identity": self._identity} | state), encoding="utf-8")
 
 

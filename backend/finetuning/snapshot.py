@@ -18,7 +18,7 @@ from backend.corrections.photos import PhotoArchive
 from backend.corrections.tasks import LabelledTask, Split, by_task, categories, parents, split_of
 from backend.records import StoredRegion
 from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Region, Sample
-from semsam_model.files import replacing
+from semsam_model.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def take(regions: Iterable[StoredRegion]) -> Snapshot:
 
 def write(snapshot: Snapshot, folder: Path) -> None:
     """Keep it as FOLDER/snapshot.json, in one move."""
-    with replacing(folder / SNAPSHOT) as temporary:
+    with atomic_write(folder / SNAPSHOT) as temporary:
         temporary.write_text(json.dumps(snapshot.photos), encoding="utf-8")
 
 

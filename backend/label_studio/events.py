@@ -18,12 +18,15 @@ from semsam_model.masks.label_studio import region_shape
 from semsam_model.validation import Expected, JsonModel, Lenient, check, lenient
 
 #: Events with something to keep; the others are counted, and nothing else.
-KEPT = frozenset(
-    {
-        *("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED"),
-        *("ANNOTATION_DELETED", "TASKS_DELETED", "PROJECT_DELETED"),
-    }
-)
+KEPT = {
+    "ANNOTATION_CREATED",
+    "ANNOTATIONS_CREATED",
+    "ANNOTATION_UPDATED",
+    "ANNOTATION_DELETED",
+    "ANNOTATIONS_DELETED",
+    "TASKS_DELETED",
+    "PROJECT_DELETED",
+}
 
 
 @dataclass(frozen=True)

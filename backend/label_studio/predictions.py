@@ -43,13 +43,13 @@ def build_prediction(
 ) -> dict[str, Any]:
     """One prediction for one task, in the form of the config's answer control.
 
-    Candidates may come in any order; they leave large to small, but the best (lowest rank) last: there it lies on top
+    Candidates may come in any order; they are written large to small, but the best (lowest rank) last: it lies on top
     and gets the click where the editor puts several accept buttons on one spot. best_on_top False: for regions that
     are accepted together, where a part would be hidden under its whole. Empty masks are left out. `labels` (one
     for each candidate, None for no label) replaces `default_label`. A candidate's rows share one id: the geometry, and,
     where the config has the controls, its note (see `_note`) and level without geometry. `parentID` points to the
     next larger candidate if that one is in this answer. The prediction's score is the best candidate's. preannotated:
-    it answers no prompt, which its regions say, for when they come back.
+    it answers no prompt; its regions carry that mark, and bring it back when they are accepted.
     """
     chosen = labels if labels is not None else [default_label(candidate, config) for candidate in candidates]
     shown = [pair for pair in zip(candidates, chosen, strict=True) if pair[0].area]

@@ -24,7 +24,7 @@ from torch import Tensor
 from semsam_model.checkpoints.header import EMBEDDED, FORMAT, Header, Version, find_weights, header_of, opened
 from semsam_model.config import ModelConfig
 from semsam_model.errors import CheckpointError
-from semsam_model.files import replacing
+from semsam_model.files import atomic_write
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.network.ranker import Ranker
 
@@ -93,7 +93,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], config: ModelConfig, card:
         "card": json.dumps(dict(card or {}), default=str),
     }
     try:
-        with replacing(path, shared=True, sync=True) as temporary:
+        with atomic_write(path, shared=True, sync=True) as temporary:
             temporary.touch()
             mode = temporary.stat().st_mode
             save_file(dict(tensors), temporary, metadata)

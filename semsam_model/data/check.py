@@ -23,7 +23,7 @@ from semsam_model.data.folder import evenly_spaced
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import Dataset, Region, Sample
 from semsam_model.errors import DataError
-from semsam_model.masks.drawing import draw_mask, draw_outline, fit, scaled
+from semsam_model.masks.drawing import draw_mask, draw_outline, resize_mask, scaled
 from semsam_model.types import GRANULARITIES
 
 #: A part that lies in its whole by less than this is counted as loose.
@@ -168,7 +168,7 @@ def _tile(image: np.ndarray, regions: Sequence[Region], masks: Sequence[np.ndarr
     shown = scaled(image, TILE / max(image.shape[:2]))
     known = [(region, mask) for region, mask in zip(regions, masks, strict=True) if mask is not None]
     for number, (region, mask) in enumerate(sorted(known, key=lambda pair: -np.count_nonzero(pair[1]))):
-        inside, tints = fit(mask, shown), _TINTS[region.granularity]
+        inside, tints = resize_mask(mask, shown), _TINTS[region.granularity]
         draw_mask(shown, inside, tints[number % len(tints)], 0.38)
         draw_outline(shown, inside, tints[number % len(tints)], 1)
     tile = np.full((TILE, TILE, 3), 24, np.uint8)

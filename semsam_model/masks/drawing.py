@@ -31,20 +31,20 @@ def scaled(rgb: np.ndarray, scale: float) -> np.ndarray:
     return np.ascontiguousarray(cv2.resize(rgb, size, interpolation=smooth))
 
 
-def fit(mask: np.ndarray, canvas: np.ndarray) -> np.ndarray:
+def resize_mask(mask: np.ndarray, canvas: np.ndarray) -> np.ndarray:
     """bool (H, W) of the photo -> bool (h, w) of the canvas, by nearest pixels."""
     size = canvas.shape[1], canvas.shape[0]
     return np.asarray(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0)
 
 
-def mix(pixels: np.ndarray, colour: Colour, share: float) -> np.ndarray:
+def blend(pixels: np.ndarray, colour: Colour, share: float) -> np.ndarray:
     """Pixels (n, 3) with so much of a colour in them."""
     return ((1 - share) * pixels + share * np.array(colour)).round().astype(np.uint8)
 
 
 def draw_mask(canvas: np.ndarray, inside: np.ndarray, colour: Colour, share: float) -> None:
     """Tint what is inside a mask, bool (h, w) of the canvas."""
-    canvas[inside] = mix(canvas[inside], colour, share)
+    canvas[inside] = blend(canvas[inside], colour, share)
 
 
 def draw_outline(canvas: np.ndarray, inside: np.ndarray, colour: Colour, thickness: int = 2) -> None:
@@ -72,7 +72,7 @@ def draw_comparison(
     canvas = scaled(rgb, scale)
     for mask, colour in ((wanted, WANTED), (got, GOT)):
         if mask is not None:
-            draw_outline(canvas, fit(mask, canvas), colour)
+            draw_outline(canvas, resize_mask(mask, canvas), colour)
     draw_prompt(canvas, Prompt((click,)), scale)
     return canvas
 

@@ -107,19 +107,19 @@ def clean_pixels(crop: np.ndarray, bbox: BBox, min_pixels: float) -> tuple[np.nd
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union of two bool masks of one shape. Two empty masks are the same mask: 1."""
-    return _iou(int(np.count_nonzero(a & b)), int(np.count_nonzero(a)), int(np.count_nonzero(b)))
+    return crop_iou(a, _whole(a), b)
 
 
 def crop_iou(crop: np.ndarray, bbox: BBox, mask: np.ndarray) -> float:
     """`iou` of a mask given as its crop and box with a whole bool (H, W) mask."""
-    x0, y0, x1, y1 = bbox
-    shared = int(np.count_nonzero(crop & mask[y0:y1, x0:x1]))
-    return _iou(shared, int(np.count_nonzero(crop)), int(np.count_nonzero(mask)))
+    return crops_iou(crop, bbox, mask, _whole(mask))
 
 
 def crops_iou(crop: np.ndarray, bbox: BBox, other: np.ndarray, other_bbox: BBox) -> float:
     """`iou` of two masks of one photo, both given as crops and boxes."""
-    return _iou(shared_pixels(crop, bbox, other, other_bbox), int(np.count_nonzero(crop)), int(np.count_nonzero(other)))
+    shared = shared_pixels(crop, bbox, other, other_bbox)
+    union = int(np.count_nonzero(crop)) + int(np.count_nonzero(other)) - shared
+    return shared / union if union else 1.0
 
 
 def shared_pixels(crop: np.ndarray, bbox: BBox, other: np.ndarray, other_bbox: BBox) -> int:
@@ -132,9 +132,8 @@ def shared_pixels(crop: np.ndarray, bbox: BBox, other: np.ndarray, other_bbox: B
     return int(np.count_nonzero(both[0] & both[1]))
 
 
-def _iou(shared: int, area: int, other: int) -> float:
-    union = area + other - shared
-    return shared / union if union else 1.0
+def _whole(mask: np.ndarray) -> BBox:
+    return 0, 0, mask.shape[1], mask.shape[0]
 
 
 def greedy_nms(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from semsam_model.errors import TrainingError
-from semsam_model.files import replacing
+from semsam_model.files import atomic_write
 from semsam_model.network.model import SemanticSAM
 from semsam_model.training.distributed import Distributed
 from semsam_model.training.losses.masks import LossOutput
@@ -152,5 +152,5 @@ def learning_rate_factor(step: int, progress: float, warmup: int, final: float) 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
     """Write a state for `torch.load`, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(dict(state), temporary)

@@ -15,7 +15,7 @@ from semsam_model.data.folder import evenly, evenly_spaced
 from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError
 from semsam_model.masks.clicker import innermost
-from semsam_model.masks.drawing import GOT, WANTED, draw_mask, draw_prompt, fit, scaled
+from semsam_model.masks.drawing import GOT, WANTED, draw_mask, draw_prompt, resize_mask, scaled
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Click, Prompt
@@ -108,8 +108,8 @@ def save_preview(model: SemanticSAM, probes: Sequence[Probe], pixels: int, path:
         scale = height / probe.image.shape[0]
         photo = scaled(probe.image, scale)
         wanted, best = photo.copy(), photo.copy()
-        draw_mask(wanted, fit(probe.masks[0], photo), WANTED, 0.55)
-        draw_mask(best, fit(got[0, iou[0].argmax()], photo), GOT, 0.55)
+        draw_mask(wanted, resize_mask(probe.masks[0], photo), WANTED, 0.55)
+        draw_mask(best, resize_mask(got[0, iou[0].argmax()], photo), GOT, 0.55)
         draw_prompt(photo, Prompt(probe.clicks[:1]), scale)
         rows.append(np.concatenate((photo, wanted, best), 1))
     width = max(row.shape[1] for row in rows)

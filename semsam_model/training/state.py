@@ -18,7 +18,7 @@ from semsam_model.checkpoints.run_weights import OWN_DECODERS, read_network, wit
 from semsam_model.config import read_model_config
 from semsam_model.data.vocabulary import NameTable, Vocabulary
 from semsam_model.errors import CheckpointError, ConfigError, TrainingError
-from semsam_model.files import replacing
+from semsam_model.files import atomic_write
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.training.batches import Batch
 from semsam_model.training.config import TrainConfig
@@ -43,7 +43,7 @@ NONE_RATE = 30
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write a plain state dict as safetensors, in one move."""
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(save(state))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from semsam_model.files import replacing
+from semsam_model.files import atomic_write
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -13,7 +13,7 @@ from semsam_model.files import replacing
 def test_the_content_gets_its_name_when_it_is_whole(tmp_path: Path, shared: bool, sync: bool) -> None:
     path = tmp_path / "made" / "file"
     for content in ("first", "second"):
-        with replacing(path, shared=shared, sync=sync) as temporary:
+        with atomic_write(path, shared=shared, sync=sync) as temporary:
             temporary.write_text(content)
             assert temporary.parent == path.parent
             assert not path.exists() or path.read_text() == "first"
@@ -24,7 +24,7 @@ def test_the_content_gets_its_name_when_it_is_whole(tmp_path: Path, shared: bool
 def test_a_failure_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
     assert path.read_text() == "old"
@@ -33,11 +33,11 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path: Pat
 
 def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         name = temporary
         temporary.write_text("")
     name.write_text("left by a killed process")
-    with replacing(path, mode=0o600) as temporary, temporary.open("a") as file:
+    with atomic_write(path, mode=0o600) as temporary, temporary.open("a") as file:
         file.write("new")
     assert path.read_text() == "new"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -45,9 +45,9 @@ def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
 
 def test_two_writers_of_a_shared_file_do_not_touch_each_others(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with replacing(path, shared=True) as one:
+    with atomic_write(path, shared=True) as one:
         one.write_text("one")
-        with replacing(path, shared=True) as two:
+        with atomic_write(path, shared=True) as two:
             two.write_text("two")
         assert path.read_text() == "two"
     assert path.read_text() == "one"

@@ -17,7 +17,7 @@ from semsam_model.masks.drawing import (
     draw_mask,
     draw_outline,
     draw_prompt,
-    fit,
+    resize_mask,
     scaled,
     to_data_url,
 )
@@ -35,7 +35,7 @@ def is_colour(canvas: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
 def test_a_picture_keeps_the_photos_shape_and_its_masks_keep_their_place() -> None:
     canvas = scaled(GREY, 0.5)
     assert canvas.shape == (30, 40, 3)
-    np.testing.assert_array_equal(fit(rectangle(10, 20, 30, 60), canvas), rectangle(5, 10, 15, 30)[:30, :40])
+    np.testing.assert_array_equal(resize_mask(rectangle(10, 20, 30, 60), canvas), rectangle(5, 10, 15, 30)[:30, :40])
     assert scaled(GREY, 0.001).shape == (1, 1, 3)
 
 
