@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import pickle
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -28,14 +27,10 @@ class LazySamples(Sequence[Sample]):
     @overload
     def __getitem__(self, index: slice) -> LazySamples: ...
     def __getitem__(self, index: int | slice) -> Sample | LazySamples:
-        if isinstance(index, slice):
-            chosen = range(self._count)[index]
+        chosen = range(self._count)[index]
+        if isinstance(chosen, range):
             return LazySamples(len(chosen), partial(_chosen, self._make, chosen))
-        place = operator.index(index)
-        place += self._count if place < 0 else 0
-        if not 0 <= place < self._count:
-            raise IndexError(index)
-        return self._make(place)
+        return self._make(chosen)
 
 
 def _chosen(make: Callable[[int], Sample], places: range, index: int) -> Sample:

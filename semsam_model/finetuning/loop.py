@@ -77,9 +77,9 @@ def fine_tune(
     """Train on corrections; `model` itself stays as it is. Goes on where an earlier call with the same `out` ended.
 
     corrections: photos of the project, of one source. replay: earlier data beside the synthetic scenes. encoder: for
-    names; without it, or where the model cannot name or there are fewer than two labels, masks alone are learned. on_step:
-    called before each step with its number. should_stop: asked before each step, and after each photo that the ranker
-    is fitted to.
+    names; without it, or where the model cannot name or there are fewer than two labels, masks alone are learned.
+    on_step: called before each step with its number. should_stop: asked before each step, and after each photo that the
+    ranker is fitted to.
     Raises Stopped, with the state saved; DataError when there is nothing to train on; TrainingError when the loss is no
     longer a number.
     """
