@@ -135,7 +135,7 @@ def evenly(samples: Sequence[Sample], per_source: int | None) -> list[Sample]:
 
 
 def evenly_spaced(items: Sequence[Item], most: int | None) -> list[Item]:
-    """At most `most` of the items, the first and the last among them; all when None."""
+    """At most `most` of the items, evenly spaced from the first to the last; all when None."""
     if most is None or len(items) <= most:
         return list(items)
     return [items[place] for place in np.unique(np.linspace(0, len(items) - 1, most).round().astype(int))]

@@ -96,7 +96,7 @@ def fine_tune(
         if run.step % config.save_every == 0:
             run.save()
     run.save()
-    tuned = run.averaged
+    tuned = run.optimiser.averaged
     if config.ranker_photos:
         samples = [sample for each in (corrections, earlier) for sample in evenly_spaced(each, config.ranker_photos)]
         try:
@@ -132,6 +132,7 @@ class FineTuneRun:
         self.device = self.model.pixel_mean.device
         self.optimiser = Optimiser(self.model, _optimiser_settings(config), Distributed(self.device))
         vocabulary, table = self._names(encoder)
+        self.named = 0 if table is None else len(table.heads)  #: labels whose names are trained
         corrected = config.rounds if self.model.config.corrections else dataclasses.replace(config.rounds, prompts=0)
         self.prompt_loss = PromptLoss(self.model, config.loss, corrected, config.names, table)
         self.views = Views(self.model, self.samples, config, vocabulary)
@@ -148,17 +149,6 @@ class FineTuneRun:
     def step(self) -> int:
         """Steps done."""
         return self.optimiser.steps
-
-    @property
-    def averaged(self) -> SemanticSAM:
-        """The model of averaged weights, in evaluation mode."""
-        return self.optimiser.averaged
-
-    @property
-    def named(self) -> int:
-        """Labels whose names are trained."""
-        table = self.prompt_loss.name_table
-        return 0 if table is None else len(table.heads)
 
     def _names(self, encoder: TextEncoder | None) -> tuple[Vocabulary | None, NameTable | None]:
         if encoder is None or self.model.name_head is None or not self.config.names:

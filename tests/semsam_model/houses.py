@@ -22,9 +22,7 @@ def rle(mask: np.ndarray) -> dict:
     return {"size": list(code["size"]), "counts": code["counts"].decode()}
 
 
-def write_source(
-    folder: Path, source: str, photos: int, *, partial: bool = False, size: tuple[int, int] = (48, 64)
-) -> dict:
+def write_source(folder: Path, source: str, photos: int, *, partial: bool = False) -> dict:
     """A house with two windows in every photo; returns the JSON that was written."""
     size = (48, 64)
     (folder / source).mkdir(parents=True)

@@ -22,7 +22,7 @@ from semsam_model.network.model import SemanticSAM
 from semsam_model.training.config import LossConfig, ReplayConfig, SamplingConfig, Stage, TrainConfig
 from semsam_model.training.loop import train
 from semsam_model.training.losses.object_queries import ObjectQueryTargets
-from semsam_model.training.replay import EncodedImage, ReplayBuffer
+from semsam_model.training.objective import EncodedImage, ReplayBuffer
 from tests.semsam_model.houses import write_source
 from tests.semsam_model.networks import structured
 
