@@ -62,19 +62,20 @@ def weights_path(name: str, weights: Path | None = None, *, folder: Path | None 
         raise CheckpointError(f"model {name!r}: expected one of {', '.join(model_names())}")
     if weights is not None:
         return weights
+    file = f"{name}{SUFFIX}"
     if name == EMBEDDED:
-        return Path(str(resources.files("semsam_model"))) / "weights" / f"{EMBEDDED}{SUFFIX}"
-    if folder is not None and (folder / f"{name}{SUFFIX}").is_file():
-        return folder / f"{name}{SUFFIX}"
+        return Path(str(resources.files("semsam_model"))) / "weights" / file
+    path = Path(file) if folder is None else folder / file
+    if folder is not None and path.is_file():
+        return path
     if name not in model_names():
         raise CheckpointError(f"model {name!r}: expected one of {', '.join(model_names())}")
-    where = f"{name}{SUFFIX}" if folder is None else str(folder / f"{name}{SUFFIX}")
     way_out = (
         f"fetch the published ones with `semsam weights fetch {name}`"
         if name in RELEASED
         else f"name a file, or make one from a checkpoint with `semsam weights convert IN.pth --model {name}`"
     )
-    raise CheckpointError(f"{where}: model {name} has no weights yet; {way_out}")
+    raise CheckpointError(f"{path}: model {name} has no weights yet; {way_out}")
 
 
 def find_weights(name: str, weights: Path | None = None, *, folder: Path | None = None) -> tuple[Path, Header]:

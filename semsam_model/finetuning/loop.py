@@ -134,7 +134,8 @@ class FineTuneRun:
         vocabulary, table = self._names(encoder)
         self.named = 0 if table is None else len(table.heads)  #: labels whose names are trained
         corrected = config.rounds if self.model.config.corrections else dataclasses.replace(config.rounds, prompts=0)
-        self.prompt_loss = PromptLoss(self.model, config.loss, corrected, config.names, table)
+        loss = dataclasses.replace(config.loss, names=config.names)
+        self.prompt_loss = PromptLoss(self.model, loss, corrected, table)
         self.views = Views(self.model, self.samples, config, vocabulary)
         #: a photo is drawn in proportion to the weight of its regions
         weights = np.array([sum(r.weight for r in s.regions) for s in corrections], float)

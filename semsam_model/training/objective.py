@@ -3,8 +3,8 @@
 `PromptLoss` is what training and fine-tuning share: first predictions, their names, simulated corrections. `Objective`
 turns a batch of training into its loss in one call, so that DistributedDataParallel can stand around it.
 
-What is drawn on the way depends on an image's own seed, and on its batch's number where a number serves all images. So
-an image costs the same in whichever process, and beside whichever others, it is trained.
+What is drawn on the way depends on an image's own seed, and on its batch's number where one number serves all images.
+So the loss of an image is the same in whichever process, and beside whichever other images, it is trained.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ class PromptLoss:
     model: SemanticSAM
     config: LossConfig
     corrections: SimulatedCorrectionsConfig
-    name_weight: float
     name_table: NameTable | None = None  #: names are learned once it is set
     reduce_mean: ReduceMean = no_reduce
 
@@ -78,7 +77,7 @@ class PromptLoss:
         )
         if self.name_table is not None:
             names = self._names(self.name_table, result, features, layers[-1], prompts)
-            result = replace(result, total=result.total + self.name_weight * names.total, names=names)
+            result = replace(result, total=result.total + self.config.names * names.total, names=names)
         return result, layers[-1]
 
     def _names(
@@ -107,9 +106,7 @@ class Objective(nn.Module):
     def __init__(self, model: SemanticSAM, config: TrainConfig, distributed: Distributed) -> None:
         super().__init__()
         self.model, self.config, self.device = model, config, distributed.device
-        self.prompt_loss = PromptLoss(
-            model, config.loss, config.rounds, config.loss.names, reduce_mean=distributed.mean
-        )
+        self.prompt_loss = PromptLoss(model, config.loss, config.rounds, reduce_mean=distributed.mean)
         self.replay = ReplayBuffer(config.reuse)
 
     def forward(self, batch: Batch) -> LossOutput:

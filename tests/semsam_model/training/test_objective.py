@@ -63,7 +63,7 @@ def loss_of(loss: PromptLoss, features: Features, batch: Batch) -> LossOutput:
 def test_the_total_is_that_of_first_predictions_names_and_corrections_by_their_weights(
     model: SemanticSAM, features: Features, batch: Batch, table: NameTable
 ) -> None:
-    result = loss_of(PromptLoss(model, LOSS, CORRECTIONS, 0.7, table), features, batch)
+    result = loss_of(PromptLoss(model, LOSS, CORRECTIONS, table), features, batch)
     assert result.names is not None and result.corrected is not None
     first = sum(layer.weighted(LOSS) for layer in result.layers)
     total = first + 0.7 * result.names.total + 0.4 * result.corrected.total
@@ -74,8 +74,8 @@ def test_the_total_is_that_of_first_predictions_names_and_corrections_by_their_w
 def test_names_and_corrections_change_nothing_about_first_predictions(
     model: SemanticSAM, features: Features, batch: Batch, table: NameTable
 ) -> None:
-    every = loss_of(PromptLoss(model, LOSS, CORRECTIONS, 0.7, table), features, batch)
-    plain = loss_of(PromptLoss(model, LOSS, dataclasses.replace(CORRECTIONS, prompts=0), 0.7), features, batch)
+    every = loss_of(PromptLoss(model, LOSS, CORRECTIONS, table), features, batch)
+    plain = loss_of(PromptLoss(model, LOSS, dataclasses.replace(CORRECTIONS, prompts=0)), features, batch)
     assert plain.names is None and plain.corrected is None
     for ours, theirs in zip(every.layers, plain.layers, strict=True):
         assert float(ours.weighted(LOSS)) == float(theirs.weighted(LOSS))
