@@ -1,9 +1,14 @@
 """Small networks with random weights that behave as trained ones in what a test looks at."""
 
+import dataclasses
+
 import torch
 
-from semsam_model.config import ModelConfig
+from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.network.model import SemanticSAM, build_model
+
+#: The tiny model with object queries.
+QUERIES = dataclasses.replace(read_model_config("tiny"), generic_queries=6, generic_layers=1)
 
 
 def structured(config: ModelConfig, seed: int = 3) -> SemanticSAM:

@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from semsam_model.config import read_model_config
 from semsam_model.evaluation.labels import LabelList
 from semsam_model.inference.object_queries import (
     candidates_by_word,
@@ -20,10 +19,7 @@ from semsam_model.inference.preannotate import preannotate
 from semsam_model.inference.text_prompt import candidates_by_text
 from semsam_model.types import Label, LabelSet
 from tests.semsam_model.inference.queries import embed, invented
-from tests.semsam_model.networks import masks_nothing, structured
-
-TINY = read_model_config("tiny")
-QUERIES = dataclasses.replace(TINY, generic_queries=6, generic_layers=1)
+from tests.semsam_model.networks import QUERIES, masks_nothing, structured
 
 
 @pytest.fixture(scope="module")

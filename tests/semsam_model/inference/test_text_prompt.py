@@ -17,10 +17,9 @@ from semsam_model.inference.object_queries import (
 from semsam_model.inference.text_prompt import by_clicks, by_queries, candidates_by_text, grid_proposals
 from semsam_model.types import Candidate, LabelSet
 from tests.semsam_model.inference.queries import embed, invented
-from tests.semsam_model.networks import structured
+from tests.semsam_model.networks import QUERIES, structured
 
 TINY = read_model_config("tiny")
-QUERIES = dataclasses.replace(TINY, generic_queries=6, generic_layers=1)
 
 
 @pytest.fixture(scope="module")

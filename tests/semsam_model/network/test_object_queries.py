@@ -18,10 +18,9 @@ from semsam_model.inference.object_queries import (
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.network.object_queries import choose_seeds, distinct_proposals, query_logits
 from semsam_model.types import Click
-from tests.semsam_model.networks import structured
+from tests.semsam_model.networks import QUERIES, structured
 
 TINY = read_model_config("tiny")
-QUERIES = dataclasses.replace(TINY, generic_queries=6, generic_layers=1)
 SHAPES = ((1, 1), (2, 2), (4, 4), (8, 8))
 
 

@@ -23,10 +23,9 @@ from semsam_model.training.batches import TrainingBatches
 from semsam_model.training.config import LossConfig, SamplingConfig, Stage, TrainConfig
 from semsam_model.training.loop import train
 from tests.semsam_model.houses import write_source
-from tests.semsam_model.networks import structured
+from tests.semsam_model.networks import QUERIES, structured
 
 TINY = read_model_config("tiny")
-QUERIES = dataclasses.replace(TINY, generic_queries=6, generic_layers=1)
 
 
 def test_batches_carry_every_mask_and_what_its_source_annotates(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from semsam_model.checkpoints.checkpoint import save
-from semsam_model.config import parse_config, read_model_config
+from semsam_model.config import parse_config
 from semsam_model.data.folder import read_samples
 from semsam_model.errors import ConfigError
 from semsam_model.network.model import SemanticSAM
@@ -24,14 +24,12 @@ from semsam_model.training.loop import train
 from semsam_model.training.losses.object_queries import ObjectQueryTargets
 from semsam_model.training.objective import EncodedImage, ReplayBuffer
 from tests.semsam_model.houses import write_source
-from tests.semsam_model.networks import structured
-
-GENERIC = dataclasses.replace(read_model_config("tiny"), generic_queries=6, generic_layers=1)
+from tests.semsam_model.networks import QUERIES, structured
 
 
 @pytest.fixture(scope="module")
 def network() -> SemanticSAM:
-    return structured(GENERIC)
+    return structured(QUERIES)
 
 
 def looked(network: SemanticSAM, number: int) -> EncodedImage:
@@ -89,8 +87,8 @@ def test_earlier_images_come_as_often_as_asked_and_none_twice_in_a_step(
 def test_what_is_kept_in_learning_leaves_the_frozen_network_as_it_is(tmp_path: Path) -> None:
     write_source(tmp_path / "data", "houses", 3)
     start = tmp_path / "start.safetensors"
-    save(start, structured(GENERIC), GENERIC)
-    (tmp_path / "model.yaml").write_text(yaml.safe_dump(GENERIC.to_dict()))
+    save(start, structured(QUERIES), QUERIES)
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(QUERIES.to_dict()))
     config = TrainConfig(
         model=str(tmp_path / "model.yaml"),
         init=str(start),

@@ -23,10 +23,9 @@ from semsam_model.training.losses.object_queries import (
     with_names,
 )
 from semsam_model.training.prompts import mask_boxes
-from tests.semsam_model.networks import masks_nothing, structured
+from tests.semsam_model.networks import QUERIES, masks_nothing, structured
 
 TINY = read_model_config("tiny")
-QUERIES = dataclasses.replace(TINY, generic_queries=6, generic_layers=1)
 SHAPES = ((1, 1), (2, 2), (4, 4), (8, 8))
 
 
