@@ -32,24 +32,15 @@ from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.types import Granularity
 
-#: Settings, besides name, kind, weight and feeds, that a kind takes; the first are needed.
-_NEEDED: dict[str, tuple[str, ...]] = {
-    "coco": ("path",),
-    "panoptic": ("path", "images"),
-    "label_map": ("path", "images", "labels"),
-    "label_studio": ("path", "images"),
-    "sa1b": ("path",),
-    "synthetic": ("count",),
+#: Settings of each kind, besides name, kind, weight and feeds: those that it needs, and those that it may have.
+_SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "coco": (("path",), ("images", "granularity", "names", "partial")),
+    "panoptic": (("path", "images"), ("masks", "names", "partial")),
+    "label_map": (("path", "images", "labels"), ("instances", "endings", "granularity", "names", "partial")),
+    "label_studio": (("path", "images"), ("partial",)),
+    "sa1b": (("path",), ()),
+    "synthetic": (("count",), ("seed", "size")),
 }
-_TAKEN: dict[str, tuple[str, ...]] = {
-    "coco": ("images", "granularity", "names", "partial"),
-    "panoptic": ("masks", "names", "partial"),
-    "label_map": ("instances", "endings", "granularity", "names", "partial"),
-    "label_studio": ("partial",),
-    "sa1b": (),
-    "synthetic": ("seed", "size"),
-}
-
 #: What `path` is, where it is no JSON.
 _FORM = {"sa1b": "folder or tar", "label_map": "folder of PNGs"}
 
@@ -90,14 +81,14 @@ class SourceConfig:
     """Of the scenes; 0 when absent (synthetic)"""
 
     def __post_init__(self) -> None:
-        needed, taken = _NEEDED[self.kind], _TAKEN[self.kind]
+        needed, optional = _SETTINGS[self.kind]
         given = {key for key, value in vars(self).items() if value not in (None, False, {}, ())}
         given -= {"name", "kind", "feeds", "weight"}
         if missing := [key for key in needed if key not in given]:
             raise ValueError(f"source {self.name!r}: a source of kind {self.kind} needs {missing[0]!r}")
-        if idle := sorted(given - {*needed, *taken}):
+        if idle := sorted(given - {*needed, *optional}):
             raise ValueError(
-                f"source {self.name!r}: kind {self.kind} takes {', '.join((*needed, *taken))}, got {idle[0]!r}"
+                f"source {self.name!r}: kind {self.kind} takes {', '.join((*needed, *optional))}, got {idle[0]!r}"
             )
         if self.instances and len(self.labels) != 1:
             raise ValueError(f"source {self.name!r}: labels: expected one name for instances, got {len(self.labels)}")

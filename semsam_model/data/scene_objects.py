@@ -18,47 +18,30 @@ class SceneObject:
     parts: tuple[SceneObject, ...] = ()
 
 
-def _circle(count: int) -> list[tuple[float, float]]:
+def _circle(count: int) -> np.ndarray:
     turns = 2 * np.pi * np.arange(count) / count
-    return [(0.5 + 0.5 * float(np.cos(turn)), 0.5 + 0.5 * float(np.sin(turn))) for turn in turns]
+    return 0.5 + 0.5 * np.column_stack([np.cos(turns), np.sin(turns)])
 
 
-#: Outlines in the unit square.
-SHAPES: dict[str, list[tuple[float, float]]] = {
-    "rectangle": [(0, 0), (1, 0), (1, 1), (0, 1)],
+def _outline(points: str) -> np.ndarray:
+    return np.array([point.split() for point in points.split(", ")], float)
+
+
+#: Outlines in the unit square, float (n, 2): "x y, x y, ..."
+SHAPES = {
+    "rectangle": _outline("0 0, 1 0, 1 1, 0 1"),
     "ellipse": _circle(40),
-    "triangle": [(0.5, 0), (1, 1), (0, 1)],
-    "gable": [(0.5, 0), (1, 0.4), (1, 1), (0, 1), (0, 0.4)],
-    "saloon": [(0.0, 0.85), (0.0, 0.5), (0.2, 0.4), (0.35, 0.05), (0.75, 0.05), (0.9, 0.42), (1, 0.55), (1, 0.85)],
-    "cup": [(0, 0), (1, 0), (0.85, 1), (0.15, 1)],
-    "fish": [
-        (0, 0.5),
-        (0.2, 0.12),
-        (0.5, 0.05),
-        (0.75, 0.4),
-        (1, 0.05),
-        (1, 0.95),
-        (0.75, 0.6),
-        (0.5, 0.95),
-        (0.2, 0.9),
-    ],
-    "fan": [(0, 0.5), (1, 0), (1, 1)],
-    "tree": [
-        (0.6, 1),
-        (0.4, 1),
-        (0.4, 0.6),
-        (0.1, 0.55),
-        (0, 0.3),
-        (0.2, 0.08),
-        (0.5, 0),
-        (0.8, 0.08),
-        (1, 0.3),
-        (0.9, 0.55),
-        (0.6, 0.6),
-    ],
+    "triangle": _outline("0.5 0, 1 1, 0 1"),
+    "gable": _outline("0.5 0, 1 0.4, 1 1, 0 1, 0 0.4"),
+    "saloon": _outline("0 0.85, 0 0.5, 0.2 0.4, 0.35 0.05, 0.75 0.05, 0.9 0.42, 1 0.55, 1 0.85"),
+    "cup": _outline("0 0, 1 0, 0.85 1, 0.15 1"),
+    "fish": _outline("0 0.5, 0.2 0.12, 0.5 0.05, 0.75 0.4, 1 0.05, 1 0.95, 0.75 0.6, 0.5 0.95, 0.2 0.9"),
+    "fan": _outline("0 0.5, 1 0, 1 1"),
+    "tree": _outline("0.6 1, 0.4 1, 0.4 0.6, 0.1 0.55, 0 0.3, 0.2 0.08, 0.5 0, 0.8 0.08, 1 0.3, 0.9 0.55, 0.6 0.6"),
 }
 
-#: NAME: SHAPE X0 Y0 X1 Y1, the place in what the line is indented under; a whole object fills its square.
+#: Lines "name: shape x0 y0 x1 y1". Parts are indented, with their place in the unit square of what they are part of;
+#: an object of its own fills its square.
 _TREE = """
 house: gable
     roof: triangle 0 0 1 0.4

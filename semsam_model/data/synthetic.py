@@ -69,7 +69,7 @@ class _Canvas:
     def paint(self, thing: SceneObject, frame: np.ndarray, within: int | None) -> None:
         """Paint an object and its parts. frame: its unit square -> pixels. within: number of what it is part of."""
         jitter = self.rng.normal(0, 0.012, (len(SHAPES[thing.shape]), 2))
-        outline = (np.array(SHAPES[thing.shape]) + jitter) @ frame[:, :2].T + frame[:, 2]
+        outline = (SHAPES[thing.shape] + jitter) @ frame[:, :2].T + frame[:, 2]
         drawn = np.zeros(self.size, np.uint8)
         cv2.fillPoly(drawn, [np.round(outline * 2**_SUBPIXEL).astype(np.int32)], 1, shift=_SUBPIXEL)
         covers = drawn > 0

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,10 +31,11 @@ class Vocabulary:
 
     rows: tuple[tuple[str, int, str], ...]  #: source, head, normalised label
     counts: tuple[int, ...]  #: regions that have it
-    index: dict[tuple[str, int, str], int] = field(init=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "index", {row: number for number, row in enumerate(self.rows)})
+    @cached_property
+    def index(self) -> dict[tuple[str, int, str], int]:
+        """Row -> its number."""
+        return {row: number for number, row in enumerate(self.rows)}
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Vocabulary:
