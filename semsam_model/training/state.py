@@ -31,13 +31,13 @@ STATE, WEIGHTS = "state.pt", "model.safetensors"
 #: What `init` weights may lack: learned on top of them.
 MAY_BE_FRESH = ("name_head.", "decoder.correction_embed", "generic.")
 #: Projections to the space of label vectors. Those of `init` start anew where they are for another text encoder.
-OF_TEXT = tuple(f"{of}decoder.{kind}_projection" for of in ("", OWN_DECODERS) for kind in ("object", "part"))
+TEXT_PROJECTIONS = tuple(f"{of}decoder.{kind}_projection" for of in ("", OWN_DECODERS) for kind in ("object", "part"))
 #: Parameters that may come from ImageNet and learn with `lr_backbone`.
 PRETRAINED = ("backbone.", "name_head.classes.")
-#: Logits of "none of these", of the size of the other logits (scale times cosine); AdamW moves a parameter by about the
-#: learning rate a step, which would never get them there.
-NONE = "generic.none"
-NONE_RATE = 30
+#: Logits of "none of these". They must grow to the size of the other logits (scale times cosine), and AdamW moves a
+#: parameter by about the learning rate a step: they learn with `lr` times NO_LABEL_RATE.
+NO_LABEL_LOGITS = "generic.none"
+NO_LABEL_RATE = 30
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -65,7 +65,7 @@ class Run:
             self._start_backbone(Path(config.init_backbone))
         _check_fit(config, self.model)
         #: names of parameters that `init` did not have
-        self.fresh: list[str] = [] if config.init is None else _load_whole(self.model, Path(config.init))
+        self.fresh: list[str] = [] if config.init is None else _load_init(self.model, Path(config.init))
         self.model.train()
         if config.learn == "generic":
             assert self.model.generic is not None
@@ -203,7 +203,7 @@ def optimiser_settings(config: TrainConfig) -> OptimiserSettings:
     """Learning rates: of the backbone, of "none of these", and of the rest."""
     return OptimiserSettings(
         lr=config.lr,
-        rates=dict.fromkeys(PRETRAINED, config.lr_backbone) | {NONE: config.lr * NONE_RATE},
+        rates=dict.fromkeys(PRETRAINED, config.lr_backbone) | {NO_LABEL_LOGITS: config.lr * NO_LABEL_RATE},
         weight_decay=config.weight_decay,
         warmup=config.warmup,
         lr_final=config.lr_final,
@@ -232,14 +232,14 @@ def _as_json(vocabulary: Vocabulary) -> str:
     return json.dumps([vocabulary.rows, vocabulary.counts])
 
 
-def _load_whole(model: nn.Module, path: Path) -> list[str]:
+def _load_init(model: nn.Module, path: Path) -> list[str]:
     """Load a state dict; returns the parameters that stay as initialised: what it lacks and may lack, and projections
     to the space of another text encoder. Object queries' own decoders, where it has none, start as those of clicks.
     """
     found, own = read_network(path), model.state_dict()
     found = with_own_decoders(own, found, found)
     fresh = [name for name in own if name not in found and name.startswith(MAY_BE_FRESH)]
-    fresh += [name for name in OF_TEXT if name in found and found[name].shape[1:] != own[name].shape[1:]]
+    fresh += [name for name in TEXT_PROJECTIONS if name in found and found[name].shape[1:] != own[name].shape[1:]]
     try:
         model.load_state_dict(found | {name: own[name] for name in fresh})
     except RuntimeError as exc:  # other names or shapes
