@@ -129,6 +129,17 @@ def test_a_wrong_variable_stops_the_start_and_is_named(empty_file: Path, variabl
         load_settings(empty_file, {variable: value})
 
 
+def test_every_wrong_value_is_told_with_the_place_that_set_it(empty_file: Path) -> None:
+    empty_file.write_text("port: 70000\nthreads: '8'\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(empty_file, {"SEMSAM_ALLOWED_ORIGINS": "https://a.example/path"})
+    assert str(caught.value).split("; ") == [
+        f"{empty_file}: port: expected at most 65535, got 70000",
+        f"{empty_file}: threads: expected an integer, got '8'",
+        "SEMSAM_ALLOWED_ORIGINS[0]: expected scheme://host[:port] without a path, got 'https://a.example/path'",
+    ]
+
+
 def test_an_unknown_name_is_answered_with_the_nearest_one(empty_file: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"SEMSAM_PROT: no such setting \(PORT\?\); expected SEMSAM_ and one of HOST,"

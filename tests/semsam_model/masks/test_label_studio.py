@@ -1,6 +1,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,15 @@ def test_pixels_survive_the_way_through_percent_at_any_size(side: int, share: fl
 
 
 REGION = {"type": "polygonlabels", "original_width": 40, "original_height": 30}
+
+
+@pytest.mark.parametrize("empty", [None, 0, "", [], False])
+def test_an_empty_rotation_of_any_form_is_none(empty: Any) -> None:
+    value = {"x": 50, "y": 0, "width": 25, "height": 20}
+    row = REGION | {"type": "rectangle"}
+    assert np.array_equal(
+        region_mask(row | {"value": value | {"rotation": empty}}), region_mask(row | {"value": value})
+    )
 
 
 def test_a_hand_drawn_turned_rectangle_is_read() -> None:
