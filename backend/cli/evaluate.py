@@ -37,12 +37,13 @@ def clicks(
     from rich.console import Console
 
     from semsam_model.data.folder import read_samples
+    from semsam_model.data.samples import by_source
     from semsam_model.evaluation.clicks import evaluate_clicks
     from semsam_model.evaluation.clicks_report import draw_cases, render_page, tables, worst
     from semsam_model.evaluation.clicks_summary import summarise
 
     _, samples, skipped = _samples(data, limit)
-    seen = None if trained_on is None else read_samples(trained_on).sources
+    seen = None if trained_on is None else by_source(read_samples(trained_on).samples)
     network, version = context.load_network(model, weights, device)
     with progress_bar(len(samples)) as advance:
         report = evaluate_clicks(network, samples, corrected=noc, grabcut=grabcut, on_photo=advance)

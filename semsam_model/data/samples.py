@@ -7,7 +7,6 @@ memory. Frame: pixels of the EXIF-oriented photo.
 from __future__ import annotations
 
 import io
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -256,18 +255,13 @@ def clickable(regions: Sequence[Region], masks: Sequence[np.ndarray], min_area: 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """What was read from a source or folder: samples, and what was left out and why."""
+    """What was read from a source or folder."""
 
     samples: Sequence[Sample]
-    skipped: tuple[str, ...]
+    skipped: tuple[str, ...]  #: a line for whatever was left out, with the reason
     photos: int | None = None  #: listed in the source, usable or not; None where nothing lists them
     #: Every label of each source, those on missing photos too; empty where that takes opening every photo.
     labels: Mapping[str, frozenset[Label]] = field(default_factory=dict)
-
-    @property
-    def sources(self) -> dict[str, int]:
-        """How many photos each source has."""
-        return Counter(sample.source for sample in self.samples)
 
 
 def by_source(samples: Iterable[Sample]) -> dict[str, list[Sample]]:

@@ -38,8 +38,6 @@ from semsam_model.types import Label
 
 #: How the names of a map and of its photo end, after what they share.
 ENDINGS = (".png", ".jpg")
-
-
 #: How a pixel says its id: by its only channel, or as R + 256 G + 65536 B.
 Form = Literal["label map", "panoptic"]
 

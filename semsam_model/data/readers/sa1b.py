@@ -2,8 +2,8 @@
 
 Only names (and positions in tars) are kept in memory, in flat arrays; a photo's JSON is opened when its regions are
 asked for and is not kept, so that memory does not grow while a dataset is read. The masks have neither names nor
-parents and are of every size: their granularity is `region`. Packed shards (see `shards`) are of the same form, with
-everything that is known of a mask.
+parents and are of every size: their granularity is `region`. The tars of `data.shards` have the same form, and their
+masks keep names, parents and granularities.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
 def read_sa1b(path: Path, *, source: str | None = None, supervision: Supervision = FULL_SUPERVISION) -> Dataset:
-    """A folder (with subfolders and tars in it) or one tar, in order of their names; nothing but names is read.
+    """A folder (with subfolders and tars in it) or one tar, in order of their names. Only names are read.
 
     A photo without its JSON, a JSON without its photo and a torn tar are named in `skipped`. What is wrong inside a
     photo or JSON shows when it is read, as DataError. Raises DataError when there is nothing at all.

@@ -16,7 +16,7 @@ from tests.semsam_model.houses import batches, write_source
 def test_a_source_is_read_with_names_parents_and_masks(tmp_path: Path) -> None:
     write_source(tmp_path, "houses", 2, partial=True)
     dataset = read_samples(tmp_path)
-    assert dataset.sources == {"houses": 2}
+    assert [sample.source for sample in dataset.samples] == ["houses", "houses"]
     assert dataset.skipped == ()
     sample = dataset.samples[0]
     assert [(r.name, r.granularity, r.parent) for r in sample.regions] == [
