@@ -81,9 +81,7 @@ class StoredRegion:
     level: int | None = None  #: 1 whole .. 6 smallest part: of the candidate, or chosen by the annotator
     score: float | None = None
     model_version: str | None = None
-    iou_with_offer: float | None = (
-        None  #: of the mask as it is now and as it was suggested; None: the suggestion is lost
-    )
+    iou_with_offer: float | None = None  #: of the mask now and as it was suggested; None: the suggestion is lost
     click: tuple[float, float] | None = None  #: the newest positive click of the prompt, (x, y)
     seconds: float | None = None  #: from the answer until the next prompt on the task, or the submit: at most
     preannotated: bool = False  #: was there before any click: prompt_id, click and seconds say nothing of a prompt then

@@ -7,11 +7,10 @@ photo again. Its bytes are of use for the region as it was at `updated_at` only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, select
 
 from backend.records import ProjectKey, RegionKey
 from backend.store.database import Store
@@ -73,17 +72,15 @@ def forget(store: Store, key: ProjectKey) -> int:
 
 def training_regions(store: Store, key: ProjectKey, most: int = NEWEST) -> list[TrainingRegion]:
     """The newest usable regions of a project, oldest first, less what was forgotten. Raises StoreError."""
-    region_key = _region_key(regions)
-    columns = (*region_key, regions.c.updated_at, regions.c.image_sha256, regions.c.labels)
-    newest_first = [column.desc() for column in (regions.c.updated_at, *region_key)]
+    columns = (*regions.primary_key, regions.c.updated_at, regions.c.image_sha256, regions.c.labels)
+    newest_first = [column.desc() for column in (regions.c.updated_at, *regions.primary_key)]
     with store.read() as connection:
         query = select(*columns).where(IS_USABLE, _teaches(key, _state(connection, key)))
         rows = connection.execute(query.order_by(*newest_first).limit(most)).all()
-    found = [
-        TrainingRegion(RegionKey(*row[:5]), row.updated_at, row.image_sha256, row.labels[0] if row.labels else "")
-        for row in rows
+    return [
+        to_record(TrainingRegion, row, key=to_record(RegionKey, row), label=row.labels[0] if row.labels else "")
+        for row in reversed(rows)
     ]
-    return found[::-1]
 
 
 def fingerprint(store: Store, key: ProjectKey) -> tuple[object, ...]:
@@ -98,10 +95,9 @@ def fingerprint(store: Store, key: ProjectKey) -> tuple[object, ...]:
 
 def kept_lessons(store: Store, key: ProjectKey, model: str) -> dict[RegionKey, KeptLesson]:
     """Lessons of a project for the model with this digest. Raises StoreError."""
-    columns = (*_region_key(lessons), lessons.c.updated_at, lessons.c.lesson)
     with store.read() as connection:
-        rows = connection.execute(select(*columns).where(of_project(lessons, key), lessons.c.model == model)).all()
-    return {RegionKey(*row[:5]): KeptLesson(row.updated_at, row.lesson) for row in rows}
+        rows = connection.execute(select(lessons).where(of_project(lessons, key), lessons.c.model == model)).all()
+    return {to_record(RegionKey, row): KeptLesson(row.updated_at, row.lesson) for row in rows}
 
 
 def keep_lesson(store: Store, key: RegionKey, model: str, kept: KeptLesson) -> None:
@@ -134,7 +130,3 @@ def _teaches(key: ProjectKey, state: LearningState) -> ColumnElement[bool]:
     """Condition: the region is of this project, its photo is known, and it is not forgotten."""
     teaches = and_(of_project(regions, key), regions.c.image_sha256.is_not(None))
     return teaches if state.forgotten_at is None else and_(teaches, regions.c.updated_at > state.forgotten_at)
-
-
-def _region_key(table: Table) -> tuple[ColumnElement[Any], ...]:
-    return tuple(table.c[each.name] for each in fields(RegionKey))

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import list_projects, stream_regions
 from backend.errors import VersionError
@@ -30,7 +28,7 @@ from backend.store.database import Store
 from backend.versions.registry import Registry
 from backend.versions.version import ModelVersion
 from semsam_model.checkpoints.checkpoint import load, save
-from semsam_model.data.folder import evenly
+from semsam_model.data.folder import evenly, evenly_spaced
 from semsam_model.data.samples import MIN_AREA, Sample, clickable
 from semsam_model.errors import DataError, ImageError, SemsamError, Stopped
 from semsam_model.finetuning.config import read_finetune_config
@@ -48,16 +46,12 @@ log = logging.getLogger(__name__)
 REPLAYED = 64  #: photos of other projects that are mixed in, at most
 
 
-def _no_update(key: ProjectKey, should_stop: ShouldStop) -> None:
-    """The store's corrections are taken as they are."""
-
-
 @dataclass(frozen=True)
 class Steps:
     """What a job runs, step by step."""
 
     #: Bring the store's corrections of a project up to date. A SemsamError is logged, and the job goes on.
-    bring_up_to_date: Callable[[ProjectKey, ShouldStop], None] = _no_update
+    bring_up_to_date: Callable[[ProjectKey, ShouldStop], None] = lambda key, should_stop: None
     measure_agreement: Callable[..., PhotoAgreement] = measure_agreement
     fine_tune: Callable[..., FineTuned] = fine_tune
     compare: Callable[..., Comparison] = compare
@@ -96,9 +90,6 @@ class JobRunner:
         self._store = store
         self._photos = photos
         self._steps = steps
-        self._device = settings.device
-        if settings.device == "auto":
-            self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._config, self._gate = read_finetune_config(GateConfig, settings.finetune_config)
         self.registry = registry
 
@@ -117,7 +108,7 @@ class JobRunner:
         lease.note(stage="fine-tuning", regions=taken.regions, data_digest=taken.digest, parent=parent.version)
         if reason := self._too_few(corrections):
             return Ended("refused", {"message": reason})
-        model, _ = load(parent.weights, device=self._device)
+        model, _ = load(parent.weights, device=self._settings.device)
         agreement = self._steps.measure_agreement(model, corrections.all, self._gate, should_stop=lease.should_stop)
         if agreement.reason:
             return Ended("refused", {"message": agreement.reason})
@@ -178,7 +169,7 @@ class JobRunner:
             if project.key != key and project.deleted_at is None:
                 others = snapshot.take(stream_regions(self._store, project.key))
                 found += others.samples(self._photos, "train", f"project_{project.key.project}_{project.key.origin}")
-        return found[:: max(1, len(found) // REPLAYED)][:REPLAYED]
+        return evenly_spaced(found, REPLAYED)
 
     # ---- the child
 
@@ -216,7 +207,7 @@ class JobRunner:
     ) -> tuple[Comparison, list[Path]]:
         """Compare the parent's model with its child; also the files of the report and the verdict. Raises Stopped."""
         lease.note(stage="gate", step=self._config.steps)
-        child, version = load(child_file, device=self._device)
+        child, version = load(child_file, device=self._settings.device)
         compared = self._steps.compare(
             model,
             child,

@@ -166,12 +166,6 @@ def last_judged(store: Store) -> Job | None:
     return next((job for job in newest if job.verdict), None)
 
 
-def list_ended(store: Store, before: datetime) -> list[Job]:
-    """Jobs that ended before this time, the oldest first."""
-    ended = and_(jobs.c.state.not_in(OPEN), jobs.c.finished_at < before)
-    return _find_all(store, select(jobs).where(ended).order_by(jobs.c.id))
-
-
 def new_corrections(store: Store, key: ProjectKey) -> tuple[int, datetime | None]:
     """Usable regions received, by our clock, since the project's last job was requested, and when that was."""
     with store.read() as connection:
@@ -275,7 +269,8 @@ def clear_job_files(
     not given.
     """
     cleared: dict[int, int] = {}
-    for job in list_ended(store, before=(at or datetime.now(UTC)) - RECENT):
+    ended = and_(jobs.c.state.not_in(OPEN), jobs.c.finished_at < (at or datetime.now(UTC)) - RECENT)
+    for job in _find_all(store, select(jobs).where(ended).order_by(jobs.c.id)):
         folder = job_folder(data_dir, job)
         if job.version in versions or not folder.is_dir():
             continue

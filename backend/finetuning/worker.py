@@ -117,18 +117,14 @@ def request_due(store: Store, settings: Settings, at: datetime | None = None) ->
     for project in list_projects(store):
         if project.deleted_at is not None:
             continue
-        trigger = _trigger(*jobs.new_corrections(store, project.key), settings, at)
+        new, last = jobs.new_corrections(store, project.key)
+        trigger: jobs.Trigger | None = None
+        if settings.finetune_after_corrections and new >= settings.finetune_after_corrections:
+            trigger = "corrections"
+        elif settings.finetune_every_hours and new:
+            every = timedelta(hours=settings.finetune_every_hours)
+            trigger = "schedule" if last is None or at - last >= every else None
         if trigger is not None:
             job, is_new = jobs.request(store, project.key, trigger, at)
             requested += [job] if is_new else []
     return requested
-
-
-def _trigger(new: int, last: datetime | None, settings: Settings, at: datetime) -> jobs.Trigger | None:
-    """Why a project with so many new corrections, whose last job was requested at `last`, is due; None: it is not."""
-    if settings.finetune_after_corrections and new >= settings.finetune_after_corrections:
-        return "corrections"
-    if settings.finetune_every_hours and new:
-        every = timedelta(hours=settings.finetune_every_hours)
-        return "schedule" if last is None or at - last >= every else None
-    return None

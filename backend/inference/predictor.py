@@ -253,13 +253,10 @@ def read_model(settings: Settings, label_vectors: LabelVectors, path: Path) -> L
 
     from semsam_model.checkpoints.checkpoint import load
 
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[settings.dtype]
-    model, version = load(path, device=device, dtype=dtype)
+    model, version = load(path, device=settings.device, dtype=dtype)
     embedder = LabelEmbedder(label_vectors, model.config)
     embedder.start()
     return Loaded(model, version, embedder)

@@ -51,15 +51,14 @@ Key = String().with_variant(String(collation="C"), "postgresql")
 Id = BigInteger().with_variant(Integer(), "sqlite")
 
 
-def _key(name: str, kind: Any) -> Column[Any]:
-    return Column(name, kind, primary_key=True, nullable=False, autoincrement=False)
+def _primary_key(**columns: Any) -> list[Column[Any]]:
+    return [Column(name, kind, primary_key=True, nullable=False, autoincrement=False) for name, kind in columns.items()]
 
 
 projects = Table(
     "projects",
     metadata,
-    _key("origin", Key),
-    _key("project", Id),
+    *_primary_key(origin=Key, project=Id),
     Column("title", Text, nullable=False),
     Column("label_config", Text, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
@@ -71,9 +70,7 @@ projects = Table(
 tasks = Table(
     "tasks",
     metadata,
-    _key("origin", Key),
-    _key("project", Id),
-    _key("task", Id),
+    *_primary_key(origin=Key, project=Id, task=Id),
     Column("image_url", Text),
     Column("image_sha256", String(64)),
     Column("problem", Text),  # why its photo could not be kept
@@ -86,8 +83,7 @@ tasks = Table(
 annotations = Table(
     "annotations",
     metadata,
-    _key("origin", Key),
-    _key("annotation", Id),
+    *_primary_key(origin=Key, annotation=Id),
     Column("project", Id, nullable=False),
     Column("task", Id),
     Column("annotator", Id),
@@ -104,11 +100,7 @@ annotations = Table(
 regions = Table(
     "regions",
     metadata,
-    _key("origin", Key),
-    _key("project", Id),
-    _key("task", Id),
-    _key("annotation", Id),
-    _key("region", Key),
+    *_primary_key(origin=Key, project=Id, task=Id, annotation=Id, region=Key),
     Column("image_sha256", String(64)),
     Column("image_url", Text),
     Column("width", Integer),
@@ -169,8 +161,7 @@ offers = Table(
 predictions = Table(
     "predictions",
     metadata,
-    _key("origin", Key),
-    _key("prediction", Id),
+    *_primary_key(origin=Key, prediction=Id),
     Column("regions", Integer, nullable=False),  # of a model of ours
     Column("width", Integer),
     Column("height", Integer),
@@ -193,7 +184,7 @@ inbox = Table(
 versions = Table(
     "versions",
     metadata,
-    _key("number", Id),
+    *_primary_key(number=Id),
     Column("version", Key, nullable=False, unique=True),
     Column("model", Key, nullable=False),
     Column("digest", String(64), nullable=False),
@@ -210,8 +201,7 @@ versions = Table(
 activations = Table(
     "activations",
     metadata,
-    _key("model", Key),
-    _key("number", Id),
+    *_primary_key(model=Key, number=Id),
     Column("version", Key, ForeignKey("versions.version")),  # None: version 0
     Column("over", Id),  # the activation that a rollback goes back to
     Column("at", UtcDateTime, nullable=False),
@@ -222,12 +212,9 @@ activations = Table(
 lessons = Table(
     "lessons",
     metadata,
-    _key("origin", Key),
-    _key("project", Id),
-    _key("task", Id),
-    _key("annotation", Id),
-    _key("region", Key),
-    _key("model", String(64)),  # digest of the model that was taught
+    *_primary_key(
+        origin=Key, project=Id, task=Id, annotation=Id, region=Key, model=String(64)
+    ),  # model: digest of the one that was taught
     Column("updated_at", UtcDateTime, nullable=False),  # of the region when it taught
     Column("lesson", LargeBinary, nullable=False),
 )
@@ -236,8 +223,7 @@ lessons = Table(
 learning = Table(
     "learning",
     metadata,
-    _key("origin", Key),
-    _key("project", Id),
+    *_primary_key(origin=Key, project=Id),
     Column("enabled", Boolean, nullable=False),
     Column("forgotten_at", UtcDateTime),  # regions as old as this teach nothing, by Label Studio's clock
     Column("changed_at", UtcDateTime, nullable=False),

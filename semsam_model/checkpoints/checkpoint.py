@@ -109,6 +109,8 @@ def load(
 ) -> tuple[SemanticSAM, Version]:
     """Read a weights file into a model in eval mode on `device`, its backbone in `dtype`.
 
+    device: as torch takes it, or "auto": the GPU where there is one, else the CPU.
+
     Raises CheckpointError when the file is missing, cut short, not safetensors, not written by `save`, of a config
     that this release does not know, when a name or shape differs from what its config asks for, or when the content
     does not match its digest.
@@ -122,6 +124,8 @@ def load(
     model.load_state_dict(network)
     model.ranker = _ranker(path, ranker)
     model.backbone.to(dtype)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), header.version
 
 
