@@ -208,7 +208,7 @@ activations = Table(
     Column("reason", Text, nullable=False),
 )
 
-# What accepted regions teach a model at once; can be made anew from regions and photos.
+# What accepted regions teach a model, named by its digest, at once; can be made anew from regions and photos.
 lessons = Table(
     "lessons",
     metadata,
