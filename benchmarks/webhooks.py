@@ -2,7 +2,7 @@
 
 Annotations of a 12-megapixel photo with 20 brush regions, each mask three times, as Label Studio repeats it in note and
 level; posted over HTTP to the WSGI application, 50 times. Prints the size of the body and the milliseconds until the
-answer: body read, stored on disk; and, apart, until it is worked in.
+answer: body read, stored on disk; and, apart, until it is processed.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def main() -> None:
             worked.append(1000 * (time.perf_counter() - began))
         store.close()
     print(f"{store.dialect}, {REGIONS} regions of {SIZE[1]} x {SIZE[0]} pixels, body {len(body) / 1e6:.1f} MB")
-    for name, times in (("answered", answered), ("worked in", worked)):
+    for name, times in (("answered", answered), ("processed", worked)):
         middle, high = np.median(times), np.quantile(times, 0.95)
         print(f"{name}: median {middle:.0f} ms, 95 % {high:.0f} ms, most {max(times):.0f} ms")
 

@@ -57,11 +57,9 @@ class Synced:
     problems: list[str] = field(default_factory=list)  #: annotations that could not be read
 
     def __str__(self) -> str:
+        annotations = f"{self.changed} annotations new or newer, {self.deleted} gone"
         bad = f", {len(self.problems)} unreadable" if self.problems else ""
-        return (
-            f"{self.tasks} tasks, {self.read} of them changed: {self.changed} annotations new or newer,"
-            f" {self.deleted} gone{bad}"
-        )
+        return f"{self.tasks} tasks, {self.read} of them changed: {annotations}{bad}"
 
 
 def sync_project(

@@ -27,8 +27,7 @@ def save_task(connection: Connection, key: ProjectKey, task: int, image_url: str
         lambda new: {"image_url": new.image_url, "image_sha256": null(), "problem": null(), "tried_at": null()},
         where=lambda new: or_(tasks.c.image_url.is_(None), tasks.c.image_url != new.image_url),
     )
-    row = {**vars(key), "task": task, "image_url": clean(image_url)}
-    connection.execute(statement, row)
+    connection.execute(statement, {**vars(key), "task": task, "image_url": clean(image_url)})
 
 
 def save_annotation(
@@ -83,18 +82,13 @@ def _save_if_news(
         not_older = or_(old.updated_at.is_(None), old.updated_at <= new.updated_at)
         return or_(newer, and_(old.deleted_at < listed_at, not_older))
 
+    same = ("task", "annotator", "cancelled", "ground_truth", "created_at", "updated_at", "prediction")
     row = {
         **vars(key),
+        **{name: getattr(annotation, name) for name in same},
         "annotation": annotation.id,
-        "task": annotation.task,
-        "annotator": annotation.annotator,
-        "cancelled": annotation.cancelled,
-        "ground_truth": annotation.ground_truth,
-        "created_at": annotation.created_at,
-        "updated_at": annotation.updated_at,
         "received_at": received_at,
         "deleted_at": None,
-        "prediction": annotation.prediction,
     }
     statement = upsert(connection, annotation_rows, changes, where=is_news).values(row).returning(old.annotation)
     return connection.execute(statement).one_or_none() is not None

@@ -33,6 +33,11 @@ State = Literal["queued", "running", "promoted", "refused", "failed"]
 OPEN: tuple[State, ...] = ("queued", "running")
 ATTEMPTS = 3  #: claims, after each of which the worker died, that a job is given up after
 
+# ---- files of a job's folder
+CHILD = "child.safetensors"  #: weights of the model that came out, until they lie beside their version
+REPORT, VERDICT = "gate.html", "gate.json"  #: of the gate; kept beside the version, too
+RECENT = timedelta(hours=1)  #: for which the files of an ended job are not cleared away
+
 
 @dataclass(frozen=True)
 class Job:
@@ -234,11 +239,6 @@ class Lease:
                     self._lost.set()
             except StoreError as error:  # away for a while; whether the job still is ours the lease decides
                 log.warning("job %d: lease not renewed: %s", self._job.id, error)
-
-
-CHILD = "child.safetensors"  #: weights of the model that came out, until they lie beside their version
-REPORT, VERDICT = "gate.html", "gate.json"  #: of the gate; kept beside the version, too
-RECENT = timedelta(hours=1)  #: for which the files of an ended job are not cleared away
 
 
 def job_folder(data_dir: Path, job: Job) -> Path:

@@ -43,8 +43,7 @@ class Store:
         reached, read or migrated.
         """
         try:
-            parsed = _with_driver(make_url(url))
-            engine = create_engine(parsed, **_arguments(parsed))
+            engine = _create_engine(make_url(url))
         except (ArgumentError, ImportError):
             # its text may hold a password
             raise StoreError(
@@ -53,8 +52,6 @@ class Store:
             ) from None
         store = cls(engine)
         try:
-            if parsed.get_backend_name() == "sqlite":
-                _prepare_sqlite(engine)
             with store.write() as connection:
                 if connection.dialect.name == "postgresql":
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
@@ -105,23 +102,17 @@ def open_store(settings: Settings) -> Store:
     return Store.open(URL.create("sqlite", database=str(settings.data_dir / "semsam.db")).render_as_string())
 
 
-def _with_driver(url: URL) -> URL:
+def _create_engine(url: URL) -> Engine:
+    """Raises ArgumentError for another kind of database, ImportError where the driver is missing."""
     if url.drivername in ("postgres", "postgresql"):
-        return url.set(drivername="postgresql+psycopg")
-    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() == "postgresql":
+        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_S})
+    if url.get_backend_name() != "sqlite":
         raise ArgumentError("another kind of database")
-    return url
+    engine = create_engine(url, connect_args={"timeout": BUSY_S})
 
-
-def _arguments(url: URL) -> dict[str, Any]:
-    if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": BUSY_S}}
-    return {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_S}}
-
-
-def _prepare_sqlite(engine: Engine) -> None:
-    """Transactions begin where we say: the driver would begin them at the first change, too late for the lock."""
-
+    # the driver would begin a transaction at its first change, too late to wait for the write lock
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _: object) -> None:
         connection.isolation_level = None
@@ -132,6 +123,8 @@ def _prepare_sqlite(engine: Engine) -> None:
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get("semsam_writes")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
 
 
 def _reason(error: BaseException) -> str:

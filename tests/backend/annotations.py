@@ -1,4 +1,4 @@
-"""Annotations as Label Studio posts them, and what is offered for them; small made masks."""
+"""Annotations as Label Studio posts them, and what is suggested for them; small made masks."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def event(action: str, **more: Any) -> dict[str, Any]:
 def answered(
     masks: list[np.ndarray], *, task: int = 1, at_s: float = -10, config: str = CONFIG
 ) -> tuple[PromptAnswer, list[dict[str, Any]]]:
-    """What the service offers for a click, and the geometry rows of the answer, best first."""
+    """What the service suggests for a click, and the geometry rows of the answer, best first."""
     candidates = []
     for rank, mask in enumerate(masks, start=1):
         crop, bbox = crop_mask(mask)

@@ -58,15 +58,15 @@ def write(url: str, base: int, said: int, deadly: int | None) -> None:
     store = Store.open(url)
     if deadly is not None:
         die_at_step(deadly)
-    offer = answered([square(5, 5, 20), square(8, 8, 8)], task=base)[0].suggestion()
+    suggestion = answered([square(5, 5, 20), square(8, 8, 8)], task=base)[0].suggestion()
     for number, body in enumerate(bodies(base)):
         enqueue(store, parse_webhook(body).to_event(ORIGIN))
         os.write(said, b".")
         if number % 2:
             process_inbox(store)
-            assert offer
+            assert suggestion
             with store.write() as connection:
-                save_suggestions(connection, [offer])
+                save_suggestions(connection, [suggestion])
     process_inbox(store)
     store.close()
 

@@ -121,7 +121,7 @@ def eventually(true: Callable[[], bool], seconds: float = 30) -> bool:
     return true()
 
 
-def test_while_the_database_is_gone_nothing_is_acknowledged_and_offers_wait_for_it(
+def test_while_the_database_is_gone_nothing_is_acknowledged_and_suggestions_wait_for_it(
     postgres_process: postgres.Server,
 ) -> None:
     store = Store.open(postgres.new_database(postgres_process.url))

@@ -27,7 +27,7 @@ from semsam_model.inference.preannotate import Region
 from semsam_model.masks.geometry import crop_mask
 from semsam_model.types import Candidate
 from tests.backend.annotations import CONFIG, KEY, NOON, ORIGIN, annotation, answered, brush_row, event, square
-from tests.backend.corrections.test_ingest import deliver, everything, offer
+from tests.backend.corrections.test_inbox import everything, receive, suggest
 
 WHOLE, PART, OTHER = square(5, 5, 20), square(8, 8, 8), square(35, 5, 10)
 
@@ -84,10 +84,10 @@ def test_each_way_to_treat_a_preannotated_region_is_told_from_the_others_and_fro
     made = prediction()
     whole, part, other = geometry(made)
     click, (clicked,) = answered([square(40, 25, 8)], at_s=-4)
-    offer(store, click)
+    suggest(store, click)
     smaller = PART & ~square(8, 8, 4)
     rows = [whole, edited(part, smaller), clicked, brush_row("by-hand", square(50, 30, 5))]
-    deliver(store, begun(5, rows), begun(6, [renamed(whole, "another"), part, other]))
+    receive(store, begun(5, rows), begun(6, [renamed(whole, "another"), part, other]))
 
     studio = Studio(made)
     assert judge_preannotated(store, studio, KEY) == (5, 0)
@@ -121,15 +121,15 @@ def test_a_later_version_of_the_annotation_is_judged_anew_and_remembers_what_it_
     made = prediction()
     whole, part, other = geometry(made)
     studio = Studio(made)
-    deliver(store, begun(5, [whole, part, other], updated=1))
+    receive(store, begun(5, [whole, part, other], updated=1))
     judge_preannotated(store, studio, KEY)
     assert count(store, KEY).preannotated == Preannotated(annotations=1, accepted=3)
-    deliver(store, begun(5, [edited(whole, OTHER), renamed(part, "x")], parent=None, updated=2))
+    receive(store, begun(5, [edited(whole, OTHER), renamed(part, "x")], parent=None, updated=2))
     assert judge_preannotated(store, studio, KEY) == (2, 0)
     assert count(store, KEY).preannotated == Preannotated(annotations=1, corrected=1, relabelled=1, deleted=1)
     assert everything(store)[whole["id"]].iou_with_offer == 0
     skipped = annotation(5, [], parent_prediction=31, updated=3, was_cancelled=True)
-    deliver(store, event("ANNOTATION_UPDATED", annotation=skipped))
+    receive(store, event("ANNOTATION_UPDATED", annotation=skipped))
     assert count(store, KEY).preannotated == Preannotated()
 
 
@@ -138,7 +138,7 @@ def test_without_its_prediction_a_region_counts_as_the_editor_says_and_a_slow_se
 ) -> None:
     made = prediction()
     whole, part, _ = geometry(made)
-    deliver(store, begun(5, [whole, edited(part, WHOLE)]), begun(6, [whole], parent=32))
+    receive(store, begun(5, [whole, edited(part, WHOLE)]), begun(6, [whole], parent=32))
     studio = Studio(made)
     studio.slow = True
     assert judge_preannotated(store, studio, KEY) == (0, 2)
@@ -150,30 +150,30 @@ def test_without_its_prediction_a_region_counts_as_the_editor_says_and_a_slow_se
     assert judge_preannotated(store, studio, KEY, retry=True) == (0, 0), "what is gone is not asked for again"
 
 
-def test_a_copy_of_a_preannotated_region_is_drawn_and_anothers_prediction_offers_nothing_of_ours(
+def test_a_copy_of_a_preannotated_region_is_drawn_and_anothers_prediction_suggests_nothing_of_ours(
     store: Store,
 ) -> None:
     made = prediction()
     whole, *_ = geometry(made)
     foreign = made | {"id": 40, "result": [brush_row("f", WHOLE, origin="prediction")]}
-    deliver(store, begun(5, [whole, whole | {"id": str(uuid.uuid4()), "origin": "manual"}]))
-    deliver(store, begun(6, foreign["result"], parent=40))
+    receive(store, begun(5, [whole, whole | {"id": str(uuid.uuid4()), "origin": "manual"}]))
+    receive(store, begun(6, foreign["result"], parent=40))
     assert judge_preannotated(store, Studio(made, foreign), KEY) == (2, 0)
     found = sorted((region.outcome, region.preannotated) for region in stream_regions(store, KEY))
     assert found == [("accepted", True), ("drawn", False), ("drawn", False)]
     assert count(store, KEY).preannotated == Preannotated(annotations=1, accepted=1, deleted=2)
 
 
-def test_what_was_offered_without_a_click_teaches_once_it_was_submitted(store: Store) -> None:
+def test_what_was_suggested_without_a_click_teaches_once_it_was_submitted(store: Store) -> None:
     whole, part, _ = geometry(prediction())
-    deliver(store, begun(5, [whole, part]))
+    receive(store, begun(5, [whole, part]))
     with store.write() as connection:
         connection.exec_driver_sql("UPDATE regions SET image_sha256 = 'ab'")
     assert {each.key.region for each in training_regions(store, KEY)} == {whole["id"], part["id"]}
 
 
 def test_corrections_of_an_older_database_stay_and_were_all_of_clicks(store: Store) -> None:
-    deliver(store, begun(5, [brush_row("by-hand", WHOLE)]))
+    receive(store, begun(5, [brush_row("by-hand", WHOLE)]))
     with store.write() as connection:
         config = Config(attributes={"connection": connection})
         config.set_main_option("script_location", "backend.store:migrations")
@@ -184,9 +184,9 @@ def test_corrections_of_an_older_database_stay_and_were_all_of_clicks(store: Sto
     assert count(store, KEY).preannotated == Preannotated()
 
 
-def test_the_copy_of_a_prediction_in_a_delivery_is_not_kept() -> None:
+def test_the_copy_of_a_prediction_in_a_webhook_is_not_kept() -> None:
     made = prediction()
     body = begun(5, [brush_row("by-hand", OTHER)], prediction=made)
-    delivered = parse_webhook(body).to_event(ORIGIN)
-    assert made["result"][0]["id"] not in delivered.to_json()
-    assert [each["parent_prediction"] for each in delivered.annotations] == [31]
+    received = parse_webhook(body).to_event(ORIGIN)
+    assert made["result"][0]["id"] not in received.to_json()
+    assert [each["parent_prediction"] for each in received.annotations] == [31]

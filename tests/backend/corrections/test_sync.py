@@ -64,8 +64,8 @@ def regions(store: Store, key: ProjectKey) -> set[str]:
     return {region.key.region for region in stream_regions(store, key)}
 
 
-def deliver(store: Store, key: ProjectKey, body: dict[str, Any], late: float = 0) -> None:
-    """A webhook, received now or so many seconds ago, and worked in."""
+def receive(store: Store, key: ProjectKey, body: dict[str, Any], late: float = 0) -> None:
+    """A webhook, received now or so many seconds ago, and processed."""
     enqueue(store, parse_webhook(body).to_event(key.origin), datetime.now(UTC) - timedelta(seconds=late))
     process_inbox(store)
 
@@ -104,7 +104,7 @@ def test_every_task_is_seen_and_told(
     assert told == [(done, number) for done in range(1, number + 1)]
 
 
-def test_a_delivery_that_comes_while_a_task_is_read_outlives_the_older_answer(
+def test_an_event_that_comes_while_a_task_is_read_outlives_the_older_answer(
     studio: FakeStudio, store: Store, key: ProjectKey, sync: Callable[..., Synced]
 ) -> None:
     studio.task(1, labelled(5, A, task=1), labelled(6, B, task=1))
@@ -112,8 +112,8 @@ def test_a_delivery_that_comes_while_a_task_is_read_outlives_the_older_answer(
     def meanwhile(path: str) -> None:
         if path.startswith("/api/tasks/1/"):  # its answer is made, and says nothing of these
             studio.before = lambda path: None
-            deliver(store, key, event("ANNOTATION_CREATED", annotation=labelled(9, C, task=1)))
-            deliver(store, key, event("ANNOTATIONS_DELETED", annotations=[{"id": 6}]))
+            receive(store, key, event("ANNOTATION_CREATED", annotation=labelled(9, C, task=1)))
+            receive(store, key, event("ANNOTATIONS_DELETED", annotations=[{"id": 6}]))
 
     studio.before = meanwhile
     sync()
@@ -185,37 +185,37 @@ def test_a_project_that_was_not_found_is_marked_and_what_was_learned_from_it_sta
     assert find_project(store, 7).deleted_at is None
 
 
-DELIVERIES = {
+EVENTS = {
     "created": event("ANNOTATION_CREATED", annotation=annotation(5, [A])),
     "deleted": event("ANNOTATIONS_DELETED", annotations=[{"id": 4}]),
     "task deleted": event("TASKS_DELETED", tasks=[{"id": 3}]),
 }
 
 
-@pytest.mark.parametrize("name", DELIVERIES)
-def test_any_delivery_takes_the_mark_off_unless_it_was_made_before(
+@pytest.mark.parametrize("name", EVENTS)
+def test_any_event_takes_the_mark_off_unless_it_was_made_before(
     studio: FakeStudio, store: Store, key: ProjectKey, sync: Callable[..., Synced], name: str
 ) -> None:
     studio.projects.add(7)
     sync()
     missed(store, sync, studio)
-    deliver(store, key, DELIVERIES[name], late=60)
+    receive(store, key, EVENTS[name], late=60)
     assert find_project(store, 7).deleted_at is not None
-    deliver(store, key, DELIVERIES[name])
+    receive(store, key, EVENTS[name])
     assert find_project(store, 7).deleted_at is None
 
 
 @pytest.mark.parametrize("after_a_miss", [False, True])
-def test_a_deletion_that_was_told_is_final_for_deliveries_and_misses(
+def test_a_deletion_that_was_told_is_final_for_events_and_misses(
     studio: FakeStudio, store: Store, key: ProjectKey, sync: Callable[..., Synced], after_a_miss: bool
 ) -> None:
     studio.projects.add(7)
     sync()
     if after_a_miss:
         missed(store, sync, studio)
-    deliver(store, key, event("PROJECT_DELETED"))
+    receive(store, key, event("PROJECT_DELETED"))
     assert find_project(store, 7).is_final
-    deliver(store, key, DELIVERIES["created"])
+    receive(store, key, EVENTS["created"])
     studio.projects.clear()
     with pytest.raises(NotFound):
         sync()
@@ -232,7 +232,7 @@ def test_a_deletion_that_is_told_during_a_comparison_stands(
         def meanwhile(asked: str, path: str = path) -> None:
             if asked.split("?")[0] == path:
                 studio.before = lambda asked: None
-                deliver(store, key, event("PROJECT_DELETED"))
+                receive(store, key, event("PROJECT_DELETED"))
 
         studio.before = meanwhile
         sync()

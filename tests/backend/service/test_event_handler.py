@@ -83,10 +83,10 @@ def test_what_was_clicked_and_accepted_is_in_the_store_with_its_picture(
     assert (region.outcome, region.iou_with_offer, region.rank) == ("accepted", 1.0, 1)
     assert region.click == (21, 30)
     assert list(problems(kept, key).values()) != []  # drawn on a photo of another size
-    offer = find_suggestion(kept, region.prompt_id or "")
-    assert offer is not None
-    assert len(offer.candidates) == len(rows)
-    assert offer.model_version == prediction["model_version"] == region.model_version
+    suggestion = find_suggestion(kept, region.prompt_id or "")
+    assert suggestion is not None
+    assert len(suggestion.candidates) == len(rows)
+    assert suggestion.model_version == prediction["model_version"] == region.model_version
     photos = PhotoArchive(settings.data_dir / "photos")
     eventually(lambda: photos.has(region.image_sha256 or ""))
     assert photos.path(region.image_sha256 or "").read_bytes() == Files().content["/data/upload/1/a.png"]

@@ -19,13 +19,13 @@ from tests.backend.annotations import KEY, ORIGIN, annotation, answered, at, bru
 from tests.backend.stored import find_suggestion
 
 
-def deliver(store: Store, *bodies: dict[str, Any]) -> None:
+def receive(store: Store, *bodies: dict[str, Any]) -> None:
     for body in bodies:
         enqueue(store, parse_webhook(body).to_event(ORIGIN))
     process_inbox(store)
 
 
-def offer(store: Store, answer: PromptAnswer) -> None:
+def suggest(store: Store, answer: PromptAnswer) -> None:
     made = answer.suggestion()
     assert made is not None
     with store.write() as connection:
@@ -36,16 +36,16 @@ def everything(store: Store) -> dict[str, StoredRegion]:
     return {region.key.region: region for region in stream_regions(store, KEY)}
 
 
-def test_each_way_to_treat_an_offer_is_told_from_the_others(store: Store) -> None:
+def test_each_outcome_of_a_suggestion_is_told_from_the_others(store: Store) -> None:
     answer, (whole, part, third) = answered([square(5, 5, 20), square(8, 8, 8), square(10, 10, 4)])
     ignored, _ = answered([square(30, 5, 5)], at_s=-4)
-    offer(store, answer)
-    offer(store, ignored)
+    suggest(store, answer)
+    suggest(store, ignored)
     smaller = square(8, 8, 8) & ~square(8, 8, 4)
     corrected = part | {"origin": "prediction-changed", "value": brush_row("", smaller, "part")["value"]}
     relabelled = third | {"value": third["value"] | {"brushlabels": ["another"]}}
     drawn = brush_row("by-hand", square(40, 20, 9))
-    deliver(store, event("ANNOTATION_CREATED", annotation=annotation(5, [whole, corrected, relabelled, drawn])))
+    receive(store, event("ANNOTATION_CREATED", annotation=annotation(5, [whole, corrected, relabelled, drawn])))
 
     stored = everything(store)
     assert [stored[row["id"]].outcome for row in (whole, part, third, drawn)] == [
@@ -67,10 +67,10 @@ def test_each_way_to_treat_an_offer_is_told_from_the_others(store: Store) -> Non
     assert counts.rejected == 1  # the prompt of which nothing was taken
 
 
-def test_an_offer_comes_back_as_it_was_made(store: Store) -> None:
+def test_a_suggestion_is_read_as_it_was_stored(store: Store) -> None:
     answer, rows = answered([square(5, 5, 20), square(8, 8, 8)])
-    offer(store, answer)
-    offer(store, answer)
+    suggest(store, answer)
+    suggest(store, answer)
     made = answer.suggestion()
     assert made is not None
     assert sorted(map(str, find_suggestion(store, made.prompt_id).candidates)) == sorted(map(str, made.candidates))  # type: ignore[union-attr]
@@ -78,9 +78,9 @@ def test_an_offer_comes_back_as_it_was_made(store: Store) -> None:
     assert {candidate.region for candidate in made.candidates} == {row["id"] for row in rows}
 
 
-def test_an_accepted_region_whose_offer_was_lost_is_kept_with_what_it_carries_itself(store: Store) -> None:
+def test_an_accepted_region_whose_suggestion_was_lost_is_kept_with_what_it_carries_itself(store: Store) -> None:
     _, (row,) = answered([square(5, 5, 20)])
-    deliver(store, event("ANNOTATION_CREATED", annotation=annotation(5, [row])))
+    receive(store, event("ANNOTATION_CREATED", annotation=annotation(5, [row])))
     region = everything(store)[row["id"]]
     assert (region.outcome, region.rank, region.level, region.model_version) == ("accepted", 1, 1, "mobile-1")
     assert region.iou_with_offer is None
@@ -95,21 +95,21 @@ THIRD = event("ANNOTATION_UPDATED", annotation=annotation(5, [brush_row("b", squ
 GONE = event("ANNOTATIONS_DELETED", annotations=[{"id": 5}])
 
 
-def test_deliveries_in_any_order_and_any_number_end_in_the_same_state(store: Store) -> None:
+def test_events_in_any_order_and_any_number_end_in_the_same_state(store: Store) -> None:
     for order in itertools.permutations([FIRST, SECOND, THIRD]):
         number = order.index(FIRST) * 100 + order.index(SECOND) * 10 + order.index(THIRD) + 1000
         moved = [body | {"annotation": body["annotation"] | {"id": number}} for body in order]
-        deliver(store, *moved, *reversed(moved), moved[1])
+        receive(store, *moved, *reversed(moved), moved[1])
     regions = list(stream_regions(store, KEY))
     assert len(regions) == 6
     assert {region.key.region for region in regions} == {"b"}
     assert {region.updated_at for region in regions} == {at(3)}
-    assert count(store, KEY).deleted == 4  # "a", wherever the newest delivery was not the first
+    assert count(store, KEY).deleted == 4  # "a", wherever the newest event was not the first
 
 
 @pytest.mark.parametrize("order", [(FIRST, GONE), (GONE, FIRST), (GONE, SECOND, FIRST, GONE)])
 def test_a_deletion_is_final_even_before_the_creation_and_leaves_a_mark(store: Store, order: Any) -> None:
-    deliver(store, *order)
+    receive(store, *order)
     assert everything(store) == {}
     if order[0] is FIRST:
         assert count(store, KEY).deleted == 1
@@ -117,13 +117,13 @@ def test_a_deletion_is_final_even_before_the_creation_and_leaves_a_mark(store: S
 
 def test_deleted_tasks_take_their_annotations_along(store: Store) -> None:
     other = event("ANNOTATION_CREATED", annotation=annotation(6, [brush_row("c", square(1, 1, 5))], task=2))
-    deliver(store, FIRST, other, event("TASKS_DELETED", tasks=[{"id": 1}]))
+    receive(store, FIRST, other, event("TASKS_DELETED", tasks=[{"id": 1}]))
     assert set(everything(store)) == {"c"}
 
 
 def test_a_skipped_task_takes_back_what_was_submitted(store: Store) -> None:
     skipped = annotation(5, [brush_row("a", square(1, 1, 5))], updated=2, was_cancelled=True)
-    deliver(store, FIRST, event("ANNOTATION_UPDATED", annotation=skipped))
+    receive(store, FIRST, event("ANNOTATION_UPDATED", annotation=skipped))
     assert everything(store) == {}
 
 
@@ -139,16 +139,16 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_malformed_region_is_kept_with_its_reason_and_costs_the_others_nothing(store: Store, name: str) -> None:
     rows = [brush_row("a", square(1, 1, 5)), BROKEN[name], brush_row("b", square(9, 9, 5))]
-    deliver(store, event("ANNOTATION_CREATED", annotation=annotation(5, rows)))
+    receive(store, event("ANNOTATION_CREATED", annotation=annotation(5, rows)))
     assert set(everything(store)) == {"a", "b"}
     (reason,) = problems(store, KEY).values()
     assert "expected" in reason
     assert count(store, KEY).malformed == 1
 
 
-def test_a_delivery_that_makes_no_sense_is_put_aside_and_the_next_one_is_worked_in(store: Store) -> None:
+def test_an_event_that_makes_no_sense_is_put_aside_and_the_next_one_is_processed(store: Store) -> None:
     strange = event("ANNOTATION_CREATED", annotation=annotation(5, []) | {"updated_at": "yesterday"})
-    deliver(store, strange, event("ANNOTATION_CREATED", annotation=annotation(6, [brush_row("a", square(1, 1, 5))])))
+    receive(store, strange, event("ANNOTATION_CREATED", annotation=annotation(6, [brush_row("a", square(1, 1, 5))])))
     assert set(everything(store)) == {"a"}
     assert process_inbox(store) == 0
 
@@ -156,7 +156,7 @@ def test_a_delivery_that_makes_no_sense_is_put_aside_and_the_next_one_is_worked_
 def test_the_project_is_known_by_its_newest_title_and_its_token_is_nowhere(store: Store) -> None:
     body = event("ANNOTATION_CREATED", annotation=annotation(5, []))
     newer = body | {"project": body["project"] | {"title": "new", "updated_at": at(9).isoformat()}}
-    deliver(store, newer, body)
+    receive(store, newer, body)
     assert find_project(store, 7).title == "new"
     assert "secret" not in parse_webhook(body).to_event(ORIGIN).to_json()
 
@@ -164,7 +164,7 @@ def test_the_project_is_known_by_its_newest_title_and_its_token_is_nowhere(store
 def test_regions_come_in_the_order_of_their_keys_whatever_the_page(store: Store) -> None:
     names = ["b", "a", "B", "é", "Z", "_"]
     rows = [brush_row(name, square(1, 1, 5)) for name in names]
-    deliver(
+    receive(
         store,
         event("ANNOTATION_CREATED", annotation=annotation(12, rows, task=2)),
         event("ANNOTATION_CREATED", annotation=annotation(5, rows, task=10)),
