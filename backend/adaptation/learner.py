@@ -27,12 +27,12 @@ from backend.adaptation.lessons import (
     learning_state,
     training_regions,
 )
+from backend.corrections.outcomes import config_or_empty
 from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import find_region, list_projects
 from backend.errors import BackendError, StoreError
 from backend.images import decode_photo
 from backend.inference.predictor import Loaded, PhotoSource, Predictor
-from backend.label_studio.label_config import LabelConfig
 from backend.records import ProjectKey, RegionKey, StoredRegion
 from backend.settings import Settings
 from backend.store.database import Store
@@ -153,7 +153,7 @@ class Learner:
         if seen == project.seen and not any(self._photos.has(sha256) for sha256 in project.missing_photos):
             return
         began = time.perf_counter()
-        project.context = _prompt_context(label_config)
+        project.context = PromptContext(config_or_empty(label_config).granularity)
         project.missing_photos.clear()
         if learning_state(self._store, key).enabled:
             regions = training_regions(self._store, key)
@@ -281,10 +281,3 @@ class Learner:
 
 class _MissingPhoto(BackendError):
     """A photo that is not in the archive yet."""
-
-
-def _prompt_context(label_config: str) -> PromptContext:
-    try:
-        return PromptContext(LabelConfig.parse(label_config).granularity)
-    except BackendError:
-        return PromptContext()

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,11 @@ class Snapshot:
     """Photos with their newest annotation, as plain JSON values."""
 
     photos: tuple[Mapping[str, Any], ...]
-    digest: str
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of the photos' JSON."""
+        return hashlib.sha256(json.dumps(self.photos, sort_keys=True).encode()).hexdigest()
 
     @property
     def regions(self) -> int:
@@ -55,7 +60,7 @@ def take(regions: Iterable[StoredRegion]) -> Snapshot:
         other = newest.get(task.sha256)
         if other is None or task.latest[0].updated_at >= other.latest[0].updated_at:
             newest[task.sha256] = task
-    return _snapshot(tuple(_photo(newest[sha256]) for sha256 in sorted(newest)))
+    return Snapshot(tuple(_photo(newest[sha256]) for sha256 in sorted(newest)))
 
 
 def write(snapshot: Snapshot, folder: Path) -> None:
@@ -67,11 +72,7 @@ def write(snapshot: Snapshot, folder: Path) -> None:
 def read(folder: Path) -> Snapshot | None:
     """What `write` kept; None where there is nothing."""
     path = folder / SNAPSHOT
-    return _snapshot(tuple(json.loads(path.read_text(encoding="utf-8")))) if path.is_file() else None
-
-
-def _snapshot(photos: tuple[Mapping[str, Any], ...]) -> Snapshot:
-    return Snapshot(photos, hashlib.sha256(json.dumps(photos, sort_keys=True).encode()).hexdigest())
+    return Snapshot(tuple(json.loads(path.read_text(encoding="utf-8")))) if path.is_file() else None
 
 
 def _photo(task: LabelledTask) -> dict[str, Any]:
