@@ -155,13 +155,13 @@ class Preannotated:
         return {name: getattr(self, name) for name in ("accepted", "corrected", "relabelled", "deleted")}
 
     def __bool__(self) -> bool:
-        """Whether there is anything to tell."""
+        """False where no annotation was begun from a prediction."""
         return self != Preannotated()
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How much a project has given. `by_outcome` has every outcome; `rejected` counts prompts, the rest regions."""
+    """Counts of a project. `by_outcome` has every outcome; `rejected` counts prompts, the rest regions."""
 
     regions: int
     images: int

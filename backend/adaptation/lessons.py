@@ -47,13 +47,13 @@ class KeptLesson:
 
 
 def learning_state(store: Store, key: ProjectKey) -> LearningState:
-    """As last set. Raises StoreError."""
+    """Whether a project learns, as last set. Raises StoreError."""
     with store.read() as connection:
         return _state(connection, key)
 
 
 def switch_learning(store: Store, key: ProjectKey, enabled: bool) -> None:
-    """Whether a project learns; what it has learned is kept meanwhile. Raises StoreError."""
+    """Let a project learn or not; what it has learned is kept meanwhile. Raises StoreError."""
     with store.write() as connection:
         _set(connection, key, LearningState(enabled, _state(connection, key).forgotten_at))
 
@@ -101,14 +101,14 @@ def kept_lessons(store: Store, key: ProjectKey, model: str) -> dict[RegionKey, K
 
 
 def keep_lesson(store: Store, key: RegionKey, model: str, kept: KeptLesson) -> None:
-    """In place of an earlier one of this region and model. Raises StoreError."""
+    """Save a lesson, in place of an earlier one of this region and model. Raises StoreError."""
     values = {**vars(key), "model": model, "updated_at": kept.updated_at, "lesson": kept.data}
     with store.write() as connection:
         connection.execute(upsert(connection, lessons), values)
 
 
 def drop_lessons(store: Store, keys: Sequence[RegionKey]) -> None:
-    """Lessons of these regions, of every model. Raises StoreError."""
+    """Delete the lessons of these regions, of every model. Raises StoreError."""
     if not keys:
         return
     with store.write() as connection:

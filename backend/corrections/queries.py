@@ -106,7 +106,7 @@ def rejected_prompts(key: ProjectKey) -> Select[Any]:
 
 
 def count(store: Store, key: ProjectKey) -> Counts:
-    """How much a project has given."""
+    """Count a project's regions, their photos, and the prompts of which nothing was accepted."""
     mine = of_project(regions, key)
     there = regions.c.deleted_at.is_(None)
     amount = func.count()
@@ -130,7 +130,7 @@ def count(store: Store, key: ProjectKey) -> Counts:
 
 
 def newest_suggestion_outcomes(store: Store, most: int) -> list[SuggestionOutcome]:
-    """Of all projects, those of clicks alone: the newest, oldest first."""
+    """The newest outcomes of clicks, of all projects, oldest first; pre-annotated regions do not count."""
     columns = (regions.c.updated_at, regions.c.outcome, regions.c.rank, regions.c.seconds)
     clicked = and_(IS_USABLE, regions.c.rank.is_not(None), not_(regions.c.preannotated))
     newest = select(*columns).where(clicked).order_by(regions.c.updated_at.desc()).limit(most)

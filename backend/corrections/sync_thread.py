@@ -96,9 +96,10 @@ class SyncThread:
             self._wake.clear()
 
     def _sync(self, requested: set[ProjectKey], photos: bool, all_projects: bool) -> bool:
-        """Bring the requested projects up to date, or all; photos: the rest of them but for annotations.
+        """Bring the requested projects, or all, up to date; whether that succeeded.
 
-        Annotations of all projects come first: they do not wait for the photos of one. Whether all succeeded.
+        Annotations of all projects come first: they do not wait for the photos of one. photos: read predictions and
+        fetch photos of the other projects, too.
         """
         try:
             stored = list_projects(self._store)

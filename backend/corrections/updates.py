@@ -118,7 +118,7 @@ def mark_task_deleted(connection: Connection, key: ProjectKey, task: int, now: d
 
 
 def mark_seen(connection: Connection, key: ProjectKey, task: int, stamp: str) -> None:
-    """The task's annotations were compared with Label Studio's. stamp: the task's `updated_at` there."""
+    """Note that the task's annotations were compared with Label Studio's. stamp: the task's `updated_at` there."""
     statement = upsert(connection, tasks, lambda new: {"seen": stamp, "deleted_at": null()})
     connection.execute(statement, {**vars(key), "task": task, "seen": stamp})
 
@@ -213,10 +213,10 @@ def mark_there(connection: Connection, key: ProjectKey, asked: datetime) -> None
 
 
 def mark_project_deleted(connection: Connection, key: ProjectKey, at: datetime) -> None:
-    """Label Studio said that the project was deleted: it is not asked for any more."""
+    """Mark a project of which Label Studio said that it was deleted: it is not asked for any more."""
     connection.execute(update(projects).where(of_project(projects, key)).values(deleted_at=at, missed_at=None))
 
 
 def mark_synced(connection: Connection, key: ProjectKey, at: datetime) -> None:
-    """All annotations of the project were compared with Label Studio's."""
+    """Note that all annotations of the project were compared with Label Studio's."""
     connection.execute(update(projects).where(of_project(projects, key)).values(synced_at=at))

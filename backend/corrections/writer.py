@@ -67,7 +67,7 @@ class StoreWriter:
         self._wake.set()
 
     def add_project(self, key: ProjectKey, label_config: str) -> None:
-        """Store a project that introduced itself soon; returns at once. Label Studio introduces it again and again."""
+        """Store a project's labeling config soon; returns at once. Label Studio sends it to /setup again and again."""
         with self._lock:
             if len(self._projects) > 1000:
                 return

@@ -1,6 +1,6 @@
 """One fine-tuning job, from the corrections to a version that is promoted or refused.
 
-    bring the store up to date -> snapshot of the corrections -> do the masks follow their photos? -> fine-tune -> gate
+    bring the store up to date -> snapshot of the corrections -> do masks agree with their photos? -> fine-tune -> gate
     -> register -> activate, if promoted
 
 Each step leaves its result in the job's folder, so that a job whose worker died goes on from its last checkpoint.

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 Trigger = Literal["button", "corrections", "schedule", "command"]
 State = Literal["queued", "running", "promoted", "refused", "failed"]
 OPEN: tuple[State, ...] = ("queued", "running")
-ATTEMPTS = 3  #: claims, after each of which the worker died, that a job is given up after
+ATTEMPTS = 3  #: a job whose workers died so many times is given up
 
 # ---- files of a job's folder
 CHILD = "child.safetensors"  #: weights of the model that came out, until they lie beside their version

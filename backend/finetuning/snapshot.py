@@ -1,7 +1,7 @@
 """What a fine-tuning job learns from: a project's corrections as they stood when it began, in one file of its folder.
 
-A job that is resumed reads the same file, whatever the store has become meanwhile. Photos stay where `photos` keeps
-them. Split by photo as the export does, so that what one holds out the other does too.
+A job that is resumed reads the same file, whatever the store has become meanwhile. Photos stay in
+the archive. Split by photo as the export does, so that what one holds out the other does too.
 """
 
 from __future__ import annotations
@@ -43,10 +43,12 @@ class Snapshot:
     def regions(self) -> int:
         return sum(len(photo["regions"]) for photo in self.photos)
 
-    def samples(self, kept: PhotoArchive, split: Split, source: str) -> list[Sample]:
-        """The photos of one side; those that are not kept are left out."""
+    def samples(self, archive: PhotoArchive, split: Split, source: str) -> list[Sample]:
+        """The photos of one side of the split; those that are not in the archive are left out."""
         mine = [photo for photo in self.photos if split_of(photo["sha256"]) == split]
-        found = [_sample(photo, kept.path(photo["sha256"]), source) for photo in mine if kept.has(photo["sha256"])]
+        found = [
+            _sample(photo, archive.path(photo["sha256"]), source) for photo in mine if archive.has(photo["sha256"])
+        ]
         if len(found) < len(mine):
             missing = len(mine) - len(found)
             log.warning("%d of %d photos are not kept yet and left out; see `semsam sync`", missing, len(mine))

@@ -37,7 +37,7 @@ class Store:
 
     @classmethod
     def open(cls, url: str) -> Store:
-        """The database at `url`, made or migrated to the newest form where it is not in it.
+        """Open the database at `url`; make its tables, or migrate them to the newest schema, where needed.
 
         `url`: sqlite:///PATH or postgresql://user:password@host:port/name. Raises StoreError when it cannot be
         reached, read or migrated.
@@ -90,7 +90,7 @@ class Store:
             raise StoreError(f"database {self.name}: {_reason(error)}") from error
 
     def close(self) -> None:
-        """Give connections back; what was committed stays."""
+        """Close the connections."""
         self._engine.dispose()
 
 

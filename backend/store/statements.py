@@ -1,4 +1,4 @@
-"""Pieces of SQL that several rooms share."""
+"""What several rooms share: conditions, joins, INSERT with ON CONFLICT, rows as records."""
 
 from __future__ import annotations
 

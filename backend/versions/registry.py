@@ -70,7 +70,7 @@ class Registry:
         raise VersionError(f"version {which!r}: not registered; `semsam versions list` shows those that are")
 
     def live(self) -> Activation:
-        """What is to answer now. Cheap: backends ask every few seconds."""
+        """The activation of the version that answers now. Cheap: backends ask every few seconds."""
         with self._store.read() as connection:
             return self._live(connection)
 
@@ -158,7 +158,7 @@ class Registry:
             return self._make_live(connection, live, version, over=live.number, reason=reason)
 
     def rollback(self, *, reason: str = "rollback") -> Activation:
-        """Make the version live again that was before the live one was activated. A second rollback goes on from there.
+        """Make the version live that was live before the present one. A second rollback goes on from there.
 
         Raises VersionError when there is nothing to go back to, or its files are not what was registered.
         """
