@@ -37,6 +37,7 @@ from semsam_model.errors import DataError
 from semsam_model.types import GRANULARITIES
 
 PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+NewSample = partial[Sample]  #: takes the photo and its annotation; the source is known
 
 
 def read_sa1b(path: Path, *, source: str | None = None, supervision: Supervision = FULL_SUPERVISION) -> Dataset:
@@ -45,11 +46,12 @@ def read_sa1b(path: Path, *, source: str | None = None, supervision: Supervision
     A photo without its JSON, a JSON without its photo and a torn tar are named in `skipped`. What is wrong inside a
     photo or JSON shows when it is read, as DataError. Raises DataError when there is nothing at all.
     """
-    name, skipped = source or path.stem, list[str]()
+    skipped = list[str]()
+    new_sample = partial(Sample, source=source or path.stem, supervision=supervision)
     if path.is_dir():
-        parts = list(_parts(path, name, supervision, skipped))
+        parts = list(_parts(path, new_sample, skipped))
     elif path.is_file():
-        parts = [_read_tar(path, name, supervision, skipped)]
+        parts = [_read_tar(path, new_sample, skipped)]
     else:
         raise DataError(f"{path}: expected a folder or a tar of SA-1B, found none")
     samples = chain(parts)
@@ -58,15 +60,15 @@ def read_sa1b(path: Path, *, source: str | None = None, supervision: Supervision
     return Dataset(samples, tuple(skipped))
 
 
-def _parts(folder: Path, source: str, supervision: Supervision, skipped: list[str]) -> Iterator[LazySamples]:
-    yield _read_folder(folder, source, supervision, skipped)
+def _parts(folder: Path, new_sample: NewSample, skipped: list[str]) -> Iterator[LazySamples]:
+    yield _read_folder(folder, new_sample, skipped)
     with os.scandir(folder) as entries:
         inner = sorted(entry.name for entry in entries if entry.is_dir() or entry.name.endswith(".tar"))
     for name in inner:
         if name.endswith(".tar"):
-            yield _read_tar(folder / name, source, supervision, skipped)
+            yield _read_tar(folder / name, new_sample, skipped)
         else:
-            yield from _parts(folder / name, source, supervision, skipped)
+            yield from _parts(folder / name, new_sample, skipped)
 
 
 def _names(names: list[str]) -> np.ndarray:
@@ -77,7 +79,7 @@ def _names(names: list[str]) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------------------- folders
 
 
-def _read_folder(folder: Path, source: str, supervision: Supervision, skipped: list[str]) -> LazySamples:
+def _read_folder(folder: Path, new_sample: NewSample, skipped: list[str]) -> LazySamples:
     photos, known = dict[str, str](), set[str]()
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -89,13 +91,14 @@ def _read_folder(folder: Path, source: str, supervision: Supervision, skipped: l
     skipped += (f"{folder / photos[stem]}: no {stem}.json beside it" for stem in sorted(photos.keys() - known))
     skipped += (f"{folder / stem}.json: no photo beside it" for stem in sorted(known - photos.keys()))
     names = _names(sorted(photos[stem] for stem in photos.keys() & known))
-    return LazySamples(len(names), partial(_from_folder, folder, names, source, supervision))
+    return LazySamples(len(names), partial(_from_folder, folder, names, new_sample))
 
 
-def _from_folder(folder: Path, names: np.ndarray, source: str, supervision: Supervision, index: int) -> Sample:
+def _from_folder(folder: Path, names: np.ndarray, new_sample: NewSample, index: int) -> Sample:
     path = folder / os.fsdecode(names[index])
     annotation = path.with_suffix(".json")
-    return Sample(PhotoFile(path), source, partial(_annotation, annotation.read_bytes, str(annotation)), supervision)
+    read = partial(_annotation, annotation.read_bytes, str(annotation))
+    return new_sample(photo=PhotoFile(path), annotated=read)
 
 
 def _annotation(read: Callable[[], bytes], where: str) -> Annotation:
@@ -149,7 +152,7 @@ class TarMember:
         return decode_photo(self.content(), self.where)
 
 
-def _read_tar(path: Path, source: str, supervision: Supervision, skipped: list[str]) -> LazySamples:
+def _read_tar(path: Path, new_sample: NewSample, skipped: list[str]) -> LazySamples:
     photos, known = dict[str, tuple[str, int, int]](), dict[str, tuple[int, int]]()
     try:
         end = path.stat().st_size
@@ -175,15 +178,13 @@ def _read_tar(path: Path, source: str, supervision: Supervision, skipped: list[s
     stems = sorted(photos.keys() & known.keys())
     names = _names([PurePosixPath(photos[stem][0]).name for stem in stems])
     spans = np.array([(*photos[stem][1:], *known[stem]) for stem in stems], np.int64).reshape(-1, 4)
-    return LazySamples(len(stems), partial(_from_tar, path, names, spans, source, supervision))
+    return LazySamples(len(stems), partial(_from_tar, path, names, spans, new_sample))
 
 
-def _from_tar(
-    path: Path, names: np.ndarray, spans: np.ndarray, source: str, supervision: Supervision, index: int
-) -> Sample:
+def _from_tar(path: Path, names: np.ndarray, spans: np.ndarray, new_sample: NewSample, index: int) -> Sample:
     """spans: int64 (n, 4), start and length of each photo and of its JSON in the tar, bytes."""
     name = os.fsdecode(names[index])
     start, length, json_start, json_length = spans[index].tolist()
     annotation = TarMember(path, name.rpartition(".")[0] + ".json", json_start, json_length)
     read = partial(_annotation, annotation.content, annotation.where)
-    return Sample(TarMember(path, name, start, length), source, read, supervision)
+    return new_sample(photo=TarMember(path, name, start, length), annotated=read)
