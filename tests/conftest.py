@@ -1,6 +1,11 @@
-"""Marks that follow from what a test asks for."""
+"""Marks that follow from what a test asks for; examples of hypothesis may take as long as they take."""
 
 import pytest
+from hypothesis import settings
+
+# speed is measured in benchmarks: a busy machine must fail no test
+settings.register_profile("semsam", deadline=None)
+settings.load_profile("semsam")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -37,6 +37,7 @@ def install(checkout: Path, *wanted: str, **environment: str) -> subprocess.Comp
     )
 
 
+@pytest.mark.slow
 def test_without_a_package_index_it_says_so_and_removes_the_unfinished_environment(checkout: Path) -> None:
     killed = checkout / ".venv-ls"  # what a run that was killed leaves must not pass for an environment either
     (killed / "bin").mkdir(parents=True)

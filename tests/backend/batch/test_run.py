@@ -48,6 +48,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_gets_what_the_service_says_and_a_killed_run_goes_on(
     photos: Path, region_weights: Path, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def memory_folder() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "stride"), [("sqlite", 1), ("postgresql", 3)])
 def test_killed_at_any_step_it_has_what_was_acknowledged_once(
     kind: str, stride: int, memory_folder: Path, request: pytest.FixtureRequest
@@ -109,6 +110,7 @@ def until_full(folder: Path) -> None:
     store.close()
 
 
+@pytest.mark.slow
 def test_a_full_disk_refuses_and_loses_nothing_that_it_took(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FULL, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

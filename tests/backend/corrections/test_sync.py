@@ -394,6 +394,7 @@ def test_the_command_compares_one_project_or_all_and_keeps_their_pictures(
         assert regions(store, key) == {"a"}
 
 
+@pytest.mark.slow
 def test_a_project_that_fails_costs_the_others_nothing_and_the_command_says_so(
     studio: FakeStudio, tmp_path: Path, semsam_sync: Callable[..., Any]
 ) -> None:

@@ -102,6 +102,7 @@ def test_a_fifth_of_photos_validates_and_photos_of_earlier_releases_stay_where_t
     assert sides[:40] == "ttvttttttttttttttvvtvvvtttttttttttttvvtt"
 
 
+@pytest.mark.slow
 @few
 @given(st.sets(st.integers(1, 60), min_size=1, max_size=12), st.sets(st.integers(61, 99), max_size=6))
 def test_adding_data_moves_no_photo_across(
@@ -196,6 +197,7 @@ def test_a_complete_export_says_that_what_has_no_mask_is_background(tmp_path: Pa
     assert images and not any(image["partial"] for image in images)
 
 
+@pytest.mark.slow
 @few
 @given(
     masks=st.lists(any_mask | blobs(), min_size=1, max_size=4),
@@ -366,6 +368,7 @@ for after in (3, 14, 29, None):  # the last one while the files are moved to the
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["coco", "masks"])
 def test_an_export_killed_again_and_again_ends_with_the_bytes_of_one_that_was_not(tmp_path: Path, form: Format) -> None:
     photos = PhotoArchive(tmp_path / "photos")
@@ -397,6 +400,7 @@ class WatchedPhotos(PhotoArchive):
         return super().path(sha256)
 
 
+@pytest.mark.slow
 def test_a_killed_export_goes_on_where_it_was_unless_the_regions_are_others(
     tmp_path: Path, photos: PhotoArchive
 ) -> None:

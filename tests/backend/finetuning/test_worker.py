@@ -134,6 +134,7 @@ def refused(store: Store, worker: Worker) -> jobs.Job:
     return job
 
 
+@pytest.mark.slow
 def test_a_job_ends_in_a_version_that_is_live_with_its_report_and_figures(settings: Settings) -> None:
     store, worker = prepared(settings)
     base = worker.runner.registry.live().version
@@ -155,6 +156,7 @@ def test_a_job_ends_in_a_version_that_is_live_with_its_report_and_figures(settin
     store.close()
 
 
+@pytest.mark.slow
 def test_a_refused_job_keeps_its_reasons_and_changes_nothing_that_is_live(settings: Settings, tmp_path: Path) -> None:
     write_config(tmp_path, NOTHING)
     store, worker = prepared(settings)
@@ -211,6 +213,7 @@ def test_masks_that_have_nothing_to_do_with_their_photos_are_refused_before_anyt
     store.close()
 
 
+@pytest.mark.slow
 def test_a_version_made_live_meanwhile_by_hand_is_not_replaced(settings: Settings) -> None:
     store, first = prepared(settings)
     registry = first.runner.registry
@@ -249,6 +252,7 @@ def unwanted(*_: Any, **more: Any) -> Any:
     raise AssertionError("not wanted")
 
 
+@pytest.mark.slow
 def test_a_worker_that_has_lost_its_job_leaves_the_files_to_the_next_one(settings: Settings) -> None:
     store = open_store(settings)
 
@@ -281,6 +285,7 @@ class FailingStore(Store):
             yield connection
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rolled_back", [False, True])
 def test_a_database_that_goes_away_after_the_promotion_loses_no_promotion(
     settings: Settings, rolled_back: bool
@@ -445,6 +450,7 @@ def test_what_a_killed_worker_had_done_is_gone_on_with_by_the_next(
     store.close()
 
 
+@pytest.mark.slow
 def test_a_worker_yields_to_whoever_answers_clicks() -> None:
     program = """
 import os, torch
@@ -462,6 +468,7 @@ print(os.nice(0) - before, torch.get_num_threads())
     assert done.stdout.split() == ["3", "3", "5", str(half)]
 
 
+@pytest.mark.slow
 def test_a_photo_learns_or_is_held_out_and_weights_say_how_wrong_the_model_was(settings: Settings) -> None:
     store, _ = prepared(settings)
     taken = snapshot.take(stream_regions(store, KEY))
@@ -475,6 +482,7 @@ def test_a_photo_learns_or_is_held_out_and_weights_say_how_wrong_the_model_was(s
     store.close()
 
 
+@pytest.mark.slow
 def test_the_command_runs_a_job_here_and_lists_it(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ def test_asked_twice_it_says_the_same_to_the_byte(service: SemsamService) -> Non
     assert first == second
 
 
+@pytest.mark.slow
 def test_threshold_and_number_are_obeyed(server: str, region_weights: Path, tmp_path: Path) -> None:
     few = dataclasses.replace(settings(server, region_weights, tmp_path), preannotate_regions=1)
     none = dataclasses.replace(few, preannotate_threshold=1.0)

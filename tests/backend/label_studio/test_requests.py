@@ -201,6 +201,7 @@ def _paths(value: Any, path: tuple = ()) -> list[tuple]:
     return [path, *(p for key, child in inner for p in _paths(child, (*path, key)))]
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
 @given(st.data())
 def test_a_request_with_any_one_field_replaced_never_raises_anything_but_bad_request(data: st.DataObject) -> None:

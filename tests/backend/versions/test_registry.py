@@ -328,6 +328,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_point_every_version_that_is_there_is_whole_and_the_way_back_is_open(
     registry: Registry, store: Store, trained: list[Path], tmp_path: Path, weights: Path
 ) -> None:

@@ -31,6 +31,7 @@ def test_the_older_pickle_layout_is_taken(state: State, out: Path) -> None:
     assert convert(pth, "tiny", out).version == converted({"model": state}, out).version
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["numpy._core.multiarray", "numpy.core.multiarray"])
 def test_numpy_scalars_of_a_scheduler_beside_the_weights_are_passed_over(
     module: str, state: State, out: Path, tmp_path: Path

@@ -222,6 +222,7 @@ def swin_t_pth(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_a_release_is_fetched_over_a_broken_connection_converted_and_loads(swin_t_pth: bytes, tmp_path: Path) -> None:
     with FileServer(swin_t_pth, cut_after=len(swin_t_pth) // 2).running() as server:
         with pytest.raises(CheckpointError, match="run the same command again"):

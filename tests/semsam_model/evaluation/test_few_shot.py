@@ -28,6 +28,7 @@ def samples() -> list[Sample]:
     return [*synthetic_samples(6, seed=2, size=(64, 64))]
 
 
+@pytest.mark.slow
 def test_an_example_that_is_asked_about_is_known(model: SemanticSAM, samples: list[Sample]) -> None:
     labels = label_set(samples, TextEncoder())
     asked = named_regions(model, samples, labels)
@@ -48,6 +49,7 @@ def test_the_curve_rises_in_top_three_and_counts_every_mask_once(model: Semantic
     assert curve["together"]["0"]["spread"] == 0, "nothing is drawn where nothing is an example"
 
 
+@pytest.mark.slow
 def test_a_replay_begins_with_the_model_alone_and_counts_every_region(
     model: SemanticSAM, samples: list[Sample]
 ) -> None:

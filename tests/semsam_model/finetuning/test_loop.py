@@ -51,6 +51,7 @@ def test_only_what_is_to_learn_changes_and_the_parent_never_does(
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(model: SemanticSAM, tmp_path: Path) -> None:
     whole = fine_tune(model, SAMPLES, CONFIG, tmp_path / "whole")
     steps: list[int] = []
@@ -78,6 +79,7 @@ def test_a_run_is_stopped_between_the_photos_of_the_ranker_too(model: SemanticSA
     assert fine_tune(model, SAMPLES, config, tmp_path).model.ranker is not None
 
 
+@pytest.mark.slow
 def test_a_saved_state_of_other_settings_or_a_torn_one_is_begun_anew(model: SemanticSAM, tmp_path: Path) -> None:
     steps: list[int] = []
     fine_tune(model, SAMPLES, dataclasses.replace(CONFIG, steps=2), tmp_path)

@@ -37,6 +37,7 @@ def drawn() -> list[list[np.ndarray]]:
     return [[scene.mask(i) for i in range(len(scene.regions))] for scene in SCENES]
 
 
+@pytest.mark.slow
 def test_masks_follow_the_photos_that_they_were_drawn_on(model: SemanticSAM) -> None:
     found = measure_agreement(model, list(SCENES), GateConfig())
     assert found.asked
@@ -46,6 +47,7 @@ def test_masks_follow_the_photos_that_they_were_drawn_on(model: SemanticSAM) -> 
     assert json.loads(json.dumps(found.to_dict()))["iou"] == [round(found.elsewhere, 2), round(found.own, 2)]
 
 
+@pytest.mark.slow
 def test_masks_that_belong_to_other_photos_do_not_whole_photos_or_each_mask_alone(model: SemanticSAM) -> None:
     masks = drawn()
     whole = [annotated(scene, masks[i - 2]) for i, scene in enumerate(SCENES)]
@@ -59,6 +61,7 @@ def test_masks_that_belong_to_other_photos_do_not_whole_photos_or_each_mask_alon
         assert "do not follow their photos" in found.reason
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_where_all_photos_bear_the_same_masks_nor_of_few_photos_nor_when_switched_off(
     model: SemanticSAM,
 ) -> None:
@@ -71,6 +74,7 @@ def test_nothing_is_asked_where_all_photos_bear_the_same_masks_nor_of_few_photos
     assert found == PhotoAgreement(0, 0, 0.0, 0.0, found.gain, False, 0.0)
 
 
+@pytest.mark.slow
 def test_a_photo_that_cannot_be_read_is_passed_over(model: SemanticSAM) -> None:
     broken = Sample(SCENES[0].photo, "project", Annotation(7, 7, SCENES[0].regions))
     assert measure_agreement(model, [broken, *SCENES[1:3]], GateConfig()).photos == 2

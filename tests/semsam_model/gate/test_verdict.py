@@ -119,6 +119,7 @@ def test_what_predicted_iou_alone_chooses_is_told_and_not_judged() -> None:
     assert verdict.figures["held_out"]["max"] == verdict.figures["guard"]["max"] == [40, 10]
 
 
+@pytest.mark.slow
 def test_clicks_are_answered_as_the_evaluation_of_the_service_answers_them_closer_look_and_all() -> None:
     model = load_model()[0]
     (scene,) = synthetic_samples(1, seed=21, size=(96, 96))
@@ -185,6 +186,7 @@ def test_wrong_settings_are_refused(values: dict[str, float]) -> None:
         parse_config(GateConfig, values, "gate")
 
 
+@pytest.mark.slow
 def test_a_network_measured_against_itself_is_refused_and_against_noise_too_with_a_report() -> None:
     parent = structured(read_model_config("tiny"))
     held_out = list(synthetic_samples(2, seed=21, size=(96, 96)))

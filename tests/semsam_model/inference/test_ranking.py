@@ -190,6 +190,7 @@ def mean_worth(ranker: Ranker | None, lists: list[ProposalList], wanted: dict[st
     return float(np.mean(worth))
 
 
+@pytest.mark.slow
 def test_it_learns_what_is_meant_from_granularity_and_history_where_predicted_iou_is_of_no_use() -> None:
     ranker, unseen = fit(made_lists(0)), made_lists(1)
     told = {"object": PromptContext("object"), "part": PromptContext("part"), "lid": PromptContext("part")}
@@ -224,6 +225,7 @@ def test_it_learns_which_label_is_meant_where_nothing_else_tells() -> None:
     assert np.mean(worth) > 0.95
 
 
+@pytest.mark.slow
 def test_scores_are_expected_iou_on_unseen_lists() -> None:
     ranker = fit(made_lists(0))
     errors = []
@@ -239,6 +241,7 @@ def test_a_feature_that_never_changed_in_training_has_no_say() -> None:
     assert ranker.hidden[FEATURES.index("log_area")].any()
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_ranker_and_nothing_to_learn_from_is_an_error() -> None:
     first, second, other = (fit(made_lists(0, 20), seed=seed).to_arrays() for seed in (1, 1, 2))
     assert all((first[name] == second[name]).all() for name in first)
@@ -253,6 +256,7 @@ def model() -> SemanticSAM:
     return build_model(CONFIG).eval()
 
 
+@pytest.mark.slow
 def test_a_network_gets_its_ranker_from_annotated_photos(model: SemanticSAM, tmp_path: Path) -> None:
     write_source(tmp_path, "houses", 3)
     (tmp_path / "houses" / "1.png").write_bytes(b"broken")

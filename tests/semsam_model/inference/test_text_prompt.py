@@ -45,6 +45,7 @@ def test_a_word_has_the_masks_that_it_fits_better_than_the_rest_of_the_list() ->
     assert by_queries(queries, frame, words("wheel", "car"), words("moon", "car")) == []
 
 
+@pytest.mark.slow
 def test_what_no_query_is_sure_of_is_looked_for_with_clicks(photo: np.ndarray) -> None:
     named, plain = (structured(dataclasses.replace(config, name_features=True)) for config in (QUERIES, TINY))
     assert named.generic is not None

@@ -100,6 +100,7 @@ def large_blob() -> np.ndarray:
     return (np.hypot(y - 1000, x - 900) < 950 + 60 * np.sin(9 * angle)) & (np.hypot(y - 900, x - 1000) > 200)
 
 
+@pytest.mark.slow
 def test_a_large_mask_over_budget_stays_close_and_reaches_its_box() -> None:
     mask = large_blob()
     crop, bbox = crop_mask(mask)

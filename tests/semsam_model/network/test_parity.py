@@ -183,6 +183,7 @@ def test_the_published_generators_thresholds_keep_the_same_masks(grid: Records, 
     np.testing.assert_allclose(grid["stability_score"][kept], records["kept_stability_score"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_everything_by_the_published_rule_is_what_the_published_generator_kept(
     model: SemanticSAM, embedding: ImageEmbedding, records: Records
 ) -> None:

@@ -149,6 +149,7 @@ def test_crowds_annotated_areas_and_bare_photos_are_there_for_evaluation_alone(t
     assert bare.regions == () and bare.image().shape == (*SIZE, 3)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_average_precision_of_a_file_is_what_pycocotools_makes_of_it(seed: int) -> None:
