@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from backend.errors import ImageFormatError, ImageTooLarge
-from semsam_model.data.pixels import decode_rgb, orientation_of, oriented_size
+from semsam_model.data.pixels import decode_rgb, oriented_size
 from semsam_model.errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -23,8 +23,11 @@ class Photo:
 
     rgb: np.ndarray  #: uint8 (H, W, 3), EXIF-oriented, contiguous
     sha256: str  #: hex digest of the file's bytes
-    size: tuple[int, int]  #: (H, W), EXIF-oriented
-    orientation: int  #: EXIF orientation of the file, 1..8; already applied to `rgb`
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.rgb.shape[0], self.rgb.shape[1]
 
 
 def decode_photo(data: bytes, *, max_bytes: int, max_pixels: int) -> Photo:
@@ -33,14 +36,15 @@ def decode_photo(data: bytes, *, max_bytes: int, max_pixels: int) -> Photo:
     Both limits are checked before a pixel is decoded. Raises ImageTooLarge, or ImageFormatError when the bytes are
     another format, damaged or cut short.
     """
-    _check_bytes(len(data), max_bytes)
+    if len(data) > max_bytes:
+        raise ImageTooLarge(
+            f"photo file: more than {max_bytes} bytes, the setting max_image_bytes (SEMSAM_MAX_IMAGE_BYTES)"
+        )
     with _open(data, max_pixels) as image:
-        orientation, size = orientation_of(image), oriented_size(image)
         try:
-            rgb = decode_rgb(image, data)
+            return Photo(decode_rgb(image, data), hashlib.sha256(data).hexdigest())
         except ImageError as error:
             raise ImageFormatError(str(error)) from error
-    return Photo(rgb, hashlib.sha256(data).hexdigest(), size, orientation)
 
 
 def probe_size(data: bytes, *, max_pixels: int) -> tuple[int, int]:
@@ -60,13 +64,6 @@ def load_photo(path: Path, *, max_bytes: int, max_pixels: int) -> Photo:
         return decode_photo(data, max_bytes=max_bytes, max_pixels=max_pixels)
     except (ImageFormatError, ImageTooLarge) as error:
         raise type(error)(f"{path}: {error}") from error
-
-
-def _check_bytes(count: int, max_bytes: int) -> None:
-    if count > max_bytes:
-        raise ImageTooLarge(
-            f"photo file: more than {max_bytes} bytes, the setting max_image_bytes (SEMSAM_MAX_IMAGE_BYTES)"
-        )
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:

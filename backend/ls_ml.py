@@ -21,8 +21,7 @@ except ImportError as error:  # 1.0.9 has no response module
     ) from error
 
 from backend.metrics import Metrics
-from backend.service.service import SemsamService
-from backend.service.wiring import build_service
+from backend.service.service import SemsamService, build_service
 from backend.settings import load_settings
 
 

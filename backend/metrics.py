@@ -1,9 +1,11 @@
-"""Counters and timings, rendered for Prometheus. A leaf: any module of the backend may count here.
+"""Counters and timings, rendered for Prometheus.
 
 One `Metrics` a service, with its own registry, so that two services in one process do not add up.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
@@ -26,35 +28,26 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "semsam_requests", "HTTP requests answered", ["route", "status"], registry=self.registry
-        )
+        self._registry = registry = CollectorRegistry()
+        counter = partial(Counter, registry=registry)
+        self._requests = counter("semsam_requests", "HTTP requests answered", ["route", "status"])
         self._stages = Histogram(
             "semsam_predict_seconds",
             "Seconds that one stage of a prediction took",
             ["stage"],
-            registry=self.registry,
+            registry=registry,
             buckets=_BUCKETS,
         )
-        self._hits = Counter(
-            "semsam_embedding_cache_hits", "Photos whose embedding was in the cache", registry=self.registry
-        )
-        self._misses = Counter("semsam_embedding_cache_misses", "Photos that had to be encoded", registry=self.registry)
-        self._bytes = Gauge("semsam_embedding_cache_bytes", "Memory the kept embeddings take", registry=self.registry)
-        self._entries = Gauge("semsam_embedding_cache_entries", "Embeddings kept", registry=self.registry)
-        self._empty = Counter(
-            "semsam_empty_answers", "Tasks that got an empty prediction", ["reason"], registry=self.registry
-        )
-        self._events = Counter("semsam_events", "Events Label Studio reported", ["action"], registry=self.registry)
-        self._offers_lost = Counter(
-            "semsam_offers_lost", "Answers of which the store has no record", registry=self.registry
-        )
-        self._model = Info("semsam_model", "The model that answers", registry=self.registry)
-        self._switches = Counter("semsam_model_switches", "Models put in place of another", registry=self.registry)
-        self._load_failures = Counter(
-            "semsam_model_load_failures", "Models that could not be loaded", registry=self.registry
-        )
+        self._hits = counter("semsam_embedding_cache_hits", "Photos whose embedding was in the cache")
+        self._misses = counter("semsam_embedding_cache_misses", "Photos that had to be encoded")
+        self._bytes = Gauge("semsam_embedding_cache_bytes", "Memory the kept embeddings take", registry=registry)
+        self._entries = Gauge("semsam_embedding_cache_entries", "Embeddings kept", registry=registry)
+        self._empty = counter("semsam_empty_answers", "Tasks that got an empty prediction", ["reason"])
+        self._events = counter("semsam_events", "Events Label Studio reported", ["action"])
+        self._suggestions_lost = counter("semsam_offers_lost", "Answers of which the store has no record")
+        self._model = Info("semsam_model", "The model that answers", registry=registry)
+        self._switches = counter("semsam_model_switches", "Models put in place of another")
+        self._load_failures = counter("semsam_model_load_failures", "Models that could not be loaded")
 
     def request(self, route: str, status: int) -> None:
         """One HTTP request answered; `route` is the rule, not the path that came."""
@@ -65,11 +58,9 @@ class Metrics:
         self._stages.labels(stage).observe(seconds)
 
     def cache_hit(self) -> None:
-        """A photo's embedding was in the cache."""
         self._hits.inc()
 
     def cache_miss(self) -> None:
-        """A photo had to be encoded."""
         self._misses.inc()
 
     def cache_size(self, count_bytes: int, entries: int) -> None:
@@ -82,12 +73,10 @@ class Metrics:
         self._empty.labels(reason).inc()
 
     def event(self, action: str) -> None:
-        """Label Studio reported an event."""
         self._events.labels(action if action in _EVENTS else "other").inc()
 
     def suggestion_lost(self) -> None:
-        """What was suggested could not be stored."""
-        self._offers_lost.inc()
+        self._suggestions_lost.inc()
 
     def model_ready(self, name: str, version: str, *, switched: bool = False) -> None:
         """The model that answers from now on; switched: in place of another one."""
@@ -100,4 +89,4 @@ class Metrics:
 
     def render(self) -> bytes:
         """Everything, in the format that `content_type` names."""
-        return generate_latest(self.registry)
+        return generate_latest(self._registry)

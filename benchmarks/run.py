@@ -24,9 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from backend.images import decode_photo
-from backend.inference.click import predict_prompt
 from backend.inference.label_embeddings import LabelEmbedder, LabelVectors
-from backend.inference.predictor import Loaded, PhotoSource, Predictor
+from backend.inference.predictor import Loaded, PhotoSource, Predictor, predict_prompt
 from backend.metrics import Metrics
 from benchmarks.machine import ROCKET, described, peak_mib, resident_mib
 from semsam_model.checkpoints.checkpoint import load_model

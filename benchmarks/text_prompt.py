@@ -59,7 +59,7 @@ def main() -> None:
     model, version = load_model()
     threshold = Settings().name_threshold
     vectors = LabelVectors(TextEncoder(None))
-    vectors.wait(120)
+    vectors.start().exception(120)
     embedder = LabelEmbedder(vectors, model.config)
     samples = read_samples(arguments.data, arguments.sources).samples
     lists: dict[str, set[Name]] = {}

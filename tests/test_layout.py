@@ -23,7 +23,7 @@ def test_every_contract_of_import_linter_is_kept() -> None:
         "semsam_model.types",
         "semsam_model.checkpoints.header",
         "backend.cli.main",
-        "backend.service.wiring",
+        "backend.service.service",
         "backend.web.server",
     ],
 )

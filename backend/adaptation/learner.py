@@ -13,6 +13,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,8 +43,6 @@ from semsam_model.types import Click, PromptContext
 
 if TYPE_CHECKING:
     from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation
-    from semsam_model.inference.zoom import CropEncoder
-    from semsam_model.network.model import ImageEmbedding, SemanticSAM
 
 log = logging.getLogger(__name__)
 
@@ -238,25 +237,23 @@ class Learner:
 
     def _lesson_of(self, each: TrainingRegion, region: StoredRegion, context: PromptContext, loaded: Loaded) -> Lesson:
         """Raises _MissingPhoto; DataError for a mask that does not fit the photo; ImageError, MaskError, ..."""
-        mask = decode_coco_rle(dict(region.mask))
-        click = Click(*region.click) if region.click else None
+        from semsam_model.adaptation.lessons import make_lesson
 
-        def work(model: SemanticSAM, embedding: ImageEmbedding, encode_crop: CropEncoder) -> Lesson:
-            from semsam_model.adaptation.lessons import make_lesson
-
-            return make_lesson(
-                model,
-                embedding,
-                mask,
-                label=each.label,
-                photo=each.image_sha256,
-                click=click,
-                context=context,
-                encode_crop=encode_crop,
-            )
-
-        photo = PhotoSource(each.image_sha256, lambda: self._pixels(each.image_sha256))
-        return self._predictor.run(photo, work, "background", using=loaded).value
+        sha256 = each.image_sha256
+        make = partial(
+            make_lesson,
+            mask=decode_coco_rle(dict(region.mask)),
+            label=each.label,
+            photo=sha256,
+            click=Click(*region.click) if region.click else None,
+            context=context,
+        )
+        return self._predictor.run(
+            PhotoSource(sha256, lambda: self._pixels(sha256)),
+            lambda model, embedding, encode_crop: make(model, embedding, encode_crop=encode_crop),
+            "background",
+            using=loaded,
+        ).value
 
     def _pixels(self, sha256: str) -> np.ndarray:
         if not self._photos.has(sha256):

@@ -45,7 +45,7 @@ class LabelVectors:
         self._warned: set[str] = set()
 
     def start(self) -> Future[None]:
-        """Begin to load the encoder, unless that has begun; returns at once."""
+        """Begin to load the encoder, unless that has begun; the future ends when it is loaded or missing."""
         with self._lock:
             if self._loading is None:
                 self._loading = self._worker.submit(self._load)
@@ -58,10 +58,6 @@ class LabelVectors:
         except SemsamError as error:
             self.warn_once(f"labels are chosen by rule, not by name: {error}")
             raise
-
-    def wait(self, timeout_s: float | None) -> None:
-        """Until the encoder is loaded or known to be missing. None: however long that takes. Raises TimeoutError."""
-        self.start().exception(timeout_s)
 
     def prepare(self, config: LabelConfig) -> None:
         """Begin to embed the labels of a project; returns at once."""

@@ -1,5 +1,6 @@
-"""Regions of a photo that nobody has clicked -> the prediction of its task. The same for service and `semsam batch`:
-the ids of regions follow from the photo and the version, so that two answers about one photo are equal.
+"""Regions of a photo that nobody has clicked -> the prediction of its task. The same for service and `semsam batch`.
+
+The ids of regions follow from the photo and the version, so that two answers about one photo are equal.
 """
 
 from __future__ import annotations
@@ -9,16 +10,12 @@ import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from backend.inference.predictor import Loaded, PhotoSource, Predictor, Result
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_prediction
 from backend.settings import Settings
-from semsam_model.types import LabelSet
 
 if TYPE_CHECKING:  # torch
     from semsam_model.inference.preannotate import Region, RegionOptions
-    from semsam_model.inference.zoom import CropEncoder
-    from semsam_model.network.model import ImageEmbedding, SemanticSAM
 
 #: What the version of an answer says that was not made: Label Studio and `semsam batch` then ask again.
 UNFINISHED = " (not annotated yet)"
@@ -29,28 +26,6 @@ def region_options(settings: Settings, config: LabelConfig) -> RegionOptions:
     from semsam_model.inference.preannotate import RegionOptions
 
     return RegionOptions(settings.preannotate_threshold, settings.preannotate_regions, config.granularity)
-
-
-def find_regions(
-    predictor: Predictor,
-    photo: PhotoSource,
-    labels: LabelSet | None,
-    options: RegionOptions,
-    *,
-    using: Loaded,
-    may_evict: bool,
-) -> Result[list[Region]]:
-    """The regions of a photo, in the background; see `Predictor.run` and `semsam_model.inference.preannotate`.
-
-    Raises ConfigError for a model without object queries, and what `run` raises.
-    """
-
-    def work(model: SemanticSAM, embedding: ImageEmbedding, encode_crop: CropEncoder) -> list[Region]:
-        from semsam_model.inference.preannotate import preannotate
-
-        return preannotate(model, embedding, labels, options)
-
-    return predictor.run(photo, work, "background", using=using, may_evict=may_evict)
 
 
 def as_prediction(regions: Sequence[Region], config: LabelConfig, sha256: str, version: str) -> dict[str, Any]:

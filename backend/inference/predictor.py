@@ -1,7 +1,7 @@
-"""The loaded model, and work on the embeddings of photos. Handed pixels; never fetches, knows no Label Studio.
+"""The loaded model, and work on the embeddings of photos. It is handed pixels: it fetches nothing.
 
-One model answers at a time. It is loaded in the background, and so is the one that takes its place: warmed beside the
-old one, which goes on answering until then and stays when the new one cannot be loaded.
+One model answers at a time. It is loaded in the background. So is the one that takes its place, while the old one goes
+on answering; the old one stays when the new one cannot be loaded.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,16 +19,18 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 import numpy as np
 
 from backend.errors import NotReady
-from backend.inference.click_priority import ClickPriority
 from backend.inference.embedding_cache import EmbeddingCache, EmbeddingKey
 from backend.inference.label_embeddings import LabelEmbedder, LabelVectors
 from backend.metrics import Metrics
 from backend.settings import Settings
 from semsam_model.checkpoints.header import Version
 from semsam_model.errors import SemsamError
+from semsam_model.types import Candidate, Prompt, PromptContext
 
 # torch takes seconds to import: the thread that loads the model pays for it, not the first answers about health
 if TYPE_CHECKING:
+    from semsam_model.inference.candidates import CandidateOptions
+    from semsam_model.inference.predict import Reranker
     from semsam_model.inference.zoom import CropEncoder
     from semsam_model.network.frame import Window
     from semsam_model.network.model import ImageEmbedding, SemanticSAM
@@ -41,6 +44,8 @@ Priority = Literal["click", "background"]
 #: What is done with an embedded photo; the last argument encodes a window of the same photo.
 Work = Callable[["SemanticSAM", "ImageEmbedding", "CropEncoder"], T]
 LOAD_WAIT_S = 60.0  #: how long a click waits for a model that is still loading
+#: How long a step of background work waits for clicks, so that many annotators cannot stop it for good.
+LONGEST_WAIT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,32 @@ class Result(Generic[T]):
     value: T
     version: Version  #: of that model
     timings: Timings
+
+
+class ClickPriority:
+    """Background work begins its next step when no click is being answered. Thread-safe."""
+
+    def __init__(self, longest_wait_s: float = LONGEST_WAIT_S) -> None:
+        self._longest_wait_s = longest_wait_s
+        self._changed = threading.Condition()
+        self._clicks = 0
+
+    @contextmanager
+    def click(self) -> Iterator[None]:
+        """A click is being answered inside the block."""
+        with self._changed:
+            self._clicks += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._clicks -= 1
+                self._changed.notify_all()
+
+    def wait_for_clicks(self) -> None:
+        """Return when no click is being answered, or after `longest_wait_s`."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._clicks, self._longest_wait_s)
 
 
 class Predictor:
@@ -242,6 +273,29 @@ class Predictor:
         if origin == "shared":
             timings.add("encode", time.perf_counter() - began)
         return embedding
+
+
+def predict_prompt(
+    predictor: Predictor,
+    photo: PhotoSource,
+    prompt: Prompt,
+    context: PromptContext | None = None,
+    *,
+    reranker: Reranker | None = None,
+    options: CandidateOptions | None = None,
+    using: Loaded | None = None,
+) -> Result[list[Candidate]]:
+    """Candidates for clicks and boxes, best first; see `Predictor.run` and `semsam_model.inference.predict`.
+
+    reranker: what was learned for the model `using`. Raises PromptError, and what `run` raises.
+    """
+
+    def work(model: SemanticSAM, embedding: ImageEmbedding, encode_crop: CropEncoder) -> list[Candidate]:
+        from semsam_model.inference.predict import predict_candidates
+
+        return predict_candidates(model, embedding, prompt, options, context, encode_crop, reranker)
+
+    return predictor.run(photo, work, using=using)
 
 
 def read_model(settings: Settings, label_vectors: LabelVectors, path: Path) -> Loaded:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from backend.inference.label_embeddings import LabelEmbedder, specific_labels
@@ -12,10 +10,6 @@ from backend.label_studio.label_config import Label, LabelConfig
 from semsam_model.inference.naming import part_and_whole
 from semsam_model.text_encoder import normalise_label
 from semsam_model.types import Candidate, Kind, LabelSet
-
-if TYPE_CHECKING:  # torch
-    from semsam_model.inference.zoom import CropEncoder
-    from semsam_model.network.model import ImageEmbedding, SemanticSAM
 
 #: What a mask may be besides the labels of the project.
 GENERAL_LABELS = tuple(
@@ -54,12 +48,11 @@ def _find(
     threshold: float,
     using: Loaded,
 ) -> Result[list[Candidate]]:
-    def work(model: SemanticSAM, embedding: ImageEmbedding, encode_crop: CropEncoder) -> list[Candidate]:
-        from semsam_model.inference.text_prompt import candidates_by_text
+    from semsam_model.inference.text_prompt import candidates_by_text
 
-        return candidates_by_text(model, embedding, labels, threshold, wholes)
-
-    return predictor.run(photo, work, using=using)
+    return predictor.run(
+        photo, lambda model, embedding, _: candidates_by_text(model, embedding, labels, threshold, wholes), using=using
+    )
 
 
 def readings(text: str, config: LabelConfig) -> list[tuple[Label, Label | None]]:

@@ -1,6 +1,6 @@
-"""What Label Studio tells about projects: introductions, events; and the answers to prompts, for the store.
+"""Setups and events of Label Studio, and the answers to prompts, on their way into the store.
 
-Joins the threads that write them and that compare projects with Label Studio.
+Two threads do the work: one writes, the other compares projects with Label Studio.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ class EventHandler:
         self._on_change = on_change
 
     def start(self) -> None:
-        """Begin writing, and comparing with Label Studio."""
         self._store_writer.start()
         self._sync_thread.start()
 

@@ -1,6 +1,6 @@
 """A predict request of Label Studio in, one prediction for each of its tasks out.
 
-A click, a box:  photo -> candidates -> their names -> prediction; then it is noted for the store
+A click, a box:  photo -> candidates -> their names -> prediction, which is noted for the store too
 A text:          the same, with the masks that the text names
 Without either:  photo -> regions of all that is in it -> prediction, within the time that a request has
 """
@@ -11,7 +11,6 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,18 +18,17 @@ from typing import TYPE_CHECKING, Any
 from backend.adaptation.learner import Learner
 from backend.corrections.suggestions import PromptAnswer
 from backend.errors import BackendError
-from backend.inference.click import predict_prompt
 from backend.inference.label_embeddings import labels_without_vectors
-from backend.inference.preannotation import UNFINISHED, as_prediction, find_regions, region_options
-from backend.inference.predictor import LOAD_WAIT_S, Loaded, Predictor, Result
+from backend.inference.preannotation import UNFINISHED, as_prediction, region_options
+from backend.inference.predictor import LOAD_WAIT_S, Loaded, Predictor, Result, predict_prompt
 from backend.inference.text_prompt import find_by_text
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_prediction, empty_prediction
 from backend.label_studio.prompts import Interaction, parse_interaction
-from backend.label_studio.requests import PredictRequest, PromptRow, TaskRef, parse_predict
+from backend.label_studio.requests import PromptRow, TaskRef, parse_predict
 from backend.metrics import Metrics
-from backend.service.deadline import GRACE, RequestModel, in_time
 from backend.service.event_handler import EventHandler
+from backend.service.request import GRACE, TimedRequest, in_time
 from backend.service.task_photos import TaskPhoto, TaskPhotos
 from backend.settings import Settings
 from semsam_model.errors import SemsamError
@@ -46,19 +44,6 @@ log = logging.getLogger(__name__)
 #: Seconds that a photo without a click waits for the text encoder, within the time of its request; `semsam batch`
 #: waits until it is there.
 ENCODER_WAIT_S = 20.0
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A predict request and the model that answers all of it."""
-
-    content: PredictRequest
-    id: str
-    model: RequestModel
-
-    def name(self, task: TaskRef) -> str:
-        """For the log."""
-        return f"request {self.id} project {self.content.project} task {task.id}"
 
 
 class NoAnswer(Exception):
@@ -97,24 +82,23 @@ class PredictionService:
         A task that cannot be answered gets an empty prediction, and the log its reason. Raises BadRequest only for a
         body that is no predict request at all.
         """
-        content = parse_predict(body)
         seconds = self._settings.preannotate_seconds
-        request = _Request(content, request_id, RequestModel(self._predictor, seconds))
-        jobs = [partial(self._answer_or_empty, request, task) for task in content.tasks]
-        if content.context is not None:
+        request = TimedRequest(parse_predict(body), request_id, self._predictor, seconds)
+        jobs = [partial(self._answer_or_empty, request, task) for task in request.content.tasks]
+        if request.content.context is not None:
             return [job() for job in jobs]
         return in_time(jobs, seconds * (1 + GRACE), partial(self._late, request))
 
-    def _late(self, request: _Request) -> dict[str, Any]:
+    def _late(self, request: TimedRequest) -> dict[str, Any]:
         log.warning(
             "request %s: empty answer (no_time): %g s and a share more, the setting preannotate_seconds, were over",
             request.id,
             self._settings.preannotate_seconds,
         )
         self._metrics.empty_answer("no_time")
-        return empty_prediction(request.model.version_name + UNFINISHED)
+        return empty_prediction(request.version_name + UNFINISHED)
 
-    def _answer_or_empty(self, request: _Request, task: TaskRef) -> dict[str, Any]:
+    def _answer_or_empty(self, request: TimedRequest, task: TaskRef) -> dict[str, Any]:
         try:
             return self._answer(request, task)
         except NoAnswer as no_answer:
@@ -126,15 +110,15 @@ class PredictionService:
             kind, reason, level = "unexpected", "see the traceback above", logging.ERROR
         log.log(level, "%s: empty answer (%s): %s", request.name(task), kind, reason)
         self._metrics.empty_answer(kind)
-        version = request.model.version_name
-        # what a model has been asked and has no answer to, it need not be asked again
+        version = request.version_name
+        # a model that has looked and found nothing need not be asked again
         unfinished = request.content.context is None and kind not in ("no_prompt", "no_mask")
         return empty_prediction(version + UNFINISHED if unfinished else version)
 
-    def _answer(self, request: _Request, task: TaskRef) -> dict[str, Any]:
+    def _answer(self, request: TimedRequest, task: TaskRef) -> dict[str, Any]:
         rows, config = request.content.context, request.content.config
         if rows is None:
-            self._check_preannotation(request.model)
+            self._check_preannotation(request)
         elif not rows:
             raise NoAnswer("no_prompt", "the editor sent no click or box")
         if task.image_url is None:
@@ -149,15 +133,17 @@ class PredictionService:
     # ---- a click, a box or a text
 
     def _answer_prompt(
-        self, request: _Request, task: TaskRef, photo: TaskPhoto, rows: Sequence[PromptRow]
+        self, request: TimedRequest, task: TaskRef, photo: TaskPhoto, rows: Sequence[PromptRow]
     ) -> dict[str, Any]:
         began = time.perf_counter() - photo.fetch_s
         config = request.content.config
         asked = parse_interaction(rows, config, photo.size)
         if asked.prompt is None and not asked.text:
             raise NoAnswer("no_prompt", "; ".join(asked.ignored) or "nothing to point at")
-        loaded = request.model.ready()
-        learned = self._learned(request, task, loaded)
+        loaded = request.model()
+        project = request.content.project if task.project is None else task.project
+        key = self._events.store_key(request.content.project_name, project)
+        learned = None if key is None else self._learner.learned(key, loaded.version.digest)
         result = self._candidates(asked, config, photo, loaded, learned)
         decoded = time.perf_counter()
         candidates = self._named(asked.suggested(result.value), config, loaded, learned)
@@ -172,7 +158,7 @@ class PredictionService:
             request.name(task),
             len(candidates),
             len(result.value),
-            photo.sha256[:12],
+            photo.source.sha256[:12],
             result.version,
             "hit" if result.timings.cache_hit else "miss",
             " ".join(f"{stage} {seconds * 1000:.0f} ms" for stage, seconds in stages.items()),
@@ -180,7 +166,20 @@ class PredictionService:
         if not prediction["result"]:
             where_not = "there" if asked.prompt else f"that is sure enough to be {asked.text[-1]!r}"
             raise NoAnswer("no_mask", f"the model found no mask {where_not}")
-        self._note_answer(request, task, photo, asked, candidates, prediction, time.perf_counter() - began)
+        if key is not None and task.id is not None:
+            answer = PromptAnswer(
+                key=key,
+                task=task.id,
+                image_sha256=photo.source.sha256,
+                size=photo.size,
+                prompt=asked.prompt,
+                text=asked.text[-1] if asked.prompt is None else None,
+                candidates=candidates,
+                prediction=prediction,
+                milliseconds=1000 * (time.perf_counter() - began),
+                at=datetime.now(UTC),
+            )
+            self._events.prompt_answered(answer)
         return prediction
 
     def _candidates(
@@ -222,72 +221,45 @@ class PredictionService:
             return learned.name(candidates, known, threshold)
         return candidates if labels is None else name_candidates(candidates, labels, threshold)
 
-    def _learned(self, request: _Request, task: TaskRef, loaded: Loaded) -> ProjectAdaptation | None:
-        """What the project's accepted regions have taught this model."""
-        key = self._events.store_key(request.content.project_name, _project(request, task))
-        return None if key is None else self._learner.learned(key, loaded.version.digest)
-
-    def _note_answer(
-        self,
-        request: _Request,
-        task: TaskRef,
-        photo: TaskPhoto,
-        asked: Interaction,
-        candidates: Sequence[Candidate],
-        prediction: dict[str, Any],
-        seconds: float,
-    ) -> None:
-        """For the store, where the task and the server of its project are known."""
-        key = self._events.store_key(request.content.project_name, _project(request, task))
-        if task.id is None or key is None:
-            return
-        answer = PromptAnswer(
-            key=key,
-            task=task.id,
-            image_sha256=photo.sha256,
-            size=photo.size,
-            prompt=asked.prompt,
-            text=asked.text[-1] if asked.prompt is None else None,
-            candidates=candidates,
-            prediction=prediction,
-            milliseconds=1000 * seconds,
-            at=datetime.now(UTC),
-        )
-        self._events.prompt_answered(answer)
-
     # ---- no prompt
 
-    def _check_preannotation(self, model: RequestModel) -> None:
-        if not model.left_s:
+    def _check_preannotation(self, request: TimedRequest) -> None:
+        """Raises NoAnswer where there is no time left, or the model cannot do without a prompt."""
+        if not request.left_s:
             raise NoAnswer(
                 "no_time",
                 f"{self._settings.preannotate_seconds:g} s, the setting preannotate_seconds, are over; ask again, or"
                 " run `semsam batch`",
             )
-        loaded = model.ready(min(LOAD_WAIT_S, model.left_s))
+        loaded = request.model(min(LOAD_WAIT_S, request.left_s))
         if not loaded.model.config.generic_queries:
             raise NoAnswer(
                 "no_prompt",
                 f"no click or box came with it, and model {loaded.version} has no object queries to do without",
             )
 
-    def _preannotate(self, request: _Request, task: TaskRef, photo: TaskPhoto) -> dict[str, Any]:
+    def _preannotate(self, request: TimedRequest, task: TaskRef, photo: TaskPhoto) -> dict[str, Any]:
         """The regions of all that is in a photo."""
-        config, model = request.content.config, request.model
-        loaded = model.ready()
-        labels = loaded.label_embedder.wait_for_labels(config, min(self._encoder_wait_s, model.left_s))
+        from semsam_model.inference.preannotate import preannotate  # torch
+
+        config, loaded = request.content.config, request.model()
+        labels = loaded.label_embedder.wait_for_labels(config, min(self._encoder_wait_s, request.left_s))
         options = region_options(self._settings, config)
         # a task that is opened alone is clicked next; of many nobody knows
         opened = len(request.content.tasks) == 1
-        result = find_regions(self._predictor, photo.source, labels, options, using=loaded, may_evict=opened)
+        result = self._predictor.run(
+            photo.source,
+            lambda model, embedding, _: preannotate(model, embedding, labels, options),
+            "background",
+            using=loaded,
+            may_evict=opened,
+        )
         for stage, seconds in result.timings.stages.items():
             self._metrics.stage(stage, seconds)
         regions, version = result.value, result.version
-        log.info("%s: %d regions, image %s, model %s", request.name(task), len(regions), photo.sha256[:12], version)
+        log.info(
+            "%s: %d regions, image %s, model %s", request.name(task), len(regions), photo.source.sha256[:12], version
+        )
         if not regions:
             raise NoAnswer("no_mask", f"nothing in it scores {options.least:g}, the setting preannotate_threshold")
-        return as_prediction(regions, config, photo.sha256, version.version)
-
-
-def _project(request: _Request, task: TaskRef) -> int | None:
-    return request.content.project if task.project is None else task.project
+        return as_prediction(regions, config, photo.source.sha256, version.version)

@@ -1,4 +1,4 @@
-"""What the backend does, apart from HTTP: the face of the service, each method a step into one of its parts.
+"""What the backend does, apart from HTTP: each method hands on to one of the service's parts.
 
 The methods `predict` and `fit` have the signature of label-studio-ml 2.x, so that `backend.ls_ml` can serve the same
 object under that framework; `backend.web.app` serves it under Flask.
@@ -10,66 +10,72 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from backend.adaptation.learner import Learner
+from backend.corrections.photos import open_photos
 from backend.errors import StoreError
+from backend.inference.follow_version import VersionFollower, load_live
 from backend.inference.label_embeddings import LabelVectors
-from backend.inference.predictor import Predictor
+from backend.inference.predictor import Predictor, read_model
+from backend.label_studio.client import LabelStudio
 from backend.label_studio.requests import parse_setup
+from backend.metrics import Metrics
 from backend.service.event_handler import EventHandler
-from backend.service.predictions import PredictionService
+from backend.service.predictions import ENCODER_WAIT_S, PredictionService
 from backend.service.status import GateReport, Status, StatusReader
-from backend.versions.registry import Registry
+from backend.service.task_photos import TaskPhotos
+from backend.settings import Settings
+from backend.store.database import Store, open_store
+from backend.versions.registry import Registry, open_registry
+from semsam_model.checkpoints.header import Header, find_weights
+from semsam_model.text_encoder import TextEncoder
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, eq=False)
 class SemsamService:
-    """Thread-safe. Built by `wiring`."""
+    """All parts of the service, see `build_service`. Thread-safe."""
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        label_vectors: LabelVectors,
-        predictions: PredictionService,
-        events: EventHandler,
-        registry: Registry,
-        status: StatusReader,
-        closing: contextlib.ExitStack,
-    ) -> None:
-        """closing: what `close` does."""
-        self._predictor = predictor
-        self._label_vectors = label_vectors
-        self._predictions = predictions
-        self._events = events
-        self._registry = registry
-        self._status = status
-        self._closing = closing
+    store: Store
+    registry: Registry
+    label_vectors: LabelVectors
+    predictor: Predictor
+    follower: VersionFollower
+    learner: Learner
+    events: EventHandler
+    predictions: PredictionService
+    status_reader: StatusReader
 
     def close(self) -> None:
         """Stop what runs in the background and give connections back."""
-        self._closing.close()
+        with contextlib.ExitStack() as closing:  # from the last to the first, whatever one raises
+            for close in (self.store.close, self.follower.stop, self.events.close, self.learner.stop):
+                closing.callback(close)
 
     # ---- what Label Studio asks about us: answered from memory
 
     @property
     def model_version(self) -> str:
         """Version of the model that answers, or of the one that is loading."""
-        return self._predictor.version_name
+        return self.predictor.version_name
 
     def health(self) -> dict[str, Any]:
         """Always answers; says whether clicks are served yet, and why not."""
-        answer = {"status": "UP", "model_version": self.model_version, "model_state": self._predictor.state}
-        return answer | ({"problem": self._predictor.problem} if self._predictor.problem else {})
+        answer = {"status": "UP", "model_version": self.model_version, "model_state": self.predictor.state}
+        return answer | ({"problem": self.predictor.problem} if self.predictor.problem else {})
 
     def setup(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A project introduces itself: note its server, look at its labeling config, name the model."""
         setup = parse_setup(body)
-        self._events.introduced(setup)
+        self.events.introduced(setup)
         for problem in setup.problems:
             log.warning("project %s: %s", setup.project, problem)
         if setup.config:
-            self._label_vectors.prepare(setup.config)
+            self.label_vectors.prepare(setup.config)
         return {"model_version": self.model_version}
 
     def versions(self) -> dict[str, Any]:
@@ -78,8 +84,8 @@ class SemsamService:
         Without the store only the version that answers is known, and `details` are missing.
         """
         try:
-            live = self._registry.live().version
-            every = [version for version in self._registry.all() if version.model == live.model]
+            live = self.registry.live().version
+            every = [version for version in self.registry.all() if version.model == live.model]
         except StoreError as error:
             log.warning("versions: only the one that answers is known: %s", error)
             return {"versions": [self.model_version], "live": self.model_version}
@@ -88,11 +94,11 @@ class SemsamService:
 
     def status(self) -> Status:
         """What annotators' work has come to; without the store, why that is not known."""
-        return self._status.status()
+        return self.status_reader.status()
 
     def gate_report(self, job: int) -> GateReport:
         """What the gate said about a fine-tuning job. Raises NotStored, StoreError as `StatusReader.gate_report`."""
-        return self._status.gate_report(job)
+        return self.status_reader.gate_report(job)
 
     # ---- predictions
 
@@ -110,7 +116,7 @@ class SemsamService:
 
     def predict_request(self, body: Any, request_id: str) -> list[dict[str, Any]]:
         """The body of POST /predict -> one prediction for each task, in order. Raises BadRequest."""
-        return self._predictions.predict(body, request_id)
+        return self.predictions.predict(body, request_id)
 
     # ---- events
 
@@ -120,4 +126,57 @@ class SemsamService:
 
     def event(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A webhook event, on disk when this returns. Raises BadRequest, StoreError, LabelStudioError."""
-        return self._events.event(body)
+        return self.events.event(body)
+
+
+def served_weights(settings: Settings) -> Header:
+    """What the weights to serve say about themselves. Raises CheckpointError when they are missing or another model."""
+    return find_weights(settings.model, settings.weights, folder=settings.data_dir / "weights")[1]
+
+
+def build_service(settings: Settings, metrics: Metrics) -> SemsamService:
+    """The service, which begins to load model and text encoder in the background: takes no time, brings no torch.
+
+    Raises CheckpointError as `served_weights` does, and StoreError.
+    """
+    header = served_weights(settings)
+    service = assemble(settings, metrics)
+    if header.config.name_features:
+        service.label_vectors.start()  # beside the model, not after it
+    service.predictor.start()
+    service.follower.start()
+    service.events.start()
+    if settings.learning:
+        service.learner.start()
+    return service
+
+
+def assemble(
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    label_vectors: LabelVectors | None = None,
+    encoder_wait_s: float = ENCODER_WAIT_S,
+) -> SemsamService:
+    """The service with nothing started. label_vectors: None makes them of the settings' text encoder.
+
+    Raises CheckpointError as `served_weights` does, and StoreError.
+    """
+    store = open_store(settings)
+    registry = open_registry(settings, store)
+    label_vectors = label_vectors or LabelVectors(TextEncoder(settings.text_encoder))
+    read = partial(read_model, settings, label_vectors)
+    predictor = Predictor(
+        partial(load_live, registry, read),
+        cache_bytes=settings.embedding_cache_bytes,
+        metrics=metrics,
+        first_version=registry.live().version.version,
+    )
+    follower = VersionFollower(registry, predictor, read, settings.version_poll_seconds)
+    label_studio, archive = LabelStudio(settings), open_photos(settings)
+    learner = Learner(store, archive, predictor, settings)
+    events = EventHandler(store, label_studio, archive, metrics, settings, on_change=learner.notify)
+    photos = TaskPhotos(label_studio, settings)
+    predictions = PredictionService(settings, predictor, photos, events, learner, metrics, encoder_wait_s)
+    status = StatusReader(store, settings.data_dir)
+    return SemsamService(store, registry, label_vectors, predictor, follower, learner, events, predictions, status)

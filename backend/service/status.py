@@ -25,12 +25,12 @@ from backend.store.database import Store
 
 log = logging.getLogger(__name__)
 
-STATUS_S = 5.0  #: seconds that the status is kept: it is counted out of every region
+STATUS_S = 5.0  #: seconds that the status is kept: every region is counted for it
 #: Masks that the curves run over: the newest ones that were taken from what a click suggested.
 RECENT = 2000
 JOBS = 8  #: fine-tuning jobs, the newest
 POINTS = 20  #: of a curve, at most
-EACH = 10  #: masks that a point stands for, at least, but for a lone point
+EACH = 10  #: masks that a point stands for, at least, unless it is the only one
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class StatusReader:
 
     def status(self) -> Status:
         """What annotators' work has come to, at most `keep_s` old; without the store, why that is not known."""
-        with self._lock:  # the store is asked once, however many look
+        with self._lock:  # however many ask at the same time, the store is read once
             if (kept := self._kept.get("")) is None:
                 try:
                     kept = read_status(self._store)

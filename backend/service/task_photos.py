@@ -27,10 +27,6 @@ class TaskPhoto:
     size: tuple[int, int]  #: (H, W), EXIF-oriented
     fetch_s: float  #: seconds until that was known
 
-    @property
-    def sha256(self) -> str:
-        return self.source.sha256
-
 
 class TaskPhotos:
     """Thread-safe. Remembers digest and size of a file for `image_recheck_seconds`, its bytes for one request only."""

@@ -1,25 +1,22 @@
 """The status page, and a gate's page, as HTML: one document each, nothing fetched, no script.
 
-What they show comes from `service.status` and `gate_page`.
+What they show comes from `service.status`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment
 
-from backend.web.gate_page import read_gate
-from semsam_model.gate.verdict_table import page_environment
-
-if TYPE_CHECKING:  # the store and its libraries
-    from backend.finetuning.jobs import Job
-    from backend.service.status import Point, Status
+from backend.finetuning.jobs import Job
+from backend.service.status import Point, Status
+from semsam_model.gate.verdict_table import VerdictTable, page_environment, read_verdict
 
 REFRESH_S = 30  #: the browser loads the page again
 CHART = (560, 190)  #: width, height of a curve's drawing area, SVG units
@@ -53,6 +50,18 @@ class Chart:
     ticks: Sequence[tuple[float, str]]
 
 
+@dataclass(frozen=True)
+class Gate:
+    """A job that the gate has judged."""
+
+    job: Job
+    verdict: VerdictTable
+
+    @property
+    def promoted(self) -> bool:
+        return self.job.state == "promoted"
+
+
 def render(status: Status, health: Mapping[str, Any], versions: Mapping[str, Any], address: str, now: datetime) -> str:
     """The page. `health`, `versions`: as the service gives them; `address`: of this backend, as the caller sees it."""
     details = [row for row in versions.get("details", ()) if isinstance(row, dict)]
@@ -76,10 +85,17 @@ def render(status: Status, health: Mapping[str, Any], versions: Mapping[str, Any
     )
 
 
-def render_gate(job: Job, now: datetime) -> str | None:
-    """The page about what the gate said, without images; None for a job that it has not judged."""
-    gate = read_gate(job)
-    return None if gate is None else _environment().get_template("gate.html").render(gate=gate, now=now)
+def render_gate(job: Job, now: datetime) -> str:
+    """The page about what the gate said of a job that it has judged, without images."""
+    return _environment().get_template("gate.html").render(gate=read_gate(job), now=now)
+
+
+def read_gate(job: Job) -> Gate:
+    """What the gate decided about a job that it has judged."""
+    verdict = read_verdict(job.verdict)
+    if not verdict.reasons and job.state != "promoted" and job.message:  # better than its parent, and not activated
+        verdict = replace(verdict, reasons=(job.message,))
+    return Gate(job, verdict)
 
 
 def charts(points: Sequence[Point]) -> list[Chart]:
@@ -117,7 +133,7 @@ def percent(share: float | None) -> str:
 
 
 def in_seconds(value: float | None) -> str:
-    """Two digits that matter."""
+    """Two significant digits."""
     return "–" if value is None else f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
 
 
@@ -143,8 +159,14 @@ def _span(points: Sequence[Point]) -> tuple[str, str]:
 
 
 def _curve(
-    name: str, colour: str, points: Sequence[Point], values: Sequence[float | None], most: float, say: Any
+    name: str,
+    colour: str,
+    points: Sequence[Point],
+    values: Sequence[float | None],
+    most: float,
+    in_words: Callable[[float], str],
 ) -> Curve:
+    """most: the value at the top of the chart."""
     width, height = CHART
     step = width / max(len(points) - 1, 1)
     known = [(k, value) for k, value in enumerate(values) if value is not None]
@@ -152,15 +174,15 @@ def _curve(
         (
             width / 2 if len(points) == 1 else k * step,
             height * (1 - value / most) if most else float(height),
-            f"{name} {say(value)}: {points[k].masks} masks until {points[k].until:%d %b %Y, %H:%M}",
+            f"{name} {in_words(value)}: {points[k].masks} masks until {points[k].until:%d %b %Y, %H:%M}",
         )
         for k, value in known
     ]
-    return Curve(name, colour, drawn, say(known[-1][1]) if known else "")
+    return Curve(name, colour, drawn, in_words(known[-1][1]) if known else "")
 
 
-def _ticks(most: float, say: Any) -> list[tuple[float, str]]:
-    return [(CHART[1] * (1 - share), say(most * share)) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+def _ticks(most: float, in_words: Callable[[float], str]) -> list[tuple[float, str]]:
+    return [(CHART[1] * (1 - share), in_words(most * share)) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
 
 
 def _round_up(value: float) -> float:

@@ -6,28 +6,31 @@ each task whatever happens; the log has the reason under the request's id. It wa
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import Blueprint, Response, g, request
+from werkzeug.exceptions import RequestEntityTooLarge
 
-from backend.errors import BadRequest, Unauthorized
+from backend.errors import BadRequest, RequestTooLarge, Unauthorized
 from backend.metrics import Metrics
+from backend.service.service import SemsamService
 from backend.settings import Settings
-from backend.web.bodies import json_response, page_response, read_json_object
-from backend.web.pages import render, render_gate
-from backend.web.throttle import Throttle
+from backend.web.pages import SECURITY, render, render_gate
 from semsam_model.errors import SemsamError
-
-if TYPE_CHECKING:  # the store and its libraries
-    from backend.service.service import SemsamService
 
 log = logging.getLogger(__name__)
 
 HEALTH, METRICS, WEBHOOK = "monitoring.health", "monitoring.metrics", "events.webhook"  #: Flask's names of routes
 MAX_TRAINING_BODY = 4 * 2**20  #: bytes of a webhook without secret
 MAX_JOB = 2**63 - 1  #: number of a job: what a database takes
+QUEUED = 2  #: predictions that wait for a place; each holds a spare thread meanwhile
+QUEUE_S = 3.0  #: seconds that they wait
 
 
 def predictions(settings: Settings, service: SemsamService, metrics: Metrics) -> Blueprint:
@@ -104,9 +107,7 @@ def pages(service: SemsamService) -> Blueprint:
     @blueprint.get(f"/gate/<int(max={MAX_JOB}):job>")
     def gate(job: int) -> Response:
         report = service.gate_report(job)
-        html = report.html if report.html is not None else render_gate(report.job, datetime.now(UTC))
-        assert html is not None  # a report is of a job that was judged
-        return page_response(html)
+        return page_response(render_gate(report.job, datetime.now(UTC)) if report.html is None else report.html)
 
     return blueprint
 
@@ -128,3 +129,75 @@ def monitoring(service: SemsamService, metrics: Metrics) -> Blueprint:
         return Response(metrics.render(), content_type=metrics.content_type)
 
     return blueprint
+
+
+class Throttle:
+    """Places for predictions that run at the same time, and a short queue for them. Thread-safe."""
+
+    def __init__(self, places: int, queued: int = QUEUED, queue_s: float = QUEUE_S) -> None:
+        self._places = threading.BoundedSemaphore(places)
+        self._queue = threading.BoundedSemaphore(queued)
+        self._queue_s = queue_s
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[bool]:
+        """Hold a place inside the block; yields False where none became free in time."""
+        held = self._places.acquire(blocking=False) or self._wait()
+        try:
+            yield held
+        finally:
+            if held:
+                self._places.release()
+
+    def _wait(self) -> bool:
+        if not self._queue.acquire(blocking=False):
+            return False
+        try:
+            return self._places.acquire(timeout=self._queue_s)
+        finally:
+            self._queue.release()
+
+
+def read_json_object(limit: int) -> dict[str, Any]:
+    """The current request's body, a JSON object of at most `limit` bytes. Notes its project for the log.
+
+    Raises BadRequest, RequestTooLarge.
+    """
+    # One more, to tell a body at the limit from one over it: where no length is announced, werkzeug just cuts
+    request.max_content_length = limit + 1
+    try:
+        data = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        data = None
+    if data is None or len(data) > limit:
+        raise RequestTooLarge(
+            f"request body: more than {limit} bytes, the setting max_body_bytes (SEMSAM_MAX_BODY_BYTES)"
+        )
+    try:
+        body = json.loads(data)  # accepts NaN, which is not JSON: refused where it is a coordinate
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"request body: expected JSON, cannot be read ({type(error).__name__})") from None
+    if not isinstance(body, dict):
+        raise BadRequest(f"request body: expected a JSON object, got {type(body).__name__}")
+    g.project = _loggable(body.get("project"))
+    return body
+
+
+def _loggable(project: Any) -> str:
+    """The project for a log line: /setup and /predict give `id.created`, webhooks the whole project."""
+    if isinstance(project, dict):
+        project = project.get("id")
+    return ascii(project)[:40].strip("'") if isinstance(project, str | int | float) else "-"
+
+
+def json_response(content: dict[str, Any]) -> Response:
+    """Raises TypeError, ValueError for what is not JSON, NaN included."""
+    return Response(json.dumps(content, allow_nan=False, separators=(",", ":")), mimetype="application/json")
+
+
+def page_response(html: str) -> Response:
+    """A page that may load nothing, run nothing and stay in no cache."""
+    response = Response(html, mimetype="text/html")
+    response.headers["Content-Security-Policy"] = SECURITY
+    response.headers["Cache-Control"] = "no-store"
+    return response

@@ -15,6 +15,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.errors import AppImportError
 
 from backend.metrics import Metrics
+from backend.service.service import build_service, served_weights
 from backend.settings import Settings, load_settings
 from backend.web.app import create_app
 from semsam_model.errors import SemsamError
@@ -31,22 +32,14 @@ def create_from_env() -> Flask:
 
 
 def _build(settings: Settings) -> Flask:
-    from backend.service.wiring import build_service
-
     metrics = Metrics()
     return create_app(settings, build_service(settings, metrics), metrics)
-
-
-def _check(settings: Settings) -> None:
-    from backend.service.wiring import served_weights
-
-    served_weights(settings)
 
 
 def serve(
     settings: Settings,
     build: Callable[[Settings], Flask] = _build,
-    check: Callable[[Settings], object] = _check,
+    check: Callable[[Settings], object] = served_weights,
 ) -> None:
     """Serve until told to stop: one process, and `threads` predictions at the same time.
 

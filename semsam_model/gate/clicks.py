@@ -13,7 +13,7 @@ from semsam_model.data.samples import Region, Sample
 from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.data.vocabulary import NO_LABEL, SourceLabels
 from semsam_model.evaluation.encoded_photos import encode_photos
-from semsam_model.evaluation.one_click import ProposalIous, click_targets
+from semsam_model.evaluation.one_click import click_targets
 from semsam_model.inference.naming import label_scores
 from semsam_model.inference.predict import expected_iou
 from semsam_model.inference.zoom import crop_encoder
@@ -21,7 +21,6 @@ from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import LabelSet, ShouldStop, never_stop, until_stopped
 
-MEASURES = ("oracle", "first", "max")
 GUARD = 1_000_003  #: seed of the synthetic scenes of the guard set: never trained on
 
 
@@ -31,7 +30,6 @@ class GateClick:
 
     photo: int  #: index among the samples
     region: int
-    granularity: str
     label: str | None
     oracle: float
     first: float
@@ -70,9 +68,13 @@ def measure_clicks(
     clicks: list[GateClick] = []
     for photo in encode_photos(model, until_stopped(samples, should_stop), []):
         for index, ious in click_targets(model, photo, crop_encoder(model, photo.rgb)):
-            region = photo.sample.regions[index]
-            label, among = _label_list(labels, photo.sample.source, region)
-            clicks.append(_measured(model, ious, (photo.number, index, region.granularity), label, among))
+            label, among = _label_list(labels, photo.sample.source, photo.sample.regions[index])
+            click = ious.measure(None if model.ranker is None else expected_iou(ious.proposals, model.ranker))
+            level = ious.proposals.levels[click.best]
+            embedding = ious.proposals.pairs[click.best][1].name_embedding
+            predicted = None if among is None or embedding is None else label_scores(embedding, level, among)[0][0]
+            found = GateClick(photo.number, index, label, click.oracle, click.first, click.max, level, predicted)
+            clicks.append(found)
     return clicks
 
 
@@ -83,18 +85,3 @@ def _label_list(labels: SourceLabels | None, source: str, region: Region) -> tup
         return region.name, None
     _, head, label = labels.vocabulary.rows[row]
     return label, labels.of_source(source, (head,))
-
-
-def _measured(
-    model: SemanticSAM,
-    ious: ProposalIous,
-    place: tuple[int, int, str],
-    label: str | None,
-    among: LabelSet | None,
-) -> GateClick:
-    """place: photo, region, granularity. among: the labels that the model chooses from."""
-    click = ious.measure(None if model.ranker is None else expected_iou(ious.proposals, model.ranker))
-    level = ious.proposals.levels[click.best]
-    embedding = ious.proposals.pairs[click.best][1].name_embedding
-    predicted = None if among is None or embedding is None else label_scores(embedding, level, among)[0][0]
-    return GateClick(*place, label, click.oracle, click.first, click.max, level, predicted)

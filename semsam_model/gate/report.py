@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,6 @@ from semsam_model.network.model import SemanticSAM
 from semsam_model.types import ShouldStop, never_stop, until_stopped
 
 PICTURES = 8  #: half of them the largest gains, half the largest losses
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One click before and after, as pictures."""
-
-    before: str  #: data:image/webp;base64,...
-    after: str
-    caption: str
 
 
 def render_report(
@@ -64,8 +54,9 @@ def _largest_changes(comparison: Comparison) -> list[int]:
     return [*best, *(index for index in order[: PICTURES // 2] if index not in best)]
 
 
-def _pair(comparison: Comparison, index: int, parent: SemanticSAM, child: SemanticSAM) -> Pair:
+def _pair(comparison: Comparison, index: int, parent: SemanticSAM, child: SemanticSAM) -> dict[str, str]:
+    """One click before and after, as data URLs of drawings, and a caption."""
     before, after = comparison.parent[index], comparison.child[index]
     sample = comparison.samples[before.photo]
-    urls = [draw_click(model, sample, before.region) for model in (parent, child)]
-    return Pair(urls[0], urls[1], f"{before.label or 'no label'}: {before.value:.0f} to {after.value:.0f}")
+    drawn = {name: draw_click(model, sample, before.region) for name, model in (("before", parent), ("after", child))}
+    return drawn | {"caption": f"{before.label or 'no label'}: {before.value:.0f} to {after.value:.0f}"}

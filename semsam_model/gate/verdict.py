@@ -29,10 +29,11 @@ import numpy as np
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import Sample
 from semsam_model.errors import DataError
-from semsam_model.gate.clicks import MEASURES, GateClick, guard_samples, measure_clicks
+from semsam_model.gate.clicks import GateClick, guard_samples, measure_clicks
 from semsam_model.gate.config import GateConfig
 from semsam_model.gate.interval import Interval, bootstrap, widened
 from semsam_model.gate.photo_agreement import PhotoAgreement
+from semsam_model.gate.verdict_table import CLICK_MEASURES
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import ShouldStop, never_stop
@@ -129,7 +130,7 @@ def _change(parent: Sequence[GateClick], child: Sequence[GateClick], measure: st
 def compared(parent: Sequence[GateClick], child: Sequence[GateClick]) -> dict[str, Any]:
     """Means before and after, percent: the measures, label top-1 where names were predicted, and how many masks."""
     found: dict[str, Any] = {"masks": len(child)}
-    for name in MEASURES:
+    for name in CLICK_MEASURES:
         found[name] = [round(100 * _mean(clicks, name), 2) for clicks in (parent, child)]
     named = [[c for c in clicks if c.predicted_label is not None] for clicks in (parent, child)]
     if named[1]:

@@ -18,7 +18,7 @@ from pydantic import AllowInfNan, Strict
 
 from semsam_model.validation import JsonModel, Lenient, lenient
 
-TEMPLATES = Path(__file__).parent
+CLICK_MEASURES = ("oracle", "first", "max")  #: those of `evaluation.one_click`; a set of clicks has one at least
 
 #: Titles of measures and sets whose names say too little, in the order shown; others follow under their own names.
 _MEASURES = {
@@ -30,7 +30,6 @@ _MEASURES = {
 }
 _SETS = {"held_out": "held-out corrections", "guard": "guard set"}
 _GROUPS = {"by_level": "level", "by_label": "label"}
-_CLICK_MEASURES = ("oracle", "first", "max")  #: a set of clicks has at least one of these
 
 _Figure = Annotated[float, Strict(), AllowInfNan(False)]
 _Pair = Annotated[list[_Figure], Len(2, 2)]
@@ -91,7 +90,7 @@ class VerdictTable:
 
 def read_verdict(verdict: Mapping[str, Any]) -> VerdictTable:
     """From plain JSON values, whatever they are."""
-    names = [n for n in verdict if n not in _GROUPS and any(m in _changes(verdict[n]) for m in _CLICK_MEASURES)]
+    names = [n for n in verdict if n not in _GROUPS and any(m in _changes(verdict[n]) for m in CLICK_MEASURES)]
     sets = [_row(_SETS.get(name, _words(name)), verdict[name]) for name in _in_order(names, _SETS)]
     parts = [
         _row(str(name), row, group)
@@ -116,7 +115,7 @@ def read_verdict(verdict: Mapping[str, Any]) -> VerdictTable:
 def page_environment(*folders: Path) -> Environment:
     """Templates of these folders and of this one, with everything escaped and no name left undefined."""
     environment = Environment(
-        loader=FileSystemLoader([*folders, TEMPLATES]),
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -9,8 +9,7 @@ from typing import Any
 
 from backend.inference.label_embeddings import LabelVectors
 from backend.metrics import Metrics
-from backend.service.service import SemsamService
-from backend.service.wiring import assemble
+from backend.service.service import SemsamService, assemble
 from backend.settings import Settings
 from semsam_model.text_encoder import TextEncoder
 from tests.backend.studio_http import TOKEN
@@ -33,8 +32,7 @@ def settings(url: str, weights: Path, folder: Path, **own: Any) -> Settings:
 def built(chosen: Settings) -> Iterator[SemsamService]:
     """The service, its text encoder loaded: a busy machine takes longer for that than a request waits."""
     vectors = LabelVectors(TextEncoder(chosen.text_encoder))
-    vectors.wait(300)
-    parts = assemble(chosen, Metrics(), label_vectors=vectors)
-    with contextlib.closing(parts.service) as made:
-        parts.predictor.start()
+    vectors.start().exception(300)
+    with contextlib.closing(assemble(chosen, Metrics(), label_vectors=vectors)) as made:
+        made.predictor.start()
         yield made

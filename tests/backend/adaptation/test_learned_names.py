@@ -15,8 +15,7 @@ from PIL import Image
 
 from backend.metrics import Metrics
 from backend.records import ProjectKey
-from backend.service.service import SemsamService
-from backend.service.wiring import assemble, build_service
+from backend.service.service import SemsamService, assemble, build_service
 from backend.settings import Settings
 from tests.backend.annotations import CONFIG, NOON
 
@@ -89,14 +88,13 @@ def test_switched_off_in_the_settings_what_is_stored_changes_nothing(settings: S
 
 
 def test_another_project_learns_nothing_from_it(settings: Settings) -> None:
-    parts = assemble(settings, Metrics())
-    with contextlib.closing(parts.service) as service:
-        parts.predictor.start()
-        parts.events.start()
-        parts.learner.start()
+    with contextlib.closing(assemble(settings, Metrics())) as service:
+        service.predictor.start()
+        service.events.start()
+        service.learner.start()
         submit(service, labelled(click(service)[-2], "door"))
         until = time.monotonic() + 60
-        digest = parts.predictor.ready().version.digest
-        while parts.learner.learned(ProjectKey(ORIGIN, 7), digest) is None:
-            assert time.monotonic() < until and parts.learner.wait(60)
-        assert parts.learner.learned(ProjectKey(ORIGIN, 8), digest) is None
+        digest = service.predictor.ready().version.digest
+        while service.learner.learned(ProjectKey(ORIGIN, 7), digest) is None:
+            assert time.monotonic() < until and service.learner.wait(60)
+        assert service.learner.learned(ProjectKey(ORIGIN, 8), digest) is None

@@ -20,7 +20,7 @@ import requests
 from PIL import Image
 
 from backend.metrics import Metrics
-from backend.service.wiring import assemble
+from backend.service.service import assemble
 from backend.settings import Settings
 from backend.store.database import open_store
 from backend.versions import files as version_files
@@ -166,10 +166,10 @@ class Following:
 
     def __init__(self, own: Settings) -> None:
         self.metrics = Metrics()
-        parts = assemble(own, self.metrics)
-        self.service, self.follower, self.store = parts.service, parts.follower, parts.store
-        parts.predictor.start()
-        parts.predictor.ready()
+        self.service = assemble(own, self.metrics)
+        self.follower, self.store = self.service.follower, self.service.store
+        self.service.predictor.start()
+        self.service.predictor.ready()
 
     def failures(self) -> str:
         lines = self.metrics.render().decode().splitlines()

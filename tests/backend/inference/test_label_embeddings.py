@@ -23,8 +23,7 @@ from backend.inference.predictor import read_model
 from backend.inference.text_prompt import GENERAL_LABELS, competing_labels, label_of_text, readings
 from backend.label_studio.label_config import Label, LabelConfig
 from backend.metrics import Metrics
-from backend.service.service import SemsamService
-from backend.service.wiring import Parts, assemble, build_service
+from backend.service.service import SemsamService, assemble, build_service
 from backend.settings import Settings
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
@@ -67,7 +66,7 @@ def encoder() -> TextEncoder:
 @pytest.fixture(scope="module")
 def vectors(encoder: TextEncoder) -> LabelVectors:
     vectors = LabelVectors(encoder)
-    vectors.wait(LOADS_IN_S)
+    vectors.start().exception(LOADS_IN_S)
     return vectors
 
 
@@ -80,7 +79,7 @@ def embedder(vectors: LabelVectors) -> LabelEmbedder:
 def missing() -> LabelVectors:
     """Of an encoder that is not there."""
     vectors = LabelVectors(TextEncoder(Path("nowhere"), "0" * 64))
-    vectors.wait(LOADS_IN_S)
+    vectors.start().exception(LOADS_IN_S)
     return vectors
 
 
@@ -99,8 +98,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-Build = Callable[..., Parts]
-Serve = Callable[..., SemsamService]
+Build = Callable[..., SemsamService]
 
 
 @pytest.fixture
@@ -108,24 +106,15 @@ def assembled(photos: Path, weights: Path, vectors: LabelVectors, tmp_path: Path
     """The service over the weights with names, its model loading."""
     with contextlib.ExitStack() as closing:
 
-        def build(using: LabelVectors = vectors, threshold: float = 0.0, **options: Any) -> Parts:
+        def build(using: LabelVectors = vectors, threshold: float = 0.0, **options: Any) -> SemsamService:
             folders: dict[str, Any] = {"local_files_root": photos, "data_dir": tmp_path}
             settings = Settings(model="tiny", weights=weights, name_threshold=threshold, **folders)
-            parts = assemble(settings, Metrics(), label_vectors=using, **options)
-            closing.callback(parts.service.close)
-            parts.predictor.start()
-            return parts
+            service = assemble(settings, Metrics(), label_vectors=using, **options)
+            closing.callback(service.close)
+            service.predictor.start()
+            return service
 
         yield build
-
-
-@pytest.fixture
-def served(assembled: Build) -> Serve:
-    def build(**options: Any) -> SemsamService:
-        service: SemsamService = assembled(**options).service
-        return service
-
-    return build
 
 
 def ask(service: SemsamService, labels: tuple[str, ...] = LABELS, text: str | None = None) -> list[dict[str, Any]]:
@@ -150,7 +139,7 @@ def said(rows: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
 
 
 def test_a_region_bears_the_best_label_by_its_alias_and_the_three_best_with_scores_in_its_note(
-    served: Serve, weights: Path, encoder: TextEncoder
+    assembled: Build, weights: Path, encoder: TextEncoder
 ) -> None:
     model, _ = load(weights)
     embedding, click = model.encode(rgb()), Click(21, 30)
@@ -169,16 +158,16 @@ def test_a_region_bears_the_best_label_by_its_alias_and_the_three_best_with_scor
         best = scores.argsort(descending=True)[:3].tolist()
         note = " | ".join(f"{values[i]} {scores[i]:.2f}" for i in best)
         expected.append((c.rank, values[best[0]], f"L{c.level}/6 {note}"))
-    assert said(ask(served())) == expected
+    assert said(ask(assembled())) == expected
 
 
-def test_the_order_of_the_labels_in_the_config_does_not_matter(served: Serve) -> None:
-    service = served()
+def test_the_order_of_the_labels_in_the_config_does_not_matter(assembled: Build) -> None:
+    service = assembled()
     assert said(ask(service)) == said(ask(service, LABELS[::-1]))
 
 
-def test_below_the_threshold_the_rule_chooses_the_label_and_the_note_says_so(served: Serve) -> None:
-    for _, label, note in said(ask(served(threshold=1.0))):
+def test_below_the_threshold_the_rule_chooses_the_label_and_the_note_says_so(assembled: Build) -> None:
+    for _, label, note in said(ask(assembled(threshold=1.0))):
         assert label in ("car", "wheel")  # the first of each kind
         assert re.fullmatch(r"L[1-6]/6 \? [\w ]+ 0\.\d\d \| [\w ]+ 0\.\d\d \| [\w ]+ 0\.\d\d", note)
 
@@ -190,17 +179,17 @@ def test_below_the_threshold_the_rule_chooses_the_label_and_the_note_says_so(ser
         ('<Label value="object"/>', '<Label value="wheel" kind="part"/>'),
     ],
 )
-def test_labels_that_leave_nothing_to_choose_keep_the_rule(served: Serve, labels: tuple[str, ...]) -> None:
-    for _, label, note in said(ask(served(), labels)):
+def test_labels_that_leave_nothing_to_choose_keep_the_rule(assembled: Build, labels: tuple[str, ...]) -> None:
+    for _, label, note in said(ask(assembled(), labels)):
         assert re.fullmatch(rf"L[1-6]/6 {label} \d\.\d\d", note)
 
 
 def test_a_missing_encoder_leaves_the_choice_to_the_rule_and_is_logged_once(
-    served: Serve, caplog: pytest.LogCaptureFixture
+    assembled: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
     missing = LabelVectors(TextEncoder(Path("nowhere"), "0" * 64))
-    missing.wait(LOADS_IN_S)
-    service = served(using=missing)
+    missing.start().exception(LOADS_IN_S)
+    service = assembled(using=missing)
     by_rule = said(ask(service))
     assert all(re.fullmatch(r"L[1-6]/6 \w+ \d\.\d\d", note) for _, _, note in by_rule)
     assert {label for _, label, _ in by_rule} <= {"car", "wheel"}  # the first of each kind
@@ -213,8 +202,8 @@ def test_a_missing_encoder_leaves_the_choice_to_the_rule_and_is_logged_once(
 def test_names_follow_a_switch_to_a_model_that_has_none_or_others_and_back(
     assembled: Build, vectors: LabelVectors, weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    parts, settings = assembled(), Settings()
-    service, predictor = parts.service, parts.predictor
+    service, settings = assembled(), Settings()
+    predictor = service.predictor
     named = said(ask(service))
     tiny = read_model_config("tiny")
     for name, own in (("nameless", tiny), ("foreign", replace(tiny, name_features=True))):  # in 16 dimensions
@@ -250,14 +239,14 @@ class _Held(TextEncoder):
         return super().embed(labels)
 
 
-def test_no_click_waits_for_the_encoder_to_load(served: Serve, missing: LabelVectors) -> None:
+def test_no_click_waits_for_the_encoder_to_load(assembled: Build, missing: LabelVectors) -> None:
     begin = threading.Event()
     loading = LabelVectors(_Held(begin))
-    service = served(using=loading)
-    assert said(ask(service)) == said(ask(served(using=missing)))
+    service = assembled(using=loading)
+    assert said(ask(service)) == said(ask(assembled(using=missing)))
     begin.set()
-    loading.wait(LOADS_IN_S)
-    assert said(ask(service)) == said(ask(served()))
+    loading.start().exception(LOADS_IN_S)
+    assert said(ask(service)) == said(ask(assembled()))
 
 
 def test_a_photo_without_a_click_is_not_labelled_before_the_encoder_has_read_the_labels(
@@ -267,21 +256,21 @@ def test_a_photo_without_a_click_is_not_labelled_before_the_encoder_has_read_the
     save(tmp_path / "generic.safetensors", build_model(own), own)
     begin = threading.Event()
     loading = LabelVectors(_Held(begin))
-    parts = assembled(using=loading, encoder_wait_s=0.05)
-    parts.predictor.ready()
-    assert parts.predictor.switch(partial(read_model, Settings(), loading, tmp_path / "generic.safetensors"))
+    service = assembled(using=loading, encoder_wait_s=0.05)
+    service.predictor.ready()
+    assert service.predictor.switch(partial(read_model, Settings(), loading, tmp_path / "generic.safetensors"))
     tasks = [{"id": 1, "project": 1, "data": {"image": "/data/local-files/?d=a.png"}}]
     body = {"project": "1.2", "label_config": config(*LABELS), "params": {"context": None}, "tasks": tasks}
-    (early,) = parts.service.predict_request(body, "r1")
+    (early,) = service.predict_request(body, "r1")
     assert early["result"] == [] and early["model_version"].endswith(UNFINISHED)
     begin.set()
-    parts.predictor.ready().label_embedder.wait_for_labels(LabelConfig.parse(config(*LABELS)), LOADS_IN_S)
-    (late,) = parts.service.predict_request(body, "r2")
+    service.predictor.ready().label_embedder.wait_for_labels(LabelConfig.parse(config(*LABELS)), LOADS_IN_S)
+    (late,) = service.predict_request(body, "r2")
     assert not late["model_version"].endswith(UNFINISHED)
 
 
-def test_a_text_returns_masks_of_that_name_and_says_which(served: Serve) -> None:
-    service = served()
+def test_a_text_returns_masks_of_that_name_and_says_which(assembled: Build) -> None:
+    service = assembled()
     parsed = LabelConfig.parse(config(*LABELS))
     answers = {}
     for text in ("car", " HOUSE", "c7", "Wheel", "door"):
@@ -293,7 +282,7 @@ def test_a_text_returns_masks_of_that_name_and_says_which(served: Serve) -> None
     assert answers[" HOUSE"] == answers["c7"]
 
 
-def test_a_part_of_something_is_asked_for_before_the_words_as_they_are(served: Serve) -> None:
+def test_a_part_of_something_is_asked_for_before_the_words_as_they_are(assembled: Build) -> None:
     parsed = LabelConfig.parse(config(*LABELS, '<Label value="cup of tea"/>'))
     car, house, wheel = parsed.labels[:3]
     assert readings("Wheel of car", parsed) == [(wheel, car), (Label("Wheel of car", "Wheel of car"), None)]
@@ -301,12 +290,12 @@ def test_a_part_of_something_is_asked_for_before_the_words_as_they_are(served: S
     for text in ("cup of tea", "wheel", "of car", "car of "):
         assert readings(text, parsed) == [(label_of_text(text, parsed), None)]
     # with a threshold of 0 the best mask is the word's, so that there always is one for the words as they are
-    for _, label, note in said(ask(served(), text="wheel of car")):
+    for _, label, note in said(ask(assembled(), text="wheel of car")):
         assert label in ("wheel", "car") and "wheel" in note
 
 
 def test_an_empty_answer_to_a_text_is_logged_with_its_reason(
-    served: Serve, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    assembled: Build, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     nameless = read_model_config("tiny")
     save(tmp_path / "tiny.safetensors", build_model(nameless), nameless)
@@ -315,9 +304,9 @@ def test_an_empty_answer_to_a_text_is_logged_with_its_reason(
         with contextlib.closing(build_service(settings, Metrics())) as nameless_service:
             assert ask(nameless_service, text="wheel") == []
         assert "cannot name things" in caplog.text
-        assert ask(served(threshold=1.0), text="wheel") == []
+        assert ask(assembled(threshold=1.0), text="wheel") == []
         assert "no mask that is sure enough to be 'wheel'" in caplog.text
-        assert ask(served(), text="_ _") == []
+        assert ask(assembled(), text="_ _") == []
         assert "expected at least a word" in caplog.text
 
 

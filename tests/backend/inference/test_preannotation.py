@@ -14,8 +14,7 @@ import pytest
 from backend.inference.preannotation import UNFINISHED
 from backend.label_studio.label_config import LabelConfig
 from backend.metrics import Metrics
-from backend.service.service import SemsamService
-from backend.service.wiring import build_service
+from backend.service.service import SemsamService, build_service
 from semsam_model.checkpoints.checkpoint import load
 from semsam_model.masks.codecs import decode_brush_rle
 from tests.backend.photo_studio import CONFIG, NAMED, Files, body, serving

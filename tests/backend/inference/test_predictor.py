@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from backend.errors import NotReady
-from backend.inference.click import predict_prompt
-from backend.inference.predictor import Loaded, PhotoSource, Predictor, Result
+from backend.inference.predictor import Loaded, PhotoSource, Predictor, Result, predict_prompt
 from backend.metrics import Metrics
 from semsam_model.checkpoints.header import Version
 from semsam_model.config import read_model_config

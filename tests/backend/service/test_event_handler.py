@@ -15,8 +15,7 @@ from backend.corrections.queries import count, find_project, list_projects, prob
 from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics
 from backend.records import ProjectKey
-from backend.service.service import SemsamService
-from backend.service.wiring import build_service
+from backend.service.service import SemsamService, build_service
 from backend.settings import Settings
 from backend.store.database import Store
 from backend.web.app import create_app

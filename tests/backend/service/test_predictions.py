@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from backend.metrics import Metrics
-from backend.service.service import SemsamService
-from backend.service.wiring import assemble, build_service
+from backend.service.service import SemsamService, assemble, build_service
 from backend.settings import Settings
 from backend.web.app import create_app
 from semsam_model.checkpoints.checkpoint import load
@@ -162,7 +161,7 @@ def test_setup_and_health_name_the_version_before_the_model_is_loaded(
 ) -> None:
     settings = Settings(label_studio_url=server[0], model="tiny", weights=weights, data_dir=tmp_path)
     version = read_header(weights).version.version
-    with contextlib.closing(assemble(settings, Metrics()).service) as service:
+    with contextlib.closing(assemble(settings, Metrics())) as service:
         assert service.health() == {"status": "UP", "model_version": version, "model_state": "loading"}
         asked = {"project": "1.17", "schema": CONFIG, "hostname": server[0], "access_token": "x", "extra_params": "{}"}
         assert service.setup(asked) == {"model_version": version}

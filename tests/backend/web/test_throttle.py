@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from backend.web.throttle import Throttle
+from backend.web.routes import Throttle
 
 
 @contextmanager

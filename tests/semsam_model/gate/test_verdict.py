@@ -34,7 +34,7 @@ def clicks(
 ) -> list[GateClick]:
     """Four photos of three masks, IoU 0.5, changed by so much."""
     return [
-        GateClick(p, r, "part", "ab"[r % 2], 0.5 + change(p, r), 0.5 + change(p, r), 0.4, 1 + r, named)
+        GateClick(p, r, "ab"[r % 2], 0.5 + change(p, r), 0.5 + change(p, r), 0.4, 1 + r, named)
         for p in range(4)
         for r in range(3)
     ]
