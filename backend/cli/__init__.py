@@ -1,1 +1,1 @@
-"""The command `semsam`, one file a group of commands."""
+"""The command `semsam`, a file for each group of commands."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.context import opened_store
+from backend.cli.shared import opened_store
 from backend.errors import BackendError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from backend.cli.console import write_json
+from backend.cli.shared import write_json
 from backend.images import Photo
 from semsam_model.checkpoints.header import Version
 from semsam_model.masks.codecs import encode_coco_rle
@@ -30,36 +30,25 @@ GAP = 8
 COLOURS = ((230, 57, 70), (29, 120, 200), (42, 157, 70), (233, 150, 40), (140, 70, 190), (0, 160, 170))
 
 
-def write(out: Path, photo: Photo, prompt: Prompt, candidates: Sequence[Candidate], version: Version) -> None:
-    """Write the files of `click` into `out`, made if missing. Raises OSError."""
-    _write_masks(out, photo, candidates, version)
-    contact_sheet(photo.rgb, prompt, candidates).save(out / "contact_sheet.png")
-
-
-def write_overview(out: Path, photo: Photo, candidates: Sequence[Candidate], version: Version) -> None:
-    """Write the files of `segment` into `out`, made if missing. Raises OSError."""
-    _write_masks(out, photo, candidates, version)
-    overview(photo.rgb, candidates).save(out / "overview.png")
-
-
-def _write_masks(out: Path, photo: Photo, candidates: Sequence[Candidate], version: Version) -> None:
+def write_candidates(out: Path, photo: Photo, candidates: Sequence[Candidate], version: Version) -> None:
+    """Write masks and candidates.json into `out`, made if missing, and print a line for each. Raises OSError."""
     out.mkdir(parents=True, exist_ok=True)
-    for candidate in candidates:
-        Image.fromarray(candidate.mask.astype(np.uint8) * 255).save(out / f"mask_{candidate.rank}.png")
-    write_json(out / "candidates.json", describe(photo, candidates, version))
-
-
-def describe(photo: Photo, candidates: Sequence[Candidate], version: Version) -> dict[str, Any]:
-    """The content of candidates.json: pixels of the EXIF-oriented photo, masks at its size."""
+    for c in candidates:
+        Image.fromarray(c.mask.astype(np.uint8) * 255).save(out / f"mask_{c.rank}.png")
+        label = f"  {c.label}" if c.label else ""
+        parent = f"  part of {c.parent}" if c.parent else ""
+        print(f"{c.rank}  level {c.level}  score {c.score:.2f}  {c.area} px{label}{parent}")
     height, width = photo.size
-    return {
+    content = {
         "image": {"width": width, "height": height, "sha256": photo.sha256},
         "model": {"name": version.name, "version": version.version},
         "candidates": [_row(c) for c in candidates],
     }
+    write_json(out / "candidates.json", content)
 
 
 def _row(c: Candidate) -> dict[str, Any]:
+    """An entry of candidates.json: pixels of the EXIF-oriented photo, the mask at its size."""
     x0, y0, x1, y1 = c.bbox
     return {
         "rank": c.rank,

@@ -1,22 +1,204 @@
-"""`semsam evaluate`: `clicks` and `names` here, the other commands from the files beside this."""
+"""`semsam evaluate ...`: how good a model is on annotated photos."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli import context, evaluate_adapt, evaluate_photos
-from backend.cli.console import progress_bar, write_json
-from backend.cli.options import DataFolders, Device, Limit, ModelName, WeightsFile
+from backend.cli.shared import (
+    Device,
+    ModelName,
+    WeightsFile,
+    load_network,
+    open_text_encoder,
+    print_tables,
+    progress_bar,
+    write_json,
+)
 
 if TYPE_CHECKING:
-    from semsam_model.data.samples import Sample
+    from semsam_model.data.samples import Dataset, Sample
+    from semsam_model.network.model import SemanticSAM
+    from semsam_model.text_encoder import TextEncoder
 
 app = typer.Typer(no_args_is_help=True, help="Measure a model on annotated photos.")
-evaluate_photos.add_to(app)
-app.command()(evaluate_adapt.adapt)
+
+DataFolders = Annotated[list[Path], typer.Argument(help="Folders with SOURCE.json and photos, see docs/train/data.md.")]
+Limit = Annotated[int | None, typer.Option(help="At most this many photos a source, evenly spaced.")]
+
+TASKS = {
+    "instance": "Mask AP of named objects, as COCO counts it.",
+    "parts": "Mask AP of named parts; those of different wholes are different labels where the data says the whole.",
+    "semantic": "Mean IoU of the map of objects and named regions.",
+    "panoptic": "PQ, SQ and RQ; what only regions are called is stuff.",
+    "open-vocabulary": "gIoU and cIoU of the masks of each word; mean IoU of the map of parts, seen and unseen.",
+    "everything": "Without labels: average recall; objects as sets: best Dice, difference in count, borders.",
+}
+
+SHOWN = 5  #: reasons why a photo or mask was skipped, in the terminal
+
+
+def _photo_command(task: str) -> Callable[..., None]:
+    def evaluate(
+        data: Annotated[
+            list[Path],
+            typer.Argument(metavar="DATASET...", help="Folders with SOURCE.json, or configs/data/NAME.yaml."),
+        ],
+        out: Annotated[Path, typer.Option("--out", help="Folder for report.json.")],
+        root: Annotated[Path | None, typer.Option("--root", help="Where the paths of a YAML file start.")] = None,
+        model: ModelName = "mobile",
+        weights: WeightsFile = None,
+        limit: Limit = None,
+        trained_on: Annotated[
+            Path | None,
+            typer.Option(
+                help="open-vocabulary: folder with the SOURCE.json of training; other labels count as unseen."
+            ),
+        ] = None,
+        grid: Annotated[
+            int | None, typer.Option(help="everything: clicks along each side in place of object queries.")
+        ] = None,
+        device: Device = "cpu",
+    ) -> None:
+        from semsam_model.data.folder import evenly, read_labels
+        from semsam_model.evaluation.labels import listed_labels
+        from semsam_model.evaluation.photos import check_task, evaluate_photos
+
+        check_task(task, grid=grid, seen=trained_on)
+        seen = None if trained_on is None else read_labels(trained_on)
+        datasets = _datasets(data, root)
+        samples = [sample for dataset in datasets for sample in evenly(dataset.samples, limit)]
+        labels = listed_labels(datasets) if task != "everything" else None
+        network, version = load_network(model, weights, device)
+        encoder = open_text_encoder()
+        with progress_bar(len(samples)) as advance:
+            report = evaluate_photos(
+                network,
+                samples,
+                lambda labels: encoder.embed(list(labels)).numpy(),
+                task,
+                labels=labels,
+                seen=seen,
+                grid=grid,
+                on_photo=advance,
+            )
+        skipped = [*(line for dataset in datasets for line in dataset.skipped), *report.skipped]
+        content = {"model": version.version, "photos_per_source": limit or "all", **report.to_dict()}
+        write_json(out / "report.json", content | {"skipped": skipped})
+        print_tables(report.table(f"{task}, {version}"))
+        _print_skipped(datasets, len(report.skipped), skipped)
+        print(f"written to {out / 'report.json'}")
+
+    return evaluate
+
+
+def _datasets(data: list[Path], root: Path | None) -> list[Dataset]:
+    """What folders and the sources of mixtures hold."""
+    from semsam_model.data.folder import read_samples
+    from semsam_model.data.mixture import read_mixture
+
+    datasets: list[Dataset] = []
+    for path in data:
+        if path.suffix in (".yaml", ".yml"):
+            datasets += read_mixture(path, root, evaluation=True).datasets.values()
+        else:
+            datasets.append(read_samples(path, evaluation=True))
+    return datasets
+
+
+def _print_skipped(datasets: list[Dataset], in_evaluation: int, reasons: list[str]) -> None:
+    listed = sum(dataset.photos or len(dataset.samples) for dataset in datasets)
+    skipped = listed - sum(len(dataset.samples) for dataset in datasets) + in_evaluation
+    print(f"{skipped} of {listed} photos skipped")
+    for line in reasons[:SHOWN]:
+        print(f"  {line}")
+    if len(reasons) > SHOWN:
+        print(f"  {len(reasons) - SHOWN} more in report.json")
+
+
+for task, text in TASKS.items():
+    app.command(task, help=text)(_photo_command(task))
+
+
+@app.command()
+def adapt(
+    examples: Annotated[
+        Path, typer.Argument(help="Folder with SOURCE.json: the annotator's work, see docs/train/data.md.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for adapt.json.")],
+    val: Annotated[
+        Path | None, typer.Option("--val", help="Folder with other photos of the same sources, to be named.")
+    ] = None,
+    source: Annotated[list[str] | None, typer.Option("--source", help="Of the folder; all if not given.")] = None,
+    photos: Annotated[int, typer.Option(help="Photos a source to replay, evenly spaced; 0 = no replay.")] = 60,
+    model: ModelName = "mobile",
+    weights: WeightsFile = None,
+) -> None:
+    """Replay photos as an annotator would label them; name other photos with 0, 1, 5, 20 examples a label."""
+    from semsam_model.data.folder import read_samples
+    from semsam_model.evaluation.few_shot import few_shot_table
+
+    network, version = load_network(model, weights)
+    encoder = open_text_encoder()
+    given = read_samples(examples, source).samples
+    content: dict[str, Any] = {"model": version.version, "photos_per_source": photos, "replay": {}, "few_shot": {}}
+    for name in dict.fromkeys(sample.source for sample in given):
+        annotated = [sample for sample in given if sample.source == name]
+        if photos:
+            content["replay"][name] = _replay(network, annotated, encoder, photos, f"{name}, {version}")
+        if val is not None:
+            asked = list(read_samples(val, [name]).samples)
+            content["few_shot"][name] = _few_shot(network, asked, annotated, encoder)
+    if content["few_shot"]:
+        print_tables(few_shot_table(content["few_shot"], f"top-1 / top-3 with k examples a label, {version}"))
+    write_json(out / "adapt.json", content)
+    print(f"written to {out / 'adapt.json'}")
+
+
+def _replay(
+    network: SemanticSAM, samples: list[Sample], encoder: TextEncoder, photos: int, title: str
+) -> dict[str, Any]:
+    from semsam_model.data.folder import evenly
+    from semsam_model.evaluation.replay import replay
+
+    chosen = evenly(samples, photos)
+    with progress_bar(len(chosen), "replay") as advance:
+        result = replay(network, chosen, encoder, on_photo=advance)
+    print_tables(result.table(f"{title}, {result.photos} photos; percent, by the model alone -> with learning"))
+    return {"photos": result.photos, "curve": result.curve(), "total": result.total(), "skipped": result.skipped}
+
+
+def _few_shot(
+    network: SemanticSAM, asked: list[Sample], examples: list[Sample] | None, encoder: TextEncoder
+) -> dict[str, Any]:
+    from semsam_model.evaluation.few_shot import few_shot_curve
+
+    with progress_bar(len(asked) + len(examples or ()), "examples and photos to name") as advance:
+        return dict(few_shot_curve(network, asked, encoder, examples=examples, on_photo=advance))
+
+
+def _few_shot_of_sources(
+    network: SemanticSAM, samples: list[Sample], examples: Path | None, encoder: TextEncoder
+) -> tuple[dict[str, Any], list[str]]:
+    """Curves by source, and why a source has none. examples: a folder that may have other photos of it."""
+    from semsam_model.data.folder import read_samples
+    from semsam_model.errors import DataError
+
+    curves: dict[str, Any] = {}
+    skipped = []
+    for name in dict.fromkeys(sample.source for sample in samples):
+        asked = [sample for sample in samples if sample.source == name]
+        given = None
+        if examples is not None and (examples / f"{name}.json").is_file():
+            given = list(read_samples(examples, [name]).samples)
+        try:
+            curves[name] = _few_shot(network, asked, given, encoder)
+        except DataError as error:
+            skipped.append(f"{name}, few examples: {error}")
+    return curves, skipped
 
 
 @app.command()
@@ -34,8 +216,6 @@ def clicks(
     device: Device = "cpu",
 ) -> None:
     """One click a mask: IoU of the best level, of the first candidate, and with the granularity given."""
-    from rich.console import Console
-
     from semsam_model.data.folder import read_samples
     from semsam_model.data.samples import by_source
     from semsam_model.evaluation.clicks import evaluate_clicks
@@ -44,7 +224,7 @@ def clicks(
 
     _, samples, skipped = _samples(data, limit)
     seen = None if trained_on is None else by_source(read_samples(trained_on).samples)
-    network, version = context.load_network(model, weights, device)
+    network, version = load_network(model, weights, device)
     with progress_bar(len(samples)) as advance:
         report = evaluate_clicks(network, samples, corrected=noc, grabcut=grabcut, on_photo=advance)
     report.skipped[:0] = skipped
@@ -53,7 +233,7 @@ def clicks(
     write_json(out / "report.json", content)
     html = render_page(content, draw_cases(network, samples, worst(report.clicks)))
     (out / "report.html").write_text(html, encoding="utf-8")
-    Console().print(*tables(content))
+    print_tables(*tables(content))
     print(f"written to {out / 'report.json'} and {out / 'report.html'}")
 
 
@@ -71,14 +251,12 @@ def names(
     ] = None,
 ) -> None:
     """One click a named mask: how often the right label of its source is first, or among the first three."""
-    from rich.console import Console
-
     from semsam_model.evaluation.few_shot import few_shot_table
     from semsam_model.evaluation.names import evaluate_names
 
     every, samples, skipped = _samples(data, limit)
-    network, version = context.load_network(model, weights)
-    encoder = context.open_text_encoder()
+    network, version = load_network(model, weights)
+    encoder = open_text_encoder()
     with progress_bar(len(samples)) as advance:
         report = evaluate_names(network, samples, encoder, lists=every, on_photo=advance)
     content: dict[str, Any] = {
@@ -89,11 +267,11 @@ def names(
     content |= report.to_dict()
     content["skipped"] = [*skipped, *report.skipped]
     if few_shot or examples:
-        content["few_shot"], without = evaluate_adapt.few_shot(network, samples, examples, encoder)
+        content["few_shot"], without = _few_shot_of_sources(network, samples, examples, encoder)
         content["skipped"] += without
-        Console().print(few_shot_table(content["few_shot"], "top-1 / top-3 with k examples a label, masks given"))
+        print_tables(few_shot_table(content["few_shot"], "top-1 / top-3 with k examples a label, masks given"))
     write_json(out / "names.json", content)
-    Console().print(report.table(f"names, {version}, percent of masks"))
+    print_tables(report.table(f"names, {version}, percent of masks"))
     print(f"written to {out / 'names.json'}")
 
 

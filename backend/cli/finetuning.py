@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.console import log_to_stderr
-from backend.cli.context import opened_store, project_key
-from backend.cli.options import AsJson, Origin, Project, SettingsFile
+from backend.cli.shared import AsJson, Origin, Project, SettingsFile, log_to_stderr, opened_store, project_key
 
 if TYPE_CHECKING:
     from backend.finetuning.jobs import Job

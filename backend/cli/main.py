@@ -7,13 +7,10 @@ from collections.abc import Sequence
 
 import typer
 
-from backend.cli import adaptation, data, evaluate, finetuning, train, versions, weights
+from backend.cli import evaluate, finetuning, projects, training, versions
 from backend.cli.batch import batch
-from backend.cli.click import click
-from backend.cli.export import export
-from backend.cli.segment import segment
+from backend.cli.photo import click, segment
 from backend.cli.serve import demo, serve
-from backend.cli.sync import sync
 from semsam_model.errors import SemsamError
 
 app = typer.Typer(
@@ -27,18 +24,18 @@ app.command()(segment)
 app.command()(batch)
 app.command()(serve)
 app.command()(demo)
-app.command()(sync)
-app.command()(export)
+app.command()(projects.sync)
+app.command()(projects.export)
 app.command("worker")(finetuning.work)
 app.command("finetune")(finetuning.finetune)
 app.command("jobs")(finetuning.list_jobs)
-app.command("train")(train.train)
-app.command("train-ranker")(train.train_ranker)
-app.add_typer(weights.app, name="weights")
+app.command("train")(training.train)
+app.command("train-ranker")(training.train_ranker)
+app.add_typer(training.weights_app, name="weights")
 app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(data.app, name="data")
+app.add_typer(training.data_app, name="data")
 app.add_typer(versions.app, name="versions")
-app.add_typer(adaptation.app, name="learner")
+app.add_typer(projects.learner_app, name="learner")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

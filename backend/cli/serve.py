@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.console import log_to_stderr
-from backend.cli.options import SettingsFile
+from backend.cli.shared import SettingsFile, log_to_stderr
 
 
 def serve(

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.context import opened_store
-from backend.cli.options import AsJson
+from backend.cli.shared import AsJson, opened_store, print_tables
 
 if TYPE_CHECKING:
     from backend.versions.registry import Registry
@@ -62,14 +61,13 @@ def list_versions(
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("number", "version", "state", "parent", "made")
     for version in found:
         made = (version["created_at"] or "")[:16].replace("T", " ")
         table.add_row(str(version["number"]), version["version"], _state(version), version["parent"] or "", made)
-    Console().print(table)
+    print_tables(table)
     for version in found:
         if version["problems"] and not version["pruned_at"]:
             print(f"{version['version']} cannot be served: {'; '.join(version['problems'])}")

@@ -13,10 +13,8 @@ from xml.etree import ElementTree
 
 from backend.corrections.tasks import SPLITS, LabelledTask, categories
 from backend.errors import BadRequest
-from backend.export.photos import ExportedPhotos
-from backend.export.plan import Categories, Plan
-from backend.export.regions import decoded, provenance
 from backend.export.staging import Staging
+from backend.export.writer import Categories, Plan, Writer, decoded, provenance
 from backend.label_studio.label_config import LabelConfig
 from backend.records import StoredRegion
 from semsam_model.masks.codecs import encode_bitmask, encode_brush_rle
@@ -31,11 +29,11 @@ _OWN_CONFIG = """<View>
 </View>"""
 
 
-class LabelStudioWriter:
+class LabelStudioWriter(Writer):
     """`train.json` and `val.json` to import, `labeling.xml` for the project that they go into, `images/`."""
 
     def __init__(self, staging: Staging, plan: Plan) -> None:
-        self._staging, self._plan, self._photos = staging, plan, ExportedPhotos(staging, plan)
+        super().__init__(staging, plan)
         self._xml = importing_config(plan.project.label_config, plan.categories)
         self._config = LabelConfig.parse(self._xml)
 
@@ -43,7 +41,7 @@ class LabelStudioWriter:
         address = task.latest[0].image_url or ""
         if self._plan.images == "copy":
             # as Label Studio names a file below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT
-            address = f"/data/local-files/?d={self._photos.place(task, f'images/{task.sha256}')}"
+            address = f"/data/local-files/?d={self._place_photo(task, f'images/{task.sha256}')}"
         self._staging.append(task.split, label_studio_task(task, address, self._config))
 
     def finish(self) -> None:

@@ -10,18 +10,16 @@ import hashlib
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO
 
 from backend.corrections.photos import PhotoArchive
 from backend.corrections.tasks import SPLITS, LabelledTask, by_task, categories
-from backend.export.coco import CocoWriter
+from backend.export.formats import CocoWriter, MaskWriter, Sa1bWriter
 from backend.export.label_studio_tasks import LabelStudioWriter
-from backend.export.mask_files import MaskWriter
-from backend.export.plan import Format, Images, Plan, Writer
-from backend.export.sa1b import Sa1bWriter
 from backend.export.staging import Staging, check_target, staged
+from backend.export.writer import Format, Images, Plan, Writer
 from backend.records import StoredProject, StoredRegion
 
 WRITERS: dict[Format, Callable[[Staging, Plan], Writer]] = {
@@ -37,11 +35,11 @@ _LAYOUT = 1  #: of the files below; another one does not go on where this one wa
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export holds: tasks and regions by split, and what is missing."""
+    """What an export holds, as export.json tells it: tasks and regions by split, and what is missing."""
 
     tasks: dict[str, int]
     regions: dict[str, int]
-    left_out: int  #: regions whose photo is not known yet
+    regions_without_photo: int  #: not exported: their photo is not known yet
     photos_missing: int  #: tasks whose photo is known but not kept, so that it could not be copied or pointed to
     digest: str  #: of everything exported
 
@@ -50,7 +48,7 @@ class Exported:
 class _Survey:
     digest: str
     regions: int
-    left_out: int
+    without_photo: int
     categories: dict[tuple[str, str], int]
 
 
@@ -95,7 +93,7 @@ def export(
             result = Exported(
                 {split: staging.count(f"{split} tasks") for split in SPLITS},
                 {split: staging.count(f"{split} regions") for split in SPLITS},
-                found.left_out,
+                found.without_photo,
                 staging.count("photos missing"),
                 found.digest,
             )
@@ -104,11 +102,7 @@ def export(
                     "format": form,
                     "project": {"origin": project.key.origin, "id": project.key.project, "title": project.title},
                     "images": images,
-                    "tasks": result.tasks,
-                    "regions": result.regions,
-                    "regions_without_photo": result.left_out,
-                    "photos_missing": result.photos_missing,
-                    "digest": result.digest,
+                    **asdict(result),
                 }
             )
     return result
@@ -142,22 +136,23 @@ def _write(
 
 def _keep(regions: Iterable[StoredRegion], kept: IO[bytes]) -> _Survey:
     """Put the regions into a file, and look at all of them once: categories are needed before the first is written."""
-    digest, number, left_out = hashlib.sha256(), 0, 0
+    digest, known, without_photo = hashlib.sha256(), 0, 0
     kinds: set[tuple[str, str]] = set()
     names = [field.name for field in fields(StoredRegion)]
 
     def seen() -> Iterator[StoredRegion]:
-        nonlocal number, left_out
+        nonlocal known, without_photo
         for region in regions:
             pickle.dump(region, kept, protocol=pickle.HIGHEST_PROTOCOL)
             digest.update(repr([getattr(region, name) for name in names]).encode())
-            number += region.image_sha256 is not None
-            left_out += region.image_sha256 is None
+            known += region.image_sha256 is not None
+            without_photo += region.image_sha256 is None
             yield region
 
     for task in by_task(seen()):
         kinds.update(categories(task.latest))
-    return _Survey(digest.hexdigest(), number, left_out, {kind: k for k, kind in enumerate(sorted(kinds), start=1)})
+    ids = {kind: number for number, kind in enumerate(sorted(kinds), start=1)}
+    return _Survey(digest.hexdigest(), known, without_photo, ids)
 
 
 def _kept(kept: IO[bytes]) -> Iterator[StoredRegion]:

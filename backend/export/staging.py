@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,21 +49,10 @@ class Staging:
         self.out.mkdir(exist_ok=True)
         self.published = False
 
-    def __enter__(self) -> Staging:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
     @property
     def out(self) -> Path:
         """Where the files of the export to be go."""
         return self._folder / "out"
-
-    @property
-    def previous(self) -> Path:
-        """The folder with the export that this one replaces, if there is one."""
-        return self._target
 
     def count(self, name: str) -> int:
         """Entries of the list by now, or what was added under the name."""
@@ -109,7 +98,7 @@ class Staging:
         items = sorted(path.name for path in self.out.iterdir() if path.name != MANIFEST)
         text = json.dumps(manifest | {"items": items}, ensure_ascii=False, indent=1, allow_nan=False)
         (self.out / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        self._close()
+        self.close()
         self._save({"complete": [*items, MANIFEST]})
         self._publish([*items, MANIFEST])
         self.published = True
@@ -134,7 +123,7 @@ class Staging:
 
     def _clear(self) -> None:
         """Everything away but the lock; the state first, so that it never tells of what is gone."""
-        self._close()
+        self.close()
         self._lengths, self._counts, self.after = {}, {}, None
         (self._folder / "state.json").unlink(missing_ok=True)
         for name in ("out", "lists", "away"):
@@ -153,7 +142,8 @@ class Staging:
             self._files[name] = file
         return file
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """The files of the lists; they open again when they are needed."""
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -201,8 +191,7 @@ def staged(target: Path, identity: Any) -> Iterator[Staging]:
     except Timeout:
         raise ExportError(f"{target}: an export into this folder runs already") from None
     with lock:
-        staging = Staging(target, identity)
-        with staging:
+        with closing(Staging(target, identity)) as staging:
             yield staging
         if staging.published:
             shutil.rmtree(target / _HIDDEN)

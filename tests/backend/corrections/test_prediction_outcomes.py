@@ -14,7 +14,7 @@ from backend.adaptation.lessons import training_regions
 from backend.corrections.prediction_outcomes import judge_preannotated
 from backend.corrections.queries import count, stream_regions
 from backend.errors import FetchTimeout, NotFound
-from backend.export.regions import provenance
+from backend.export.writer import provenance
 from backend.inference.preannotation import as_prediction
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import parse_webhook

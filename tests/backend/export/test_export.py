@@ -25,8 +25,8 @@ from backend.cli.main import app
 from backend.corrections.photos import PhotoArchive
 from backend.corrections.tasks import SPLITS, VALIDATION_SHARE, split_of
 from backend.errors import ExportError
-from backend.export.plan import Format
 from backend.export.run import Exported, export
+from backend.export.writer import Format
 from backend.label_studio.label_config import LabelConfig
 from backend.records import StoredRegion
 from backend.store.database import Store
@@ -299,7 +299,7 @@ def test_regions_without_a_known_photo_are_counted_and_photos_not_kept_are_named
     regions = [replace(each, image_sha256=None) if each.key.task == 1 else each for each in regions]
     photos.path(next(each.image_sha256 for each in regions if each.key.task == 2) or "").unlink()
     result = run(regions, photos, tmp_path / "out")
-    assert (result.left_out, result.photos_missing, sum(result.tasks.values())) == (4, 1, 3)
+    assert (result.regions_without_photo, result.photos_missing, sum(result.tasks.values())) == (4, 1, 3)
     manifest = json.loads((tmp_path / "out" / "export.json").read_text())
     assert (manifest["regions_without_photo"], manifest["photos_missing"]) == (4, 1)
 

@@ -1,4 +1,4 @@
-"""`semsam train-ranker`, and `semsam evaluate clicks` of the weights that it writes."""
+"""From the command line: training data are made and checked, a ranker is trained, weights are converted."""
 
 import json
 from pathlib import Path
@@ -52,3 +52,24 @@ def test_a_ranker_is_trained_into_weights_and_measured(annotated: Path, weights:
         assert 1 <= row["noc80"] <= row["noc90"] <= 20
     assert set(content["baselines"]) == {"predicted_iou", "largest", "grabcut"}
     assert (out / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_convert_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:
+    source = tmp_path / "in.pth"
+    source.write_bytes(b"not a checkpoint")
+    result = semsam("weights", "convert", source, "--model", "swin_t", "--out", tmp_path / "out.safetensors")
+    assert result.code == 1 and str(source) in result.stderr
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_made_data_is_written_and_checked(tmp_path: Path) -> None:
+    made = semsam("data", "make", "--out", tmp_path, "--count", 2, "--size", 64)
+    assert made.code == 0, made.stderr
+    config = tmp_path / "mixture.yaml"
+    config.write_text("sources: [{name: made, kind: coco, path: synthetic.json, feeds: [masks, object_names]}]")
+    checked = semsam("data", "check", config, "--root", tmp_path, "--out", tmp_path / "out")
+    assert checked.code == 0, checked.stderr
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["by_source"]["made"]["photos"] == 2
+    assert (tmp_path / "out" / "contact_sheet.png").stat().st_size > 0
+    lost = semsam("data", "check", config, "--root", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert lost.code == 1 and "synthetic.json" in lost.stderr and "Traceback" not in lost.stderr

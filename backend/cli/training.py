@@ -1,0 +1,210 @@
+"""`semsam train`, `train-ranker`, `data ...` and `weights ...`: from annotated photos to weights that can be served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backend.cli.shared import Device, open_text_encoder, print_tables, progress_bar
+from semsam_model.errors import ConfigError
+
+data_app = typer.Typer(no_args_is_help=True, help="Look at training data, or make some.")
+weights_app = typer.Typer(no_args_is_help=True, help="Convert or fetch published weights.")
+
+MixtureFile = Annotated[Path, typer.Argument(help="configs/data/NAME.yaml")]
+MixtureRoot = Annotated[Path | None, typer.Option("--root", help="Where the file's paths start; the current folder.")]
+
+
+def train(
+    config: Annotated[Path, typer.Option("--config", help="configs/train/NAME.yaml")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder: state, weights, previews, curves.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with train/ and val/, see docs/train/data.md.")
+    ] = None,
+    data_config: Annotated[
+        Path | None, typer.Option("--data-config", help="Instead: a mixture, configs/data/NAME.yaml.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Where a mixture's paths start, and val/ lies; the current folder.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    device: Device = "cpu",
+    minutes: Annotated[
+        float | None, typer.Option(help="Save and stop after so much time, start included; --resume goes on.")
+    ] = None,
+    backbone: Annotated[Path | None, typer.Option("--backbone-weights", help="Features to start from.")] = None,
+) -> None:
+    """Train a model. Ctrl-C saves; --resume continues exactly."""
+    if (data is None) == (data_config is None):
+        raise ConfigError("train: expected either --data DIR or --data-config FILE with --root DIR")
+    if data is not None and root is not None:
+        raise ConfigError("train: --root goes with --data-config; --data says where train/ and val/ are")
+    from semsam_model.training.loop import train_from_config
+
+    train_from_config(
+        config,
+        data=data or root or Path(),
+        mixture=data_config,
+        out=out,
+        resume=resume,
+        device=device,
+        minutes=minutes,
+        backbone_weights=backbone,
+    )
+
+
+def train_ranker(
+    weights: Annotated[Path, typer.Option("--weights", help="Weights file whose network proposes; it stays as it is.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder with SOURCE.json and photos, see docs/train/data.md.")],
+    out: Annotated[Path, typer.Option("--out", help="Weights file to write: the same network with the new ranker.")],
+    per_source: Annotated[int, typer.Option(help="At most this many photos a source, evenly spaced.")] = 60,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same ranker.")] = 0,
+    device: Device = "cpu",
+    names: Annotated[bool, typer.Option(help="Let the sources' labels have a say; needs the text encoder.")] = True,
+) -> None:
+    """Learn which candidate to put first, for a trained network."""
+    from semsam_model.checkpoints.checkpoint import load, with_ranker
+    from semsam_model.data.folder import evenly, read_samples
+    from semsam_model.training.ranker import fit_ranker
+
+    samples = evenly(read_samples(data).samples, per_source)
+    network, _ = load(weights, device=device)
+    encoder = open_text_encoder() if network.name_head is not None and names else None
+    with progress_bar(len(samples)) as advance:
+        ranker = fit_ranker(network, samples, per_source=None, encoder=encoder, seed=seed, on_photo=advance)
+    card = {"ranker": {"photos": len(samples), "per_source": per_source, "seed": seed, "names": encoder is not None}}
+    print(f"written to {out} as {with_ranker(weights, ranker, out, card=card)}")
+
+
+@data_app.command("check")
+def check_data(
+    config: MixtureFile,
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.json and contact_sheet.png.")],
+    root: MixtureRoot = None,
+) -> None:
+    """Read a mixture once: counts, sizes, parts inside their wholes, labels, what is skipped, a contact sheet."""
+    from rich.console import Console
+
+    from semsam_model.data.check import check_mixture
+    from semsam_model.data.mixture import read_mixture
+
+    mixture, console = read_mixture(config, root), Console()
+    with progress_bar(len(mixture.samples), console=console) as advance:
+        check_mixture(mixture, out, console=console, on_photo=advance)
+
+
+@data_app.command("pack")
+def pack_data(
+    config: MixtureFile,
+    out: Annotated[Path, typer.Option("--out", help="Empty folder for the tars and mixture.yaml.")],
+    root: MixtureRoot = None,
+    shard_mb: Annotated[float, typer.Option(help="Largest size of a tar, MiB.")] = 60,
+    longest_side: Annotated[
+        int | None, typer.Option(min=64, help="Photos above this are made smaller, pixels; all kept when absent.")
+    ] = None,
+) -> None:
+    """Pack a mixture into tars to train from elsewhere: semsam train --data-config OUT/mixture.yaml --root OUT."""
+    from semsam_model.data.mixture import read_mixture
+    from semsam_model.data.shards import pack_mixture
+
+    mixture, shard_bytes = read_mixture(config, root), int(shard_mb * 2**20)
+    with progress_bar(len(mixture.samples)) as advance:
+        packed = pack_mixture(mixture, out, shard_bytes=shard_bytes, longest_side=longest_side, on_photo=advance)
+    for line in packed.skipped:
+        print(f"left out: {line}")
+    print(f"{packed.photos} photos in {len(packed.shards)} tars; train from {packed.mixture}")
+
+
+@data_app.command("make")
+def make_data(
+    out: Annotated[Path, typer.Option("--out", help="Folder for synthetic.json and photos; see docs/train/data.md.")],
+    count: Annotated[int, typer.Option(min=1, help="Scenes.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes.")] = 0,
+    size: Annotated[int, typer.Option(min=32, max=4096, help="Side, pixels.")] = 256,
+) -> None:
+    """Write synthetic scenes of objects, parts and subparts with names."""
+    from semsam_model.data.synthetic import write_scenes
+
+    print(f"written to {write_scenes(out, count, seed=seed, size=(size, size))}")
+
+
+@weights_app.command("convert")
+def convert_weights(
+    source: Annotated[Path, typer.Argument(metavar="IN.pth", help="Published checkpoint.")],
+    model: Annotated[str, typer.Option("--model", help="swin_t, swin_l or swin_l_many2one.")],
+    out: Annotated[Path, typer.Option("--out", help="Safetensors file to write.")],
+    keys: Annotated[bool, typer.Option("--keys", help="Also list every key and what became of it.")] = False,
+) -> None:
+    """Turn a published .pth into safetensors + config + digest, accounting for every key."""
+    from semsam_model.checkpoints.published import convert
+
+    report = convert(source, model, out)
+    if keys:
+        for entry in report.entries:
+            print(f"{entry.status:8} {entry.key}  {entry.note}".rstrip())
+    print_tables(report)
+    print(f"written to {out} as {report.version}")
+
+
+@weights_app.command("fetch")
+def fetch_weights(
+    model: Annotated[str, typer.Argument(help="swin_t or swin_l.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; the data folder's weights when not given.")] = None,
+) -> None:
+    """Download a published checkpoint (resumes), convert it, record its digest. Needs a network."""
+    from backend.settings import load_settings
+    from semsam_model.checkpoints.published import fetch
+
+    print_tables(fetch(model, out or load_settings().data_dir / "weights"))
+
+
+@weights_app.command("pack")
+def pack_weights(
+    source: Annotated[Path, typer.Argument(metavar="RUN.safetensors", help="Weights of a training run.")],
+    model: Annotated[str, typer.Option("--model", help="Name in configs/model.")],
+    out: Annotated[Path, typer.Option("--out", help="Safetensors file to write, half precision.")],
+    card: Annotated[Path | None, typer.Option("--card", help="YAML with data, licences, command and figures.")] = None,
+    ranker: Annotated[
+        Path | None, typer.Option("--ranker", help="Weights file whose order of candidates still holds.")
+    ] = None,
+) -> None:
+    """Make a weights file that can be served out of a training run."""
+    from semsam_model.checkpoints.run_weights import pack
+    from semsam_model.config import read_model_config, read_yaml
+
+    version = pack(source, read_model_config(model), out, card=read_yaml(card) if card else None, ranker_of=ranker)
+    print(f"written to {out} as {version}")
+
+
+@weights_app.command("average")
+def average_weights(
+    first: Annotated[Path, typer.Argument(metavar="FIRST", help="Weights of a training run, or packed ones.")],
+    second: Annotated[Path, typer.Argument(metavar="SECOND", help="Others that were trained from the same.")],
+    out: Annotated[Path, typer.Option("--out", help="Safetensors file to write, to be packed.")],
+    share: Annotated[float, typer.Option("--share", help="Of the second, 0 to 1.")] = 0.5,
+    only: Annotated[
+        str, typer.Option("--only", help="Average weights that begin so; the others are the first's.")
+    ] = "",
+) -> None:
+    """The average of two training runs from one start: often better than both on what neither was trained on."""
+    from semsam_model.checkpoints.run_weights import average
+
+    average(first, second, share, out, only)
+    print(f"written to {out}")
+
+
+@weights_app.command("graft")
+def graft_weights(
+    clicks: Annotated[Path, typer.Argument(metavar="CLICKS", help="Weights of a training run, or packed ones.")],
+    queries: Annotated[Path, typer.Argument(metavar="QUERIES", help="Others, whose object queries are wanted.")],
+    model: Annotated[str, typer.Option("--model", help="Name in configs/model, with generic_decoder_layers.")],
+    out: Annotated[Path, typer.Option("--out", help="Safetensors file to write, to be trained on or packed.")],
+) -> None:
+    """Clicks of one network, and object queries of another with the decoders that they learned with."""
+    from semsam_model.checkpoints.run_weights import graft
+    from semsam_model.config import read_model_config
+
+    graft(clicks, queries, read_model_config(model), out)
+    print(f"written to {out}")
