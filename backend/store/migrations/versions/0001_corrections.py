@@ -11,6 +11,7 @@ Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 Time = sa.DateTime(timezone=True)
 
 
+# long, and left as it is: a migration records one moment of the schema and is never changed
 def upgrade() -> None:
     op.create_table(
         "projects",
