@@ -32,6 +32,14 @@ def test_no_line_of_a_document_is_longer_than_120_characters(document: Path) -> 
     assert not [line for line in lines if len(line) > 120 and not line.startswith("![")]
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_that_a_document_names_is_there(document: Path) -> None:
+    named = re.findall(
+        r"`((?:backend|semsam_model|tests|configs|benchmarks)/[\w./]+\.\w+)`", document.read_text("utf-8")
+    )
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
 def test_every_document_is_in_the_index() -> None:
     index = ROOT / "docs" / "index.md"
     linked = {(index.parent / target).resolve() for target in relative_links(index)}
