@@ -106,25 +106,19 @@ def generators(seed: int) -> list[np.random.Generator]:
 
 @pytest.mark.parametrize("deepest", [0.0, 1.0])
 def test_the_first_correction_lies_where_the_nearest_level_was_wrong(
-    model: SemanticSAM,
-    features: Features,
-    prompts: PromptBatch,
-    deepest: float,
-    monkeypatch: pytest.MonkeyPatch,
+    model: SemanticSAM, features: Features, prompts: PromptBatch, deepest: float
 ) -> None:
     boxes, kinds, held_to = prompts.boxes, prompts.kinds, prompts.targets
     asked: list[FurtherClicks] = []
-    forward = model.decoder.forward
 
-    def listening(*args: object, further: FurtherClicks | None = None, **kwargs: object) -> object:
-        asked.extend([further] if further is not None else [])
-        return forward(*args, further=further, **kwargs)  # type: ignore[arg-type]
+    def note(module: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, FurtherClicks]) -> None:
+        asked.append(kwargs["further"])
 
-    monkeypatch.setattr(model.decoder, "forward", listening)
     with torch.no_grad():
-        first = forward(features, boxes, kinds)[-1]
+        first = model.decoder(features, boxes, kinds)[-1]
     config = SimulatedCorrectionsConfig(prompts=8, clicks=1, deepest=deepest)
-    simulate_corrections(model, features, prompts, first, config, 1, generators(0))
+    with model.decoder.register_forward_pre_hook(note, with_kwargs=True):
+        simulate_corrections(model, features, prompts, first, config, 1, generators(0))
     (clicks,) = asked
     logits = model.mask_logits(features, first.mask_embedding)
     wrong_somewhere = 0
