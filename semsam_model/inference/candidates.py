@@ -20,13 +20,13 @@ What several prompts mean (published weights know one positive click):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from semsam_model.masks.geometry import greedy_nms, tight_bbox
+from semsam_model.masks.geometry import greedy_nms, mask_rows, tight_bbox
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.types import LEVELS
 
@@ -193,15 +193,11 @@ def intersections(crops: Sequence[CropPrediction]) -> np.ndarray:
     for i, a in enumerate(crops):
         for j, b in enumerate(crops):
             if a.proposals and b.proposals and (a.cell_pixels, i) <= (b.cell_pixels, j):
-                ours = _flat(p.cells for p in a.proposals)
-                theirs = ours if i == j else _flat(b.frame.onto(p.logits, a.frame) > 0 for p in b.proposals)
+                ours = mask_rows([p.cells for p in a.proposals])
+                theirs = ours if i == j else mask_rows([b.frame.onto(p.logits, a.frame) > 0 for p in b.proposals])
                 blocks[i][j] = (ours @ theirs.T) * np.float32(a.cell_pixels)
                 blocks[j][i] = blocks[i][j].T
     return np.block(blocks) if crops else np.zeros((0, 0), np.float32)
-
-
-def _flat(masks: Iterable[np.ndarray]) -> np.ndarray:
-    return np.stack([mask.ravel() for mask in masks]).astype(np.float32)
 
 
 def order(crops: Sequence[CropPrediction], scores: Sequence[float] | np.ndarray | None = None) -> list[int]:

@@ -24,6 +24,7 @@ from semsam_model.inference.postprocess import (
     to_instances,
 )
 from semsam_model.inference.predict import promptless_candidates
+from semsam_model.masks.geometry import mask_rows
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.object_queries import query_logits, query_scores
@@ -198,7 +199,7 @@ def _unnamed(logits: np.ndarray, kinds: np.ndarray, kind: Kind | None) -> Classi
 
 def _shares_inside(masks: np.ndarray) -> np.ndarray:
     """bool (Q, h, w) -> (Q, Q): share of mask i that lies in mask j; 0 for itself."""
-    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2]).astype(np.float32)
+    flat = mask_rows(masks)
     inside = flat @ flat.T / np.maximum(flat.sum(1), 1)[:, None]
     np.fill_diagonal(inside, 0)
     return inside

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import softmax
 
 from semsam_model.inference.naming import check_dimension
-from semsam_model.masks.geometry import greedy_nms
+from semsam_model.masks.geometry import greedy_nms, mask_rows
 from semsam_model.network.ranker import logistic
 from semsam_model.types import KINDS, Kind, LabelSet
 
@@ -123,7 +123,7 @@ def to_instances(
 
 def distinct(masks: np.ndarray, scores: np.ndarray, same_iou: float) -> list[int]:
     """Rows of bool (Q, h, w), best first, without the empty ones and those alike to a better one."""
-    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2]).astype(np.float32)
+    flat = mask_rows(masks)
     both = flat @ flat.T
     area = flat.sum(1)
     same = both > same_iou * (area[:, None] + area - both)

@@ -25,7 +25,7 @@ from semsam_model.inference.object_queries import (
 from semsam_model.inference.postprocess import PostprocessOptions
 from semsam_model.inference.predict import promptless_candidates
 from semsam_model.inference.proposals import click_grid, decode_prompts
-from semsam_model.masks.geometry import greedy_nms
+from semsam_model.masks.geometry import greedy_nms, mask_rows
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Candidate, LabelSet
@@ -87,7 +87,7 @@ def by_clicks(
     fitting = [p for p in fitting if p.cells.any() and _within(p, wholes)]
     if not fitting:
         return []
-    masks = np.array([p.cells.ravel() for p in fitting], np.float32)
+    masks = mask_rows([p.cells for p in fitting])
     shared, areas = masks @ masks.T, masks.sum(1)
     repeats = shared > SHARED * np.minimum(areas[:, None], areas)
     kept = greedy_nms(range(len(fitting)), len(fitting), repeats.__getitem__, OPTIONS.most)

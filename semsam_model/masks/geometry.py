@@ -7,7 +7,7 @@ box, so that a small mask of a large photo costs little. An empty mask is a (0, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import cv2
@@ -134,6 +134,15 @@ def shared_pixels(crop: np.ndarray, bbox: BBox, other: np.ndarray, other_bbox: B
 
 def _whole(mask: np.ndarray) -> BBox:
     return 0, 0, mask.shape[1], mask.shape[0]
+
+
+def mask_rows(masks: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """bool masks of one shape, (n, h, w) -> float32 (n, h * w): the product of two rows counts the pixels they share.
+
+    A sequence holds at least one mask; an array may hold none.
+    """
+    stacked = np.asarray(masks)
+    return stacked.reshape(len(stacked), stacked.shape[1] * stacked.shape[2]).astype(np.float32)
 
 
 def greedy_nms(

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from semsam_model.masks.geometry import mask_rows
+
 TOLERANCE = 0.008  #: of the photo's diagonal, as DAVIS sets it
 
 
@@ -47,8 +49,7 @@ def best_dice(masks: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> floa
     """
     if not masks or not others:
         return float(not masks and not others)
-    a = np.stack(masks).reshape(len(masks), -1).astype(np.float32)
-    b = np.stack(others).reshape(len(others), -1).astype(np.float32)
+    a, b = mask_rows(masks), mask_rows(others)
     dice = 2 * (a @ b.T) / np.maximum(a.sum(1)[:, None] + b.sum(1), 1)
     return float(dice.max(1).mean())
 

@@ -17,6 +17,7 @@ from semsam_model.masks.geometry import (
     crops_iou,
     greedy_nms,
     iou,
+    mask_rows,
     paste,
     shared_pixels,
     tight_bbox,
@@ -138,3 +139,10 @@ def test_no_more_than_asked_for_are_kept_and_they_are_the_first(matrix: np.ndarr
 def test_what_is_not_in_the_order_is_neither_kept_nor_in_the_way() -> None:
     same = np.ones((3, 3), bool)
     assert greedy_nms([2, 1], 3, same.__getitem__) == [2]
+
+
+@quick
+@given(hnp.arrays(bool, st.tuples(st.integers(0, 4), st.integers(1, 6), st.integers(1, 6))))
+def test_products_of_mask_rows_count_shared_pixels(masks: np.ndarray) -> None:
+    rows = mask_rows(masks)
+    assert np.array_equal(rows @ rows.T, (masks[:, None] & masks).sum((2, 3)))
