@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import and_, or_, select, update
 
+from backend.corrections.queries import BATCH, RETRY_AFTER
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.fields import clean
 from backend.records import ProjectKey
@@ -23,9 +24,6 @@ from semsam_model.files import atomic_write
 from semsam_model.types import ShouldStop, never_stop
 
 log = logging.getLogger(__name__)
-
-RETRY_AFTER = timedelta(minutes=10)
-_BATCH = 50
 
 
 class PhotoArchive:
@@ -124,7 +122,7 @@ def _missing(store: Store, key: ProjectKey, tried_before: datetime) -> list[tupl
         of_project(tasks, key), tasks.c.image_url.is_not(None), or_(no_photo, no_digest)
     )
     with store.read() as connection:
-        rows = connection.execute(query.order_by(tasks.c.task).limit(_BATCH)).all()
+        rows = connection.execute(query.order_by(tasks.c.task).limit(BATCH)).all()
     return [(row.task, row.image_url, row.image_sha256) for row in rows]
 
 

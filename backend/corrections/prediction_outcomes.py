@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row, and_, or_, select, update
 
 from backend.corrections.outcomes import judge_mask
-from backend.corrections.queries import begun_from_a_prediction
+from backend.corrections.queries import BATCH, RETRY_AFTER, begun_from_a_prediction
 from backend.errors import BadRequest, NotFound
 from backend.label_studio.annotations import AnnotatedRegion, parse_annotation
 from backend.label_studio.client import LabelStudio
@@ -32,9 +32,6 @@ from semsam_model.masks.geometry import crop_mask
 from semsam_model.types import ShouldStop, never_stop
 
 log = logging.getLogger(__name__)
-
-RETRY_AFTER = timedelta(minutes=10)
-_BATCH = 50
 
 
 class Judged(NamedTuple):
@@ -103,7 +100,7 @@ def _unread(store: Store, key: ProjectKey, tried_before: datetime) -> list[int]:
         .where(begun_from_a_prediction(key), missing)
     )
     with store.read() as connection:
-        return list(connection.scalars(query.order_by(annotation_rows.c.prediction).limit(_BATCH)))
+        return list(connection.scalars(query.order_by(annotation_rows.c.prediction).limit(BATCH)))
 
 
 def _suggested(prediction: dict[str, Any], key: ProjectKey) -> dict[str, Any]:
@@ -143,7 +140,7 @@ def _unjudged(store: Store, key: ProjectKey) -> Sequence[Any]:
         )
     )
     with store.read() as connection:
-        return connection.execute(query.limit(_BATCH)).all()
+        return connection.execute(query.limit(BATCH)).all()
 
 
 def _judge(store: Store, row: Row[Any]) -> None:

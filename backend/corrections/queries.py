@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, func, not_, or_, select, tuple_
@@ -26,6 +27,9 @@ from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import inbox, offers, predictions, projects, regions
 
 PAGE = 200  #: regions in memory at a time
+#: A photo or prediction that could not be fetched from Label Studio is tried again after this time.
+RETRY_AFTER = timedelta(minutes=10)
+BATCH = 50  #: missing photos, or predictions and regions to judge, that are read from the store at once
 
 _KEY = tuple(regions.primary_key)
 
