@@ -216,8 +216,7 @@ class PredictionService:
         if any(candidate.names for candidate in candidates):
             return candidates
         threshold, labels = self._settings.name_threshold, loaded.label_embedder.labels(config)
-        known = labels or labels_without_vectors(config)
-        if learned is not None and len(known.values) > 1:
+        if learned is not None and len((known := labels or labels_without_vectors(config)).values) > 1:
             return learned.name(candidates, known, threshold)
         return candidates if labels is None else name_candidates(candidates, labels, threshold)
 
