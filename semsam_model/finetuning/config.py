@@ -64,7 +64,7 @@ class FineTuneConfig:
     ema: Decay = 0.99
     """Decay of the averaged weights"""
     scenes: NonNegativeInt = 32
-    """Made scenes mixed in"""
+    """Synthetic scenes mixed in"""
     replay_share: Decay = 0.25
     """Chance that a photo of a batch is one of them, or of other earlier data"""
     names: NonNegative = 1.0

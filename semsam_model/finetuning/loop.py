@@ -1,10 +1,10 @@
 """Fine-tuning: a trained model learns from a project's corrections, in minutes on a CPU, without forgetting the rest.
 
 By default the prompt decoder and the heads are trained. Then the image features never change, so each view (a scaled,
-cropped, flipped copy) of a photo is encoded once and kept, and a step costs only prompts and losses. Made scenes are
-mixed in, so that the model does not forget. Prompts are drawn as in training, a correction more often the more wrong
-the model was about it (`Region.weight`). Some prompts are corrected by further clicks, as an annotator would, so that
-second clicks are not forgotten (config: rounds). Weights are averaged over the steps.
+cropped, flipped copy) of a photo is encoded once and kept, and a step costs only prompts and losses. Synthetic scenes
+are mixed in, so that the model does not forget. Prompts are drawn as in training, a correction more often the more
+wrong the model was about it (`Region.weight`). Some prompts are corrected by further clicks, as an annotator would, so
+that second clicks are not forgotten (config: rounds). Weights are averaged over the steps.
 
 The random numbers of a step depend on the seed and the step's number alone, and the state is on disk every few steps:
 a run that was killed goes on, and ends as if it had not been.

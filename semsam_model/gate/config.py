@@ -32,7 +32,7 @@ class GateConfig:
     photos: Count = 40
     """Held-out photos looked at, at most, evenly spaced"""
     scenes: NonNegativeInt = 16
-    """Made scenes of the guard set"""
+    """Synthetic scenes of the guard set"""
     seed: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
