@@ -127,8 +127,12 @@ class PromptContext:
     granularity: Kind | None = None
     level_counts: tuple[int, ...] = (0,) * len(LEVEL_TOKENS)  #: accepted candidates of level 1, 2, ... 6
     labels: LabelSet | None = None  #: of the project
+    wanted: int | None = None  #: index into `labels` of the one that the annotator chose before the prompt
 
     def __post_init__(self) -> None:
+        count = 0 if self.labels is None else len(self.labels.values)
+        if self.wanted is not None and not 0 <= self.wanted < count:
+            raise PromptError(f"wanted label {self.wanted}: expected the index of one of {count} labels")
         if self.granularity not in (None, *KINDS):
             raise PromptError(f"wanted granularity {self.granularity!r}: expected object, part or None")
         if len(self.level_counts) != len(LEVEL_TOKENS) or min(self.level_counts) < 0:

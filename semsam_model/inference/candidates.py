@@ -159,6 +159,17 @@ class PromptCells:
         """Mean IoU of the proposal's bounding box with the boxes; 0 without one."""
         return float(np.mean([box_fit(proposal.cells, box) for box in self.boxes])) if self.boxes else 0.0
 
+    def outside(self, proposal: Proposal) -> float:
+        """Share of the proposal that lies outside all boxes; 0 without a box."""
+        cells = proposal.cells
+        area = np.count_nonzero(cells)
+        if not self.boxes or not area:
+            return 0.0
+        beyond = cells.copy()
+        for x0, y0, x1, y1 in self.boxes:
+            beyond[round(y0) : round(y1), round(x0) : round(x1)] = False
+        return float(np.count_nonzero(beyond) / area)
+
 
 @dataclass(frozen=True, eq=False)
 class CropPrediction:

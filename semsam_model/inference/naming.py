@@ -67,11 +67,16 @@ def _logits(name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet
 
 
 def evidence(
-    name_embeddings: np.ndarray, levels: Sequence[int], labels: LabelSet, kind: Kind | None = None
+    name_embeddings: np.ndarray,
+    levels: Sequence[int],
+    labels: LabelSet,
+    kind: Kind | None = None,
+    wanted: int | None = None,
 ) -> np.ndarray:
-    """`ranker.EVIDENCE` of n masks, float32 (n, 4). kind: only labels of this kind, or without one, can be the best.
+    """`ranker.EVIDENCE` of the n masks of one prompt, float32 (n, len(EVIDENCE)).
 
-    name_embeddings (n, 2, E), levels 1..6. Raises as `label_scores`.
+    name_embeddings (n, 2, E), levels 1..6. kind: only labels of this kind, or without one, can be the best. wanted:
+    index of the label that is known to be meant. Raises as `label_scores`.
     """
     logits, probabilities = (
         _logits(name_embeddings, levels, labels),
@@ -80,11 +85,24 @@ def evidence(
     fitting = [i for i, own in enumerate(labels.kinds) if kind in (None, own) or own is None]
     parts = [i for i, own in enumerate(labels.kinds) if own == "part"]
     both = {"object", "part"} <= set(labels.kinds)
+    best = (logits[:, fitting] if fitting else logits).max(1)
+    none = np.zeros(len(probabilities))
     columns = (
         probabilities[:, fitting].max(1, initial=0),
         np.ones(len(probabilities)),
         probabilities[:, parts].sum(1) if both else np.full(len(probabilities), 0.5),
-        (logits[:, fitting] if fitting else logits).max(1) / 10,
+        best / 10,
+        (best.max() - best) / 10,
+        *(
+            (none, none, none, none)
+            if wanted is None
+            else (
+                np.ones(len(probabilities)),
+                probabilities[:, wanted],
+                logits[:, wanted] / 10,
+                (logits[:, wanted].max() - logits[:, wanted]) / 10,
+            )
+        ),
     )
     return np.stack(columns, 1).astype(np.float32)
 

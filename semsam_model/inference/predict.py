@@ -89,7 +89,9 @@ def expected_iou(proposals: Proposals, ranker: Ranker | None, context: PromptCon
     """
     if ranker is not None:
         labels = None if context is None else context.labels
-        names = None if context is None or labels is None else proposals.evidence(labels, context.granularity)
+        names = None
+        if context is not None and labels is not None:
+            names = proposals.evidence(labels, context.granularity, context.wanted)
         return ranker.scores(ranker_features(proposals.features, proposals.levels, context, names))
     fits = [p.predicted_iou * (crop.prompt.fit(p) if crop.prompt.boxes else 1.0) for crop, p in proposals.pairs]
     clipped: np.ndarray = np.clip(fits, 0, 1)

@@ -62,10 +62,10 @@ class Proposals:
         """float32 (n, len(OF_PROPOSAL)), see `proposal_features`."""
         return proposal_features(self.crops, self.intersections)
 
-    def evidence(self, labels: LabelSet, kind: Kind | None = None) -> np.ndarray | None:
-        """float32 (n, 4), what the labels say about each proposal, see `naming.evidence`; None without names."""
+    def evidence(self, labels: LabelSet, kind: Kind | None = None, wanted: int | None = None) -> np.ndarray | None:
+        """What the labels say about each proposal, see `naming.evidence`; None without names."""
         embeddings = [p.name_embedding for _, p in self.pairs if p.name_embedding is not None]
-        return evidence(np.stack(embeddings), self.levels, labels, kind) if embeddings else None
+        return evidence(np.stack(embeddings), self.levels, labels, kind, wanted) if embeddings else None
 
 
 def predict_proposals(

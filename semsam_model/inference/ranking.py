@@ -20,7 +20,7 @@ def ranker_features(
 ) -> np.ndarray:
     """What `proposal_features` returned and the proposals' levels -> float32 (n, len(FEATURES)).
 
-    names: the proposals' EVIDENCE, float32 (n, 4); zero where nothing is known of the project's labels.
+    names: the proposals' EVIDENCE, float32 (n, len(EVIDENCE)); zero where nothing is known of the project's labels.
     """
     wants = np.array([context_features(level, context or PromptContext()) for level in levels], np.float32)
     said = np.zeros((len(levels), len(EVIDENCE)), np.float32) if names is None else names
@@ -77,6 +77,7 @@ def _alone(crop: CropPrediction) -> dict[str, np.ndarray | list[float]]:
         **_extent(cells, crop.cell_pixels / (height * width)),
         **_clicks(proposals, cells, prompt),
         "box_fit": [prompt.fit(p) for p in proposals],
+        "outside_box": [prompt.outside(p) for p in proposals],
         "has_box": np.full(len(proposals), bool(prompt.boxes)),
         "doublings": np.full(len(proposals), crop.doublings),
     }

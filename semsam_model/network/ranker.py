@@ -42,17 +42,27 @@ OF_PROPOSAL = (
     "doubles",  # share of the others with IoU over 0.9
     "larger",  # share of the others that are larger
     "box_fit",  # IoU of the bounding box with the box prompt
+    "outside_box",  # share of the mask that lies outside the box prompt
     "has_box",
     "doublings",  # of the magnification at which it was seen
     "looks",  # at the photo
 )
 OF_CONTEXT = ("wants_object", "wants_part", "own_level", "near_levels", "accepted")
-#: What names say about which of several masks is meant: the best label's share; 1; the share of all part labels, 0.5
-#: where the labels are not of both kinds; the best label's logit, in tens. Zeros where no labels are known.
-EVIDENCE = ("name_score", "has_name_score", "name_part", "name_logit")
+#: What names say about which of several masks is meant. Zeros where no labels are known.
+EVIDENCE = (
+    "name_score",  # the best label's share
+    "has_name_score",
+    "name_part",  # the share of all part labels, 0.5 where the labels are not of both kinds
+    "name_logit",  # the best label's logit, in tens
+    "name_below_best",  # distance of that logit to the largest of the prompt
+    "has_wanted",  # the annotator chose a label before the prompt; zeros in what follows where none was
+    "wanted_score",  # its share
+    "wanted_logit",  # its logit, in tens
+    "wanted_below_best",  # distance of that logit to the largest of the prompt
+)
 FEATURES = OF_PROPOSAL + OF_CONTEXT + EVIDENCE
 #: What rankers of earlier weights were not trained with: it has no say in them.
-ADDED = ("doublings", "looks", "name_part", "name_logit")
+ADDED = ("doublings", "looks", "outside_box", *EVIDENCE[2:])
 
 
 def logistic(logits: np.ndarray) -> np.ndarray:

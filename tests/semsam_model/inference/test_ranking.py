@@ -326,7 +326,8 @@ def test_a_ranker_of_another_release_is_refused_with_the_way_out(model: Semantic
 
 
 @pytest.mark.parametrize(
-    "values", [{"granularity": "region"}, {"level_counts": (1, 2)}, {"level_counts": (0, 0, 0, 0, 0, -1)}]
+    "values",
+    [{"granularity": "region"}, {"level_counts": (1, 2)}, {"level_counts": (0, 0, 0, 0, 0, -1)}, {"wanted": 0}],
 )
 def test_what_is_wanted_is_checked(values: dict) -> None:
     with pytest.raises(PromptError, match="expected"):
