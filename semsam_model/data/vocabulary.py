@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semsam_model.data.samples import Sample
+from semsam_model.data.samples import Region, Sample
 from semsam_model.errors import ConfigError
 from semsam_model.text_encoder import GENERIC, TextEncoder, normalise_label
 from semsam_model.types import KINDS, LabelSet
@@ -27,7 +27,7 @@ HEAD_OF = {"object": 0, "region": 0, "part": 1}
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """One row for each label of each source and head, in a fixed order. Lists of a single label are left out."""
+    """One row for each label of each source and head, in a fixed order."""
 
     rows: tuple[tuple[str, int, str], ...]  #: source, head, normalised label
     counts: tuple[int, ...]  #: regions that have it
@@ -38,8 +38,8 @@ class Vocabulary:
         return {row: number for number, row in enumerate(self.rows)}
 
     @classmethod
-    def of(cls, samples: Sequence[Sample]) -> Vocabulary:
-        """Of the sources that feed names; others are not opened."""
+    def of(cls, samples: Sequence[Sample], least: int = 2) -> Vocabulary:
+        """Of the sources that feed names; others are not opened. Lists of fewer than `least` labels are left out."""
         counts = Counter(
             (sample.source, HEAD_OF[region.granularity], normalise_label(region.name))
             for sample in samples
@@ -49,7 +49,7 @@ class Vocabulary:
         )
         named = {row: count for row, count in counts.items() if row[2] not in GENERIC}
         lists = Counter(row[:2] for row in named)
-        rows = sorted(row for row in named if lists[row[:2]] > 1)
+        rows = sorted(row for row in named if lists[row[:2]] >= least)
         return cls(tuple(rows), tuple(named[row] for row in rows))
 
     def row(self, source: str, granularity: str, name: str | None) -> int:
@@ -103,10 +103,14 @@ class SourceLabels:
     vectors: np.ndarray  #: float32 (V, E)
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], encoder: TextEncoder, text_dim: int) -> SourceLabels | None:
-        """None where no source has two labels. Raises as `encode_vocabulary`."""
-        vocabulary = Vocabulary.of(samples)
+    def of(cls, samples: Sequence[Sample], encoder: TextEncoder, text_dim: int, least: int = 2) -> SourceLabels | None:
+        """None where no source has `least` labels. Raises as `encode_vocabulary`."""
+        vocabulary = Vocabulary.of(samples, least)
         return cls(vocabulary, encode_vocabulary(vocabulary, encoder, text_dim).numpy()) if vocabulary.rows else None
+
+    def row(self, source: str, region: Region) -> int:
+        """Row of a region's label, or NO_LABEL."""
+        return self.vocabulary.row(source, region.granularity, region.name)
 
     def of_rows(self, rows: Sequence[int], *, with_kind: bool = False) -> LabelSet:
         """with_kind: values are "part wheel" rather than "wheel", so that labels of both heads differ."""

@@ -7,8 +7,9 @@ several times, because different things may be known of the project:
     the granularity   the target is its IoU with the mask that was meant
     accepted levels   the same target; the levels are drawn from those that were best for other masks of that source and
                       granularity, half of the time of the same name; the granularity is known or not
-    labels            of objects and parts: the target as where nothing is known; of one kind: as where the granularity
-                      is known
+    labels            of objects and parts: the target is the IoU with the best annotated mask under the clicks whose
+                      label is one of them; of one kind: with the mask that was meant
+    the label         chosen before the prompt, out of such a list: with the mask that was meant
 
 The loss is the cross-entropy of score and IoU, which is least where the score is the expected IoU. All sources have the
 same weight.
@@ -17,8 +18,8 @@ same weight.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ from semsam_model.masks.geometry import crop_iou, tight_bbox
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import FEATURES, Ranker
 from semsam_model.text_encoder import TextEncoder
-from semsam_model.types import KINDS, LEVELS, Box, Click, LabelSet, Prompt, PromptContext, ShouldStop, never_stop
+from semsam_model.types import KINDS, LEVELS, Box, Click, Kind, Prompt, PromptContext, ShouldStop, never_stop
 
 MASKS = 12  #: of a photo, at most
 CORRECTIONS = 2  #: clicks that follow the first, where any do
@@ -49,6 +50,15 @@ HIDDEN = 16
 STEPS = 600
 RATE = 0.02
 DECAY = 3e-4
+
+
+@dataclass(frozen=True, eq=False)
+class KnownLabels:
+    """One way in which a project's labels may be known when n proposals are ranked."""
+
+    granularity: Kind | None  #: that is known with them
+    names: np.ndarray  #: float32 (n, len(EVIDENCE)), see `Proposals.evidence`
+    target: np.ndarray  #: float32 (n,), what the proposals are worth then
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +72,7 @@ class ProposalList:
     source: str
     granularity: str
     name: str
-    #: float32 (n, 4), see `Proposals.evidence`: from labels of both kinds, and from labels of the mask's own kind; None
-    #: where the mask has no label of a list.
-    of_labels: np.ndarray | None = None
-    of_kind: np.ndarray | None = None
+    labels: tuple[KnownLabels, ...] = ()  #: none where the mask has no label
 
     @property
     def best_level(self) -> int:
@@ -89,7 +96,9 @@ def fit_ranker(
     Stopped.
     """
     labels = (
-        None if encoder is None or model.name_head is None else SourceLabels.of(samples, encoder, model.config.text_dim)
+        None
+        if encoder is None or model.name_head is None
+        else SourceLabels.of(samples, encoder, model.config.text_dim, least=1)
     )
     chosen = evenly(samples, per_source)
     lists: list[ProposalList] = []
@@ -176,41 +185,73 @@ def _proposal_list(
     rng: np.random.Generator,
 ) -> ProposalList:
     agreeing = [
-        mask
+        i
         for i, mask in enumerate(masks)
         if i == index or (clicks and all(mask[int(c.y), int(c.x)] == c.positive for c in clicks))
     ]
-    wanted_iou, any_iou = [], []
-    for view, proposal in proposals.pairs:
-        crop, bbox = view.frame.mask(proposal.logits)
-        wanted_iou.append(crop_iou(crop, bbox, masks[index]))
-        any_iou.append(max(crop_iou(crop, bbox, mask) for mask in agreeing))
+    drawn = [(view.frame.mask(proposal.logits)) for view, proposal in proposals.pairs]
+    ious = {i: np.array([crop_iou(crop, bbox, masks[i]) for crop, bbox in drawn], np.float32) for i in agreeing}
     region = sample.regions[index]
-    row = NO_LABEL if labels is None else labels.vocabulary.row(sample.source, region.granularity, region.name)
-    of_labels = of_kind = None
-    if labels is not None and row != NO_LABEL:
-        every, own = _draw_lists(labels, row, rng)
-        of_labels, of_kind = proposals.evidence(every), proposals.evidence(own)
+    known: tuple[KnownLabels, ...] = ()
+    if labels is not None:
+        rows = {i: labels.row(sample.source, sample.regions[i]) for i in agreeing}
+        if rows[index] != NO_LABEL:
+            known = tuple(_known_labels(proposals, labels, rows, index, ious, rng))
     return ProposalList(
         proposals.features,
         tuple(proposals.levels),
-        np.array(wanted_iou, np.float32),
-        np.array(any_iou, np.float32),
+        ious[index],
+        np.max(list(ious.values()), 0),
         sample.source,
         region.granularity,
         region.name or "",
-        of_labels,
-        of_kind,
+        known,
     )
 
 
-def _draw_lists(labels: SourceLabels, row: int, rng: np.random.Generator) -> tuple[LabelSet, LabelSet]:
-    """Two lists that a project might have, with the label of this row: of both kinds, and of its kind alone."""
+def _known_labels(
+    proposals: Proposals,
+    labels: SourceLabels,
+    rows: Mapping[int, int],
+    index: int,
+    ious: Mapping[int, np.ndarray],
+    rng: np.random.Generator,
+) -> Iterator[KnownLabels]:
+    """rows: of each mask that agrees with the clicks its row of the vocabulary, or NO_LABEL; ious: of each
+    such mask with the proposals (n,).
+
+    Nothing for a model without names.
+    """
+    every, of_kind = _draw_lists(labels, rows[index], rng)
+    kind = KINDS[labels.vocabulary.rows[rows[index]][1]]
+    listed = np.max([ious[i] for i, row in rows.items() if row in every], 0)
+    without_kinds = replace(labels.of_rows(every), kinds=(None,) * len(every))
+    for granularity, shown, wanted, target in (
+        (None, labels.of_rows(every), None, listed),
+        (kind, labels.of_rows(of_kind), None, ious[index]),
+        (kind, labels.of_rows(every), 0, ious[index]),
+        (None, without_kinds, 0, ious[index]),
+    ):
+        names = proposals.evidence(shown, granularity, wanted)
+        if names is not None:
+            yield KnownLabels(granularity, names, target)
+
+
+def _draw_lists(labels: SourceLabels, row: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    """Rows of two lists that a project might have, this row first: of both kinds, and of its kind alone.
+
+    Labels of its own source, and half of the time some of other sources, which are not on the photo or not annotated.
+    """
     of_all = labels.vocabulary.rows
     source, head, _ = of_all[row]
     same = [i for i, of in enumerate(of_all) if of[0] == source and i != row]
-    chosen = [i for i in same if rng.random() < 0.5] or same[:1]
-    return labels.of_rows([row, *chosen]), labels.of_rows([row, *(i for i in chosen if of_all[i][1] == head)])
+    share = rng.choice((0.3, 1.0))
+    chosen = [i for i in same if rng.random() < share] or same[:1]
+    if rng.random() < 0.5:
+        taken = {of_all[i][2] for i in (row, *chosen)}
+        others = [i for i, of in enumerate(of_all) if of[0] != source and of[2] not in taken]
+        chosen += rng.permutation(others)[: int(rng.integers(1, 8))].tolist()
+    return [row, *chosen], [row, *(i for i in chosen if of_all[i][1] == head)]
 
 
 def fit(lists: Sequence[ProposalList], *, seed: int = 0) -> Ranker:
@@ -285,8 +326,8 @@ def _known_contexts(
         chance = np.array([others[level] for level in LEVELS]) / others.total()
         counts = tuple(int(n) for n in rng.multinomial(rng.choice(ACCEPTED), chance))
         given = granularity if rng.random() < 0.5 else None
-        yield PromptContext(given, counts), entry.of_kind if rng.random() < 0.5 else None, entry.wanted_iou
-    if entry.of_labels is not None:
-        yield PromptContext(), entry.of_labels, entry.any_iou
-    if entry.of_kind is not None and granularity is not None:
-        yield PromptContext(granularity), entry.of_kind, entry.wanted_iou
+        named = [known.names for known in entry.labels if known.granularity is not None]
+        names = named[int(rng.integers(len(named)))] if named and rng.random() < 0.5 else None
+        yield PromptContext(given, counts), names, entry.wanted_iou
+    for known in entry.labels:
+        yield PromptContext(known.granularity), known.names, known.target

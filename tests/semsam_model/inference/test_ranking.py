@@ -24,8 +24,8 @@ from semsam_model.inference.ranking import ranker_features
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM, build_model
 from semsam_model.network.pixel_decoder import Features
-from semsam_model.network.ranker import ADDED, FEATURES, OF_PROPOSAL, Ranker
-from semsam_model.training.ranker import ProposalList, fit, fit_ranker
+from semsam_model.network.ranker import ADDED, EVIDENCE, FEATURES, OF_PROPOSAL, Ranker
+from semsam_model.training.ranker import KnownLabels, ProposalList, fit, fit_ranker
 from semsam_model.types import LEVEL_TOKENS, Click, Kind, LabelSet, Prompt, PromptContext
 from tests.semsam_model.houses import write_source
 
@@ -213,14 +213,15 @@ def test_it_learns_which_label_is_meant_where_nothing_else_tells() -> None:
         for entry in made_lists(int(rng.integers(1000)), count):
             meant = int(rng.integers(6))
             worth = np.array([1.0 if i == meant else 0.2 for i in range(6)], np.float32)
-            named = np.stack((0.3 + 0.6 * (worth == 1), np.ones(6), np.full(6, 0.5), np.zeros(6)), 1)
-            made.append(replace(entry, wanted_iou=worth, name="", of_kind=named.astype(np.float32)))
+            named = np.zeros((6, len(EVIDENCE)), np.float32)
+            named[:, :3] = np.stack((0.3 + 0.6 * (worth == 1), np.ones(6), np.full(6, 0.5)), 1)
+            made.append(replace(entry, wanted_iou=worth, name="", labels=(KnownLabels("part", named, worth),)))
         return made
 
     ranker, unseen = fit(lists(150)), lists(40)
     worth = []
     for entry in unseen:
-        scores = ranker.scores(ranker_features(entry.rows, entry.levels, PromptContext("part"), entry.of_kind))
+        scores = ranker.scores(ranker_features(entry.rows, entry.levels, PromptContext("part"), entry.labels[0].names))
         worth.append(entry.wanted_iou[scores.argmax()])
     assert np.mean(worth) > 0.95
 
