@@ -213,6 +213,12 @@ def clicks(
     trained_on: Annotated[
         Path | None, typer.Option(help="Folder with the SOURCE.json of training: other sources are reported apart.")
     ] = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="Sources to report apart, a file as configs/data/val_groups.yaml.")
+    ] = None,
+    masks: Annotated[
+        int | None, typer.Option(min=1, help="At most this many masks a photo, drawn at random, each time the same.")
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """One click a mask: IoU of the best level, of the first candidate, and with the granularity given."""
@@ -221,15 +227,22 @@ def clicks(
     from semsam_model.evaluation.clicks import evaluate_clicks
     from semsam_model.evaluation.clicks_report import draw_cases, render_page, tables, worst
     from semsam_model.evaluation.clicks_summary import summarise
+    from semsam_model.evaluation.groups import read_groups
 
     _, samples, skipped = _samples(data, limit)
     seen = None if trained_on is None else by_source(read_samples(trained_on).samples)
+    apart = None if groups is None else read_groups(groups)
+    if apart is not None:
+        apart.of(by_source(samples))  # a source in no group is told before the work, not after it
     network, version = load_network(model, weights, device)
     with progress_bar(len(samples)) as advance:
-        report = evaluate_clicks(network, samples, corrected=noc, grabcut=grabcut, on_photo=advance)
+        report = evaluate_clicks(
+            network, samples, masks=masks, corrected=noc, grabcut=grabcut, on_photo=advance
+        )
     report.skipped[:0] = skipped
-    about = {"model": version.version, "ranker": "learned" if network.ranker else "none: by predicted IoU"}
-    content = about | {"photos_per_source": limit or "all"} | summarise(report, seen)
+    about: dict[str, Any] = {"model": version.version, "ranker": "learned" if network.ranker else "none: by predicted IoU"}
+    about |= {"photos_per_source": limit or "all", "masks_per_photo": masks or "all"}
+    content = about | summarise(report, seen, apart)
     write_json(out / "report.json", content)
     html = render_page(content, draw_cases(network, samples, worst(report.clicks)))
     (out / "report.html").write_text(html, encoding="utf-8")

@@ -24,7 +24,7 @@ from scipy.optimize import linear_sum_assignment
 
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import MIN_AREA, Sample
-from semsam_model.evaluation.encoded_photos import EncodedPhoto, clickable_targets, encode_photos
+from semsam_model.evaluation.encoded_photos import EncodedPhoto, drawn_targets, encode_photos
 from semsam_model.evaluation.grabcut import grabcut as cut_out
 from semsam_model.evaluation.number_of_clicks import CorrectedMask, iou_after_clicks
 from semsam_model.evaluation.one_click import OPTIONS, ProposalIous, click_targets, masks_under
@@ -95,18 +95,20 @@ def evaluate_clicks(
     samples: Sequence[Sample],
     *,
     min_area: int = MIN_AREA,
+    masks: int | None = None,
     corrected: int = 0,
     grabcut: int = 0,
     on_photo: Callable[[], None] = lambda: None,
 ) -> ClickReport:
     """Click every mask of at least `min_area` pixels. `on_photo` is called after each photo.
 
+    masks: at most so many of a photo, see `drawn_targets`.
     corrected, grabcut: photos of each source, evenly spaced, on which one mask is also corrected until it is right, and
     also given to GrabCut. A photo or mask that cannot be read is skipped and named; filled rectangles are left out.
     """
     report, samples = ClickReport(), list(samples)
     to_correct, to_cut = ({id(s) for s in evenly(samples, n)} if n else set() for n in (corrected, grabcut))
-    targets = partial(clickable_targets, min_area=min_area)
+    targets = partial(drawn_targets, min_area=min_area, most=masks)
     for photo in encode_photos(model, samples, report.skipped, targets=targets, on_photo=on_photo):
         sample, encode_crop = photo.sample, crop_encoder(model, photo.rgb)
         report.photos[sample.source] += 1

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from semsam_model.evaluation.clicks import MEASURES, ClickReport, ClickScore, GrabCutScore
+from semsam_model.evaluation.groups import SourceGroups, means_of_groups
 from semsam_model.evaluation.number_of_clicks import MAX_CLICKS, CorrectedMask
 
 BINS = 10
@@ -58,13 +59,22 @@ def calibration(scores: Sequence[float], ious: Sequence[float], weights: Sequenc
     return Calibration(sum(b.share * abs(b.score - b.iou) for b in bins), tuple(bins))
 
 
-def summarise(report: ClickReport, trained_on: Collection[str] | None = None) -> dict[str, Any]:
-    """What report.json holds. trained_on: sources the model has seen; the others are then reported apart too."""
+def summarise(
+    report: ClickReport, trained_on: Collection[str] | None = None, groups: SourceGroups | None = None
+) -> dict[str, Any]:
+    """What report.json holds. trained_on: sources the model has seen; the others are then reported apart too.
+
+    groups: reported apart, each with its seen and unseen sources. Raises ConfigError for a source in none of them.
+    """
     by_source = {name: _of_source(report, name) for name in sorted(report.photos)}
     content: dict[str, Any] = {"by_source": by_source, "mean_over_sources": _mean(by_source.values())}
     if trained_on is not None:
         for key, seen in (("mean_over_seen", True), ("mean_over_zero_shot", False)):
             content[key] = _mean(v for name, v in by_source.items() if (name in trained_on) == seen)
+    if groups is not None:
+        means = means_of_groups(groups.of(by_source), trained_on)
+        content |= {key: _mean(by_source[name] for name in sources) for key, sources in means.items()}
+        content["groups"] = {key.removeprefix("mean_over_"): sources for key, sources in means.items()}
     content["by_granularity"] = {
         g: _mean(v["by_granularity"][g] for v in by_source.values() if g in v["by_granularity"])
         for g in sorted({c.granularity for c in report.clicks})

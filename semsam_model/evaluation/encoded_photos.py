@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,17 @@ class EncodedPhoto:
 def clickable_targets(sample: Sample, masks: Mapping[int, np.ndarray], min_area: int = MIN_AREA) -> list[int]:
     """See `clickable`; every region's mask is there."""
     return clickable(sample.regions, list(masks.values()), min_area)
+
+
+def drawn_targets(
+    sample: Sample, masks: Mapping[int, np.ndarray], min_area: int = MIN_AREA, most: int | None = None
+) -> list[int]:
+    """At most `most` of the `clickable_targets`, drawn at random: the same ones of a photo whatever else is measured."""
+    found = clickable_targets(sample, masks, min_area)
+    if most is None or len(found) <= most:
+        return found
+    rng = np.random.default_rng(zlib.crc32(sample.name.encode()))
+    return sorted(int(index) for index in rng.choice(found, most, replace=False))
 
 
 def large_targets(sample: Sample, masks: Mapping[int, np.ndarray], min_area: int = MIN_AREA) -> list[int]:
