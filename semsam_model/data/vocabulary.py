@@ -58,6 +58,10 @@ class Vocabulary:
             return NO_LABEL
         return self.index.get((source, HEAD_OF[granularity], normalise_label(name)), NO_LABEL)
 
+    def rows_of(self, source: str, heads: Collection[int] = (0, 1)) -> list[int]:
+        """Rows of the labels of a source that these heads learn."""
+        return [number for number, row in enumerate(self.rows) if row[0] == source and row[1] in heads]
+
 
 @dataclass(frozen=True, eq=False)
 class NameTable:
@@ -121,5 +125,4 @@ class SourceLabels:
 
     def of_source(self, source: str, heads: Collection[int], *, with_kind: bool = False) -> LabelSet:
         """The labels of a source that these heads learn."""
-        rows = [number for number, row in enumerate(self.vocabulary.rows) if row[0] == source and row[1] in heads]
-        return self.of_rows(rows, with_kind=with_kind)
+        return self.of_rows(self.vocabulary.rows_of(source, heads), with_kind=with_kind)

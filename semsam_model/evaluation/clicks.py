@@ -4,6 +4,8 @@
     top1_given_kind      IoU of the candidate ranked first, when the wanted kind (object or part) is known, with the
                          clicked mask; a region is of neither kind, there nothing is known. Without a ranker, objects
                          are the levels 1 to 3 and parts the levels 4 to 6, the best by predicted IoU of those
+    named                IoU of the candidate ranked first with the clicked mask, when the source's labels are known and
+                         the mask's own was chosen before the click; a mask without such a label: as top1_given_kind
     matched              the proposals that `oracle` chooses from, matched one to one with the annotated masks that
                          contain the click: mean IoU of the pairs
 
@@ -23,7 +25,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from semsam_model.data.folder import evenly
-from semsam_model.data.samples import MIN_AREA, Sample
+from semsam_model.data.samples import MIN_AREA, Region, Sample
+from semsam_model.data.vocabulary import NO_LABEL, SourceLabels
 from semsam_model.evaluation.encoded_photos import EncodedPhoto, drawn_targets, encode_photos
 from semsam_model.evaluation.grabcut import grabcut as cut_out
 from semsam_model.evaluation.number_of_clicks import CorrectedMask, iou_after_clicks
@@ -36,7 +39,7 @@ from semsam_model.network.model import SemanticSAM
 from semsam_model.types import Kind, Prompt, PromptContext
 
 LEVELS_OF = {"object": (1, 2, 3), "part": (4, 5, 6)}
-MEASURES = ("oracle", "first", "top1_given_kind", "max", "matched")
+MEASURES = ("oracle", "first", "top1_given_kind", "named", "max", "matched")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class ClickScore:
     oracle: float
     first: float
     top1_given_kind: float
+    named: float
     max: float
     matched: float
     first_score: float  #: the expected IoU of the candidate ranked first
@@ -90,11 +94,22 @@ def known_kind(granularity: str) -> PromptContext:
     return PromptContext(cast(Kind, granularity))
 
 
+def chosen_label(labels: SourceLabels | None, source: str, region: Region) -> PromptContext:
+    """What `named` knows about a mask. labels: those of every source; None as for a model without names."""
+    row = NO_LABEL if labels is None else labels.vocabulary.row(source, region.granularity, region.name)
+    if labels is None or row == NO_LABEL:
+        return known_kind(region.granularity)
+    rows = labels.vocabulary.rows_of(source)
+    listed, wanted = labels.of_rows(rows), rows.index(row)
+    return PromptContext(listed.kinds[wanted], labels=listed, wanted=wanted)
+
+
 def evaluate_clicks(
     model: SemanticSAM,
     samples: Sequence[Sample],
     *,
     min_area: int = MIN_AREA,
+    labels: SourceLabels | None = None,
     masks: int | None = None,
     corrected: int = 0,
     grabcut: int = 0,
@@ -102,7 +117,7 @@ def evaluate_clicks(
 ) -> ClickReport:
     """Click every mask of at least `min_area` pixels. `on_photo` is called after each photo.
 
-    masks: at most so many of a photo, see `drawn_targets`.
+    labels: of all sources, for `named`. masks: at most so many of a photo, see `drawn_targets`.
     corrected, grabcut: photos of each source, evenly spaced, on which one mask is also corrected until it is right, and
     also given to GrabCut. A photo or mask that cannot be read is skipped and named; filled rectangles are left out.
     """
@@ -113,7 +128,7 @@ def evaluate_clicks(
         sample, encode_crop = photo.sample, crop_encoder(model, photo.rgb)
         report.photos[sample.source] += 1
         for index, ious in click_targets(model, photo, encode_crop):
-            report.clicks.append(_score(model, ious, photo, index))
+            report.clicks.append(_score(model, ious, photo, index, labels))
         chosen = photo.targets[int(np.random.default_rng(photo.number).integers(len(photo.targets)))]
         if id(sample) in to_correct:
             report.corrected.append(_correct(model, photo, encode_crop, chosen))
@@ -122,8 +137,11 @@ def evaluate_clicks(
     return report
 
 
-def _score(model: SemanticSAM, ious: ProposalIous, photo: EncodedPhoto, region: int) -> ClickScore:
-    granularity = photo.sample.regions[region].granularity
+def _score(
+    model: SemanticSAM, ious: ProposalIous, photo: EncodedPhoto, region: int, labels: SourceLabels | None
+) -> ClickScore:
+    source, annotated = photo.sample.source, photo.sample.regions[region]
+    granularity = annotated.granularity
     by_iou = ious.rank(None)
     levels = LEVELS_OF.get(granularity, ())
     given_kind_by_iou = sorted(by_iou, key=lambda index: ious.proposals.levels[index] not in levels)
@@ -131,20 +149,23 @@ def _score(model: SemanticSAM, ious: ProposalIous, photo: EncodedPhoto, region: 
     if model.ranker is None:
         scores = given_kind_scores = predicted
         click, given_kind = ious.measure(None), given_kind_by_iou
+        named = given_kind
     else:
         scores = expected_iou(ious.proposals, model.ranker)
         given_kind_scores = expected_iou(ious.proposals, model.ranker, known_kind(granularity))
         click, given_kind = ious.measure(scores), ious.rank(given_kind_scores)
+        named = ious.rank(expected_iou(ious.proposals, model.ranker, chosen_label(labels, source, annotated)))
     ranked = click.ranked
     largest = max(click.pool, key=ious.area, default=0)
     return ClickScore(
         sample=photo.number,
         region=region,
-        source=photo.sample.source,
+        source=source,
         granularity=granularity,
         oracle=click.oracle,
         first=click.first,
         top1_given_kind=ious.with_clicked(given_kind[0]) if given_kind else 0.0,
+        named=ious.with_clicked(named[0]) if named else 0.0,
         max=click.max,
         matched=matched([ious.with_containing(index) for index in click.pool]) if click.pool else 0.0,
         first_score=float(scores[ranked[0]]) if ranked else 0.0,

@@ -27,6 +27,7 @@ COLUMNS = (
     "oracle",
     "first",
     "top1_given_kind",
+    "named",
     "max",
     "matched",
     "level_accuracy",
@@ -34,6 +35,8 @@ COLUMNS = (
     "noc80",
     "noc90",
 )
+
+IN_GROUPS = ("oracle", "first", "top1_given_kind", "named", "noc80", "noc90")
 
 
 @dataclass(frozen=True)
@@ -98,18 +101,26 @@ def render_page(content: Mapping[str, Any], cases: Sequence[Case]) -> str:
 
 
 def tables(content: Mapping[str, Any]) -> list[Table]:
-    """The same figures for a terminal: by source with the means below, and the simple rules."""
+    """The same figures for a terminal: by source with the means below, by group of sources, and the simple rules."""
+    groups = content.get("groups", {})
     main = Table("source", *(c.replace("_", " ") for c in COLUMNS), "masks", title=f"one click, {content['model']}, %")
     for name, row in content["by_source"].items():
         main.add_row(name, *_cells(row, COLUMNS), str(row["n"]))
     main.add_section()
     for name, row in content.items():
-        if name.startswith("mean_") and row:
+        if name.startswith("mean_") and row and name.removeprefix("mean_over_") not in groups:
             main.add_row(name.replace("_", " "), *_cells(row, COLUMNS))
     rules = Table("simple rule", "first", "top1_given_kind", "max", title="mean over sources, %")
     for name, rule in content["baselines"].items():
         rules.add_row(name.replace("_", " "), *_cells(rule["mean_over_sources"], ("first", "top1_given_kind", "max")))
-    return [main, rules]
+    if not groups:
+        return [main, rules]
+    apart = Table("group", *(c.replace("_", " ") for c in IN_GROUPS), "sources", title="mean over sources, %")
+    for name, sources in groups.items():
+        if sources:
+            row = content[f"mean_over_{name}"]
+            apart.add_row(name.replace("_", " "), *_cells(row, IN_GROUPS), str(len(sources)))
+    return [main, apart, rules]
 
 
 def _cells(row: Mapping[str, Any], columns: Iterable[str]) -> list[str]:

@@ -36,7 +36,7 @@ def clickable_targets(sample: Sample, masks: Mapping[int, np.ndarray], min_area:
 def drawn_targets(
     sample: Sample, masks: Mapping[int, np.ndarray], min_area: int = MIN_AREA, most: int | None = None
 ) -> list[int]:
-    """At most `most` of the `clickable_targets`, drawn at random: the same ones of a photo whatever else is measured."""
+    """At most `most` of the `clickable_targets`, drawn at random; the same ones of a photo in every run."""
     found = clickable_targets(sample, masks, min_area)
     if most is None or len(found) <= most:
         return found
