@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from semsam_model.config import read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.data.samples import Sample
-from semsam_model.evaluation.clicks import ClickReport, evaluate_clicks, matched
+from semsam_model.data.vocabulary import SourceLabels
+from semsam_model.errors import ConfigError
+from semsam_model.evaluation.clicks import ClickReport, chosen_label, evaluate_clicks, known_kind, matched
 from semsam_model.evaluation.clicks_report import Case, draw_cases, render_page, worst
 from semsam_model.evaluation.clicks_summary import calibration, summarise
 from semsam_model.evaluation.grabcut import grabcut
+from semsam_model.evaluation.groups import SourceGroups
 from semsam_model.evaluation.number_of_clicks import MAX_CLICKS, CorrectedMask, iou_after_clicks
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import iou
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM, build_model
 from semsam_model.network.ranker import FEATURES, Ranker
-from semsam_model.types import LEVEL_TOKENS, Click, Prompt
+from semsam_model.text_encoder import TextEncoder
+from semsam_model.types import LEVEL_TOKENS, Click, Prompt, PromptContext
 from tests.semsam_model.houses import write_source
 
 WINDOW_IN_HOUSE = 100 * 14 * 12 / (40 * 48)  # percent IoU; the second window is 14 by 14
@@ -73,6 +79,7 @@ def test_one_click_a_mask_gives_the_figures_that_follow_from_the_masks(samples: 
     assert row["oracle"] == 100
     assert row["first"] == 100  # the house is a right answer to a click on its window
     assert row["top1_given_kind"] == row["told"] == 100  # level 5 when a part is wanted
+    assert row["named"] == 100  # no ranker: as top1_given_kind
     assert row["max"] == pytest.approx((100 + WINDOW_IN_HOUSE + OTHER_WINDOW_IN_HOUSE) / 3, abs=0.01)
     assert row["matched"] == 100
     assert row["level_accuracy"] == row["level_accuracy_given_kind"] == row["level_accuracy_told"] == 100
@@ -101,6 +108,59 @@ def test_the_ranker_knows_the_wanted_kind(samples: Sequence[Sample]) -> None:
     silent = Ranker(hidden * 0, np.zeros(2, np.float32), np.zeros(2, np.float32), np.array(2, np.float32))
     scores = [c.first_score for c in evaluate(samples, silent).clicks]
     assert scores == pytest.approx([1 / (1 + np.exp(-2))] * 6)
+
+
+@dataclass
+class Words:
+    """A text encoder for three words, each a direction of its own."""
+
+    def embed(self, words: Sequence[str]) -> Tensor:
+        return torch.eye(4)[[("house", "window", "door").index(word) for word in words]]
+
+
+def test_what_named_knows_is_the_list_of_the_source_and_the_label_of_the_mask(tmp_path: Path) -> None:
+    write_source(tmp_path, "houses", 1)
+    content = write_source(tmp_path, "doors", 1)
+    content["categories"].append({"id": 3, "name": "door"})
+    content["annotations"][2]["category_id"] = 3
+    (tmp_path / "doors.json").write_text(json.dumps(content))
+    samples = read_samples(tmp_path).samples
+    doors, houses = samples
+    labels = SourceLabels.of(samples, cast(TextEncoder, Words()), 4)
+    known = [chosen_label(labels, "doors", region) for region in doors.regions]
+    assert [c.granularity for c in known] == ["object", "part", "part"]
+    assert known[0].labels is None  # a list of one object label says nothing, see Vocabulary
+    for context, word in zip(known[1:], ("window", "door"), strict=True):
+        assert context.labels is not None and context.wanted is not None
+        assert set(context.labels.values) == {"window", "door"}
+        assert context.labels.values[context.wanted] == word
+        assert context.labels.kinds[context.wanted] == "part"
+    assert [chosen_label(labels, "houses", region) for region in houses.regions] == [
+        known_kind(region.granularity) for region in houses.regions
+    ]
+    assert chosen_label(None, "doors", doors.regions[1]) == PromptContext("part")
+
+
+def test_named_is_as_with_the_kind_given_where_a_source_has_one_label_of_a_kind(samples: Sequence[Sample]) -> None:
+    rng = np.random.default_rng(0)
+    ranker = Ranker(
+        rng.normal(size=(len(FEATURES), 3)).astype(np.float32),
+        np.zeros(3, np.float32),
+        rng.normal(size=3).astype(np.float32),
+        np.array(0, np.float32),
+    )
+    assert SourceLabels.of(samples, cast(TextEncoder, Words()), 4) is None
+    assert all(c.named == c.top1_given_kind for c in evaluate(samples, ranker).clicks)
+
+
+def test_of_a_photo_with_many_masks_the_same_few_are_drawn_in_every_run(samples: Sequence[Sample]) -> None:
+    every = [(c.sample, c.region) for c in evaluate(samples).clicks]
+    few = [(c.sample, c.region) for c in evaluate(samples, masks=2).clicks]
+    assert len(few) == 4 and set(few) < set(every)
+    assert few == [(c.sample, c.region) for c in evaluate(samples, masks=2).clicks]
+    alone = [c.region for c in evaluate(samples[1:], masks=2).clicks]
+    assert alone == [region for sample, region in few if sample == 1]
+    assert [(c.sample, c.region) for c in evaluate(samples, masks=3).clicks] == every
 
 
 def test_masks_below_the_least_area_and_photos_that_cannot_be_read_are_left_out(samples: Sequence[Sample]) -> None:
@@ -187,6 +247,32 @@ def test_sources_never_trained_on_are_reported_apart(tmp_path: Path) -> None:
     assert content["baselines"]["grabcut"]["by_source"]["barns"]["n"] == 1
     assert len(content["iou_after_clicks"]) == MAX_CLICKS
     assert json.loads(json.dumps(content)) == content
+
+
+def test_groups_of_sources_are_reported_with_their_seen_and_unseen_halves(tmp_path: Path) -> None:
+    for source in ("barns", "houses", "sheds"):
+        write_source(tmp_path, source, 1)
+    report = evaluate(read_samples(tmp_path).samples)
+    groups = SourceGroups({"core": ("houses", "barns", "mills"), "wide": ("sheds",)})
+    content = summarise(report, {"houses"}, groups)
+    assert content["groups"] == {
+        "core": ["houses", "barns"],
+        "core_seen": ["houses"],
+        "core_unseen": ["barns"],
+        "wide": ["sheds"],
+        "wide_seen": [],
+        "wide_unseen": ["sheds"],
+    }
+    by_source = content["by_source"]
+    assert content["mean_over_core_seen"]["max"] == by_source["houses"]["max"]
+    assert content["mean_over_core"]["oracle"] == pytest.approx(
+        (by_source["houses"]["oracle"] + by_source["barns"]["oracle"]) / 2
+    )
+    assert content["mean_over_wide"] == content["mean_over_wide_unseen"]
+    assert content["mean_over_wide_seen"] == {}
+    assert "mean_over_core_seen" not in summarise(report, None, groups)
+    with pytest.raises(ConfigError, match="source sheds is in none of core"):
+        summarise(report, None, SourceGroups({"core": ("houses", "barns")}))
 
 
 class Tags(HTMLParser):
