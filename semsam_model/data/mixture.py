@@ -6,6 +6,7 @@ sources:
     path: train/coco.json          # relative to the root that the caller gives
     weight: 3                      # share of the photos shown; square root of their number when absent
     feeds: [masks, boxes, iou, object_names]
+    turns: true                    # its photos have no up, as those of a microscope; may be absent
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.types import Granularity
 
-#: Settings of each kind, besides name, kind, weight and feeds: those that it needs, and those that it may have.
+#: Settings of each kind, besides name, kind, weight, feeds and turns: those that it needs, and those that it may have.
 _SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "coco": (("path",), ("images", "granularity", "names", "partial")),
     "panoptic": (("path", "images"), ("masks", "names", "partial")),
@@ -61,6 +62,8 @@ class SourceConfig:
     """Folder of panoptic PNGs; beside the JSON, named as it, when absent"""
     weight: NonNegative | None = None
     """Share of the photos shown, beside the other sources' weights; square root of their number when absent"""
+    turns: bool = False
+    """Its photos have no up: training may turn them by right angles"""
     granularity: Granularity | None = None
     """Of annotations without one: object, part or region (coco, label_map)"""
     names: dict[str, str] = field(default_factory=dict)
@@ -83,7 +86,7 @@ class SourceConfig:
     def __post_init__(self) -> None:
         needed, optional = _SETTINGS[self.kind]
         given = {key for key, value in vars(self).items() if value not in (None, False, {}, ())}
-        given -= {"name", "kind", "feeds", "weight"}
+        given -= {"name", "kind", "feeds", "weight", "turns"}
         if missing := [key for key in needed if key not in given]:
             raise ValueError(f"source {self.name!r}: a source of kind {self.kind} needs {missing[0]!r}")
         if idle := sorted(given - {*needed, *optional}):
@@ -118,6 +121,7 @@ class Mixture:
 
     datasets: Mapping[str, Dataset]  #: by source name; the samples of one feed the same losses
     shares: Mapping[str, float]  #: how much of what is shown is of a source; any scale. As `SamplingConfig.sources`
+    turning: frozenset[str] = frozenset()  #: sources whose photos have no up
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Mixture:
@@ -165,7 +169,7 @@ def read_mixture(config: MixtureConfig | Path, root: Path | None = None, *, eval
         shares[source.name] = len(dataset.samples) ** 0.5 if source.weight is None else source.weight
     if not any(shares.values()):
         raise ConfigError("mixture: expected a weight above 0, every one is 0")
-    return Mixture(datasets, shares)
+    return Mixture(datasets, shares, frozenset(source.name for source in config.sources if source.turns))
 
 
 def _read(source: SourceConfig, root: Path, evaluation: bool) -> Dataset:

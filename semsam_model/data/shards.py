@@ -78,6 +78,7 @@ def pack_mixture(
             "path": name,
             "weight": float(mixture.shares[name]),
             "feeds": [loss for loss, used in asdict(dataset.samples[0].supervision).items() if used],
+            **({"turns": True} if name in mixture.turning else {}),
         }
         for name, dataset in mixture.datasets.items()
     ]

@@ -18,7 +18,7 @@ from semsam_model.errors import DataError
 from semsam_model.finetuning.config import FineTuneConfig
 from semsam_model.network.model import SemanticSAM
 from semsam_model.network.pixel_decoder import Features
-from semsam_model.training.batches import augment
+from semsam_model.training.augmentation import augment
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Views:
             log.warning("not learned from: %s", error)
             return None
         rng = np.random.default_rng([self.config.seed, 1, photo, number])
-        image, placed = augment(pixels, masks, self.size, self.config.sampling, model.config.pixel_mean, rng)
+        image, placed, _ = augment(pixels, masks, self.size, self.config.sampling, model.config.pixel_mean, rng)
         large = np.flatnonzero(placed.sum((1, 2)) >= self.config.sampling.min_area)
         if not len(large):
             return None

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from semsam_model.data.mixture import Mixture
-from semsam_model.data.samples import Region, Sample
 from semsam_model.data.vocabulary import Vocabulary
 from semsam_model.errors import ConfigError, DataError
+from semsam_model.training.augmentation import degraded, recoloured
 from semsam_model.training.config import SamplingConfig, Stage
 from semsam_model.training.losses.matching import NO_TARGET
 from semsam_model.training.losses.object_queries import ObjectQueryTargets, at_logits
 from semsam_model.training.prompts import DrawnPrompts, PromptBatch, draw_prompts, mask_boxes
 from semsam_model.training.sampler import PhotoSampler
+from semsam_model.training.scene_reader import SceneReader
+from semsam_model.training.scenes import Scene, mosaic, pasted
 from semsam_model.types import GRANULARITIES
 
 #: Photos tried for one place of a batch before the data is called unusable.
 _TRIES = 50
+#: Photos tried for objects to paste; many sources annotate none.
+_PASTE_TRIES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,58 +81,11 @@ class Batch:
         )
 
 
-def augment(
-    image: np.ndarray,
-    masks: Sequence[np.ndarray],
-    size: int,
-    config: SamplingConfig,
-    fill: Sequence[float],
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Random scale, crop, flip and colours: uint8 RGB (H, W, 3) and bool (H, W) masks -> (S, S, 3) and (G, S, S).
-
-    Photo and masks stay aligned. What the photo does not cover, on the right and bottom as at inference, is `fill`
-    (RGB, 0..255). All masks are returned, also those the crop emptied.
-    """
-    height, width = image.shape[:2]
-    scale = np.exp(rng.uniform(np.log(config.scale_min), np.log(config.scale_max))) * size / max(height, width)
-    rows, columns = min(height, max(1, int(size / scale))), min(width, max(1, int(size / scale)))
-    top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
-    new = (min(size, max(1, round(rows * scale))), min(size, max(1, round(columns * scale))))
-    flip = config.flip and rng.random() < 0.5
-
-    def place(pixels: np.ndarray, interpolation: int) -> np.ndarray:
-        part = cv2.resize(pixels, (new[1], new[0]), interpolation=interpolation)
-        return part[:, ::-1] if flip else part
-
-    photo = np.empty((size, size, 3), np.uint8)
-    photo[:] = np.round(np.asarray(fill))
-    window = np.ascontiguousarray(image[top : top + rows, left : left + columns])
-    shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    photo[: new[0], : new[1]] = place(_jitter(window, config.jitter, rng), shrink)
-    placed = np.zeros((len(masks), size, size), bool)
-    for index, mask in enumerate(masks):
-        part = mask[top : top + rows, left : left + columns]
-        if part.any():
-            # A mask of 0 and 255 rounds to the nearer side of its outline; area averaging would cost ten times more.
-            levels = np.ascontiguousarray(part).view(np.uint8) * np.uint8(255)
-            placed[index, : new[0], : new[1]] = place(levels, cv2.INTER_LINEAR) > 127
-    return photo, placed
-
-
-def _jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    contrast, brightness = 1 + rng.uniform(-strength, strength), 128 * rng.uniform(-strength, strength)
-    gains = 1 + rng.uniform(-strength / 4, strength / 4, 3)
-    levels = np.arange(256)[:, None]
-    table = ((levels - 128) * contrast + 128 + brightness) * gains
-    return cv2.LUT(image, np.clip(np.round(table), 0, 255).astype(np.uint8)[None])
-
-
-def annotated_kinds(mixture: Mixture, photos: int = 100) -> dict[str, Tensor]:
+def annotated_kinds(mixture: Mixture, photos: int = 100) -> dict[str, np.ndarray]:
     """Source -> bool (3,): which granularities it annotates, judged by its first photos."""
-    found: dict[str, Tensor] = {}
+    found: dict[str, np.ndarray] = {}
     for source, dataset in mixture.datasets.items():
-        kinds = found.setdefault(source, torch.zeros(len(GRANULARITIES), dtype=torch.bool))
+        kinds = found.setdefault(source, np.zeros(len(GRANULARITIES), bool))
         for index in range(min(photos, len(dataset.samples))):
             with suppress(DataError):  # reported when the photo is drawn for a batch
                 for region in dataset.samples[index].regions:
@@ -160,11 +116,11 @@ class TrainingBatches(Dataset[Batch]):
         """object_queries: with what object queries are held to. world_size: how many processes share each batch, taking
         `Stage.batch` photos in turn; this one is number `rank`.
         """
-        self.vocabulary = vocabulary or Vocabulary((), ())
-        self.rank, self.world_size = rank, world_size
-        self.annotates = annotated_kinds(mixture) if object_queries else None
+        self.rank, self.world_size, self.object_queries = rank, world_size, object_queries
         self.samples, self.stages, self.config = mixture.samples, stages, config
-        self.click_box, self.fill, self.seed = click_box, fill, seed
+        self.click_box, self.seed = click_box, seed
+        annotates = annotated_kinds(mixture, 100 if object_queries or config.paste else 0)
+        self._reader = SceneReader(config, fill, vocabulary or Vocabulary((), ()), annotates, mixture.turning)
         counts = {source: len(dataset.samples) for source, dataset in mixture.datasets.items()}
         unknown = sorted(set(config.sources) - set(counts))
         if unknown:
@@ -191,81 +147,72 @@ class TrainingBatches(Dataset[Batch]):
         return Batch.of(images, skipped, index, self.config.generic_images)
 
     def _image(self, place: int, size: int, skipped: list[str]) -> TrainingImage:
-        """The image at a place of the stream of photos; where its photo cannot be used, another one is drawn."""
+        """The image at a place of the stream of photos."""
         rng = np.random.default_rng([self.seed, 2, place])
         seed = int(rng.integers(2**63))
-        chosen = self._sampler(place)
+        config, first = self.config, self._sampler(place)
+        if config.mosaic and rng.random() < config.mosaic:
+            cell = replace(config, scale_min=max(1.0, config.scale_min), scale_max=max(1.0, config.scale_max))
+            photos = [first, *(self._sampler.at(share) for share in rng.random(3))]
+            scene = mosaic([self._scene(photo, size // 2, cell, rng, skipped) for photo in photos])
+        else:
+            scene = self._scene(first, size, config, rng, skipped)
+        if config.colour and rng.random() < config.colour:
+            photo = scene.pixels[: scene.covered[0], : scene.covered[1]]
+            photo[:] = recoloured(photo, rng)
+        if config.paste and rng.random() < config.paste:
+            scene = self._with_pasted(scene, rng, skipped)
+        return self._with_prompts(replace(scene, pixels=degraded(scene.pixels, config, rng)), rng, seed)
+
+    def _scene(
+        self, chosen: int, size: int, config: SamplingConfig, rng: np.random.Generator, skipped: list[str]
+    ) -> Scene:
+        """Of a photo; where it cannot be used, another one is drawn."""
         for _ in range(_TRIES):
             sample = self.samples[chosen]
-            image = self._make(sample, size, rng, seed, skipped)
-            if image is not None:
-                return image
+            scene = self._reader.scene(sample, size, config, rng, skipped)
+            if scene is not None:
+                return scene
             chosen = self._sampler.at(rng.random())
         raise DataError(f"{_TRIES} photos in turn gave no usable mask, the last {sample.path}; {skipped[-3:]}")
 
-    def _make(
-        self, sample: Sample, size: int, rng: np.random.Generator, seed: int, skipped: list[str]
-    ) -> TrainingImage | None:
-        """None where nothing of the sample can be used."""
-        try:
-            photo = sample.image()
-        except DataError as exc:
-            skipped.append(str(exc))
-            return None
-        masks, regions = self._readable(sample, skipped)
-        pixels, placed = augment(photo, masks, size, self.config, self.fill, rng)
-        large = np.flatnonzero(placed.sum((1, 2)) >= self.config.min_area)
-        if not len(large):
-            return None
-        placed, regions = placed[large], [regions[i] for i in large]
-        granularities = [region.granularity for region in regions]
-        labels = np.array([self.vocabulary.row(sample.source, r.granularity, r.name) for r in regions], np.int64)
-        supervised = np.array([_supervised(sample, region) for region in regions], bool)
-        drawn = draw_prompts(placed, granularities, self.config, self.click_box, rng)
+    def _with_pasted(self, scene: Scene, rng: np.random.Generator, skipped: list[str]) -> Scene:
+        """With objects of another photo, each around some place of what is photo; as it was where none is left."""
+        size = scene.pixels.shape[0]
+        for _ in range(_PASTE_TRIES):
+            sample = self.samples[self._sampler.at(rng.random())]
+            found = []
+            for cutout in self._reader.cutouts(sample, size, rng, skipped):
+                spans = zip(scene.covered, cutout.alpha.shape, strict=True)
+                row, column = (min(max(int(rng.integers(span)) - side // 2, 0), size - side) for span, side in spans)
+                found.append((cutout, (row, column)))
+            if found:
+                with_pasted = pasted(scene, found, self.config.min_area)
+                return with_pasted if len(with_pasted.regions) else scene
+        return scene
+
+    def _with_prompts(self, scene: Scene, rng: np.random.Generator, seed: int) -> TrainingImage:
+        regions = scene.regions
+        granularities = [GRANULARITIES[kind] for kind in regions.kinds]
+        drawn = draw_prompts(regions.masks, granularities, self.config, self.click_box, rng)
         used = np.unique(drawn.targets[drawn.targets != NO_TARGET])
-        renumber = np.full(len(placed) + 1, NO_TARGET)  # its last entry is that of NO_TARGET
+        renumber = np.full(len(regions) + 1, NO_TARGET)  # its last entry is that of NO_TARGET
         renumber[used] = np.arange(len(used))
         return TrainingImage(
-            sample.name,
-            pixels,
-            placed[used],
-            labels[used],
-            supervised[used],
-            sample.partial,
+            " + ".join(scene.names),
+            scene.pixels,
+            regions.masks[used],
+            regions.labels[used],
+            regions.supervised[used],
+            scene.partial,
             DrawnPrompts(drawn.boxes, drawn.kinds, renumber[drawn.targets]),
-            self._object_queries(sample, placed, granularities, labels, supervised),
+            _object_query_targets(scene) if self.object_queries else None,
             seed,
         )
 
-    def _readable(self, sample: Sample, skipped: list[str]) -> tuple[list[np.ndarray], list[Region]]:
-        masks, regions = [], []
-        for index, region in enumerate(sample.regions):
-            try:
-                masks.append(sample.mask(index))
-                regions.append(region)
-            except DataError as exc:
-                skipped.append(str(exc))
-        return masks, regions
 
-    def _object_queries(
-        self,
-        sample: Sample,
-        masks: np.ndarray,
-        granularities: Sequence[str],
-        labels: np.ndarray,
-        supervised: np.ndarray,
-    ) -> ObjectQueryTargets | None:
-        if self.annotates is None:
-            return None
-        kinds = torch.tensor([GRANULARITIES.index(kind) for kind in granularities])
-        complete = self.annotates[sample.source] & (sample.supervision.iou and not sample.partial)
-        at_stride, boxes = at_logits(torch.from_numpy(masks)), torch.from_numpy(mask_boxes(masks))
-        return ObjectQueryTargets(
-            at_stride, boxes, kinds, torch.from_numpy(labels), complete, torch.from_numpy(supervised)
-        )
-
-
-def _supervised(sample: Sample, region: Region) -> tuple[bool, bool, bool]:
-    """Whether a region counts in the losses of masks, boxes and IoU."""
-    outlined = not region.box_only
-    return sample.supervision.masks and outlined, sample.supervision.boxes, sample.supervision.iou and outlined
+def _object_query_targets(scene: Scene) -> ObjectQueryTargets:
+    regions = scene.regions
+    at_stride, boxes = at_logits(torch.from_numpy(regions.masks)), torch.from_numpy(mask_boxes(regions.masks))
+    rest = (regions.kinds, regions.labels, scene.complete, regions.supervised)
+    return ObjectQueryTargets(at_stride, boxes, *map(torch.from_numpy, rest))

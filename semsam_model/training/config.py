@@ -47,6 +47,23 @@ class SamplingConfig:
     flip: bool = True
     jitter: Decay = 0.2
     """Brightness and contrast; a quarter of it per colour channel"""
+    turn: Share = 0.0
+    """Share of the photos of sources with `turns: true` that are turned by a right angle, one of four"""
+    mosaic: Share = 0.0
+    """Share of the images that are four photos in a square"""
+    paste: Share = 0.0
+    """Share of the images that objects of another photo are pasted onto, with their parts"""
+    paste_objects: Count = 4
+    """Most objects pasted onto an image"""
+    paste_scale_min: Positive = 0.2
+    """Of pasted objects; 1: the longer side of the photo that they come from would fill the square"""
+    paste_scale_max: Positive = 2.0
+    colour: Share = 0.0
+    """Share of the images whose hue, saturation and gamma change; one in ten of them becomes grey"""
+    blur: Share = 0.0
+    """Share of the images that are blurred"""
+    jpeg: Share = 0.0
+    """Share of the images that are compressed as JPEG"""
     generic_images: Count | None = None
     """Images of a batch that object queries learn from; all when null"""
     sources: dict[str, NonNegative] = field(default_factory=dict)
@@ -55,6 +72,10 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.scale_min > self.scale_max:
             raise ValueError(f"scale_min {self.scale_min}: expected at most scale_max, {self.scale_max}")
+        if self.paste_scale_min > self.paste_scale_max:
+            raise ValueError(
+                f"paste_scale_min {self.paste_scale_min}: expected at most paste_scale_max, {self.paste_scale_max}"
+            )
 
 
 @dataclass(frozen=True, config=STRICT)

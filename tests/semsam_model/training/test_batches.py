@@ -17,7 +17,8 @@ from semsam_model.data.lazy_samples import LazySamples
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import Dataset, Sample
 from semsam_model.errors import ConfigError
-from semsam_model.training.batches import Batch, TrainingBatches, augment
+from semsam_model.training.augmentation import augment
+from semsam_model.training.batches import Batch, TrainingBatches
 from semsam_model.training.config import SamplingConfig, Stage
 from tests.semsam_model.houses import FILL, batches, write_source
 
@@ -117,7 +118,7 @@ def test_masks_move_with_the_photo(seed: int, shape: tuple[int, int]) -> None:
     y, x = rng.integers(0, 15, 2)
     mask[y : y + 16, x : x + 14] = True
     image = np.where(mask[..., None], np.uint8(250), np.uint8(5)).repeat(3, 2)
-    photo, (moved,) = augment(image, [mask], 64, SamplingConfig(jitter=0), FILL, rng)
+    photo, (moved,), _ = augment(image, [mask], 64, SamplingConfig(jitter=0), FILL, rng)
     seen = photo[..., 0] > 128
     # The photo is shrunk by area and the mask by interpolation: they may differ along the outline only.
     levels, around = np.pad(moved, 1, mode="edge").view(np.uint8), np.ones((3, 3), np.uint8)
