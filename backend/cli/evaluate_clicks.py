@@ -32,6 +32,9 @@ def clicks(
     weights: WeightsFile = None,
     limit: Limit = None,
     noc: Annotated[int, typer.Option(help="Photos a source on which one mask is corrected up to 20 times.")] = 8,
+    one_object: Annotated[
+        int, typer.Option(help="Photos a source with one object that is corrected up to 20 times: clicks to 85, 90 %.")
+    ] = 0,
     grabcut: Annotated[int, typer.Option(help="Photos a source on which one mask is given to GrabCut.")] = 3,
     trained_on: Annotated[
         Path | None, typer.Option(help="Folder with the SOURCE.json of training: other sources are reported apart.")
@@ -63,7 +66,14 @@ def clicks(
     labels = SourceLabels.of(every, open_text_encoder(), network.config.text_dim) if named else None
     with progress_bar(len(samples)) as advance:
         report = evaluate_clicks(
-            network, samples, labels=labels, masks=masks, corrected=noc, grabcut=grabcut, on_photo=advance
+            network,
+            samples,
+            labels=labels,
+            masks=masks,
+            corrected=noc,
+            one_object=one_object,
+            grabcut=grabcut,
+            on_photo=advance,
         )
     report.skipped[:0] = skipped
     about: dict[str, Any] = {

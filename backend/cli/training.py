@@ -1,4 +1,4 @@
-"""`semsam train`, `train-ranker`, `data ...` and `weights ...`: from annotated photos to weights that can be served."""
+"""`semsam train`, `train-...`, `data ...` and `weights ...`: from annotated photos to weights that can be served."""
 
 from __future__ import annotations
 
@@ -76,6 +76,54 @@ def train_ranker(
         ranker = fit_ranker(network, samples, per_source=None, encoder=encoder, seed=seed, on_photo=advance)
     card = {"ranker": {"photos": len(samples), "per_source": per_source, "seed": seed, "names": encoder is not None}}
     print(f"written to {out} as {with_ranker(weights, ranker, out, card=card)}")
+
+
+def refiner_answers(
+    config: MixtureFile,
+    weights: Annotated[Path, typer.Option("--weights", help="Weights file whose answers the refiner is to correct.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the answers, a file a photo, about 1 MB each.")],
+    root: MixtureRoot = None,
+    photos: Annotated[int, typer.Option(min=1, help="Photos, drawn from the sources by their weights.")] = 1000,
+    part: Annotated[int, typer.Option(min=0, help="Of several processes, which one this is: 0, 1, ...")] = 0,
+    parts: Annotated[int, typer.Option(min=1, help="How many processes share the photos.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same photos.")] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Click masks of annotated photos and keep the answers, for `train-refiner`. Goes on where it was stopped."""
+    from semsam_model.checkpoints.checkpoint import load
+    from semsam_model.data.mixture import read_mixture
+    from semsam_model.training.refiner_answers import collect_answers
+
+    mixture, (network, _) = read_mixture(config, root), load(weights, device=device)
+    with progress_bar(photos // parts) as advance:
+        made = collect_answers(network, mixture, out, photos=photos, part=(part, parts), seed=seed, on_photo=advance)
+    print(f"{made} photos answered, in {out}")
+
+
+def train_refiner(
+    config: MixtureFile,
+    answers: Annotated[Path, typer.Option("--answers", help="Folder of `refiner-answers`.")],
+    start: Annotated[Path, typer.Option("--start", help="Weights file whose backbone the refiner starts from.")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder: state and refiner.safetensors.")],
+    root: MixtureRoot = None,
+    steps: Annotated[int, typer.Option(min=1, help="In all.")] = 3000,
+    batch: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the examples.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    minutes: Annotated[float | None, typer.Option(help="Save and stop after so much time; --resume goes on.")] = None,
+) -> None:
+    """Train the network that corrects masks; `semsam weights add-refiner` puts it into a weights file."""
+    from semsam_model.checkpoints.run_weights import read_network
+    from semsam_model.data.mixture import read_mixture
+    from semsam_model.training.refiner import WEIGHTS, RefinerRun, RefinerSettings, new_refiner, train_refiner
+    from semsam_model.training.refiner_answers import answer_files
+    from semsam_model.training.refiner_examples import Material
+
+    run = RefinerRun(new_refiner(read_network(start), seed), RefinerSettings(steps, batch, seed), out)
+    if resume:
+        run.load()
+    done = train_refiner(run, Material(answer_files(answers), read_mixture(config, root)), minutes=minutes)
+    print(f"{done} of {steps} steps done; {out / WEIGHTS}")
 
 
 @data_app.command("check")
@@ -176,6 +224,19 @@ def pack_weights(
 
     version = pack(source, read_model_config(model), out, card=read_yaml(card) if card else None, ranker_of=ranker)
     print(f"written to {out} as {version}")
+
+
+@weights_app.command("add-refiner")
+def add_refiner(
+    source: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Weights file that can be served.")],
+    refiner: Annotated[Path, typer.Option("--refiner", help="Of `semsam train-refiner`, or a weights file with one.")],
+    out: Annotated[Path, typer.Option("--out", help="Weights file to write: the same network with this refiner.")],
+) -> None:
+    """Let further clicks correct the mask: put a trained refiner into a weights file."""
+    from semsam_model.checkpoints.checkpoint import with_refiner
+    from semsam_model.checkpoints.run_weights import read_refiner
+
+    print(f"written to {out} as {with_refiner(source, read_refiner(refiner), out)}")
 
 
 @weights_app.command("average")

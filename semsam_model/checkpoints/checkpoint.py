@@ -27,8 +27,10 @@ from semsam_model.errors import CheckpointError
 from semsam_model.files import atomic_write
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.network.ranker import Ranker
+from semsam_model.network.refiner import Refiner
 
 RANKER = "ranker."  #: prefix of the ranker's tensors; a file may have none
+REFINER = "refiner."  #: prefix of the refiner's tensors, which belong to the network's; a file may have none
 
 
 def content_digest(tensors: Mapping[str, Tensor], config_json: str) -> str:
@@ -83,6 +85,21 @@ def with_ranker(source: Path, ranker: Ranker, path: Path, *, card: Mapping[str, 
     return _write(path, network | _ranker_tensors(ranker), header.config, header.card | dict(card or {}))
 
 
+def with_refiner(
+    source: Path, refiner: Mapping[str, Tensor], path: Path, *, card: Mapping[str, Any] | None = None
+) -> Version:
+    """Write the weights of `source` with this refiner, the state of a `Refiner`, in half precision.
+
+    All other tensors stay bit for bit. card: added to the source's card. Raises CheckpointError when a file cannot be
+    read or written, or the state is not that of a refiner.
+    """
+    header, network, ranker = read_weights(source)
+    check_names_and_shapes(source, Refiner().state_dict(), refiner, "a refiner")
+    kept = {name: tensor for name, tensor in (network | ranker).items() if not name.startswith(REFINER)}
+    new = {REFINER + name: tensor.half().contiguous() for name, tensor in refiner.items()}
+    return _write(path, kept | new, header.config, header.card | dict(card or {}))
+
+
 def _write(path: Path, tensors: Mapping[str, Tensor], config: ModelConfig, card: Mapping[str, Any] | None) -> Version:
     config_json = json.dumps(config.to_dict(), sort_keys=True)
     version = Version(config.name, content_digest(tensors, config_json))
@@ -120,6 +137,8 @@ def load(
         model = build_model(header.config)
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as exc:
         raise CheckpointError(f"{path}: its config does not describe a model that can be built: {exc}") from exc
+    if any(name.startswith(REFINER) for name in network):
+        model.refiner = Refiner()
     check_names_and_shapes(path, model.state_dict(), network)
     model.load_state_dict(network)
     model.ranker = _ranker(path, ranker)

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semsam_model.checkpoints.checkpoint import RANKER, check_names_and_shapes, read_weights, save
+from semsam_model.checkpoints.checkpoint import RANKER, REFINER, check_names_and_shapes, read_weights, save
 from semsam_model.checkpoints.header import Version
 from semsam_model.config import ModelConfig
 from semsam_model.errors import CheckpointError, ConfigError
@@ -24,9 +24,9 @@ def average(first: Path, second: Path, share: float, path: Path, prefix: str = "
     """Write (1 - share) * first + share * second, weight by weight, as a run writes weights.
 
     For two networks that were trained from the same one (Wortsman et al. 2022, "Model soups", section 2). Both files
-    are a run's weights or packed ones; their rankers are left out. prefix: only tensors whose name starts with it are
-    averaged, the others are those of `first`. Raises CheckpointError when a file cannot be read, the two are not of one
-    network, or no name starts with the prefix; ConfigError for a share outside 0..1.
+    are a run's weights or packed ones; their rankers and refiners are left out. prefix: only tensors whose name starts
+    with it are averaged, the others are those of `first`. Raises CheckpointError when a file cannot be read, the two
+    are not of one network, or no name starts with the prefix; ConfigError for a share outside 0..1.
     """
     if not 0 <= share <= 1:
         raise ConfigError(f"share {share}: expected 0 (the first network) to 1 (the second)")
@@ -70,8 +70,16 @@ def with_own_decoders(
 
 
 def read_network(path: Path) -> dict[str, Tensor]:
-    """Tensors of a run's weights or of packed ones, float32, without the ranker. Raises CheckpointError."""
-    return {name: value.float() for name, value in _read_tensors(path).items() if not name.startswith(RANKER)}
+    """Tensors of a run's weights or of packed ones, float32, without ranker and refiner. Raises CheckpointError."""
+    apart = RANKER, REFINER
+    return {name: value.float() for name, value in _read_tensors(path).items() if not name.startswith(apart)}
+
+
+def read_refiner(path: Path) -> dict[str, Tensor]:
+    """The state of a refiner: of its own training run, or from a weights file that has one. Raises CheckpointError."""
+    tensors = _read_tensors(path)
+    inside = {name.removeprefix(REFINER): value for name, value in tensors.items() if name.startswith(REFINER)}
+    return {name: value.float() for name, value in (inside or tensors).items()}
 
 
 def pack(

@@ -82,6 +82,7 @@ class ClickReport:
 
     clicks: list[ClickScore] = field(default_factory=list)
     corrected: list[CorrectedMask] = field(default_factory=list)
+    one_object: list[CorrectedMask] = field(default_factory=list)  #: the only objects of their photos
     grabcut: list[GrabCutScore] = field(default_factory=list)
     photos: Counter[str] = field(default_factory=Counter)  #: photos clicked, by source
     skipped: list[str] = field(default_factory=list)  #: photos and masks that could not be read, and why
@@ -112,6 +113,7 @@ def evaluate_clicks(
     labels: SourceLabels | None = None,
     masks: int | None = None,
     corrected: int = 0,
+    one_object: int = 0,
     grabcut: int = 0,
     on_photo: Callable[[], None] = lambda: None,
 ) -> ClickReport:
@@ -119,10 +121,15 @@ def evaluate_clicks(
 
     labels: of all sources, for `named`. masks: at most so many of a photo, see `drawn_targets`.
     corrected, grabcut: photos of each source, evenly spaced, on which one mask is also corrected until it is right, and
-    also given to GrabCut. A photo or mask that cannot be read is skipped and named; filled rectangles are left out.
+    also given to GrabCut. one_object: photos of each source with one object, evenly spaced, on which that is corrected,
+    the published protocol (Xu et al. 2016; RITM, section 4). A photo or mask that cannot be read is skipped and named;
+    filled rectangles are left out.
     """
     report, samples = ClickReport(), list(samples)
     to_correct, to_cut = ({id(s) for s in evenly(samples, n)} if n else set() for n in (corrected, grabcut))
+    alone = (
+        {id(s) for s in evenly([s for s in samples if only_object(s) is not None], one_object)} if one_object else ()
+    )
     targets = partial(drawn_targets, min_area=min_area, most=masks)
     for photo in encode_photos(model, samples, report.skipped, targets=targets, on_photo=on_photo):
         sample, encode_crop = photo.sample, crop_encoder(model, photo.rgb)
@@ -132,9 +139,18 @@ def evaluate_clicks(
         chosen = photo.targets[int(np.random.default_rng(photo.number).integers(len(photo.targets)))]
         if id(sample) in to_correct:
             report.corrected.append(_correct(model, photo, encode_crop, chosen))
+        only = only_object(sample)
+        if id(sample) in alone and only is not None:
+            report.one_object.append(_correct(model, photo, encode_crop, only))
         if id(sample) in to_cut:
             report.grabcut.append(_grabcut(photo, chosen))
     return report
+
+
+def only_object(sample: Sample) -> int | None:
+    """The region that is the only annotated object of a photo; None where there are more, or none."""
+    objects = [i for i, region in enumerate(sample.regions) if region.granularity == "object"]
+    return objects[0] if len(objects) == 1 else None
 
 
 def _score(

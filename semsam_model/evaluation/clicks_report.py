@@ -113,14 +113,26 @@ def tables(content: Mapping[str, Any]) -> list[Table]:
     rules = Table("simple rule", "first", "top1_given_kind", "max", title="mean over sources, %")
     for name, rule in content["baselines"].items():
         rules.add_row(name.replace("_", " "), *_cells(rule["mean_over_sources"], ("first", "top1_given_kind", "max")))
+    found = [main, rules]
+    if "one_object" in content:
+        found.append(_one_object_table(content["one_object"]))
     if not groups:
-        return [main, rules]
+        return found
     apart = Table("group", *(c.replace("_", " ") for c in IN_GROUPS), "sources", title="mean over sources, %")
     for name, sources in groups.items():
         if sources:
             row = content[f"mean_over_{name}"]
             apart.add_row(name.replace("_", " "), *_cells(row, IN_GROUPS), str(len(sources)))
-    return [main, apart, rules]
+    return [main, apart, *found[1:]]
+
+
+def _one_object_table(content: Mapping[str, Any]) -> Table:
+    table = Table("one object a photo", "clicks to 85 %", "clicks to 90 %", "photos")
+    for name, row in content["by_source"].items():
+        table.add_row(name, f"{row['noc85']:.2f}", f"{row['noc90']:.2f}", str(row["noc_n"]))
+    mean = content["mean_over_sources"]
+    table.add_row("mean over sources", f"{mean['noc85']:.2f}", f"{mean['noc90']:.2f}", "")
+    return table
 
 
 def _cells(row: Mapping[str, Any], columns: Iterable[str]) -> list[str]:

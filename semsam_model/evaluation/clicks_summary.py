@@ -82,6 +82,8 @@ def summarise(
     content["baselines"] = _baselines(report)
     content["calibration"] = _calibrations(report)
     content["iou_after_clicks"] = _iou_after_clicks(report.corrected)
+    if report.one_object:
+        content["one_object"] = _one_object(report.one_object)
     content["skipped"] = report.skipped
     return _with_former_names(content)
 
@@ -112,6 +114,20 @@ def _of_source(report: ClickReport, source: str) -> dict[str, Any]:
             "noc_n": len(corrected),
         }
     return figures
+
+
+def _one_object(corrected: Sequence[CorrectedMask]) -> dict[str, Any]:
+    """Clicks to 85 and 90 % on the only objects of photos."""
+    rows = {}
+    for source in sorted({c.source for c in corrected}):
+        of = [c for c in corrected if c.source == source]
+        rows[source] = {f"noc{t}": round(float(np.mean([c.clicks_to(t / 100) for c in of])), 2) for t in (85, 90)}
+        rows[source]["noc_n"] = len(of)
+    return {
+        "by_source": rows,
+        "mean_over_sources": _mean(rows.values()),
+        "iou_after_clicks": _iou_after_clicks(corrected),
+    }
 
 
 def _percent(clicks: Sequence[ClickScore]) -> dict[str, float]:

@@ -5,6 +5,7 @@ predict_candidates(model, embedding, prompt)      # all the steps
 predict_proposals     every mask that the network proposes, see `inference.proposals`
 rank_candidates       expected IoU of each; a reranker's scores, if there is one; then `to_candidates`
 to_candidates         the best that differ, in photo pixels, parents linked
+_refined_first        with a refiner and further clicks: the first click's mask, corrected, before all others
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from semsam_model.inference.candidates import (
 )
 from semsam_model.inference.proposals import Proposals, decode_prompts, predict_proposals
 from semsam_model.inference.ranking import ranker_features
+from semsam_model.inference.refinement import first_and_further, refine
 from semsam_model.inference.zoom import CropEncoder
-from semsam_model.masks.geometry import BBox, clean_pixels
+from semsam_model.masks.geometry import BBox, clean_pixels, crops_iou, shared_pixels
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import Ranker
-from semsam_model.types import Candidate, Prompt, PromptContext
+from semsam_model.network.refiner import Refiner
+from semsam_model.types import Candidate, Click, Prompt, PromptContext
 
 
 class Reranker(Protocol):
@@ -60,7 +63,52 @@ def predict_candidates(
     """
     options = options or CandidateOptions()
     proposals = predict_proposals(model, embedding, prompt, options, encode_crop)
-    return rank_candidates(proposals, options, model.ranker, context, reranker)
+    candidates = rank_candidates(proposals, options, model.ranker, context, reranker)
+    first, further = first_and_further(prompt)
+    if model.refiner is None or embedding.pixels is None or not further:
+        return candidates
+    start = predict_proposals(model, embedding, first, options, encode_crop)
+    start, scores = _scored(start, model.ranker, context, reranker)
+    ranked = rank_proposals(start, options, scores)
+    if not ranked:
+        return candidates
+    score = None if scores is None else float(scores[ranked[0]])
+    refined = _refined(model.refiner, embedding, start.pairs[ranked[0]], score, first, further)
+    return _refined_first(refined, candidates, options) if refined.crop.size else candidates
+
+
+def _refined(
+    refiner: Refiner,
+    embedding: ImageEmbedding,
+    start: tuple[CropPrediction, Proposal],
+    score: float | None,
+    first: Prompt,
+    further: Sequence[Click],
+) -> Candidate:
+    """The candidate of one proposal for the first click or box, corrected by the further clicks in turn."""
+    assert embedding.pixels is not None
+    crop, proposal = start
+    frame = embedding.frame
+    logits = crop.frame.onto(proposal.logits, frame, stride=1)
+    made = [frame.in_pixels(click) for click in first.clicks]
+    for click in further:
+        made.append(frame.in_pixels(click))
+        logits = refine(refiner, embedding.pixels, logits, made)
+    drawn = _Drawn(crop, replace(proposal, score=score), *frame.mask(logits, stride=1))
+    return _linked([drawn], np.zeros((1, 1), np.float32), CandidateOptions())[0]
+
+
+def _refined_first(refined: Candidate, others: Sequence[Candidate], options: CandidateOptions) -> list[Candidate]:
+    """The refined candidate, then the others that differ from it; it is expected to be as good as the best of them."""
+    kept = [replace(refined, score=max([refined.score, *(c.score for c in others)]))]
+    kept += [c for c in others if crops_iou(c.crop, c.bbox, refined.crop, refined.bbox) <= options.same_iou]
+    kept = kept[: options.most]
+    shared = np.array([[shared_pixels(a.crop, a.bbox, b.crop, b.bbox) for b in kept] for a in kept], np.float32)
+    holders = parents(shared, [c.area for c in kept], options)
+    return [
+        replace(c, rank=i + 1, parent=None if holder is None else holder + 1)
+        for i, (c, holder) in enumerate(zip(kept, holders, strict=True))
+    ]
 
 
 def rank_candidates(
@@ -75,10 +123,17 @@ def rank_candidates(
     With neither ranker nor reranker in the order of predicted IoU, whatever the context.
     Raises ConfigError for labels embedded by another text encoder.
     """
+    proposals, scores = _scored(proposals, ranker, context, reranker)
+    return to_candidates(proposals, options, scores)
+
+
+def _scored(
+    proposals: Proposals, ranker: Ranker | None, context: PromptContext | None, reranker: Reranker | None
+) -> tuple[Proposals, np.ndarray | None]:
+    """With a reranker the proposals have their `region`. Scores are None with neither ranker nor reranker."""
     if reranker is not None:
-        proposals, scores = reranker.rerank(proposals, expected_iou(proposals, ranker, context))
-        return to_candidates(proposals, options, scores)
-    return to_candidates(proposals, options, None if ranker is None else expected_iou(proposals, ranker, context))
+        return reranker.rerank(proposals, expected_iou(proposals, ranker, context))
+    return proposals, None if ranker is None else expected_iou(proposals, ranker, context)
 
 
 def expected_iou(proposals: Proposals, ranker: Ranker | None, context: PromptContext | None = None) -> np.ndarray:

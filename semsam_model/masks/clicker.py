@@ -15,6 +15,15 @@ def innermost(mask: np.ndarray) -> Click:
     return _deepest(_depth(mask), positive=True)
 
 
+def near_middle(mask: np.ndarray, rng: np.random.Generator) -> Click:
+    """A pixel of the mask, drawn from its inner part: the square of half its height and width, or anywhere."""
+    rows, cols = np.nonzero(mask)
+    middle = innermost(mask)
+    near = (abs(rows - middle.y) <= np.ptp(rows) / 4) & (abs(cols - middle.x) <= np.ptp(cols) / 4)
+    at = rng.choice(np.flatnonzero(near)) if near.any() else rng.integers(len(rows))
+    return Click(float(cols[at]) + 0.5, float(rows[at]) + 0.5)
+
+
 def next_click(wanted: np.ndarray, answer: np.ndarray, clicks: Sequence[Click]) -> Click | None:
     """The next correction: positive in what is missing or negative in what is too much, whichever reaches deeper.
 

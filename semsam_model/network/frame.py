@@ -154,22 +154,26 @@ class Frame:
         """Photo pixels under one model-frame pixel."""
         return (self.shown[0] / self.resized[0]) * (self.shown[1] / self.resized[1])
 
-    def onto(self, logits: np.ndarray, other: Frame) -> np.ndarray:
+    def onto(self, logits: np.ndarray, other: Frame, stride: int = LOGIT_STRIDE) -> np.ndarray:
         """Mask logits of this frame, float32 (h, w), at the cells of another frame of the same photo (bilinear).
 
-        (h', w') as `other.logits`; NOWHERE where the centre of a cell lies outside this window.
+        stride: of those cells, in pixels of the other frame. (h', w') as `other.logits`, of stride 1 as
+        `other.resized`; NOWHERE where the centre of a cell lies outside this window.
         """
+        cells = tuple(-(-side // stride) for side in other.resized)
         steps, starts, inside = [], [], []
         for axis in (0, 1):
             # photo pixels a cell
-            ours, theirs = (f.shown[axis] / f.resized[axis] * LOGIT_STRIDE for f in (self, other))
+            ours, theirs = (
+                f.shown[axis] / f.resized[axis] * step for f, step in ((self, LOGIT_STRIDE), (other, stride))
+            )
             away = other.window[1 - axis] - self.window[1 - axis]
             steps.append(theirs / ours)
             starts.append((away + theirs / 2) / ours - 0.5)
-            centre = away + (np.arange(other.logits[axis]) + 0.5) * theirs
+            centre = away + (np.arange(cells[axis]) + 0.5) * theirs
             inside.append((centre >= 0) & (centre <= self.shown[axis]))
         matrix = np.array([[steps[1], 0, starts[1]], [0, steps[0], starts[0]]])
-        size = other.logits[1], other.logits[0]
+        size = cells[1], cells[0]
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         moved = cv2.warpAffine(logits, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
         return np.where(inside[0][:, None] & inside[1], moved, np.float32(NOWHERE))
@@ -179,10 +183,10 @@ class Frame:
         x0, y0, x1, y1 = self.window
         return x0 <= x <= x1 and y0 <= y <= y1
 
-    def mask(self, logits: np.ndarray, threshold: float = 0.0) -> tuple[np.ndarray, BBox]:
+    def mask(self, logits: np.ndarray, threshold: float = 0.0, stride: int = LOGIT_STRIDE) -> tuple[np.ndarray, BBox]:
         """One mask in the photo's own pixels: logits are upsampled (bilinear) and *then* thresholded.
 
-        logits: float32 (h, w) at stride 4, padding allowed beyond `self.logits`.
+        logits: float32 (h, w) at `stride`, padding allowed beyond `self.logits`.
         Returns bool crop (y1 - y0, x1 - x0) and its tight half-open box x0, y0, x1, y1 in photo pixels.
         Work and memory are those of the box, not of the photo: outside one cell around the logits above the
         threshold, a bilinear surface cannot be above it. An empty mask is a (0, 0) crop with box 0, 0, 0, 0.
@@ -191,8 +195,8 @@ class Frame:
         left, top, right, bottom = tight_bbox(logits > threshold)
         if left == right:
             return nothing
-        y0, y_taps, y_share = self._taps(top - 1, bottom, 0, logits.shape[0])
-        x0, x_taps, x_share = self._taps(left - 1, right, 1, logits.shape[1])
+        y0, y_taps, y_share = self._taps(top - 1, bottom, 0, logits.shape[0], stride)
+        x0, x_taps, x_share = self._taps(left - 1, right, 1, logits.shape[1], stride)
         if not y_share.size or not x_share.size:
             return nothing
         narrow = torch.from_numpy(np.ascontiguousarray(logits, np.float32))
@@ -215,14 +219,14 @@ class Frame:
         return torch.lerp(narrow[rows[0]], narrow[rows[1]], torch.from_numpy(row_share)[:, None]).numpy()
 
     def _taps(
-        self, first: int, last: int, axis: int, cells: int
+        self, first: int, last: int, axis: int, cells: int, stride: int = LOGIT_STRIDE
     ) -> tuple[int, tuple[np.ndarray, np.ndarray], np.ndarray]:
         """Pixels of the window along one axis whose centre lies between logit cells `first` and `last`.
 
         Returns the first such pixel, the two cells that each pixel blends (edge cells repeated, as align_corners=False
         does), and the second cell's share. Pixel centre j + 0.5 lies at logit coordinate (j + 0.5) * scale - 0.5.
         """
-        scale = self.resized[axis] / self.shown[axis] / LOGIT_STRIDE
+        scale = self.resized[axis] / self.shown[axis] / stride
         start = max(0, int(np.floor((first + 0.5) / scale - 0.5)))
         stop = min(self.shown[axis], int(np.ceil((last + 0.5) / scale - 0.5)) + 1)
         if first < 0:
@@ -249,6 +253,15 @@ class Frame:
         h, w = self.logits
         at_x, at_y = self.in_cells(x, y)
         return min(max(int(at_y), 0), h - 1), min(max(int(at_x), 0), w - 1)
+
+    def in_pixels(self, click: Click) -> Click:
+        """The middle of the photo's pixel that was clicked, in model-frame pixels."""
+        scale_y, scale_x = (r / p for r, p in zip(self.resized, self.shown, strict=True))
+        height, width = self.photo
+        x, y = (
+            min(max(0.0, float(np.floor(at))), side - 1) + 0.5 for at, side in ((click.x, width), (click.y, height))
+        )
+        return Click((x - self.window[0]) * scale_x, (y - self.window[1]) * scale_y, click.positive)
 
     def in_cells(self, x: float, y: float) -> tuple[float, float]:
         """Photo point x, y in units of logit cells, x, y."""

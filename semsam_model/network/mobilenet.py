@@ -20,7 +20,8 @@ STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3,
 TAPS = {2: 24, 5: 32, 12: 96, 16: 320}  # block index -> channels
 
 
-def _pad(x: Tensor, stride: int) -> Tensor:
+def padded(x: Tensor, stride: int) -> Tensor:
+    """Zeros around maps (B, C, H, W), as a 3 x 3 convolution of this stride needs them."""
     return F.pad(x, (0, 1, 0, 1) if stride == 2 else (1, 1, 1, 1))
 
 
@@ -38,7 +39,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu6(self.expand(x)) if self.expand is not None else x
-        y = self.project(F.relu6(self.depthwise(_pad(y, self.stride))))
+        y = self.project(F.relu6(self.depthwise(padded(y, self.stride))))
         return x + y if self.residual else y
 
 
@@ -58,7 +59,7 @@ class MobileNetV2(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = F.relu6(self.stem(_pad(images, 2)))
+        x = F.relu6(self.stem(padded(images, 2)))
         maps = []
         for i, block in enumerate(self.blocks):
             x = block(x)

@@ -26,6 +26,7 @@ from semsam_model.network.name_head import FIRST_SCALE, NameHead
 from semsam_model.network.object_queries import ObjectQueryHead, ObjectQueryOutput, SeedOutput, choose_seeds
 from semsam_model.network.pixel_decoder import Features, PixelDecoder, cell_centres
 from semsam_model.network.ranker import Ranker
+from semsam_model.network.refiner import Refiner
 from semsam_model.network.swin import Swin
 from semsam_model.types import Box, Click
 
@@ -36,13 +37,15 @@ class ImageEmbedding:
 
     frame: Frame
     features: Features  #: a batch of one; maps only as far as names and object queries need them
+    #: uint8 (h, w, 3), the whole photo as resized: only for a model with a refiner, which looks at it again
+    pixels: np.ndarray | None = None
 
     @property
     def nbytes(self) -> int:
-        return self.features.nbytes
+        return self.features.nbytes + (0 if self.pixels is None else self.pixels.nbytes)
 
     def to(self, device: torch.device | str) -> ImageEmbedding:
-        return ImageEmbedding(self.frame, self.features.each(lambda tensor: tensor.to(device)))
+        return replace(self, features=self.features.each(lambda tensor: tensor.to(device)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,9 @@ class SemanticSAM(nn.Module):
         self.generic: ObjectQueryHead | None = None  #: named as in stored weights
         if config.generic_queries:
             self.generic = ObjectQueryHead(config, backbone.channels)
+        self.refiner: Refiner | None = (
+            None  #: corrects masks where further clicks are; trained apart, stored with the rest
+        )
         self.ranker: Ranker | None = None  #: scores proposals; not a module, but stored with the weights
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -90,7 +96,8 @@ class SemanticSAM(nn.Module):
     @torch.inference_mode()
     def encode_resized(self, frame: Frame, resized: np.ndarray) -> ImageEmbedding:
         """`encode` from the output of `Frame.resize`, uint8 (h, w, 3)."""
-        return ImageEmbedding(frame, self.features(self._images(frame, resized)))
+        seen_again = self.refiner is not None and frame.whole
+        return ImageEmbedding(frame, self.features(self._images(frame, resized)), resized if seen_again else None)
 
     @torch.inference_mode()
     def query_features_of_resized(self, frame: Frame, resized: np.ndarray) -> Features:

@@ -35,7 +35,7 @@ from semsam_model.inference.predict import to_candidates
 from semsam_model.inference.proposals import Proposals, predict_proposals
 from semsam_model.inference.ranking import ranker_features
 from semsam_model.inference.zoom import CropEncoder, crop_encoder
-from semsam_model.masks.clicker import innermost, next_click
+from semsam_model.masks.clicker import innermost, near_middle, next_click
 from semsam_model.masks.geometry import crop_iou, tight_bbox
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import FEATURES, Ranker
@@ -144,7 +144,7 @@ def _predictions(
 ) -> Iterator[tuple[Proposals, Sequence[Click]]]:
     """The proposals for a click, for corrections, for a box; with the clicks."""
     options = CandidateOptions()
-    clicks = [_near_middle(target, rng) if rng.random() < 0.5 else innermost(target)]
+    clicks = [near_middle(target, rng) if rng.random() < 0.5 else innermost(target)]
     corrections = CORRECTIONS if rng.random() < CORRECTED else 0
     for left in range(corrections, -1, -1):
         proposals = predict_proposals(model, embedding, Prompt(tuple(clicks)), options, encode_crop)
@@ -156,15 +156,6 @@ def _predictions(
         clicks.append(click)
     if rng.random() < BOXED:
         yield predict_proposals(model, embedding, Prompt((), (_loose_box(target, rng),)), options, encode_crop), ()
-
-
-def _near_middle(mask: np.ndarray, rng: np.random.Generator) -> Click:
-    """A pixel of the mask, drawn from its inner part: the square of half its height and width, or anywhere."""
-    rows, cols = np.nonzero(mask)
-    middle = innermost(mask)
-    near = (abs(rows - middle.y) <= np.ptp(rows) / 4) & (abs(cols - middle.x) <= np.ptp(cols) / 4)
-    at = rng.choice(np.flatnonzero(near)) if near.any() else rng.integers(len(rows))
-    return Click(float(cols[at]) + 0.5, float(rows[at]) + 0.5)
 
 
 def _loose_box(mask: np.ndarray, rng: np.random.Generator) -> Box:

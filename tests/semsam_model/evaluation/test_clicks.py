@@ -19,7 +19,7 @@ from semsam_model.data.folder import read_samples
 from semsam_model.data.samples import Sample
 from semsam_model.data.vocabulary import SourceLabels
 from semsam_model.errors import ConfigError
-from semsam_model.evaluation.clicks import ClickReport, chosen_label, evaluate_clicks, known_kind, matched
+from semsam_model.evaluation.clicks import ClickReport, chosen_label, evaluate_clicks, known_kind, matched, only_object
 from semsam_model.evaluation.clicks_report import Case, draw_cases, render_page, worst
 from semsam_model.evaluation.clicks_summary import calibration, summarise
 from semsam_model.evaluation.grabcut import grabcut
@@ -70,6 +70,14 @@ def samples(tmp_path: Path) -> Sequence[Sample]:
 
 def evaluate(samples: Sequence[Sample], ranker: Ranker | None = None, **options: int) -> ClickReport:
     return evaluate_clicks(seer(samples, ranker), samples, **options)
+
+
+def test_the_only_object_of_a_photo_is_corrected_until_it_is_right(samples: Sequence[Sample]) -> None:
+    assert [only_object(sample) for sample in samples] == [0, 0]
+    content = summarise(evaluate(samples, one_object=1))["one_object"]
+    assert content["by_source"] == {"houses": {"noc85": 1.0, "noc90": 1.0, "noc_n": 1}}
+    assert content["mean_over_sources"] == {"noc85": 1.0, "noc90": 1.0}
+    assert "one_object" not in summarise(evaluate(samples))
 
 
 def test_one_click_a_mask_gives_the_figures_that_follow_from_the_masks(samples: Sequence[Sample]) -> None:
