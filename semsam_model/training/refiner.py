@@ -84,7 +84,7 @@ class RefinerRun:
 
     def __init__(self, refiner: Refiner, settings: RefinerSettings, out: Path) -> None:
         self.refiner, self.settings, self.out, self.step = refiner, settings, out, 0
-        refiner.to(memory_format=torch.channels_last)
+        refiner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         trained = [(n, p) for n, p in refiner.named_parameters() if p.requires_grad]
         pretrained = [p for n, p in trained if n.startswith("blocks.")]
         new = [p for n, p in trained if not n.startswith("blocks.")]
