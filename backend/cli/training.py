@@ -63,6 +63,7 @@ def train_ranker(
     seed: Annotated[int, typer.Option(help="The same seed gives the same ranker.")] = 0,
     device: Device = "cpu",
     names: Annotated[bool, typer.Option(help="Let the sources' labels have a say; needs the text encoder.")] = True,
+    workers: Annotated[int, typer.Option(help="Processes that click beside each other; 0: one, this one.")] = 0,
 ) -> None:
     """Learn which candidate to put first, for a trained network."""
     from semsam_model.checkpoints.checkpoint import load, with_ranker
@@ -73,7 +74,9 @@ def train_ranker(
     network, _ = load(weights, device=device)
     encoder = open_text_encoder() if network.name_head is not None and names else None
     with progress_bar(len(samples)) as advance:
-        ranker = fit_ranker(network, samples, per_source=None, encoder=encoder, seed=seed, on_photo=advance)
+        ranker = fit_ranker(
+            network, samples, per_source=None, encoder=encoder, seed=seed, workers=workers, on_photo=advance
+        )
     card = {"ranker": {"photos": len(samples), "per_source": per_source, "seed": seed, "names": encoder is not None}}
     print(f"written to {out} as {with_ranker(weights, ranker, out, card=card)}")
 

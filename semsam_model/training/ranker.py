@@ -18,13 +18,15 @@ same weight.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import Sample, clickable
@@ -86,11 +88,13 @@ def fit_ranker(
     per_source: int | None = 60,
     encoder: TextEncoder | None = None,
     seed: int = 0,
+    workers: int = 0,
     on_photo: Callable[[], None] = lambda: None,
     should_stop: ShouldStop = never_stop,
 ) -> Ranker:
     """A ranker for this model, the same for the same seed. on_photo, should_stop: called after each photo.
 
+    workers: processes that click beside each other, whose number changes nothing; 0: this one clicks.
     per_source: photos of each source, evenly spaced. encoder: embeds the labels of the sources, for a model with
     names; without one, names are no features. Raises DataError when no mask could be clicked, TextEncoderError,
     Stopped.
@@ -102,7 +106,11 @@ def fit_ranker(
     )
     chosen = evenly(samples, per_source)
     lists: list[ProposalList] = []
-    for of_photo in collect(model, chosen, labels=labels, seed=seed):
+    clicked = ClickedPhotos(model, chosen, labels, seed)
+    context = "spawn" if workers else None  # a fork would inherit threads of the arithmetic that are not there
+    for of_photo in DataLoader(
+        clicked, batch_size=None, collate_fn=_as_is, num_workers=workers, multiprocessing_context=context
+    ):
         lists += of_photo
         on_photo()
         if should_stop():
@@ -110,29 +118,37 @@ def fit_ranker(
     return fit(lists, seed=seed)
 
 
-def collect(
-    model: SemanticSAM,
-    samples: Iterable[Sample],
-    *,
-    labels: SourceLabels | None = None,
-    seed: int = 0,
-) -> Iterator[list[ProposalList]]:
-    """Click and box the masks of each sample in turn. A photo that cannot be read gives an empty list."""
-    for number, sample in enumerate(samples):
-        rng = np.random.default_rng([seed, number])
+class ClickedPhotos(Dataset[list[ProposalList]]):
+    """Number of a sample -> the lists of its masks, each clicked and some boxed; none where it cannot be read.
+
+    The same for the same seed, whichever process reads it.
+    """
+
+    def __init__(
+        self, model: SemanticSAM, samples: Sequence[Sample], labels: SourceLabels | None = None, seed: int = 0
+    ) -> None:
+        self.model, self.samples, self.labels, self.seed = model, samples, labels, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, number: int) -> list[ProposalList]:
+        sample, rng = self.samples[number], np.random.default_rng([self.seed, number])
         found: list[ProposalList] = []
-        try:
+        with suppress(DataError):
             masks = sample.masks()
             clicked = clickable(sample.regions, masks)
             if clicked:
                 rgb = sample.image()
-                embedding, encode_crop = model.encode(rgb), crop_encoder(model, rgb)
+                embedding, encode_crop = self.model.encode(rgb), crop_encoder(self.model, rgb)
                 for i in sorted(rng.permutation(clicked)[:MASKS]):
-                    for proposals, clicks in _predictions(model, embedding, encode_crop, masks[i], rng):
-                        found.append(_proposal_list(proposals, sample, masks, int(i), clicks, labels, rng))
-        except DataError:
-            pass
-        yield found
+                    for proposals, clicks in _predictions(self.model, embedding, encode_crop, masks[i], rng):
+                        found.append(_proposal_list(proposals, sample, masks, int(i), clicks, self.labels, rng))
+        return found
+
+
+def _as_is(lists: list[ProposalList]) -> list[ProposalList]:
+    return lists
 
 
 def _predictions(

@@ -263,7 +263,7 @@ def test_a_network_gets_its_ranker_from_annotated_photos(model: SemanticSAM, tmp
     (tmp_path / "houses" / "1.png").write_bytes(b"broken")
     samples = read_samples(tmp_path).samples
     photos: list[None] = []
-    rankers = [fit_ranker(model, samples, seed=4, on_photo=lambda: photos.append(None)) for _ in range(2)]
+    rankers = [fit_ranker(model, samples, seed=4, workers=n, on_photo=lambda: photos.append(None)) for n in (0, 2)]
     assert len(photos) == 6
     assert (rankers[0].hidden == rankers[1].hidden).all()
     assert not rankers[0].hidden[FEATURES.index("name_score")].any()  # no text encoder, no say
