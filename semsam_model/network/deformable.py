@@ -13,6 +13,7 @@ Two exact forms, chosen by cost:
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -91,39 +92,88 @@ class DeformableAttention(nn.Module):
         return self.output_proj(value.reshape(b, -1, self.dim).to(query.dtype))
 
     def _taps(self, query: Tensor, reference: Tensor, shapes: Shapes) -> tuple[Tensor, Tensor]:
-        """Rows of the flat memory and their weights, both (B, Q, heads, levels * points * 4); rows int32.
+        """Rows of the flat memory and their weights, both (B, Q, heads, 4 * levels * points); rows int32.
 
         Taps outside a map keep a valid row and get weight 0.
         """
         b, q, _ = query.shape
-        size = query.new_tensor([(w, h) for h, w in shapes], dtype=torch.float32)  # (L, 2) as x, y
-        offset = self.sampling_offsets(query).float().view(b, q, self.heads, self.levels, self.points, 2)
-        share = self.attention_weights(query).float().view(b, q, self.heads, -1).softmax(-1)
-        share = share.view(b, q, self.heads, self.levels, self.points)
-        ref = reference.float()[:, :, None, None, None, :]
-        if reference.shape[-1] == 2:
-            at = ref * size[:, None] + offset - 0.5  # location * size - 0.5, in memory cells
-        else:
-            at = (ref[..., :2] + offset / self.points * ref[..., 2:] * 0.5) * size[:, None] - 0.5
-        low = at.detach().floor()
-        part = at - low
-        cell = low.to(torch.int32)
-        limit = size.to(torch.int32)[:, None]
-        inside_low = (cell >= 0) & (cell < limit)
-        inside_high = (cell >= -1) & (cell < limit - 1)
-        low_weight, high_weight = (1 - part) * inside_low, part * inside_high
-        low_cell = torch.minimum(cell.clamp(min=0), limit - 1)
-        high_cell = torch.minimum((cell + 1).clamp(min=0), limit - 1)
-        width = limit[..., 0]
-        start = torch.tensor([0, *(h * w for h, w in shapes)], device=query.device, dtype=torch.int32).cumsum(0)
-        start = start[:-1, None].to(torch.int32)
-        y_low, y_high = low_cell[..., 1] * width + start, high_cell[..., 1] * width + start
-        wy_low, wy_high = low_weight[..., 1] * share, high_weight[..., 1] * share
-        x_low, x_high = low_cell[..., 0], high_cell[..., 0]
-        rows = torch.stack((y_low + x_low, y_low + x_high, y_high + x_low, y_high + x_high), -1)
-        wx_low, wx_high = low_weight[..., 0], high_weight[..., 0]
-        weights = torch.stack((wy_low * wx_low, wy_low * wx_high, wy_high * wx_low, wy_high * wx_high), -1)
+        share = self.attention_weights(query).float().view(b, q, self.heads, -1).softmax(-1).flatten(2)
+        # Everything about a point lies in one row of heads * levels * points numbers, x and y apart: operations along
+        # rows that long are vectorised, along pairs of x and y they are not.
+        x, y = self._offsets(query).float().view(b, q, 2, -1).unbind(2)
+        start = [sum(h * w for h, w in shapes[:level]) for level in range(len(shapes))]
+        height, width, first = (
+            query.new_tensor(values, dtype=torch.float32).repeat_interleave(self.points).repeat(self.heads)
+            for values in (*zip(*shapes, strict=True), start)
+        )
+        ref = reference.float()
+        if reference.shape[-1] == 4:
+            x, y = x * (ref[..., 2:3] * (0.5 / self.points) * width), y * (ref[..., 3:] * (0.5 / self.points) * height)
+        # location * size - 0.5, in memory cells
+        x, y = x + (ref[..., :1] * width - 0.5), y + (ref[..., 1:2] * height - 0.5)
+        rows, weights = _Taps.apply(x, y, share, width, height, first, self.heads)
+        return rows, weights
+
+    def _offsets(self, query: Tensor) -> Tensor:
+        """As `sampling_offsets`, but all x before all y."""
+        weight, bias = self.sampling_offsets.weight, self.sampling_offsets.bias
+        weight = weight.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
+        return F.linear(query, weight, bias.unflatten(0, (-1, 2)).t().flatten())
+
+
+class _Taps(torch.autograd.Function):
+    """Places x, y and shares of points, (B, Q, M), M = heads * points of a head -> `DeformableAttention._taps`.
+
+    width, height, first (M,): of the map of each point its size, and its first row in the memory; floats, exact up to
+    2^24. By hand, for what autograd would keep and go through again is many times the size of the input.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, share: Tensor, width: Tensor, height: Tensor, first: Tensor, heads: int
+    ) -> tuple[Tensor, Tensor]:
+        across, down = _Axis.of(x, width), _Axis.of(y, height)
+        shape = (*x.shape[:2], heads, 4, x.shape[2] // heads)
+        rows, weights = x.new_empty(shape, dtype=torch.int32), x.new_empty(shape)
+        for i in range(2):
+            start, weight = down.cells[i].mul_(width).add_(first), down.weights[i] * share
+            for j in range(2):
+                rows[..., 2 * i + j, :] = (start + across.cells[j]).unflatten(2, (heads, -1))
+                weights[..., 2 * i + j, :] = (weight * across.weights[j]).unflatten(2, (heads, -1))
+        rows.clamp_(min=0)  # what is not a number must reach the check of the loss, not end in an index
+        ctx.mark_non_differentiable(rows)
+        ctx.save_for_backward(x, y, share, width, height)
         return rows.flatten(3), weights.flatten(3)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, share, width, height = ctx.saved_tensors
+        across, down = _Axis.of(x, width), _Axis.of(y, height)
+        of_tap = [grad.flatten(2) for grad in grads[1].unflatten(3, (4, -1)).unbind(3)]
+        (left, right), (top, bottom) = across.weights, down.weights
+        upper, lower = left * of_tap[0] + right * of_tap[1], left * of_tap[2] + right * of_tap[3]
+        before, after = top * of_tap[0] + bottom * of_tap[2], top * of_tap[1] + bottom * of_tap[3]
+        of_x = (after * across.inside[1] - before * across.inside[0]) * share
+        of_y = (lower * down.inside[1] - upper * down.inside[0]) * share
+        return of_x, of_y, top * upper + bottom * lower, None, None, None, None
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Of points along one axis, the cells on both sides of each: nearest ones in the map, weights, 1 inside, else 0."""
+
+    cells: tuple[Tensor, Tensor]
+    weights: tuple[Tensor, Tensor]
+    inside: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, at: Tensor, count: Tensor) -> _Axis:
+        """at: in cells, 0 the centre of the first; count: of the map's cells."""
+        low = at.floor()
+        part, high = at - low, low + 1
+        cells = low.clamp(min=0).minimum(count - 1), high.clamp(min=0).minimum(count - 1)
+        inside = (cells[0] == low).to(at.dtype), (cells[1] == high).to(at.dtype)
+        return cls(cells, ((1 - part) * inside[0], part * inside[1]), inside)
 
 
 def _weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from semsam_model.data.samples import Sample
 from semsam_model.data.vocabulary import Vocabulary, encode_vocabulary
 from semsam_model.errors import ConfigError
 from semsam_model.text_encoder import TextEncoder
+from semsam_model.training.allocator import keep_freed_memory
 from semsam_model.training.batches import Batch, TrainingBatches
 from semsam_model.training.config import TrainConfig, read_train_config
 from semsam_model.training.distributed import process_group
@@ -74,6 +75,7 @@ def train_from_config(
     number.
     """
     began = time.monotonic()
+    keep_freed_memory()
     console = console or _console()
     config = read_train_config(path)
     if backbone_weights is not None:
