@@ -112,9 +112,9 @@ class Settings:
     version_poll_seconds: _Seconds = 1.0  #: how often to ask the store which version is live
     text_encoder: str | None = None  #: sentence-transformers folder or hub name; None = the installed package
     name_threshold: Annotated[float, Field(ge=0, le=1)] = 0.4  #: least score of a name that becomes the region's label
-    #: pre-annotation of a photo without a click: least score of a region, and how many regions at most
-    preannotate_threshold: Annotated[float, Field(ge=0, le=1)] = 0.08
-    preannotate_regions: _Count = 50
+    #: pre-annotation of a photo without a click: least score of a region; None = the one that the weights bring
+    preannotate_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    preannotate_regions: _Count = 50  #: at most so many
     preannotate_seconds: _Seconds = 80.0  #: after which a request begins no further photo; Label Studio waits 100 s
     learning: bool = True  #: accepted regions change a project's next click; false = in no project
     embedding_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20  #: memory for the image embeddings kept

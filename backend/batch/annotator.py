@@ -81,8 +81,9 @@ class Annotator:
         from semsam_model.inference.object_queries import predict_object_queries_of_resized
         from semsam_model.inference.preannotate import queries_to_regions
 
-        queries = predict_object_queries_of_resized(self.loaded.model, photo.frame, photo.pixels)
-        regions = queries_to_regions(queries, photo.frame, self._labels, region_options(self._settings, self._config))
+        model, options = self.loaded.model, region_options(self._settings, self._config)
+        queries = predict_object_queries_of_resized(model, photo.frame, photo.pixels)
+        regions = queries_to_regions(queries, photo.frame, self._labels, options, model.query_calibration)
         return as_prediction(regions, self._config, photo.sha256, self.loaded.version.version)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from backend.cli import evaluate, finetuning, projects, training, versions
 from backend.cli.batch import batch
+from backend.cli.calibration import calibrate_queries
 from backend.cli.photo import click, segment
 from backend.cli.serve import demo, serve
 from semsam_model.errors import SemsamError
@@ -33,6 +34,7 @@ app.command("train")(training.train)
 app.command("train-ranker")(training.train_ranker)
 app.command("refiner-answers")(training.refiner_answers)
 app.command("train-refiner")(training.train_refiner)
+app.command("calibrate-queries")(calibrate_queries)
 app.add_typer(training.weights_app, name="weights")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(training.data_app, name="data")

@@ -20,12 +20,15 @@ def empty_prediction(model_version: str) -> dict[str, Any]:
 
 
 def default_label(candidate: Candidate, config: LabelConfig) -> str | None:
-    """The candidate's own label when the config has it; else the rule: "object" without parent, "part" for the others.
+    """The candidate's own label when the config has it; else its best name, behind a question mark in the note.
 
-    See `LabelConfig.label_for`.
+    Where there is no name, the rule: "object" without parent, "part" for the others, see `LabelConfig.label_for`. No
+    region is left without a label where there are any: Label Studio's exports leave out regions without one, and a
+    guess that says so is corrected with one key.
     """
-    if candidate.label is not None and candidate.label in {label.value for label in config.labels}:
-        return candidate.label
+    guess = candidate.names[0][0] if candidate.label is None and candidate.names else candidate.label
+    if guess is not None and guess in {label.value for label in config.labels}:
+        return guess
     return config.label_for(part=candidate.parent is not None)
 
 

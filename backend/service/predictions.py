@@ -239,7 +239,7 @@ class PredictionService:
 
     def _preannotate(self, request: TimedRequest, task: TaskRef, photo: TaskPhoto) -> dict[str, Any]:
         """The regions of all that is in a photo."""
-        from semsam_model.inference.preannotate import preannotate  # torch
+        from semsam_model.inference.preannotate import least_score, preannotate  # torch
 
         config, loaded = request.content.config, request.model()
         labels = loaded.label_embedder.wait_for_labels(config, min(self._encoder_wait_s, request.left_s))
@@ -260,5 +260,6 @@ class PredictionService:
             "%s: %d regions, image %s, model %s", request.name(task), len(regions), photo.source.sha256[:12], version
         )
         if not regions:
-            raise NoAnswer("no_mask", f"nothing in it scores {options.least:g}, the setting preannotate_threshold")
+            least = least_score(loaded.model.query_calibration, options)
+            raise NoAnswer("no_mask", f"nothing in it scores {least:.2f}, see the setting preannotate_threshold")
         return as_prediction(regions, config, photo.source.sha256, version.version)

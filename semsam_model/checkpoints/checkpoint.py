@@ -26,11 +26,14 @@ from semsam_model.config import ModelConfig
 from semsam_model.errors import CheckpointError
 from semsam_model.files import atomic_write
 from semsam_model.network.model import SemanticSAM, build_model
+from semsam_model.network.query_calibration import QueryCalibration
 from semsam_model.network.ranker import Ranker
 from semsam_model.network.refiner import Refiner
 
 RANKER = "ranker."  #: prefix of the ranker's tensors; a file may have none
 REFINER = "refiner."  #: prefix of the refiner's tensors, which belong to the network's; a file may have none
+CALIBRATION = "query_calibration."  #: prefix of the tensors that calibrate object queries; a file may have none
+BESIDE = (RANKER, CALIBRATION)  #: what is stored beside the network, always in full precision
 
 
 def content_digest(tensors: Mapping[str, Tensor], config_json: str) -> str:
@@ -53,21 +56,21 @@ def save(
 ) -> Version:
     """Write a weights file; the old file, if any, stays whole until the new one is complete.
 
-    A model's ranker goes with it. half: store float16, the ranker excepted. card: noted in the file as JSON (dates as
-    text), not part of the digest.
+    A model's ranker and calibration go with it. half: store float16, these excepted. card: noted in the file as JSON
+    (dates as text), not part of the digest.
     Raises CheckpointError for values that are not finite (after the cast), a card that is not a mapping, and when the
     file cannot be written.
     """
     if card is not None and not isinstance(card, Mapping):
         raise CheckpointError(f"{path}: not written, the card is {type(card).__name__}, expected a mapping")
     if isinstance(weights, SemanticSAM):
-        state = weights.state_dict() | _ranker_tensors(weights.ranker)
+        state = weights.state_dict() | _ranker_tensors(weights.ranker) | _calibration_tensors(weights.query_calibration)
     else:
         state = dict(weights)
     dtype = torch.float16 if half else torch.float32
     tensors = {
         # clone: safetensors refuses tensors that share storage
-        name: value.detach().to("cpu", torch.float32 if name.startswith(RANKER) else dtype).contiguous().clone()
+        name: value.detach().to("cpu", torch.float32 if name.startswith(BESIDE) else dtype).contiguous().clone()
         for name, value in state.items()
     }
     for name, tensor in tensors.items():
@@ -81,8 +84,19 @@ def with_ranker(source: Path, ranker: Ranker, path: Path, *, card: Mapping[str, 
 
     card: added to the source's card. Raises CheckpointError when a file cannot be read or written.
     """
-    header, network, _ = read_weights(source)
-    return _write(path, network | _ranker_tensors(ranker), header.config, header.card | dict(card or {}))
+    header, network, beside = read_weights(source)
+    others = {name: value for name, value in beside.items() if not name.startswith(RANKER)}
+    return _write(path, network | others | _ranker_tensors(ranker), header.config, header.card | dict(card or {}))
+
+
+def with_query_calibration(
+    source: Path, calibration: QueryCalibration, path: Path, *, card: Mapping[str, Any] | None = None
+) -> Version:
+    """As `with_ranker`, with this calibration of object queries instead of the file's own."""
+    header, network, beside = read_weights(source)
+    others = {name: value for name, value in beside.items() if not name.startswith(CALIBRATION)}
+    tensors = network | others | _calibration_tensors(calibration)
+    return _write(path, tensors, header.config, header.card | dict(card or {}))
 
 
 def with_refiner(
@@ -93,9 +107,9 @@ def with_refiner(
     All other tensors stay bit for bit. card: added to the source's card. Raises CheckpointError when a file cannot be
     read or written, or the state is not that of a refiner.
     """
-    header, network, ranker = read_weights(source)
+    header, network, beside = read_weights(source)
     check_names_and_shapes(source, Refiner().state_dict(), refiner, "a refiner")
-    kept = {name: tensor for name, tensor in (network | ranker).items() if not name.startswith(REFINER)}
+    kept = {name: tensor for name, tensor in (network | beside).items() if not name.startswith(REFINER)}
     new = {REFINER + name: tensor.half().contiguous() for name, tensor in refiner.items()}
     return _write(path, kept | new, header.config, header.card | dict(card or {}))
 
@@ -132,7 +146,7 @@ def load(
     that this release does not know, when a name or shape differs from what its config asks for, or when the content
     does not match its digest.
     """
-    header, network, ranker = read_weights(path)
+    header, network, beside = read_weights(path)
     try:
         model = build_model(header.config)
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as exc:
@@ -141,7 +155,8 @@ def load(
         model.refiner = Refiner()
     check_names_and_shapes(path, model.state_dict(), network)
     model.load_state_dict(network)
-    model.ranker = _ranker(path, ranker)
+    model.ranker = _ranker(path, _named(beside, RANKER))
+    model.query_calibration = _calibration(path, _named(beside, CALIBRATION))
     model.backbone.to(dtype)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -165,7 +180,7 @@ def load_model(
 
 
 def read_weights(path: Path) -> tuple[Header, dict[str, Tensor], dict[str, Tensor]]:
-    """Header, tensors of the network and tensors of the ranker (none: {}) of a weights file, by their stored names.
+    """Header, tensors of the network and those BESIDE it (none: {}) of a weights file, by their stored names.
 
     Raises CheckpointError when it cannot be read, or when its content does not match its digest.
     """
@@ -178,17 +193,37 @@ def read_weights(path: Path) -> tuple[Header, dict[str, Tensor], dict[str, Tenso
             f"{path}: the content's sha256 is {digest[:12]}..., expected {header.version.digest[:12]}...; "
             "the file was altered after it was written, fetch or convert it again"
         )
-    ranker = {name: tensors.pop(name) for name in list(tensors) if name.startswith(RANKER)}
-    return header, tensors, ranker
+    beside = {name: tensors.pop(name) for name in list(tensors) if name.startswith(BESIDE)}
+    return header, tensors, beside
 
 
 def _ranker_tensors(ranker: Ranker | None) -> dict[str, Tensor]:
-    arrays = ranker.to_arrays() if ranker else {}
-    return {RANKER + name: torch.from_numpy(np.array(value, np.float32)) for name, value in arrays.items()}
+    return _tensors(RANKER, ranker.to_arrays() if ranker else {})
 
 
-def _ranker(path: Path, tensors: Mapping[str, Tensor]) -> Ranker | None:
-    arrays = {name.removeprefix(RANKER): tensor.float().numpy() for name, tensor in tensors.items()}
+def _calibration_tensors(calibration: QueryCalibration | None) -> dict[str, Tensor]:
+    return _tensors(CALIBRATION, calibration.to_arrays() if calibration else {})
+
+
+def _tensors(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    return {prefix + name: torch.from_numpy(np.array(value, np.float32)) for name, value in arrays.items()}
+
+
+def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, np.ndarray]:
+    """The reverse of `_tensors`."""
+    return {n.removeprefix(prefix): tensor.float().numpy() for n, tensor in tensors.items() if n.startswith(prefix)}
+
+
+def _calibration(path: Path, arrays: Mapping[str, np.ndarray]) -> QueryCalibration | None:
+    try:
+        return QueryCalibration.from_arrays(arrays) if arrays else None
+    except ValueError as exc:
+        raise CheckpointError(
+            f"{path}: {exc}; it was made by another release, make it anew with `semsam calibrate-queries`"
+        ) from exc
+
+
+def _ranker(path: Path, arrays: Mapping[str, np.ndarray]) -> Ranker | None:
     try:
         return Ranker.from_arrays(arrays) if arrays else None
     except ValueError as exc:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semsam_model.checkpoints.checkpoint import RANKER, REFINER, check_names_and_shapes, read_weights, save
+from semsam_model.checkpoints.checkpoint import BESIDE, RANKER, REFINER, check_names_and_shapes, read_weights, save
 from semsam_model.checkpoints.header import Version
 from semsam_model.config import ModelConfig
 from semsam_model.errors import CheckpointError, ConfigError
@@ -70,8 +70,8 @@ def with_own_decoders(
 
 
 def read_network(path: Path) -> dict[str, Tensor]:
-    """Tensors of a run's weights or of packed ones, float32, without ranker and refiner. Raises CheckpointError."""
-    apart = RANKER, REFINER
+    """Tensors of a run's weights or of packed ones, float32, without refiner, ranker, calibration. Raises CheckpointError."""
+    apart = *BESIDE, REFINER
     return {name: value.float() for name, value in _read_tensors(path).items() if not name.startswith(apart)}
 
 
@@ -98,7 +98,8 @@ def pack(
     tensors = _read_tensors(run_weights)
     check_names_and_shapes(run_weights, build_model(config).state_dict(), tensors)
     if ranker_of is not None:
-        _, _, ranker = read_weights(ranker_of)
+        _, _, beside = read_weights(ranker_of)
+        ranker = {name: value for name, value in beside.items() if name.startswith(RANKER)}
         if not ranker:
             raise CheckpointError(f"{ranker_of}: holds no ranker; make one with `semsam train-ranker`")
         tensors |= ranker

@@ -18,6 +18,12 @@ class SourceGroups:
     groups: dict[str, tuple[str, ...]]
     """Name of a group -> its sources"""
 
+    def sources(self, group: str) -> tuple[str, ...]:
+        """Of one group. Raises ConfigError when there is none of this name."""
+        if group not in self.groups:
+            raise ConfigError(f"groups: expected one of {', '.join(self.groups)}, got {group}")
+        return self.groups[group]
+
     def of(self, sources: Collection[str]) -> dict[str, list[str]]:
         """The sources that were measured, by group. Raises ConfigError for one that is in no group."""
         missing = sorted(set(sources) - {source for listed in self.groups.values() for source in listed})

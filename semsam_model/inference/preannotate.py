@@ -3,6 +3,9 @@
 Each mask is an object or a part, whichever its query scores higher. Of two masks of one kind that share pixels, the
 better one keeps them; the rest of the other stays a region if it is most of its mask. A part belongs to the object that
 holds it. A part that is nearly all of its object would be the same region twice: the better of the two stays.
+
+Weights that hold a calibration (`network.query_calibration`) give scores that are what they say, the expected IoU with
+an annotated mask of that kind and label, and the score below which nothing is offered.
 """
 
 from __future__ import annotations
@@ -18,8 +21,11 @@ from semsam_model.inference.postprocess import COLUMNS, PostprocessOptions
 from semsam_model.masks.geometry import clean_pixels, crop_mask, crops_iou, shared_pixels
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
+from semsam_model.network.query_calibration import Curve, QueryCalibration
 from semsam_model.types import KINDS, Candidate, Kind, LabelSet
 
+#: Score below which a mask is no region, by weights without a calibration.
+UNCALIBRATED_LEAST = 0.08
 #: An object and a part with a larger IoU are one region.
 SAME_REGION = 0.85
 
@@ -28,7 +34,7 @@ SAME_REGION = 0.85
 class RegionOptions:
     """Which regions are wanted."""
 
-    least: float = PostprocessOptions.present  #: score below which a mask is no region
+    least: float | None = None  #: score below which a mask is no region; None: as the weights have it
     most: int = 50  #: regions for one photo, the surest
     kind: Kind | None = None  #: only regions of this kind
 
@@ -49,23 +55,46 @@ def preannotate(
     labels: None: every region is unnamed. Raises ConfigError for a model without object queries, and
     when the label vectors are not of the model's dimension.
     """
-    return queries_to_regions(predict_object_queries(model, embedding), embedding.frame, labels, options)
+    queries = predict_object_queries(model, embedding)
+    return queries_to_regions(queries, embedding.frame, labels, options, model.query_calibration)
+
+
+def least_score(calibration: QueryCalibration | None, options: RegionOptions) -> float:
+    """The score, calibrated where there is a calibration, below which a mask is no region."""
+    if options.least is not None:
+        return options.least
+    return UNCALIBRATED_LEAST if calibration is None else calibration.threshold
 
 
 def queries_to_regions(
-    queries: ObjectQueries, frame: Frame, labels: LabelSet | None, options: RegionOptions | None = None
+    queries: ObjectQueries,
+    frame: Frame,
+    labels: LabelSet | None,
+    options: RegionOptions | None = None,
+    calibration: QueryCalibration | None = None,
 ) -> list[Region]:
-    """As `preannotate`, from object queries."""
+    """As `preannotate`, from object queries. calibration: of the network that they are of."""
     options = options or RegionOptions()
     every = len(queries.logits) * (len(labels.values) if labels else 1)
-    read = PostprocessOptions(most=every, least=options.least)
+    least = least_score(calibration, options)
     is_part = _are_parts(queries, labels)
     found = []
     for group, mine in zip(KINDS, (~is_part, is_part), strict=True):
         if options.kind in (None, group) and mine.any():
+            curve = None if calibration is None else calibration.curves[group, labels is not None]
+            read = PostprocessOptions(most=every, least=least if curve is None else curve.inverse(least))
             candidates = queries_to_candidates(_only(queries, mine), frame, labels, group, read)
-            found += [Region(candidate, group) for candidate in candidates]
-    return _linked(apart(found, read.visible)[: options.most])
+            found += [
+                Region(candidate if curve is None else _calibrated(candidate, curve), group) for candidate in candidates
+            ]
+    return _linked(apart(found, PostprocessOptions.visible)[: options.most])
+
+
+def _calibrated(candidate: Candidate, curve: Curve) -> Candidate:
+    """The candidate with its score, and those of its names, as expected IoU."""
+    score, *of_names = curve(np.array([candidate.score, *(score for _, score in candidate.names)])).tolist()
+    names = tuple((name, of) for (name, _), of in zip(candidate.names, of_names, strict=True))
+    return replace(candidate, score=score, names=names)
 
 
 def apart(regions: Sequence[Region], visible: float) -> list[Region]:

@@ -25,6 +25,7 @@ from semsam_model.network.mobilenet import MobileNetV2
 from semsam_model.network.name_head import FIRST_SCALE, NameHead
 from semsam_model.network.object_queries import ObjectQueryHead, ObjectQueryOutput, SeedOutput, choose_seeds
 from semsam_model.network.pixel_decoder import Features, PixelDecoder, cell_centres
+from semsam_model.network.query_calibration import QueryCalibration
 from semsam_model.network.ranker import Ranker
 from semsam_model.network.refiner import Refiner
 from semsam_model.network.swin import Swin
@@ -77,6 +78,7 @@ class SemanticSAM(nn.Module):
             None  #: corrects masks where further clicks are; trained apart, stored with the rest
         )
         self.ranker: Ranker | None = None  #: scores proposals; not a module, but stored with the weights
+        self.query_calibration: QueryCalibration | None = None  #: what scores of queries are worth; stored likewise
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean).view(3, 1, 1), persistent=False)

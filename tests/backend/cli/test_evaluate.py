@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from backend.cli.main import app
-from semsam_model.checkpoints.checkpoint import save
+from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.network.model import build_model
@@ -69,6 +69,34 @@ def test_what_was_skipped_is_told_and_every_label_of_the_file_is_asked(
     evaluate(*arguments)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["by_source"]["table"]["labels"] == 2
+
+
+def test_queries_are_calibrated_and_the_weights_say_from_where_on_regions_are_offered(
+    data: Path, queries: Path, tmp_path: Path
+) -> None:
+    network, _ = load(queries)
+    assert network.generic is not None
+    torch.nn.init.constant_(
+        network.generic.proposal_score.layers[-1].get_parameter("bias"), 2.0
+    )  # surer than untrained
+    queries = tmp_path / "sure.safetensors"
+    save(queries, network, network.config)
+    out, report = tmp_path / "calibrated.safetensors", tmp_path / "report"
+    command = ("calibrate-queries", "--weights", queries, "--data", data, "--out", out, "--report", report)
+    result = CliRunner().invoke(app, [*map(str, command)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    content = json.loads((report / "calibration.json").read_text())
+    calibration = load(out)[0].query_calibration
+    assert calibration is not None and calibration.threshold == pytest.approx(content["threshold"])
+    assert content["photos"] == 2 and "1.png: no such photo" in content["skipped"][0]
+    groups = tmp_path / "groups.yaml"
+    groups.write_text("groups: {core: [chairs]}")
+    with pytest.raises(DataError, match=r"no chairs\.json; sources here: table"):
+        CliRunner().invoke(app, [*map(str, command), "--groups", str(groups)], catch_exceptions=False)
+    with pytest.raises(ConfigError, match="expected one of core, got wide"):
+        CliRunner().invoke(
+            app, [*map(str, command), "--groups", str(groups), "--group", "wide"], catch_exceptions=False
+        )
 
 
 def test_labels_of_training_count_as_seen_without_the_photos_and_only_where_they_are_used(

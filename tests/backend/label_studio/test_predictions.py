@@ -1,5 +1,6 @@
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,10 @@ def test_labels_given_or_the_candidates_own_come_before_the_rule() -> None:
     mask = disc(20, 20, 10, 10, 5)
     (own,) = regions(build([candidate(mask, label="part")]))
     assert own["value"]["brushlabels"] == ["part"] and own["meta"]["text"] == ["L2/6 part 0.81"]
+    unsure = replace(candidate(mask), names=(("part", 0.3), ("object", 0.2)))
+    (guess,) = regions(build([unsure]))
+    assert guess["value"]["brushlabels"] == ["part"]  # not "object", the first label and the one of the rule
+    assert guess["meta"]["text"] == ["L2/6 ? part 0.30 | object 0.20"]
     (foreign,) = regions(build([candidate(mask, label="zebra")]))
     assert foreign["value"]["brushlabels"] == ["object"]
 

@@ -6,19 +6,32 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semsam_model.checkpoints.checkpoint import content_digest, load, load_model, save
+from semsam_model.checkpoints.checkpoint import (
+    CALIBRATION,
+    content_digest,
+    load,
+    load_model,
+    save,
+    with_query_calibration,
+    with_ranker,
+)
 from semsam_model.checkpoints.header import FORMAT, read_header, weights_path
+from semsam_model.checkpoints.run_weights import read_network
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError
 from semsam_model.network.model import SemanticSAM
+from semsam_model.network.query_calibration import Curve, QueryCalibration
+from semsam_model.network.ranker import FEATURES, Ranker
+from semsam_model.types import KINDS
 
 TINY = read_model_config("tiny")
 
@@ -46,6 +59,35 @@ def test_what_is_saved_is_loaded_bit_for_bit_in_eval_mode(model: SemanticSAM, pa
     ours = model.state_dict()
     assert ours.keys() == loaded.state_dict().keys()
     assert all(torch.equal(value, ours[name]) for name, value in loaded.state_dict().items())
+
+
+def test_a_calibration_and_a_ranker_are_stored_beside_the_network_and_replaced_each_alone(
+    model: SemanticSAM, tmp_path: Path
+) -> None:
+    def calibration(threshold: float) -> QueryCalibration:
+        return QueryCalibration(
+            {(k, named): Curve(0.5, 0.75, -1.25) for k in KINDS for named in (True, False)}, threshold
+        )
+
+    ranker = Ranker(np.ones((len(FEATURES), 1), np.float32), *(np.ones(1, np.float32),) * 2, np.zeros((), np.float32))
+    bare, ranked, both, again = (tmp_path / f"{name}.safetensors" for name in ("bare", "ranked", "both", "again"))
+    save(bare, model, TINY, half=True)
+    assert load(bare)[0].query_calibration is None
+    with_ranker(bare, ranker, ranked)
+    version = with_query_calibration(ranked, calibration(0.25), both, card={"calibrated": "here"})
+    network, _ = load(both)
+    assert network.query_calibration == calibration(0.25) and network.ranker is not None
+    assert read_header(both).card == {"calibrated": "here"}
+    assert with_ranker(both, ranker, again) == version  # the calibration stayed
+    assert save(again, network, TINY, half=True) == version
+    assert with_query_calibration(both, calibration(0.5), again) != version
+    assert all(torch.equal(value, state(bare)[name]) for name, value in state(again).items())
+    assert read_network(both).keys() == read_network(bare).keys()
+    tensors = load_file(both)
+    del tensors[f"{CALIBRATION}part.named"]
+    rewrite(both, tensors)
+    with pytest.raises(CheckpointError, match=r"part.named is missing; .*semsam calibrate-queries"):
+        load(both)
 
 
 def test_the_header_tells_config_version_and_card_without_the_tensors(path: Path) -> None:
