@@ -70,7 +70,7 @@ def with_own_decoders(
 
 
 def read_network(path: Path) -> dict[str, Tensor]:
-    """Tensors of a run's weights or of packed ones, float32, without refiner, ranker, calibration. Raises CheckpointError."""
+    """Tensors of a run's weights or of packed ones, float32; the network alone. Raises CheckpointError."""
     apart = *BESIDE, REFINER
     return {name: value.float() for name, value in _read_tensors(path).items() if not name.startswith(apart)}
 
