@@ -92,6 +92,9 @@ class ModelConfig:
     """Where proposals are small, a crop of 1/zoom of the photo's sides is predicted too; 0: never (published)"""
     zoom_pixels: int = 256
     """Like resize_pixels, for that crop"""
+    regions: NonNegativeInt = 0
+    """So many nested masks of the photo's hierarchy of regions are proposed beside the network's; 0: no hierarchy
+    (published)"""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

@@ -129,6 +129,27 @@ def train_refiner(
     print(f"{done} of {steps} steps done; {out / WEIGHTS}")
 
 
+def train_borders(
+    weights: Annotated[Path, typer.Option("--weights", help="Weights file whose network stays as it is.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder with SOURCE.json and photos, see docs/train/data.md.")],
+    out: Annotated[Path, typer.Option("--out", help="Weights file to write: the same with the learned borders.")],
+    per_source: Annotated[int, typer.Option(help="At most this many photos a source, evenly spaced.")] = 12,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same borders.")] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Learn which regions of a photo belong together, for a trained network."""
+    from semsam_model.checkpoints.checkpoint import load, with_borders
+    from semsam_model.data.folder import evenly, read_samples
+    from semsam_model.training.borders import fit_borders
+
+    samples = evenly(read_samples(data).samples, per_source)
+    network, _ = load(weights, device=device)
+    with progress_bar(len(samples)) as advance:
+        cost = fit_borders(network, samples, per_source=None, seed=seed, on_photo=advance)
+    card = {"borders": {"photos": len(samples), "per_source": per_source, "seed": seed}}
+    print(f"written to {out} as {with_borders(weights, cost, out, card=card)}")
+
+
 @data_app.command("check")
 def check_data(
     config: MixtureFile,

@@ -25,15 +25,18 @@ from semsam_model.checkpoints.header import EMBEDDED, FORMAT, Header, Version, f
 from semsam_model.config import ModelConfig
 from semsam_model.errors import CheckpointError
 from semsam_model.files import atomic_write
+from semsam_model.network.merge_cost import PLAIN, LearnedCost, PlainCost
 from semsam_model.network.model import SemanticSAM, build_model
 from semsam_model.network.query_calibration import QueryCalibration
 from semsam_model.network.ranker import Ranker
 from semsam_model.network.refiner import Refiner
 
-RANKER = "ranker."  #: prefix of the ranker's tensors; a file may have none
 REFINER = "refiner."  #: prefix of the refiner's tensors, which belong to the network's; a file may have none
-CALIBRATION = "query_calibration."  #: prefix of the tensors that calibrate object queries; a file may have none
-BESIDE = (RANKER, CALIBRATION)  #: what is stored beside the network, always in full precision
+#: Prefixes of what was fitted to the finished network: its ranker, the calibration of its object queries, its cost of
+#: merging regions. A file may have none. They are stored in full precision.
+RANKER, CALIBRATION, BORDERS = "ranker.", "query_calibration.", "borders."
+BESIDE = (RANKER, CALIBRATION, BORDERS)
+Fitted = Ranker | QueryCalibration | LearnedCost
 
 
 def content_digest(tensors: Mapping[str, Tensor], config_json: str) -> str:
@@ -56,15 +59,18 @@ def save(
 ) -> Version:
     """Write a weights file; the old file, if any, stays whole until the new one is complete.
 
-    A model's ranker and calibration go with it. half: store float16, these excepted. card: noted in the file as JSON
-    (dates as text), not part of the digest.
+    A model's ranker, calibration and learned cost of merging go with it. half: store float16, these excepted. card:
+    noted in the file as JSON (dates as text), not part of the digest.
     Raises CheckpointError for values that are not finite (after the cast), a card that is not a mapping, and when the
     file cannot be written.
     """
     if card is not None and not isinstance(card, Mapping):
         raise CheckpointError(f"{path}: not written, the card is {type(card).__name__}, expected a mapping")
     if isinstance(weights, SemanticSAM):
-        state = weights.state_dict() | _ranker_tensors(weights.ranker) | _calibration_tensors(weights.query_calibration)
+        state = weights.state_dict() | _tensors(RANKER, weights.ranker)
+        state |= _tensors(CALIBRATION, weights.query_calibration)
+        if isinstance(weights.merge_cost, LearnedCost):
+            state |= _tensors(BORDERS, weights.merge_cost)
     else:
         state = dict(weights)
     dtype = torch.float16 if half else torch.float32
@@ -84,19 +90,25 @@ def with_ranker(source: Path, ranker: Ranker, path: Path, *, card: Mapping[str, 
 
     card: added to the source's card. Raises CheckpointError when a file cannot be read or written.
     """
-    header, network, beside = read_weights(source)
-    others = {name: value for name, value in beside.items() if not name.startswith(RANKER)}
-    return _write(path, network | others | _ranker_tensors(ranker), header.config, header.card | dict(card or {}))
+    return _with(RANKER, source, ranker, path, card)
 
 
 def with_query_calibration(
     source: Path, calibration: QueryCalibration, path: Path, *, card: Mapping[str, Any] | None = None
 ) -> Version:
     """As `with_ranker`, with this calibration of object queries instead of the file's own."""
+    return _with(CALIBRATION, source, calibration, path, card)
+
+
+def with_borders(source: Path, cost: LearnedCost, path: Path, *, card: Mapping[str, Any] | None = None) -> Version:
+    """As `with_ranker`, with this cost of merging regions instead of the file's own."""
+    return _with(BORDERS, source, cost, path, card)
+
+
+def _with(prefix: str, source: Path, fitted: Fitted, path: Path, card: Mapping[str, Any] | None) -> Version:
     header, network, beside = read_weights(source)
-    others = {name: value for name, value in beside.items() if not name.startswith(CALIBRATION)}
-    tensors = network | others | _calibration_tensors(calibration)
-    return _write(path, tensors, header.config, header.card | dict(card or {}))
+    others = {name: tensor for name, tensor in beside.items() if not name.startswith(prefix)}
+    return _write(path, network | others | _tensors(prefix, fitted), header.config, header.card | dict(card or {}))
 
 
 def with_refiner(
@@ -157,6 +169,7 @@ def load(
     model.load_state_dict(network)
     model.ranker = _ranker(path, _named(beside, RANKER))
     model.query_calibration = _calibration(path, _named(beside, CALIBRATION))
+    model.merge_cost = _merge_cost(path, _named(beside, BORDERS), header.config.width)
     model.backbone.to(dtype)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -197,15 +210,8 @@ def read_weights(path: Path) -> tuple[Header, dict[str, Tensor], dict[str, Tenso
     return header, tensors, beside
 
 
-def _ranker_tensors(ranker: Ranker | None) -> dict[str, Tensor]:
-    return _tensors(RANKER, ranker.to_arrays() if ranker else {})
-
-
-def _calibration_tensors(calibration: QueryCalibration | None) -> dict[str, Tensor]:
-    return _tensors(CALIBRATION, calibration.to_arrays() if calibration else {})
-
-
-def _tensors(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def _tensors(prefix: str, fitted: Fitted | None) -> dict[str, Tensor]:
+    arrays = fitted.to_arrays() if fitted else {}
     return {prefix + name: torch.from_numpy(np.array(value, np.float32)) for name, value in arrays.items()}
 
 
@@ -229,6 +235,15 @@ def _ranker(path: Path, arrays: Mapping[str, np.ndarray]) -> Ranker | None:
     except ValueError as exc:
         raise CheckpointError(
             f"{path}: {exc}; it was trained by another release, make it anew with `semsam train-ranker`"
+        ) from exc
+
+
+def _merge_cost(path: Path, arrays: Mapping[str, np.ndarray], channels: int) -> PlainCost | LearnedCost:
+    try:
+        return LearnedCost.from_arrays(arrays, channels) if arrays else PLAIN
+    except ValueError as exc:
+        raise CheckpointError(
+            f"{path}: {exc}; it was trained by another release, make it anew with `semsam train-borders`"
         ) from exc
 
 

@@ -10,7 +10,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semsam_model.checkpoints.checkpoint import BESIDE, RANKER, REFINER, check_names_and_shapes, read_weights, save
+from semsam_model.checkpoints.checkpoint import (
+    BESIDE,
+    BORDERS,
+    RANKER,
+    REFINER,
+    check_names_and_shapes,
+    read_weights,
+    save,
+)
 from semsam_model.checkpoints.header import Version
 from semsam_model.config import ModelConfig
 from semsam_model.errors import CheckpointError, ConfigError
@@ -92,17 +100,18 @@ def pack(
 ) -> Version:
     """Turn the plain state dict that a training run writes into a half-precision weights file.
 
-    ranker_of: weights file whose ranker goes with it, for a run that did not change how clicks are answered. Raises
-    CheckpointError when a file cannot be read, the weights do not fit the config, or there is no ranker.
+    ranker_of: weights file whose ranker (and learned cost of merging, if it has one) goes with it, for a run that did
+    not change how clicks are answered. Raises CheckpointError when a file cannot be read, the weights do not fit the
+    config, or there is no ranker.
     """
     tensors = _read_tensors(run_weights)
     check_names_and_shapes(run_weights, build_model(config).state_dict(), tensors)
     if ranker_of is not None:
         _, _, beside = read_weights(ranker_of)
-        ranker = {name: value for name, value in beside.items() if name.startswith(RANKER)}
-        if not ranker:
+        fitted = {name: value for name, value in beside.items() if name.startswith((RANKER, BORDERS))}
+        if not any(name.startswith(RANKER) for name in fitted):
             raise CheckpointError(f"{ranker_of}: holds no ranker; make one with `semsam train-ranker`")
-        tensors |= ranker
+        tensors |= fitted
     return save(path, tensors, config, card=card, half=True)
 
 

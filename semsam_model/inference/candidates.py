@@ -60,6 +60,9 @@ class Proposal:
     names: tuple[tuple[str, float], ...] = ()  #: see Candidate
     label: str | None = None
     region: np.ndarray | None = None  #: (F,), see Candidate
+    #: Of a node of the photo's hierarchy of regions, see `RegionHierarchy.persistence`; None: the network proposed it.
+    persistence: float | None = None
+    border: float = 0.0  #: mean strength of the borders of regions along the outline, 0..1; 0 where there are none
 
     @property
     def cells(self) -> np.ndarray:

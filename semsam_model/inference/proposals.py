@@ -1,14 +1,14 @@
-"""A prompt on an embedded photo -> every mask that the network proposes for it, cleaned; nothing is ranked or left out.
+"""A prompt on an embedded photo -> every mask that is proposed for it, cleaned; nothing is ranked or left out.
 
 The network sees each click and box alone, then the whole prompt where its weights have learned corrections. Where
 something small may be meant, all of that is done twice: on the whole photo and on a magnified crop, see
-`inference.zoom`.
+`inference.zoom`. A model with `regions` proposes nested masks of the whole photo's hierarchy too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -27,7 +27,9 @@ from semsam_model.inference.candidates import (
 )
 from semsam_model.inference.naming import evidence
 from semsam_model.inference.ranking import proposal_features
+from semsam_model.inference.region_proposals import obeying, region_proposals
 from semsam_model.inference.zoom import CropEncoder, choose_crop, without_truncated
+from semsam_model.masks.geometry import mask_rows
 from semsam_model.network.frame import LOGIT_STRIDE, Frame, Window
 from semsam_model.network.model import DecoderOutput, ImageEmbedding, SemanticSAM
 from semsam_model.types import Box, Click, Kind, LabelSet, Prompt, level_tokens
@@ -147,7 +149,53 @@ def _crop_predictions(
         cells = parts.cells
         if cells.clicks > 1 and all(cells.obeyed(p) < cells.clicks for p in proposals):
             proposals += combine(positive, negative, cells.positives, cells.negatives)
-        yield CropPrediction(embedding.frame, cells, tuple(cleaned(p, min_cells) for p in proposals))
+        proposals += _of_regions(model, embedding, parts, proposals)
+        clean = [cleaned(p, min_cells) for p in proposals]
+        if embedding.hierarchy is not None:
+            strengths = embedding.hierarchy.strength_along([p.cells for p in clean])
+            clean = [replace(p, border=strength) for p, strength in zip(clean, strengths.tolist(), strict=True)]
+        yield CropPrediction(embedding.frame, cells, tuple(clean))
+
+
+def _of_regions(
+    model: SemanticSAM, embedding: ImageEmbedding, parts: _PromptParts, network: Sequence[Proposal]
+) -> list[Proposal]:
+    """What the photo's hierarchy of regions adds to the network's proposals: nested masks; where all of the network's
+    disobey a click, the best of them changed so that it obeys.
+    """
+    hierarchy, cells = embedding.hierarchy, parts.cells
+    if hierarchy is None:
+        return []
+    frame = embedding.frame
+    regions = region_proposals(frame, hierarchy, parts.shown, model.config.regions)
+    added = _named(model, embedding, regions, network)
+    best = max(network, key=lambda p: (cells.obeyed(p), p.predicted_iou))
+    if cells.clicks > 1 and cells.obeyed(best) < cells.clicks:
+        added.append(obeying(frame, hierarchy, parts.shown, cells, best))
+    return added
+
+
+def _named(
+    model: SemanticSAM, embedding: ImageEmbedding, regions: Sequence[Proposal], network: Sequence[Proposal]
+) -> list[Proposal]:
+    """Regions with class embeddings: the mean direction of what the name head pools in them and of the embedding of
+    the network's proposal that is most like them.
+    """
+    if model.name_head is None or not regions:
+        return list(regions)
+    scales = model.name_scales().detach().float().cpu().numpy()[:, None]
+    pooled = model.pooled_names(embedding, np.stack([p.logits for p in regions])).cpu().numpy()
+    ours, theirs = mask_rows([p.cells for p in regions]), mask_rows([p.cells for p in network])
+    both = ours @ theirs.T
+    alike = both / np.maximum(ours.sum(1)[:, None] + theirs.sum(1) - both, 1)
+    found = []
+    for region, own, nearest in zip(regions, pooled, alike.argmax(1), strict=True):
+        of_network = network[nearest].name_embedding
+        assert of_network is not None
+        total = own + of_network / scales
+        unit = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-9)
+        found.append(replace(region, name_embedding=(unit * scales).astype(np.float32)))
+    return found
 
 
 def _decode_whole_prompt(model: SemanticSAM, embedding: ImageEmbedding, prompt: Prompt) -> list[list[Proposal]]:

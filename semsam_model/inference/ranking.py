@@ -57,6 +57,7 @@ def proposal_features(crops: Sequence[CropPrediction], shared: np.ndarray) -> np
         "below_best": predicted.max() - predicted,
         "looks": np.full(len(predicted), len(crops), np.float32),
         **_among(shared),
+        "other_kind": _other_kind(shared, columns["from_regions"] > 0),
     }
     return np.stack([columns[name] for name in OF_PROPOSAL], 1).astype(np.float32)
 
@@ -80,6 +81,9 @@ def _alone(crop: CropPrediction) -> dict[str, np.ndarray | list[float]]:
         "outside_box": [prompt.outside(p) for p in proposals],
         "has_box": np.full(len(proposals), bool(prompt.boxes)),
         "doublings": np.full(len(proposals), crop.doublings),
+        "from_regions": [p.persistence is not None for p in proposals],
+        "persistence": [p.persistence or 0.0 for p in proposals],
+        "border": [p.border for p in proposals],
     }
 
 
@@ -151,3 +155,11 @@ def _among(both: np.ndarray) -> dict[str, np.ndarray]:
         "doubles": (iou > _SAME).sum(1) / others,
         "larger": larger.sum(1) / others,
     }
+
+
+def _other_kind(both: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """(n,): the largest IoU of each proposal with one of the other kind. regions: bool (n,), which are nodes."""
+    areas = np.diagonal(both)
+    iou = both / np.maximum(areas[:, None] + areas[None] - both, np.finfo(np.float32).tiny)
+    best: np.ndarray = np.where(regions[:, None] != regions[None], iou, 0).max(1, initial=0)
+    return best

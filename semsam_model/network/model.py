@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from semsam_model.config import ModelConfig
 from semsam_model.errors import ConfigError
 from semsam_model.network.decoder import ABSENT, NEGATIVE, POSITIVE, FurtherClicks, LayerOutput, PromptDecoder
-from semsam_model.network.frame import CLICK, Frame, Window
+from semsam_model.network.frame import CLICK, NOWHERE, Frame, Window
+from semsam_model.network.merge_cost import PLAIN, LearnedCost, PlainCost
 from semsam_model.network.mobilenet import MobileNetV2
 from semsam_model.network.name_head import FIRST_SCALE, NameHead
 from semsam_model.network.object_queries import ObjectQueryHead, ObjectQueryOutput, SeedOutput, choose_seeds
@@ -28,6 +29,7 @@ from semsam_model.network.pixel_decoder import Features, PixelDecoder, cell_cent
 from semsam_model.network.query_calibration import QueryCalibration
 from semsam_model.network.ranker import Ranker
 from semsam_model.network.refiner import Refiner
+from semsam_model.network.region_hierarchy import RegionHierarchy, region_hierarchy
 from semsam_model.network.swin import Swin
 from semsam_model.types import Box, Click
 
@@ -40,10 +42,12 @@ class ImageEmbedding:
     features: Features  #: a batch of one; maps only as far as names and object queries need them
     #: uint8 (h, w, 3), the whole photo as resized: only for a model with a refiner, which looks at it again
     pixels: np.ndarray | None = None
+    #: Of a whole photo, where the config has `regions`; NumPy, on no device.
+    hierarchy: RegionHierarchy | None = None
 
     @property
     def nbytes(self) -> int:
-        return self.features.nbytes + (0 if self.pixels is None else self.pixels.nbytes)
+        return self.features.nbytes + sum(part.nbytes for part in (self.pixels, self.hierarchy) if part is not None)
 
     def to(self, device: torch.device | str) -> ImageEmbedding:
         return replace(self, features=self.features.each(lambda tensor: tensor.to(device)))
@@ -79,6 +83,7 @@ class SemanticSAM(nn.Module):
         )
         self.ranker: Ranker | None = None  #: scores proposals; not a module, but stored with the weights
         self.query_calibration: QueryCalibration | None = None  #: what scores of queries are worth; stored likewise
+        self.merge_cost: PlainCost | LearnedCost = PLAIN  #: of regions; no module either, stored where it was learned
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean).view(3, 1, 1), persistent=False)
@@ -98,8 +103,15 @@ class SemanticSAM(nn.Module):
     @torch.inference_mode()
     def encode_resized(self, frame: Frame, resized: np.ndarray) -> ImageEmbedding:
         """`encode` from the output of `Frame.resize`, uint8 (h, w, 3)."""
+        features = self.features(self._images(frame, resized))
         seen_again = self.refiner is not None and frame.whole
-        return ImageEmbedding(frame, self.features(self._images(frame, resized)), resized if seen_again else None)
+        hierarchy = self._hierarchy(frame, resized, features) if self.config.regions and frame.whole else None
+        return ImageEmbedding(frame, features, resized if seen_again else None, hierarchy)
+
+    def _hierarchy(self, frame: Frame, resized: np.ndarray, features: Features) -> RegionHierarchy:
+        height, width = frame.logits
+        mask_features = features.mask_features[0, :, :height, :width].float().cpu().numpy()
+        return region_hierarchy(resized, self.merge_cost.features_of(mask_features), self.merge_cost)
 
     @torch.inference_mode()
     def query_features_of_resized(self, frame: Frame, resized: np.ndarray) -> Features:
@@ -224,6 +236,18 @@ class SemanticSAM(nn.Module):
             return names
         of_object, of_part = self.name_head(features, image, logits.flatten(0, -3))
         return names[0] + of_object.view_as(names[0]), names[1] + of_part.view_as(names[1])
+
+    @torch.inference_mode()
+    def pooled_names(self, embedding: ImageEmbedding, logits: np.ndarray) -> Tensor:
+        """Masks (n, h, w) as logits at stride 4 of the unpadded frame -> (n, 2, E), unit length, for objects and for
+        parts: what the name head, which must be there, reads inside them.
+        """
+        assert self.name_head is not None
+        features = embedding.features
+        height, width = features.mask_features.shape[-2:]
+        beyond = (0, width - logits.shape[2], 0, height - logits.shape[1])
+        whole = F.pad(torch.from_numpy(logits), beyond, value=NOWHERE).to(features.mask_features.device)
+        return F.normalize(torch.stack(self.name_head(features, 0, whole), 1).float(), dim=-1)
 
     def object_queries(self, features: Features, image: int) -> ObjectQueryOutput:
         """The object queries of one image of the batch. features: of `query_features`."""

@@ -46,6 +46,10 @@ OF_PROPOSAL = (
     "has_box",
     "doublings",  # of the magnification at which it was seen
     "looks",  # at the photo
+    "from_regions",  # a node of the photo's hierarchy of regions
+    "persistence",  # of such a node; 0 for the network's
+    "border",  # mean strength of the borders of regions along its outline, 0..1
+    "other_kind",  # of the best: IoU with a node for the network's, with one of the network's for a node
 )
 OF_CONTEXT = ("wants_object", "wants_part", "own_level", "near_levels", "accepted")
 #: What names say about which of several masks is meant. Zeros where no labels are known.
@@ -62,7 +66,10 @@ EVIDENCE = (
 )
 FEATURES = OF_PROPOSAL + OF_CONTEXT + EVIDENCE
 #: What rankers of earlier weights were not trained with: it has no say in them.
-ADDED = ("doublings", "looks", "outside_box", *EVIDENCE[2:])
+ADDED = (
+    *("doublings", "looks", "outside_box", "from_regions", "persistence", "border", "other_kind"),
+    *EVIDENCE[2:],
+)
 
 
 def logistic(logits: np.ndarray) -> np.ndarray:

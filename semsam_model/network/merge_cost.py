@@ -1,0 +1,111 @@
+"""What it costs to merge two regions that touch: how much the border between them looks like one of a thing. NumPy.
+
+`PLAIN` needs no training: distance in colour and in the network's mask features, and the contrast along the border. A
+`LearnedCost` was fitted to the borders of annotated masks (`training.borders`) and is stored with the weights.
+
+Both compare regions by sums over their pixels, because those of a merged region are the sums of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+AREA, LAB, FEATURES = 0, slice(1, 4), slice(4, None)  #: columns of the sums of a region: pixels; colours; features
+LENGTH, CONTRAST = 0, 1  #: columns of a border, see `Touching`
+SMALL_FIRST = 0.35  #: power of the smaller region's area that a cost is multiplied with
+MEASURED = 8  #: what is known of two regions beside their features
+
+
+class PlainCost:
+    """The cost without training."""
+
+    def features_of(self, mask_features: np.ndarray) -> np.ndarray:
+        """Mask features of the network, float32 (C, h, w) -> what regions are compared by, float32 (K, h, w)."""
+        return mask_features
+
+    def __call__(self, one: np.ndarray, other: np.ndarray, borders: np.ndarray) -> np.ndarray:
+        """Sums (E, 4 + K) of two regions, borders (E, 2) -> (E,), at least 0; about 1 where a border is as likely as
+        none.
+        """
+        colour = np.linalg.norm(one[:, LAB] / one[:, [AREA]] - other[:, LAB] / other[:, [AREA]], axis=1)
+        ours, theirs = one[:, FEATURES], other[:, FEATURES]
+        lengths = np.sqrt(np.einsum("ek,ek->e", ours, ours) * np.einsum("ek,ek->e", theirs, theirs))
+        apart = np.maximum(1 - np.einsum("ek,ek->e", ours, theirs) / np.maximum(lengths, 1e-9), 0)
+        cost: np.ndarray = colour / 30 + 2 * apart + borders[:, CONTRAST] / borders[:, LENGTH] / 15
+        return cost
+
+
+PLAIN = PlainCost()
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedCost:
+    """One hidden layer of tanh over the distance of two regions. Arrays are float32."""
+
+    projection: np.ndarray  #: (C, K), of mask features
+    hidden: np.ndarray  #: (K + MEASURED, H)
+    hidden_bias: np.ndarray  #: (H,)
+    output: np.ndarray  #: (H,)
+    output_bias: np.ndarray  #: ()
+
+    def features_of(self, mask_features: np.ndarray) -> np.ndarray:
+        """See `PlainCost.features_of`."""
+        channels, height, width = mask_features.shape
+        return (self.projection.T @ mask_features.reshape(channels, -1)).reshape(-1, height, width)
+
+    def __call__(self, one: np.ndarray, other: np.ndarray, borders: np.ndarray) -> np.ndarray:
+        """See `PlainCost.__call__`: minus the logarithm of the probability that there is no border."""
+        features = one[:, FEATURES] / one[:, [AREA]] - other[:, FEATURES] / other[:, [AREA]]
+        seen = np.concatenate([np.abs(features), measured(one, other, borders)], 1).astype(np.float32)
+        logits = np.tanh(seen @ self.hidden + self.hidden_bias) @ self.output + self.output_bias
+        cost: np.ndarray = np.logaddexp(0, logits)
+        return cost
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Name -> float32, as stored with the weights."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], channels: int) -> LearnedCost:
+        """The reverse of `to_arrays`, for mask features of so many channels. Raises ValueError naming what is missing,
+        unknown or of another shape.
+        """
+        names = [field.name for field in fields(cls)]
+        wrong = sorted(set(names) ^ set(arrays))
+        if wrong:
+            raise ValueError(f"borders: {wrong[0]} is {'missing' if wrong[0] in names else 'unknown'}")
+        width, seen = arrays["output"].shape, arrays["projection"].shape[-1:]
+        shapes = {
+            "projection": (channels, *seen),
+            "hidden": (sum(seen) + MEASURED, *width),
+            "hidden_bias": width,
+            "output": width,
+            "output_bias": (),
+        }
+        for name, shape in shapes.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"borders: {name} has shape {arrays[name].shape}, expected {shape}")
+        return cls(**arrays)
+
+
+def measured(one: np.ndarray, other: np.ndarray, borders: np.ndarray) -> np.ndarray:
+    """What is known of two regions beside their features, (E, MEASURED): how far their colours are apart, contrast
+    along their border, sizes, and how long the border is for the smaller one.
+    """
+    colours = np.abs(one[:, LAB] / one[:, [AREA]] - other[:, LAB] / other[:, [AREA]])
+    contrast = borders[:, CONTRAST] / borders[:, LENGTH]
+    small, large = np.minimum(one[:, AREA], other[:, AREA]), np.maximum(one[:, AREA], other[:, AREA])
+    return np.stack(
+        [
+            *np.log1p(colours).T,
+            np.log1p(np.sqrt((colours**2).sum(1))),
+            np.log1p(contrast),
+            np.log(small),
+            np.log(large),
+            np.log(borders[:, LENGTH] / np.sqrt(small)),
+        ],
+        1,
+    )

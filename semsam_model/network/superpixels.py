@@ -1,0 +1,139 @@
+"""A photo in small pieces of even colour, and which of them touch. NumPy, OpenCV and SciPy; no torch.
+
+The pieces are grown from the calmest pixel of each square of a grid, most alike neighbours first (Meyer's watershed as
+OpenCV has it, on Lab colour). A grid of squares keeps their number in hand; growing by colour keeps them on borders.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+SQUARE = 10  #: side of the squares that a piece starts in, pixels
+_LAB_SCALE, _LAB_SHIFT = (2.0, 3.0, 3.0), (0.0, 128.0, 128.0)  #: Lab as bytes: steps of 0.5 and 0.33
+_SIDES = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))  #: pixels and their neighbours to the right, below
+#: A pixel strays that is so often farther from the colour of its piece than from another's; and by how much, Lab.
+FARTHER, LEAST = 2.0, 2.0
+REPAIRS = 2  #: times that strays are looked for
+_NEXT = ((0, 1), (1, 0), (0, -1), (-1, 0))
+
+
+class Touching(NamedTuple):
+    """Pairs of pieces that share a border."""
+
+    pairs: np.ndarray  #: int (E, 2), the smaller number first, in order
+    borders: np.ndarray  #: float64 (E, 2): length, in pairs of pixels; sum of the Lab distances of these pairs
+
+
+def lab_colours(rgb: np.ndarray) -> np.ndarray:
+    """uint8 RGB (H, W, 3) -> CIE Lab, float32."""
+    lab: np.ndarray = cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    return lab
+
+
+def superpixels(lab: np.ndarray) -> np.ndarray:
+    """Lab (H, W, 3) -> int32 (H, W): the piece that each pixel is in, 0 to n - 1."""
+    as_bytes = np.clip(lab * _LAB_SCALE + _LAB_SHIFT, 0, 255).astype(np.uint8)
+    # OpenCV gives the outermost pixels to no piece
+    framed = cv2.copyMakeBorder(as_bytes, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    pieces = cv2.watershed(framed, np.pad(_starts(_unrest(lab)), 1))[1:-1, 1:-1].copy()
+    _give_lines(pieces, lab)
+    for _ in range(REPAIRS):
+        _give_strays(pieces, lab)
+    used = np.flatnonzero(np.bincount(pieces.ravel()))
+    number = np.zeros(used[-1] + 1, np.int32)
+    number[used] = np.arange(len(used))
+    return number[pieces]
+
+
+def touching(pieces: np.ndarray, lab: np.ndarray) -> Touching:
+    """Which pieces touch, over edges of pixels."""
+    sides, distances = [], []
+    for one, other in _SIDES:
+        crossed = pieces[one] != pieces[other]
+        sides.append(np.stack([pieces[one][crossed], pieces[other][crossed]], 1))
+        distances.append(np.linalg.norm(lab[one][crossed] - lab[other][crossed], axis=1))
+    pairs = np.sort(np.concatenate(sides), 1)
+    values = np.stack([np.ones(len(pairs)), np.concatenate(distances)], 1)
+    return Touching(*added_up(pairs, values, int(pieces.max()) + 1))
+
+
+def added_up(pairs: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (E, 2) of numbers below `count` that may repeat -> each pair once, in order, and the sums of its values."""
+    from scipy import sparse  # a tenth of a second to import; the service starts without it
+
+    keys, of_pair = np.unique(pairs[:, 0].astype(np.int64) * count + pairs[:, 1], return_inverse=True)
+    total = sparse.csr_matrix((np.ones(len(pairs)), (of_pair, np.arange(len(pairs)))), (len(keys), len(pairs)))
+    return np.stack([keys // count, keys % count], 1), total @ values
+
+
+def _unrest(lab: np.ndarray) -> np.ndarray:
+    """(H, W): how much the colour changes around a pixel."""
+    smooth = cv2.GaussianBlur(lab, (0, 0), 0.8)
+    steps = cv2.Sobel(smooth, cv2.CV_32F, 1, 0) ** 2 + cv2.Sobel(smooth, cv2.CV_32F, 0, 1) ** 2
+    unrest: np.ndarray = cv2.blur(np.sqrt(steps.sum(2)), (3, 3))
+    return unrest
+
+
+def _starts(unrest: np.ndarray) -> np.ndarray:
+    """int32 (H, W): 1, 2, ... at the calmest pixel of each square of the grid, 0 elsewhere."""
+    height, width = unrest.shape
+    rows, columns = -(-height // SQUARE), -(-width // SQUARE)
+    beyond = (0, rows * SQUARE - height), (0, columns * SQUARE - width)
+    squares = (
+        np.pad(unrest, beyond, constant_values=np.inf).reshape(rows, SQUARE, columns, SQUARE).transpose(0, 2, 1, 3)
+    )
+    calmest = squares.reshape(rows, columns, SQUARE * SQUARE).argmin(2)
+    down, right = np.divmod(calmest, SQUARE)
+    starts = np.zeros(unrest.shape, np.int32)
+    starts[np.arange(rows)[:, None] * SQUARE + down, np.arange(columns) * SQUARE + right] = np.arange(
+        1, rows * columns + 1
+    ).reshape(rows, columns)
+    return starts
+
+
+def _give_lines(pieces: np.ndarray, lab: np.ndarray) -> None:
+    """Give each pixel of the lines between pieces (-1) to the piece of the neighbour that is most like it, in place.
+
+    Where that neighbour is on a line too, the pixel waits until it is not, or until all do.
+    """
+    height, width = pieces.shape
+    y, x = np.nonzero(pieces < 1)
+    beside = [(np.clip(y + down, 0, height - 1), np.clip(x + right, 0, width - 1)) for down, right in _NEXT]
+    distances = np.stack([np.abs(lab[at] - lab[y, x]).sum(1) for at in beside])
+    distances[[(at[0] == y) & (at[1] == x) for at in beside]] = np.inf  # beyond the photo
+    while len(y):
+        around = np.stack([pieces[at] for at in beside])
+        nearest = np.where(around > 0, distances, np.inf).min(0)
+        ready = np.isfinite(nearest) & (nearest <= distances.min(0))
+        if not ready.any():
+            ready = np.isfinite(nearest)
+        taken = np.where(around > 0, distances, np.inf).argmin(0)
+        pieces[y[ready], x[ready]] = around[taken, np.arange(len(y))][ready]
+        y, x, distances = y[~ready], x[~ready], distances[:, ~ready]
+        beside = [(row[~ready], column[~ready]) for row, column in beside]
+
+
+def _give_strays(pieces: np.ndarray, lab: np.ndarray) -> None:
+    """Give each pixel that is far from the colour of its piece, and near to that of the piece beside it, to the other
+    one, in place. Lines keep pieces from pixels of their own colour, and others run over the border there.
+    """
+    count = int(pieces.max()) + 1
+    area = np.maximum(np.bincount(pieces.ravel(), minlength=count), 1)
+    mean = np.stack([np.bincount(pieces.ravel(), lab[..., c].ravel(), count) / area for c in range(3)], 1)
+    differs = np.zeros(pieces.shape, bool)
+    for one, other in _SIDES:
+        crossed = pieces[one] != pieces[other]
+        differs[one] |= crossed
+        differs[other] |= crossed
+    y, x = np.nonzero(differs)
+    colours, taken = lab[y, x], pieces[y, x]
+    nearest = ((colours - mean[taken]) ** 2).sum(1) / FARTHER**2 - LEAST**2
+    for down, right in _NEXT:
+        piece = pieces[np.clip(y + down, 0, pieces.shape[0] - 1), np.clip(x + right, 0, pieces.shape[1] - 1)]
+        distance = ((colours - mean[piece]) ** 2).sum(1)
+        closer = distance < nearest
+        nearest[closer], taken[closer] = distance[closer], piece[closer]
+    pieces[y, x] = taken
