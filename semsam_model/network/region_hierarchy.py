@@ -80,8 +80,8 @@ class RegionHierarchy:
         """
         at_middle = self.superpixels[CELL // 2 :: CELL, CELL // 2 :: CELL]
         count = len(self.leaf)
-        inside = np.stack([np.bincount(at_middle[mask], minlength=count) for mask in masks])
-        inside = 2 * inside > np.bincount(at_middle.ravel(), minlength=count)
+        held = np.stack([np.bincount(at_middle[mask], minlength=count) for mask in masks])
+        inside = 2 * held > np.bincount(at_middle.ravel(), minlength=count)
         outline = inside[:, self.pairs[:, 0]] != inside[:, self.pairs[:, 1]]
         lengths = outline * self.length.astype(np.float32)
         mean: np.ndarray = lengths @ self.strength.astype(np.float32) / np.maximum(lengths.sum(1), 1)
