@@ -81,6 +81,28 @@ def train_ranker(
     print(f"written to {out} as {with_ranker(weights, ranker, out, card=card)}")
 
 
+def train_names(
+    weights: Annotated[Path, typer.Option("--weights", help="Weights file whose masks are named; they stay.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder with SOURCE.json and photos, see docs/train/data.md.")],
+    out: Annotated[Path, typer.Option("--out", help="Weights file to write: the same masks with other names.")],
+    per_source: Annotated[int, typer.Option(help="At most this many photos a source, evenly spaced.")] = 500,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same names.")] = 0,
+    device: Device = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes that click beside each other; 0: one, this one.")] = 0,
+) -> None:
+    """Learn names of masks, for a trained network; `train-ranker` comes after it, because the order reads names."""
+    from semsam_model.checkpoints.checkpoint import load, with_tensors
+    from semsam_model.data.folder import evenly, read_samples
+    from semsam_model.training.names import fit_names
+
+    samples = evenly(read_samples(data).samples, per_source)
+    network, _ = load(weights, device=device)
+    with progress_bar(len(samples)) as advance:
+        changed = fit_names(network, samples, open_text_encoder(), seed=seed, workers=workers, on_photo=advance)
+    card = {"names": {"photos": len(samples), "per_source": per_source, "seed": seed}}
+    print(f"written to {out} as {with_tensors(weights, changed, out, card=card)}")
+
+
 def refiner_answers(
     config: MixtureFile,
     weights: Annotated[Path, typer.Option("--weights", help="Weights file whose answers the refiner is to correct.")],

@@ -93,6 +93,21 @@ def with_ranker(source: Path, ranker: Ranker, path: Path, *, card: Mapping[str, 
     return _with(RANKER, source, ranker, path, card)
 
 
+def with_tensors(
+    source: Path, changed: Mapping[str, Tensor], path: Path, *, card: Mapping[str, Any] | None = None
+) -> Version:
+    """Write the weights of `source` with some of the network's tensors changed, in the type that they have there.
+
+    All others stay bit for bit, as does what is stored beside the network. card: added to the source's card. Raises
+    CheckpointError when a file cannot be read or written, or `source` has no tensor of such a name and shape.
+    """
+    header, network, beside = read_weights(source)
+    expected = {name: network[name] for name in changed if name in network}
+    check_names_and_shapes(source, expected, changed, "the changed tensors")
+    new = {name: tensor.to(network[name].dtype).contiguous() for name, tensor in changed.items()}
+    return _write(path, network | new | beside, header.config, header.card | dict(card or {}))
+
+
 def with_query_calibration(
     source: Path, calibration: QueryCalibration, path: Path, *, card: Mapping[str, Any] | None = None
 ) -> Version:

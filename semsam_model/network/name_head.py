@@ -60,6 +60,12 @@ class NameHead(nn.Module):
 
         No gradient reaches the masks: training names must not change them.
         """
+        x = self.pool(features, image, logits)
+        of_object, of_part = (projection(x) for projection in self.projections)
+        return of_object, of_part
+
+    def pool(self, features: Features, image: int, logits: Tensor) -> Tensor:
+        """What `projections` take, (n, D): features pooled inside each mask, each kind of them normalised."""
         weights = logits.detach().float().sigmoid()[:, None]
         maps = [features.level(MEMORY_LEVELS - 1)[image], *(m[image] for m in features.maps[-2:])]
         pooled = []
@@ -69,6 +75,4 @@ class NameHead(nn.Module):
             share = share / share.sum(1, keepdim=True).clamp(min=1e-6)
             pooled.append(share.to(level.dtype) @ level.flatten(1).T)
         pooled.append(F.relu6(self.classes(pooled[-1])))
-        x = torch.cat([norm(part) for norm, part in zip(self.norms, pooled, strict=True)], 1)
-        of_object, of_part = (projection(x) for projection in self.projections)
-        return of_object, of_part
+        return torch.cat([norm(part) for norm, part in zip(self.norms, pooled, strict=True)], 1)
