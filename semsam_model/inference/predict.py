@@ -29,7 +29,7 @@ from semsam_model.inference.candidates import (
 )
 from semsam_model.inference.proposals import Proposals, decode_prompts, predict_proposals
 from semsam_model.inference.ranking import ranker_features
-from semsam_model.inference.refinement import first_and_further, refine
+from semsam_model.inference.refinement import contradicts, first_and_further, refine
 from semsam_model.inference.zoom import CropEncoder
 from semsam_model.masks.geometry import BBox, clean_pixels, crops_iou, shared_pixels
 from semsam_model.network.frame import Frame
@@ -67,34 +67,47 @@ def predict_candidates(
     first, further = first_and_further(prompt)
     if model.refiner is None or embedding.pixels is None or not further:
         return candidates
-    start = predict_proposals(model, embedding, first, options, encode_crop)
-    start, scores = _scored(start, model.ranker, context, reranker)
-    ranked = rank_proposals(start, options, scores)
-    if not ranked:
+
+    def best_of(asked: Prompt) -> tuple[CropPrediction, Proposal] | None:
+        found = predict_proposals(model, embedding, asked, options, encode_crop)
+        found, scores = _scored(found, model.ranker, context, reranker)
+        ranked = rank_proposals(found, options, scores)
+        if not ranked:
+            return None
+        crop, proposal = found.pairs[ranked[0]]
+        return crop, proposal if scores is None else replace(proposal, score=float(scores[ranked[0]]))
+
+    start = best_of(first)
+    if start is not None and contradicts(_as_pixels(start, embedding.frame), embedding.frame.in_pixels(further[0])):
+        start = best_of(Prompt((*first.clicks, further[0]), first.boxes)) or start
+    if start is None:
         return candidates
-    score = None if scores is None else float(scores[ranked[0]])
-    refined = _refined(model.refiner, embedding, start.pairs[ranked[0]], score, first, further)
+    refined = _refined(model.refiner, embedding, start, first, further)
     return _refined_first(refined, candidates, options) if refined.crop.size else candidates
+
+
+def _as_pixels(start: tuple[CropPrediction, Proposal], frame: Frame) -> np.ndarray:
+    """float32 (h, w): the logits of a proposal in the pixels of the resized photo."""
+    crop, proposal = start
+    return crop.frame.onto(proposal.logits, frame, stride=1)
 
 
 def _refined(
     refiner: Refiner,
     embedding: ImageEmbedding,
     start: tuple[CropPrediction, Proposal],
-    score: float | None,
     first: Prompt,
     further: Sequence[Click],
 ) -> Candidate:
-    """The candidate of one proposal for the first click or box, corrected by the further clicks in turn."""
+    """The candidate of one proposal, corrected by the further clicks in turn."""
     assert embedding.pixels is not None
-    crop, proposal = start
     frame = embedding.frame
-    logits = crop.frame.onto(proposal.logits, frame, stride=1)
+    logits = _as_pixels(start, frame)
     made = [frame.in_pixels(click) for click in first.clicks]
     for click in further:
         made.append(frame.in_pixels(click))
         logits = refine(refiner, embedding.pixels, logits, made)
-    drawn = _Drawn(crop, replace(proposal, score=score), *frame.mask(logits, stride=1))
+    drawn = _Drawn(*start, *frame.mask(logits, stride=1))
     return _linked([drawn], np.zeros((1, 1), np.float32), CandidateOptions())[0]
 
 

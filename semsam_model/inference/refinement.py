@@ -1,13 +1,15 @@
 """Further clicks correct the mask that the first one gave, one after the other, each near where it was made.
 
 A prompt carries all clicks in the order made and nothing is kept between answers, so the corrections are made again for
-each answer: the first click (or the boxes) gives a mask, and each further click corrects the mask so far.
+each answer: the first click (or the boxes) gives a mask, and each further click corrects the mask so far. Where the
+first of them contradicts the mask, the network is asked again with it, before it corrects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 
@@ -16,6 +18,8 @@ from semsam_model.network.refiner import Refiner
 from semsam_model.network.refiner_frame import OUTSIDE, Square, hint_maps
 from semsam_model.types import Click, Prompt
 
+DEEP = 0.2  #: of the square root of the mask's area, a negative click that deep says that another mask is meant
+
 
 def first_and_further(prompt: Prompt) -> tuple[Prompt, tuple[Click, ...]]:
     """What gives the first mask, the boxes or the first positive click; and the clicks that correct it, in order."""
@@ -23,6 +27,18 @@ def first_and_further(prompt: Prompt) -> tuple[Prompt, tuple[Click, ...]]:
         return Prompt((), prompt.boxes), prompt.clicks
     first = prompt.positives[0]
     return Prompt((first,)), tuple(click for click in prompt.clicks if click is not first)
+
+
+def contradicts(logits: np.ndarray, click: Click) -> bool:
+    """Whether a negative click lies so deep in the mask, float32 (h, w), that another level must be meant.
+
+    Annotators click where the error is deepest, so the error is at least as wide as the click is deep.
+    """
+    mask, at = logits > 0, (int(click.y), int(click.x))
+    if click.positive or not mask[at]:
+        return False
+    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
+    return float(depth[at]) > DEEP * float(np.sqrt(np.count_nonzero(mask)))
 
 
 def refine(refiner: Refiner, pixels: np.ndarray, logits: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:

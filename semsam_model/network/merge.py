@@ -13,7 +13,7 @@ import numpy as np
 from semsam_model.network.refiner_frame import DISK
 from semsam_model.types import Click
 
-NEAR = 8.0  #: a changed region this near to the newest click is taken over, pixels of the crop
+NEAR = 4.0  #: a changed region this near to the newest click is taken over, pixels of the crop
 MARGIN = 2  #: pixels around it that are taken over too, so that its border lies where the network put it
 OBEYED = 1  #: pixels on each side of a click that are changed where the mask does not obey it
 SURE = 1.0  #: least logit there

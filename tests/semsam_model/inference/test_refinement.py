@@ -6,7 +6,7 @@ import torch
 
 from semsam_model.config import read_model_config
 from semsam_model.inference.predict import predict_candidates
-from semsam_model.inference.refinement import first_and_further, refine
+from semsam_model.inference.refinement import contradicts, first_and_further, refine
 from semsam_model.masks.geometry import crops_iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.refiner import Refiner
@@ -120,6 +120,14 @@ def test_far_from_where_a_click_changed_something_every_bit_stays(seed: int) -> 
     outside[30:195, 25:190] = False  # what the square shows
     assert np.array_equal(after[outside], logits[outside])
     assert not np.array_equal(after, logits)
+
+
+def test_only_a_negative_click_deep_in_the_mask_says_that_another_mask_is_meant() -> None:
+    logits = disk((100, 200), 60, 50, 40)
+    assert contradicts(logits, Click(60, 50, False)) and contradicts(logits, Click(75.5, 50, False))
+    assert not contradicts(logits, Click(93, 50, False))  # near the border
+    assert not contradicts(logits, Click(150, 50, False))  # outside
+    assert not contradicts(logits, Click(60, 50))
 
 
 def test_what_gives_the_first_mask_is_the_first_positive_click_or_the_boxes() -> None:
