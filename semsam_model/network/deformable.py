@@ -13,6 +13,7 @@ Two exact forms, chosen by cost:
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,8 +217,15 @@ def _backward_on_cpu(grad: Tensor, table: Tensor, rows: Tensor, weights: Tensor)
         (weights.detach().reshape(-1).numpy(), rows.reshape(-1).numpy(), starts), shape=(bags, table.shape[0])
     )
     table_grad = torch.from_numpy(matrix.T @ grad.numpy())
-    bag_of = torch.arange(bags, dtype=rows.dtype).repeat_interleave(taps)
-    weight_grad = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        grad, table, rows.reshape(-1), torch.from_numpy(starts[:-1]), bag_of, 0
-    )
+    # That of a weight is the product of its bag's gradient and its row: a product of matrices at a few places.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        pattern = torch.sparse_csr_tensor(
+            torch.from_numpy(starts),
+            rows.reshape(-1),
+            weights.detach().reshape(-1),
+            (bags, len(table)),
+            check_invariants=False,
+        )
+    weight_grad = torch.sparse.sampled_addmm(pattern, grad, table.detach().t(), beta=0).values()
     return table_grad, weight_grad.view(bags, taps)

@@ -56,8 +56,7 @@ class Optimiser:
         """Parameters that do not require a gradient now are never trained."""
         self.model, self.settings, self.distributed = model, settings, distributed
         self.averaged: SemanticSAM = copy.deepcopy(model).eval().requires_grad_(False)
-        fused = True if distributed.device.type == "cuda" else None
-        self.adamw = torch.optim.AdamW(parameter_groups(model, settings), betas=(0.9, 0.999), fused=fused)
+        self.adamw = torch.optim.AdamW(parameter_groups(model, settings), betas=(0.9, 0.999), fused=True)
         self.steps = 0
 
     def step(

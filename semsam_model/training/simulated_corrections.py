@@ -86,7 +86,7 @@ def _next_clicks(
     places (N, 2) as shares, kinds (N,), ABSENT where nothing is wrong.
     """
     h, w = expected.shape[-2:]
-    places, kinds = torch.zeros(len(expected), 2), torch.full((len(expected),), ABSENT)
+    places, kinds = np.zeros((len(expected), 2), np.float32), np.full(len(expected), ABSENT)
     earlier = (before.numpy() * (w, h)).tolist()
     for n in range(len(expected)):
         if rng.random() < config.deepest:
@@ -94,9 +94,9 @@ def _next_clicks(
         else:
             click = _any_wrong_cell(expected[n], predicted[n], rng)
         if click is not None:
-            places[n] = torch.tensor([click.x / w, click.y / h])
+            places[n] = click.x / w, click.y / h
             kinds[n] = POSITIVE if click.positive else NEGATIVE
-    return places, kinds
+    return torch.from_numpy(places), torch.from_numpy(kinds)
 
 
 def _any_wrong_cell(expected: np.ndarray, predicted: np.ndarray, rng: np.random.Generator) -> Click | None:

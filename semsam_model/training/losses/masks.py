@@ -38,6 +38,7 @@ from semsam_model.training.losses.matching import (
 )
 from semsam_model.training.losses.names import NameLoss
 from semsam_model.training.losses.object_queries import ObjectQueryLoss
+from semsam_model.training.losses.pairs import MatchedPairs, pair_logits
 
 #: Term of a layer's loss -> column of `Targets.supervised`: only masks that are supervised in it count in the term.
 SUPERVISED_BY = {"mask_bce": MASKS, "mask_dice": MASKS, "box_l1": BOXES, "box_giou": BOXES, "iou": IOU}
@@ -90,7 +91,8 @@ def training_loss(
     `mask_features` (B, C, h, w): a mask's logits are its embedding times these. That product runs in the type of
     `mask_features`, everything else in float32, under autocast too.
     `random_points`, one for each image, is called first for the matching points, then for each layer (the last one,
-    then the others from the first on) for the candidates of uncertain points and for the uniform rest.
+    then the others from the first on) for the candidates of uncertain points and for the uniform rest, before the next
+    image's is called.
     Terms are means over the pairs that count in them; with `reduce_mean`, over the mean count of the processes, so that
     their losses average to the loss of their batches together.
     """
@@ -105,35 +107,11 @@ def training_loss(
         else:
             matches = _all_to_first(layers[-1], targets)
         counts = _counts(layers[-1], truth, matches, unmatched, config, reduce_mean)
-        images = mask_features.unbind()
-        last, *earlier = (_Pairs(layer, images, truth, matches) for layer in (layers[-1], *layers[:-1]))
-        of_last = _layer_loss(last, truth, config, random_points, unmatched, counts[1])
-        losses = (*(_layer_loss(pairs, truth, config, random_points, [], counts[0]) for pairs in earlier), of_last)
+        pairs = MatchedPairs((layers[-1], *layers[:-1]), mask_features.unbind(), truth, matches)
+        of_last, *earlier = _layer_losses(pairs, truth, config, random_points, unmatched, counts)
+        losses = (*earlier, of_last)
         total = torch.stack([layer.weighted(config) for layer in losses]).sum()
         return LossOutput(total, losses, tuple(matches))
-
-
-class _Pairs:
-    """The matched queries of one layer, over the whole batch, beside the masks they are held to."""
-
-    def __init__(
-        self, layer: LayerOutput, mask_features: Sequence[Tensor], truth: TargetMasks, matches: Sequence[Match]
-    ) -> None:
-        # unbound at once: the gradient of each `tensor[b]` would be a whole batch of zeros beside it
-        embedding, ious, boxes = layer.mask_embedding.unbind(), layer.predicted_iou.unbind(), layer.boxes.unbind()
-        self.layer, self.mask_features, self.matches = layer, mask_features, matches
-        images = range(len(matches))
-        self.logits = torch.cat(
-            [_logits(embedding[b].flatten(0, 1)[matches[b].query], mask_features[b]) for b in images]
-        )
-        self.ious = torch.cat([ious[b].flatten()[matches[b].query] for b in images]).float()
-        self.boxes = torch.cat([boxes[b].flatten(0, 1)[matches[b].query] for b in images]).float()
-        self.rows = torch.cat([matches[b].target + truth.start[b] for b in images])
-
-
-def _logits(embedding: Tensor, features: Tensor) -> Tensor:
-    """(n, C) and (C, h, w) -> float32 (n, h, w)"""
-    return (embedding.to(features.dtype) @ features.flatten(1)).float().unflatten(1, features.shape[-2:])
 
 
 def _match(
@@ -202,64 +180,68 @@ def _counts(
     return counts.where(counts > 0, torch.ones_like(counts))
 
 
-def _uncertain_points(
-    logits: Tensor, matches: Sequence[Match], config: LossConfig, random_points: Sequence[RandomPoints]
-) -> Tensor:
-    """(n, points, 2): the most uncertain of a larger draw, then a uniform rest."""
-
-    def draw(points: int) -> Tensor:
-        return torch.cat([of_image(len(m.query), points) for of_image, m in zip(random_points, matches, strict=True)])
-
-    certain = int(config.importance * config.points)
+def _uncertain_points(pairs: MatchedPairs, config: LossConfig, random_points: Sequence[RandomPoints]) -> Tensor:
+    """(L * n, points, 2), as the logits: the most uncertain of a larger draw, then a uniform rest."""
+    certain, more = int(config.importance * config.points), int(config.oversample * config.points)
     with torch.no_grad():
-        drawn = draw(int(config.oversample * config.points))
-        doubt = -sample_bilinear(logits[:, None], drawn).squeeze(1).abs()
+        drawn, rest = [], []
+        for of_image, match in zip(random_points, pairs.matches, strict=True):
+            for _ in pairs.layers:
+                drawn.append(of_image(len(match.query), more))
+                rest.append(of_image(len(match.query), config.points - certain))
+        candidates = torch.cat(drawn)
+        doubt = -sample_bilinear(pairs.logits[:, None], candidates).squeeze(1).abs()
         chosen = doubt.topk(certain, dim=1).indices
-        rest = draw(config.points - certain)
-        return torch.cat((drawn.gather(1, chosen[..., None].expand(-1, -1, 2)), rest), 1)
+        return torch.cat((candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), torch.cat(rest)), 1)
 
 
-def _layer_loss(
-    pairs: _Pairs,
+def _layer_losses(
+    pairs: MatchedPairs,
     truth: TargetMasks,
     config: LossConfig,
     random_points: Sequence[RandomPoints],
     unmatched: Sequence[Tensor],
     counts: Tensor,
-) -> LayerLoss:
-    """unmatched: of each image the unmatched queries that learn their IoU; counts (3,): of pairs in each loss."""
+) -> list[LayerLoss]:
+    """Of each layer, as ordered in `pairs`.
+
+    unmatched: of each image the unmatched queries of the last layer that learn their IoU; counts: see `_counts`.
+    """
     terms = _pair_losses(pairs, truth, config, random_points)
     supervised = truth.supervised[pairs.rows]
     counted = {name: term * supervised[:, SUPERVISED_BY[name]] for name, term in terms.items()}
     if config.mode == "many_to_one":
-        tokens = pairs.layer.predicted_iou.shape[2]
+        tokens = pairs.layers[0].predicted_iou.shape[2]
         distance = (terms["mask_bce"] + terms["mask_dice"]).detach()
-        nearest = distance.unflatten(0, (-1, tokens)).argmin(1, keepdim=True)
-        counted = {n: term.unflatten(0, (-1, tokens)).gather(1, nearest).squeeze(1) for n, term in counted.items()}
-    sums = {name: term.sum() for name, term in counted.items()}
+        nearest = distance.unflatten(1, (-1, tokens)).argmin(2, keepdim=True)
+        counted = {n: term.unflatten(1, (-1, tokens)).gather(2, nearest).squeeze(2) for n, term in counted.items()}
+    sums = {name: term.sum(1) for name, term in counted.items()}
     if unmatched:
-        sums["iou"] = sums["iou"] + _unmatched_iou_errors(pairs, truth, unmatched).sum()
-    return LayerLoss(**{name: total / counts[SUPERVISED_BY[name]] for name, total in sums.items()})
+        extra = _unmatched_iou_errors(pairs, truth, unmatched).sum()
+        sums["iou"] = torch.cat((sums["iou"][:1] + extra, sums["iou"][1:]))
+    of_layers = torch.stack((counts[1], *[counts[0]] * (len(pairs.layers) - 1)))
+    means = {name: (total / of_layers[:, SUPERVISED_BY[name]]).unbind() for name, total in sums.items()}
+    return [LayerLoss(**{name: mean[layer] for name, mean in means.items()}) for layer in range(len(pairs.layers))]
 
 
 def _pair_losses(
-    pairs: _Pairs, truth: TargetMasks, config: LossConfig, random_points: Sequence[RandomPoints]
+    pairs: MatchedPairs, truth: TargetMasks, config: LossConfig, random_points: Sequence[RandomPoints]
 ) -> dict[str, Tensor]:
-    """Name of a term of LayerLoss -> its values for n pairs (n,)."""
-    points = _uncertain_points(pairs.logits, pairs.matches, config, random_points)
+    """Name of a term of LayerLoss -> its values for n pairs of L layers (L, n)."""
+    points = _uncertain_points(pairs, config, random_points)
     logits = sample_bilinear(pairs.logits[:, None], points).squeeze(1)
-    target = truth.at(pairs.rows, points)
-    dice = dice_loss(logits.sigmoid(), target)
+    target = truth.at(pairs.rows_of_logits, points)
+    dice = dice_loss(logits.sigmoid(), target)[pairs.places]
     boxes = truth.boxes[pairs.rows]
     if config.iou_target == "soft_dice":
         outlined = truth.supervised[pairs.rows, MASKS] > 0
         iou_target = (1 - dice).where(outlined, 1 - dice.detach())
     else:
-        iou_target = _iou(pairs.logits.detach() > 0, truth.small[pairs.rows])
+        iou_target = _iou(pairs.logits.detach() > 0, truth.small[pairs.rows_of_logits])[pairs.places]
     return {
-        "mask_bce": F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1),
+        "mask_bce": F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)[pairs.places],
         "mask_dice": dice,
-        "box_l1": (pairs.boxes - boxes).abs().sum(1),
+        "box_l1": (pairs.boxes - boxes).abs().sum(2),
         "box_giou": 1 - generalised_iou(pairs.boxes, boxes),
         "iou": (pairs.ious - iou_target).square(),
     }
@@ -271,15 +253,15 @@ def _iou(first: Tensor, second: Tensor) -> Tensor:
     return inner / (first | second).sum((1, 2)).clamp(min=1)
 
 
-def _unmatched_iou_errors(pairs: _Pairs, truth: TargetMasks, unmatched: Sequence[Tensor]) -> Tensor:
-    """Squared errors of the predicted IoU of `unmatched` queries against their best mask, over the whole batch."""
+def _unmatched_iou_errors(pairs: MatchedPairs, truth: TargetMasks, unmatched: Sequence[Tensor]) -> Tensor:
+    """Squared errors of the last layer's IoU of `unmatched` queries against their best mask, over the whole batch."""
     errors = []
     for b, queries in enumerate(unmatched):
         if truth.targets.partial[b]:
             continue
-        ious = pairs.layer.predicted_iou[b].float()
+        ious = pairs.layers[0].predicted_iou[b].float()
         with torch.no_grad():
-            logits = _logits(pairs.layer.mask_embedding[b].flatten(0, 1), pairs.mask_features[b])
+            logits = pair_logits(pairs.layers[0].mask_embedding[b].flatten(0, 1), pairs.mask_features[b])
             start = truth.start[b]
             masks = truth.small[start : start + len(truth.targets.masks[b])]
             table = mask_ious(logits > 0, masks).unflatten(0, ious.shape)
