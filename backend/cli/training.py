@@ -82,24 +82,24 @@ def train_ranker(
 
 
 def train_names(
+    config: MixtureFile,
     weights: Annotated[Path, typer.Option("--weights", help="Weights file whose masks are named; they stay.")],
-    data: Annotated[Path, typer.Option("--data", help="Folder with SOURCE.json and photos, see docs/train/data.md.")],
     out: Annotated[Path, typer.Option("--out", help="Weights file to write: the same masks with other names.")],
-    per_source: Annotated[int, typer.Option(help="At most this many photos a source, evenly spaced.")] = 500,
+    root: MixtureRoot = None,
+    photos: Annotated[int, typer.Option(min=1, help="Photos, drawn from the sources by their weights.")] = 2000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same names.")] = 0,
     device: Device = "cpu",
     workers: Annotated[int, typer.Option(help="Processes that click beside each other; 0: one, this one.")] = 0,
 ) -> None:
     """Learn names of masks, for a trained network; `train-ranker` comes after it, because the order reads names."""
     from semsam_model.checkpoints.checkpoint import load, with_tensors
-    from semsam_model.data.folder import evenly, read_samples
+    from semsam_model.data.mixture import read_mixture
     from semsam_model.training.names import fit_names
 
-    samples = evenly(read_samples(data).samples, per_source)
-    network, _ = load(weights, device=device)
-    with progress_bar(len(samples)) as advance:
-        changed = fit_names(network, samples, open_text_encoder(), seed=seed, workers=workers, on_photo=advance)
-    card = {"names": {"photos": len(samples), "per_source": per_source, "seed": seed}}
+    mixture, (network, _), encoder = read_mixture(config, root), load(weights, device=device), open_text_encoder()
+    with progress_bar(photos) as advance:
+        changed = fit_names(network, mixture, encoder, photos=photos, seed=seed, workers=workers, on_photo=advance)
+    card = {"names": {"photos": photos, "seed": seed}}
     print(f"written to {out} as {with_tensors(weights, changed, out, card=card)}")
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from semsam_model.data.folder import evenly
+from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import MIN_AREA, Sample
 from semsam_model.data.vocabulary import NO_LABEL, NameTable, Vocabulary, encode_vocabulary
 from semsam_model.errors import ConfigError, DataError
@@ -28,6 +29,7 @@ from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.name_head import NameHead
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.training.losses.names import name_loss
+from semsam_model.training.refiner_answers import drawn_samples
 
 MASKS = 16  #: of a photo, at most
 LEAST_IOU = 0.5  #: a mask that is drawn worse than this teaches no name
@@ -155,27 +157,31 @@ def _as_is(found: list[NamedMasks]) -> list[NamedMasks]:
 
 def fit_names(
     model: SemanticSAM,
-    samples: Sequence[Sample],
+    mixture: Mixture,
     encoder: TextEncoder,
     *,
-    per_source: int | None = None,
+    photos: int,
     seed: int = 0,
     workers: int = 0,
     on_photo: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
     """The changed tensors of the model's name head, by their names in its state; the same for the same seed.
 
-    per_source: photos of each source, evenly spaced. Raises ConfigError for a model without names and as
-    `encode_vocabulary`, DataError, TextEncoderError.
+    photos: at most so many of those with a name to learn, drawn from the sources by their shares. Raises ConfigError
+    for a model without names and as `encode_vocabulary`, DataError, TextEncoderError.
     """
     if model.name_head is None:
         raise ConfigError(f"model {model.config.name}: it cannot name masks, expected one trained with name_features")
-    chosen = evenly(samples, per_source)
-    vocabulary = Vocabulary.of(chosen)
-    chosen = [s for s in chosen if any(vocabulary.row(s.source, r.granularity, r.name) >= 0 for r in s.regions)]
+    vocabulary = Vocabulary.of(mixture.named)
+    named = (s for s in drawn_samples(mixture, seed) if s.supervision.names and _has_name(s, vocabulary))
+    chosen = list(islice(named, photos))
     table = NameTable.of(vocabulary, encode_vocabulary(vocabulary, encoder, model.config.text_dim))
     masks = collect_named_masks(model, chosen, vocabulary, seed=seed, workers=workers, on_photo=on_photo)
     return fit(model.name_head, masks, vocabulary, table, seed=seed)
+
+
+def _has_name(sample: Sample, vocabulary: Vocabulary) -> bool:
+    return any(vocabulary.row(sample.source, r.granularity, r.name) != NO_LABEL for r in sample.regions)
 
 
 def fit(
