@@ -18,7 +18,7 @@ from semsam_model.network.refiner import Refiner
 from semsam_model.network.refiner_frame import OUTSIDE, Square, hint_maps
 from semsam_model.types import Click, Prompt
 
-DEEP = 0.2  #: of the square root of the mask's area, a negative click that deep says that another mask is meant
+DEEP = 0.1  #: of the square root of the mask's area, a negative click that deep says that another mask is meant
 
 
 def first_and_further(prompt: Prompt) -> tuple[Prompt, tuple[Click, ...]]:
