@@ -2,8 +2,8 @@
 
 What `evaluate clicks` and the gate have in common:
 
-    oracle   IoU of the best of the six levels with the clicked mask (as published); where a crop was predicted too, of
-             the best of the at most six candidates that a user is offered
+    oracle   IoU of the best of the six levels with the clicked mask (as published); where a crop was predicted too, or
+             regions proposed, of the best of the at most six candidates that a user is offered
     first    IoU of the candidate ranked first with the best annotated mask that contains the click: on nested masks a
              click has several right answers, and only the annotator knows which one is meant
     max      IoU of the proposal with the highest predicted IoU with the clicked mask (as published)
@@ -65,7 +65,8 @@ class ProposalIous:
     def measure(self, scores: np.ndarray | None) -> ClickIous:
         """oracle, first and max of this click, its candidates ranked by `scores` as in `rank`."""
         ranked = self.rank(scores)
-        pool = ranked if len(self.proposals.crops) > 1 else range(len(self.proposals.pairs))
+        more = len(self.proposals.crops) > 1 or self.proposals.embedding.hierarchy is not None
+        pool = ranked if more else range(len(self.proposals.pairs))
         best = max(pool, key=self.with_clicked, default=0)
         return ClickIous(
             oracle=self.with_clicked(best),

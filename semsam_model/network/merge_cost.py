@@ -30,7 +30,8 @@ class PlainCost:
         """Sums (E, 4 + K) of two regions, borders (E, 2) -> (E,), at least 0; about 1 where a border is as likely as
         none.
         """
-        colour = np.linalg.norm(one[:, LAB] / one[:, [AREA]] - other[:, LAB] / other[:, [AREA]], axis=1)
+        colours = one[:, LAB] / one[:, [AREA]] - other[:, LAB] / other[:, [AREA]]
+        colour = np.sqrt(np.einsum("ec,ec->e", colours, colours))
         ours, theirs = one[:, FEATURES], other[:, FEATURES]
         lengths = np.sqrt(np.einsum("ek,ek->e", ours, ours) * np.einsum("ek,ek->e", theirs, theirs))
         apart = np.maximum(1 - np.einsum("ek,ek->e", ours, theirs) / np.maximum(lengths, 1e-9), 0)
@@ -43,8 +44,12 @@ PLAIN = PlainCost()
 
 @dataclass(frozen=True, eq=False)
 class LearnedCost:
-    """One hidden layer of tanh over the distance of two regions. Arrays are float32."""
+    """The mean of the plain cost and of one hidden layer of tanh over the distance of two regions.
 
+    Alone, the learned half knows best what the network knows already, and adds less to it. Arrays are float32.
+    """
+
+    principal: np.ndarray  #: (C, P), directions of mask features that the plain half compares
     projection: np.ndarray  #: (C, K), of mask features
     hidden: np.ndarray  #: (K + MEASURED, H)
     hidden_bias: np.ndarray  #: (H,)
@@ -54,14 +59,17 @@ class LearnedCost:
     def features_of(self, mask_features: np.ndarray) -> np.ndarray:
         """See `PlainCost.features_of`."""
         channels, height, width = mask_features.shape
-        return (self.projection.T @ mask_features.reshape(channels, -1)).reshape(-1, height, width)
+        both = np.concatenate([self.principal, self.projection], 1)
+        return (both.T @ mask_features.reshape(channels, -1)).reshape(-1, height, width)
 
     def __call__(self, one: np.ndarray, other: np.ndarray, borders: np.ndarray) -> np.ndarray:
-        """See `PlainCost.__call__`: minus the logarithm of the probability that there is no border."""
-        features = one[:, FEATURES] / one[:, [AREA]] - other[:, FEATURES] / other[:, [AREA]]
+        """See `PlainCost.__call__`. The learned half is minus the logarithm of the chance that there is no border."""
+        own = FEATURES.start + self.principal.shape[1]
+        plain = PLAIN(one[:, :own], other[:, :own], borders)
+        features = one[:, own:] / one[:, [AREA]] - other[:, own:] / other[:, [AREA]]
         seen = np.concatenate([np.abs(features), measured(one, other, borders)], 1).astype(np.float32)
         logits = np.tanh(seen @ self.hidden + self.hidden_bias) @ self.output + self.output_bias
-        cost: np.ndarray = np.logaddexp(0, logits)
+        cost: np.ndarray = (plain + np.logaddexp(0, logits)) / 2
         return cost
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -79,6 +87,7 @@ class LearnedCost:
             raise ValueError(f"borders: {wrong[0]} is {'missing' if wrong[0] in names else 'unknown'}")
         width, seen = arrays["output"].shape, arrays["projection"].shape[-1:]
         shapes = {
+            "principal": (channels, *arrays["principal"].shape[-1:]),
             "projection": (channels, *seen),
             "hidden": (sum(seen) + MEASURED, *width),
             "hidden_bias": width,
@@ -101,7 +110,7 @@ def measured(one: np.ndarray, other: np.ndarray, borders: np.ndarray) -> np.ndar
     return np.stack(
         [
             *np.log1p(colours).T,
-            np.log1p(np.sqrt((colours**2).sum(1))),
+            np.log1p(np.sqrt(np.einsum("ec,ec->e", colours, colours))),
             np.log1p(contrast),
             np.log(small),
             np.log(large),

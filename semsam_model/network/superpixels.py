@@ -12,12 +12,14 @@ import cv2
 import numpy as np
 
 SQUARE = 10  #: side of the squares that a piece starts in, pixels
-_LAB_SCALE, _LAB_SHIFT = (2.0, 3.0, 3.0), (0.0, 128.0, 128.0)  #: Lab as bytes: steps of 0.5 and 0.33
+_LAB_SCALE, _LAB_SHIFT = (
+    np.array([2, 3, 3], np.float32),
+    np.array([0, 128, 128], np.float32),
+)  #: Lab as bytes: steps of 0.5 and 0.33
 _SIDES = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))  #: pixels and their neighbours to the right, below
 #: A pixel strays that is so often farther from the colour of its piece than from another's; and by how much, Lab.
 FARTHER, LEAST = 2.0, 2.0
 REPAIRS = 2  #: times that strays are looked for
-_NEXT = ((0, 1), (1, 0), (0, -1), (-1, 0))
 
 
 class Touching(NamedTuple):
@@ -54,7 +56,7 @@ def touching(pieces: np.ndarray, lab: np.ndarray) -> Touching:
     for one, other in _SIDES:
         crossed = pieces[one] != pieces[other]
         sides.append(np.stack([pieces[one][crossed], pieces[other][crossed]], 1))
-        distances.append(np.linalg.norm(lab[one][crossed] - lab[other][crossed], axis=1))
+        distances.append(np.sqrt(_squared(lab[one][crossed] - lab[other][crossed])))
     pairs = np.sort(np.concatenate(sides), 1)
     values = np.stack([np.ones(len(pairs)), np.concatenate(distances)], 1)
     return Touching(*added_up(pairs, values, int(pieces.max()) + 1))
@@ -72,8 +74,8 @@ def added_up(pairs: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndar
 def _unrest(lab: np.ndarray) -> np.ndarray:
     """(H, W): how much the colour changes around a pixel."""
     smooth = cv2.GaussianBlur(lab, (0, 0), 0.8)
-    steps = cv2.Sobel(smooth, cv2.CV_32F, 1, 0) ** 2 + cv2.Sobel(smooth, cv2.CV_32F, 0, 1) ** 2
-    unrest: np.ndarray = cv2.blur(np.sqrt(steps.sum(2)), (3, 3))
+    steps = _squared(cv2.Sobel(smooth, cv2.CV_32F, 1, 0)) + _squared(cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+    unrest: np.ndarray = cv2.blur(np.sqrt(steps), (3, 3))
     return unrest
 
 
@@ -99,41 +101,52 @@ def _give_lines(pieces: np.ndarray, lab: np.ndarray) -> None:
 
     Where that neighbour is on a line too, the pixel waits until it is not, or until all do.
     """
-    height, width = pieces.shape
-    y, x = np.nonzero(pieces < 1)
-    beside = [(np.clip(y + down, 0, height - 1), np.clip(x + right, 0, width - 1)) for down, right in _NEXT]
-    distances = np.stack([np.abs(lab[at] - lab[y, x]).sum(1) for at in beside])
-    distances[[(at[0] == y) & (at[1] == x) for at in beside]] = np.inf  # beyond the photo
-    while len(y):
-        around = np.stack([pieces[at] for at in beside])
-        nearest = np.where(around > 0, distances, np.inf).min(0)
+    flat, colours = pieces.reshape(-1), lab.reshape(-1, 3)
+    lines = np.flatnonzero(flat < 1)
+    beside = _beside(lines, pieces.shape)
+    distances = _squared(colours[beside] - colours[lines])
+    distances[beside == lines] = np.inf  # beyond the photo
+    while len(lines):
+        around = flat[beside]
+        of_pieces = np.where(around > 0, distances, np.inf)
+        nearest = of_pieces.min(0)
         ready = np.isfinite(nearest) & (nearest <= distances.min(0))
         if not ready.any():
             ready = np.isfinite(nearest)
-        taken = np.where(around > 0, distances, np.inf).argmin(0)
-        pieces[y[ready], x[ready]] = around[taken, np.arange(len(y))][ready]
-        y, x, distances = y[~ready], x[~ready], distances[:, ~ready]
-        beside = [(row[~ready], column[~ready]) for row, column in beside]
+        flat[lines[ready]] = around[of_pieces.argmin(0), np.arange(len(lines))][ready]
+        lines, beside, distances = lines[~ready], beside[:, ~ready], distances[:, ~ready]
 
 
 def _give_strays(pieces: np.ndarray, lab: np.ndarray) -> None:
     """Give each pixel that is far from the colour of its piece, and near to that of the piece beside it, to the other
     one, in place. Lines keep pieces from pixels of their own colour, and others run over the border there.
     """
-    count = int(pieces.max()) + 1
-    area = np.maximum(np.bincount(pieces.ravel(), minlength=count), 1)
-    mean = np.stack([np.bincount(pieces.ravel(), lab[..., c].ravel(), count) / area for c in range(3)], 1)
-    differs = np.zeros(pieces.shape, bool)
-    for one, other in _SIDES:
-        crossed = pieces[one] != pieces[other]
-        differs[one] |= crossed
-        differs[other] |= crossed
-    y, x = np.nonzero(differs)
-    colours, taken = lab[y, x], pieces[y, x]
-    nearest = ((colours - mean[taken]) ** 2).sum(1) / FARTHER**2 - LEAST**2
-    for down, right in _NEXT:
-        piece = pieces[np.clip(y + down, 0, pieces.shape[0] - 1), np.clip(x + right, 0, pieces.shape[1] - 1)]
-        distance = ((colours - mean[piece]) ** 2).sum(1)
+    flat, colours = pieces.reshape(-1), lab.reshape(-1, 3)
+    area = np.maximum(np.bincount(flat), 1)
+    mean = np.stack([np.bincount(flat, colours[:, channel]) / area for channel in range(3)], 1).astype(np.float32)
+    astray = _squared(colours - mean[flat]) / FARTHER**2 - LEAST**2
+    pixels = np.flatnonzero(astray > 0)
+    nearest, taken = astray[pixels], flat[pixels]
+    for beside in _beside(pixels, pieces.shape):
+        distance = _squared(colours[pixels] - mean[flat[beside]])
         closer = distance < nearest
-        nearest[closer], taken[closer] = distance[closer], piece[closer]
-    pieces[y, x] = taken
+        nearest[closer], taken[closer] = distance[closer], flat[beside][closer]
+    flat[pixels] = taken
+
+
+def _beside(pixels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Places (n,) of pixels in a flat photo of size (H, W) -> (4, n), their neighbours; themselves beyond an edge."""
+    y, x = np.divmod(pixels, size[1])
+    return np.stack(
+        [
+            np.where(x + 1 < size[1], pixels + 1, pixels),
+            np.where(y + 1 < size[0], pixels + size[1], pixels),
+            np.where(x > 0, pixels - 1, pixels),
+            np.where(y > 0, pixels - size[1], pixels),
+        ]
+    )
+
+
+def _squared(colours: np.ndarray) -> np.ndarray:
+    """(..., 3) -> (...,): squared length."""
+    return np.einsum("...c,...c->...", colours, colours)

@@ -34,7 +34,7 @@ from semsam_model.types import ShouldStop, never_stop
 PAIRS, A_ROUND = 600, 200  #: of a photo at most, of a round of merging
 APART, TOGETHER = 0.75, 0.15  #: difference of the shares inside a mask that makes a border, that makes none
 INSIDE = 0.75  #: share of a region inside a mask that makes it one of the mask's
-COMPARED, HIDDEN = 24, 32  #: features that regions are compared by; units of the hidden layer
+PRINCIPAL, COMPARED, HIDDEN = 32, 24, 32  #: features compared by each half of the cost; units of the hidden layer
 STEPS, BATCH, RATE, DECAY = 1500, 4096, 0.005, 1e-4
 
 
@@ -68,10 +68,13 @@ def fit_borders(
         on_photo()
         if should_stop():
             raise Stopped("borders: stopped before all photos were seen")
+    if not photos:
+        raise DataError("borders: expected at least one photo that can be read, got none")
+    principal = principal_directions([photo.mask_features for photo in photos])
     lessons = [photo.lessons(PLAIN, np.random.default_rng([seed, i])) for i, photo in enumerate(photos)]
-    cost = fit(lessons, seed=seed)
+    cost = fit(lessons, principal, seed=seed)
     lessons += [photo.lessons(cost, np.random.default_rng([seed, i])) for i, photo in enumerate(photos)]
-    return fit(lessons, seed=seed)
+    return fit(lessons, principal, seed=seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +161,15 @@ def border_lessons(
     )
 
 
-def fit(lessons: Sequence[BorderLessons], *, seed: int = 0) -> LearnedCost:
+def principal_directions(mask_features: Sequence[np.ndarray]) -> np.ndarray:
+    """float32 (C, PRINCIPAL): the directions that hold most of mask features (C, h, w), which keep their cosines."""
+    rows = [features.reshape(len(features), -1).astype(np.float32) for features in mask_features]
+    moments = sum((row @ row.T) / row.shape[1] for row in rows)
+    directions: np.ndarray = np.linalg.eigh(moments)[1][:, ::-1][:, :PRINCIPAL]  # eigenvalues rise
+    return np.ascontiguousarray(directions, np.float32)
+
+
+def fit(lessons: Sequence[BorderLessons], principal: np.ndarray, *, seed: int = 0) -> LearnedCost:
     """Fit to pairs of regions. Raises DataError where no pair has a border, or every one."""
     lessons = [lesson for lesson in lessons if len(lesson.border)]
     border = torch.from_numpy(np.concatenate([lesson.border for lesson in lessons] or [np.zeros(0, bool)]))
@@ -190,6 +201,7 @@ def fit(lessons: Sequence[BorderLessons], *, seed: int = 0) -> LearnedCost:
     scaled = hidden.detach().clone()
     scaled[COMPARED:] *= scale[:, None]
     return LearnedCost(
+        principal,
         (projection.detach() / spread[:, None]).numpy(),
         scaled.numpy(),
         (hidden_bias.detach() - mean @ scaled[COMPARED:]).numpy(),

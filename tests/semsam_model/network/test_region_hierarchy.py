@@ -16,7 +16,7 @@ CHANNELS = 5
 
 def learned_cost(seed: int = 0) -> LearnedCost:
     rng = np.random.default_rng(seed)
-    shapes = (CHANNELS, 3), (3 + MEASURED, 4), (4,), (4,), ()
+    shapes = (CHANNELS, 2), (CHANNELS, 3), (3 + MEASURED, 4), (4,), (4,), ()
     return LearnedCost(*(np.asarray(rng.normal(size=shape), np.float32) for shape in shapes))
 
 
@@ -121,5 +121,5 @@ def test_a_learned_cost_comes_back_from_its_arrays_and_refuses_others() -> None:
         np.testing.assert_array_equal(array, again.to_arrays()[name])
     with pytest.raises(ValueError, match="borders: output is missing"):
         LearnedCost.from_arrays({k: v for k, v in cost.to_arrays().items() if k != "output"}, CHANNELS)
-    with pytest.raises(ValueError, match=r"borders: projection has shape \(5, 3\), expected \(6, 3\)"):
+    with pytest.raises(ValueError, match=r"borders: principal has shape \(5, 2\), expected \(6, 2\)"):
         LearnedCost.from_arrays(cost.to_arrays(), 6)
