@@ -1,13 +1,16 @@
-"""From the command line: training data are made and checked, a ranker is trained, weights are converted."""
+"""From the command line: training data are made and checked, ranker and borders are learned, weights converted."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from semsam_model.checkpoints.checkpoint import BORDERS, load, read_weights
 from semsam_model.checkpoints.header import read_header
+from semsam_model.network.merge_cost import LearnedCost
 from tests.backend.cli.semsam import semsam
 
 SIZE = (75, 121)
@@ -52,6 +55,25 @@ def test_a_ranker_is_trained_into_weights_and_measured(annotated: Path, weights:
         assert 1 <= row["noc80"] <= row["noc90"] <= 20
     assert set(content["baselines"]) == {"predicted_iou", "largest", "grabcut"}
     assert (out / "report.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.slow
+def test_borders_are_learned_into_weights_whose_network_and_ranker_stay(
+    annotated: Path, weights: Path, tmp_path: Path
+) -> None:
+    ranked, out, again = (tmp_path / f"{name}.safetensors" for name in ("ranked", "out", "again"))
+    assert semsam("train-ranker", "--weights", weights, "--data", annotated, "--out", ranked).code == 0
+    for path in (out, again):
+        result = semsam("train-borders", "--weights", ranked, "--data", annotated, "--out", path)
+        assert result.code == 0, result.stderr
+    assert read_header(out).card["borders"]["photos"] == 2
+    assert read_header(out).version == read_header(again).version, "the same seed gives the same borders"
+    (_, network, beside), (_, network_before, ranker) = read_weights(out), read_weights(ranked)
+    for name, tensor in (network_before | ranker).items():
+        assert torch.equal((network | beside)[name], tensor), name
+    assert any(name.startswith(BORDERS) for name in beside)
+    model, _ = load(out)
+    assert isinstance(model.merge_cost, LearnedCost)
 
 
 def test_convert_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:
