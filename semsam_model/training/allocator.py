@@ -14,9 +14,9 @@ _STEP = 64 << 20  #: bytes by which the heap grows
 def keep_freed_memory() -> bool:
     """Let the process keep the memory of freed tensors for the next ones. True where that was done: with glibc.
 
-    As it comes, glibc hands each large tensor back to the system, which clears every page of the next one: more than
-    half of the processor time of a step. All threads share one heap then, and the process stays as large as it was at
-    its largest.
+    As it comes, glibc hands each large tensor back to the system, which clears every page of the next one: a twentieth
+    to a half of the processor time of a step, by how short memory is. All threads share one heap then, and the process
+    stays as large as it was at its largest.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
