@@ -98,13 +98,13 @@ def pack(
     card: Mapping[str, Any] | None = None,
     ranker_of: Path | None = None,
 ) -> Version:
-    """Turn the plain state dict that a training run writes into a half-precision weights file.
+    """Turn the network of a run's weights, or of packed ones, into a half-precision weights file of this config.
 
     ranker_of: weights file whose ranker (and learned cost of merging, if it has one) goes with it, for a run that did
     not change how clicks are answered. Raises CheckpointError when a file cannot be read, the weights do not fit the
     config, or there is no ranker.
     """
-    tensors = _read_tensors(run_weights)
+    tensors = read_network(run_weights)
     check_names_and_shapes(run_weights, build_model(config).state_dict(), tensors)
     if ranker_of is not None:
         _, _, beside = read_weights(ranker_of)

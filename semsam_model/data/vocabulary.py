@@ -118,10 +118,11 @@ class SourceLabels:
 
     def of_rows(self, rows: Sequence[int], *, with_kind: bool = False) -> LabelSet:
         """with_kind: values are "part wheel" rather than "wheel", so that labels of both heads differ."""
-        heads, labels = zip(*(self.vocabulary.rows[row][1:] for row in rows), strict=True)
+        heads = [self.vocabulary.rows[row][1] for row in rows]
+        labels = tuple(self.vocabulary.rows[row][2] for row in rows)
         kinds = tuple(KINDS[head] for head in heads)
         values = tuple(f"{kind} {label}" for kind, label in zip(kinds, labels, strict=True)) if with_kind else labels
-        return LabelSet(values, kinds, self.vectors[rows])
+        return LabelSet(values, kinds, self.vectors[list(rows)].reshape(len(rows), -1))
 
     def of_source(self, source: str, heads: Collection[int], *, with_kind: bool = False) -> LabelSet:
         """The labels of a source that these heads learn."""
