@@ -122,7 +122,7 @@ class SourceLabels:
         labels = tuple(self.vocabulary.rows[row][2] for row in rows)
         kinds = tuple(KINDS[head] for head in heads)
         values = tuple(f"{kind} {label}" for kind, label in zip(kinds, labels, strict=True)) if with_kind else labels
-        return LabelSet(values, kinds, self.vectors[list(rows)].reshape(len(rows), -1))
+        return LabelSet(values, kinds, self.vectors[np.asarray(rows, np.int64)])
 
     def of_source(self, source: str, heads: Collection[int], *, with_kind: bool = False) -> LabelSet:
         """The labels of a source that these heads learn."""
