@@ -11,8 +11,9 @@ Frame: region pixels, three by three of them a cell of the mask logits, over all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,6 +21,9 @@ import numpy as np
 from semsam_model.network.frame import LOGIT_STRIDE
 from semsam_model.network.merge_cost import AREA, PLAIN, SMALL_FIRST, LearnedCost, PlainCost
 from semsam_model.network.superpixels import Touching, added_up, lab_colours, superpixels, touching
+
+Cost = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  #: as `PlainCost.__call__`
+OnRound = Callable[[np.ndarray, np.ndarray, np.ndarray], None]  #: takes sums of regions, pairs that touch, `borders`
 
 CELL = 3  #: region pixels along the side of a cell of the mask logits
 TOGETHER = 2.0
@@ -99,9 +103,7 @@ def region_hierarchy(
     pieces = superpixels(lab)
     borders = touching(pieces, lab)
     sums = region_sums(pieces, lab, mask_features)
-    children, height = merge(sums, borders, cost)
-    costs = cost(sums[borders.pairs[:, 0]], sums[borders.pairs[:, 1]], borders.borders)
-    return _numbered(pieces, sums[:, AREA], children, height, borders, 1 - np.exp(-costs))
+    return _numbered(pieces, merge(sums, borders, cost), borders)
 
 
 def region_pixels(resized: np.ndarray) -> np.ndarray:
@@ -117,27 +119,42 @@ def region_sums(pieces: np.ndarray, lab: np.ndarray, mask_features: np.ndarray) 
     """float64 (n, 4 + K), a row a superpixel: pixels, sums of Lab colours, sums of features. See `merge_cost`."""
     from scipy import sparse  # a tenth of a second to import; the service starts without it
 
-    height, width = mask_features.shape[1:]
-    cells = (np.arange(pieces.shape[0]) // CELL)[:, None] * width + np.arange(pieces.shape[1]) // CELL
-    count = int(pieces.max()) + 1
-    ones = np.ones(pieces.size, np.float32)
-    inside = sparse.csr_matrix((ones, (pieces.ravel(), cells.ravel())), (count, height * width))
-    colours = [np.bincount(pieces.ravel(), lab[..., channel].ravel(), count) for channel in range(3)]
-    area = np.bincount(pieces.ravel(), minlength=count)
-    features = inside @ np.ascontiguousarray(mask_features.reshape(len(mask_features), -1).T)
+    channels, height, width = mask_features.shape
+    places = pieces.ravel().astype(np.intp)
+    area = np.bincount(places)
+    colours = [np.bincount(places, lab[..., channel].ravel()) for channel in range(3)]
+    of_cells = pieces.reshape(height, CELL, width, CELL).transpose(0, 2, 1, 3).ravel()
+    starts = np.arange(0, pieces.size + 1, CELL**2)
+    shape = (height * width, len(area))
+    inside = sparse.csr_matrix((np.ones(pieces.size, np.float32), of_cells, starts), shape).tocsc()
+    inside.sum_duplicates()
+    features = inside.T @ np.ascontiguousarray(mask_features.reshape(channels, -1).T)
     return np.concatenate([area[:, None], np.stack(colours, 1), features], 1)
 
 
-def merge(sums: np.ndarray, borders: Touching, cost: PlainCost | LearnedCost) -> tuple[np.ndarray, np.ndarray]:
-    """Superpixels -> children int (n - 1, 2) of the nodes n, n + 1, ... in the order made, and heights (2 n - 1,)."""
-    count = len(sums)
+class Merges(NamedTuple):
+    """How n superpixels became one region."""
+
+    children: np.ndarray  #: int (n - 1, 2), of the nodes n, n + 1, ... in the order made
+    height: np.ndarray  #: float64 (2 n - 1,)
+    costs: np.ndarray  #: float64 (E,), of the borders of the superpixels, whatever the sizes
+
+
+def merge(sums: np.ndarray, borders: Touching, cost: Cost, on_round: OnRound | None = None) -> Merges:
+    """Merge superpixels, `region_sums`. on_round: called before each round, see `OnRound`.
+
+    What touches no region that was just made keeps its cost.
+    """
+    count, total = len(sums), 2 * len(sums) - 1
     nodes = np.concatenate([sums, np.zeros((count - 1, sums.shape[1]))])
-    children, height = np.zeros((count - 1, 2), np.int64), np.zeros(2 * count - 1)
+    children, height = np.zeros((count - 1, 2), np.int64), np.zeros(total)
     pairs, values = borders
+    of_superpixels = cost(sums[pairs[:, 0]], sums[pairs[:, 1]], values)
+    costs = of_superpixels * _small_first(nodes, pairs)
     made = count
     while len(pairs):
-        one, other = nodes[pairs[:, 0]], nodes[pairs[:, 1]]
-        costs = cost(one, other, values) * np.minimum(one[:, AREA], other[:, AREA]) ** SMALL_FIRST
+        if on_round is not None:
+            on_round(nodes, pairs, values)
         chosen = _each_others_cheapest(pairs, costs, made)
         new = np.arange(made, made + len(chosen))
         left, right = pairs[chosen].T
@@ -147,10 +164,25 @@ def merge(sums: np.ndarray, borders: Touching, cost: PlainCost | LearnedCost) ->
         made += len(chosen)
         now = np.arange(made)
         now[left] = now[right] = new
-        pairs = np.sort(now[pairs], 1)
-        apart = pairs[:, 0] != pairs[:, 1]
-        pairs, values = added_up(pairs[apart], values[apart], made)
-    return children, height
+        renamed = now[pairs]
+        same = (renamed == pairs).all(1)
+        low, high = renamed[~same].min(1), renamed[~same].max(1)
+        apart = low != high
+        others, of_others = added_up(np.stack([low, high], 1)[apart], values[~same][apart], total)
+        fresh = cost(nodes[others[:, 0]], nodes[others[:, 1]], of_others) * _small_first(nodes, others)
+        pairs, values, costs = (
+            np.concatenate(both) for both in ((pairs[same], others), (values[same], of_others), (costs[same], fresh))
+        )
+        order = (pairs[:, 0] * total + pairs[:, 1]).argsort(kind="stable")
+        pairs, values, costs = pairs[order], values[order], costs[order]
+    return Merges(children, height, of_superpixels)
+
+
+def _small_first(nodes: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """(E,): what the cost of a pair is multiplied with."""
+    area = nodes[:, AREA]
+    factor: np.ndarray = np.minimum(area[pairs[:, 0]], area[pairs[:, 1]]) ** SMALL_FIRST
+    return factor
 
 
 def _each_others_cheapest(pairs: np.ndarray, costs: np.ndarray, count: int) -> np.ndarray:
@@ -159,65 +191,65 @@ def _each_others_cheapest(pairs: np.ndarray, costs: np.ndarray, count: int) -> n
     Equals, which a flat photo has thousands of, take turns by a number that depends on the pair alone: by their places
     in the photo they would wait for each other in long rows.
     """
-    order = np.lexsort((pairs[:, 0] * 40503 * pairs[:, 1] % 65521, costs))
+    near = np.flatnonzero(costs <= max(TOGETHER * costs.min(), CHEAP))  # what is dearer keeps none of these from it
+    one, other = pairs[near].T
+    order = np.lexsort((one * 40503 * other % 65521, costs[near]))
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     best = np.full(count, len(order))
-    for side in pairs.T:
+    for side in (one, other):
         np.minimum.at(best, side, place)
-    mutual = (best[pairs[:, 0]] == place) & (best[pairs[:, 1]] == place)
-    chosen: np.ndarray = np.flatnonzero(mutual & (costs <= max(TOGETHER * costs[order[0]], CHEAP)))
+    chosen: np.ndarray = near[(best[one] == place) & (best[other] == place)]
     return chosen
 
 
-def _numbered(
-    pieces: np.ndarray,
-    area: np.ndarray,
-    children: np.ndarray,
-    height: np.ndarray,
-    borders: Touching,
-    strength: np.ndarray,
-) -> RegionHierarchy:
+def _numbered(pieces: np.ndarray, merges: Merges, borders: Touching) -> RegionHierarchy:
     """Numbers superpixels in the order of a walk through the tree, nodes from the root down."""
-    count, nodes = len(area), len(height)
-    size, first, parent = np.ones(nodes, np.int64), np.zeros(nodes, np.int64), np.full(nodes, -1)
-    boxes = np.concatenate([_boxes(pieces, count), np.zeros((nodes - count, 4), np.int64)])
-    areas = np.concatenate([area, np.zeros(nodes - count)])
-    for node, (left, right) in enumerate(children.tolist(), count):
+    nodes = len(merges.height)
+    count = nodes // 2 + 1
+    size, first, parent = [1] * nodes, [0] * nodes, [-1] * nodes
+    children = merges.children.tolist()
+    for node, (left, right) in enumerate(children, count):
         size[node] = size[left] + size[right]
-        areas[node] = areas[left] + areas[right]
-        boxes[node, :2] = np.minimum(boxes[left, :2], boxes[right, :2])
-        boxes[node, 2:] = np.maximum(boxes[left, 2:], boxes[right, 2:])
         parent[left] = parent[right] = nodes - 1 - node
     for node in range(nodes - 1, count - 1, -1):
         left, right = children[node - count]
         first[left], first[right] = first[node], first[node] + size[left]
-    number = first[:count]  # of the superpixel that each piece becomes
+    number = np.array(first[:count])  # of the superpixel that each piece becomes
     leaf = np.empty(count, np.int64)
     leaf[number] = nodes - 1 - np.arange(count)
-    down = slice(None, None, -1)  # the last merge is the root
+    walked = number.astype(np.uint16)[pieces]
+    firsts = np.array(first[::-1])  # the last merge is the root
+    lasts = firsts + size[::-1]
+    upto = np.concatenate([[0], np.bincount(walked.ravel()).cumsum()])  # region pixels before a superpixel
     return RegionHierarchy(
-        superpixels=number[pieces].astype(np.uint16),
-        first=first[down].astype(np.uint16),
-        last=(first + size)[down].astype(np.uint16),
-        parent=parent[down].astype(np.int16),
+        superpixels=walked,
+        first=firsts.astype(np.uint16),
+        last=lasts.astype(np.uint16),
+        parent=np.array(parent[::-1], np.int16),
         leaf=leaf.astype(np.uint16),
-        height=height[down].astype(np.float32),
-        area=areas[down].astype(np.int32),
-        boxes=boxes[down].astype(np.int16),
+        height=merges.height[::-1].astype(np.float32),
+        area=(upto[lasts] - upto[firsts]).astype(np.int32),
+        boxes=_boxes(walked, firsts, lasts),
         pairs=number[borders.pairs].astype(np.uint16),
         length=borders.borders[:, 0].astype(np.uint16),
-        strength=strength.astype(np.float16),
+        strength=(1 - np.exp(-merges.costs)).astype(np.float16),
     )
 
 
-def _boxes(pieces: np.ndarray, count: int) -> np.ndarray:
-    """int (n, 4): x0, y0, x1, y1 of each piece."""
-    height, width = pieces.shape
-    rows, columns = np.repeat(np.arange(height), width), np.tile(np.arange(width), height)
-    boxes = np.zeros((count, 4), np.int64)
-    boxes[:, :2] = max(height, width)
-    for axis, places in enumerate((columns, rows)):
-        np.minimum.at(boxes[:, axis], pieces.ravel(), places)
-        np.maximum.at(boxes[:, axis + 2], pieces.ravel(), places + 1)
-    return boxes
+def _boxes(superpixels: np.ndarray, firsts: np.ndarray, lasts: np.ndarray) -> np.ndarray:
+    """int16 (N, 4): x0, y0, x1, y1 around the superpixels from `firsts` up to `lasts`."""
+    height, width = superpixels.shape
+    count = int(lasts.max())
+    boxes = np.zeros((4, count + 1), np.int16)  # one more, so that `lasts` are places too
+    boxes[:2] = max(height, width)
+    begins, ends = np.ones(superpixels.shape, bool), np.ones(superpixels.shape, bool)  # of what lies in a row
+    begins[:, 1:] = ends[:, :-1] = superpixels[:, 1:] != superpixels[:, :-1]
+    for places, corner, extreme, beyond in ((begins, boxes[:2], np.minimum, 0), (ends, boxes[2:], np.maximum, 1)):
+        rows, columns = np.nonzero(places)
+        under = superpixels[places].astype(np.intp)
+        extreme.at(corner[0], under, (columns + beyond).astype(np.int16))
+        extreme.at(corner[1], under, (rows + beyond).astype(np.int16))
+    ranges = np.stack([firsts, lasts], 1).ravel()
+    extremes = (np.minimum, np.minimum, np.maximum, np.maximum)
+    return np.stack([of.reduceat(side, ranges)[::2] for of, side in zip(extremes, boxes, strict=True)], 1)

@@ -16,7 +16,12 @@ _LAB_SCALE, _LAB_SHIFT = (
     np.array([2, 3, 3], np.float32),
     np.array([0, 128, 128], np.float32),
 )  #: Lab as bytes: steps of 0.5 and 0.33
-_SIDES = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))  #: pixels and their neighbours to the right, below
+_Slices = tuple[slice, slice]
+#: Pixels and their neighbours to the right, below.
+_SIDES: tuple[tuple[_Slices, _Slices], ...] = (
+    (np.s_[:, :-1], np.s_[:, 1:]),
+    (np.s_[:-1, :], np.s_[1:, :]),
+)
 #: A pixel strays that is so often farther from the colour of its piece than from another's; and by how much, Lab.
 FARTHER, LEAST = 2.0, 2.0
 REPAIRS = 2  #: times that strays are looked for
@@ -37,13 +42,13 @@ def lab_colours(rgb: np.ndarray) -> np.ndarray:
 
 def superpixels(lab: np.ndarray) -> np.ndarray:
     """Lab (H, W, 3) -> int32 (H, W): the piece that each pixel is in, 0 to n - 1."""
-    as_bytes = np.clip(lab * _LAB_SCALE + _LAB_SHIFT, 0, 255).astype(np.uint8)
     # OpenCV gives the outermost pixels to no piece
-    framed = cv2.copyMakeBorder(as_bytes, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    framed = cv2.copyMakeBorder(_as_bytes(lab), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     pieces = cv2.watershed(framed, np.pad(_starts(_unrest(lab)), 1))[1:-1, 1:-1].copy()
     _give_lines(pieces, lab)
+    channels = lab.reshape(-1, 3).T.astype(np.float64)
     for _ in range(REPAIRS):
-        _give_strays(pieces, lab)
+        _give_strays(pieces, lab, channels)
     used = np.flatnonzero(np.bincount(pieces.ravel()))
     number = np.zeros(used[-1] + 1, np.int32)
     number[used] = np.arange(len(used))
@@ -52,23 +57,41 @@ def superpixels(lab: np.ndarray) -> np.ndarray:
 
 def touching(pieces: np.ndarray, lab: np.ndarray) -> Touching:
     """Which pieces touch, over edges of pixels."""
-    sides, distances = [], []
-    for one, other in _SIDES:
+    pairs, distances = [], []
+    for (one, other), steps in zip(_SIDES, _steps(lab), strict=True):
         crossed = pieces[one] != pieces[other]
-        sides.append(np.stack([pieces[one][crossed], pieces[other][crossed]], 1))
-        distances.append(np.sqrt(_squared(lab[one][crossed] - lab[other][crossed])))
-    pairs = np.sort(np.concatenate(sides), 1)
-    values = np.stack([np.ones(len(pairs)), np.concatenate(distances)], 1)
-    return Touching(*added_up(pairs, values, int(pieces.max()) + 1))
+        pairs.append(np.stack([pieces[one][crossed], pieces[other][crossed]]))
+        distances.append(np.sqrt(steps[crossed]))
+    low, high = (end(*np.concatenate(pairs, 1)) for end in (np.minimum, np.maximum))
+    values = np.ones((len(low), 2))
+    values[:, 1] = np.concatenate(distances)
+    return Touching(*added_up(np.stack([low, high], 1), values, int(pieces.max()) + 1))
 
 
 def added_up(pairs: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (E, 2) of numbers below `count` that may repeat -> each pair once, in order, and the sums of its values."""
-    from scipy import sparse  # a tenth of a second to import; the service starts without it
+    keys = pairs[:, 0].astype(np.int64) * count + pairs[:, 1]
+    order = keys.argsort(kind="stable")
+    keys = keys[order]
+    begins = np.ones(len(keys), bool)
+    begins[1:] = keys[1:] != keys[:-1]
+    of_pair = begins.cumsum() - 1
+    once = keys[begins]
+    totals = [np.bincount(of_pair, column, len(once)) for column in values[order].T]
+    return np.stack(np.divmod(once, count), 1), np.stack(totals, 1)
 
-    keys, of_pair = np.unique(pairs[:, 0].astype(np.int64) * count + pairs[:, 1], return_inverse=True)
-    total = sparse.csr_matrix((np.ones(len(pairs)), (of_pair, np.arange(len(pairs)))), (len(keys), len(pairs)))
-    return np.stack([keys // count, keys % count], 1), total @ values
+
+def _as_bytes(lab: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3). Rows are multiplied whole: NumPy is slow along an axis of three."""
+    height, width = lab.shape[:2]
+    scaled = lab.reshape(height, -1) * np.tile(_LAB_SCALE, width)
+    scaled += np.tile(_LAB_SHIFT, width)
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8).reshape(lab.shape)
+
+
+def _steps(lab: np.ndarray) -> list[np.ndarray]:
+    """Squared Lab distances of each pixel to the one to its right (H, W - 1) and the one below it (H - 1, W)."""
+    return [_squared(lab[one] - lab[other]) for one, other in _SIDES]
 
 
 def _unrest(lab: np.ndarray) -> np.ndarray:
@@ -101,13 +124,16 @@ def _give_lines(pieces: np.ndarray, lab: np.ndarray) -> None:
 
     Where that neighbour is on a line too, the pixel waits until it is not, or until all do.
     """
-    flat, colours = pieces.reshape(-1), lab.reshape(-1, 3)
+    flat, width = pieces.reshape(-1), pieces.shape[1]
     lines = np.flatnonzero(flat < 1)
-    beside = _beside(lines, pieces.shape)
-    distances = _squared(colours[beside] - colours[lines])
-    distances[beside == lines] = np.inf  # beyond the photo
+    right, below = (np.full(lab.shape[:2], np.inf, np.float32) for _ in _SIDES)  # infinite beyond the photo
+    right[:, :-1], below[:-1] = _steps(lab)
+    beside = np.stack([lines + 1, lines + width, lines - 1, lines - width])
+    # before the first pixel of a row or column is the last of another, or of all
+    to_right, to_below = right.ravel(), below.ravel()
+    distances = np.stack([to_right[lines], to_below[lines], to_right[beside[2]], to_below[beside[3]]])
     while len(lines):
-        around = flat[beside]
+        around = flat.take(beside, mode="wrap")
         of_pieces = np.where(around > 0, distances, np.inf)
         nearest = of_pieces.min(0)
         ready = np.isfinite(nearest) & (nearest <= distances.min(0))
@@ -117,20 +143,25 @@ def _give_lines(pieces: np.ndarray, lab: np.ndarray) -> None:
         lines, beside, distances = lines[~ready], beside[:, ~ready], distances[:, ~ready]
 
 
-def _give_strays(pieces: np.ndarray, lab: np.ndarray) -> None:
+def _give_strays(pieces: np.ndarray, lab: np.ndarray, channels: np.ndarray) -> None:
     """Give each pixel that is far from the colour of its piece, and near to that of the piece beside it, to the other
     one, in place. Lines keep pieces from pixels of their own colour, and others run over the border there.
+
+    channels: float64 (3, H * W), the same as lab.
     """
     flat, colours = pieces.reshape(-1), lab.reshape(-1, 3)
-    area = np.maximum(np.bincount(flat), 1)
-    mean = np.stack([np.bincount(flat, colours[:, channel]) / area for channel in range(3)], 1).astype(np.float32)
-    astray = _squared(colours - mean[flat]) / FARTHER**2 - LEAST**2
+    places = flat.astype(np.intp)
+    area = np.maximum(np.bincount(places), 1)
+    mean = np.stack([np.bincount(places, channel) / area for channel in channels], 1).astype(np.float32)
+    astray = _squared(colours - mean.take(places, 0)) / FARTHER**2 - LEAST**2
     pixels = np.flatnonzero(astray > 0)
-    nearest, taken = astray[pixels], flat[pixels]
+    nearest, taken, own = astray[pixels], places[pixels], colours.take(pixels, 0)
     for beside in _beside(pixels, pieces.shape):
-        distance = _squared(colours[pixels] - mean[flat[beside]])
+        other = places.take(beside)
+        distance = _squared(own - mean.take(other, 0))
         closer = distance < nearest
-        nearest[closer], taken[closer] = distance[closer], flat[beside][closer]
+        np.copyto(nearest, distance, where=closer)
+        np.copyto(taken, other, where=closer)
     flat[pixels] = taken
 
 
@@ -148,5 +179,8 @@ def _beside(pixels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def _squared(colours: np.ndarray) -> np.ndarray:
-    """(..., 3) -> (...,): squared length."""
-    return np.einsum("...c,...c->...", colours, colours)
+    """float32 (..., 3) -> (...,): squared length."""
+    if not colours.size:
+        return np.zeros(colours.shape[:-1], np.float32)
+    one_row = colours.reshape(1, -1, 3)
+    return cv2.transform(cv2.multiply(one_row, one_row), np.ones((1, 3), np.float32)).reshape(colours.shape[:-1])

@@ -139,15 +139,16 @@ def border_lessons(
     own = region_sums(pieces, lab, compared)
     seen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    class _Watched(PlainCost):
-        """Decides by the first columns and keeps the others, which are the lessons."""
+    def of_first_columns(one: np.ndarray, other: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return cost(one[:, : own.shape[1]], other[:, : own.shape[1]], values)
 
-        def __call__(self, one: np.ndarray, other: np.ndarray, values: np.ndarray) -> np.ndarray:
-            some = rng.permutation(len(one))[:A_ROUND]
-            seen.append((one[some, own.shape[1] :], other[some, own.shape[1] :], values[some]))
-            return cost(one[:, : own.shape[1]], other[:, : own.shape[1]], values)
+    def keep(nodes: np.ndarray, pairs: np.ndarray, values: np.ndarray) -> None:
+        """The other columns are the lessons."""
+        some = rng.permutation(len(pairs))[:A_ROUND]
+        one, other = (nodes[side, own.shape[1] :] for side in pairs[some].T)
+        seen.append((one, other, values[some]))
 
-    merge(np.concatenate([own, sums, np.stack(covered, 1)], 1), borders, _Watched())
+    merge(np.concatenate([own, sums, np.stack(covered, 1)], 1), borders, of_first_columns, keep)
     one, other, values = (np.concatenate(part) for part in zip(*seen, strict=True))
     inside = one[:, 4 + channels :] / one[:, [AREA]], other[:, 4 + channels :] / other[:, [AREA]]
     difference = np.abs(inside[0] - inside[1]).max(1)
