@@ -32,7 +32,6 @@ from semsam_model.training.losses.names import name_loss
 from semsam_model.training.refiner_answers import drawn_samples
 
 MASKS = 16  #: of a photo, at most
-LEAST_IOU = 0.5  #: a mask that is drawn worse than this teaches no name
 ROOM = (1.3, 4.0)  #: side of a magnified window, by the longer side of the mask in its middle
 STEPS, BATCH = 1500, 256
 RATE, DECAY = 1e-3, 0.5
@@ -100,10 +99,8 @@ class NamedPhotos(Dataset[list[NamedMasks]]):
         taken: list[tuple[int, int, int]] = []
         for n, (i, mask) in enumerate(masks.items()):
             drawn = [frame.mask(logits) for logits in every[n, :, :height, :width].numpy()]
-            ious = [crop_iou(*of_level, mask) for of_level in drawn]
-            level = int(np.argmax(ious))
-            if ious[level] >= LEAST_IOU:
-                taken.append((n, level, rows[i]))
+            level = int(np.argmax([crop_iou(*of_level, mask) for of_level in drawn]))
+            taken.append((n, level, rows[i]))
         at, levels, of = np.array(taken, np.int64).reshape(-1, 3).T
         queries = torch.stack((last.object_embedding[0, at, levels], last.part_embedding[0, at, levels]), 1)
         pooled = head.pool(embedding.features, 0, every[at, levels])
@@ -177,17 +174,15 @@ def fit_names(
     chosen = list(islice(named, photos))
     table = NameTable.of(vocabulary, encode_vocabulary(vocabulary, encoder, model.config.text_dim))
     masks = collect_named_masks(model, chosen, vocabulary, seed=seed, workers=workers, on_photo=on_photo)
-    return fit(model.name_head, masks, vocabulary, table, seed=seed)
+    return fit(model.name_head, masks, table, seed=seed)
 
 
 def _has_name(sample: Sample, vocabulary: Vocabulary) -> bool:
     return any(vocabulary.row(sample.source, r.granularity, r.name) != NO_LABEL for r in sample.regions)
 
 
-def fit(
-    head: NameHead, masks: NamedMasks, vocabulary: Vocabulary, table: NameTable, *, seed: int = 0, steps: int = STEPS
-) -> dict[str, Tensor]:
-    """See `fit_names`. Sources are drawn by the square root of the number of their masks."""
+def fit(head: NameHead, masks: NamedMasks, table: NameTable, *, seed: int = 0, steps: int = STEPS) -> dict[str, Tensor]:
+    """See `fit_names`. Masks are drawn alike: what is seldom on photos is seldom learned from."""
     generator = torch.Generator().manual_seed(seed)
     queries, pooled = torch.from_numpy(masks.queries), torch.from_numpy(masks.pooled)
     rows = torch.from_numpy(masks.rows)
@@ -195,9 +190,8 @@ def fit(
     log_scale = head.log_scale.detach().clone().requires_grad_()
     optimiser = torch.optim.AdamW([*first.parameters(), *second.parameters(), log_scale], lr=RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    chances = _chances(rows, table)
     for _ in range(steps):
-        at = torch.multinomial(chances, BATCH, replacement=True, generator=generator)
+        at = torch.randint(len(rows), (BATCH,), generator=generator)
         x = _dropped(pooled[at].float(), DROPPED, generator)
         embeddings = []
         for kind in range(len(first)):
@@ -226,12 +220,6 @@ def _copies(head: NameHead, layer: int) -> nn.ModuleList:
         copy.load_state_dict(of.state_dict())
         copies.append(copy)
     return copies
-
-
-def _chances(rows: Tensor, table: NameTable) -> Tensor:
-    """(n,) how often each mask is drawn."""
-    lists = table.lists[rows]
-    return torch.bincount(lists).float().rsqrt()[lists]
 
 
 def _dropped(x: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -18,7 +18,10 @@ def test_a_list_of_a_kind_that_a_source_does_not_have_is_empty() -> None:
     parts = labels.of_source("made", (1,))
     assert parts.values == () and parts.kinds == () and parts.vectors.shape == (0, 5)
     assert labels.of_source("made", (0, 1)).values == ("cat", "dog")
-    assert labels.row("made", Region(NOTHING, "object", "Dog")) == 1 and labels.row("made", Region(NOTHING, "part", "dog")) == NO_LABEL
+    assert (
+        labels.row("made", Region(NOTHING, "object", "Dog")) == 1
+        and labels.row("made", Region(NOTHING, "part", "dog")) == NO_LABEL
+    )
 
 
 def test_lists_that_are_too_short_to_tell_anything_apart_are_left_out_unless_asked_for() -> None:

@@ -52,13 +52,13 @@ def test_names_are_learned_from_what_lies_inside_masks_and_hold_for_others() -> 
     width = head.projections[0][0].in_features  # type: ignore[index]
     centres = np.random.default_rng(1).normal(size=(len(LABELS.rows), width))
     table = NameTable.of(LABELS, VECTORS)
-    changed = fit(head, made_masks(2, centres), LABELS, table, steps=60)
+    changed = fit(head, made_masks(2, centres), table, steps=60)
     unseen = made_masks(3, centres)
     assert right_labels(head, unseen) < 0.6
     learned = NameHead((8, 8), 8, DIM)
     learned.load_state_dict(head.state_dict() | {n.removeprefix("name_head."): v for n, v in changed.items()})
     assert right_labels(learned, unseen) > 0.95
-    again = fit(head, made_masks(2, centres), LABELS, table, steps=60)
+    again = fit(head, made_masks(2, centres), table, steps=60)
     assert all(torch.equal(value, again[name]) for name, value in changed.items())
 
 
