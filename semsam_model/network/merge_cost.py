@@ -60,7 +60,8 @@ class LearnedCost:
         """See `PlainCost.features_of`."""
         channels, height, width = mask_features.shape
         both = np.concatenate([self.principal, self.projection], 1)
-        return (both.T @ mask_features.reshape(channels, -1)).reshape(-1, height, width)
+        # cells first in memory, as `region_sums` reads them
+        return (mask_features.reshape(channels, -1).T @ both).T.reshape(-1, height, width)
 
     def __call__(self, one: np.ndarray, other: np.ndarray, borders: np.ndarray) -> np.ndarray:
         """See `PlainCost.__call__`. The learned half is minus the logarithm of the chance that there is no border."""
@@ -104,17 +105,14 @@ def measured(one: np.ndarray, other: np.ndarray, borders: np.ndarray) -> np.ndar
     """What is known of two regions beside their features, (E, MEASURED): how far their colours are apart, contrast
     along their border, sizes, and how long the border is for the smaller one.
     """
-    colours = np.abs(one[:, LAB] / one[:, [AREA]] - other[:, LAB] / other[:, [AREA]])
-    contrast = borders[:, CONTRAST] / borders[:, LENGTH]
-    small, large = np.minimum(one[:, AREA], other[:, AREA]), np.maximum(one[:, AREA], other[:, AREA])
-    return np.stack(
-        [
-            *np.log1p(colours).T,
-            np.log1p(np.sqrt(np.einsum("ec,ec->e", colours, colours))),
-            np.log1p(contrast),
-            np.log(small),
-            np.log(large),
-            np.log(borders[:, LENGTH] / np.sqrt(small)),
-        ],
-        1,
-    )
+    known = np.empty((len(one), MEASURED))
+    colours = known[:, :3]
+    colours[:] = np.abs(one[:, LAB] / one[:, [AREA]] - other[:, LAB] / other[:, [AREA]])
+    known[:, 3] = np.sqrt(np.einsum("ec,ec->e", colours, colours))
+    known[:, 4] = borders[:, CONTRAST] / borders[:, LENGTH]
+    known[:, 5] = np.minimum(one[:, AREA], other[:, AREA])
+    known[:, 6] = np.maximum(one[:, AREA], other[:, AREA])
+    known[:, 7] = borders[:, LENGTH] / np.sqrt(known[:, 5])
+    np.log1p(known[:, :5], out=known[:, :5])
+    np.log(known[:, 5:], out=known[:, 5:])
+    return known

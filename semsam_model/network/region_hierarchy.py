@@ -73,9 +73,13 @@ class RegionHierarchy:
 
     def share(self, node: int) -> np.ndarray:
         """float32 (h, w): the share of each cell of the mask logits that lies in the node."""
-        height, width = self.superpixels.shape
-        cells = self.mask(node).reshape(height // CELL, CELL, width // CELL, CELL)
-        share: np.ndarray = cells.sum((1, 3), dtype=np.float32) / CELL**2
+        x0, y0, x1, y1 = self.boxes[node].tolist()
+        left, top, right, bottom = x0 // CELL, y0 // CELL, -(-x1 // CELL), -(-y1 // CELL)
+        around = self.superpixels[top * CELL : bottom * CELL, left * CELL : right * CELL]
+        inside = ((around >= self.first[node]) & (around < self.last[node])).view(np.uint8)
+        rows = sum(inside[i::CELL] for i in range(CELL))
+        share = np.zeros([side // CELL for side in self.superpixels.shape], np.float32)
+        share[top:bottom, left:right] = sum(rows[:, i::CELL] for i in range(CELL)) / np.float32(CELL**2)
         return share
 
     def strength_along(self, masks: Sequence[np.ndarray]) -> np.ndarray:
@@ -122,7 +126,7 @@ def region_sums(pieces: np.ndarray, lab: np.ndarray, mask_features: np.ndarray) 
     channels, height, width = mask_features.shape
     places = pieces.ravel().astype(np.intp)
     area = np.bincount(places)
-    colours = [np.bincount(places, lab[..., channel].ravel()) for channel in range(3)]
+    colours = [np.bincount(places, channel) for channel in lab.reshape(-1, 3).T]
     of_cells = pieces.reshape(height, CELL, width, CELL).transpose(0, 2, 1, 3).ravel()
     starts = np.arange(0, pieces.size + 1, CELL**2)
     shape = (height * width, len(area))
@@ -148,6 +152,7 @@ def merge(sums: np.ndarray, borders: Touching, cost: Cost, on_round: OnRound | N
     count, total = len(sums), 2 * len(sums) - 1
     nodes = np.concatenate([sums, np.zeros((count - 1, sums.shape[1]))])
     children, height = np.zeros((count - 1, 2), np.int64), np.zeros(total)
+    now = np.arange(total)  # the region that holds a node; a node that was just merged
     pairs, values = borders
     of_superpixels = cost(sums[pairs[:, 0]], sums[pairs[:, 1]], values)
     costs = of_superpixels * _small_first(nodes, pairs)
@@ -158,24 +163,28 @@ def merge(sums: np.ndarray, borders: Touching, cost: Cost, on_round: OnRound | N
         chosen = _each_others_cheapest(pairs, costs, made)
         new = np.arange(made, made + len(chosen))
         left, right = pairs[chosen].T
-        nodes[new] = nodes[left] + nodes[right]
         children[new - count] = pairs[chosen]
+        nodes[new] = nodes[left] + nodes[right]
         height[new] = np.maximum(costs[chosen], np.maximum(height[left], height[right]))
-        made += len(chosen)
-        now = np.arange(made)
         now[left] = now[right] = new
-        renamed = now[pairs]
-        same = (renamed == pairs).all(1)
-        low, high = renamed[~same].min(1), renamed[~same].max(1)
-        apart = low != high
-        others, of_others = added_up(np.stack([low, high], 1)[apart], values[~same][apart], total)
-        fresh = cost(nodes[others[:, 0]], nodes[others[:, 1]], of_others) * _small_first(nodes, others)
-        pairs, values, costs = (
-            np.concatenate(both) for both in ((pairs[same], others), (values[same], of_others), (costs[same], fresh))
-        )
-        order = (pairs[:, 0] * total + pairs[:, 1]).argsort(kind="stable")
-        pairs, values, costs = pairs[order], values[order], costs[order]
+        made += len(chosen)
+        renamed = now.take(pairs)
+        changed = (renamed[:, 0] != pairs[:, 0]) | (renamed[:, 1] != pairs[:, 1])
+        others, of_others = _united(renamed[changed], values[changed], total)
+        fresh = cost(nodes.take(others[:, 0], 0), nodes.take(others[:, 1], 0), of_others)
+        fresh *= _small_first(nodes, others)
+        kept = np.flatnonzero(~changed)
+        pairs = np.concatenate([pairs.take(kept, 0), others])
+        values = np.concatenate([values.take(kept, 0), of_others])
+        costs = np.concatenate([costs.take(kept), fresh])
     return Merges(children, height, of_superpixels)
+
+
+def _united(pairs: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """`added_up` of pairs in any order, without those of a region and itself."""
+    low, high = np.minimum(pairs[:, 0], pairs[:, 1]), np.maximum(pairs[:, 0], pairs[:, 1])
+    apart = np.flatnonzero(low != high)
+    return added_up(np.stack([low.take(apart), high.take(apart)], 1), values.take(apart, 0), count)
 
 
 def _small_first(nodes: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -186,20 +195,21 @@ def _small_first(nodes: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def _each_others_cheapest(pairs: np.ndarray, costs: np.ndarray, count: int) -> np.ndarray:
-    """Indices of pairs that no cheaper pair of either node keeps from being merged now.
+    """Indices of pairs that no cheaper pair of either node keeps from being merged now, in order of their nodes.
 
     Equals, which a flat photo has thousands of, take turns by a number that depends on the pair alone: by their places
     in the photo they would wait for each other in long rows.
     """
     near = np.flatnonzero(costs <= max(TOGETHER * costs.min(), CHEAP))  # what is dearer keeps none of these from it
     one, other = pairs[near].T
-    order = np.lexsort((one * 40503 * other % 65521, costs[near]))
+    order = np.lexsort((other, one, one * 40503 * other % 65521, costs[near]))
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     best = np.full(count, len(order))
     for side in (one, other):
         np.minimum.at(best, side, place)
-    chosen: np.ndarray = near[(best[one] == place) & (best[other] == place)]
+    mutual = np.flatnonzero((best[one] == place) & (best[other] == place))
+    chosen: np.ndarray = near[mutual[np.lexsort((other[mutual], one[mutual]))]]
     return chosen
 
 

@@ -16,12 +16,6 @@ _LAB_SCALE, _LAB_SHIFT = (
     np.array([2, 3, 3], np.float32),
     np.array([0, 128, 128], np.float32),
 )  #: Lab as bytes: steps of 0.5 and 0.33
-_Slices = tuple[slice, slice]
-#: Pixels and their neighbours to the right, below.
-_SIDES: tuple[tuple[_Slices, _Slices], ...] = (
-    (np.s_[:, :-1], np.s_[:, 1:]),
-    (np.s_[:-1, :], np.s_[1:, :]),
-)
 #: A pixel strays that is so often farther from the colour of its piece than from another's; and by how much, Lab.
 FARTHER, LEAST = 2.0, 2.0
 REPAIRS = 2  #: times that strays are looked for
@@ -46,9 +40,7 @@ def superpixels(lab: np.ndarray) -> np.ndarray:
     framed = cv2.copyMakeBorder(_as_bytes(lab), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     pieces = cv2.watershed(framed, np.pad(_starts(_unrest(lab)), 1))[1:-1, 1:-1].copy()
     _give_lines(pieces, lab)
-    channels = lab.reshape(-1, 3).T.astype(np.float64)
-    for _ in range(REPAIRS):
-        _give_strays(pieces, lab, channels)
+    _give_strays(pieces, lab)
     used = np.flatnonzero(np.bincount(pieces.ravel()))
     number = np.zeros(used[-1] + 1, np.int32)
     number[used] = np.arange(len(used))
@@ -57,11 +49,14 @@ def superpixels(lab: np.ndarray) -> np.ndarray:
 
 def touching(pieces: np.ndarray, lab: np.ndarray) -> Touching:
     """Which pieces touch, over edges of pixels."""
+    flat = pieces.ravel()
     pairs, distances = [], []
-    for (one, other), steps in zip(_SIDES, _steps(lab), strict=True):
-        crossed = pieces[one] != pieces[other]
-        pairs.append(np.stack([pieces[one][crossed], pieces[other][crossed]]))
-        distances.append(np.sqrt(steps[crossed]))
+    for steps, beside in zip(_steps(lab), (1, pieces.shape[1]), strict=True):
+        crossed = np.flatnonzero(flat[beside:] != flat[:-beside])
+        step = steps.take(crossed)
+        crossed = crossed[np.isfinite(step)]
+        pairs.append(np.stack([flat.take(crossed), flat.take(crossed + beside)]))
+        distances.append(np.sqrt(step[np.isfinite(step)]))
     low, high = (end(*np.concatenate(pairs, 1)) for end in (np.minimum, np.maximum))
     values = np.ones((len(low), 2))
     values[:, 1] = np.concatenate(distances)
@@ -89,9 +84,12 @@ def _as_bytes(lab: np.ndarray) -> np.ndarray:
     return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8).reshape(lab.shape)
 
 
-def _steps(lab: np.ndarray) -> list[np.ndarray]:
-    """Squared Lab distances of each pixel to the one to its right (H, W - 1) and the one below it (H - 1, W)."""
-    return [_squared(lab[one] - lab[other]) for one, other in _SIDES]
+def _steps(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W): squared Lab distances of each pixel to the one to its right, and below it; infinite beyond the photo."""
+    right, below = np.full(lab.shape[:2], np.inf, np.float32), np.full(lab.shape[:2], np.inf, np.float32)
+    right[:, :-1] = _squared(lab[:, :-1] - lab[:, 1:])
+    below[:-1] = _squared(lab[:-1] - lab[1:])
+    return right, below
 
 
 def _unrest(lab: np.ndarray) -> np.ndarray:
@@ -126,43 +124,56 @@ def _give_lines(pieces: np.ndarray, lab: np.ndarray) -> None:
     """
     flat, width = pieces.reshape(-1), pieces.shape[1]
     lines = np.flatnonzero(flat < 1)
-    right, below = (np.full(lab.shape[:2], np.inf, np.float32) for _ in _SIDES)  # infinite beyond the photo
-    right[:, :-1], below[:-1] = _steps(lab)
+    right, below = _steps(lab)
     beside = np.stack([lines + 1, lines + width, lines - 1, lines - width])
-    # before the first pixel of a row or column is the last of another, or of all
-    to_right, to_below = right.ravel(), below.ravel()
-    distances = np.stack([to_right[lines], to_below[lines], to_right[beside[2]], to_below[beside[3]]])
+    # before the first pixel of a row or column is the last of another, or of all, with nothing beyond it
+    distances = np.stack([right.take(lines), below.take(lines), right.ravel()[beside[2]], below.ravel()[beside[3]]])
     while len(lines):
         around = flat.take(beside, mode="wrap")
-        of_pieces = np.where(around > 0, distances, np.inf)
-        nearest = of_pieces.min(0)
-        ready = np.isfinite(nearest) & (nearest <= distances.min(0))
+        of_pieces = np.where(around > 0, distances, np.float32(np.inf))
+        nearest, taken = of_pieces[0], around[0]
+        for distance, piece in zip(of_pieces[1:], around[1:], strict=True):
+            np.copyto(taken, piece, where=distance < nearest)
+            nearest = np.minimum(nearest, distance)
+        beside_piece = np.isfinite(nearest)
+        ready = beside_piece & (nearest <= distances.min(0))
         if not ready.any():
-            ready = np.isfinite(nearest)
-        flat[lines[ready]] = around[of_pieces.argmin(0), np.arange(len(lines))][ready]
-        lines, beside, distances = lines[~ready], beside[:, ~ready], distances[:, ~ready]
+            ready = beside_piece
+        flat[lines[ready]] = taken[ready]
+        wait = np.flatnonzero(~ready)
+        lines, beside, distances = lines[wait], beside.take(wait, 1), distances.take(wait, 1)
 
 
-def _give_strays(pieces: np.ndarray, lab: np.ndarray, channels: np.ndarray) -> None:
+def _give_strays(pieces: np.ndarray, lab: np.ndarray) -> None:
     """Give each pixel that is far from the colour of its piece, and near to that of the piece beside it, to the other
     one, in place. Lines keep pieces from pixels of their own colour, and others run over the border there.
-
-    channels: float64 (3, H * W), the same as lab.
     """
-    flat, colours = pieces.reshape(-1), lab.reshape(-1, 3)
-    places = flat.astype(np.intp)
-    area = np.maximum(np.bincount(places), 1)
-    mean = np.stack([np.bincount(places, channel) / area for channel in channels], 1).astype(np.float32)
-    astray = _squared(colours - mean.take(places, 0)) / FARTHER**2 - LEAST**2
-    pixels = np.flatnonzero(astray > 0)
-    nearest, taken, own = astray[pixels], places[pixels], colours.take(pixels, 0)
-    for beside in _beside(pixels, pieces.shape):
-        other = places.take(beside)
-        distance = _squared(own - mean.take(other, 0))
-        closer = distance < nearest
-        np.copyto(nearest, distance, where=closer)
-        np.copyto(taken, other, where=closer)
-    flat[pixels] = taken
+    places, colours = pieces.ravel().astype(np.intp), lab.reshape(-1, 3)
+    count = int(places.max()) + 1
+    sums = _sums(places, colours, count)
+    for _ in range(REPAIRS):
+        mean = (sums[:, 1:] / np.maximum(sums[:, :1], 1)).astype(np.float32)
+        astray = _squared(colours - mean.take(places, 0)) / FARTHER**2 - LEAST**2
+        pixels = np.flatnonzero(astray > 0)
+        nearest, before, own = astray[pixels], places[pixels], colours.take(pixels, 0)
+        taken = before.copy()
+        for beside in _beside(pixels, pieces.shape):
+            other = places.take(beside)
+            distance = _squared(own - mean.take(other, 0))
+            closer = distance < nearest
+            np.copyto(nearest, distance, where=closer)
+            np.copyto(taken, other, where=closer)
+        given = np.flatnonzero(taken != before)
+        places[pixels[given]] = taken[given]
+        own = own[given]
+        sums += _sums(taken[given], own, count) - _sums(before[given], own, count)
+    pieces[:] = places.reshape(pieces.shape)
+
+
+def _sums(places: np.ndarray, colours: np.ndarray, count: int) -> np.ndarray:
+    """float64 (count, 4): pixels (n,) in each piece, and the sums of their colours (n, 3)."""
+    sums = [np.bincount(places, channel, count) for channel in (None, *colours.T)]
+    return np.stack(sums, 1).astype(np.float64)
 
 
 def _beside(pixels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
