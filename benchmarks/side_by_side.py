@@ -39,7 +39,7 @@ from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Prompt, PromptContext
 
-GROUPS = Path(__file__).parent.parent / "configs" / "data" / "side_by_side.yaml"
+GROUPS = Path(__file__).parent.parent / "configs" / "groups" / "side_by_side.yaml"
 SIDE, GAP, LINE = 220, 6, 28  #: pixels of a photo, between photos, of the text below
 PAIRS = 4  #: in a row
 MOST_BYTES = 1_500_000

@@ -43,6 +43,6 @@ def test_the_page_holds_a_pair_for_each_click_and_stays_small(tmp_path: Path) ->
 
 def test_both_groups_lie_in_wide_and_share_no_source() -> None:
     groups = read_groups(GROUPS).groups
-    wide = read_groups(config_root() / "data" / "val_groups.yaml").sources("wide")
+    wide = read_groups(config_root() / "groups" / "val.yaml").sources("wide")
     assert set(groups["shown"]) | set(groups["unseen"]) <= set(wide)
     assert set(groups) == {"shown", "unseen"}

@@ -15,9 +15,7 @@ def calibrate_queries(
     data: Annotated[Path, typer.Option("--data", help="Folder with SOURCE.json and photos that it has not seen.")],
     out: Annotated[Path, typer.Option("--out", help="Weights file to write: the same network, calibrated.")],
     report: Annotated[Path, typer.Option("--report", help="Folder for calibration.json.")],
-    groups: Annotated[
-        Path | None, typer.Option(help="Groups of sources, a file as configs/data/val_groups.yaml.")
-    ] = None,
+    groups: Annotated[Path | None, typer.Option(help="Groups of sources, a file as configs/groups/val.yaml.")] = None,
     group: Annotated[str, typer.Option(help="The group to calibrate on, where there are groups.")] = "core",
     per_source: Annotated[int, typer.Option(help="At most this many photos a source, evenly spaced.")] = 12,
     device: Device = "cpu",

@@ -40,7 +40,7 @@ def clicks(
         Path | None, typer.Option(help="Folder with the SOURCE.json of training: other sources are reported apart.")
     ] = None,
     groups: Annotated[
-        Path | None, typer.Option(help="Sources to report apart, a file as configs/data/val_groups.yaml.")
+        Path | None, typer.Option(help="Sources to report apart, a file as configs/groups/val.yaml.")
     ] = None,
     masks: Annotated[
         int | None, typer.Option(min=1, help="At most this many masks a photo, drawn at random, each time the same.")

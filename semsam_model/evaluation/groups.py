@@ -1,4 +1,4 @@
-"""Groups of sources that a report keeps apart, from a file such as configs/data/val_groups.yaml."""
+"""Groups of sources that a report keeps apart, from a file such as configs/groups/val.yaml."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_seen_and_unseen_halves_of_all_groups_hold_every_source_once(
 
 
 def test_the_groups_of_the_validation_sources_can_be_read() -> None:
-    groups = read_groups(config_root() / "data" / "val_groups.yaml").groups
+    groups = read_groups(config_root() / "groups" / "val.yaml").groups
     assert set(groups) == {"core", "wide"} and len(groups["core"]) == 14
 
 
