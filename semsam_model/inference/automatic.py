@@ -1,11 +1,12 @@
 """Masks of a whole photo by a grid of clicks: six levels of each click, the sure and distinct ones kept.
 
-The published automatic generator (SAM's, adapted: predicted IoU, stability, non-maximum suppression) with three
+The published automatic generator (SAM's, adapted: predicted IoU, stability, non-maximum suppression) with four
 differences, each of which `PUBLISHED` turns off:
 
     filters read the small map of logits, before anything is resized to the photo
     suppression compares masks, not boxes, so that a part that fills its whole's box survives
     a smaller IoU makes masks of one level duplicates than masks of different levels
+    regions of the photo's hierarchy, where it has one, come after the masks that leave them uncovered
 
 Clicks do not see each other, so the batch size changes memory and time alone. Of each mask that passes the filters only
 bits and scores are kept; the few that become candidates are decoded a second time at the end.
@@ -23,13 +24,15 @@ from semsam_model.errors import ConfigError
 from semsam_model.inference.candidates import CandidateOptions, Proposal, cleaned
 from semsam_model.inference.naming import name_candidates
 from semsam_model.inference.predict import promptless_candidates
-from semsam_model.inference.proposals import click_grid, decode_prompts
+from semsam_model.inference.proposals import click_grid, decode_prompts, named_regions
+from semsam_model.inference.uncovered_regions import uncovered_regions
 from semsam_model.masks.geometry import greedy_nms, tight_bbox
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import LEVELS, Candidate, Click, LabelSet
 
 Decode = Callable[[Sequence[Click]], Iterable[Sequence[Proposal]]]  #: the proposals for each click
+Add = Callable[[Sequence[Proposal]], list[Proposal]]  #: what comes after the masks that were kept
 
 _COMPARED = 256  #: masks compared with those kept at a time
 
@@ -71,10 +74,10 @@ PUBLISHED = AutomaticOptions(
 
 @dataclass(frozen=True, eq=False)
 class GridMask:
-    """One mask and the click of the grid that gave it."""
+    """One mask and the click of the grid that gave it; None for a region of the photo's hierarchy."""
 
     candidate: Candidate
-    click: Click
+    click: Click | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,20 +110,29 @@ def automatic_masks(
     def decode(clicks: Sequence[Click]) -> Iterable[Sequence[Proposal]]:
         return decode_prompts(model, embedding, clicks, batch=options.batch)
 
-    masks = grid_masks(decode, embedding.frame, options)
+    def add(kept: Sequence[Proposal]) -> list[Proposal]:
+        """Persistent regions of the photo's hierarchy, all of them scored below the network's masks."""
+        if embedding.hierarchy is None or options.duplicates == "boxes":
+            return []
+        regions = uncovered_regions(embedding.hierarchy, kept, options.most - len(kept))
+        least = min((p.score for p in kept if p.score is not None), default=1.0)
+        scored = [replace(p, score=least * p.predicted_iou) for p in regions]
+        return named_regions(model, embedding, scored, kept) if kept else scored
+
+    masks = grid_masks(decode, embedding.frame, options, add)
     if labels is None:
         return masks
     named = name_candidates([mask.candidate for mask in masks], labels, name_threshold)
     return [GridMask(candidate, mask.click) for candidate, mask in zip(named, masks, strict=True)]
 
 
-def grid_masks(decode: Decode, frame: Frame, options: AutomaticOptions) -> list[GridMask]:
+def grid_masks(decode: Decode, frame: Frame, options: AutomaticOptions, add: Add | None = None) -> list[GridMask]:
     """`automatic_masks` without names, from what `decode` says of the clicks of the grid."""
     clicks = click_grid(frame, options.grid)
     passed = sorted(_pass(decode(clicks), frame, options), key=lambda k: (-k.score, k.click, k.token))
     cells = frame.logits[0] * frame.logits[1]
     distinct = _by_masks(passed, options, cells) if options.duplicates == "masks" else _by_boxes(passed, options)
-    return _decoded(decode, frame, clicks, distinct[: options.most], options)
+    return _decoded(decode, frame, clicks, distinct[: options.most], options, add)
 
 
 def _pass(decoded: Iterable[Sequence[Proposal]], frame: Frame, options: AutomaticOptions) -> Iterator[_Passed]:
@@ -194,19 +206,29 @@ def _by_boxes(passed: Sequence[_Passed], options: AutomaticOptions) -> list[_Pas
 
 
 def _decoded(
-    decode: Decode, frame: Frame, clicks: Sequence[Click], chosen: Sequence[_Passed], options: AutomaticOptions
+    decode: Decode,
+    frame: Frame,
+    clicks: Sequence[Click],
+    chosen: Sequence[_Passed],
+    options: AutomaticOptions,
+    add: Add | None,
 ) -> list[GridMask]:
     """The chosen masks in photo pixels."""
     again = sorted({k.click for k in chosen})
     wanted = {(k.click, k.token) for k in chosen}
     decoded = zip(again, decode([clicks[i] for i in again]), strict=True)
     found = {(i, p.token): p for i, proposals in decoded for p in proposals if (i, p.token) in wanted}
-    proposals, kept = [], []
+    proposals: list[Proposal] = []
+    kept: list[Click | None] = []
     for k in chosen:
         proposal = cleaned(found[k.click, k.token], options.min_region / LOGIT_STRIDE**2)
         # a mask may be so small that no photo pixel's centre lies in it
         if frame.mask(proposal.logits)[0].size:
             proposals.append(replace(proposal, stability=k.stability, score=float(np.clip(k.score, 0, 1))))
             kept.append(clicks[k.click])
+    for region in add(proposals) if add is not None else ():
+        if frame.mask(region.logits)[0].size:
+            proposals.append(region)
+            kept.append(None)
     candidates = promptless_candidates(proposals, frame, CandidateOptions(min_region=options.min_region))
     return [GridMask(candidate, click) for candidate, click in zip(candidates, kept, strict=True)]

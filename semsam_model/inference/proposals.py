@@ -168,14 +168,14 @@ def _of_regions(
         return []
     frame = embedding.frame
     regions = region_proposals(frame, hierarchy, parts.shown, model.config.regions)
-    added = _named(model, embedding, regions, network)
+    added = named_regions(model, embedding, regions, network)
     best = max(network, key=lambda p: (cells.obeyed(p), p.predicted_iou))
     if cells.clicks > 1 and cells.obeyed(best) < cells.clicks:
         added.append(obeying(frame, hierarchy, parts.shown, cells, best))
     return added
 
 
-def _named(
+def named_regions(
     model: SemanticSAM, embedding: ImageEmbedding, regions: Sequence[Proposal], network: Sequence[Proposal]
 ) -> list[Proposal]:
     """Regions with class embeddings: the mean direction of what the name head pools in them and of the embedding of

@@ -38,7 +38,7 @@ def region_proposals(frame: Frame, hierarchy: RegionHierarchy, prompt: Prompt, m
     nodes = nodes[hierarchy.area[nodes] >= min(SMALLEST, hierarchy.area[nodes].max(initial=0))]
     worth = hierarchy.persistence(nodes) * (fit[nodes] if prompt.boxes else 1)
     chosen = _distinct(hierarchy, nodes[np.argsort(-worth, kind="stable")], most)
-    return [_proposal(hierarchy, node) for node in chosen]
+    return [node_proposal(hierarchy, node) for node in chosen]
 
 
 def obeying(
@@ -124,7 +124,8 @@ def _distinct(hierarchy: RegionHierarchy, ordered: np.ndarray, most: int) -> lis
     return chosen
 
 
-def _proposal(hierarchy: RegionHierarchy, node: int) -> Proposal:
+def node_proposal(hierarchy: RegionHierarchy, node: int) -> Proposal:
+    """A node as a proposal; its persistence is its predicted IoU."""
     logits = region_logits(hierarchy, node)
     x0, y0, x1, y1 = hierarchy.boxes[node].tolist()
     side = max(x1 - x0, y1 - y0) / max(hierarchy.superpixels.shape)
