@@ -144,7 +144,8 @@ def border_lessons(
 
     def keep(nodes: np.ndarray, pairs: np.ndarray, values: np.ndarray) -> None:
         """The other columns are the lessons."""
-        some = rng.permutation(len(pairs))[:A_ROUND]
+        in_order = np.lexsort((pairs[:, 1], pairs[:, 0]))  # a sample does not depend on how the merging lists its pairs
+        some = in_order[rng.permutation(len(pairs))[:A_ROUND]]
         one, other = (nodes[side, own.shape[1] :] for side in pairs[some].T)
         seen.append((one, other, values[some]))
 
