@@ -31,10 +31,11 @@ def embedding(model: SemanticSAM) -> ImageEmbedding:
 
 
 def same(a: Sequence[GridMask], b: Sequence[GridMask]) -> bool:
+    """But for what the order of sums in a product of matrices may change: a pixel on an outline."""
     return len(a) == len(b) and all(
         x.click == y.click
         and x.candidate.token == y.candidate.token
-        and np.array_equal(x.candidate.mask, y.candidate.mask)
+        and np.count_nonzero(x.candidate.mask ^ y.candidate.mask) <= 2
         for x, y in zip(a, b, strict=True)
     )
 
