@@ -143,9 +143,10 @@ class Editor:
         texts = [(row.inner_text().split("\n"), row.locator(".lsf-tree-indent-unit").count()) for row in rows.all()]
         return [(text[1], text[2], depth) for text, depth in texts]
 
-    def select(self, name: str) -> None:
-        """Clicks the first region of this name in the panel."""
-        self._page.locator(".lsf-outliner-item__title", has_text=name).first.click()
+    def select(self, name: str, score: str = "") -> None:
+        """Clicks the first region of this name, and with this score, in the panel."""
+        row = self._page.locator(".lsf-tree__node", has_text=name).filter(has_text=score).first
+        row.locator(".lsf-outliner-item__title").click()
         self._page.wait_for_function("() => Htx.annotationStore.selected.highlightedNode")
 
     def select_at(self, place: tuple[float, float], region: str) -> None:

@@ -15,6 +15,11 @@ from backend.demo.servers import HOST, Credentials
 from tests.paths import ROOT
 
 QUICK_JOBS = Path(__file__).with_name("finetune.yaml")
+SETTINGS = {
+    "SEMSAM_FINETUNE_CONFIG": str(QUICK_JOBS),
+    "SEMSAM_WORKER_NICE": "0",
+    "SEMSAM_PREANNOTATE_THRESHOLD": "0.2",  # so that the samples have parts among what is offered
+}
 
 
 def _free_port() -> int:
@@ -35,7 +40,7 @@ class DemoProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-c", program],
             cwd=ROOT,
-            env={**os.environ, "SEMSAM_FINETUNE_CONFIG": str(QUICK_JOBS), "SEMSAM_WORKER_NICE": "0"},
+            env={**os.environ, **SETTINGS},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -99,16 +99,18 @@ def test_predictions_for_twenty_tasks_and_one_put_right_and_submitted(
     editor.open_annotation(made.id, made.tasks[0], regions=len(rows))
     editor.show_region_labels()
     editor.screenshot("10-preannotated")
-    person, *parts = rows  # smaller ones are drawn later, on top
-    assert name_of(person) == "person" and parts
-    assert {(name_of(row) in PARTS, row["parentID"]) for row in parts} == {(True, person["id"])}
+    person = max(rows, key=lambda row: row["score"])
+    rest = [row for row in rows if row is not person]
+    parents = {name_of(row): row.get("parentID") for row in rest}
+    assert name_of(person) == "person" and set(PARTS) <= set(parents)
+    assert parents == {name: person["id"] if name in PARTS else None for name in parents}
     seen = [(name_of(row), f"{row['score']:.2f}", int("parentID" in row)) for row in rows]
     assert sorted(editor.panel()) == sorted(seen)
 
     before, (y, x) = mask_of(person), ON_THE_SUIT
     assert before[y, x]
     height, width = before.shape
-    editor.select("person")
+    editor.select("person", f"{person['score']:.2f}")
     editor.erase(((x - 20) / width, y / height), ((x + 20) / width, y / height))
     editor.screenshot("10-put-right")
     editor.submit()
@@ -119,19 +121,19 @@ def test_predictions_for_twenty_tasks_and_one_put_right_and_submitted(
     after = mask_of(submitted[person["id"]])
     assert not after[y, x]
     assert 0.97 < after.sum() / before.sum() < 1 and not (after & ~before).any()
-    for part in parts:
-        again = submitted[part["id"]]
-        assert np.array_equal(mask_of(again), mask_of(part))
-        assert (name_of(again), again["parentID"]) == (name_of(part), person["id"])
-    kept = stored(studio, made.id, Preannotated(annotations=1, accepted=len(parts), corrected=1))
+    for row in rest:
+        again = submitted[row["id"]]
+        assert np.array_equal(mask_of(again), mask_of(row))
+        assert (name_of(again), again.get("parentID")) == (name_of(row), row.get("parentID"))
+    kept = stored(studio, made.id, Preannotated(annotations=1, accepted=len(rest), corrected=1))
     assert {name: (each.outcome, each.iou_with_offer) for name, each in kept.items()} == {
         person["id"]: ("corrected", pytest.approx(after.sum() / before.sum())),
-        **{part["id"]: ("accepted", 1) for part in parts},
+        **{row["id"]: ("accepted", 1) for row in rest},
     }
     assert {each.parent for each in kept.values()} == {None, person["id"]}
     assert {each.model_version for each in kept.values()} == {predictions[made.tasks[0]]["model_version"]}
     assert all(each.preannotated and each.seconds is None for each in kept.values())
-    without = [row for row in annotation["result"] if row["id"] != parts[0]["id"]]
+    without = [row for row in annotation["result"] if row["id"] != rest[0]["id"]]
     studio.api.call("PATCH", f"/api/annotations/{annotation['id']}/", json={"result": without})
-    judged = Preannotated(annotations=1, accepted=len(parts) - 1, corrected=1, deleted=1)
-    assert set(stored(studio, made.id, judged)) == {row["id"] for row in rows} - {parts[0]["id"]}
+    judged = Preannotated(annotations=1, accepted=len(rest) - 1, corrected=1, deleted=1)
+    assert set(stored(studio, made.id, judged)) == {row["id"] for row in rows} - {rest[0]["id"]}
