@@ -3,20 +3,20 @@
 The kernel is the dot product of region vectors (`region_features`). Both regressions correct what is known without
 examples, and only near the examples: without examples they change nothing.
 
-    names        log p(label) = a * log text(label) + b * f(label). f regresses "is this label" on the examples, all
-                 labels with the same total weight; for a label without examples f is the mean of the other labels'.
-                 a and b weigh the text and the examples. They are chosen to name each example best from the examples of
-                 other photos, and stay near their first values while there are few examples
+    names        log p(label) = log text(label) + WEIGHT * (f(label) - UNLIKE). f regresses "is this label" on the
+                 examples. The text of a label gives way as its examples become more. A label without examples keeps its
+                 text alone, so a region that is like no example has the names that it had before
     preference   the expected IoU of a proposal, plus a regression of the errors that this expectation had for the
                  proposals of earlier prompts
 
-The result depends on the set of examples, not on their order. Solving for n examples takes n^3 / 3 operations: callers
-limit n (`newest_of_each`).
+The result depends on the set of examples, not on their order. Nothing is fitted to all labels together: examples of one
+label do not change the order of two others on a region that is unlike those examples. Solving for n examples takes
+n^3 / 3 operations: callers limit n (`newest_of_each`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,10 +26,10 @@ from scipy.special import softmax
 from semsam_model.network.ranker import OF_PROPOSAL
 
 RIDGE = 1.0  #: variance of the noise in a label, where the squared length of a region vector is about 6
-FIRST_EXAMPLE_WEIGHT = 16.0  #: b without examples of other photos
-PRIOR = 4.0  #: weight of the first values of a and b, in examples
-TEXT_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-EXAMPLE_WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+LABEL_WEIGHT = 4.0  #: of all examples of a label together, in examples
+WEIGHT = 12.0  #: of what the examples say
+UNLIKE = 0.4  #: f of a region that speaks neither for nor against a label
+FADING = 3.0  #: examples after the first with which the text of a label has half its weight
 LEAST = 1e-4  #: smaller text scores count as this
 
 PREFERENCE_RIDGE = 3.0
@@ -53,73 +53,28 @@ class LearnedNames:
 
     vectors: np.ndarray  #: (n, F)
     coefficients: np.ndarray  #: (n, C)
-    text_weight: float  #: a
-    example_weight: float  #: b
+    counts: np.ndarray  #: int (C,), examples of each label
 
     def scores(self, vectors: np.ndarray, text: np.ndarray) -> np.ndarray:
         """(m, F) and text scores (m, C) that add up to 1 -> (m, C), adding up to 1; `text` itself without examples."""
         if not len(self.vectors):
             return text
-        fitted = _completed(vectors @ self.vectors.T @ self.coefficients, np.asarray(self.coefficients.any(0)))
-        return softmax(_mixed(text, fitted, self.text_weight, self.example_weight), axis=1)
+        of_text = 1 / (1 + np.maximum(self.counts - 1, 0) / FADING)
+        by_text = of_text * np.log(np.maximum(text, LEAST)) - (1 - of_text) * np.log(text.shape[1])
+        fitted = vectors @ self.vectors.T @ self.coefficients
+        return softmax(by_text + np.where(self.counts > 0, WEIGHT * (fitted - UNLIKE), 0), axis=1)
 
 
-def fit_names(vectors: np.ndarray, labels: np.ndarray, photos: Sequence[Hashable], text: np.ndarray) -> LearnedNames:
-    """n examples: (n, F), index of the label 0..C-1 (n,), the photo of each, text scores (n, C)."""
-    count, classes = text.shape
-    if not count:
-        return LearnedNames(vectors, np.zeros((0, classes)), 1.0, 0.0)
-    vectors, labels = vectors.astype(np.float64), np.asarray(labels, int)
-    weights = 1 / np.bincount(labels, minlength=classes)[labels]
-    weights /= weights.mean()
-    targets = np.eye(classes)[labels]
-    inverse = np.linalg.inv(vectors @ vectors.T + RIDGE * np.diag(1 / weights))
-    coefficients = inverse @ targets
-    left_out, known = _left_out(inverse, coefficients, targets, photos)
-    left_out = _completed(left_out, np.asarray(targets.any(0)))
-    a, b = _calibrated(text[known], left_out[known], labels[known], weights[known])
-    return LearnedNames(vectors, coefficients, a, b)
-
-
-def _left_out(
-    inverse: np.ndarray, coefficients: np.ndarray, targets: np.ndarray, photos: Sequence[Hashable]
-) -> tuple[np.ndarray, np.ndarray]:
-    """f of each example without the examples of its photo (n, C), and whether another photo has its label, bool (n,).
-
-    Leaving out the rows of a photo changes their prediction by inv(inverse[rows, rows]) @ coefficients[rows].
-    """
-    fitted, known = np.zeros_like(targets), np.zeros(len(targets), bool)
-    rows_of: dict[Hashable, list[int]] = {}
-    for row, photo in enumerate(photos):
-        rows_of.setdefault(photo, []).append(row)
-    total = targets.sum(0)
-    for rows in rows_of.values():
-        fitted[rows] = targets[rows] - np.linalg.solve(inverse[np.ix_(rows, rows)], coefficients[rows])
-        elsewhere = total - targets[rows].sum(0)
-        known[rows] = (targets[rows] @ elsewhere) > 0
-    return fitted, known
-
-
-def _completed(fitted: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """(m, C), where labels without examples get the mean of those with examples (seen, bool (C,))."""
-    completed: np.ndarray = np.where(seen, fitted, fitted[:, seen].mean(1, keepdims=True))
-    return completed
-
-
-def _calibrated(text: np.ndarray, fitted: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """The a and b, near (1, FIRST_EXAMPLE_WEIGHT), that give the left-out examples' labels the largest probability."""
-    best = (np.inf, 1.0, FIRST_EXAMPLE_WEIGHT)
-    for a in TEXT_WEIGHTS:
-        for b in EXAMPLE_WEIGHTS:
-            p = softmax(_mixed(text, fitted, a, b), axis=1)[np.arange(len(labels)), labels]
-            distance = (1 - a) ** 2 + np.log2(b / FIRST_EXAMPLE_WEIGHT) ** 2 / 8
-            best = min(best, (float(-(weights * np.log(np.maximum(p, 1e-12))).sum()) + PRIOR * float(distance), a, b))
-    return best[1], best[2]
-
-
-def _mixed(text: np.ndarray, fitted: np.ndarray, a: float, b: float) -> np.ndarray:
-    mixed: np.ndarray = a * np.log(np.maximum(text, LEAST)) + b * fitted
-    return mixed
+def fit_names(vectors: np.ndarray, labels: np.ndarray, classes: int) -> LearnedNames:
+    """n examples: (n, F), and index of the label 0..classes - 1 (n,)."""
+    labels = np.asarray(labels, int)
+    counts = np.bincount(labels, minlength=classes)
+    if not len(labels):
+        return LearnedNames(vectors, np.zeros((0, classes)), counts)
+    vectors = vectors.astype(np.float64)
+    kernel = vectors @ vectors.T
+    kernel[np.diag_indices_from(kernel)] += RIDGE * counts[labels] / LABEL_WEIGHT
+    return LearnedNames(vectors, np.linalg.solve(kernel, np.eye(classes)[labels]), counts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -202,12 +202,10 @@ class ProjectAdaptation:
             lessons = [each for each in self._lessons if each.label in index]
             lessons = [lessons[i] for i in newest_of_each([each.label for each in lessons], PER_LABEL, EXAMPLES)]
             shown = [(each, vector) for each in lessons for vector in each.examples]
-            text = text_scores([each.name_embedding for each, _ in shown], [each.level for each, _ in shown], labels)
             self._names[key] = fit_names(
                 np.array([vector for _, vector in shown], np.float32),
                 np.array([index[each.label] for each, _ in shown], int),
-                [each.photo for each, _ in shown],
-                text,
+                len(labels.values),
             )
         return self._names[key]
 

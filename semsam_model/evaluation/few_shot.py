@@ -105,14 +105,13 @@ def few_shot_ranks(
     labels, right = to_name.labels, to_name.rows
     of_kind = np.array([[own == kind for own in labels.kinds] for kind in labels.kinds])[right]
     vectors, texts = _vectors(to_name), _texts(to_name)
-    known, known_vectors, known_texts = examples.rows, _vectors(examples), _texts(examples)
+    known, known_vectors = examples.rows, _vectors(examples)
     ranks = []
     for draw in range(draws if k else 1):
         rng = np.random.default_rng((seed, draw))
         by_label = [rng.permutation(np.flatnonzero(known == i))[:k] for i in range(len(labels.values))]
         drawn = np.sort(np.concatenate(by_label)).astype(int)
-        photos = [examples.lessons[i].photo for i in drawn]
-        learned = fit_names(known_vectors[drawn], known[drawn], photos, known_texts[drawn])
+        learned = fit_names(known_vectors[drawn], known[drawn], len(labels.values))
         scores = learned.scores(vectors, texts)
         before = scores > scores[np.arange(len(right)), right][:, None]
         ranks.append(np.stack([1 + (before & of_kind).sum(1), 1 + before.sum(1)], 1))

@@ -8,9 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semsam_model.adaptation.kernel_ridge import (
-    FIRST_EXAMPLE_WEIGHT,
-    RIDGE,
-    _left_out,
     fit_names,
     fit_preference,
     newest_of_each,
@@ -38,7 +35,7 @@ def clusters(rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarra
 @given(st.integers(0, 10**6))
 def test_without_examples_names_are_those_of_the_text(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    learned = fit_names(np.zeros((0, WIDTH)), np.zeros(0, int), [], np.zeros((0, CLASSES)))
+    learned = fit_names(np.zeros((0, WIDTH)), np.zeros(0, int), CLASSES)
     text = shares(rng, 5)
     assert np.array_equal(learned.scores(rng.normal(size=(5, WIDTH)), text), text)
 
@@ -47,10 +44,10 @@ def test_without_examples_names_are_those_of_the_text(seed: int) -> None:
 @given(st.integers(0, 10**6), st.integers(1, 30))
 def test_another_order_of_the_examples_teaches_the_same(seed: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
-    (vectors, labels), text, photos = clusters(rng, rows), shares(rng, rows), rng.integers(0, 5, rows)
+    vectors, labels = clusters(rng, rows)
     asked, asked_text, order = clusters(rng, 6)[0], shares(rng, 6), rng.permutation(rows)
-    one = fit_names(vectors, labels, photos.tolist(), text).scores(asked, asked_text)
-    other = fit_names(vectors[order], labels[order], photos[order].tolist(), text[order]).scores(asked, asked_text)
+    one = fit_names(vectors, labels, CLASSES).scores(asked, asked_text)
+    other = fit_names(vectors[order], labels[order], CLASSES).scores(asked, asked_text)
     assert other == pytest.approx(one, abs=1e-6)
 
 
@@ -61,50 +58,40 @@ def test_examples_overrule_a_text_that_is_wrong_and_the_more_the_surer() -> None
     wrong[np.arange(40), (right + 1) % CLASSES] = 0.7
     sure = []
     for rows in (8, 80):
-        vectors, labels = clusters(rng, rows)
-        text = np.full((rows, CLASSES), 0.1)
-        text[np.arange(rows), (labels + 1) % CLASSES] = 0.7
-        scores = fit_names(vectors, labels, list(range(rows)), text).scores(asked, wrong)
+        scores = fit_names(*clusters(rng, rows), CLASSES).scores(asked, wrong)
         assert scores.sum(1) == pytest.approx(np.ones(40))
         sure.append(float(np.mean(scores[np.arange(40), right])))
     assert 0.5 < sure[0] < sure[1] and sure[1] > 0.9
 
 
-def test_a_label_that_only_one_photo_shows_leaves_the_first_mixture() -> None:
-    rng = np.random.default_rng(1)
-    vectors, _ = clusters(rng, 4)
-    learned = fit_names(vectors, np.arange(4), ["a", "b", "c", "d"], shares(rng, 4))
-    assert (learned.text_weight, learned.example_weight) == (1.0, FIRST_EXAMPLE_WEIGHT)
-
-
-def test_leaving_out_a_photo_says_what_learning_without_it_says() -> None:
-    rng = np.random.default_rng(2)
-    vectors, labels = clusters(rng, 12)
-    photos = [i % 4 for i in range(12)]
-    weights = rng.uniform(0.5, 2, 12)  # the weights of the others are not changed by leaving some out
-    targets = np.eye(CLASSES)[labels]
-
-    def solved(rows: np.ndarray) -> np.ndarray:
-        return np.linalg.solve(vectors[rows] @ vectors[rows].T + RIDGE * np.diag(1 / weights[rows]), targets[rows])
-
-    inverse = np.linalg.inv(vectors @ vectors.T + RIDGE * np.diag(1 / weights))
-    said, known = _left_out(inverse, inverse @ targets, targets, photos)
-    for photo in range(4):
-        mine = np.array([p == photo for p in photos])
-        rest = np.flatnonzero(~mine)
-        assert said[mine] == pytest.approx(vectors[mine] @ vectors[rest].T @ solved(rest), abs=1e-6)
-        assert known[mine].tolist() == [label in labels[rest] for label in labels[mine]]
-
-
 @quick
-@given(st.integers(0, 10**6))
-def test_examples_of_one_label_alone_say_nothing_about_the_others(seed: int) -> None:
+@given(st.integers(0, 10**6), st.integers(0, 8), st.integers(1, 20))
+def test_examples_of_a_label_leave_the_order_of_all_others_on_what_is_unlike_them(
+    seed: int, old: int, new: int
+) -> None:
     rng = np.random.default_rng(seed)
-    vectors, _ = clusters(rng, 5)
-    learned = fit_names(vectors, np.full(5, 2), list("aabbc"), shares(rng, 5))
-    text = shares(rng, 6)
-    order = learned.scores(clusters(rng, 6)[0], text).argsort(1)
-    assert learned.text_weight == 0 or np.array_equal(order, text.argsort(1))
+    half = WIDTH // 2
+    known, asked, more = np.zeros((old, WIDTH)), np.zeros((6, WIDTH)), np.zeros((new, WIDTH))
+    known[:, :half], asked[:, :half], more[:, half:] = (rng.normal(size=(len(m), half)) for m in (known, asked, more))
+    labels, text = rng.integers(1, CLASSES, old), shares(rng, 6)  # some or all of the others have examples
+    before = fit_names(known, labels, CLASSES).scores(asked, text)
+    learned = fit_names(np.concatenate([known, more]), np.append(labels, np.zeros(new, int)), CLASSES)
+    after = learned.scores(asked, text)
+    ratio = after[:, 1:] / before[:, 1:]
+    assert ratio == pytest.approx(np.repeat(ratio[:, :1], CLASSES - 1, 1), rel=1e-5)
+    assert (after[:, 0] < 1.0001 * before[:, 0]).all()  # nor does the label win where nothing speaks for it
+
+
+def test_the_first_accepts_of_one_label_name_what_is_like_them_and_leave_the_rest() -> None:
+    rng = np.random.default_rng(1)
+    vectors, labels = clusters(rng, 80)
+    text = np.full((80, CLASSES), 0.02 / (CLASSES - 1))
+    text[np.arange(80), np.where(labels == 2, 0, labels)] = 0.98  # the text has never heard of label 2
+    examples = np.flatnonzero(labels == 2)[:5]
+    scores = fit_names(vectors[examples], labels[examples], CLASSES).scores(vectors, text)
+    assert (scores.argmax(1) == labels)[labels != 2].all() and scores[labels != 2].max(1).min() > 0.9
+    alike = np.flatnonzero(labels == 2)[5:]
+    assert (scores[alike].argmax(1) == 2).mean() > 0.5 > (text[alike].argmax(1) == 2).mean()
 
 
 @quick
