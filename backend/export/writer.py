@@ -29,7 +29,7 @@ from semsam_model.masks.codecs import decode_coco_rle
 Format = Literal["coco", "sa1b", "labelstudio", "masks"]
 Images = Literal["copy", "reference", "none"]
 
-_SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}
+_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
 
 #: (label, granularity) -> id, from 1.
 Categories = Mapping[tuple[str, str], int]

@@ -43,7 +43,7 @@ def read_samples(directory: Path, sources: Sequence[str] | None = None, *, evalu
         if missing:
             raise DataError(f"{directory}: no {missing[0]}.json; sources here: {', '.join(f.stem for f in files)}")
         files = [file for file in files if file.stem in sources]
-    samples, skipped, photos = list[Sample](), list[str](), 0
+    samples, skipped, photos, masks_lost = list[Sample](), list[str](), 0, 0
     labels: dict[str, frozenset[Label]] = {}
     for file in files:
         try:
@@ -54,10 +54,11 @@ def read_samples(directory: Path, sources: Sequence[str] | None = None, *, evalu
             samples += dataset.samples
             skipped += dataset.skipped
             photos += dataset.photos or 0
+            masks_lost += dataset.masks_lost
             labels |= dataset.labels
     if not samples:
         raise DataError(f"{directory}: no usable photo with a mask in {len(files)} source files; {skipped[:3]}")
-    return Dataset(tuple(samples), tuple(skipped), photos, labels)
+    return Dataset(tuple(samples), tuple(skipped), photos, labels, masks_lost)
 
 
 def read_labels(directory: Path) -> frozenset[Label]:

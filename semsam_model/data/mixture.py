@@ -35,15 +35,15 @@ from semsam_model.types import Granularity
 
 #: Settings of each kind, besides name, kind, weight, feeds and turns: those that it needs, and those that it may have.
 _SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "coco": (("path",), ("images", "granularity", "names", "partial")),
-    "panoptic": (("path", "images"), ("masks", "names", "partial")),
+    "coco": (("path",), ("images", "granularity", "names", "partial", "crowd", "colon")),
+    "panoptic": (("path", "images"), ("masks", "names", "partial", "crowd")),
     "label_map": (("path", "images", "labels"), ("instances", "endings", "granularity", "names", "partial")),
-    "label_studio": (("path", "images"), ("partial",)),
+    "label_studio": (("path", "images"), ("partial", "config")),
     "sa1b": (("path",), ()),
     "synthetic": (("count",), ("seed", "size")),
 }
 #: What `path` is, where it is no JSON.
-_FORM = {"sa1b": "folder or tar", "label_map": "folder of PNGs"}
+_FORM = {"sa1b": "folder or tar", "label_map": "folder of PNGs", "label_studio": "JSON or folder of a target storage"}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -70,6 +70,12 @@ class SourceConfig:
     """The source's spelling of a label -> the label meant"""
     partial: bool = False
     """Not everything visible is annotated, on any photo"""
+    crowd: Literal["single"] | None = None
+    """What `iscrowd` marks is one thing, as in files of CVAT; several in one mask, and left out, when absent"""
+    colon: Literal["part"] | None = None
+    """A colon in a category's name stands between whole and part; only where the file has the whole when absent"""
+    config: str | None = None
+    """The project's labeling config, where a task has several photos (label_studio)"""
     labels: tuple[str, ...] = ()
     """The names of the numbers 0, 1, 2, ..., "whole:part" for a part; "" for what is not annotated (label_map)"""
     instances: bool = False
@@ -184,7 +190,9 @@ def _read(source: SourceConfig, root: Path, evaluation: bool) -> Dataset:
             f"{source.path} under the folder given with --root"
         )
     images, masks = (None if folder is None else root / folder for folder in (source.images, source.masks))
-    options = ReadOptions(source.granularity, source.names, source.partial, evaluation)
+    options = ReadOptions(
+        source.granularity, source.names, source.partial, source.crowd or "group", source.colon, evaluation
+    )
     match source.kind:
         case "sa1b":  # long, and not kept in memory
             return read_sa1b(path, source=name, supervision=supervision)
@@ -194,7 +202,13 @@ def _read(source: SourceConfig, root: Path, evaluation: bool) -> Dataset:
             dataset = read_panoptic(path, images or root, masks, source=name, supervision=supervision, options=options)
         case "label_studio":
             dataset = read_label_studio(
-                path, images or root, source=name, supervision=supervision, partial=source.partial
+                path,
+                images or root,
+                source=name,
+                supervision=supervision,
+                partial=source.partial,
+                config=root / source.config if source.config else None,
+                evaluation=evaluation,
             )
         case _:
             dataset = read_label_map(

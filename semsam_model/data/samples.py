@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from semsam_model.data.pixels import decode_rgb
+from semsam_model.data.pixels import decode_rgb, oriented_size
 from semsam_model.errors import ConfigError, DataError, ImageError
 from semsam_model.masks.codecs import decode_coco_rle, encode_coco_rle
 from semsam_model.masks.geometry import Size, crop_mask
@@ -102,6 +102,14 @@ class PhotoFile:
 
     def pixels(self) -> np.ndarray:
         return decode_photo(self.content(), str(self.path))
+
+    def size(self) -> Size:
+        """(H, W) of the photo as it is seen, from its header. Raises DataError when it cannot be read."""
+        try:
+            with Image.open(self.path) as image:
+                return oriented_size(image)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+            raise DataError(f"{self.path}: expected a readable image: {exc}") from exc
 
 
 class Segmentation(Protocol):
@@ -262,6 +270,7 @@ class Dataset:
     photos: int | None = None  #: listed in the source, usable or not; None where nothing lists them
     #: Every label of each source, those on missing photos too; empty where that takes opening every photo.
     labels: Mapping[str, frozenset[Label]] = field(default_factory=dict)
+    masks_lost: int = 0  #: masks that the source has and no sample; `skipped` says why
 
 
 def by_source(samples: Iterable[Sample]) -> dict[str, list[Sample]]:

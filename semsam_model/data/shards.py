@@ -22,7 +22,8 @@ import yaml
 from PIL import Image
 
 from semsam_model.data.mixture import Mixture
-from semsam_model.data.readers.sa1b import PHOTO_SUFFIXES, TarMember
+from semsam_model.data.readers.photo_names import PHOTO_SUFFIXES
+from semsam_model.data.readers.sa1b import TarMember
 from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Sample
 from semsam_model.errors import ConfigError, DataError
 

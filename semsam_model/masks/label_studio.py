@@ -12,15 +12,15 @@ from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, Le, MultipleOf
-from pydantic import AllowInfNan, Strict
+from pydantic import AllowInfNan, Field, Strict
 
 from semsam_model.errors import DataError
 from semsam_model.masks.codecs import decode_bitmask, decode_brush_rle
-from semsam_model.masks.geometry import Size
+from semsam_model.masks.geometry import Size, checked_size
 from semsam_model.masks.polygons import decode_polygons
 from semsam_model.validation import Expected, JsonModel, check, empty_as
 
-SHAPES = ("brush", "bitmask", "polygon", "rectangle")
+SHAPES = ("brush", "bitmask", "polygon", "rectangle", "ellipse")
 _FAR = 1e4  #: percent; what lies further outside the photo is moved here, so that no pixel overflows
 
 _Number = Annotated[float, Strict(), AllowInfNan(False)]
@@ -48,6 +48,37 @@ class Rectangle(JsonModel):
         down = np.array([-math.sin(turn), math.cos(turn)]) * height * scale[1]
         origin = np.array([x, y]) * scale
         return np.stack([origin, origin + across, origin + across + down, origin + down])
+
+
+class _Ellipse(JsonModel):
+    """An ellipse: its centre and radii in percent. It is turned about the centre, clockwise, in pixels."""
+
+    x: Percent
+    y: Percent
+    radius_x: Percent = Field(alias="radiusX")
+    radius_y: Percent = Field(alias="radiusY")
+    rotation: Degrees = 0.0
+
+    def mask(self, size: Size) -> np.ndarray:
+        """bool (H, W) of a photo of `size` (H, W): pixels whose centre is inside."""
+        x, y, across, down = (
+            max(-_FAR, min(_FAR, part)) / 100 for part in (self.x, self.y, self.radius_x, self.radius_y)
+        )
+        height, width = checked_size(size)
+        if not across or not down:
+            return np.zeros(size, bool)
+        turn = math.radians(self.rotation % 360)
+        cos, sin, across, down = math.cos(turn), math.sin(turn), across * width, down * height
+        reach = math.hypot(across * cos, down * sin), math.hypot(across * sin, down * cos)
+        x0, x1 = (int(min(max(x * width + side * reach[0], 0), width)) for side in (-1, 1))
+        y0, y1 = (int(min(max(y * height + side * reach[1], 0), height)) for side in (-1, 1))
+        columns = np.arange(x0, min(x1 + 1, width))[None] + 0.5 - x * width
+        rows = np.arange(y0, min(y1 + 1, height))[:, None] + 0.5 - y * height
+        mask = np.zeros(size, bool)
+        mask[y0 : y1 + 1, x0 : x1 + 1] = ((columns * cos + rows * sin) / across) ** 2 + (
+            (rows * cos - columns * sin) / down
+        ) ** 2 <= 1
+        return mask
 
 
 class _Polygon(JsonModel):
@@ -81,24 +112,46 @@ def region_shape(row: Mapping[str, Any]) -> str | None:
     return shape if shape in SHAPES and (shape != "brush" or "rle" in value) else None
 
 
-def region_mask(row: Any) -> np.ndarray | None:
+def region_mask(row: Any, photo: Size | None = None) -> np.ndarray | None:
     """A region of an annotation, as accepted, corrected or drawn -> bool (H, W); None where `region_shape` is None.
 
-    Raises DataError for a geometry that cannot be read.
+    photo: (H, W) of the photo itself, where it is known. Percent are laid over it as it is, whatever the row says of
+    its size; a brush must be of this size. Raises DataError for a geometry that cannot be read.
     """
     shape = region_shape(check(dict, row, "region", DataError))
     if shape is None:
         return None
-    size, value = region_size(row), row["value"]
+    if photo is not None:
+        check_region_size(row, photo)
+    size, value = photo or region_size(row), row["value"]
     if shape == "brush":
         return decode_brush_rle(value["rle"], size)
     if shape == "bitmask":
         return decode_bitmask(value.get("imageDataURL", ""), size)
     if shape == "rectangle":
         return decode_polygons([check(Rectangle, value, "region.value", DataError).corners(size)], size)
+    if shape == "ellipse":
+        return check(_Ellipse, value, "region.value", DataError).mask(size)
     points = check(_Polygon, value, "region.value", DataError).points
     percent = np.clip(np.array(points, np.float64).reshape(-1, 2), -_FAR, _FAR)
     return decode_polygons([percent / 100 * size[::-1]], size)
+
+
+def check_region_size(row: Mapping[str, Any], photo: Size) -> None:
+    """Raises DataError for a brush mask that was drawn on a photo of another size than `photo`, (H, W).
+
+    Outlines are in percent, and a bitmask brings a size of its own, which is compared when it is decoded.
+    """
+    if region_shape(row) == "brush" and declares_size(row) and (drawn := region_size(row)) != photo:
+        raise DataError(
+            f"drawn on a photo of {drawn[1]}x{drawn[0]} pixels (original_width, original_height), the photo has "
+            f"{photo[1]}x{photo[0]}: a brush mask cannot be laid over another size"
+        )
+
+
+def declares_size(row: Mapping[str, Any]) -> bool:
+    """Whether a row says the size of the photo that its region was drawn on."""
+    return row.get("original_width") is not None or row.get("original_height") is not None
 
 
 def row_labels(row: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from semsam_model.data.samples import BAD_ENTRY
 from semsam_model.errors import DataError
@@ -20,6 +20,10 @@ class ReadOptions:
     granularity: str | None = None  #: of annotations without one
     names: Mapping[str, str] = field(default_factory=dict)  #: the source's spelling -> the label meant
     partial: bool = False  #: not everything visible is annotated, on any photo
+    #: What `iscrowd` means: several things in one mask, left out of training; or a single thing, as CVAT writes masks.
+    crowd: Literal["group", "single"] = "group"
+    #: "part": a colon in a category's name stands between the whole and the part, whether or not the file has the whole
+    colon: Literal["part"] | None = None
     #: Keep what training leaves out and evaluation counts: crowd regions, annotated areas, photos without any mask, and
     #: the labels that LVIS and PACO looked for on a photo.
     evaluation: bool = False
@@ -51,15 +55,10 @@ def parse_json(content: bytes, kind: type) -> Any:
     return parsed
 
 
-def problem(where: object, exc: Exception) -> str:
-    """A line for `Dataset.skipped`."""
-    return f"{where}: {exc if isinstance(exc, DataError) else repr(exc)}"
-
-
 def split_name(spelled: str) -> tuple[str | None, str]:
     """ "dog:head" -> dog, head; "dog" -> None, dog: the whole that a part's name begins with, and the short name."""
     whole, _, part = spelled.rpartition(":")
-    return whole or None, (part if whole and part else spelled)
+    return whole.strip() or None, (part.strip() if whole and part else spelled)
 
 
 def renamed(names: Mapping[str, str], spelled: str, short: str | None = None) -> str:

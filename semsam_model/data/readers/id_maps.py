@@ -15,13 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from semsam_model.data.readers.coco import CocoFile, check_entry
+from semsam_model.data.readers.coco import CROWDS, CocoFile, check_entry, image_key
+from semsam_model.data.readers.coco_entries import same_id
 from semsam_model.data.readers.entries import AS_WRITTEN, ReadOptions, renamed, require_folder, split_name
+from semsam_model.data.readers.file_kinds import PANOPTIC
 from semsam_model.data.samples import (
     BAD_ENTRY,
     FULL_SUPERVISION,
@@ -92,21 +94,29 @@ def read_panoptic(
     pngs = masks or annotations.with_suffix("")
     require_folder(images, "photos", annotations)
     require_folder(pngs, "PNGs of segments", annotations)
-    file = CocoFile(annotations, options, source, supervision)
-    photos = {image.get("id"): image for image in file.objects("images")}
+    file = CocoFile(annotations, options, source, supervision, PANOPTIC)
+    file.look_for_photos(images)
+    photos = {image_key(image): image for image in file.objects("images")}
     labels: set[Label] = set()
     entries = list(file.objects("annotations"))
     for entry in entries:
+        segments = list[dict[str, Any]]()
         try:
-            image, png = photos[entry["image_id"]], pngs / entry["file_name"]
-            segments = [s for s in entry["segments_info"] if options.evaluation or not s.get("iscrowd")]
-            for segment in segments:
+            image, png = photos[same_id(entry["image_id"])], pngs / str(entry["file_name"]).replace("\\", "/")
+            listed = entry["segments_info"]
+            for segment in listed:
                 check_entry(segment)
-            labels |= file.labels(segments)
-            file.add_sample(images, image, segments, [IdMask(png, int(s["id"]), "panoptic") for s in segments])
+                if file.leaves_out(segment):
+                    file.losses.add("segment", segment.get("id"), CROWDS)
+                else:
+                    segments.append(segment)
+            drawn = [IdMask(png, int(s["id"]), "panoptic") for s in segments]
         except BAD_ENTRY as exc:
-            file.skip(f"annotation of image {entry.get('image_id')!r}", exc)
-    return Dataset(tuple(file.samples), tuple(file.skipped), len(entries), {file.source: frozenset(labels)})
+            file.losses.add("annotation", f"of image {entry.get('image_id')!r}", exc, max(1, len(segments)))
+        else:
+            labels |= file.labels(segments)
+            file.add_sample(image, segments, drawn)
+    return file.dataset(len(entries), frozenset(labels))
 
 
 def read_label_map(

@@ -1,33 +1,39 @@
-"""A project's export in Label Studio's own JSON (the list of tasks) -> samples.
+"""A project's export in Label Studio's own JSON (the list of tasks), or its target storage -> samples.
 
-Of a task's annotations the last updated one counts; cancelled ones and predictions do not. Brush, bitmask, polygon and
-rectangle regions are read, with or without labels; notes, choices, keypoints and relations are no masks. The first
-label is the name. A region is a part when its `parentID` is a region of the same annotation, else an object, unless
-its `meta` holds a `granularity` of object, part or region.
+Of a task's annotations the last updated one counts; cancelled ones and predictions do not. Brush, bitmask, polygon,
+rectangle and ellipse regions are read, with or without labels; notes, choices, keypoints and relations are no masks.
+Each is put on the photo that it was drawn on (`readers.label_studio_photos`), so that a task with several photos gives
+several samples. Percent are laid over the photo as it is, whatever size the region says; a brush mask of another size
+is left out. The first label is the name. A region is a part when its `parentID` is a region of the same photo, else an
+object, unless its `meta` holds a `granularity` of object, part or region.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from semsam_model.data.readers.entries import malformed, other_index, parse_json
+from semsam_model.data.readers.entries import other_index
+from semsam_model.data.readers.label_studio_photos import ImageTags, address_of
+from semsam_model.data.readers.label_studio_tasks import Task, read_tasks
+from semsam_model.data.readers.losses import Losses
+from semsam_model.data.readers.photo_names import PhotoFolder
 from semsam_model.data.samples import FULL_SUPERVISION, Annotation, Dataset, PhotoFile, Region, Sample, Supervision
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import Size
-from semsam_model.masks.label_studio import region_mask, region_shape, region_size, row_labels
+from semsam_model.masks.label_studio import check_region_size, region_mask, region_shape, row_labels
 from semsam_model.types import Granularity
 from semsam_model.validation import Expected, Flag, JsonModel, Lenient, check
 
 #: Rows with a shape that is no mask we read; the editor calls them so, with or without "labels".
-_UNREAD_SHAPES = ("ellipse", "vector")
+_UNREAD_SHAPES = ("vector", "videorectangle", "cube", "skeleton")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +43,8 @@ class LabelStudioMask:
     row: dict[str, Any]
 
     def decode(self, size: Size) -> np.ndarray:
-        mask = region_mask(self.row)
-        if mask is None or mask.shape != size:
+        mask = region_mask(self.row, size)
+        if mask is None:
             raise DataError(f"region {self.row.get('id')!r}: expected a mask of {size[1]}x{size[0]} pixels")
         return mask
 
@@ -50,54 +56,60 @@ def read_label_studio(
     source: str | None = None,
     supervision: Supervision = FULL_SUPERVISION,
     partial: bool = False,
+    config: Path | None = None,
+    evaluation: bool = False,
 ) -> Dataset:
-    """One export file; photos are looked for under `images` by the path in the task (`?d=`), then by file name.
+    """One export file, or the folder of a target storage; photos are looked for under `images` as `photo_names` does.
 
-    `partial`: not everything visible was annotated. A task without a photo or a readable region is skipped and named.
-    Raises DataError when the file cannot be read.
+    partial: not everything visible was annotated. config: the project's labeling config, which tells photos of one task
+    apart. evaluation: keep photos that were submitted with nothing on them. What cannot be read is skipped and named.
+    Raises DataError when nothing can be read; ConfigError.
     """
-    with malformed(export, "a Label Studio export in JSON (a list of tasks; not JSON-MIN)"):
-        tasks = parse_json(export.read_bytes(), list)
+    tags = None if config is None else ImageTags.read(config)
+    losses = Losses(export)
+    drawn: list[_Drawn] = []
+    for task in read_tasks(export, losses):
+        drawn += _photos_of(task, tags, losses)
+    folder = PhotoFolder(images, (each.address for each in drawn))
     samples: list[Sample] = []
-    skipped: list[str] = []
-    for number, value in enumerate(tasks):
-        identity = value.get("id") if isinstance(value, dict) else None
-        where = f"{export}: entry {number}" if identity is None else f"{export}: task {identity!r}"
+    for each in drawn:
         try:
-            task = check(_Task, value, "task", DataError)
-            done = [each for each in task.annotations if not each.was_cancelled]
-            if not done:
-                continue
-            photo = _photo(task.data, images)
-            newest = max(done, key=lambda each: each.updated_at or each.created_at or "")
-            known = _annotation(newest.result, partial, where, skipped)
+            photo = PhotoFile(_path(folder, each.address))
+            size = photo.size()
         except DataError as exc:
-            skipped.append(f"{where}: {exc}")
+            losses.add("task", f"{each.where.removeprefix('task ')}, photo {each.address[:100]}", exc, len(each.rows))
             continue
-        if known is not None:
-            samples.append(Sample(PhotoFile(photo), source or export.stem, known, supervision))
-    return Dataset(tuple(samples), tuple(skipped))
+        regions = _regions(each, size, losses)
+        if not regions and each.rows:
+            continue
+        if not regions and not evaluation:
+            losses.add("photo", each.address[:100], "submitted with nothing on it: left out of training", 0)
+            continue
+        annotation = Annotation(size[1], size[0], regions, partial)
+        samples.append(Sample(photo, source or export.stem, annotation, supervision))
+    return Dataset(tuple(samples), losses.lines, len(drawn), masks_lost=losses.masks)
+
+
+def _text_id(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_Id = Annotated[str, BeforeValidator(_text_id), Expected("an id")]
+_Rows = Annotated[list[Any], BeforeValidator(lambda value: [] if value is None else value)]
 
 
 class _Result(JsonModel):
     """One annotation of a task."""
 
+    id: Lenient[int] = None
     was_cancelled: Flag = False
     updated_at: Lenient[str] = None
     created_at: Lenient[str] = None
-    result: list[Any]
-
-
-class _Task(JsonModel):
-    annotations: list[_Result] = Field(default_factory=list)
-    data: dict[Any, Any]
+    result: _Rows
 
 
 class _Meta(JsonModel):
     granularity: Lenient[Granularity] = None
-
-
-_Id = Annotated[int | str, Expected("an id")]
 
 
 class _Row(JsonModel):
@@ -105,58 +117,130 @@ class _Row(JsonModel):
 
     id: _Id | None = None
     parent: _Id | None = Field(default=None, alias="parentID")
+    tag: Lenient[str] = Field(default=None, alias="to_name")
+    page: Annotated[int, Expected("the number of a page")] | None = Field(default=None, alias="item_index")
     meta: Lenient[_Meta] = None
 
 
-def _photo(data: Mapping[Any, Any], images: Path) -> Path:
-    texts = {key: value for key, value in data.items() if isinstance(value, str) and 0 < len(value) < 4096}
-    addresses = [texts[key] for key in sorted(texts, key=lambda key: key != "image")]
-    for address in addresses:
-        for name in _places(address):
-            with contextlib.suppress(OSError):  # a name that is too long
-                if (images / name).is_file():
-                    return images / name
-    raise DataError(f"expected its photo under {images}, found none for {', '.join(addresses)[:200] or 'no address'}")
+@dataclass(frozen=True)
+class _Drawn:
+    """What was drawn on one photo of a task."""
+
+    where: str
+    address: str
+    labels: dict[str | None, str]  #: first label of each region's id
+    rows: list[tuple[_Row, dict[str, Any]]] = field(default_factory=list)
 
 
-def _places(address: str) -> Iterator[str]:
+def _photos_of(task: Task, tags: ImageTags | None, losses: Losses) -> list[_Drawn]:
+    """The rows of the annotation that counts, by photo."""
+    where = task.where.removeprefix("task ")
     try:
-        parts = urlsplit(address)
-    except ValueError:  # brackets that are no IPv6 address
-        return
-    stored = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
-    pieces = [piece for piece in stored.split("/") if piece not in ("", ".", "..")]
-    for start in range(len(pieces)):
-        yield "/".join(pieces[start:])
-
-
-def _annotation(rows: list[Any], partial: bool, where: str, skipped: list[str]) -> Annotation | None:
-    """None without a region that can be read."""
-    kept: list[tuple[_Row, dict[str, Any]]] = []
-    sizes: set[Size] = set()
-    labels: dict[Any, str] = {}  #: first label of each region's id
-    for number, row in enumerate(rows):
+        data = check(dict[Any, Any], task.data, "task.data", DataError)
+        newest = _newest(task, losses)
+    except DataError as exc:
+        losses.add("task", where, exc, _count(task.annotations))
+        return []
+    if newest is None:
+        return []
+    drawn: dict[str, _Drawn] = {}
+    labels: dict[str | None, str] = {}
+    for number, row in enumerate(newest.result):
+        mask = isinstance(row, dict) and _is_mask(row)
         try:
             read = check(_Row, row, f"result[{number}]", DataError)
             for label in row_labels(row)[:1]:
-                labels.setdefault(read.id, label)
-            if region_shape(row) is not None:
-                sizes.add(region_size(row))
-                kept.append((read, row))
-            elif str(row.get("type")).removesuffix("labels") in _UNREAD_SHAPES:
-                raise DataError(f"region {read.id!r}: a {row['type']} is not read")
+                if read.id is not None:
+                    labels.setdefault(read.id, label)
+            if mask and region_shape(row) is None:
+                raise DataError(f"a {row['type']} is not read")
+            if mask:
+                address = address_of(data, read.tag or "image", read.page, tags)
+                drawn.setdefault(address, _Drawn(task.where, address, labels)).rows.append((read, row))
         except DataError as exc:
-            skipped.append(f"{where}: {exc}")
-    if not kept:
+            name = row.get("id", number) if isinstance(row, dict) else number
+            losses.add("region", f"{name!r} of {task.where}", exc, int(mask))
+    if not drawn and not _count([newest.model_dump()]):
+        try:
+            address = address_of(data, "image", None, tags if tags and "image" in tags.fields else None)
+            return [_Drawn(task.where, address, labels)]
+        except DataError:
+            losses.add("task", where, "submitted with nothing on its photos", 0)
+    return list(drawn.values())
+
+
+def _newest(task: Task, losses: Losses) -> _Result | None:
+    """The annotation that counts; None where there is none. The others are counted as left out."""
+    listed = check(list[Any], task.annotations or [], "task.annotations", DataError)
+    done, where = list[_Result](), task.where.removeprefix("task ")
+    for number, value in enumerate(listed):
+        try:
+            annotation = check(_Result, value, f"annotations[{number}]", DataError)
+        except DataError as exc:
+            losses.add("task", where, exc, _count([value]))
+            continue
+        if annotation.was_cancelled:
+            losses.add("task", where, "an annotation was skipped (cancelled) by its annotator", _count([value]))
+        else:
+            done.append(annotation)
+    if not done:
+        if not listed:
+            unsubmitted = " (only predictions or drafts)" if task.unsubmitted else ""
+            losses.add("task", where, f"no annotation{unsubmitted}", 0)
         return None
-    if len(sizes) > 1:
-        raise DataError(f"expected regions of one photo size, got {sorted(sizes)}")
-    indices = {read.id: index for index, (read, _) in enumerate(kept) if read.id is not None}
-    regions = []
-    for index, (read, row) in enumerate(kept):
-        parent = other_index(indices, read.parent, index)
-        granularity = (read.meta and read.meta.granularity) or ("object" if parent is None else "part")
-        box_only = region_shape(row) == "rectangle"
-        regions.append(Region(LabelStudioMask(row), granularity, labels.get(read.id), parent, box_only))
-    ((height, width),) = sizes
-    return Annotation(width, height, tuple(regions), partial)
+    newest = max(done, key=lambda each: (_time(each), each.id or 0))
+    for each in done:
+        if each is not newest:
+            losses.add("task", where, "an annotation that is not the last updated one", _count([each.model_dump()]))
+    return newest
+
+
+def _time(annotation: _Result) -> datetime:
+    for text in (annotation.updated_at, annotation.created_at):
+        try:
+            time = datetime.fromisoformat(text or "")
+        except ValueError:
+            continue
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    return datetime.min.replace(tzinfo=UTC)
+
+
+def _is_mask(row: dict[str, Any]) -> bool:
+    return region_shape(row) is not None or str(row.get("type")).removesuffix("labels") in _UNREAD_SHAPES
+
+
+def _count(annotations: Any) -> int:
+    """Masks in annotations as they stand in the file."""
+    found = 0
+    for each in annotations if isinstance(annotations, list) else ():
+        rows = each.get("result") if isinstance(each, dict) else None
+        found += sum(isinstance(row, dict) and _is_mask(row) for row in (rows if isinstance(rows, Iterable) else ()))
+    return found
+
+
+def _path(folder: PhotoFolder, address: str) -> Path:
+    if address[:5].lower() == "data:":
+        raise DataError("it lies in the task itself, as a data URL; save it as a file and name that")
+    return folder.path(address)
+
+
+def _regions(drawn: _Drawn, size: Size, losses: Losses) -> tuple[Region, ...]:
+    kept: list[tuple[_Row, dict[str, Any]]] = []
+    for read, row in drawn.rows:
+        try:
+            check_region_size(row, size)
+            kept.append((read, row))
+        except DataError as exc:
+            losses.add("region", f"{read.id!r} of {drawn.where}", exc)
+    return tuple(_region(kept, index, drawn.labels) for index in range(len(kept)))
+
+
+def _region(kept: Sequence[tuple[_Row, dict[str, Any]]], index: int, labels: dict[str | None, str]) -> Region:
+    counts = Counter(read.id for read, _ in kept)
+    places = {read.id: at for at, (read, _) in enumerate(kept) if read.id is not None and counts[read.id] == 1}
+    read, row = kept[index]
+    parent = other_index(places, read.parent, index)
+    granularity = (read.meta and read.meta.granularity) or ("object" if parent is None else "part")
+    own = row_labels(row)
+    name = labels.get(read.id) if read.id is not None else (own[0] if own else None)
+    return Region(LabelStudioMask(row), granularity, name, parent, region_shape(row) == "rectangle")

@@ -22,6 +22,7 @@ import numpy as np
 
 from semsam_model.data.lazy_samples import LazySamples, chain
 from semsam_model.data.readers.entries import malformed, parse_json
+from semsam_model.data.readers.photo_names import PHOTO_SUFFIXES
 from semsam_model.data.samples import (
     FULL_SUPERVISION,
     Annotation,
@@ -36,7 +37,6 @@ from semsam_model.data.samples import (
 from semsam_model.errors import DataError
 from semsam_model.types import GRANULARITIES
 
-PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 NewSample = partial[Sample]  #: takes the photo and its annotation; the source is known
 
 

@@ -102,7 +102,7 @@ def test_the_check_counts_everything_and_names_what_is_broken(tmp_path: Path) ->
     content = write_source(tmp_path, "houses", 5)
     rows = content["annotations"]
     rows[1]["segmentation"] = [[0, 0, 4, 0, 4, 4, 0, 4]]  # a window outside its house
-    rows[5]["segmentation"]["size"] = [3, 3]
+    rows[5]["segmentation"]["counts"] = "torn"
     (tmp_path / "houses" / "4.png").write_bytes(b"no picture")
     (tmp_path / "houses" / "3.png").unlink()
     (tmp_path / "houses.json").write_text(json.dumps(content))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,13 +126,14 @@ def test_broken_coco_entries_are_named_and_their_neighbours_kept(tmp_path: Path)
     content["images"] += [{"id": 9}, None]
     path.write_text(json.dumps(content))
     dataset = read_coco(path)
-    assert len(dataset.skipped) == 7
+    named = " ".join(dataset.skipped)
+    for part in ("not an object", "no id", "entry 3", "annotation 4", "annotation 6", "image 9", "entry None"):
+        assert part in named
     sample = dataset.samples[0]
-    assert np.array_equal(sample.mask(0), WHOLE)
-    for index in (1, 2):
-        with pytest.raises(DataError, match=rf"a\.png, region {index} \(cup\)"):
-            sample.mask(index)
-    assert len(sample.regions) == 3
+    assert np.array_equal(sample.mask(0), WHOLE) and np.array_equal(sample.mask(1), OTHER)
+    with pytest.raises(DataError, match=r"a\.png, region 2 \(cup\)"):
+        sample.mask(2)
+    assert len(sample.regions) == 3 and dataset.masks_lost == 3
 
 
 def test_crowds_annotated_areas_and_bare_photos_are_there_for_evaluation_alone(tmp_path: Path) -> None:
@@ -147,6 +149,70 @@ def test_crowds_annotated_areas_and_bare_photos_are_there_for_evaluation_alone(t
     assert [(region.crowd, region.area) for region in sheep.regions] == [(False, 99.5), (True, None)]
     assert np.array_equal(sheep.mask(1), OTHER)
     assert bare.regions == () and bare.image().shape == (*SIZE, 3)
+
+
+@pytest.mark.parametrize(
+    ("names", "colon", "expected"),
+    [
+        (["defect: scratch"], None, ("object", "defect: scratch", None)),
+        (["12:00"], None, ("object", "12:00", None)),
+        (["defect: scratch", "defect"], None, ("part", "scratch", "defect")),
+        (["dog:head"], "part", ("part", "head", "dog")),
+    ],
+)
+def test_a_colon_is_part_of_a_name_unless_the_whole_is_known(
+    tmp_path: Path, names: list[str], colon: Any, expected: tuple
+) -> None:
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    path = coco_file(tmp_path, categories, [{"mask": WHOLE, "category_id": 1}])
+    assert read_coco(path, options=ReadOptions(colon=colon)).samples[0].regions[0].label == expected
+
+
+def test_masks_marked_as_crowds_are_named_with_the_setting_that_keeps_them(tmp_path: Path) -> None:
+    rows = [{"mask": mask, "category_id": 1, "iscrowd": flag} for mask, flag in ((WHOLE, 1), (PART, "1"), (OTHER, "0"))]
+    path = coco_file(tmp_path, [{"id": 1, "name": "cell"}], rows)
+    dataset = read_coco(path)
+    assert len(dataset.samples[0].regions) == 1 and dataset.masks_lost == 2
+    assert "2 annotations (1, 2)" in dataset.skipped[0] and "`crowd: single`" in dataset.skipped[0]
+    for evaluation in (False, True):
+        kept = read_coco(path, options=ReadOptions(crowd="single", evaluation=evaluation))
+        assert [region.crowd for region in kept.samples[0].regions] == [False] * 3 and not kept.skipped
+
+
+def test_masks_of_images_that_share_an_id_are_on_neither(tmp_path: Path) -> None:
+    path = coco_file(tmp_path, [{"id": 1, "name": "cup"}], [{"mask": WHOLE, "category_id": 1}])
+    photo(tmp_path / "images" / "b.png")
+    content = json.loads(path.read_text())
+    image = content["images"][0]
+    content["images"].append(image | {"id": "1", "file_name": "images/b.png"})
+    path.write_text(json.dumps(content))
+    dataset = read_coco(path)
+    assert not dataset.samples and dataset.masks_lost == 1
+    assert "a.png" in dataset.skipped[0] and "b.png" in dataset.skipped[0] and "id 1" in dataset.skipped[0]
+    content["images"][1] = image  # the same photo twice takes nothing away
+    path.write_text(json.dumps(content))
+    again = read_coco(path)
+    assert len(again.samples) == 1 and not again.masks_lost and "comes again" in again.skipped[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ([{"id": 1, "data": {}, "annotations": []}], "this is a Label Studio export in JSON; read it as kind label_st"),
+        ({"shapes": [], "imagePath": "a.jpg"}, "this is a labelme file"),
+        ({"a.jpg1": {"filename": "a.jpg", "regions": []}}, "VGG Image Annotator; export it as COCO"),
+        (
+            {"images": [], "annotations": [{"segments_info": []}]},
+            "this is COCO panoptic JSON; read it as kind panoptic",
+        ),
+        ([1], "got a JSON list"),
+        ({"info": {}}, "no images|'images'"),
+    ],
+)
+def test_another_kind_of_file_is_refused_by_name(tmp_path: Path, content: Any, expected: str) -> None:
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=expected):
+        read_coco(tmp_path / "x.json")
 
 
 @pytest.mark.slow

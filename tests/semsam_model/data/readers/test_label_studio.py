@@ -76,8 +76,72 @@ def test_the_last_annotation_that_was_not_cancelled_counts(tmp_path: Path) -> No
     untouched = {"id": 2, "data": data, "annotations": [], "predictions": [{"result": rows[0]}]}
     path = export(tmp_path / "p.json", {"id": 1, "data": data, "annotations": annotations}, untouched)
     dataset = read_label_studio(path, tmp_path)
-    assert len(dataset.samples) == 1 and dataset.skipped == ()
+    assert len(dataset.samples) == 1 and dataset.masks_lost == 2
+    for number, what in enumerate(("cancelled", "not the last updated", "only predictions")):
+        assert what in dataset.skipped[number]
     assert np.array_equal(dataset.samples[0].mask(0), PART)
+
+
+POLYGON = {"type": "polygon", "value": {"points": [[25, 25], [75, 25], [75, 75], [25, 75]]}}
+OVAL = {"type": "ellipse", "value": {"x": 50, "y": 50, "radiusX": 40, "radiusY": 25, "rotation": 30}}
+
+
+def test_a_region_without_id_or_size_and_one_of_another_size_lie_over_the_photo_as_it_is(tmp_path: Path) -> None:
+    photo(tmp_path / "cup.png")
+    half = {"original_width": SIZE[1] // 2, "original_height": SIZE[0] // 2}
+    brush = accepted("brushlabels", candidate(1, WHOLE, None, "cup"))[0] | half | {"id": 9}
+    labels = {"id": 5, "type": "labels", "value": {"labels": ["far"]}}
+    rows = [POLYGON, POLYGON | half | {"id": 5}, labels, OVAL, brush]
+    path = export(tmp_path / "p.json", {"id": 1, "data": {"image": "cup.png"}, "annotations": [{"result": rows}]})
+    dataset = read_label_studio(path, tmp_path)
+    (sample,) = dataset.samples
+    assert (sample.height, sample.width) == SIZE
+    assert [region.name for region in sample.regions] == [None, "far", None]
+    assert np.array_equal(sample.mask(0), sample.mask(1)) and sample.mask(0).sum() == SIZE[0] * SIZE[1] // 4
+    assert sample.mask(2).sum() == pytest.approx(np.pi * 0.4 * SIZE[1] * 0.25 * SIZE[0], rel=0.03)
+    assert dataset.masks_lost == 1 and "16x12" in dataset.skipped[0] and "32x24" in dataset.skipped[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ([{"id": 1, "image": "a.png", "annotator": 1, "annotation_id": 5, "poly": []}], "JSON-MIN.*export as JSON"),
+        ([{"id": 1, "data": {"image": "a.png"}, "completions": [{"result": []}]}], "before 1.0: import it"),
+        ([{"id": 1, "data": {"image": "a"}, "annotations": [], "predictions": [{"result": []}]}], "submit them"),
+        ({"images": [], "annotations": []}, "this is COCO-style JSON; read it as kind coco"),
+        ([{"id": 5, "result": [], "task": 3}], "an annotation without its task's data"),
+    ],
+)
+def test_another_kind_of_file_is_refused_with_what_to_export_instead(
+    tmp_path: Path, content: object, expected: str
+) -> None:
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=expected):
+        read_label_studio(tmp_path / "p.json", tmp_path)
+
+
+def test_target_storage_is_read_one_annotation_a_file(tmp_path: Path) -> None:
+    photo(tmp_path / "photos" / "cup.png")
+    task = {"id": 1, "data": {"image": "s3://bucket/cup.png"}}
+    for number, day in ((5, 1), (6, 2)):
+        rows = [POLYGON | {"id": str(number)}] * (number - 4)
+        content = {"id": number, "result": rows, "task": task, "updated_at": f"2024-01-0{day}T00:00:00Z"}
+        (tmp_path / "target").mkdir(exist_ok=True)
+        (tmp_path / "target" / str(number)).write_text(json.dumps(content))
+    dataset = read_label_studio(tmp_path / "target", tmp_path / "photos")
+    assert [len(sample.regions) for sample in dataset.samples] == [2]  # the newer of the task's two annotations
+    assert dataset.masks_lost == 1
+    one = read_label_studio(tmp_path / "target" / "5", tmp_path / "photos")
+    assert len(one.samples[0].regions) == 1
+
+
+def test_photos_that_were_submitted_empty_are_there_for_evaluation_and_named_otherwise(tmp_path: Path) -> None:
+    photo(tmp_path / "cup.png")
+    path = export(tmp_path / "p.json", {"id": 1, "data": {"image": "cup.png"}, "annotations": [{"result": None}]})
+    (bare,) = read_label_studio(path, tmp_path, evaluation=True).samples
+    assert bare.regions == () and (bare.height, bare.width) == SIZE
+    dataset = read_label_studio(path, tmp_path)
+    assert not dataset.samples and "nothing on it" in dataset.skipped[0]
 
 
 def test_broken_tasks_and_regions_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
@@ -85,12 +149,11 @@ def test_broken_tasks_and_regions_are_named_and_the_rest_is_read(tmp_path: Path)
     data = {"image": "/data/upload/1/cup.png"}
     good = accepted("brushlabels", candidate(1, WHOLE, None, "cup"))
     note = {"type": "textarea", "value": {"text": ["x"]}}
-    sizeless = {"id": "s", "type": "polygon", "value": {"points": [[1, 1], [9, 1], [9, 9]]}}
-    ellipse = {"id": "e", "type": "ellipselabels", "value": {"x": 1}}
+    vector = {"id": "e", "type": "vectorlabels", "value": {"x": 1}}
     torn = good[0] | {"id": "torn", "value": good[0]["value"] | {"rle": good[0]["value"]["rle"][:9]}}
     path = export(
         tmp_path / "p.json",
-        {"id": 1, "data": data, "annotations": [{"result": [*good, note, sizeless, ellipse, 3, torn]}]},
+        {"id": 1, "data": data, "annotations": [{"result": [*good, note, vector, 3, torn]}]},
         {"id": 2, "data": {"image": "/data/upload/1/../../lost.png"}, "annotations": [{"result": good}]},
         {"id": 3, "annotations": [{"result": good}]},
         7,
@@ -106,9 +169,16 @@ def test_broken_tasks_and_regions_are_named_and_the_rest_is_read(tmp_path: Path)
     assert np.array_equal(sample.mask(0), WHOLE)
     with pytest.raises(DataError, match=r"cup\.png, region 1 \(cup\)"):
         sample.mask(1)
-    assert len(dataset.skipped) == 7
-    for number, what in enumerate(("original_height", "'e'", "task 1", "task 2", "task 3", "entry 3", "task 5")):
-        assert what in dataset.skipped[number]
+    named = "\n".join(dataset.skipped)
+    for what in (
+        "'e' of task 1",
+        "region 3 of task 1",
+        "(2, photo",
+        "task 3: expected a task",
+        "entry 3",
+        "5, photo lost.png",
+    ):
+        assert what in named
     (tmp_path / "object.json").write_text("{}")
-    with pytest.raises(DataError, match="list of tasks"):
+    with pytest.raises(DataError, match="a Label Studio export in JSON"):
         read_label_studio(tmp_path / "object.json", tmp_path)
