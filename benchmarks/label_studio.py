@@ -47,10 +47,10 @@ def starting_label_studio(data: Path) -> Iterator[LabelStudio]:
         server.stop()
 
 
-def click_request(task: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """A predict request as Label Studio sends it: a click in the middle of a task's photo of this (W, H)."""
+def click_request(task: dict[str, Any], size: tuple[int, int], at: tuple[float, float] = (50, 50)) -> dict[str, Any]:
+    """A predict request as Label Studio sends it: a click on a task's photo of this (W, H), at percent of it."""
     row = {"id": "k", "type": "keypoint", "from_name": "click_all", "to_name": "image", "is_positive": True}
-    row |= {"original_width": size[0], "original_height": size[1], "value": {"x": 50, "y": 50, "width": 0.2}}
+    row |= {"original_width": size[0], "original_height": size[1], "value": {"x": at[0], "y": at[1], "width": 0.2}}
     return {"label_config": CONFIG, "params": {"context": {"result": [row]}}, "tasks": [task]}
 
 

@@ -21,9 +21,9 @@ def peak_mib(pid: int) -> float:
     return int(lines["VmHWM"].split()[0]) / 1024
 
 
-def resident_mib() -> float:
-    """Memory that this process holds now, MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def resident_mib(pid: int | str = "self") -> float:
+    """Memory that a process holds now, MiB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 

@@ -18,6 +18,7 @@ from backend.metrics import Metrics
 from backend.service.service import build_service, served_weights
 from backend.settings import Settings, load_settings
 from backend.web.app import create_app
+from semsam_model.allocator import return_freed_memory
 from semsam_model.errors import SemsamError
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class _Gunicorn(BaseApplication):
         log.info("listening on http://%s:%d", self._settings.host, self._port)
 
     def load(self) -> Flask:
+        return_freed_memory()  # before torch makes its threads
         try:
             return self._build(self._settings)
         except SemsamError as error:

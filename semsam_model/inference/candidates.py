@@ -37,7 +37,7 @@ LEVELS_A_DOUBLING = 1.2  #: the sizes that our tokens start from span 0.8 to 0.0
 class CandidateOptions:
     """How proposals become candidates."""
 
-    same_iou: float = 0.9  #: two masks with a larger IoU are one candidate
+    same_iou: float = 0.85  #: two masks with a larger IoU are one candidate
     min_region: float = 100.0  #: specks and pinholes below this many model-frame pixels go (published: 100)
     part_of: float = 0.9  #: share of a mask inside a larger one that makes the larger one its parent
     most: int = 6  #: candidates

@@ -27,13 +27,13 @@ import torch
 from rich.console import Console
 from torch.utils.data import DataLoader
 
+from semsam_model.allocator import keep_freed_memory
 from semsam_model.data.folder import read_samples
 from semsam_model.data.mixture import Mixture, read_mixture
 from semsam_model.data.samples import Sample
 from semsam_model.data.vocabulary import Vocabulary, encode_vocabulary
 from semsam_model.errors import ConfigError
 from semsam_model.text_encoder import TextEncoder
-from semsam_model.training.allocator import keep_freed_memory
 from semsam_model.training.batches import Batch, TrainingBatches
 from semsam_model.training.config import TrainConfig, read_train_config
 from semsam_model.training.distributed import process_group
