@@ -8,6 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 LABEL_STUDIO_VERSION=1.23.2
 LOGS=.semsam/logs
+CPU_TORCH=https://download.pytorch.org/whl/cpu   # PyTorch's builds without CUDA
 
 building=""   # the virtual environment under construction, removed unless it gets finished
 ticker=""     # process that shows the seconds
@@ -80,6 +81,15 @@ explain() {
     die "Installing $what failed: $(grep -E '^(ERROR|error)' "$log" | tail -n 1 || true) (all of it: $log)"
 }
 
+# cpu_torch DIR: the CPU build of torch into DIR on a machine without a GPU; the package index's build brings CUDA.
+cpu_torch() {
+    [[ $(uname -sm) == "Linux x86_64" ]] && ! command -v nvidia-smi >/dev/null && [[ ! -e /proc/driver/nvidia ]] || return 0
+    local log=$LOGS/install-torch.log
+    step "Installing torch for the CPU into $1" "$log" "$1/bin/python" -m pip install --disable-pip-version-check --no-input \
+        --no-deps --retries 1 --timeout 20 --index-url "$CPU_TORCH" "$(grep '^torch==' requirements.txt)" ||
+        printf 'PyTorch builds for the CPU cannot be had from %s: torch comes from the package index, with 3 GB of CUDA libraries that this machine has no use for.\n' "$CPU_TORCH"
+}
+
 # ensure_venv DIR WHAT MEGABYTES FINGERPRINT PIP-ARGUMENTS...: DIR holds a finished environment for this fingerprint afterwards.
 ensure_venv() {
     local dir=$1 what=$2 megabytes=$3 fingerprint=$4 log
@@ -100,6 +110,7 @@ ensure_venv() {
         touch "$dir/.unfinished"
         step "Making $dir with $("$python" -V 2>&1)" "$log" "$python" -m venv "$dir" || explain "$log" "$what"
     fi
+    [[ $what != semsam ]] || cpu_torch "$dir"
     step "Installing $what into $dir" "$log" "$dir/bin/python" -m pip install --disable-pip-version-check --no-input "$@" || explain "$log" "$what"
     printf '%s' "$PWD $fingerprint" >"$dir/.installed"
     rm -f "$dir/.unfinished"
