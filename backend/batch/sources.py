@@ -89,7 +89,7 @@ class _ProjectTasks:
     def item(self, number: int) -> Item | FailedItem | None:
         name = f"task {number}"
         try:
-            task = self.label_studio.get_task(number)
+            task = self.label_studio.get_task(self.project, number)
             if self._has_prediction(task):
                 return None
             address = self.config.image_url(task.get("data") or {})
@@ -106,7 +106,7 @@ class _ProjectTasks:
 
     def _wanted(self, number: int) -> bool:
         try:
-            return not self._has_prediction(self.label_studio.get_task(number))
+            return not self._has_prediction(self.label_studio.get_task(self.project, number))
         except LabelStudioError as error:
             raise self._refused(error) from error
 

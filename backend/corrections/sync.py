@@ -137,7 +137,7 @@ class _Comparison:
         """Make the store hold a task's annotations. stamp: None for a task that was not listed."""
         asked = datetime.now(UTC)
         try:
-            answer = self.label_studio.get_task(task, project=self.name)
+            answer = self.label_studio.get_task(self.key.project, task, project=self.name)
         except NotFound:
             with self.store.write() as connection:
                 self.found.deleted += len(live_annotations(connection, self.key, task))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import json
 import logging
 import os
 import pickle
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from backend.errors import BadRequest, ImageTooLarge, LabelStudioError, NotFound, OriginRefused, SettingsError
 from backend.label_studio.connection import Connection
@@ -32,6 +33,8 @@ from semsam_model.errors import SemsamError
 log = logging.getLogger(__name__)
 
 _CLOUD = re.compile(r"(s3|gs|azure-blob)://", re.IGNORECASE)
+#: A list of tasks makes predictions too, in a project that is set to; not one that is asked for to be looked through.
+_ONLY_LOOK = "review=true"
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 
 
@@ -129,12 +132,22 @@ class LabelStudio:
 
     # ---- API
 
-    def get_task(self, task_id: int, *, project: str | None = None) -> dict[str, Any]:
-        """The task as Label Studio's API gives it. This and the next methods raise as `fetch_image` does.
+    def get_task(self, number: int, task: int, *, project: str | None = None) -> dict[str, Any]:
+        """Task `task` of project `number`, with its data, annotations and predictions, drawn up as `list_tasks` is.
 
-        Addresses in cloud storage stay as they are stored (s3://...), as webhooks and predict requests have them.
+        Its own address is never asked: with default settings Label Studio then makes a prediction where there is none.
+        Addresses in cloud storage stay as they are stored (s3://...), as webhooks and predict requests have them. This
+        and the next methods raise as `fetch_image` does.
         """
-        return self._call("GET", f"/api/tasks/{int(task_id)}/?resolve_uri=false", project)
+        chosen = quote(json.dumps({"selectedItems": {"all": False, "included": [int(task)]}}))
+        query = f"project={int(number)}&fields=all&{_ONLY_LOOK}&resolve_uri=false&page=1&page_size=1&query={chosen}"
+        found = self._call("GET", f"/api/tasks/?{query}", project).get("tasks")
+        if not isinstance(found, list):
+            raise LabelStudioError(f"project {number}: its list of tasks has another form than expected")
+        here = next((each for each in found if isinstance(each, dict) and each.get("id") == task), None)
+        if here is None:
+            raise NotFound(f"task {task}: not in project {number}")
+        return here
 
     def get_project(self, number: int, *, project: str | None = None) -> dict[str, Any]:
         """The project as Label Studio's API gives it."""
@@ -142,7 +155,7 @@ class LabelStudio:
 
     def list_tasks(self, number: int, page: int, page_size: int, *, project: str | None = None) -> dict[str, Any]:
         """`tasks`, each with `id` and `updated_at`, and `total`, their number. Pages count from 1."""
-        query = f"project={int(number)}&page={page}&page_size={page_size}&include=id,updated_at"
+        query = f"project={int(number)}&page={page}&page_size={page_size}&{_ONLY_LOOK}&include=id,updated_at"
         return self._call("GET", f"/api/tasks/?{query}", project)
 
     def create_prediction(self, prediction: dict[str, Any], *, project: str | None = None) -> dict[str, Any]:

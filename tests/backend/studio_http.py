@@ -14,11 +14,11 @@ Answer = tuple[int, bytes]  #: status and body
 
 @contextlib.contextmanager
 def answering(
-    get: Callable[[str], Answer], post: Callable[[bytes], Answer] | None = None, *, token: str = TOKEN
+    get: Callable[[str], Answer], post: Callable[[bytes], Answer] | None = None, *, token: str | None = TOKEN
 ) -> Iterator[str]:
     """Address of a server that answers GET by the path with its query, and POST, where it can be, by the body.
 
-    Without the token both are asked all the same, but it answers 401.
+    Without the token both are asked all the same, but it answers 401; None: everybody may ask.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -30,7 +30,9 @@ def answering(
             self._answer((501, b"") if post is None else post(content))
 
         def _answer(self, answer: Answer) -> None:
-            status, body = answer if self.headers.get("Authorization") == f"Token {token}" else (401, b"")
+            status, body = (
+                answer if token is None or self.headers.get("Authorization") == f"Token {token}" else (401, b"")
+            )
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -42,6 +44,8 @@ def answering(
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}"
+        finally:
+            http.shutdown()
+            thread.join()

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from backend.batch.sources import Item, task_items
 from backend.corrections.photos import PhotoArchive, fetch_photos
 from backend.corrections.queries import count, find_project, stream_regions
-from backend.corrections.sync import sync_project
+from backend.corrections.sync import bring_up_to_date, sync_project
 from backend.demo.project import DemoProject
 from backend.errors import NotFound
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.label_config import LabelConfig
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store
 from tests.backend.annotations import brush_row, square
+from tests.backend.studio_http import answering
 from tests.journeys.conftest import Studio, eventually
-from tests.paths import SAMPLES
+from tests.paths import CONFIGS, SAMPLES
 
 pytestmark = pytest.mark.browser
 
@@ -94,3 +99,59 @@ def test_a_webhook_without_the_secret_is_refused_and_start_training_is_not(
     studio.api.call("POST", f"/api/ml/{connection['id']}/train", json={})
     (connection,) = studio.api.call("GET", "/api/ml", params={"project": made.id})
     assert connection["error_message"] in (None, "")
+
+
+@contextlib.contextmanager
+def counting_backend() -> Iterator[tuple[str, list[str]]]:
+    """Address of a backend that annotates whatever it is asked for, and the requests for predictions so far."""
+    asked: list[str] = []
+
+    def post(body: bytes) -> tuple[int, bytes]:
+        tasks = json.loads(body).get("tasks")
+        if tasks is None:  # /setup
+            return 200, b'{"model_version": "counting"}'
+        asked.append(f"{len(tasks)} tasks")
+        return 200, json.dumps({"results": [{"result": [], "score": 0.0} for _ in tasks]}).encode()
+
+    with answering(lambda _: (200, b'{"status": "UP"}'), post, token=None) as url:
+        yield url, asked
+
+
+@pytest.mark.parametrize("settings", [{}, {"evaluate_predictions_automatically": True}])
+def test_reading_a_project_with_label_studios_own_settings_asks_nobody_for_predictions(
+    studio: Studio, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    call, config = studio.api.call, (CONFIGS / "labeling.xml").read_text()
+    title = f"defaults {len(settings)}"
+    with counting_backend() as (url, asked):
+        number = call("POST", "/api/projects", json={"title": title, "label_config": config})["id"]
+        call("POST", "/api/ml", json={"project": number, "url": url, "title": "counting", "is_interactive": True})
+        pictures = [{"image": f"/data/upload/{number}/{name}.png"} for name in "abc"]
+        call("POST", f"/api/projects/{number}/import", json=pictures)
+        call("PATCH", f"/api/projects/{number}/", json=settings)
+        tasks = studio.api.make(title, config, [], url).tasks
+        asked.clear()
+
+        def predictions() -> list[str]:
+            return [each["model_version"] for each in call("GET", "/api/predictions/", params={"project": number})]
+
+        before = predictions()
+        rows = [brush_row("a", square(1, 1, 5))]
+        for task in tasks[:2]:
+            call("POST", f"/api/tasks/{task}/annotations/", json={"result": rows, "was_cancelled": task == tasks[1]})
+        ours = Settings(label_studio_url=studio.url, label_studio_api_key=studio.credentials.token)
+        label_studio, key = LabelStudio(ours), ProjectKey(studio.url, number)
+        store = Store.open(f"sqlite:///{tmp_path}/semsam.db")
+        photos = PhotoArchive(tmp_path / "photos")
+        synced, _ = bring_up_to_date(store, label_studio, photos, key, everything=True)
+        assert (synced.tasks, synced.read, synced.changed) == (3, 3, 2)
+        store.close()
+        items = list(task_items(label_studio, number, LabelConfig.parse(config), "ours"))
+        assert [item.name for item in items if isinstance(item, Item)] == [f"task {task}" for task in tasks]
+        assert isinstance(items[0], Item) and items[0].wanted()
+        assert (asked, predictions()) == ([], before)
+        items[0].write({"model_version": "ours", "score": 0.5, "result": []})
+        assert not items[0].wanted()
+        items = list(task_items(label_studio, number, LabelConfig.parse(config), "ours"))
+        assert [item is None for item in items] == [True, False, False]
+        assert asked == []

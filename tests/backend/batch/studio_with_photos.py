@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.backend.photo_studio import CONFIG, Files
+from tests.backend.studio import chosen_task
 from tests.backend.studio_http import answering
 
 
@@ -24,7 +25,7 @@ class Studio:
         self.written: list[float] = []  #: time.monotonic() of each prediction
         self.gone = False  #: whether it answers nothing any more
         self.refused = set[int]()  #: tasks whose predictions it does not take
-        #: called when a path has been asked for, with how often; before that is answered
+        #: called when a path, or "task 1", has been asked for, with how often; before that is answered
         self.on_get: Callable[[str, int], None] = lambda path, times: None
         self._asked: Counter[str] = Counter()
 
@@ -37,24 +38,23 @@ class Studio:
 
     def get(self, path: str) -> bytes | None:
         """What is at a path; None: nothing."""
+        number, parts = chosen_task(path), urlsplit(path)
         self._asked[path] += 1
-        self.on_get(path.split("?")[0], self._asked[path])
+        self.on_get(parts.path if number is None else f"task {number}", self._asked[path])
         if path in self.files:
             return self.files[path]
-        parts = urlsplit(path)
         if parts.path == "/api/projects/1/":
             return json.dumps({"id": 1, "label_config": self.config}).encode()
-        if parts.path == "/api/tasks/":
+        if parts.path != "/api/tasks/":
+            return None
+        if number is None:
             query = {key: int(value[0]) for key, value in parse_qs(parts.query).items() if key.startswith("page")}
             first = (query["page"] - 1) * query["page_size"]
-            tasks = [{"id": number} for number in self.images]
-            shown = tasks[first : first + query["page_size"]]
-            return json.dumps({"tasks": shown, "total": len(tasks)}).encode()
-        number = int(parts.path.rstrip("/").rpartition("/")[2]) if parts.path.startswith("/api/tasks/") else 0
-        if number not in self.images:
-            return None
-        task = {"id": number, "data": {"image": self.images[number]}, "predictions": self.predictions[number]}
-        return json.dumps(task).encode()
+            shown = [{"id": number} for number in self.images][first : first + query["page_size"]]
+            return json.dumps({"tasks": shown, "total": len(self.images)}).encode()
+        here = [number] if number in self.images else []
+        tasks = [{"id": n, "data": {"image": self.images[n]}, "predictions": self.predictions[n]} for n in here]
+        return json.dumps({"tasks": tasks, "total": len(tasks)}).encode()
 
     def post(self, prediction: dict[str, Any]) -> bool:
         """Whether it is taken."""

@@ -146,7 +146,7 @@ def test_a_task_that_goes_or_gets_its_prediction_meanwhile_is_passed_and_the_res
     studio.images[6], studio.refused = "", {5}
 
     def meanwhile(path: str, times: int) -> None:
-        if path == "/api/tasks/1/" and times == 1:
+        if path == "task 1" and times == 1:
             studio.delete(1)
         elif path == "/data/upload/1/b.png":
             studio.delete(2)
@@ -171,7 +171,9 @@ def test_a_task_that_goes_or_gets_its_prediction_meanwhile_is_passed_and_the_res
     assert {n: len(found) for n, found in studio.versions().items() if found} == {4: 1, 7: 1}
     reasons = dict(line.split(": ", 1) for line in told)
     assert set(reasons) == {f"task {number}" for number in (1, 2, 3, 5, 6)}
-    assert "404" in reasons["task 1"] and "404" in reasons["task 2"] and "400" in reasons["task 3"]
+    assert (
+        "not in project" in reasons["task 1"] and "not in project" in reasons["task 2"] and "400" in reasons["task 3"]
+    )
     assert "400" in reasons["task 5"] and "address of a photo" in reasons["task 6"]
 
 

@@ -33,7 +33,7 @@ from backend.store.tables import projects
 from tests.backend import postgres
 from tests.backend.annotations import CONFIG, annotation, brush_row, event, square
 from tests.backend.service.test_event_handler import eventually
-from tests.backend.studio import FakeStudio, labelled, serving
+from tests.backend.studio import FakeStudio, chosen_task, labelled, serving
 from tests.backend.studio_http import TOKEN
 
 A, B, C = (brush_row(name, square(x, 1, 5)) for name, x in zip("abc", (1, 9, 20), strict=True))
@@ -110,7 +110,7 @@ def test_an_event_that_comes_while_a_task_is_read_outlives_the_older_answer(
     studio.task(1, labelled(5, A, task=1), labelled(6, B, task=1))
 
     def meanwhile(path: str) -> None:
-        if path.startswith("/api/tasks/1/"):  # its answer is made, and says nothing of these
+        if chosen_task(path) == 1:  # its answer is made, and says nothing of these
             studio.before = lambda path: None
             receive(store, key, event("ANNOTATION_CREATED", annotation=labelled(9, C, task=1)))
             receive(store, key, event("ANNOTATIONS_DELETED", annotations=[{"id": 6}]))
@@ -128,7 +128,7 @@ def test_a_comparison_that_is_cut_off_keeps_what_it_had_done_and_the_next_one_go
 ) -> None:
     for task, row in enumerate((A, B, C), start=1):
         studio.task(task, labelled(task, row, task=task))
-    studio.status["/api/tasks/2/"] = 500
+    studio.status["task 2"] = 500
     with pytest.raises(LabelStudioError):
         sync()
     assert regions(store, key) == {"a"}
@@ -150,7 +150,7 @@ def test_a_task_that_was_not_to_be_seen_for_a_while_comes_back_with_its_correcti
     studio.task(1, labelled(5, A, task=1))
     studio.task(2, labelled(6, B, task=2))
     sync()
-    studio.status["/api/tasks/1/"] = 404
+    studio.status["task 1"] = 404
     assert sync(everything=True).deleted == 1
     assert regions(store, key) == {"b"}
     studio.status.clear()

@@ -23,7 +23,7 @@ from tests.backend.studio_http import TOKEN
 
 def test_the_api_is_called_with_the_token(studio: Web) -> None:
     answers = {
-        "/api/tasks/7/": {"id": 7},
+        "/api/tasks/": {"tasks": [{"id": 7}], "total": 1},
         "/api/predictions/": {"id": 1},
         "/api/predictions/1/": {"id": 1, "task": 7},
     }
@@ -31,7 +31,7 @@ def test_the_api_is_called_with_the_token(studio: Web) -> None:
         body = json.dumps(answer).encode()
         studio.routes[path] = lambda handler, body=body: reply(handler, body, 201 if handler.command == "POST" else 200)
     api = client(studio)
-    assert api.get_task(7) == {"id": 7}
+    assert api.get_task(1, 7) == {"id": 7}
     assert api.create_prediction({"task": 7, "result": []}) == {"id": 1}
     assert json.loads(studio.requests[-1].body) == {"task": 7, "result": []}
     assert api.get_prediction(1) == {"id": 1, "task": 7}
