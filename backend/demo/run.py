@@ -121,9 +121,10 @@ def _instructions(address: str, credentials: Credentials) -> Panel:
         f"password  [bold]{credentials.password}[/]\n\n"
         "1  Switch on [bold]Auto-Annotation[/] (bottom bar); leave Auto-Accept off.\n"
         "2  Once per browser: gear (bottom bar) > [bold]Show region labels[/].\n"
-        "3  [bold]Auto-Detect[/] (toolbar), then click an object: masks, whole to part.\n"
-        "   [bold]Alt[/]+click excludes. Auto-Detect again: one mask a click; again: a box.\n"
-        "4  Accept one: the [bold]right disc[/] under it; then [bold]reject all[/] (bottom bar).\n"
+        "3  [bold]M[/], then click a thing: its best outline. Click beside the dot: the next level.\n"
+        "   [bold]Alt[/]+click excludes. M again: all candidates; again: a box.\n"
+        "4  [bold]Check mark[/] (bottom bar): the outline is yours. A wrong name: select it, press\n"
+        "   the key on the right label.\n"
         "5  [bold]Submit[/].\n\n"
         "[dim]Ctrl-C here stops everything; annotations are kept.[/]",
         title="semsam is ready",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from backend.label_studio.label_config import LabelConfig
-from backend.label_studio.predictions import build_prediction
+from backend.label_studio.predictions import build_prediction, default_label
 from backend.settings import Settings
 
 if TYPE_CHECKING:  # torch
@@ -29,13 +29,13 @@ def region_options(settings: Settings, config: LabelConfig) -> RegionOptions:
 
 
 def as_prediction(regions: Sequence[Region], config: LabelConfig, sha256: str, version: str) -> dict[str, Any]:
-    """The prediction of the task whose photo has this digest; a region without a name has the label of its kind."""
+    """The prediction of the task whose photo has this digest.
+
+    A region that no name is sure enough for has the best guess among the labels of its kind.
+    """
     scope = uuid.uuid5(uuid.NAMESPACE_OID, f"{version} {sha256}")
     numbers = itertools.count()
-    known = {label.value for label in config.labels}
-    labels = [
-        r.candidate.label if r.candidate.label in known else config.label_for(part=r.kind == "part") for r in regions
-    ]
+    labels = [default_label(region.candidate, config, part=region.kind == "part") for region in regions]
     return build_prediction(
         [region.candidate for region in regions],
         config=config,

@@ -39,7 +39,7 @@ class AnnotatedRegion:
     level: int | None  #: chosen by the annotator, else of the candidate
     prompt_id: str | None
     rank: int | None
-    score: float | None
+    score: float | None  #: the suggestion's expected IoU; of a region from elsewhere, what it says
     model_version: str | None
 
 
@@ -111,6 +111,9 @@ def parse_annotation(value: Any, *, project: int | None = None, task: int | None
 # ------------------------------------------------------------------------------------------------------------- regions
 
 
+_Score = Annotated[float, Strict(), AllowInfNan(False), Ge(-1e6), Le(1e6)]
+
+
 class _Meta(JsonModel):
     """What a suggested region carries through the editor; `predictions` writes it."""
 
@@ -119,6 +122,7 @@ class _Meta(JsonModel):
     granularity: Lenient[Granularity] = None
     level: Lenient[Annotated[int, Strict(), Ge(1), Le(len(LEVELS))]] = None
     candidate: Lenient[Annotated[int, Strict(), Ge(1), Le(10**6)]] = None
+    expected_iou: Lenient[_Score] = None
     model_version: Lenient[Text] = None
 
 
@@ -128,7 +132,7 @@ class _Geometry(JsonModel):
     id: Annotated[str, BeforeValidator(_region_id), Expected("a text")]
     parent: Lenient[Text] = Field(default=None, alias="parentID")
     origin: Any = None
-    score: Lenient[Annotated[float, Strict(), AllowInfNan(False), Ge(-1e6), Le(1e6)]] = None
+    score: Lenient[_Score] = None
     meta: Lenient[_Meta] = None
 
 
@@ -158,7 +162,7 @@ def _region(name: str, rows: list[Any], config: LabelConfig) -> AnnotatedRegion 
         level=_chosen_level(rows, config) or meta.level,
         prompt_id=meta.prompt_id,
         rank=meta.candidate,
-        score=geometry.score,
+        score=geometry.score if meta.expected_iou is None else meta.expected_iou,
         model_version=meta.model_version,
     )
 

@@ -131,16 +131,21 @@ class LabelConfig:
         """The kind that every label says it is of, if there is one."""
         return next((kind for kind in KINDS if {label.kind for label in self.labels} == {kind}), None)
 
+    def kind_of(self, value: str) -> Kind | None:
+        """The kind of a label, where it says one."""
+        kind = next((label.kind for label in self.labels if label.value == value), None)
+        return next((known for known in KINDS if known == kind), None)
+
     def label_for(self, *, part: bool) -> str | None:
         """The label of a mask that no name was predicted for.
 
-        The first label with kind="part" (or "object"); else the first without kind whose name contains that word; else
-        the first label; None if the config has none.
+        The first label with the word "part" (or "object") in its name that is not of the other kind; else the first
+        with kind="part"; else the first label; None if the config has none.
         """
         wanted = "part" if part else "object"
         by_kind = [label for label in self.labels if label.kind == wanted]
-        by_name = [label for label in self.labels if label.kind is None and wanted in label.text.lower()]
-        first = (by_kind or by_name or self.labels)[:1]
+        by_name = [label for label in self.labels if label.kind in (None, wanted) and wanted in label.text.lower()]
+        first = (by_name or by_kind or self.labels)[:1]
         return first[0].value if first else None
 
 
@@ -251,22 +256,23 @@ def _problems(config: LabelConfig) -> Iterator[str]:
         yield f'there are {config.images} <Image> tags: only "{config.image_name}" gets masks; remove the others'
     if config.answer is None:
         yield (
-            f'no control can hold a mask: add <BrushLabels name="mask" toName="{config.image_name}" smart="false">'
-            '<Label value="object" kind="object"/><Label value="part" kind="part"/></BrushLabels>'
+            f'no control can hold a mask: add <PolygonLabels name="mask" toName="{config.image_name}" smart="false">'
+            '<Label value="object" kind="object"/><Label value="part" kind="part"/></PolygonLabels>'
         )
     else:
         if config.answer.smart is not False:
             yield f'{config.answer}: add smart="false"; without it there is one more smart tool, which gets no answer'
         if not config.labels:
             yield f'{config.answer}: add at least one <Label value="object" kind="object"/> inside it'
+        if config.answer.tag == "brushlabels":
+            yield (
+                f"{config.answer}: every accepted mask makes the next click slower, since the editor encodes all brush "
+                "masks anew before each request; write <PolygonLabels>, or <BitmaskLabels> where pixels matter"
+            )
+            for name in filter(None, (config.level, config.note)):
+                yield f'"{name}" makes the editor encode each brush mask once more: remove it, a region\'s meta says it'
     if not config.prompts:
         yield (
             "no tool asks for masks: add "
-            f'<KeyPoint name="click_all" toName="{config.image_name}" smartOnly="true" strokeWidth="6"/>'
+            f'<KeyPoint name="click" toName="{config.image_name}" smartOnly="true" strokeWidth="2"/>'
         )
-    for control in config.prompts:
-        if control.tag == "keypointlabels":
-            yield (
-                f'{control}: write <KeyPoint name="{control.name}" toName="{config.image_name}" smartOnly="true"/>, '
-                "without labels; <KeyPointLabels> wants one before every click and its points break the COCO export"
-            )

@@ -9,9 +9,10 @@ from typing import Any
 from backend.label_studio.label_config import LabelConfig
 from semsam_model.masks import codecs, polygons
 from semsam_model.masks.label_studio import to_percent
-from semsam_model.types import LEVELS, Candidate
+from semsam_model.types import Candidate
 
 NOTED_NAMES = 3  #: names with scores in a region's note
+LEAST_NOTED = 0.1  #: score of a name that is worth a place in the note beside the first
 
 
 def empty_prediction(model_version: str) -> dict[str, Any]:
@@ -19,17 +20,20 @@ def empty_prediction(model_version: str) -> dict[str, Any]:
     return {"model_version": model_version, "score": 0.0, "result": []}
 
 
-def default_label(candidate: Candidate, config: LabelConfig) -> str | None:
+def default_label(candidate: Candidate, config: LabelConfig, *, part: bool | None = None) -> str | None:
     """The candidate's own label when the config has it; else its best name, behind a question mark in the note.
 
-    Where there is no name, the rule: "object" without parent, "part" for the others, see `LabelConfig.label_for`. No
-    region is left without a label where there are any: Label Studio's exports leave out regions without one, and a
-    guess that says so is corrected with one key.
+    Where there is no name, the rule: "object" without parent, "part" for the others, see `LabelConfig.label_for`.
+    part: what the mask is known to be; then only names of labels that can be that are guessed. No region is left
+    without a label where there are any: Label Studio's exports leave out regions without one, and a guess that says so
+    is corrected with one key.
     """
-    guess = candidate.names[0][0] if candidate.label is None and candidate.names else candidate.label
-    if guess is not None and guess in {label.value for label in config.labels}:
-        return guess
-    return config.label_for(part=candidate.parent is not None)
+    kinds = {label.value: label.kind for label in config.labels}
+    if candidate.label in kinds:
+        return candidate.label
+    wanted = (None, "object", "part") if part is None else (None, "part" if part else "object")
+    guess = next((name for name, _ in candidate.names if name in kinds and kinds[name] in wanted), None)
+    return guess or config.label_for(part=candidate.parent is not None if part is None else part)
 
 
 def build_prediction(
@@ -50,7 +54,7 @@ def build_prediction(
     and gets the click where the editor puts several accept buttons on one spot. best_on_top False: for regions that
     are accepted together, where a part would be hidden under its whole. Empty masks are left out. `labels` (one
     for each candidate, None for no label) replaces `default_label`. A candidate's rows share one id: the geometry, and,
-    where the config has the controls, its note (see `_note`) and level without geometry. `parentID` points to the
+    where the config has the controls, its note (see `_said`) and level without geometry. `parentID` points to the
     next larger candidate if that one is in this answer. The prediction's score is the best candidate's. preannotated:
     it answers no prompt; its regions carry that mark, and bring it back when they are accepted.
     """
@@ -80,21 +84,23 @@ def _region_rows(
     """The rows of one candidate: geometry, note, level. ids: of the regions of this prediction, by rank."""
     assert config.answer is not None  # else there is no row to write
     height, width = candidate.size
-    tag, note = config.answer.tag, _note(candidate, label)
+    tag = config.answer.tag
+    note, score = _said(candidate, label)
     shared = {
         "id": ids[candidate.rank],
         "to_name": config.image_name,
         "origin": "prediction",
-        "score": round(float(candidate.score), 4),
+        "score": round(score, 4),
         "original_width": width,
         "original_height": height,
         "image_rotation": 0,
     }
+    about = {"candidate": candidate.rank, "level": candidate.level, "expected_iou": round(float(candidate.score), 4)}
     geometry = shared | {
         "type": tag,
         "from_name": config.answer.name,
         "value": _geometry(candidate, tag, max_vertices) | ({tag: [label]} if label is not None else {}),
-        "meta": {"text": [note], "candidate": candidate.rank, "level": candidate.level} | meta,
+        "meta": {"text": [note]} | about | meta,
     }
     if candidate.parent in ids and candidate.parent != candidate.rank:
         geometry["parentID"] = ids[candidate.parent]
@@ -107,17 +113,18 @@ def _region_rows(
     return rows
 
 
-def _note(candidate: Candidate, label: str | None) -> str:
-    """What the editor shows beside the mask: "L3/6 wheel 0.81 | door 0.10 | hood 0.04", best names with scores.
+def _said(candidate: Candidate, label: str | None) -> tuple[str, float]:
+    """What is read beside a mask, and the one score in it: "wheel 0.81", "wheel 0.62 | door 0.21", "? wheel 0.31".
 
-    Behind a question mark where no name is sure enough; "L3/6 part 0.81", with the mask's score, where there are none.
+    The score is that of the region's label (of the best name, where it is none of them), with the next best from
+    LEAST_NOTED on, behind a question mark where none is sure enough. Where nothing was named, the score is the mask's.
     """
-    names = [f"{name} {score:.2f}" for name, score in candidate.names[:NOTED_NAMES]]
-    if names:
-        said = ("" if candidate.label else "? ") + " | ".join(names)
-    else:
-        said = " ".join(filter(None, (label, f"{candidate.score:.2f}")))
-    return f"L{candidate.level}/{len(LEVELS)} {said}"
+    if not candidate.names:
+        return " ".join(filter(None, (label, f"{candidate.score:.2f}"))), float(candidate.score)
+    first = next((named for named in candidate.names if named[0] == label), candidate.names[0])
+    others = [named for named in candidate.names if named != first and named[1] >= LEAST_NOTED]
+    said = " | ".join(f"{name} {score:.2f}" for name, score in [first, *others[: NOTED_NAMES - 1]])
+    return ("" if candidate.label else "? ") + said, float(first[1])
 
 
 def _geometry(candidate: Candidate, tag: str, max_vertices: int) -> dict[str, Any]:

@@ -3,45 +3,51 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Literal
 
 from backend.errors import BadRequest
 from backend.label_studio.label_config import LabelConfig
-from backend.label_studio.requests import KeypointRow, PromptRow, RectangleRow, TextRow
+from backend.label_studio.prompt_rows import KeypointRow, PromptRow, RectangleRow, TextRow
 from semsam_model.masks.geometry import Size
 from semsam_model.masks.label_studio import to_percent, to_pixels
 from semsam_model.types import Box, Candidate, Click, Prompt
 
-#: Clicks of the cycle tool this close, as a share of the photo's longer side, ask for the next candidate.
+#: Clicks of one tool this close, as a share of the photo's longer side, ask for the next candidate.
 SAME_SPOT = 0.02
+#: In the name of a control whose first answer holds every candidate.
+_ALL = re.compile(r"(?<![a-z])all(?![a-z])")
 
-Mode = Literal["all", "cycle"]
+Mode = Literal["one", "all"]
 
 
 @dataclass(frozen=True)
 class Interaction:
     """What the annotator asks, in photo pixels.
 
-    mode "all": the answer holds every candidate. mode "cycle": it holds one: first the best, then level by level
-    towards the parts, after the smallest the largest; `cycle_index` counts from 0.
+    mode "one": the answer holds one candidate: first the best, then level by level towards the parts, after the
+    smallest the largest; `turn` counts from 0. mode "all": the answer of turn 0 holds every candidate, the later ones
+    those of "one" in turn, so that a mask can be accepted whose own button lies outside the photo.
     `prompt` is None when there is nothing to point at (no rows, negative points only).
     """
 
     mode: Mode
     prompt: Prompt | None
-    cycle_index: int
+    turn: int
     text: tuple[str, ...] = ()
+    label: str | None = None  #: of the labeling config, as results carry it: chosen before the newest prompt
     ignored: tuple[str, ...] = ()  #: prompts not used, in words for the log
 
     def suggested(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         """The candidates that the answer holds, best first."""
-        if self.mode == "all" or not candidates:
+        turn = self.turn - (self.mode == "all")
+        if turn < 0 or not candidates:
             return candidates
         by_level = sorted(candidates, key=lambda c: (c.level, -c.area))
         best = min(range(len(by_level)), key=lambda i: by_level[i].rank)
-        return [by_level[(best + self.cycle_index) % len(by_level)]]
+        return [by_level[(best + turn) % len(by_level)]]
 
 
 def check_size(declared: Size, photo: Size) -> None:
@@ -59,11 +65,11 @@ def parse_interaction(rows: Sequence[PromptRow], config: LabelConfig, photo: Siz
 
     `photo` is the (H, W) of the photo as opened; what the rows say about its size must agree.
 
-    - Cycle when the newest prompt's control has "cycle" in its name, or when the answer is polygons: the editor cannot
-      accept one polygon of several. Otherwise all.
-    - Cycle needs no memory: its index is the number of positive clicks by the newest one's control within 2 % of it (of
-      the photo's longer side), less one; of these the model gets the first, so that every round asks the same. Other
+    - All for a text, and when the newest prompt's control has the word "all" in its name. Otherwise one.
+    - Turns need no memory: the turn is the number of positive clicks by the newest one's control within 2 % of it (of
+      the photo's longer side), less one; of these the model gets the first, so that every turn asks the same. Other
       clicks, and negative ones, refine. Boxes drawn again over the same place count likewise.
+    - The label is the one that was active when the newest prompt was made, if the answer's control has it.
     - A point outside the photo is moved to its border. Equal points count once, the later sign wins. A turned rectangle
       is its bounding box; one under a pixel wide or high is taken for a click at its centre.
 
@@ -76,29 +82,36 @@ def parse_interaction(rows: Sequence[PromptRow], config: LabelConfig, photo: Siz
         check_size(size, photo)
     text = tuple(line for row in rows if isinstance(row, TextRow) for line in row.texts)
     pointing = [row for row in rows if not isinstance(row, TextRow)]
-    mode = _mode(pointing, config)
     if not pointing:
-        return Interaction(mode, None, 0, text)
+        return Interaction("all", None, 0, text)
+    mode: Mode = "all" if _ALL.search(pointing[-1].control.lower()) else "one"
     marks = [(_mark(row, photo), row.control) for row in pointing]
     ignored = tuple(f"rectangle of {control!r} lies outside the photo" for mark, control in marks if mark is None)
     clicks = [(mark, control) for mark, control in marks if isinstance(mark, Click)]
     boxes = [mark for mark, _ in marks if isinstance(mark, Box)]
-    index = 0
-    if mode == "cycle":
-        reach = SAME_SPOT * max(photo)
-        if isinstance(marks[-1][0], Box) or not any(click.positive for click, _ in clicks):
-            boxes, index = _first_box_there(boxes, reach)
-        else:
-            clicks, index = _first_click_there(clicks, reach)
+    reach = SAME_SPOT * max(photo)
+    if isinstance(marks[-1][0], Box) or not any(click.positive for click, _ in clicks):
+        boxes, turn = _first_box_there(boxes, reach)
+    else:
+        clicks, turn = _first_click_there(clicks, reach)
     distinct = {(click.x, click.y): click for click, _ in clicks}.values()
     if not boxes and not any(click.positive for click in distinct):
-        return Interaction(mode, None, 0, text, (*ignored, "no positive point and no box: nothing to look for"))
-    return Interaction(mode, Prompt(tuple(distinct), tuple(dict.fromkeys(boxes))), index, text, ignored)
+        ignored += ("no positive point and no box: nothing to look for",)
+        return Interaction(mode, None, 0, text, ignored=ignored)
+    label, unknown = _label(pointing[-1], config)
+    return Interaction(mode, Prompt(tuple(distinct), tuple(dict.fromkeys(boxes))), turn, text, label, ignored + unknown)
 
 
-def _mode(pointing: Sequence[KeypointRow | RectangleRow], config: LabelConfig) -> Mode:
-    one_only = config.answer is not None and config.answer.tag == "polygonlabels"
-    return "cycle" if one_only or (pointing and "cycle" in pointing[-1].control.lower()) else "all"
+def _label(row: KeypointRow | RectangleRow, config: LabelConfig) -> tuple[str | None, tuple[str, ...]]:
+    """The config's label that was active when a prompt was made, and in words for the log why another one is not."""
+    for name in row.labels:
+        by_value = (label.value for label in config.labels if label.value == name)
+        by_text = (label.value for label in config.labels if label.text == name)
+        if (found := next(by_value, next(by_text, None))) is not None:
+            return found, ()
+    if not row.labels:
+        return None, ()
+    return None, (f"label {row.labels[0][:40]!r}: {config.answer} has no such label",)
 
 
 def _first_click_there(clicks: list[tuple[Click, str]], reach: float) -> tuple[list[tuple[Click, str]], int]:

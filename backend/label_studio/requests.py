@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, Strict, model_validator
+from pydantic import BeforeValidator, Field, Strict
 
 from backend.errors import BadRequest
-from backend.label_studio.label_config import PROMPT_TAGS, LabelConfig
-from semsam_model.masks.geometry import Size
-from semsam_model.masks.label_studio import Percent, Pixels, Rectangle
-from semsam_model.validation import NOTHING, Expected, JsonModel, Lenient, check, empty_as, lenient
-
-MAX_PROMPT_ROWS = 500
+from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.prompt_rows import PromptRow, prompt_rows
+from semsam_model.validation import Expected, JsonModel, Lenient, check, empty_as, lenient
 
 
 def _number_in_text(value: Any) -> Any:
@@ -43,106 +40,6 @@ _ProjectName = Annotated[str, BeforeValidator(_project_name), Expected('a projec
 
 def _project_id(name: str | None) -> int | None:
     return None if name is None else int(name.split(".")[0])
-
-
-# --------------------------------------------------------------------------------------------------------- prompt rows
-
-
-class _Point(JsonModel):
-    x: Percent
-    y: Percent
-
-
-class _Texts(JsonModel):
-    text: Annotated[
-        list[str],
-        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-        Expected("text or a list of texts"),
-    ]
-
-
-class _PromptRow(JsonModel):
-    """What every prompt says beside its value."""
-
-    control: Annotated[str, BeforeValidator(lambda value: value if isinstance(value, str) else "")] = Field(
-        default="", alias="from_name"
-    )
-    original_height: Pixels | None = None
-    original_width: Pixels | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _both_sides_or_neither(cls, value: Any) -> Any:
-        sides = ("original_height", "original_width")
-        if isinstance(value, dict) and any(value.get(side) is not None for side in sides):
-            return value | {side: NOTHING for side in sides if value.get(side) is None}
-        return value
-
-    @property
-    def size(self) -> Size | None:
-        """(H, W) of the photo as the editor knows it."""
-        if self.original_height is None or self.original_width is None:
-            return None
-        return int(self.original_height), int(self.original_width)
-
-
-class KeypointRow(_PromptRow):
-    """A click."""
-
-    value: _Point
-    is_positive: Annotated[bool, Strict()] = True
-
-
-class RectangleRow(_PromptRow):
-    """A box."""
-
-    value: Rectangle
-
-
-class TextRow(_PromptRow):
-    """Words to look for."""
-
-    value: _Texts
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Its lines that are not empty."""
-        return tuple(line.strip() for line in self.value.text if line.strip())
-
-
-PromptRow = KeypointRow | RectangleRow | TextRow
-
-
-class _RowHead(JsonModel):
-    type: str
-    id: Lenient[str] = None
-
-
-def _prompt_rows(rows: list[Any], name: str) -> tuple[tuple[PromptRow, ...], tuple[str, ...]]:
-    """Rows that are prompts, in order, one an id: drawn while a label was active, a prompt arrives in several rows.
-
-    Also the rows that are not used, in words for the log.
-    """
-    if len(rows) > MAX_PROMPT_ROWS:
-        raise BadRequest(f"{name}: expected at most {MAX_PROMPT_ROWS} rows, got {len(rows)}; delete old points")
-    prompts: list[PromptRow] = []
-    ignored: list[str] = []
-    seen: set[str] = set()
-    for k, row in enumerate(rows):
-        at = f"{name}[{k}]"
-        head = check(_RowHead, row, at, BadRequest)
-        if head.type not in PROMPT_TAGS and head.type != "textarea":
-            ignored.append(f"{at}: a {head.type[:40]!r} row is no prompt")
-        elif head.id is not None and head.id in seen:
-            ignored.append(f"{at}: second row of {head.id[:40]!r}")
-        else:
-            kind: type[PromptRow] = KeypointRow if head.type.startswith("keypoint") else RectangleRow
-            if head.type == "textarea":
-                kind = TextRow
-            prompts.append(check(kind, row, at, BadRequest))
-            if head.id is not None:
-                seen.add(head.id)
-    return tuple(prompts), tuple(ignored)
 
 
 # ------------------------------------------------------------------------------------------------------------- /predict
@@ -210,9 +107,27 @@ def parse_predict(body: Any) -> PredictRequest:
     tasks = tuple(_task(task, f"tasks[{k}]", project, config) for k, task in enumerate(sent.tasks))
     if sent.params.context is None:
         return PredictRequest(sent.project, config, tasks, None)
-    return PredictRequest(
-        sent.project, config, tasks, *_prompt_rows(sent.params.context.result, "params.context.result")
-    )
+    prompts, ignored = prompt_rows(sent.params.context.result, "params.context.result", _submitted(sent.tasks))
+    return PredictRequest(sent.project, config, tasks, prompts, ignored)
+
+
+class _SubmittedRow(JsonModel):
+    id: str
+
+
+class _SubmittedAnnotation(JsonModel):
+    result: list[Lenient[_SubmittedRow]]
+
+
+class _AnnotatedTask(JsonModel):
+    annotations: list[Lenient[_SubmittedAnnotation]]
+
+
+def _submitted(tasks: list[Any]) -> frozenset[str]:
+    """Ids of the rows in the tasks' annotations; drafts do not count, they hold the prompts of now."""
+    annotated = [found for task in tasks if (found := lenient(_AnnotatedTask, task)) is not None]
+    annotations = [each for task in annotated for each in task.annotations if each is not None]
+    return frozenset(row.id for each in annotations for row in each.result if row is not None)
 
 
 def _task(value: Any, name: str, project: int | None, config: LabelConfig) -> TaskRef:

@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,9 @@ from backend.inference.predictor import LOAD_WAIT_S, Loaded, Predictor, Result, 
 from backend.inference.text_prompt import find_by_text
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_prediction, empty_prediction
+from backend.label_studio.prompt_rows import PromptRow
 from backend.label_studio.prompts import Interaction, parse_interaction
-from backend.label_studio.requests import PromptRow, TaskRef, parse_predict
+from backend.label_studio.requests import TaskRef, parse_predict
 from backend.metrics import Metrics
 from backend.service.event_handler import EventHandler
 from backend.service.request import GRACE, TimedRequest, in_time
@@ -147,6 +149,8 @@ class PredictionService:
         result = self._candidates(asked, config, photo, loaded, learned)
         decoded = time.perf_counter()
         candidates = self._named(asked.suggested(result.value), config, loaded, learned)
+        if asked.label is not None:
+            candidates = [replace(candidate, label=asked.label) for candidate in candidates]
         prediction = build_prediction(
             candidates, config=config, prompt_id=uuid.uuid4().hex, model_version=result.version.version
         )
@@ -193,7 +197,7 @@ class PredictionService:
         """For clicks and boxes where there are any, else for the newest text; best first."""
         if asked.prompt is None:
             return self._find(asked.text[-1], config, photo, loaded)
-        context = PromptContext(config.granularity, labels=loaded.label_embedder.labels(config))
+        context = _context(asked, config, loaded)
         reranker = learned.reranker if learned else None
         return predict_prompt(self._predictor, photo.source, asked.prompt, context, reranker=reranker, using=loaded)
 
@@ -263,3 +267,12 @@ class PredictionService:
             least = least_score(loaded.model.query_calibration, options)
             raise NoAnswer("no_mask", f"nothing in it scores {least:.2f}, see the setting preannotate_threshold")
         return as_prediction(regions, config, photo.source.sha256, version.version)
+
+
+def _context(asked: Interaction, config: LabelConfig, loaded: Loaded) -> PromptContext:
+    """What is known about the wanted masks: the project's labels, and the one that was chosen before the prompt."""
+    labels = loaded.label_embedder.labels(config)
+    if asked.label is None:
+        return PromptContext(config.granularity, labels=labels)
+    wanted = labels.values.index(asked.label) if labels and asked.label in labels.values else None
+    return PromptContext(config.kind_of(asked.label) or config.granularity, labels=labels, wanted=wanted)

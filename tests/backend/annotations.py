@@ -15,9 +15,9 @@ from backend.records import ProjectKey
 from semsam_model.masks.codecs import encode_brush_rle
 from semsam_model.masks.geometry import crop_mask
 from semsam_model.types import Candidate, Click, Prompt
-from tests.paths import CONFIGS
+from tests.paths import BRUSH_WITH_LEVELS
 
-CONFIG = (CONFIGS / "labeling.xml").read_text()
+CONFIG = BRUSH_WITH_LEVELS.read_text()
 ORIGIN = "http://ls:8080"
 KEY = ProjectKey(ORIGIN, 7)
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -12,9 +12,9 @@ from PIL import Image
 
 from semsam_model.masks.codecs import decode_brush_rle
 from tests.backend.studio_http import TOKEN, answering
-from tests.paths import CONFIGS
+from tests.paths import BRUSH_WITH_LEVELS
 
-CONFIG = (CONFIGS / "labeling.xml").read_text()
+CONFIG = BRUSH_WITH_LEVELS.read_text()
 #: The same with labels that have to be told apart.
 NAMED = CONFIG.replace(
     '<Label value="object" kind="object" background="#d62728"/>',

@@ -51,7 +51,12 @@ class Answer:
     @property
     def regions(self) -> list[dict[str, Any]]:
         """Rows that carry the mask itself, in the order of the answer."""
-        return [row for row in self.rows if row["type"] in ("brushlabels", "polygonlabels")]
+        return [row for row in self.rows if row["type"] in ("brushlabels", "polygonlabels", "bitmasklabels")]
+
+    @property
+    def labels(self) -> list[str]:
+        """Of the regions, in the order of the answer."""
+        return [row["value"][row["type"]][0] for row in self.regions]
 
 
 class Editor:
@@ -90,6 +95,15 @@ class Editor:
         if not toggle.is_checked():
             toggle.evaluate("toggle => toggle.click()")  # the box itself is hidden behind a drawn switch
         self._page.wait_for_function("() => Htx.autoAnnotation")
+
+    def press(self, key: str) -> None:
+        """A key that the editor listens to."""
+        self._page.keyboard.press(key)
+        self._page.wait_for_timeout(100)
+
+    def smart_tool(self) -> str | None:
+        """Name of the control whose smart tool is active."""
+        return self._page.evaluate(_SMART_TOOL)
 
     def show_region_labels(self) -> None:
         self._page.evaluate("() => Htx.settings.showLabels || Htx.settings.toggleShowLabels()")

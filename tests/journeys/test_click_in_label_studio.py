@@ -15,6 +15,7 @@ from PIL import Image
 
 from backend.demo.project import DemoProject
 from semsam_model.masks.geometry import iou
+from semsam_model.masks.label_studio import region_mask
 from tests.journeys.browser import Answer, Editor
 from tests.journeys.conftest import Studio
 from tests.paths import SAMPLES
@@ -22,13 +23,35 @@ from tests.paths import SAMPLES
 pytestmark = pytest.mark.browser
 
 COFFEE = SAMPLES / "coffee.jpg"
-IN_THE_CUP = (0.47, 0.36)
+IN_THE_CUP, ON_THE_SAUCER = (0.47, 0.36), (0.30, 0.72)
+#: Where a new user would click first on each photo of the demo, and names that are right there.
+FIRST_CLICKS = {
+    "astronaut": ((0.35, 0.70), {"person"}),
+    "cat": ((0.45, 0.55), {"cat"}),
+    "coffee": (IN_THE_CUP, {"cup", "saucer"}),
+    "rocket": ((0.50, 0.50), {"rocket"}),
+}
+#: As Label Studio's own Segment Anything backends have it.
+OFFICIAL = """<View>
+  <Image name="image" value="$image" zoom="true"/>
+  <BrushLabels name="tag" toName="image"><Label value="banana"/><Label value="cup"/></BrushLabels>
+  <KeyPointLabels name="tag2" toName="image" smart="true">
+    <Label value="banana" smart="true" hotkey="1"/><Label value="cup" smart="true" hotkey="2"/>
+  </KeyPointLabels>
+  <RectangleLabels name="tag3" toName="image" smart="true">
+    <Label value="banana" hotkey="3"/><Label value="cup" hotkey="4"/>
+  </RectangleLabels>
+</View>"""
 
 MakeProject = Callable[..., DemoProject]
 
 
 def mask_of(row: dict[str, Any]) -> np.ndarray:
-    """bool (H, W) of a brush row, read by Label Studio's own decoder."""
+    """bool (H, W); of a brush row as Label Studio's own decoder reads it."""
+    if row["type"] != "brushlabels":
+        mask = region_mask(row)
+        assert mask is not None
+        return mask
     size = row["original_height"], row["original_width"]
     return np.reshape(decode_rle(row["value"]["rle"]), (*size, 4))[..., 3] > 127
 
@@ -40,51 +63,61 @@ def start(editor: Editor, project: DemoProject, tool: str, task: int = 0) -> Non
     editor.choose(tool)
 
 
-def test_a_click_offers_distinct_masks_and_the_accepted_one_is_stored_as_it_was_offered(
+def stored_rows(studio: Studio, task: int) -> list[dict[str, Any]]:
+    """Of the one annotation of a task."""
+    (annotation,) = studio.api.call("GET", f"/api/tasks/{task}/annotations/")
+    return annotation["result"]
+
+
+def test_the_first_suggestion_on_every_sample_photo_is_accepted_with_two_gestures_and_stored_as_offered(
     editor: Editor, studio: Studio, project: MakeProject
 ) -> None:
-    made = project([COFFEE])
-    start(editor, made, "click_all")
-
-    answer = editor.click(IN_THE_CUP)
-    editor.screenshot("1-suggestions")
-    assert editor.suggestions() == [row["id"] for row in answer.regions]
-    masks = [mask_of(row) for row in answer.regions]
-    assert len(masks) >= 2
-    assert all(iou(a, b) < 0.95 for a, b in combinations(masks, 2))
-
-    wanted = next(row for row in reversed(answer.regions) if editor.can_accept_with_the_mouse(row["id"]))
-    editor.accept_with_the_mouse(wanted["id"])
-    editor.screenshot("1-accepted")
-    editor.reject_all()
-    assert [region["id"] for region in editor.regions()] == [wanted["id"]]
+    photographs = sorted(SAMPLES.glob("*.jpg"))
+    made = project(photographs)
+    for number, photo in enumerate(photographs):
+        place, names = FIRST_CLICKS[photo.stem]
+        editor.open(made.id, made.tasks[number])
+        editor.switch_on_auto_annotation()
+        editor.show_region_labels()
+        if number == 0:
+            editor.press("m")
+        assert editor.smart_tool() in ("click", "click_again")  # on further photos without a key
+        (offered,) = editor.click(place).rows  # one row: nothing else to encode before the next click
+        editor.screenshot(f"1-{photo.stem}")
+        editor.accept_all()
+        assert [region["id"] for region in editor.regions()] == [offered["id"]]  # and no dot is left
+        assert offered["value"]["polygonlabels"][0] in names, offered["meta"]["text"]
     editor.submit()
-    editor.screenshot("1-submitted")
-
-    (annotation,) = studio.api.call("GET", f"/api/tasks/{made.tasks[0]}/annotations/")
-    assert {row["id"] for row in annotation["result"]} == {wanted["id"]}
-    stored = next(row for row in annotation["result"] if row["type"] == "brushlabels")
-    for key in ("meta", "score", "origin", "original_width", "original_height"):
-        assert stored[key] == wanted[key], key
-    assert stored["value"]["brushlabels"] == wanted["value"]["brushlabels"]
-    assert np.array_equal(mask_of(stored), mask_of(wanted))
+    (stored,) = stored_rows(studio, made.tasks[-1])
+    for key in ("id", "meta", "score", "origin", "original_width", "original_height"):
+        assert stored[key] == offered[key], key
+    assert stored["value"]["polygonlabels"] == offered["value"]["polygonlabels"]
+    assert np.allclose(stored["value"]["points"], offered["value"]["points"])
+    assert np.array_equal(mask_of(stored), mask_of(offered))
 
 
-def test_further_clicks_on_the_spot_go_down_the_levels_from_the_best(
+def test_further_clicks_go_down_the_levels_from_the_best_and_all_candidates_can_be_taken_one_by_one(
     editor: Editor, project: MakeProject, tmp_path: Path
 ) -> None:
     made = project([COFFEE, shutil.copy(COFFEE, tmp_path / "coffee-again.jpg")])
     start(editor, made, "click_all")
-    candidates = sorted(editor.click(IN_THE_CUP).regions, key=lambda row: (row["meta"]["level"], -mask_of(row).sum()))
+    every = editor.click(IN_THE_CUP).regions
+    editor.screenshot("2-all")
+    assert len(every) >= 2
+    assert all(iou(mask_of(a), mask_of(b)) < 0.95 for a, b in combinations(every, 2))
+    candidates = sorted(every, key=lambda row: (row["meta"]["level"], -mask_of(row).sum()))
     best = next(i for i, row in enumerate(candidates) if row["meta"]["candidate"] == 1)
     in_turn = candidates[best:] + candidates[:best]
+    (alone,) = editor.click((IN_THE_CUP[0] + 0.01, IN_THE_CUP[1])).regions
+    assert np.array_equal(mask_of(alone), mask_of(in_turn[0]))
+    editor.reject_all()
 
-    start(editor, made, "click_cycle", task=1)
-    beside = (IN_THE_CUP[0] + 0.015, IN_THE_CUP[1])
+    start(editor, made, "click", task=1)
+    beside = (IN_THE_CUP[0] + 0.006, IN_THE_CUP[1])  # a dot of four pixels is in the way of nothing
     rounds = [editor.click(IN_THE_CUP), editor.click(IN_THE_CUP, "Control"), editor.click(beside)]
-    editor.screenshot("2-cycle")
+    editor.screenshot("2-next-level")
     for index, answer in enumerate(rounds):
-        assert [prompt["from_name"] for prompt in answer.prompts] == ["click_cycle"] * (index + 1)
+        assert [prompt["from_name"] for prompt in answer.prompts] == ["click"] * (index + 1)
         (row,) = answer.regions
         expected = in_turn[index % len(in_turn)]
         assert row["meta"]["level"] == expected["meta"]["level"]
@@ -98,7 +131,7 @@ def test_an_alt_click_takes_its_place_out_of_the_best_mask(editor: Editor, proje
     masks = [mask_of(row) for row in editor.click(IN_THE_CUP).regions]
     height, width = masks[0].shape
     y, x = int(IN_THE_CUP[1] * height), int(IN_THE_CUP[0] * width)
-    # In the click's row, where no accept button lies: a place that one mask of the click holds and another one does not
+    # a place in the click's row that one mask of the click holds and another one does not
     choices = [np.flatnonzero(a[y] & ~b[y]) for a, b in permutations(masks, 2) if a[y, x] and b[y, x]]
     away = int(np.median(max(choices, key=len)))
 
@@ -110,34 +143,92 @@ def test_an_alt_click_takes_its_place_out_of_the_best_mask(editor: Editor, proje
     assert not best[y, away]
 
 
-def test_a_box_offers_masks_of_what_is_in_it(editor: Editor, project: MakeProject) -> None:
+def test_a_box_offers_one_mask_of_what_is_in_it(editor: Editor, project: MakeProject) -> None:
     start(editor, project([COFFEE]), "box")
     answer = editor.drag((0.27, 0.03), (0.70, 0.72))
     editor.screenshot("4-box")
     (prompt,) = answer.prompts
     assert prompt["type"] == "rectangle"
-    assert answer.regions
-    for row in answer.regions:
-        rows, columns = np.nonzero(mask_of(row))
-        assert 0.27 < columns.mean() / row["original_width"] < 0.70
-        assert 0.03 < rows.mean() / row["original_height"] < 0.72
+    (row,) = answer.regions
+    rows, columns = np.nonzero(mask_of(row))
+    assert 0.27 < columns.mean() / row["original_width"] < 0.70
+    assert 0.03 < rows.mean() / row["original_height"] < 0.72
 
 
-def test_polygons_are_accepted_with_the_check_mark_and_stored_as_offered(
+def test_a_bitmask_is_accepted_with_its_disc_and_stored_to_the_pixel(
     editor: Editor, studio: Studio, project: MakeProject
 ) -> None:
-    made = project([COFFEE], "labeling_polygon.xml")
-    start(editor, made, "click_cycle")
+    made = project([COFFEE], "labeling_bitmask.xml")
+    start(editor, made, "click_all")
     answer = editor.click(IN_THE_CUP)
-    editor.screenshot("5-polygon")
-    (offered,) = answer.regions
+    editor.screenshot("5-bitmasks")
+    assert editor.suggestions() == [row["id"] for row in answer.regions]
+    wanted = next(row for row in reversed(answer.regions) if editor.can_accept_with_the_mouse(row["id"]))
+    editor.accept_with_the_mouse(wanted["id"])
+    editor.reject_all()
+    editor.submit()
+    (stored,) = stored_rows(studio, made.tasks[0])
+    assert (stored["id"], stored["meta"]) == (wanted["id"], wanted["meta"])
+    assert np.array_equal(mask_of(stored), mask_of(wanted))
+
+
+def test_a_label_chosen_before_the_click_or_the_box_is_on_the_answer(
+    editor: Editor, studio: Studio, project: MakeProject
+) -> None:
+    made = project([COFFEE], "labeling_label_first.xml")
+    start(editor, made, "box")
+    editor.press("d")
+    answers = [(editor.drag((0.53, 0.60), (0.70, 0.88)), "saucer")]
+    editor.accept_all()
+    editor.choose("click")
+    for key, place, label in (
+        ("4", ON_THE_SAUCER, "saucer"),
+        ("1", IN_THE_CUP, "person"),
+    ):  # a cup, said to be a person
+        editor.press(key)
+        answers.append((editor.click(place), label))
+        editor.screenshot(f"7-{label}-first")
+        editor.accept_all()
+    editor.submit()
+    assert [answer.labels for answer, _ in answers] == [[label] for _, label in answers]
+    accepted = {answer.regions[0]["id"]: label for answer, label in answers}
+    rows = stored_rows(studio, made.tasks[0])
+    assert {row["id"]: row["value"]["polygonlabels"] for row in rows} == {id: [label] for id, label in accepted.items()}
+
+
+def test_a_config_of_label_studios_own_segment_anything_backend_works_unchanged(
+    editor: Editor, studio: Studio, project: MakeProject, tmp_path: Path
+) -> None:
+    (tmp_path / "official.xml").write_text(OFFICIAL)
+    made = project([COFFEE], str(tmp_path / "official.xml"))
+    start(editor, made, "tag2")
+    editor.press("2")
+    answer = editor.click(IN_THE_CUP)
+    editor.screenshot("8-official")
+    assert answer.labels == ["cup"] and len(answer.rows) == 1
     editor.accept_all()
     editor.submit()
-    (annotation,) = studio.api.call("GET", f"/api/tasks/{made.tasks[0]}/annotations/")
-    (stored,) = [row for row in annotation["result"] if row["type"] == "polygonlabels"]
-    assert stored["id"] == offered["id"]
-    assert stored["meta"] == offered["meta"]
-    assert np.allclose(stored["value"]["points"], offered["value"]["points"])
+    (row,) = stored_rows(studio, made.tasks[0])
+    assert row["value"]["brushlabels"] == ["cup"] and np.array_equal(mask_of(row), mask_of(answer.regions[0]))
+
+
+def test_a_dot_that_was_submitted_is_no_region_and_blocks_no_click(
+    editor: Editor, studio: Studio, project: MakeProject
+) -> None:
+    made = project([COFFEE])
+    start(editor, made, "click")
+    editor.click(IN_THE_CUP)
+    editor.submit()
+    (dot,) = stored_rows(studio, made.tasks[0])
+    assert dot["type"] == "keypoint"
+
+    editor.open_annotation(made.id, made.tasks[0], regions=1)
+    editor.switch_on_auto_annotation()
+    editor.choose("click")
+    for place, keys in (((IN_THE_CUP[0] + 0.006, IN_THE_CUP[1]), ()), (IN_THE_CUP, ("Control",))):
+        answer = editor.click(place, *keys)
+        assert answer.regions
+    assert len(answer.prompts) == 2  # its own clicks alone
 
 
 def test_a_photo_that_its_exif_turns_gets_the_masks_of_the_upright_one(

@@ -135,7 +135,7 @@ def test_corrections_make_a_version_that_answers_until_it_is_rolled_back_and_are
     for number, picture in enumerate([*pictures, *UNSEEN]):
         photographs.append(tmp_path / f"{number:02}.png")
         photographs[-1].write_bytes(picture.png)
-    made = project(photographs)
+    made = project(photographs, "labeling_brush.xml")
     key = ProjectKey(studio.url, made.id)
     base = live(studio)
 

@@ -71,7 +71,7 @@ def name_of(row: dict[str, Any]) -> str:
 def test_predictions_for_twenty_tasks_and_one_put_right_and_submitted(
     editor: Editor, studio: Studio, project: Callable[..., DemoProject], photographs: list[Path], tmp_path: Path
 ) -> None:
-    labeling = (CONFIGS / "labeling.xml").read_text()
+    labeling = (CONFIGS / "labeling_brush.xml").read_text()
     config = tmp_path / "labeling.xml"
     labels = rf"\1{''.join(LABELS)}\2"
     config.write_text(re.sub(r"(<BrushLabels[^>]*>).*?(</BrushLabels>)", labels, labeling, flags=re.S))

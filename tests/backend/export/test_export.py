@@ -35,7 +35,7 @@ from semsam_model.data.readers.label_studio import read_label_studio
 from semsam_model.data.readers.sa1b import read_sa1b
 from semsam_model.data.samples import Dataset
 from tests.backend.stored import ORIGIN, car_park, fill, photo, project, region
-from tests.paths import CONFIGS, ROOT
+from tests.paths import BRUSH_WITH_LEVELS, CONFIGS, ROOT
 from tests.semsam_model.masks.shapes import any_mask, blobs
 
 FORMATS: tuple[Format, ...] = ("coco", "sa1b", "labelstudio", "masks")
@@ -242,7 +242,7 @@ def read(dataset: Dataset) -> list[np.ndarray]:
 def test_label_studio_tasks_keep_every_annotation_parents_levels_and_the_projects_own_controls(
     tmp_path: Path, photos: PhotoArchive
 ) -> None:
-    xml = (CONFIGS / "labeling.xml").read_text()
+    xml = BRUSH_WITH_LEVELS.read_text()
     export(car_park(photos, 3), project(xml), photos, tmp_path / "out", form="labelstudio", images="none")
     assert (tmp_path / "out" / "labeling.xml").read_text() == xml
     tasks = [task for split in SPLITS for task in json.loads((tmp_path / "out" / f"{split}.json").read_text())]
@@ -264,7 +264,7 @@ def test_label_studio_tasks_keep_every_annotation_parents_levels_and_the_project
 def test_a_project_of_polygons_is_exported_for_a_config_with_a_brush_and_its_labels(
     tmp_path: Path, photos: PhotoArchive
 ) -> None:
-    polygons = (CONFIGS / "labeling_polygon.xml").read_text()
+    polygons = (CONFIGS / "labeling.xml").read_text()
     export(car_park(photos, 3), project(polygons), photos, tmp_path / "out", form="labelstudio")
     config = LabelConfig.parse((tmp_path / "out" / "labeling.xml").read_text())
     assert config.answer is not None and config.answer.tag == "brushlabels" and len(config.level_values) == 6

@@ -28,10 +28,10 @@ from backend.versions.registry import Registry, open_registry
 from backend.versions.version import ModelVersion
 from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
-from tests.paths import CONFIGS
+from tests.paths import BRUSH_WITH_LEVELS
 from tests.semsam_model.networks import structured
 
-CONFIG = (CONFIGS / "labeling.xml").read_text()
+CONFIG = BRUSH_WITH_LEVELS.read_text()
 CLICKS = [(25, 50), (60, 30), (80, 80)]
 
 

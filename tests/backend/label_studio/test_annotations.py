@@ -48,6 +48,19 @@ def test_what_a_region_says_about_its_suggestion_counts_only_in_the_form_that_we
     assert (odd.rank, odd.level, odd.model_version, odd.score, odd.parent) == (None, None, None, None, None)
 
 
+def test_a_suggestions_expected_iou_is_kept_and_not_the_score_of_its_name_that_the_editor_shows() -> None:
+    named = brush_row("a", square(1, 1, 5)) | {"score": 0.4, "meta": {"prompt_id": "p", "expected_iou": 0.9}}
+    (region,) = regions_of(named)
+    assert isinstance(region, AnnotatedRegion) and region.score == 0.9
+
+
+def test_dots_that_were_submitted_with_the_annotation_are_no_regions() -> None:
+    dot = {"id": "k", "type": "keypoint", "from_name": "click", "value": {"x": 5, "y": 5, "width": 0.2, "labels": []}}
+    labelled = dot | {"id": "l", "type": "keypointlabels", "value": {"x": 5, "y": 5, "keypointlabels": ["car"]}}
+    kept = regions_of(dot, brush_row("a", square(1, 1, 5)), labelled)
+    assert [region.id for region in kept] == ["a"]
+
+
 def test_a_user_may_be_an_id_or_an_object_and_a_time_without_zone_is_utc() -> None:
     sent = annotation(1, []) | {"completed_by": {"id": 3}, "created_at": None, "updated_at": "2026-01-02T03:04:05"}
     read = parse_annotation(sent)

@@ -10,30 +10,63 @@ from label_studio_sdk.label_interface import LabelInterface
 
 from backend.errors import BadRequest
 from backend.label_studio.label_config import MAX_CONFIG_CHARS, Control, Label, LabelConfig
-from tests.paths import CONFIGS
+from backend.label_studio.prompt_rows import KeypointRow
+from backend.label_studio.prompts import parse_interaction
+from tests.paths import BRUSH_WITH_LEVELS, CONFIGS
 
 quick = settings(max_examples=60, deadline=None)
 
 IMAGE = '<Image name="image" value="$image"/>'
 CLICK = '<KeyPoint name="click_all" toName="image" smartOnly="true"/>'
-BRUSH = '<BrushLabels name="mask" toName="image" smart="false"><Label value="object"/></BrushLabels>'
+OUTLINE = '<PolygonLabels name="mask" toName="image" smart="false"><Label value="object"/></PolygonLabels>'
 
 
 def view(*tags: str) -> LabelConfig:
     return LabelConfig.parse(f"<View>{''.join(tags)}</View>")
 
 
-@pytest.mark.parametrize(("file", "tag"), [("labeling.xml", "brushlabels"), ("labeling_polygon.xml", "polygonlabels")])
-def test_the_interfaces_we_ship_are_valid_and_without_problems(file: str, tag: str) -> None:
+SHIPPED = ("labeling.xml", "labeling_label_first.xml", "labeling_bitmask.xml", "labeling_brush.xml")
+
+
+@pytest.mark.parametrize("file", SHIPPED)
+def test_the_interfaces_we_ship_are_valid_and_ask_for_one_suggestion_first(file: str) -> None:
     xml = (CONFIGS / file).read_text()
     LabelInterface(xml).validate()
     config = LabelConfig.parse(xml)
-    assert config.problems() == []
-    assert config.answer == Control("mask", tag, smart=False)
-    assert [label.kind for label in config.labels] == ["object", "part"]
-    assert (config.image_name, config.level, config.note) == ("image", "level", "note")
-    assert config.level_values == {k: f"level {k}" for k in range(1, 7)}
-    assert "click_cycle" in [control.name for control in config.prompts]
+    slow = [problem for problem in config.problems() if "makes the next click slower" in problem]
+    assert config.problems() == slow and bool(slow) == (file == "labeling_brush.xml")
+    assert config.answer is not None and config.answer.name == "mask" and config.answer.smart is False
+    assert (config.image_name, config.level, config.note) == ("image", None, None)  # one row a region
+    assert {label.kind for label in config.labels} == {"object", "part"}
+    row = {"from_name": config.prompts[0].name, "value": {"x": 50, "y": 50}}
+    assert parse_interaction([KeypointRow.model_validate(row)], config, (600, 800)).mode == "one"
+
+
+def test_brush_masks_are_advised_against_with_the_reason_and_so_are_their_further_rows() -> None:
+    problems = LabelConfig.parse(BRUSH_WITH_LEVELS.read_text()).problems()
+    assert len(problems) == 3 and all("encode" in problem for problem in problems)
+    assert "<BitmaskLabels> where pixels matter" in problems[0]
+
+
+OFFICIAL = """<View>
+  <Image name="image" value="$image" zoom="true"/>
+  <BrushLabels name="tag" toName="image"><Label value="Banana"/><Label value="Orange"/></BrushLabels>
+  <KeyPointLabels name="tag2" toName="image" smart="true">
+    <Label value="Banana" smart="true"/><Label value="Orange" smart="true"/>
+  </KeyPointLabels>
+  <RectangleLabels name="tag3" toName="image" smart="true">
+    <Label value="Banana"/><Label value="Orange"/>
+  </RectangleLabels>
+</View>"""
+
+
+def test_the_configs_of_label_studios_own_segment_anything_backend_are_read_as_they_are() -> None:
+    config = LabelConfig.parse(OFFICIAL)
+    assert config.answer == Control("tag", "brushlabels")
+    assert [control.name for control in config.prompts] == ["tag2", "tag3"]
+    row = {"from_name": "tag2", "value": {"x": 50, "y": 50}, "labels": ["Orange"]}
+    asked = parse_interaction([KeypointRow.model_validate(row)], config, (600, 800))
+    assert (asked.mode, asked.label) == ("one", "Orange")
 
 
 names = st.text(st.characters(categories=("L", "N", "P", "Zs")), min_size=1, max_size=8).map(str.strip).filter(bool)
@@ -88,34 +121,33 @@ def test_the_answer_is_the_control_that_is_least_a_tool_for_asking() -> None:
 
 
 def test_tag_and_attribute_names_are_read_without_regard_to_case() -> None:
-    config = view('<image NAME="image" value="$image"/>', CLICK.lower(), BRUSH.replace("toName", "toname"))
+    config = view('<image NAME="image" value="$image"/>', CLICK.lower(), OUTLINE.replace("toName", "toname"))
     assert config.problems() == []
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ([CLICK, BRUSH], 'no <Image> tag: add <Image name="image" value="$image"/>'),
-        ([IMAGE.replace('name="image"', ""), CLICK, BRUSH], "the <Image> tag has no name"),
-        ([IMAGE.replace("$", ""), CLICK, BRUSH], 'write value="$image"'),
-        ([IMAGE.replace("value", "valueList"), CLICK, BRUSH], "several photos in one task, is not supported"),
-        ([IMAGE, IMAGE.replace("image", "second"), CLICK, BRUSH], "2 <Image> tags"),
-        ([IMAGE, CLICK], 'add <BrushLabels name="mask" toName="image" smart="false">'),
-        ([IMAGE, CLICK, BRUSH.replace(' smart="false"', "")], '<BrushLabels name="mask">: add smart="false"'),
-        ([IMAGE, CLICK, re.sub("<Label .*?/>", "", BRUSH)], "add at least one <Label"),
-        ([IMAGE, BRUSH], 'add <KeyPoint name="click_all" toName="image" smartOnly="true"'),
-        ([IMAGE, BRUSH, CLICK.replace("smartOnly", "smart").replace("true", "false")], "no tool asks for masks"),
-        ([IMAGE, BRUSH, CLICK.replace("KeyPoint", "KeyPointLabels")], 'write <KeyPoint name="click_all"'),
+        ([CLICK, OUTLINE], 'no <Image> tag: add <Image name="image" value="$image"/>'),
+        ([IMAGE.replace('name="image"', ""), CLICK, OUTLINE], "the <Image> tag has no name"),
+        ([IMAGE.replace("$", ""), CLICK, OUTLINE], 'write value="$image"'),
+        ([IMAGE.replace("value", "valueList"), CLICK, OUTLINE], "several photos in one task, is not supported"),
+        ([IMAGE, IMAGE.replace("image", "second"), CLICK, OUTLINE], "2 <Image> tags"),
+        ([IMAGE, CLICK], 'add <PolygonLabels name="mask" toName="image" smart="false">'),
+        ([IMAGE, CLICK, OUTLINE.replace(' smart="false"', "")], '<PolygonLabels name="mask">: add smart="false"'),
+        ([IMAGE, CLICK, re.sub("<Label .*?/>", "", OUTLINE)], "add at least one <Label"),
+        ([IMAGE, OUTLINE], 'add <KeyPoint name="click" toName="image" smartOnly="true"'),
+        ([IMAGE, OUTLINE, CLICK.replace("smartOnly", "smart").replace("true", "false")], "no tool asks for masks"),
     ],
 )
 def test_a_config_that_will_not_work_says_what_to_change(wrong: list[str], words: str) -> None:
     problems = view(*wrong).problems()
     assert any(words in problem for problem in problems), problems
-    assert view(IMAGE, CLICK, BRUSH).problems() == []
+    assert view(IMAGE, CLICK, OUTLINE).problems() == []
 
 
 def test_a_problem_stays_on_one_line_whatever_the_names() -> None:
-    config = view(IMAGE, CLICK, BRUSH.replace('"mask"', '"a&#10;b"').replace(' smart="false"', ""))
+    config = view(IMAGE, CLICK, OUTLINE.replace('"mask"', '"a&#10;b"').replace(' smart="false"', ""))
     assert config.answer is not None and config.answer.name == "a\nb"
     assert not any("\n" in problem for problem in config.problems())
 
@@ -174,7 +206,8 @@ def test_xml_nested_ten_thousand_deep_is_read() -> None:
 
 @quick
 @given(
-    st.text() | st.lists(st.sampled_from([IMAGE, CLICK, BRUSH, "<", "</View>", '"', "$", "\ud800", "\0"])).map("".join)
+    st.text()
+    | st.lists(st.sampled_from([IMAGE, CLICK, OUTLINE, "<", "</View>", '"', "$", "\ud800", "\0"])).map("".join)
 )
 def test_any_text_is_a_config_or_a_bad_request(text: str) -> None:
     for xml in (text, f"<View>{text}</View>"):

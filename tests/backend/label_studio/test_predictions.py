@@ -8,20 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.label_studio.label_config import LabelConfig
-from backend.label_studio.predictions import build_prediction, empty_prediction
+from backend.label_studio.predictions import build_prediction, default_label, empty_prediction
 from semsam_model.masks.geometry import crop_mask
 from semsam_model.masks.label_studio import region_mask
 from semsam_model.types import Candidate
 from tests.backend.label_studio.candidates import candidate, nested
-from tests.paths import CONFIGS
+from tests.paths import BRUSH_WITH_LEVELS
 from tests.semsam_model.masks.shapes import any_mask, blobs, disc
 
 quick = settings(max_examples=60, deadline=None)
-BRUSH = LabelConfig.parse((CONFIGS / "labeling.xml").read_text())
+BRUSH = LabelConfig.parse(BRUSH_WITH_LEVELS.read_text())
 
 
 def config_for(tag: str) -> LabelConfig:
-    xml = (CONFIGS / "labeling.xml").read_text().replace("BrushLabels", tag)
+    xml = BRUSH_WITH_LEVELS.read_text().replace("BrushLabels", tag)
     return LabelConfig.parse(xml)
 
 
@@ -72,10 +72,11 @@ def test_a_region_carries_what_survives_acceptance() -> None:
     assert whole["value"]["brushlabels"] == ["object"]
     assert part["value"]["brushlabels"] == best["value"]["brushlabels"] == ["part"]
     assert best["meta"] == {
-        "text": ["L3/6 part 0.90"],
+        "text": ["part 0.90"],
         "prompt_id": "q",
         "candidate": 1,
         "level": 3,
+        "expected_iou": 0.9,
         "model_version": "v1",
     }
     for row in (whole, part, best):
@@ -115,13 +116,40 @@ def test_labels_given_or_the_candidates_own_come_before_the_rule() -> None:
     assert [row["value"].get("brushlabels") for row in chosen] == [None, ["c"], ["a"]]
     mask = disc(20, 20, 10, 10, 5)
     (own,) = regions(build([candidate(mask, label="part")]))
-    assert own["value"]["brushlabels"] == ["part"] and own["meta"]["text"] == ["L2/6 part 0.81"]
+    assert own["value"]["brushlabels"] == ["part"] and own["meta"]["text"] == ["part 0.81"]
     unsure = replace(candidate(mask), names=(("part", 0.3), ("object", 0.2)))
     (guess,) = regions(build([unsure]))
     assert guess["value"]["brushlabels"] == ["part"]  # not "object", the first label and the one of the rule
-    assert guess["meta"]["text"] == ["L2/6 ? part 0.30 | object 0.20"]
+    assert guess["meta"]["text"] == ["? part 0.30 | object 0.20"]
     (foreign,) = regions(build([candidate(mask, label="zebra")]))
     assert foreign["value"]["brushlabels"] == ["object"]
+
+
+def test_a_region_says_one_score_and_names_from_a_tenth_on() -> None:
+    mask = disc(20, 20, 10, 10, 5)
+    names = (("cup", 0.62), ("saucer", 0.21), ("spoon", 0.1), ("cat", 0.05), ("eye", 0.02))
+    labels = "".join(f'<Label value="{name}"/>' for name, _ in names)
+    config = LabelConfig.parse(
+        f'<View><Image name="i" value="$i"/><PolygonLabels name="m" toName="i">{labels}</PolygonLabels></View>'
+    )
+    said = []
+    for own, chosen in ((replace(candidate(mask), names=names, label="cup"), None), (candidate(mask), "cat")):
+        named = replace(own, names=names, label=chosen or own.label)
+        (row,) = build([named], config)["result"]
+        said.append((row["value"]["polygonlabels"], row["meta"]["text"], row["score"], row["meta"]["expected_iou"]))
+    assert said == [
+        (["cup"], ["cup 0.62 | saucer 0.21 | spoon 0.10"], 0.62, 0.8123),
+        (["cat"], ["cat 0.05 | cup 0.62 | saucer 0.21"], 0.05, 0.8123),  # the one that the annotator chose
+    ]
+
+
+def test_a_guess_is_the_best_name_that_the_mask_can_have() -> None:
+    xml = '<Label value="car" kind="object"/><Label value="wheel" kind="part"/><Label value="door" kind="part"/>'
+    config = LabelConfig.parse(
+        f'<View><Image name="i" value="$i"/><PolygonLabels name="m" toName="i">{xml}</PolygonLabels></View>'
+    )
+    unsure = replace(candidate(disc(20, 20, 10, 10, 5)), names=(("door", 0.36), ("car", 0.34), ("wheel", 0.3)))
+    assert [default_label(unsure, config, part=part) for part in (None, True, False)] == ["door", "door", "car"]
 
 
 def test_ids_are_full_uuids_and_fresh() -> None:

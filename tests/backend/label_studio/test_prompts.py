@@ -9,23 +9,30 @@ from hypothesis import strategies as st
 
 from backend.errors import BadRequest
 from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.prompt_rows import KeypointRow, PromptRow, RectangleRow, TextRow
 from backend.label_studio.prompts import Interaction, check_size, parse_interaction
-from backend.label_studio.requests import KeypointRow, PromptRow, RectangleRow, TextRow
 from semsam_model.masks.geometry import Size
 from semsam_model.types import Box, Click
 from tests.backend.label_studio.candidates import nested
-from tests.paths import CONFIGS
+from tests.paths import BRUSH_WITH_LEVELS, CONFIGS
 
 quick = settings(max_examples=60, deadline=None)
-BRUSH = LabelConfig.parse((CONFIGS / "labeling.xml").read_text())
-POLYGON = LabelConfig.parse((CONFIGS / "labeling_polygon.xml").read_text())
+BRUSH = LabelConfig.parse(BRUSH_WITH_LEVELS.read_text())
+POLYGON = LabelConfig.parse((CONFIGS / "labeling.xml").read_text())
 SIZE = (600, 800)
 
 
-def key(x: float, y: float, control: str = "click_all", positive: bool = True, size: Any = SIZE) -> KeypointRow:
+def key(
+    x: float,
+    y: float,
+    control: str = "click_all",
+    positive: bool = True,
+    size: Any = SIZE,
+    labels: Sequence[str] = (),
+) -> KeypointRow:
     height, width = size or (None, None)
     row = {"from_name": control, "original_height": height, "original_width": width, "is_positive": positive}
-    return KeypointRow.model_validate(row | {"value": {"x": x, "y": y}})
+    return KeypointRow.model_validate(row | {"value": {"x": x, "y": y}, "labels": labels})
 
 
 def rect(x: float, y: float, width: float, height: float, rotation: float = 0) -> RectangleRow:
@@ -60,11 +67,11 @@ def test_a_click_anywhere_ends_up_on_a_pixel_of_the_photo(x: float, y: float, he
 # --------------------------------------------------------------------------------------------------------- interactions
 
 
-def test_the_all_tool_asks_for_all_with_every_point() -> None:
-    asked = ask([key(50, 50), key(50.5, 50), key(10, 10, positive=False)])
-    assert (asked.mode, asked.cycle_index) == ("all", 0)
+def test_the_all_tool_asks_for_all_with_every_point_elsewhere() -> None:
+    asked = ask([key(50, 50), key(75, 50), key(10, 10, positive=False)])
+    assert (asked.mode, asked.turn) == ("all", 0)
     assert asked.prompt is not None
-    assert asked.prompt.clicks == (Click(400, 300), Click(404, 300), Click(80, 60, positive=False))
+    assert asked.prompt.clicks == (Click(400, 300), Click(600, 300), Click(80, 60, positive=False))
 
 
 def test_equal_points_count_once_and_the_later_sign_wins() -> None:
@@ -75,55 +82,79 @@ def test_equal_points_count_once_and_the_later_sign_wins() -> None:
 
 @quick
 @given(st.lists(st.tuples(st.floats(-0.7, 0.7), st.floats(-0.7, 0.7)), min_size=1, max_size=9))
-def test_the_cycle_tool_counts_clicks_on_the_spot_and_asks_the_same_each_time(offsets: list) -> None:
-    rows = [key(50 + dx, 50 + dy, "click_cycle") for dx, dy in offsets]
+def test_a_tool_counts_its_clicks_on_the_spot_and_asks_the_same_each_time(offsets: list) -> None:
+    rows = [key(50 + dx, 50 + dy, "click") for dx, dy in offsets]
     for count in range(1, len(rows) + 1):
         asked = ask(rows[:count])
-        assert (asked.mode, asked.cycle_index) == ("cycle", count - 1)
+        assert (asked.mode, asked.turn) == ("one", count - 1)
         assert asked.prompt == ask(rows[:1]).prompt
 
 
-def test_far_and_negative_points_refine_a_cycle_without_turning_it() -> None:
-    rows = [key(50, 50, "click_cycle"), key(50, 51, "click_cycle"), key(80, 80, "click_cycle", positive=False)]
+def test_far_and_negative_points_refine_and_are_no_turn() -> None:
+    rows = [key(50, 50, "click"), key(50, 51, "click"), key(80, 80, "click", positive=False)]
     asked = ask(rows)
-    assert asked.cycle_index == 1 and asked.prompt is not None
+    assert asked.turn == 1 and asked.prompt is not None
     assert asked.prompt.clicks == (Click(400, 300), Click(640, 480, positive=False))
-    far = ask([*rows, key(20, 50, "click_cycle")])
-    assert far.cycle_index == 0 and far.prompt is not None
+    far = ask([*rows, key(20, 50, "click")])
+    assert far.turn == 0 and far.prompt is not None
     assert far.prompt.positives == (Click(400, 300), Click(400, 306), Click(160, 300))
 
 
-def test_of_two_tools_mixed_the_newest_decides_and_only_its_clicks_turn_the_cycle() -> None:
-    rows = [key(50, 50, "click_all"), key(50, 50, "click_cycle"), key(50, 51, "click_cycle")]
+def test_of_two_tools_mixed_the_newest_decides_and_only_its_clicks_count() -> None:
+    rows = [key(50, 50, "click_all"), key(50, 50, "click"), key(50, 51, "click")]
     asked = ask(rows)
-    assert (asked.mode, asked.cycle_index) == ("cycle", 1)
+    assert (asked.mode, asked.turn) == ("one", 1)
     assert asked.prompt is not None and asked.prompt.clicks == (Click(400, 300),)
     assert ask([*rows, key(70, 70, "click_all")]).mode == "all"
 
 
 def test_the_spot_is_two_percent_of_the_longer_side() -> None:
     def index(x: float, y: float) -> int:
-        return ask([key(50, 50, "click_cycle"), key(x, y, "click_cycle")]).cycle_index
+        return ask([key(50, 50, "click"), key(x, y, "click")]).turn
 
     assert [index(51.9, 50), index(52.1, 50), index(50, 52.6), index(50, 52.8)] == [1, 0, 1, 0]
 
 
-def test_polygons_are_always_suggested_one_at_a_time() -> None:
-    assert [ask([key(50, 50)] * n, POLYGON).cycle_index for n in (1, 2, 3)] == [0, 1, 2]
-    box = ask([rect(10, 10, 20, 20), rect(10.5, 10, 20, 20.5), rect(60, 60, 9, 9)], POLYGON)
-    assert (box.mode, box.cycle_index) == ("cycle", 0) and box.prompt is not None and len(box.prompt.boxes) == 3
-    again = ask([rect(60, 60, 9, 9), rect(10, 10, 20, 20), rect(10.5, 10, 20, 20.5)], POLYGON)
-    assert again.cycle_index == 1 and again.prompt is not None
+def test_a_box_drawn_again_over_the_same_place_asks_for_the_next() -> None:
+    box = ask([rect(10, 10, 20, 20), rect(10.5, 10, 20, 20.5), rect(60, 60, 9, 9)])
+    assert (box.mode, box.turn) == ("one", 0) and box.prompt is not None and len(box.prompt.boxes) == 3
+    again = ask([rect(60, 60, 9, 9), rect(10, 10, 20, 20), rect(10.5, 10, 20, 20.5)])
+    assert again.turn == 1 and again.prompt is not None
     assert again.prompt.boxes == (Box(480, 360, 552, 414), Box(80, 60, 240, 180))
 
 
-def test_a_cycle_starts_with_the_best_goes_down_the_levels_and_starts_over() -> None:
+def test_one_starts_with_the_best_goes_down_the_levels_and_starts_over() -> None:
     three = nested()
-    rows = [key(50, 50, "click_cycle")]
+    rows = [key(50, 50, "click")]
     levels = [c.level for n in range(1, 5) for c in ask(rows * n).suggested(three)]
     assert levels == [3, 6, 1, 3]
-    assert ask([key(50, 50)]).suggested(three) == three
     assert not ask(rows).suggested([])
+
+
+def test_all_shows_every_candidate_and_then_each_alone_so_that_any_can_be_accepted() -> None:
+    three = nested()
+    turns = [ask([key(50, 50, "click_all")] * n).suggested(three) for n in range(1, 6)]
+    assert turns[0] == three
+    assert [[c.level for c in turn] for turn in turns[1:]] == [[3], [6], [1], [3]]
+
+
+@pytest.mark.parametrize(
+    ("control", "mode"),
+    [("click_all", "all"), ("All", "all"), ("all-boxes", "all"), ("click", "one"), ("ball", "one"), ("tag2", "one")],
+)
+def test_the_word_all_in_a_tools_name_decides(control: str, mode: str) -> None:
+    assert ask([key(50, 50, control)]).mode == mode
+
+
+def test_the_label_active_at_the_newest_prompt_is_meant_by_value_or_by_alias() -> None:
+    config = LabelConfig.parse(
+        '<View><Image name="image" value="$image"/><PolygonLabels name="mask" toName="image" smart="false">'
+        '<Label value="cup"/><Label value="side mirror" alias="M7"/></PolygonLabels></View>'
+    )
+    chosen = [[], ["cup"], ["M7"], ["side mirror"], ["cat"], ["cat", "cup"]]
+    asked = [ask([key(20, 20, labels=["cup"]), key(50, 50, labels=labels)], config) for labels in chosen]
+    assert [each.label for each in asked] == [None, "cup", "M7", "M7", None, "cup"]
+    assert asked[4].ignored == ("label 'cat': <PolygonLabels name=\"mask\"> has no such label",)
 
 
 @quick

@@ -7,21 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import BadRequest
+from backend.label_studio.prompt_rows import MAX_PROMPT_ROWS, KeypointRow, RectangleRow, TextRow
 from backend.label_studio.prompts import parse_interaction
-from backend.label_studio.requests import (
-    MAX_PROMPT_ROWS,
-    KeypointRow,
-    RectangleRow,
-    TextRow,
-    parse_predict,
-    parse_setup,
-)
+from backend.label_studio.requests import parse_predict, parse_setup
 
 quick = settings(max_examples=80, deadline=None)
 
 XML = (
     '<View><Image name="image" value="$image"/><KeyPoint name="kp" toName="image" smartOnly="true"/>'
-    '<BrushLabels name="mask" toName="image" smart="false"><Label value="object"/></BrushLabels></View>'
+    '<PolygonLabels name="mask" toName="image" smart="false"><Label value="object"/></PolygonLabels></View>'
 )
 SIZE = {"original_width": 800, "original_height": 600, "image_rotation": 0}
 
@@ -85,6 +79,30 @@ def test_a_prompt_drawn_while_a_label_was_active_counts_once() -> None:
         request = parse_predict(body(*rows))
         assert request.context is not None and [type(row) for row in request.context] == [KeypointRow]
         assert len(request.ignored) == 2
+        assert request.context[0].labels == ("object",)
+
+
+def test_a_prompt_has_the_label_that_was_active_in_its_own_control_or_in_one_beside_it() -> None:
+    own = keypoint() | {
+        "type": "keypointlabels",
+        "value": {"x": 5, "y": 5, "keypointlabels": ["cup"], "labels": ["cup"]},
+    }
+    beside = keypoint() | {"type": "labels", "from_name": "label", "value": {"x": 5, "y": 5, "labels": ["cup"]}}
+    odd = keypoint() | {"type": "keypointlabels", "labels": ["x"], "value": {"x": 5, "y": 5, "keypointlabels": [3, ""]}}
+    for rows, labels in (([own], ("cup",)), ([keypoint(), beside], ("cup",)), ([odd], ()), ([keypoint()], ())):
+        request = parse_predict(body(*rows))
+        assert request.context is not None and [row.labels for row in request.context] == [labels]
+
+
+def test_a_prompt_that_was_submitted_with_an_annotation_is_not_meant_any_more() -> None:
+    old, new = keypoint("old"), keypoint("new")
+    tasks = [{"id": 1, "data": {"image": "a"}, "annotations": [{"result": [old, {"id": 3}, None]}, None]}]
+    request = parse_predict(body(old, new, tasks=tasks))
+    assert request.context is not None and [row.id for row in request.context] == ["new"]
+    assert request.ignored == ("params.context.result[0]: 'old' was submitted with an annotation",)
+    drafted = [{"id": 1, "data": {"image": "a"}, "drafts": [{"result": [old]}], "annotations": "odd"}]
+    request = parse_predict(body(old, new, tasks=drafted))
+    assert request.context is not None and [row.id for row in request.context] == ["old", "new"]
 
 
 def test_text_prompts_need_no_size() -> None:

@@ -134,13 +134,13 @@ def test_two_servers_with_the_same_project_id_and_path_keep_their_pictures_and_t
     assert (server[1].fetched, other.fetched) == ([path], [path])
 
 
-def test_cycling_offers_one_candidate_and_the_next_at_each_further_click(service: SemsamService) -> None:
+def test_a_click_offers_one_candidate_and_the_next_at_each_further_click(service: SemsamService) -> None:
     everything = masks(service.predict_request(body([keypoint(25, 50)], "a.png"), "r")[0])
     assert len(everything) > 1
     seen = []
     rows = []
     for step in range(len(everything)):
-        rows.append(keypoint(25 + step * 0.1, 50, control="click_cycle"))
+        rows.append(keypoint(25 + step * 0.1, 50, control="click"))
         (mask,) = masks(service.predict_request(body(rows, "a.png"), "r")[0])
         seen.append(mask)
     np.testing.assert_array_equal(seen[0], everything[-1])
@@ -178,5 +178,5 @@ def test_setup_says_in_the_log_what_is_wrong_with_a_labeling_config(
     for schema in ('<View><Image name="image" value="$image"/></View>', "<View", CONFIG):
         service.setup({"project": "1.17", "schema": schema, "hostname": server[0], "access_token": "canary-token"})
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert len(warnings) >= 2 and "BrushLabels" in warnings[0]
+    assert len(warnings) >= 2 and "PolygonLabels" in warnings[0]
     assert "canary-token" not in caplog.text
