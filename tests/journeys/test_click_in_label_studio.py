@@ -179,7 +179,7 @@ def test_a_label_chosen_before_the_click_or_the_box_is_on_the_answer(
     made = project([COFFEE], "labeling_label_first.xml")
     start(editor, made, "box")
     editor.press("d")
-    answers = [(editor.drag((0.53, 0.60), (0.70, 0.88)), "saucer")]
+    answers = [(editor.drag((0.53, 0.60), (0.70, 0.88)), "cup")]  # a spoon
     editor.accept_all()
     editor.choose("click")
     said = (("4", ON_THE_SAUCER, "saucer"), ("1", IN_THE_CUP, "person"))  # a cup, said to be a person
