@@ -117,6 +117,8 @@ class Settings:
     preannotate_regions: _Count = 50  #: at most so many
     preannotate_seconds: _Seconds = 80.0  #: after which a request begins no further photo; Label Studio waits 100 s
     learning: bool = True  #: accepted regions change a project's next click; false = in no project
+    #: tasks whose photos are embedded ahead while an annotator works on the one before; 0 = none
+    prewarm_tasks: Annotated[int, Field(ge=0, le=20)] = 3
     embedding_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20  #: memory for the image embeddings kept
 
     finetune_config: _Folder | None = None  #: fine-tuning's configuration; None = configs/finetune.yaml

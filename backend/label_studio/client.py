@@ -158,6 +158,17 @@ class LabelStudio:
         query = f"project={int(number)}&page={page}&page_size={page_size}&{_ONLY_LOOK}&include=id,updated_at"
         return self._call("GET", f"/api/tasks/?{query}", project)
 
+    def next_tasks(self, number: int, task: int, count: int, *, project: str | None = None) -> list[dict[str, Any]]:
+        """At most `count` tasks of project `number` after `task` by id that nobody has annotated: `id` and `data`."""
+        later = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": int(task)}
+        free = {"filter": "filter:tasks:total_annotations", "operator": "equal", "type": "Number", "value": 0}
+        wanted = {"filters": {"conjunction": "and", "items": [later, free]}, "ordering": ["tasks:id"]}
+        query = f"project={int(number)}&page=1&page_size={count}&resolve_uri=false&include=id,data"
+        found = self._call("GET", f"/api/tasks/?{query}&query={quote(json.dumps(wanted))}", project).get("tasks")
+        if not isinstance(found, list):
+            raise LabelStudioError(f"project {number}: its list of tasks has another form than expected")
+        return [each for each in found if isinstance(each, dict)]
+
     def create_prediction(self, prediction: dict[str, Any], *, project: str | None = None) -> dict[str, Any]:
         """Store a prediction `{task, model_version, score, result}`; Label Studio does not check the result."""
         return self._call("POST", "/api/predictions/", project, prediction)

@@ -30,6 +30,7 @@ from backend.label_studio.prompts import Interaction, parse_interaction
 from backend.label_studio.requests import TaskRef, parse_predict
 from backend.metrics import Metrics
 from backend.service.event_handler import EventHandler
+from backend.service.next_photos import NextPhotos
 from backend.service.request import GRACE, TimedRequest, in_time
 from backend.service.task_photos import TaskPhoto, TaskPhotos
 from backend.settings import Settings
@@ -67,6 +68,7 @@ class PredictionService:
         photos: TaskPhotos,
         events: EventHandler,
         learner: Learner,
+        next_photos: NextPhotos,
         metrics: Metrics,
         encoder_wait_s: float = ENCODER_WAIT_S,
     ) -> None:
@@ -75,6 +77,7 @@ class PredictionService:
         self._photos = photos
         self._events = events
         self._learner = learner
+        self._next_photos = next_photos
         self._metrics = metrics
         self._encoder_wait_s = encoder_wait_s
 
@@ -144,6 +147,7 @@ class PredictionService:
             raise NoAnswer("no_prompt", "; ".join(asked.ignored) or "nothing to point at")
         loaded = request.model()
         project = request.content.project if task.project is None else task.project
+        self._next_photos.follow(request.content.project_name, project, task.id, config)
         key = self._events.store_key(request.content.project_name, project)
         learned = None if key is None else self._learner.learned(key, loaded.version.digest)
         result = self._candidates(asked, config, photo, loaded, learned)
@@ -257,6 +261,8 @@ class PredictionService:
             using=loaded,
             may_evict=opened,
         )
+        if opened:
+            self._next_photos.follow(request.content.project_name, task.project, task.id, config)
         for stage, seconds in result.timings.stages.items():
             self._metrics.stage(stage, seconds)
         regions, version = result.value, result.version

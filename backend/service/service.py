@@ -24,6 +24,7 @@ from backend.label_studio.client import LabelStudio
 from backend.label_studio.requests import parse_setup
 from backend.metrics import Metrics
 from backend.service.event_handler import EventHandler
+from backend.service.next_photos import NextPhotos
 from backend.service.predictions import ENCODER_WAIT_S, PredictionService
 from backend.service.status import GateReport, Status, StatusReader
 from backend.service.task_photos import TaskPhotos
@@ -47,13 +48,20 @@ class SemsamService:
     follower: VersionFollower
     learner: Learner
     events: EventHandler
+    next_photos: NextPhotos
     predictions: PredictionService
     status_reader: StatusReader
 
     def close(self) -> None:
         """Stop what runs in the background and give connections back."""
         with contextlib.ExitStack() as closing:  # from the last to the first, whatever one raises
-            for close in (self.store.close, self.follower.stop, self.events.close, self.learner.stop):
+            for close in (
+                self.store.close,
+                self.follower.stop,
+                self.events.close,
+                self.learner.stop,
+                self.next_photos.close,
+            ):
                 closing.callback(close)
 
     # ---- what Label Studio asks about us: answered from memory
@@ -177,6 +185,9 @@ def assemble(
     learner = Learner(store, archive, predictor, settings)
     events = EventHandler(store, label_studio, archive, metrics, settings, on_change=learner.notify)
     photos = TaskPhotos(label_studio, settings)
-    predictions = PredictionService(settings, predictor, photos, events, learner, metrics, encoder_wait_s)
+    next_photos = NextPhotos(label_studio, photos, predictor, settings.prewarm_tasks)
+    predictions = PredictionService(settings, predictor, photos, events, learner, next_photos, metrics, encoder_wait_s)
     status = StatusReader(store, settings.data_dir)
-    return SemsamService(store, registry, label_vectors, predictor, follower, learner, events, predictions, status)
+    return SemsamService(
+        store, registry, label_vectors, predictor, follower, learner, events, next_photos, predictions, status
+    )
