@@ -163,7 +163,7 @@ class LabelStudio:
         later = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": int(task)}
         free = {"filter": "filter:tasks:total_annotations", "operator": "equal", "type": "Number", "value": 0}
         wanted = {"filters": {"conjunction": "and", "items": [later, free]}, "ordering": ["tasks:id"]}
-        query = f"project={int(number)}&page=1&page_size={count}&resolve_uri=false&include=id,data"
+        query = f"project={int(number)}&page=1&page_size={count}&{_ONLY_LOOK}&resolve_uri=false&include=id,data"
         found = self._call("GET", f"/api/tasks/?{query}&query={quote(json.dumps(wanted))}", project).get("tasks")
         if not isinstance(found, list):
             raise LabelStudioError(f"project {number}: its list of tasks has another form than expected")
