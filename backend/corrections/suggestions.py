@@ -15,11 +15,11 @@ from backend.store.statements import insert_if_new
 from backend.store.tables import offers
 from semsam_model.masks.codecs import encode_coco_rle
 from semsam_model.masks.geometry import crop_mask
-from semsam_model.masks.label_studio import region_mask
+from semsam_model.masks.label_studio import region_mask, row_labels
 from semsam_model.types import Candidate, Prompt
 
 #: Types of regions that carry an outline or a box in place of the candidate's mask.
-_OUTLINES = ("polygonlabels", "rectanglelabels")
+_OUTLINES = ("polygonlabels", "rectanglelabels", "polygon", "rectangle")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,7 @@ class PromptAnswer:
         if not rows:
             return None
         prompt = self.prompt
+        labels = {row["id"]: label for row in self.prediction["result"] for label in row_labels(row)}
         return Suggestion(
             prompt_id=rows[0]["meta"]["prompt_id"],
             key=self.key,
@@ -53,18 +54,17 @@ class PromptAnswer:
             clicks=tuple((click.x, click.y, click.positive) for click in prompt.clicks) if prompt else (),
             boxes=tuple((box.x0, box.y0, box.x1, box.y1) for box in prompt.boxes) if prompt else (),
             text=self.text,
-            candidates=tuple(_candidate(row, by_rank[row["meta"]["candidate"]]) for row in rows),
+            candidates=tuple(_candidate(row, by_rank[row["meta"]["candidate"]], labels.get(row["id"])) for row in rows),
             model_version=self.prediction["model_version"],
             milliseconds=self.milliseconds,
             created_at=self.at,
         )
 
 
-def _candidate(row: Mapping[str, Any], candidate: Candidate) -> SuggestedCandidate:
+def _candidate(row: Mapping[str, Any], candidate: Candidate, label: str | None) -> SuggestedCandidate:
     crop, bbox = candidate.crop, candidate.bbox
     if row["type"] in _OUTLINES and (drawn := region_mask(dict(row))) is not None and drawn.any():
         crop, bbox = crop_mask(drawn)
-    labels = row["value"].get(row["type"])
     return SuggestedCandidate(
         region=row["id"],
         rank=candidate.rank,
@@ -72,7 +72,7 @@ def _candidate(row: Mapping[str, Any], candidate: Candidate) -> SuggestedCandida
         score=row["score"],
         bbox=(int(bbox[0]), int(bbox[1]), int(bbox[2]), int(bbox[3])),
         mask=encode_coco_rle(crop, bbox, candidate.size),
-        label=labels[0] if labels else None,
+        label=label,
         names=tuple((name, round(float(score), 4)) for name, score in candidate.names),
     )
 

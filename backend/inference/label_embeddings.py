@@ -75,7 +75,7 @@ class LabelVectors:
             return future
 
     def _embed(self, labels: tuple[Label, ...]) -> LabelSet:
-        vectors = self._encoder.embed([label.text for label in labels])
+        vectors = self._encoder.embed([label.meaning for label in labels])
         return LabelSet(tuple(label.value for label in labels), tuple(map(_kind, labels)), vectors.numpy())
 
     def get(self, labels: tuple[Label, ...]) -> LabelSet | None:
@@ -166,7 +166,7 @@ class LabelEmbedder:
 
 def specific_labels(labels: Sequence[Label]) -> tuple[Label, ...]:
     """The labels that name something: "object", "part" and the like fit every mask."""
-    return tuple(label for label in labels if normalise_label(label.text) not in GENERIC)
+    return tuple(label for label in labels if normalise_label(label.meaning) not in GENERIC)
 
 
 def labels_without_vectors(config: LabelConfig) -> LabelSet:

@@ -144,6 +144,7 @@ def _region(name: str, rows: list[Any], config: LabelConfig) -> AnnotatedRegion 
     if row is None:
         return None
     geometry = check(_Geometry, row, "region", DataError)
+    _check_image(row, config)
     mask = region_mask(row)
     assert mask is not None  # it has a shape
     if not mask.any():
@@ -165,6 +166,18 @@ def _region(name: str, rows: list[Any], config: LabelConfig) -> AnnotatedRegion 
         score=geometry.score if meta.expected_iou is None else meta.expected_iou,
         model_version=meta.model_version,
     )
+
+
+def _check_image(row: dict[str, Any], config: LabelConfig) -> None:
+    """Raises DataError for a region of another photo of the task than the first, which alone is kept."""
+    image, page = row.get("to_name"), row.get("item_index") or 0
+    is_other = config.image_name is not None and image not in (None, config.image_name)
+    if is_other or page:
+        where = f"<Image name={str(image)[:40]!r}>" + (f", item_index {str(page)[:20]}" if page else "")
+        raise DataError(
+            f"drawn on {where}: expected the task's first photo, {config.image_name!r}; regions of further photos of a "
+            "task are not kept, import one task a photo"
+        )
 
 
 def _labels(rows: list[dict[str, Any]]) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ def build_prediction(
     max_vertices: int = polygons.DEFAULT_MAX_VERTICES,
     new_id: Callable[[], object] = uuid.uuid4,
     preannotated: bool = False,
+    page: int = 0,
 ) -> dict[str, Any]:
     """One prediction for one task, in the form of the config's answer control.
 
@@ -56,7 +57,8 @@ def build_prediction(
     for each candidate, None for no label) replaces `default_label`. A candidate's rows share one id: the geometry, and,
     where the config has the controls, its note (see `_said`) and level without geometry. `parentID` points to the
     next larger candidate if that one is in this answer. The prediction's score is the best candidate's. preannotated:
-    it answers no prompt; its regions carry that mark, and bring it back when they are accepted.
+    it answers no prompt; its regions carry that mark, and bring it back when they are accepted. page: that the photo is
+    of a task with several.
     """
     chosen = labels if labels is not None else [default_label(candidate, config) for candidate in candidates]
     shown = [pair for pair in zip(candidates, chosen, strict=True) if pair[0].area]
@@ -70,6 +72,8 @@ def build_prediction(
     rows = [
         row for candidate, label in shown for row in _region_rows(candidate, label, ids, meta, config, max_vertices)
     ]
+    if config.pages:
+        rows = [row | {"item_index": page} for row in rows]
     return {"model_version": model_version, "score": round(float(best.score), 4), "result": rows}
 
 
@@ -84,7 +88,8 @@ def _region_rows(
     """The rows of one candidate: geometry, note, level. ids: of the regions of this prediction, by rank."""
     assert config.answer is not None  # else there is no row to write
     height, width = candidate.size
-    tag = config.answer.tag
+    tag, shape = config.answer.tag, config.answer.shape
+    own_labels = {tag: [label]} if label is not None and config.labels_in is None else {}
     note, score = _said(candidate, label)
     shared = {
         "id": ids[candidate.rank],
@@ -99,12 +104,14 @@ def _region_rows(
     geometry = shared | {
         "type": tag,
         "from_name": config.answer.name,
-        "value": _geometry(candidate, tag, max_vertices) | ({tag: [label]} if label is not None else {}),
+        "value": _geometry(candidate, shape, max_vertices) | own_labels,
         "meta": {"text": [note]} | about | meta,
     }
     if candidate.parent in ids and candidate.parent != candidate.rank:
         geometry["parentID"] = ids[candidate.parent]
     rows = [geometry]
+    if config.labels_in is not None and label is not None:
+        rows.append(shared | {"type": "labels", "from_name": config.labels_in.name, "value": {"labels": [label]}})
     if config.note:
         rows.append(shared | {"type": "textarea", "from_name": config.note, "value": {"text": [note]}})
     if config.level and candidate.level in config.level_values:
@@ -127,14 +134,14 @@ def _said(candidate: Candidate, label: str | None) -> tuple[str, float]:
     return ("" if candidate.label else "? ") + said, float(first[1])
 
 
-def _geometry(candidate: Candidate, tag: str, max_vertices: int) -> dict[str, Any]:
+def _geometry(candidate: Candidate, shape: str, max_vertices: int) -> dict[str, Any]:
     crop, bbox, size = candidate.crop, candidate.bbox, candidate.size
-    if tag == "brushlabels":
+    if shape == "brush":
         return {"format": "rle", "rle": codecs.encode_brush_rle(crop, bbox, size)}
-    if tag == "bitmasklabels":
+    if shape == "bitmask":
         return {"imageDataURL": codecs.encode_bitmask(crop, bbox, size)}
     height, width = size
-    if tag == "polygonlabels":
+    if shape == "polygon":
         points = polygons.encode_polygon(crop, bbox, max_vertices)
         return {"points": [[to_percent(x, width), to_percent(y, height)] for x, y in points.tolist()], "closed": True}
     x0, y0, x1, y1 = bbox

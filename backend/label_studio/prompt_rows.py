@@ -5,15 +5,17 @@ Written against what Label Studio 1.23 sends. A malformed row raises BadRequest 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
+from annotated_types import Ge
 from pydantic import BeforeValidator, Field, Strict, model_validator
 
 from backend.errors import BadRequest
-from backend.label_studio.label_config import PROMPT_TAGS
+from backend.label_studio.label_config import PROMPT_TAGS, LabelConfig
 from semsam_model.masks.geometry import Size
 from semsam_model.masks.label_studio import Percent, Pixels, Rectangle, listed_texts, row_labels
-from semsam_model.validation import NOTHING, Expected, JsonModel, Lenient, check
+from semsam_model.validation import NOTHING, Expected, JsonModel, Lenient, check, empty_as
 
 MAX_PROMPT_ROWS = 500
 
@@ -43,6 +45,8 @@ class _PromptRow(JsonModel):
     control: Annotated[str, BeforeValidator(lambda value: value if isinstance(value, str) else "")] = Field(
         default="", alias="from_name"
     )
+    image: Lenient[str] = Field(default=None, alias="to_name")
+    page: Annotated[int, Strict(), Ge(0), Expected("a page from 0"), empty_as(0)] = Field(default=0, alias="item_index")
     original_height: Pixels | None = None
     original_width: Pixels | None = None
     #: chosen before the prompt was made: those of the prompt's control, or of a control beside it
@@ -131,3 +135,25 @@ def prompt_rows(rows: list[Any], name: str, submitted: frozenset[str]) -> tuple[
 def _active_labels(row: dict[str, Any]) -> tuple[str, ...]:
     """Of a row: <KeyPointLabels> and the like write them under their own name, every control under "labels"."""
     return tuple(dict.fromkeys(row_labels(row) + listed_texts(row, "labels")))
+
+
+def on_one_image(
+    rows: Sequence[PromptRow], config: LabelConfig
+) -> tuple[LabelConfig, int, tuple[PromptRow, ...], tuple[str, ...]]:
+    """Where a task shows several photos, the one of the newest prompt: its config and page, the prompts that are on it,
+    and in words for the log those that are not. Raises BadRequest for a prompt on an image that the config has not.
+    """
+    if not rows:
+        return config, 0, (), ()
+    first = config.image_name or ""
+    places = [(row.image or config.image_of(row.control) or first, row.page) for row in rows]
+    image, page = place = places[-1]
+    own = config.of_image(image)
+    if own is None:
+        raise BadRequest(f"to_name {image[:40]!r}: the labeling config has no such <Image>")
+    ignored = tuple(
+        f"a prompt on <Image name={name[:40]!r}>, page {number + 1}: the newest is on {image!r}, page {page + 1}"
+        for name, number in places
+        if (name, number) != place
+    )
+    return own, page, tuple(row for row, its in zip(rows, places, strict=True) if its == place), ignored

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, Strict
 
 from backend.errors import BadRequest
 from backend.label_studio.label_config import LabelConfig
-from backend.label_studio.prompt_rows import PromptRow, prompt_rows
+from backend.label_studio.prompt_rows import PromptRow, on_one_image, prompt_rows
 from semsam_model.validation import Expected, JsonModel, Lenient, check, empty_as, lenient
 
 
@@ -53,6 +53,7 @@ class TaskRef:
     project: int | None
     image_url: str | None
     problem: str | None = None
+    config: LabelConfig | None = None  #: with the labels that the task brings; None: the request's
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,11 @@ class PredictRequest:
     """A parsed /predict body. `context` is None for a batch; a tuple, perhaps empty, for an interactive request."""
 
     project_name: str | None  #: as Label Studio names it, "45.1795362232": unlike any other server's
-    config: LabelConfig
+    config: LabelConfig  #: of the image that the prompts are on
     tasks: tuple[TaskRef, ...]
     context: tuple[PromptRow, ...] | None
     ignored: tuple[str, ...] = ()  #: rows of the context that are not used, in words for the log
+    page: int = 0  #: that the prompts are on
 
     @property
     def project(self) -> int | None:
@@ -104,11 +106,15 @@ def parse_predict(body: Any) -> PredictRequest:
     sent = check(_PredictBody, body, "", BadRequest)
     config = LabelConfig.parse(sent.label_config)
     project = _project_id(sent.project)
-    tasks = tuple(_task(task, f"tasks[{k}]", project, config) for k, task in enumerate(sent.tasks))
+
+    def tasks(config: LabelConfig, page: int = 0) -> tuple[TaskRef, ...]:
+        return tuple(_task(task, f"tasks[{k}]", project, config, page) for k, task in enumerate(sent.tasks))
+
     if sent.params.context is None:
-        return PredictRequest(sent.project, config, tasks, None)
-    prompts, ignored = prompt_rows(sent.params.context.result, "params.context.result", _submitted(sent.tasks))
-    return PredictRequest(sent.project, config, tasks, prompts, ignored)
+        return PredictRequest(sent.project, config, tasks(config), None)
+    every, unused = prompt_rows(sent.params.context.result, "params.context.result", _submitted(sent.tasks))
+    config, page, prompts, elsewhere = on_one_image(every, config)
+    return PredictRequest(sent.project, config, tasks(config, page), prompts, unused + elsewhere, page)
 
 
 class _SubmittedRow(JsonModel):
@@ -130,7 +136,7 @@ def _submitted(tasks: list[Any]) -> frozenset[str]:
     return frozenset(row.id for each in annotations for row in each.result if row is not None)
 
 
-def _task(value: Any, name: str, project: int | None, config: LabelConfig) -> TaskRef:
+def _task(value: Any, name: str, project: int | None, config: LabelConfig, page: int) -> TaskRef:
     try:
         task = check(_Task, value, name, BadRequest)
     except BadRequest as error:
@@ -138,7 +144,8 @@ def _task(value: Any, name: str, project: int | None, config: LabelConfig) -> Ta
         return TaskRef(named.id, project, None, str(error))
     own_project = project if task.project is None else task.project
     try:
-        return TaskRef(task.id, own_project, config.image_url(task.data))
+        own = config.with_labels_of(task.data)
+        return TaskRef(task.id, own_project, config.image_url(task.data, page), None, None if own is config else own)
     except BadRequest as error:
         return TaskRef(task.id, own_project, None, f"task {task.id}: {error}")
 

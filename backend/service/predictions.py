@@ -89,6 +89,8 @@ class PredictionService:
         """
         seconds = self._settings.preannotate_seconds
         request = TimedRequest(parse_predict(body), request_id, self._predictor, seconds)
+        for why in request.content.ignored:
+            log.info("request %s: not used: %s", request_id, why)
         jobs = [partial(self._answer_or_empty, request, task) for task in request.content.tasks]
         if request.content.context is not None:
             return [job() for job in jobs]
@@ -121,7 +123,7 @@ class PredictionService:
         return empty_prediction(version + UNFINISHED if unfinished else version)
 
     def _answer(self, request: TimedRequest, task: TaskRef) -> dict[str, Any]:
-        rows, config = request.content.context, request.content.config
+        rows, config = request.content.context, task.config or request.content.config
         if rows is None:
             self._check_preannotation(request)
         elif not rows:
@@ -141,7 +143,7 @@ class PredictionService:
         self, request: TimedRequest, task: TaskRef, photo: TaskPhoto, rows: Sequence[PromptRow]
     ) -> dict[str, Any]:
         began = time.perf_counter() - photo.fetch_s
-        config = request.content.config
+        config = task.config or request.content.config
         asked = parse_interaction(rows, config, photo.size)
         if asked.prompt is None and not asked.text:
             raise NoAnswer("no_prompt", "; ".join(asked.ignored) or "nothing to point at")
@@ -156,7 +158,11 @@ class PredictionService:
         if asked.label is not None:
             candidates = [replace(candidate, label=asked.label) for candidate in candidates]
         prediction = build_prediction(
-            candidates, config=config, prompt_id=uuid.uuid4().hex, model_version=result.version.version
+            candidates,
+            config=config,
+            prompt_id=uuid.uuid4().hex,
+            model_version=result.version.version,
+            page=request.content.page,
         )
         stages = {"fetch": photo.fetch_s, **result.timings.stages, "respond": time.perf_counter() - decoded}
         for stage, seconds in stages.items():
@@ -249,7 +255,7 @@ class PredictionService:
         """The regions of all that is in a photo."""
         from semsam_model.inference.preannotate import least_score, preannotate  # torch
 
-        config, loaded = request.content.config, request.model()
+        config, loaded = task.config or request.content.config, request.model()
         labels = loaded.label_embedder.wait_for_labels(config, min(self._encoder_wait_s, request.left_s))
         options = region_options(self._settings, config)
         # a task that is opened alone is clicked next; of many nobody knows

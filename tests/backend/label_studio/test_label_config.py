@@ -9,7 +9,8 @@ from label_studio_sdk._extensions.label_studio_tools.core.label_config import pa
 from label_studio_sdk.label_interface import LabelInterface
 
 from backend.errors import BadRequest
-from backend.label_studio.label_config import MAX_CONFIG_CHARS, Control, Label, LabelConfig
+from backend.label_studio.config_tags import MAX_CONFIG_CHARS
+from backend.label_studio.label_config import Control, Label, LabelConfig
 from backend.label_studio.prompt_rows import KeypointRow
 from backend.label_studio.prompts import parse_interaction
 from tests.paths import BRUSH_WITH_LEVELS, CONFIGS
@@ -131,7 +132,9 @@ def test_tag_and_attribute_names_are_read_without_regard_to_case() -> None:
         ([CLICK, OUTLINE], 'no <Image> tag: add <Image name="image" value="$image"/>'),
         ([IMAGE.replace('name="image"', ""), CLICK, OUTLINE], "the <Image> tag has no name"),
         ([IMAGE.replace("$", ""), CLICK, OUTLINE], 'write value="$image"'),
-        ([IMAGE.replace("value", "valueList"), CLICK, OUTLINE], "several photos in one task, is not supported"),
+        ([IMAGE.replace("value", "valueList"), CLICK, OUTLINE], "only the first page is annotated without a click"),
+        ([f"<Repeater>{IMAGE}</Repeater>", CLICK, OUTLINE], "<Repeater> shows several photos in one task"),
+        ([IMAGE, CLICK, '<Brush name="mask" toName="image" smart="false"/>'], "has no labels: add <Labels"),
         ([IMAGE, IMAGE.replace("image", "second"), CLICK, OUTLINE], "2 <Image> tags"),
         ([IMAGE, CLICK], 'add <PolygonLabels name="mask" toName="image" smart="false">'),
         ([IMAGE, CLICK, OUTLINE.replace(' smart="false"', "")], '<PolygonLabels name="mask">: add smart="false"'),
