@@ -14,7 +14,7 @@ from backend.errors import ImageFormatError, ImageTooLarge
 from semsam_model.data.pixels import decode_rgb, oriented_size
 from semsam_model.errors import ImageError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Photo:
 
 
 def decode_photo(data: bytes, *, max_bytes: int, max_pixels: int) -> Photo:
-    """Decode a PNG, JPEG, WebP, BMP or TIFF file.
+    """Decode a PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF file; of several pictures the first.
 
     Both limits are checked before a pixel is decoded. Raises ImageTooLarge, or ImageFormatError when the bytes are
     another format, damaged or cut short.
@@ -93,8 +93,6 @@ def _kind(data: bytes) -> str:
         return "a web page (a login page, perhaps: check the token)"
     if b"<svg" in start or start.startswith(b"<?xml"):
         return "an SVG or XML file"
-    if data[:6] in (b"GIF87a", b"GIF89a"):
-        return "a GIF"
-    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
-        return "a HEIC or AVIF file"
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        return "a HEIC file"
     return f"something else ({len(data)} bytes, starting {data[:8].hex(' ')})"

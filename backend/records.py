@@ -92,6 +92,15 @@ class StoredRegion:
 
 
 @dataclass(frozen=True)
+class BarePhoto:
+    """The photo of a task that was submitted with nothing on it."""
+
+    task: int
+    image_sha256: str | None  #: as of a region
+    image_url: str | None
+
+
+@dataclass(frozen=True)
 class SuggestedCandidate:
     """One mask as Label Studio was shown it."""
 

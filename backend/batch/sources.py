@@ -23,9 +23,10 @@ from backend.label_studio.connection import Connection
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.servers import shown
 from backend.settings import Settings
+from semsam_model.data.readers import photo_names
 from semsam_model.errors import SemsamError
 
-PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+PHOTO_SUFFIXES = tuple(f".{suffix}" for suffix in photo_names.PHOTO_SUFFIXES)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 

@@ -14,7 +14,7 @@ from semsam_model.types import KINDS, LEVELS, Box, Click, LabelSet, Prompt
 if TYPE_CHECKING:
     from backend.images import Photo
 
-PhotoFile = Annotated[Path, typer.Argument(help="PNG, JPEG, WebP, BMP or TIFF.")]
+PhotoFile = Annotated[Path, typer.Argument(help="PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF.")]
 
 _EXAMPLE = {2: "320,213", 4: "100,80,400,300"}  #: by the count of numbers
 

@@ -121,7 +121,7 @@ def export(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from backend.corrections.photos import open_photos
-    from backend.corrections.queries import find_project, stream_regions
+    from backend.corrections.queries import bare_photos, find_project, problems, stream_regions
     from backend.export.run import export as run
 
     columns = TextColumn("regions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -137,6 +137,8 @@ def export(
                 form=form,
                 images=images,
                 complete=complete,
+                bare=bare_photos(store, found.key) if complete else (),
+                unreadable=problems(store, found.key),
                 on_start=lambda total: progress.update(task, total=total),
                 on_task=lambda regions: progress.advance(task, regions),
             )
@@ -144,6 +146,16 @@ def export(
         print(f"{split:5}  {result.tasks[split]} photos, {result.regions[split]} regions")
     if left_out := result.regions_without_photo:
         print(f"left out: {left_out} regions whose photo could not be fetched yet; `semsam sync` tries again")
+    if result.bare_photos:
+        print(f"of them {result.bare_photos} photos that were submitted with nothing on them")
+    if result.bare_without_photo:
+        print(f"left out: {result.bare_without_photo} more of them whose photo could not be fetched yet")
+    if result.unreadable:
+        print(f"left out: {len(result.unreadable)} regions that cannot be read:")
+        for line in result.unreadable[:5]:
+            print(f"  {line}")
+        if len(result.unreadable) > 5:
+            print(f"  all are in {out / 'export.json'}")
     if result.photos_missing:
         print(f"{result.photos_missing} photos are not in {settings.data_dir / 'photos'}: named, but not written")
     print(f"written to {out}")

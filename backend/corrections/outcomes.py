@@ -12,11 +12,11 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
 
 from backend.corrections.queries import to_suggestion
 from backend.errors import BadRequest
-from backend.label_studio.annotations import AnnotatedRegion, Annotation, MalformedRegion
+from backend.label_studio.annotations import WAITS_FOR_PHOTO, AnnotatedRegion, Annotation, MalformedRegion, read_region
 from backend.label_studio.fields import clean
 from backend.label_studio.label_config import LabelConfig
 from backend.records import Outcome, ProjectKey, SuggestedCandidate, Suggestion
@@ -24,7 +24,7 @@ from backend.store.database import Store
 from backend.store.statements import of_task
 from backend.store.tables import offers, regions
 from semsam_model.masks.codecs import decode_coco_rle, encode_coco_rle
-from semsam_model.masks.geometry import crop_mask, iou
+from semsam_model.masks.geometry import Size, crop_mask, iou
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def region_rows(store: Store, key: ProjectKey, annotation: Annotation, config: L
             continue
         if region.prompt_id is not None and not region.preannotated and region.prompt_id not in suggested:
             suggested[region.prompt_id] = _find_suggested(store, key, annotation.task, region.prompt_id)
-        rows.append(_usable_row(region, suggested.get(region.prompt_id or ""), annotation))
+        rows.append(_usable_row(region, suggested.get(region.prompt_id or ""), annotation.updated_at))
     # every column, so that all rows of one statement have the same ones
     common: dict[str, Any] = dict.fromkeys(column.name for column in regions.columns) | vars(key)
     common |= {name: getattr(annotation, name) for name in ("task", "annotator", "ground_truth", "updated_at")}
@@ -64,11 +64,13 @@ def region_rows(store: Store, key: ProjectKey, annotation: Annotation, config: L
 
 
 def _malformed_row(region: MalformedRegion) -> dict[str, Any]:
-    raw = json.dumps(list(region.rows))[:_MAX_RAW]
+    raw = json.dumps(list(region.rows))
+    if region.problem != WAITS_FOR_PHOTO:
+        raw = raw[:_MAX_RAW]
     return {"region": region.id, "problem": clean(region.problem)[:2000], "raw": raw}
 
 
-def _usable_row(region: AnnotatedRegion, suggested: _Suggested | None, annotation: Annotation) -> dict[str, Any]:
+def _usable_row(region: AnnotatedRegion, suggested: _Suggested | None, updated_at: datetime) -> dict[str, Any]:
     same = ("granularity", "parent", "prompt_id", "rank", "level", "score", "model_version", "preannotated")
     row = {name: getattr(region, name) for name in same} | {
         "region": region.id,
@@ -76,16 +78,47 @@ def _usable_row(region: AnnotatedRegion, suggested: _Suggested | None, annotatio
         "height": region.mask.shape[0],
         "labels": list(region.labels),
         "mask": encode_coco_rle(*crop_mask(region.mask), region.mask.shape)["counts"],
+        "raw": region.rows and json.dumps(list(region.rows)),
     }
     row["outcome"], row["iou_with_offer"] = judge(region, suggested[0] if suggested else None)
     if suggested is not None:
         suggestion, next_prompt = suggested
-        row["image_sha256"] = suggestion.image_sha256
-        row["seconds"] = _seconds_until(annotation.updated_at, suggestion.created_at, next_prompt)
+        if region.mask.shape == suggestion.size:  # another size is compared with the photo's, once that is there
+            row["image_sha256"], row["raw"] = suggestion.image_sha256, None
+        row["seconds"] = _seconds_until(updated_at, suggestion.created_at, next_prompt)
         clicks = [(x, y) for x, y, positive in suggestion.clicks if positive]
         if clicks and region.suggested:
             row["click_x"], row["click_y"] = clicks[-1]
     return row
+
+
+def fitted_row(store: Store, stored: Row[Any], config: LabelConfig, photo: Size) -> dict[str, Any]:
+    """What changes in the row of a region now that the size of its photo is known, (H, W).
+
+    Outlines are laid over the photo as it is; a mask of another size cannot be used.
+    """
+    key = ProjectKey(stored.origin, stored.project)
+    if stored.raw is None:
+        if (stored.height, stored.width) == photo or stored.problem is not None:
+            return {}
+        drawn, there = (f"{width}x{height}" for height, width in ((stored.height, stored.width), photo))
+        problem = (
+            f"drawn on a photo of {drawn} pixels, the photo has {there}: this mask cannot be laid over another size"
+        )
+        return {"problem": problem, "outcome": None, "mask": None}
+    if (stored.height, stored.width) == photo and stored.problem is None:
+        return {"raw": None}
+    if stored.problem not in (None, WAITS_FOR_PHOTO):
+        return {}
+    region = read_region(stored.region, json.loads(stored.raw), config, photo)
+    if region is None:
+        return {}
+    if isinstance(region, MalformedRegion):
+        return {"problem": clean(region.problem)[:2000], "outcome": None, "mask": None}
+    suggested = None
+    if region.prompt_id is not None and not region.preannotated:
+        suggested = _find_suggested(store, key, stored.task, region.prompt_id)
+    return _usable_row(region, suggested, stored.updated_at) | {"problem": None, "raw": None}
 
 
 def _find_suggested(store: Store, key: ProjectKey, task: int, prompt_id: str) -> _Suggested | None:

@@ -9,17 +9,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, not_, or_, select, update
 
+from backend.corrections.outcomes import config_or_empty, fitted_row
 from backend.corrections.queries import BATCH, RETRY_AFTER
+from backend.label_studio.annotations import WAITS_FOR_PHOTO
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.fields import clean
-from backend.records import ProjectKey
+from backend.records import ProjectKey, RegionKey
 from backend.settings import Settings
 from backend.store.database import Store
-from backend.store.statements import IS_USABLE, of_project, of_task
-from backend.store.tables import regions, tasks
-from semsam_model.errors import SemsamError, Stopped
+from backend.store.statements import IS_USABLE, of_project, of_region, of_task, to_record
+from backend.store.tables import annotations as annotation_rows
+from backend.store.tables import projects, regions, tasks
+from semsam_model.data.samples import PhotoFile
+from semsam_model.errors import DataError, SemsamError, Stopped
 from semsam_model.files import atomic_write
 from semsam_model.types import ShouldStop, never_stop
 
@@ -62,6 +66,14 @@ def open_photos(settings: Settings) -> PhotoArchive:
     return PhotoArchive(settings.data_dir / "photos")
 
 
+#: Regions that were not compared with their photo yet.
+_LACKS_PHOTO = and_(
+    regions.c.deleted_at.is_(None),
+    or_(regions.c.problem.is_(None), regions.c.problem == WAITS_FOR_PHOTO),
+    regions.c.image_sha256.is_(None),
+)
+
+
 class Fetched(NamedTuple):
     """Numbers of photos. The log and the store say why one could not be fetched."""
 
@@ -78,7 +90,7 @@ def fetch_photos(
     retry: bool = False,
     should_stop: ShouldStop = never_stop,
 ) -> Fetched:
-    """Fetch the photos of a project's regions that are missing in the archive.
+    """Fetch the photos of a project's annotations that are missing in the archive, and fit its regions to them.
 
     One that failed is tried again after `RETRY_AFTER`, or, with `retry`, now. should_stop: asked before each. What was
     done stays done. Raises Stopped, StoreError.
@@ -91,6 +103,7 @@ def fetch_photos(
             if should_stop():
                 raise Stopped(f"project {key}: fetching photos ended early")
             if known is not None:  # a region came while the photo was being fetched, and lacks its digest
+                _fit(store, photos, key, task, known)
                 _note(store, key, task, known, None)
                 continue
             problem = sha256 = None
@@ -100,6 +113,8 @@ def fetch_photos(
                 problem = str(error)
                 if isinstance(error, OSError):
                     log.warning("project %s task %d: photo not kept: %s", key, task, error)
+            if sha256 is not None:
+                _fit(store, photos, key, task, sha256)
             _note(store, key, task, sha256, problem)
             fetched, failed = fetched + (sha256 is not None), failed + (sha256 is None)
     return Fetched(fetched, failed)
@@ -110,13 +125,21 @@ def _missing(store: Store, key: ProjectKey, tried_before: datetime) -> list[tupl
     used = select(regions.c.region).where(
         regions.c.origin == tasks.c.origin, regions.c.project == tasks.c.project, regions.c.task == tasks.c.task
     )
+    submitted = select(annotation_rows.c.annotation).where(
+        annotation_rows.c.origin == tasks.c.origin,
+        annotation_rows.c.project == tasks.c.project,
+        annotation_rows.c.task == tasks.c.task,
+        annotation_rows.c.deleted_at.is_(None),
+        annotation_rows.c.updated_at.is_not(None),
+        not_(annotation_rows.c.cancelled),
+    )
     no_photo = and_(
         tasks.c.image_sha256.is_(None),
         or_(tasks.c.tried_at.is_(None), tasks.c.tried_at < tried_before),
-        used.where(IS_USABLE).exists(),
+        or_(used.where(IS_USABLE).exists(), submitted.exists()),
     )
     # asked of the regions: few lack a digest, and an index has them, while the tasks with a photo are many
-    lacking = select(regions.c.task).where(of_project(regions, key), IS_USABLE, regions.c.image_sha256.is_(None))
+    lacking = select(regions.c.task).where(of_project(regions, key), _LACKS_PHOTO)
     no_digest = and_(tasks.c.image_sha256.is_not(None), tasks.c.task.in_(lacking))
     query = select(tasks.c.task, tasks.c.image_url, tasks.c.image_sha256).where(
         of_project(tasks, key), tasks.c.image_url.is_not(None), or_(no_photo, no_digest)
@@ -124,6 +147,27 @@ def _missing(store: Store, key: ProjectKey, tried_before: datetime) -> list[tupl
     with store.read() as connection:
         rows = connection.execute(query.order_by(tasks.c.task).limit(BATCH)).all()
     return [(row.task, row.image_url, row.image_sha256) for row in rows]
+
+
+def _fit(store: Store, photos: PhotoArchive, key: ProjectKey, task: int, sha256: str) -> None:
+    """Compare a task's new regions with the size of its photo, and lay those over it that can be."""
+    try:
+        size = PhotoFile(photos.path(sha256)).size()
+    except DataError as error:
+        log.warning("project %s task %d: %s", key, task, error)
+        return
+    with store.read() as connection:
+        rows = connection.execute(select(regions).where(of_task(regions, key, task), _LACKS_PHOTO)).all()
+        xml = connection.scalar(select(projects.c.label_config).where(of_project(projects, key)))
+    config = config_or_empty(xml or "")
+    changes = [(to_record(RegionKey, row), row.updated_at, fitted_row(store, row, config, size)) for row in rows]
+    with store.write() as connection:
+        for region, at, values in changes:
+            if values:
+                mine = and_(of_region(regions, region), regions.c.updated_at == at)  # unless it changed meanwhile
+                connection.execute(update(regions).where(mine).values(values))
+            if problem := values.get("problem"):
+                log.warning("project %s annotation %d: region %s: %s", key, region.annotation, region.region, problem)
 
 
 def _note(store: Store, key: ProjectKey, task: int, sha256: str | None, problem: str | None) -> None:

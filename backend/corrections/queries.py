@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, func, not_, or_, select
 from backend.errors import StoreError
 from backend.records import (
     OUTCOMES,
+    BarePhoto,
     Counts,
     Preannotated,
     ProjectKey,
@@ -24,7 +25,7 @@ from backend.records import (
 from backend.store.database import Store
 from backend.store.statements import BEGUN_FROM, IS_USABLE, of_project, of_region, to_record
 from backend.store.tables import annotations as annotation_rows
-from backend.store.tables import inbox, offers, predictions, projects, regions
+from backend.store.tables import inbox, offers, predictions, projects, regions, tasks
 
 PAGE = 200  #: regions in memory at a time
 #: A photo or prediction that could not be fetched from Label Studio is tried again after this time.
@@ -93,6 +94,28 @@ def problems(store: Store, key: ProjectKey) -> dict[RegionKey, str]:
     with store.read() as connection:
         rows = connection.execute(query).all()
     return {to_record(RegionKey, row): row.problem for row in rows}
+
+
+def bare_photos(store: Store, key: ProjectKey) -> list[BarePhoto]:
+    """Photos of tasks that were submitted with no region at all, in the order of the tasks."""
+    mine = and_(annotation_rows.c.origin == tasks.c.origin, annotation_rows.c.task == tasks.c.task)
+    submitted = select(annotation_rows.c.annotation).where(
+        mine,
+        annotation_rows.c.deleted_at.is_(None),
+        annotation_rows.c.updated_at.is_not(None),
+        not_(annotation_rows.c.cancelled),
+    )
+    drawn = select(regions.c.region).where(
+        regions.c.origin == tasks.c.origin, regions.c.task == tasks.c.task, regions.c.deleted_at.is_(None)
+    )
+    query = select(tasks.c.task, tasks.c.image_sha256, tasks.c.image_url).where(
+        of_project(tasks, key),
+        tasks.c.deleted_at.is_(None),
+        submitted.exists(),
+        ~drawn.exists(),
+    )
+    with store.read() as connection:
+        return [BarePhoto(*row) for row in connection.execute(query.order_by(tasks.c.task))]
 
 
 def rejected_prompts(key: ProjectKey) -> Select[Any]:

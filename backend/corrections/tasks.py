@@ -36,29 +36,26 @@ def split_of(image_sha256: str) -> Split:
 class LabelledTask:
     """A task with all that was submitted for it. Every region's photo is known."""
 
-    annotations: tuple[tuple[StoredRegion, ...], ...]  #: none of them empty
+    id: int
+    annotations: tuple[tuple[StoredRegion, ...], ...]  #: none of them empty; none at all where nothing was on the photo
+    sha256: str
+    image_url: str | None
+    size: tuple[int, int]  #: (H, W) of the photo
 
-    @property
-    def id(self) -> int:
-        return self.annotations[0][0].key.task
+    @classmethod
+    def of(cls, annotations: tuple[tuple[StoredRegion, ...], ...]) -> LabelledTask:
+        """A task with at least one annotation that has regions."""
+        last = _latest(annotations)[0]
+        return cls(last.key.task, annotations, last.image_sha256 or "", last.image_url, (last.height, last.width))
 
     @cached_property
     def latest(self) -> tuple[StoredRegion, ...]:
         """Regions of the annotation that was submitted or updated last: the one that counts where only one can."""
-        return max(self.annotations, key=lambda regions: (regions[0].updated_at, regions[0].key.annotation))
-
-    @property
-    def sha256(self) -> str:
-        return self.latest[0].image_sha256 or ""
+        return _latest(self.annotations) if self.annotations else ()
 
     @property
     def split(self) -> Split:
         return split_of(self.sha256)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the photo."""
-        return self.latest[0].height, self.latest[0].width
 
     @property
     def name(self) -> str:
@@ -66,12 +63,16 @@ class LabelledTask:
         return f"{self.sha256[:16]}_{self.id}"
 
 
+def _latest(annotations: Sequence[tuple[StoredRegion, ...]]) -> tuple[StoredRegion, ...]:
+    return max(annotations, key=lambda regions: (regions[0].updated_at, regions[0].key.annotation))
+
+
 def by_task(regions: Iterable[StoredRegion]) -> Iterator[LabelledTask]:
     """Regions in order of their keys -> tasks; those whose photo is not known are left out."""
     known = (region for region in regions if region.image_sha256)
     for _, rows in groupby(known, key=lambda region: region.key.task):
         annotations = groupby(rows, key=lambda region: region.key.annotation)
-        yield LabelledTask(tuple(tuple(own) for _, own in annotations))
+        yield LabelledTask.of(tuple(tuple(own) for _, own in annotations))
 
 
 def parents(regions: Sequence[StoredRegion]) -> list[int | None]:

@@ -53,8 +53,8 @@ def save_annotation(
     if rows:
         photo = connection.execute(select(tasks).where(of_task(tasks, key, annotation.task))).one_or_none()
         if photo is not None:
-            shared = {"image_url": photo.image_url}
-            rows = [row | shared | {"image_sha256": row["image_sha256"] or photo.image_sha256} for row in rows]
+            # the digest comes when the region is compared with the photo: `photos.fetch_photos`
+            rows = [row | {"image_url": photo.image_url} for row in rows]
         # seconds until the first submit: that is the one that followed the accept
         rows = [row | {"seconds": seconds.get(row["region"]) or row["seconds"]} for row in rows]
         connection.execute(upsert(connection, regions), rows)

@@ -13,6 +13,7 @@ from backend.corrections.tasks import SPLITS, LabelledTask, categories, parents
 from backend.export.staging import to_json
 from backend.export.writer import Categories, Writer, decoded, mask_fields, own_fields, parent_ids
 from backend.records import StoredRegion
+from semsam_model.data.readers.photo_names import original_name
 
 
 class CocoWriter(Writer):
@@ -56,7 +57,8 @@ def coco_image(task: LabelledTask, file_name: str, *, partial: bool) -> dict[str
         "width": width,
         "height": height,
         "sha256": task.sha256,
-        "url": task.latest[0].image_url,
+        "original_name": original_name(task.image_url),
+        "url": task.image_url,
         "partial": partial,
     }
 
@@ -101,6 +103,7 @@ def sa1b(task: LabelledTask, file_name: str) -> dict[str, Any]:
             row["point_coords"] = [list(region.click)]
         rows.append(row | {"granularity": kinds[index][1], "parent_id": parents[index]} | own_fields(region))
     image = {"image_id": task.id, "width": width, "height": height, "file_name": file_name, "sha256": task.sha256}
+    image["original_name"] = original_name(task.image_url)
     return {"image": image, "annotations": rows}
 
 
@@ -131,14 +134,18 @@ def mask_png(region: StoredRegion) -> bytes:
 
 
 def mask_rows(task: LabelledTask, files: Sequence[str], photo: str) -> list[dict[str, Any]]:
-    """A line for each PNG, in the order of `task.latest`: its file, what it shows, and the file of what contains it."""
+    """A line for each PNG, in the order of `task.latest`: its file, what it shows, and the file of what contains it.
+
+    One line without a mask for a photo with nothing on it.
+    """
     regions = task.latest
+    shared = {"photo": photo, "sha256": task.sha256, "original_name": original_name(task.image_url), "task": task.id}
+    if not regions:
+        return [{"mask": None} | shared]
     return [
-        {
-            "mask": file,
-            "photo": photo,
-            "sha256": task.sha256,
-            "task": task.id,
+        {"mask": file}
+        | shared
+        | {
             "label": label,
             "granularity": granularity,
             "parent": None if parent is None else files[parent],

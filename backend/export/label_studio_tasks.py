@@ -17,6 +17,7 @@ from backend.export.staging import Staging
 from backend.export.writer import Categories, Plan, Writer, decoded, provenance
 from backend.label_studio.label_config import LabelConfig
 from backend.records import StoredRegion
+from semsam_model.data.readers.photo_names import original_name
 from semsam_model.masks.codecs import encode_bitmask, encode_brush_rle
 from semsam_model.masks.geometry import crop_mask
 from semsam_model.types import LEVELS
@@ -38,7 +39,7 @@ class LabelStudioWriter(Writer):
         self._config = LabelConfig.parse(self._xml)
 
     def write(self, task: LabelledTask) -> None:
-        address = task.latest[0].image_url or ""
+        address = task.image_url or ""
         if self._plan.images == "copy":
             # as Label Studio names a file below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT
             address = f"/data/local-files/?d={self._place_photo(task, f'images/{task.sha256}')}"
@@ -79,11 +80,19 @@ def label_studio_task(task: LabelledTask, image: str, config: LabelConfig) -> di
     field = (config.image_value or "$image").removeprefix("$")
     return {
         "data": {field: image},
-        "meta": {"semsam": {"sha256": task.sha256, "task": task.id, "split": task.split}},
+        "meta": {
+            "semsam": {
+                "sha256": task.sha256,
+                "original_name": original_name(task.image_url),
+                "task": task.id,
+                "split": task.split,
+            }
+        },
         "annotations": [
             {"ground_truth": regions[0].ground_truth, "result": list(_result(regions, config))}
             for regions in task.annotations
-        ],
+        ]
+        or [{"ground_truth": False, "result": []}],
     }
 
 

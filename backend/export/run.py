@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import pickle
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +21,9 @@ from backend.export.formats import CocoWriter, MaskWriter, Sa1bWriter
 from backend.export.label_studio_tasks import LabelStudioWriter
 from backend.export.staging import Staging, check_target, staged
 from backend.export.writer import Format, Images, Plan, Writer
-from backend.records import StoredProject, StoredRegion
+from backend.records import BarePhoto, RegionKey, StoredProject, StoredRegion
+from semsam_model.data.samples import PhotoFile
+from semsam_model.errors import DataError
 
 WRITERS: dict[Format, Callable[[Staging, Plan], Writer]] = {
     "coco": CocoWriter,
@@ -30,7 +33,7 @@ WRITERS: dict[Format, Callable[[Staging, Plan], Writer]] = {
 }
 #: Regions between two checkpoints: what a kill costs at most.
 CHECKPOINT = 500
-_LAYOUT = 1  #: of the files below; another one does not go on where this one was killed
+_LAYOUT = 2  #: of the files below; another one does not go on where this one was killed
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Exported:
     tasks: dict[str, int]
     regions: dict[str, int]
     regions_without_photo: int  #: not exported: their photo is not known yet
+    bare_photos: int  #: of the tasks, those with nothing on their photo
+    bare_without_photo: int  #: further ones that are not exported, as regions without a photo
+    unreadable: tuple[str, ...]  #: regions that could not be exported, each with its task and the reason
     photos_missing: int  #: tasks whose photo is known but not kept, so that it could not be copied or pointed to
     digest: str  #: of everything exported
 
@@ -61,6 +67,8 @@ def export(
     form: Format,
     images: Images = "copy",
     complete: bool = False,
+    bare: Sequence[BarePhoto] = (),
+    unreadable: Mapping[RegionKey, str] | None = None,
     on_start: Callable[[int], None] = lambda total: None,
     on_task: Callable[[int], None] = lambda regions: None,
     checkpoint: int = CHECKPOINT,
@@ -68,7 +76,8 @@ def export(
     """Write the regions, which come in the order of their keys, to the folder `out`.
 
     The same regions give the same bytes. Killed, it goes on where it was when it is called again with the same ones; an
-    export that was in `out` stays until the new one is whole. `complete`: everything visible was annotated. `on_start`
+    export that was in `out` stays until the new one is whole. `complete`: everything visible was annotated, so that
+    photos with nothing on them (`bare`) are exported, too. `unreadable`: regions that are named as left out. `on_start`
     is told the number of regions, `on_task` how many more are done. Raises ExportError for a folder that holds
     something else, StoreError, OSError.
     """
@@ -77,12 +86,14 @@ def export(
     with tempfile.TemporaryFile(dir=out) as kept:
         found = _keep(regions, kept)
         on_start(found.regions)
+        bare = bare if complete else ()
         identity = [_LAYOUT, found.digest, form, images, complete, project.key.origin, project.key.project]
-        with staged(out, [*identity, project.title, project.label_config]) as staging:
+        identity += [project.title, project.label_config, [astuple(each) for each in bare]]
+        with staged(out, identity) as staging:
             plan = Plan(project, found.categories, photos, out, images, not complete)
             writer = WRITERS[form](staging, plan)
             _write(
-                by_task(_kept(kept)),
+                chain(by_task(_kept(kept)), _bare_tasks(bare, photos, staging)),
                 writer,
                 staging,
                 every_annotation=form == "labelstudio",
@@ -94,6 +105,9 @@ def export(
                 {split: staging.count(f"{split} tasks") for split in SPLITS},
                 {split: staging.count(f"{split} regions") for split in SPLITS},
                 found.without_photo,
+                staging.count("bare photos"),
+                staging.count("bare without photo"),
+                _named(unreadable or {}),
                 staging.count("photos missing"),
                 found.digest,
             )
@@ -126,6 +140,7 @@ def _write(
             resumed = task.id == staging.after
             continue
         writer.write(task)
+        staging.add("bare photos", not task.annotations)
         staging.add(f"{task.split} tasks")
         staging.add(f"{task.split} regions", size if every_annotation else len(task.latest))
         since += size
@@ -153,6 +168,26 @@ def _keep(regions: Iterable[StoredRegion], kept: IO[bytes]) -> _Survey:
         kinds.update(categories(task.latest))
     ids = {kind: number for number, kind in enumerate(sorted(kinds), start=1)}
     return _Survey(digest.hexdigest(), known, without_photo, ids)
+
+
+def _bare_tasks(bare: Sequence[BarePhoto], photos: PhotoArchive, staging: Staging) -> Iterator[LabelledTask]:
+    for each in bare:
+        if each.image_sha256 is None:
+            staging.add("bare without photo")
+            continue
+        try:
+            size = PhotoFile(photos.path(each.image_sha256)).size()
+        except DataError:
+            staging.add("photos missing")
+        else:
+            yield LabelledTask(each.task, (), each.image_sha256, each.image_url, size)
+
+
+def _named(unreadable: Mapping[RegionKey, str]) -> tuple[str, ...]:
+    return tuple(
+        f"task {key.task}, annotation {key.annotation}, region {key.region}: {reason}"
+        for key, reason in sorted(unreadable.items())
+    )
 
 
 def _kept(kept: IO[bytes]) -> Iterator[StoredRegion]:

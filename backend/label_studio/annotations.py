@@ -19,9 +19,14 @@ from backend.errors import BadRequest
 from backend.label_studio.fields import MAX_TEXT, Id, Text, Time, clean
 from backend.label_studio.label_config import LabelConfig
 from semsam_model.errors import DataError
-from semsam_model.masks.label_studio import listed_texts, region_mask, region_shape, row_labels
+from semsam_model.masks.geometry import Size
+from semsam_model.masks.label_studio import declares_size, listed_texts, region_mask, region_shape, row_labels
 from semsam_model.types import GRANULARITIES, LEVELS, Granularity
-from semsam_model.validation import Expected, Flag, JsonModel, Lenient, check
+from semsam_model.validation import Flag, JsonModel, Lenient, check
+
+#: Problem of a region that does not say the size of its photo, until the photo is there.
+WAITS_FOR_PHOTO = "original_width and original_height are not given: it waits for the photo"
+_OUTLINES = ("polygon", "rectangle", "ellipse")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +46,8 @@ class AnnotatedRegion:
     rank: int | None
     score: float | None  #: the suggestion's expected IoU; of a region from elsewhere, what it says
     model_version: str | None
+    #: as they came, where they can be laid over a photo of another size than they say
+    rows: tuple[Any, ...] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,15 @@ class MalformedRegion:
 
 
 def _region_id(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):  # as importers write it
+        value = str(value)
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
         raise ValueError
     return clean(value)
+
+
+def _listed(value: Any) -> Any:
+    return [] if value is None else value
 
 
 def _id_of_user(value: Any) -> Any:
@@ -75,7 +88,8 @@ class Annotation(JsonModel):
     ground_truth: Flag = False
     #: Label Studio's id of the prediction that it was begun from
     prediction: Lenient[Id] = Field(default=None, alias="parent_prediction")
-    rows: list[Any] = Field(alias="result", repr=False)
+    #: null where it was skipped through the API
+    rows: Annotated[list[Any], BeforeValidator(_listed)] = Field(alias="result", repr=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -85,7 +99,10 @@ class Annotation(JsonModel):
         return value
 
     def regions(self, config: LabelConfig) -> Iterator[AnnotatedRegion | MalformedRegion]:
-        """Its regions in the order drawn; prompts, relations and answers about the whole photo are none."""
+        """Its regions in the order drawn; prompts, relations and answers about the whole photo are none.
+
+        A row without an id is a region of its own, named by its place: "#3".
+        """
         groups: dict[str, list[Any]] = {}
         for number, row in enumerate(self.rows):
             name = f"#{number}"
@@ -93,13 +110,9 @@ class Annotation(JsonModel):
                 name = _region_id(row.get("id") if isinstance(row, dict) else None)
             groups.setdefault(name, []).append(row)
         for name, rows in groups.items():
-            try:
-                region = _region(name, rows, config)
-            except DataError as error:
-                yield MalformedRegion(name, str(error), tuple(rows))
-            else:
-                if region is not None:
-                    yield region
+            region = read_region(name, rows, config)
+            if region is not None:
+                yield region
 
 
 def parse_annotation(value: Any, *, project: int | None = None, task: int | None = None) -> Annotation:
@@ -129,14 +142,26 @@ class _Meta(JsonModel):
 class _Geometry(JsonModel):
     """The row of a region that holds its mask."""
 
-    id: Annotated[str, BeforeValidator(_region_id), Expected("a text")]
-    parent: Lenient[Text] = Field(default=None, alias="parentID")
+    parent: Lenient[Annotated[str, BeforeValidator(_region_id)]] = Field(default=None, alias="parentID")
     origin: Any = None
     score: Lenient[_Score] = None
     meta: Lenient[_Meta] = None
 
 
-def _region(name: str, rows: list[Any], config: LabelConfig) -> AnnotatedRegion | None:
+def read_region(
+    name: str, rows: list[Any], config: LabelConfig, photo: Size | None = None
+) -> AnnotatedRegion | MalformedRegion | None:
+    """The rows of one region -> the region; None where no row has a geometry.
+
+    photo: (H, W) of its photo, where that is known; else the rows must say it.
+    """
+    try:
+        return _region(name, rows, config, photo)
+    except DataError as error:
+        return MalformedRegion(name, str(error), tuple(rows))
+
+
+def _region(name: str, rows: list[Any], config: LabelConfig, photo: Size | None) -> AnnotatedRegion | None:
     """None where no row has a geometry. Raises DataError."""
     for row in rows:
         check(dict[Any, Any], row, f"region {name}", DataError)
@@ -145,7 +170,9 @@ def _region(name: str, rows: list[Any], config: LabelConfig) -> AnnotatedRegion 
         return None
     geometry = check(_Geometry, row, "region", DataError)
     _check_image(row, config)
-    mask = region_mask(row)
+    if photo is None and not declares_size(row):
+        raise DataError(WAITS_FOR_PHOTO)
+    mask = region_mask(row, photo)
     assert mask is not None  # it has a shape
     if not mask.any():
         raise DataError(f"region {name}: expected a mask with at least one pixel, got an empty one")
@@ -159,6 +186,7 @@ def _region(name: str, rows: list[Any], config: LabelConfig) -> AnnotatedRegion 
         edited=geometry.origin == "prediction-changed",
         suggested=meta.prompt_id is not None,
         preannotated=meta.prompt_id is not None and meta.preannotated,
+        rows=tuple(rows) if region_shape(row) in _OUTLINES else None,
         granularity=_granularity(labels, meta.granularity, config),
         level=_chosen_level(rows, config) or meta.level,
         prompt_id=meta.prompt_id,

@@ -8,7 +8,6 @@ configured servers and of `allowed_origins` (`connection` checks that), and read
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import json
 import logging
@@ -28,7 +27,8 @@ from backend.errors import BadRequest, ImageTooLarge, LabelStudioError, NotFound
 from backend.label_studio.connection import Connection
 from backend.label_studio.servers import Servers, shown
 from backend.settings import Settings, load_settings, without_secrets
-from semsam_model.errors import SemsamError
+from semsam_model.errors import DataError, SemsamError
+from semsam_model.masks.codecs import decode_data_url
 
 log = logging.getLogger(__name__)
 
@@ -214,16 +214,16 @@ def _unpickled(pickled: bytes, had_token: bool) -> LabelStudio:
 
 
 def _decode_data_url(value: str, max_bytes: int) -> bytes:
-    """The bytes of a data:image/...;base64 URL. Raises BadRequest, ImageTooLarge."""
-    head, _, body = value.partition(",")
-    if not head.lower().startswith("data:image/") or not head.lower().endswith(";base64"):
-        raise BadRequest("task photo data:...: expected data:image/...;base64,...")
-    if len(body) * 3 // 4 > max_bytes + 2:  # up to two bytes of padding
+    """The bytes of a data: URL, as a browser reads it. Raises BadRequest, ImageTooLarge."""
+    if len(value) > 4 * max_bytes + 1000:  # nothing that fits is longer, even with every byte percent-encoded
         raise _too_large("data:...", max_bytes)
     try:
-        return base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError):
-        raise BadRequest("task photo data:...: its base64 cannot be read") from None
+        data = decode_data_url(value)
+    except DataError as error:
+        raise BadRequest(f"task photo data:...: {error}") from None
+    if len(data) > max_bytes:
+        raise _too_large("data:...", max_bytes)
+    return data
 
 
 def _find_local_file(root: Path, value: str) -> Path | None:

@@ -1,21 +1,25 @@
 """An opened photo file -> RGB pixels as the annotator sees them: so clicks and training see a photo alike.
 
 What the annotator sees is what a browser shows, so that is what is decoded here: turned by the EXIF orientation,
-transparent parts over white, the first image of several. Data deeper than 8 bits is scaled by the bits really used:
-0 stays 0, and the top is the smallest of 255, 511, 1023, ... 65535 that holds the brightest value. A 12-bit scan in a
-16-bit file is then not black, and a photo that uses its full range keeps its tones. Numbers with a fraction or a sign
-have no such top and are stretched from their smallest to their largest.
+transparent parts over white, the first image of several, and a JPEG that ends too early as far as it goes. Data deeper
+than 8 bits is scaled by the bits really used: 0 stays 0, and the top is the smallest of 255, 511, 1023, ... 65535 that
+holds the brightest value. A 12-bit scan in a 16-bit file is then not black, and a photo that uses its full range keeps
+its tones. Numbers with a fraction or a sign have no such top and are stretched from their smallest to their largest.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
 from semsam_model.errors import ImageError
+
+#: Markers of JPEG.
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 
 
 def decode_rgb(image: Image.Image, data: bytes) -> np.ndarray:
@@ -78,11 +82,23 @@ def _decode(image: Image.Image, data: bytes) -> np.ndarray:
         if image.has_transparency_data:
             rgba = np.asarray(image.convert("RGBA"))
             return _over_white(rgba[..., :3], rgba[..., 3:])
-        return np.asarray(image.convert("RGB"))
+        return _rgb(image, data)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise whatever they stumble over, and all of it means the same
         raise ImageError(f"photo: {image.format} cannot be decoded ({error}); damaged or cut short?") from error
+
+
+def _rgb(image: Image.Image, data: bytes) -> np.ndarray:
+    """uint8 (H, W, 3) of a photo without transparency."""
+    try:
+        return np.asarray(image.convert("RGB"))
+    except OSError:
+        if image.format not in ("JPEG", "MPO") or _START_OF_SCAN not in data:
+            raise
+        # with an end of its own, what is there is decoded; the decoder fills the rest
+        with Image.open(io.BytesIO(data + _END_OF_IMAGE), formats=["JPEG"]) as ended:
+            return np.asarray(ended.convert("RGB"))
 
 
 def _has_deep_colour(image: Image.Image, data: bytes) -> bool:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from PIL import Image
@@ -161,6 +163,25 @@ def encode_bitmask(crop: np.ndarray, bbox: BBox, size: Size) -> str:
     return PNG_PREFIX + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def decode_data_url(url: str) -> bytes:
+    """The bytes of a data: URL, as a browser reads it: of any type or none, percent-encoded or base64, which may be
+    broken into lines or lack its padding. Raises DataError.
+    """
+    head, comma, body = url.partition(",")
+    if head[:5].lower() != "data:" or not comma:
+        raise DataError("data URL: expected data:[TYPE][;base64],CONTENT")
+    data = unquote_to_bytes(body.partition("#")[0])
+    if not re.search(r";\s*base64\s*$", head, re.IGNORECASE):
+        return data
+    data = data.translate(None, b" \t\n\f\r")
+    if len(data) % 4 == 0:
+        data = re.sub(rb"={1,2}$", b"", data)
+    try:
+        return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise DataError("data URL: its base64 cannot be read") from None
+
+
 def decode_bitmask(url: str, size: Size) -> np.ndarray:
     """PNG data URL -> bool (H, W): alpha >= 128. An image without transparency is all foreground, as in the editor.
 
@@ -168,15 +189,15 @@ def decode_bitmask(url: str, size: Size) -> np.ndarray:
     pixels are decoded.
     """
     height, width = checked_size(size)
-    if not isinstance(url, str) or not url.startswith(PNG_PREFIX):
+    if not isinstance(url, str) or url[:5].lower() != "data:":
         raise DataError(f"imageDataURL: expected text that starts with {PNG_PREFIX!r}")
     try:
-        data = base64.b64decode(url[len(PNG_PREFIX) :], validate=True)
+        data = decode_data_url(url)
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             if image.size != (width, height):
                 raise DataError(f"imageDataURL: expected width, height {(width, height)}, got {image.size}")
             return np.asarray(image.convert("RGBA").getchannel("A")) >= 128
-    except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         raise DataError(f"imageDataURL: expected a base64 PNG, it cannot be read: {exc}") from exc
 
 

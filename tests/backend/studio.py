@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.backend.annotations import CONFIG, annotation, at
+from tests.backend.annotations import CONFIG, SIZE, annotation, at
 from tests.backend.stored import photo
 from tests.backend.studio_http import answering
 
@@ -51,7 +51,7 @@ class FakeStudio:
         if name in self.status:
             return self.status[name], b"{}"
         if words[0] == "data":
-            return 200, photo(int(words[-1].removesuffix(".png")))
+            return 200, photo(int(words[-1].removesuffix(".png")), SIZE)
         if words[1] == "projects" and int(words[2]) in self.projects:
             found = {"id": int(words[2]), "title": f"project {words[2]}", "label_config": CONFIG}
         elif words[1] == "predictions":

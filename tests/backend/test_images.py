@@ -239,13 +239,28 @@ def test_damage_anywhere_gives_a_picture_or_an_image_error_and_nothing_else(junk
         (b"", "empty"),
         (b"<!DOCTYPE html><html>", "web page"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-        (encoded(scene(), "GIF"), "GIF"),
         (encoded(Image.fromarray(scene()), "PPM"), "something else"),
     ],
 )
 def test_other_formats_are_refused_and_named(data: bytes, said: str) -> None:
     with pytest.raises(ImageFormatError, match=said):
         decoded(data)
+
+
+@pytest.mark.parametrize("form", ["GIF", "AVIF", "JPEG", "PNG", "WEBP"])
+def test_what_a_browser_shows_is_decoded(form: str) -> None:
+    assert decoded(encoded(scene(), form)).rgb.shape == scene().shape
+
+
+def test_a_jpeg_without_its_end_is_decoded_as_far_as_it_goes() -> None:
+    data = encoded(np.kron(scene(), np.ones((4, 4, 1), np.uint8)), "JPEG")
+    whole = decoded(data).rgb
+    np.testing.assert_array_equal(decoded(data[:-2]).rgb, whole)
+    part = decoded(data[: len(data) * 3 // 4]).rgb
+    assert part.shape == whole.shape
+    np.testing.assert_array_equal(part[: len(part) // 4], whole[: len(part) // 4])
+    with pytest.raises(ImageFormatError):
+        decoded(data[:200])  # before the first line
 
 
 def test_too_many_bytes_are_refused_with_the_setting_to_change() -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from backend.corrections.inbox import enqueue, process_inbox
+from backend.corrections.photos import PhotoArchive, fetch_photos
 from backend.corrections.queries import count, find_project, problems, stream_regions
 from backend.corrections.suggestions import PromptAnswer, save_suggestions
 from backend.label_studio.events import parse_webhook
 from backend.records import StoredRegion
 from backend.store.database import Store
 from semsam_model.masks.codecs import decode_coco_rle
-from tests.backend.annotations import KEY, ORIGIN, annotation, answered, at, brush_row, event, square
-from tests.backend.stored import find_suggestion
+from tests.backend.annotations import KEY, ORIGIN, SIZE, annotation, answered, at, brush_row, event, square
+from tests.backend.stored import find_suggestion, photo
 
 
 def receive(store: Store, *bodies: dict[str, Any]) -> None:
@@ -130,8 +132,7 @@ def test_a_skipped_task_takes_back_what_was_submitted(store: Store) -> None:
 BROKEN = {
     "not an object": "nonsense",
     "too short": brush_row("x", square(1, 1, 5)) | {"value": {"rle": [0, 0, 1]}},
-    "no size": brush_row("x", square(1, 1, 5)) | {"original_width": None},
-    "no id": {key: value for key, value in brush_row("x", square(1, 1, 5)).items() if key != "id"},
+    "half a size": brush_row("x", square(1, 1, 5)) | {"original_width": None},
     "half a letter": brush_row("\ud800\0", square(1, 1, 5)) | {"value": {"rle": [1]}},
 }
 
@@ -144,6 +145,55 @@ def test_a_malformed_region_is_kept_with_its_reason_and_costs_the_others_nothing
     (reason,) = problems(store, KEY).values()
     assert "expected" in reason
     assert count(store, KEY).malformed == 1
+
+
+OUTLINE = {"points": [[25, 25], [75, 25], [75, 75], [25, 75]], "polygonlabels": ["object"]}
+OVAL = {"x": 50, "y": 50, "radiusX": 25, "radiusY": 25, "rotation": 0, "ellipselabels": ["object"]}
+
+
+def test_regions_lie_over_their_photo_whatever_size_they_say(store: Store, tmp_path: Path) -> None:
+    """Their percent do; a brush mask that was drawn on another size cannot, and says both."""
+    half = {"original_width": SIZE[1] // 2, "original_height": SIZE[0] // 2}
+    sizeless = {"original_width": None, "original_height": None}
+    outline = brush_row("outline", square(1, 1, 5)) | {"type": "polygonlabels", "value": OUTLINE}
+    brush = brush_row("brush", square(1, 1, 5))
+    rows = [
+        outline | half,
+        outline | sizeless | {"id": "sizeless"},
+        outline | half | {"id": "oval", "type": "ellipselabels", "value": OVAL},
+        brush,
+        brush | sizeless | {"id": "brush without size"},
+        brush_row("brush of another size", np.ones((20, 30), bool)),
+    ]
+    receive(store, event("ANNOTATION_CREATED", annotation=annotation(5, rows)))
+    photos = PhotoArchive(tmp_path / "photos")
+    assert fetch_photos(store, OnePhoto(), photos, KEY) == (1, 0)  # type: ignore[arg-type]
+    stored = everything(store)
+    assert {(region.height, region.width) for region in stored.values()} == {SIZE}
+    assert set(stored) == {"outline", "sizeless", "oval", "brush", "brush without size"}
+    quarter = np.zeros(SIZE, bool)
+    quarter[10:30, 15:45] = True
+    masks = {name: decode_coco_rle(dict(region.mask)) for name, region in stored.items()}
+    np.testing.assert_array_equal(masks["outline"], quarter)
+    np.testing.assert_array_equal(masks["sizeless"], quarter)
+    np.testing.assert_array_equal(masks["brush without size"], square(1, 1, 5))
+    assert 0 < (quarter & ~masks["oval"]).sum() < quarter.sum() / 4 and not (masks["oval"] & ~quarter).any()
+    (problem,) = problems(store, KEY).values()
+    assert "30x20" in problem and "60x40" in problem
+    # a region that comes later is compared with the photo that is there
+    receive(store, event("ANNOTATION_CREATED", annotation=annotation(6, [outline | half])))
+    assert fetch_photos(store, OnePhoto(), photos, KEY) == (0, 0)  # type: ignore[arg-type]
+    assert all((region.height, region.width) == SIZE for region in stream_regions(store, KEY))
+
+
+class OnePhoto:
+    """A Label Studio as far as photos go."""
+
+    def project_on(self, origin: str, project: int) -> str:
+        return str(project)
+
+    def fetch_image(self, value: str, **task: Any) -> bytes:
+        return photo(1, SIZE)
 
 
 def test_an_event_that_makes_no_sense_is_put_aside_and_the_next_one_is_processed(store: Store) -> None:

@@ -28,13 +28,13 @@ from backend.errors import ExportError
 from backend.export.run import Exported, export
 from backend.export.writer import Format
 from backend.label_studio.label_config import LabelConfig
-from backend.records import StoredRegion
+from backend.records import BarePhoto, RegionKey, StoredRegion
 from backend.store.database import Store
 from semsam_model.data.readers.coco import read_coco
 from semsam_model.data.readers.label_studio import read_label_studio
 from semsam_model.data.readers.sa1b import read_sa1b
 from semsam_model.data.samples import Dataset
-from tests.backend.stored import ORIGIN, car_park, fill, photo, project, region
+from tests.backend.stored import ORIGIN, SIZE, car_park, fill, photo, project, region
 from tests.paths import BRUSH_WITH_LEVELS, CONFIGS, ROOT
 from tests.semsam_model.masks.shapes import any_mask, blobs
 
@@ -82,6 +82,51 @@ def decoded(each: StoredRegion) -> np.ndarray:
 
 def same_masks(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
     return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+# --------------------------------------------------------------------------------------- photos, and what is left out
+
+
+def test_every_form_of_photo_that_is_exported_is_read_back(tmp_path: Path, photos: PhotoArchive) -> None:
+    mask = np.ones(SIZE, bool)
+    regions = []
+    for task, form in enumerate(("PNG", "JPEG", "MPO", "TIFF", "BMP", "WEBP", "GIF", "AVIF"), start=1):
+        sha256 = photos.keep(photo(task, form=form))
+        regions.append(region(mask, task=task, annotation=task, image_sha256=sha256))
+    run(regions, photos, tmp_path / "out", "sa1b")
+    found = [read_sa1b(tmp_path / "out" / split) for split in SPLITS if any((tmp_path / "out" / split).iterdir())]
+    samples = [sample for dataset in found for sample in dataset.samples]
+    assert len(samples) == 8 and not any(dataset.skipped for dataset in found)
+    assert all(sample.image().shape == (*SIZE, 3) for sample in samples)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_photos_with_nothing_on_them_are_exported_where_everything_was_annotated(
+    tmp_path: Path, photos: PhotoArchive, form: Format
+) -> None:
+    sha256 = photos.keep(photo(77))
+    bare = [BarePhoto(9, sha256, "/data/upload/1/0a1b2c3d-empty.png"), BarePhoto(10, None, "lost.png")]
+    for complete in (False, True):
+        result = run(car_park(photos, 2), photos, tmp_path / "out", form, bare=bare, complete=complete)
+        assert (result.bare_photos, result.bare_without_photo) == (complete, complete)
+        assert sum(result.tasks.values()) == 2 + complete
+        assert any("empty.png" in path.read_text() for path in (tmp_path / "out").rglob("*.json*")) == complete
+    if form == "coco":
+        (image,) = [
+            image
+            for split in SPLITS
+            for image in json.loads((tmp_path / "out" / f"{split}.json").read_text())["images"]
+            if image["id"] == 9
+        ]
+        assert (image["original_name"], image["height"], image["width"]) == ("empty.png", *SIZE)
+        assert not image["partial"]
+
+
+def test_regions_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path, photos: PhotoArchive) -> None:
+    lost = {RegionKey(ORIGIN, 1, 3, 5, "x"): "drawn on 1x1 pixels"}
+    run(car_park(photos, 1), photos, tmp_path / "out", unreadable=lost)
+    content = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert content["unreadable"] == ["task 3, annotation 5, region x: drawn on 1x1 pixels"]
 
 
 # ---------------------------------------------------------------------------------------------------------------- split

@@ -26,23 +26,33 @@ def test_regions_of_any_content_are_read_or_kept_with_a_reason(rows: list[Any]) 
 def test_a_region_that_cannot_be_used_says_why_and_the_others_are_read() -> None:
     good = brush_row("a", square(1, 1, 5))
     bad = [
-        good | {"id": None},
         good | {"id": "b", "original_width": 0},
         {"id": "c", "type": "polygon", "original_width": 9, "original_height": 9, "value": {"points": [[1, "x"]]}},
     ]
     read, *refused = regions_of(good, *bad, 3)
     assert isinstance(read, AnnotatedRegion) and read.id == "a"
     assert [each.problem for each in refused if isinstance(each, MalformedRegion)] == [
-        "region.id: expected a text, got None",
         "region.original_width: expected a whole number of pixels from 1, got 0",
         "region.value.points[0]: expected x and y in percent, got [1, 'x']",
-        "region #4: expected an object, got 3",
+        "region #3: expected an object, got 3",
     ]
+
+
+def test_a_region_without_id_or_with_a_number_is_a_region() -> None:
+    row = brush_row("a", square(1, 1, 5))
+    without = {name: value for name, value in row.items() if name != "id"}
+    found = regions_of(row, row | {"id": None}, without, row | {"id": 7, "parentID": 12})
+    assert [region.id for region in found] == ["a", "#1", "#2", "7"]
+    assert isinstance(found[3], AnnotatedRegion) and found[3].parent == "12"
+
+
+def test_a_skipped_annotation_may_have_no_list_of_regions() -> None:
+    assert list(parse_annotation(annotation(5, None)).regions(LabelConfig())) == []  # type: ignore[arg-type]
 
 
 def test_what_a_region_says_about_its_suggestion_counts_only_in_the_form_that_we_write() -> None:
     meta = {"prompt_id": "p 1", "candidate": True, "level": 7, "model_version": "", "preannotated": 1}
-    (odd,) = regions_of(brush_row("a", square(1, 1, 5)) | {"meta": meta, "score": float("nan"), "parentID": 4})
+    (odd,) = regions_of(brush_row("a", square(1, 1, 5)) | {"meta": meta, "score": float("nan"), "parentID": [4]})
     assert isinstance(odd, AnnotatedRegion)
     assert (odd.prompt_id, odd.suggested, odd.preannotated) == (None, False, False)
     assert (odd.rank, odd.level, odd.model_version, odd.score, odd.parent) == (None, None, None, None, None)
