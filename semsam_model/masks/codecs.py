@@ -193,6 +193,9 @@ def decode_bitmask(url: str, size: Size) -> np.ndarray:
         raise DataError(f"imageDataURL: expected text that starts with {PNG_PREFIX!r}")
     try:
         data = decode_data_url(url)
+    except DataError as exc:
+        raise DataError(f"imageDataURL: {exc}") from None
+    try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             if image.size != (width, height):
                 raise DataError(f"imageDataURL: expected width, height {(width, height)}, got {image.size}")

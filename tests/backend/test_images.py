@@ -201,7 +201,7 @@ def test_the_first_of_several_pictures_is_taken(kind: str) -> None:
     assert np.array_equal(decoded(data).rgb, first)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_a_file_cut_short_is_refused(kind: str, share: float) -> None:
     data = encoded(scene(60, 80), kind)
@@ -253,7 +253,7 @@ def test_what_a_browser_shows_is_decoded(form: str) -> None:
 
 
 def test_a_jpeg_without_its_end_is_decoded_as_far_as_it_goes() -> None:
-    data = encoded(np.kron(scene(), np.ones((4, 4, 1), np.uint8)), "JPEG")
+    data = encoded(np.kron(scene(16, 16), np.ones((8, 8, 1), np.uint8)), "JPEG")
     whole = decoded(data).rgb
     np.testing.assert_array_equal(decoded(data[:-2]).rgb, whole)
     part = decoded(data[: len(data) * 3 // 4]).rgb
