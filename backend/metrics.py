@@ -42,8 +42,12 @@ class Metrics:
         self._misses = counter("semsam_embedding_cache_misses", "Photos that had to be encoded")
         self._bytes = Gauge("semsam_embedding_cache_bytes", "Memory the kept embeddings take", registry=registry)
         self._entries = Gauge("semsam_embedding_cache_entries", "Embeddings kept", registry=registry)
+        self._waiting = Gauge("semsam_waiting_predictions", "Requests that wait for their turn", registry=registry)
         self._empty = counter("semsam_empty_answers", "Tasks that got an empty prediction", ["reason"])
         self._events = counter("semsam_events", "Events Label Studio reported", ["action"])
+        self._compared_instead = counter(
+            "semsam_webhooks_compared_instead", "Webhooks that said only that something changed", ["kind"]
+        )
         self._suggestions_lost = counter("semsam_offers_lost", "Answers of which the store has no record")
         self._model = Info("semsam_model", "The model that answers", registry=registry)
         self._switches = counter("semsam_model_switches", "Models put in place of another")
@@ -54,8 +58,12 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
 
     def stage(self, stage: str, seconds: float) -> None:
-        """One stage of one prediction: fetch, decode_image, encode, decode_prompt, respond."""
+        """One stage of one prediction: wait, fetch, decode_image, encode, decode_prompt, respond."""
         self._stages.labels(stage).observe(seconds)
+
+    def waiting(self, requests: int) -> None:
+        """So many predict requests wait for their turn now."""
+        self._waiting.set(requests)
 
     def cache_hit(self) -> None:
         self._hits.inc()
@@ -74,6 +82,10 @@ class Metrics:
 
     def event(self, action: str) -> None:
         self._events.labels(action if action in _EVENTS else "other").inc()
+
+    def compared_instead(self, kind: str) -> None:
+        """A webhook could not be used, and its project is compared with Label Studio instead."""
+        self._compared_instead.labels(kind).inc()
 
     def suggestion_lost(self) -> None:
         self._suggestions_lost.inc()

@@ -79,6 +79,8 @@ class Settings:
     host: str = "127.0.0.1"  #: address to listen on
     port: Annotated[int, Field(ge=0, le=65535)] = 9090  #: 0 = any free one
     threads: Annotated[int, Field(ge=1, le=256)] = 8  #: requests answered at the same time
+    queued: Annotated[int, Field(ge=0, le=1024)] = 64  #: further ones that wait; each holds a thread and its body
+    queue_seconds: _Seconds = 95.0  #: for at most so long: Label Studio gives up after 100 s
     data_dir: _Folder = Path(".semsam")  #: where the service keeps its files
     database_url: SecretStr | None = None  #: postgresql://..., sqlite:///...; None = semsam.db in the data folder
     #: seconds between two synchronisations of all projects with Label Studio; 0 = at the start and on demand only

@@ -21,6 +21,7 @@ from semsam_model.errors import SemsamError, Stopped
 log = logging.getLogger(__name__)
 
 RETRY_S = 30.0  #: seconds after which a project that failed is tried again
+APART_S = 5.0  #: seconds between two comparisons of a project that was asked for by `request_sync_soon`
 MISSED_AGAIN = timedelta(hours=1)  #: after which a project that Label Studio did not show is asked for again
 
 
@@ -36,6 +37,7 @@ class SyncThread:
         *,
         retry_s: float = RETRY_S,
         missed_again: timedelta = MISSED_AGAIN,
+        apart_s: float = APART_S,
     ) -> None:
         """every_s: seconds between comparisons of all projects; 0 = only at the start and when asked."""
         self._store = store
@@ -44,7 +46,10 @@ class SyncThread:
         self._every_s = every_s
         self._retry_s = retry_s
         self._missed_again = missed_again
+        self._apart_s = apart_s
         self._requested: set[ProjectKey] = set()
+        self._due: dict[ProjectKey, float] = {}  #: of `request_sync_soon`: the last one, due or past
+        self._waiting: set[ProjectKey] = set()  #: of `request_sync_soon`: not begun yet
         self._photos_requested = False
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -68,6 +73,15 @@ class SyncThread:
             self._requested.add(key)
         self._wake.set()
 
+    def request_sync_soon(self, key: ProjectKey) -> None:
+        """As `request_sync`, but at most once in `apart_s`: for hints that anyone may give, as often as they like."""
+        with self._lock:
+            now = time.monotonic()
+            if key not in self._waiting:  # else one is due already, which will see what changed
+                self._due[key] = max(now, self._due.get(key, -self._apart_s) + self._apart_s)
+                self._waiting.add(key)
+        self._wake.set()
+
     def request_photos(self) -> None:
         """Read the predictions and fetch the photos of new regions soon, of all projects."""
         with self._lock:
@@ -80,7 +94,9 @@ class SyncThread:
         while not self._stopping.is_set():
             now = time.monotonic()
             with self._lock:
-                requested, self._requested = self._requested | failed, set()
+                ripe = {key for key in self._waiting if self._due[key] <= now}
+                self._waiting -= ripe
+                requested, self._requested = self._requested | failed | ripe, set()
                 photos, self._photos_requested = self._photos_requested, False
             all_projects = now >= next_round
             succeeded = self._sync(requested, photos, all_projects)
@@ -91,8 +107,9 @@ class SyncThread:
                 next_round = min(next_round, now + self._retry_s)
             with self._lock:
                 idle = not self._requested and not self._photos_requested
+                wake_at = min([next_round, *(self._due[key] for key in self._waiting)])
             if idle:
-                self._wake.wait(min(max(0.0, next_round - time.monotonic()), threading.TIMEOUT_MAX))
+                self._wake.wait(min(max(0.0, wake_at - time.monotonic()), threading.TIMEOUT_MAX))
             self._wake.clear()
 
     def _sync(self, requested: set[ProjectKey], photos: bool, all_projects: bool) -> bool:

@@ -27,6 +27,7 @@ KEPT = {
     "TASKS_DELETED",
     "PROJECT_DELETED",
 }
+_BRING_ANNOTATIONS = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,13 @@ class Webhook(JsonModel):
         if self.project is not None and self.project.id is not None:
             return self.project.id
         return (self.annotation or {}).get("project")
+
+    @property
+    def lacks_payload(self) -> bool:
+        """Whether it is of `KEPT` or asks for training, and does not say about what: only that something changed."""
+        if self.project_id is None:
+            return self.action in KEPT or self.action == "START_TRAINING"
+        return self.action in _BRING_ANNOTATIONS and not self.annotation and not self.annotations
 
     @property
     def project_name(self) -> str | None:

@@ -6,10 +6,13 @@ Two threads do the work: one writes, the other compares projects with Label Stud
 from __future__ import annotations
 
 import logging
+import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from backend.corrections.photos import PhotoArchive
+from backend.corrections.queries import list_projects
 from backend.corrections.suggestions import PromptAnswer
 from backend.corrections.sync_thread import SyncThread
 from backend.corrections.writer import StoreWriter
@@ -23,8 +26,12 @@ from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store
 from semsam_model.errors import SemsamError
+from semsam_model.validation import lenient
 
 log = logging.getLogger(__name__)
+
+_SWITCH_ON = 'switch "Send payload" on in the project\'s settings, Webhooks'
+_GIVE_SECRET = "give the webhook the header X-Semsam-Secret"
 
 
 class EventHandler:
@@ -46,6 +53,8 @@ class EventHandler:
         self._sync_thread = SyncThread(store, label_studio, photos, settings.sync_seconds)
         self._store_writer = StoreWriter(store, metrics, self._regions_stored)
         self._on_change = on_change
+        self._compared_instead: Counter[tuple[str, int | None]] = Counter()  #: webhooks by kind and project named
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         self._store_writer.start()
@@ -90,8 +99,45 @@ class EventHandler:
         webhook = parse_webhook(body)
         self._metrics.event(webhook.action)
         log.info("event %s of project %s", webhook.action, webhook.project_id)
+        if webhook.lacks_payload:
+            self._compare_instead("without payload", webhook.project_id)
+            log.warning("event %s: %s", webhook.action, _SWITCH_ON)
+            return {"status": "compared", "action": webhook.action}
         noted = self._note(webhook)
         return {"status": "noted" if noted else "ignored", "action": webhook.action}
+
+    def refused(self, body: Any) -> None:
+        """A webhook event without our credentials: nothing of it is believed but that something changed. Never raises.
+
+        body: as it came; None where it was too large to be read.
+        """
+        webhook = lenient(Webhook, body)
+        self._compare_instead("without secret", webhook.project_id if webhook is not None else None)
+
+    def _compare_instead(self, kind: str, project: int | None) -> None:
+        """Compare a project, or all where None is named, by our own token, if the store knows it; at once or soon."""
+        self._metrics.compared_instead(kind)
+        there: list[ProjectKey] = []
+        try:
+            known = (each.key for each in list_projects(self._store) if not each.is_final)
+            there = [key for key in known if project in (None, key.project)]
+        except StoreError as error:
+            log.warning("webhook %s: not compared: %s", kind, error)
+        with self._lock:  # whoever may send anything must not make the list long
+            self._compared_instead[kind, project if there else None] += 1
+        for key in there:
+            self._sync_thread.request_sync_soon(key)
+
+    def notices(self) -> tuple[str, ...]:
+        """What whoever set the webhooks up should know, in words."""
+        with self._lock:
+            numbers = sorted(self._compared_instead.items(), key=str)
+        lines = []
+        for (kind, project), number in numbers:
+            where = "" if project is None else f" (project {project})"
+            way_out = _SWITCH_ON if kind == "without payload" else _GIVE_SECRET
+            lines.append(f"webhook {kind}: refused {number}, compared instead{where}; {way_out}")
+        return tuple(lines)
 
     def _note(self, webhook: Webhook) -> bool:
         """Whether there was anything to note. An event that cannot be stored has its project compared later."""

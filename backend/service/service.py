@@ -10,7 +10,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -102,7 +102,7 @@ class SemsamService:
 
     def status(self) -> Status:
         """What annotators' work has come to; without the store, why that is not known."""
-        return self.status_reader.status()
+        return replace(self.status_reader.status(), notices=self.events.notices())
 
     def gate_report(self, job: int) -> GateReport:
         """What the gate said about a fine-tuning job. Raises NotStored, StoreError as `StatusReader.gate_report`."""
@@ -135,6 +135,10 @@ class SemsamService:
     def event(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A webhook event, on disk when this returns. Raises BadRequest, StoreError, LabelStudioError."""
         return self.events.event(body)
+
+    def refused_event(self, body: Any) -> None:
+        """A webhook event without credentials; None: too large to be read. Its project is compared instead."""
+        self.events.refused(body)
 
 
 def served_weights(settings: Settings) -> Header:

@@ -69,6 +69,7 @@ class Status:
     last_gate: Job | None = None  #: the newest job that the gate has judged
     waiting: int = 0  #: webhook events that are acknowledged and not processed yet
     problem: str = ""  #: why the store cannot be read
+    notices: tuple[str, ...] = ()  #: what someone has to set right, in words
 
 
 @dataclass(frozen=True)

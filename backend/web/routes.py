@@ -6,11 +6,9 @@ each task whatever happens; the log has the reason under the request's id. It wa
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import threading
-from collections.abc import Iterator
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,21 +20,24 @@ from backend.metrics import Metrics
 from backend.service.service import SemsamService
 from backend.settings import Settings
 from backend.web.pages import SECURITY, render, render_gate
+from backend.web.throttle import Throttle
 from semsam_model.errors import SemsamError
 
 log = logging.getLogger(__name__)
 
 HEALTH, METRICS, WEBHOOK = "monitoring.health", "monitoring.metrics", "events.webhook"  #: Flask's names of routes
-MAX_TRAINING_BODY = 4 * 2**20  #: bytes of a webhook without secret
+MAX_REFUSED_BODY = 4 * 2**20  #: bytes of a webhook without secret
 MAX_JOB = 2**63 - 1  #: number of a job: what a database takes
-QUEUED = 2  #: predictions that wait for a place; each holds a spare thread meanwhile
-QUEUE_S = 3.0  #: seconds that they wait
 
 
 def predictions(settings: Settings, service: SemsamService, metrics: Metrics) -> Blueprint:
     """/setup and /predict."""
     blueprint = Blueprint("predictions", __name__)
-    throttle = Throttle(settings.threads)
+    throttle = Throttle(settings.threads, settings.queued, settings.queue_seconds, metrics.waiting)
+    full = (
+        f"{settings.threads} predictions are running, the setting threads (SEMSAM_THREADS), and {settings.queued} wait"
+        f" (SEMSAM_QUEUED), or this one has waited {settings.queue_seconds:g} s (SEMSAM_QUEUE_SECONDS)"
+    )
 
     @blueprint.post("/setup")
     def setup() -> Response:
@@ -44,16 +45,17 @@ def predictions(settings: Settings, service: SemsamService, metrics: Metrics) ->
 
     @blueprint.post("/predict")
     def predict() -> Response:
-        with throttle.place() as free:  # from before the body is read: a slow sender takes a place too
-            body = read_json_object(settings.max_body_bytes)
-            tasks = body.get("tasks")
-            if not isinstance(tasks, list):
-                raise BadRequest(f"tasks: expected a list, got {type(tasks).__name__}")
-            g.tasks = len(tasks)
+        body = read_json_object(settings.max_body_bytes)
+        tasks = body.get("tasks")
+        if not isinstance(tasks, list):
+            raise BadRequest(f"tasks: expected a list, got {type(tasks).__name__}")
+        g.tasks = len(tasks)
+        began = time.perf_counter()
+        with throttle.place(g.project) as free:
+            metrics.stage("wait", time.perf_counter() - began)
             if free:
                 return answer(body, tasks)
-            running = f"{settings.threads} predictions are running, the setting threads (SEMSAM_THREADS)"
-            log.warning("request %s: %d empty answers: busy: %s", g.request_id, len(tasks), running)
+            log.warning("request %s: %d empty answers: busy: %s", g.request_id, len(tasks), full)
             return empty(tasks, "busy")
 
     def answer(body: dict[str, Any], tasks: list[Any]) -> Response:
@@ -86,10 +88,17 @@ def events(settings: Settings, service: SemsamService) -> Blueprint:
         if g.rights == "all":
             return json_response(service.event(read_json_object(settings.max_body_bytes)))
         # Label Studio's Start Training button: sent as /predict is, without the webhook's headers
-        body = read_json_object(min(MAX_TRAINING_BODY, settings.max_body_bytes))
-        if body.get("action") != "START_TRAINING":
-            raise Unauthorized("webhook secret: missing or wrong; give the webhook the header X-Semsam-Secret")
-        return json_response(service.event(body))
+        try:
+            body = read_json_object(min(MAX_REFUSED_BODY, settings.max_body_bytes))
+        except RequestTooLarge:
+            service.refused_event(None)
+            raise
+        if body.get("action") == "START_TRAINING" and g.rights == "training":
+            return json_response(service.event(body))
+        service.refused_event(body)
+        raise Unauthorized(
+            "webhook secret: missing or wrong; give the webhook the header X-Semsam-Secret. Its project is compared"
+        )
 
     return blueprint
 
@@ -129,33 +138,6 @@ def monitoring(service: SemsamService, metrics: Metrics) -> Blueprint:
         return Response(metrics.render(), content_type=metrics.content_type)
 
     return blueprint
-
-
-class Throttle:
-    """Places for predictions that run at the same time, and a short queue for them. Thread-safe."""
-
-    def __init__(self, places: int, queued: int = QUEUED, queue_s: float = QUEUE_S) -> None:
-        self._places = threading.BoundedSemaphore(places)
-        self._queue = threading.BoundedSemaphore(queued)
-        self._queue_s = queue_s
-
-    @contextlib.contextmanager
-    def place(self) -> Iterator[bool]:
-        """Hold a place inside the block; yields False where none became free in time."""
-        held = self._places.acquire(blocking=False) or self._wait()
-        try:
-            yield held
-        finally:
-            if held:
-                self._places.release()
-
-    def _wait(self) -> bool:
-        if not self._queue.acquire(blocking=False):
-            return False
-        try:
-            return self._places.acquire(timeout=self._queue_s)
-        finally:
-            self._queue.release()
 
 
 def read_json_object(limit: int) -> dict[str, Any]:

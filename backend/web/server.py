@@ -24,7 +24,9 @@ from semsam_model.errors import SemsamError
 log = logging.getLogger(__name__)
 
 EXIT_CANNOT_LISTEN = 98  # the errno of an address in use
-SPARE_THREADS = 4  #: beyond the predictions, so that /health and /setup are answered whatever the others do
+SPARE_THREADS = (
+    4  #: beyond the predictions that run or wait, so that /health and /setup are answered whatever the others do
+)
 
 
 def create_from_env() -> Flask:
@@ -84,7 +86,7 @@ class _Gunicorn(BaseApplication):
             "bind": f"fd://{self._descriptor}",
             "workers": 1,
             "worker_class": "gthread",
-            "threads": self._settings.threads + SPARE_THREADS,
+            "threads": self._settings.threads + self._settings.queued + SPARE_THREADS,
             "preload_app": False,  # torch does not survive a fork
             "timeout": 120,  # a worker that is stuck, not a slow request: threads answer for themselves
             "graceful_timeout": 10,

@@ -169,6 +169,21 @@ def missed(store: Store, sync: Callable[..., Synced], studio: FakeStudio) -> Non
     assert found.deleted_at is not None and not found.is_final
 
 
+def test_hints_however_many_bring_few_comparisons_and_the_last_change_is_seen(
+    studio: FakeStudio, store: Store, key: ProjectKey, start: Callable[[float], SyncThread]
+) -> None:
+    studio.task(1, labelled(5, A, task=1))
+    thread = start(0)
+    for _ in range(50):
+        thread.request_sync_soon(key)
+    eventually(lambda: regions(store, key) == {"a"})
+    studio.task(1, labelled(5, A, task=1), labelled(6, B, task=1))
+    for _ in range(50):
+        thread.request_sync_soon(key)
+    eventually(lambda: regions(store, key) == {"a", "b"})
+    assert studio.asked.count("/api/projects/7/") <= 3
+
+
 def test_a_project_that_was_not_found_is_marked_and_what_was_learned_from_it_stays(
     studio: FakeStudio, store: Store, key: ProjectKey, sync: Callable[..., Synced]
 ) -> None:
@@ -266,7 +281,9 @@ def start(store: Store, label_studio: LabelStudio, tmp_path: Path) -> Iterator[C
     with contextlib.ExitStack() as made:
 
         def begin(every_s: float) -> SyncThread:
-            sync_thread = SyncThread(store, label_studio, PhotoArchive(tmp_path / "photos"), every_s, retry_s=0.02)
+            sync_thread = SyncThread(
+                store, label_studio, PhotoArchive(tmp_path / "photos"), every_s, retry_s=0.02, apart_s=0.5
+            )
             sync_thread.start()
             made.callback(sync_thread.stop)
             return sync_thread

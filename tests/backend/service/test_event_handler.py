@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import count, find_project, list_projects, problems, stream_regions
@@ -113,3 +115,21 @@ def test_a_webhook_that_cannot_be_stored_is_not_acknowledged(
     with kept.write() as connection:
         connection.exec_driver_sql("ALTER TABLE away RENAME TO inbox")
     assert http.post("/webhook", json=submitted()).status_code == 200
+
+
+def test_a_webhook_that_says_too_little_or_carries_no_secret_has_its_project_compared_and_is_named(
+    settings: Settings, service: SemsamService, kept: Store
+) -> None:
+    service.setup({"project": "1.17", "schema": CONFIG, "hostname": settings.label_studio_url, "access_token": ""})
+    eventually(lambda: [found.key.project for found in list_projects(kept)] == [1])
+    asked = list[ProjectKey]()
+    service.events._sync_thread.request_sync_soon = asked.append  # type: ignore[method-assign]
+    for sent in ({"action": "ANNOTATION_CREATED"}, {"action": "START_TRAINING", "project": {"id": "text"}}):
+        assert service.event(sent) == {"status": "compared", "action": sent["action"]}
+    http = create_app(replace(settings, webhook_secret=SecretStr("s")), service, Metrics()).test_client()
+    assert http.post("/webhook", json=submitted()).status_code == 401
+    assert http.post("/webhook", json=submitted() | {"project": {"id": 99}}).status_code == 401
+    assert [key.project for key in asked] == [1, 1, 1]
+    page = http.get("/").text
+    assert "webhook without secret: refused 1, compared instead (project 1)" in page
+    assert "webhook without payload: refused 2, compared instead" in page

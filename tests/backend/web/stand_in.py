@@ -23,6 +23,7 @@ class StandIn:
 
     def __init__(self) -> None:
         self.bodies: list[Any] = []
+        self.refused: list[Any] = []
         self.request_ids: list[str] = []
         self.error: Exception | None = None
         self.results: Any = None
@@ -48,6 +49,9 @@ class StandIn:
     def event(self, body: Mapping[str, Any]) -> dict[str, Any]:
         self.note(body)
         return {"status": "noted"}
+
+    def refused_event(self, body: Any) -> None:
+        self.refused.append(body)
 
     def status(self) -> Status:
         return Status()

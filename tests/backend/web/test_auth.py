@@ -92,6 +92,8 @@ def test_a_webhook_secret_guards_the_webhook_alone(service: StandIn) -> None:
     assert http.post("/webhook", json={"action": "START_TRAINING"}).status_code == 200
     assert http.post("/webhook", json={"action": "ANNOTATION_CREATED"}).status_code == 401
     assert http.post("/webhook", json={"action": "START_TRAINING", "x": "x" * 5_000_000}).status_code == 413
+    # refused, but something changed there
+    assert service.refused == [{}, {}, {}, {"action": "ANNOTATION_CREATED"}, None]
     assert http.post("/setup", json={}).status_code == 200
 
 
