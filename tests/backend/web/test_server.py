@@ -36,7 +36,8 @@ class Stuck(StandIn):
         threading.Event().wait()
 
 logging.basicConfig(level=logging.INFO)
-serve(Settings(port=0, threads=2, queued=2, queue_seconds=1), lambda settings: create_app(settings, Stuck(), Metrics()), lambda settings: None)
+settings = Settings(port=0, threads=2, queued=2, queue_seconds=1)
+serve(settings, lambda settings: create_app(settings, Stuck(), Metrics()), lambda settings: None)
 """
 
 SCRIPT = """
