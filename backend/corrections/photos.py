@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from sqlalchemy import and_, not_, or_, select, update
 
+from backend.corrections.addresses import whole_address
 from backend.corrections.outcomes import config_or_empty, fitted_row
 from backend.corrections.queries import BATCH, RETRY_AFTER
 from backend.label_studio.annotations import WAITS_FOR_PHOTO
@@ -108,7 +109,7 @@ def fetch_photos(
                 continue
             problem = sha256 = None
             try:
-                sha256 = photos.keep(label_studio.fetch_image(url, project=name, task_id=task))
+                sha256 = photos.keep(label_studio.fetch_image(whole_address(store, url), project=name, task_id=task))
             except (SemsamError, OSError) as error:
                 problem = str(error)
                 if isinstance(error, OSError):

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, null, or_, select, update
 
+from backend.corrections.addresses import save_address
 from backend.label_studio.annotations import Annotation
 from backend.label_studio.fields import clean
 from backend.records import ProjectKey
@@ -21,13 +22,14 @@ from backend.store.tables import projects, regions, tasks
 
 def save_task(connection: Connection, key: ProjectKey, task: int, image_url: str) -> None:
     """Save what a task names as its photo. Another photo than before has to be fetched."""
+    stored = save_address(connection, clean(image_url))
     statement = upsert(
         connection,
         tasks,
         lambda new: {"image_url": new.image_url, "image_sha256": null(), "problem": null(), "tried_at": null()},
         where=lambda new: or_(tasks.c.image_url.is_(None), tasks.c.image_url != new.image_url),
     )
-    connection.execute(statement, {**vars(key), "task": task, "image_url": clean(image_url)})
+    connection.execute(statement, {**vars(key), "task": task, "image_url": stored})
 
 
 def save_annotation(

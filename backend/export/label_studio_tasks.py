@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
+from backend.corrections.addresses import is_kept_elsewhere
 from backend.corrections.tasks import SPLITS, LabelledTask, categories
 from backend.errors import BadRequest
 from backend.export.staging import Staging
@@ -43,6 +45,9 @@ class LabelStudioWriter(Writer):
         if self._plan.images == "copy":
             # as Label Studio names a file below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT
             address = f"/data/local-files/?d={self._place_photo(task, f'images/{task.sha256}')}"
+        elif is_kept_elsewhere(address) and self._plan.photos.has(task.sha256):
+            picture = base64.b64encode(self._plan.photos.path(task.sha256).read_bytes()).decode()
+            address = f"{address.partition(';')[0]};base64,{picture}"
         self._staging.append(task.split, label_studio_task(task, address, self._config))
 
     def finish(self) -> None:

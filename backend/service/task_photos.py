@@ -46,7 +46,8 @@ class TaskPhotos:
         """
         began = time.perf_counter()
         assert task.image_url is not None
-        key = project_name or "", task.image_url
+        # an address may bring the whole picture along
+        key = project_name or "", hashlib.sha256(task.image_url.encode("utf-8", "replace")).hexdigest()
         with self._lock:
             known = self._known.get(key)
         data: bytes | None = None

@@ -79,6 +79,14 @@ tasks = Table(
     Column("deleted_at", UtcDateTime),
 )
 
+# Addresses that bring a whole picture along; the columns `image_url` hold a short form of these.
+data_addresses = Table(
+    "data_addresses",
+    metadata,
+    *_primary_key(digest=String(64)),  # of the address
+    Column("address", Text, nullable=False),
+)
+
 # An annotation may be deleted before we hear what task it was of: Label Studio's ids are unique within a server.
 annotations = Table(
     "annotations",
