@@ -27,12 +27,24 @@ def atomic_write(path: Path, *, shared: bool = False, sync: bool = False, mode: 
     try:
         if mode is not None:
             temporary.touch(mode, exist_ok=False)
-        yield temporary
-        if sync:
-            sync_to_disk(temporary)
-        temporary.replace(path)
+        with named(path):
+            yield temporary
+            if sync:
+                sync_to_disk(temporary)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """An OSError of the body that names no file, as that of a full disk, names this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def sync_to_disk(path: Path) -> None:

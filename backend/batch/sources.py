@@ -182,11 +182,15 @@ def in_folder(folder: Path, reader: PhotoReader, url_prefix: str | None = None) 
     """
     if not folder.is_dir():
         raise BackendError(f"{folder}: expected a folder")
+    found = False
     for path in _walk(str(folder)):
         inside = Path(path).relative_to(folder).as_posix()
         if _is_photo(path):
             image = inside if url_prefix is None else url_prefix + quote(inside, errors="surrogateescape")
+            found = True
             yield PhotoFile(image, partial(reader.file, path))
+    if not found:
+        raise BackendError(f"{folder}: expected photos in it or below ({', '.join(PHOTO_SUFFIXES)}), found none")
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -209,9 +213,13 @@ def in_list(lines: BinaryIO, reader: PhotoReader) -> Iterator[PhotoFile]:
 
 def under_prefix(prefix: str, reader: PhotoReader) -> Iterator[PhotoFile]:
     """The photos of an object store in the folder `prefix` and below. Raises BackendError, LabelStudioError."""
+    found = False
     for address in reader.stores.addresses(prefix):
         if _is_photo(address):
+            found = True
             yield PhotoFile(address, partial(reader.read, address))
+    if not found:
+        raise BackendError(f"{shown(prefix)}: expected photos below it ({', '.join(PHOTO_SUFFIXES)}), found none")
 
 
 def _is_photo(path: str) -> bool:

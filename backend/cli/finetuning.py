@@ -115,6 +115,8 @@ def list_jobs(
     if as_json:
         print(json.dumps([job.to_dict() for job in found], indent=1))
         return
+    if not found:
+        print("no fine-tuning jobs yet; `semsam finetune --project ID` or Start Training makes one")
     for job in found:
         print(_line(job))
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
 from backend.cli import evaluate, finetuning, projects, training, versions
 from backend.cli.batch import batch
 from backend.cli.calibration import calibrate_queries
+from backend.cli.conversion import convert
 from backend.cli.photo import click, segment
 from backend.cli.serve import demo, serve
 from semsam_model.errors import SemsamError
@@ -37,11 +40,27 @@ app.command("refiner-answers")(training.refiner_answers)
 app.command("train-refiner")(training.train_refiner)
 app.command("calibrate-queries")(calibrate_queries)
 app.command("train-borders")(training.train_borders)
+training.data_app.command("convert")(convert)
 app.add_typer(training.weights_app, name="weights")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(training.data_app, name="data")
 app.add_typer(versions.app, name="versions")
 app.add_typer(projects.learner_app, name="learner")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"semsam {importlib.metadata.version('semsam')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -66,15 +66,16 @@ def _chosen(
     stored: Sequence[StoredProject], settings: Settings, project: int | None, origin: str | None
 ) -> list[ProjectKey]:
     """The project that was named, known or not, or all that are known. Raises StoreError."""
-    from backend.label_studio.servers import origin_of
+    from backend.label_studio.servers import is_same_server, origin_of
     from backend.records import ProjectKey
 
+    stored = [each for each in stored if origin is None or is_same_server(origin, each.key.origin)]
     if project is None:
-        known = [each.key for each in stored if not each.is_final and origin in (None, each.key.origin)]
+        known = [each.key for each in stored if not each.is_final]
         if not known:
             raise StoreError("no project is known yet: name one with --project")
         return known
-    here = [each.key for each in stored if each.key.project == project and origin in (None, each.key.origin)]
+    here = [each.key for each in stored if each.key.project == project]
     if len(here) > 1:
         raise StoreError(f"project {project}: on several servers; name one with --origin {here[0].origin}")
     return here or [ProjectKey(origin or str(origin_of(settings.label_studio_url)), project)]
@@ -106,7 +107,8 @@ def export(
     project: Project,
     out: Annotated[Path, typer.Option("--out", help="Folder: new, empty, or with an earlier export.")],
     form: Annotated[
-        Literal["coco", "sa1b", "labelstudio", "masks"], typer.Option("--format", help="See docs/run/export.md.")
+        Literal["coco", "sa1b", "labelstudio", "masks", "yolo"],
+        typer.Option("--format", help="See docs/run/export.md."),
     ] = "coco",
     origin: Origin = None,
     images: Annotated[
@@ -117,7 +119,7 @@ def export(
         bool, typer.Option("--complete", help="Everything visible was annotated: what has no mask is background.")
     ] = False,
 ) -> None:
-    """Write a project's masks as COCO, SA-1B, Label Studio or PNG files, split into train and val."""
+    """Write a project's masks as COCO, SA-1B, Label Studio, YOLO or PNG files: train and val."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from backend.corrections.photos import open_photos

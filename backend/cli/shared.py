@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from semsam_model.files import named
+
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from backend.records import ProjectKey
     from backend.settings import Settings
@@ -73,9 +77,20 @@ def open_text_encoder() -> TextEncoder:
 @contextlib.contextmanager
 def progress_bar(total: int, text: str = "photos", console: Console | None = None) -> Iterator[Callable[[], None]]:
     """A bar of `total` steps; each call of the value is one step."""
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.text import Text
 
-    with Progress(console=console) as progress:
+    class TimeLeft(ProgressColumn):
+        """By the mean of the steps so far: rich's own waits for the second one."""
+
+        def render(self, task: Task) -> Text:
+            if not task.completed or task.elapsed is None:
+                return Text("")
+            left = task.elapsed / task.completed * ((task.total or task.completed) - task.completed)
+            return Text(f"{timedelta(seconds=round(left))} left")
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeLeft()
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(text, total=total)
         yield lambda: progress.advance(task)
 
@@ -83,8 +98,36 @@ def progress_bar(total: int, text: str = "photos", console: Console | None = Non
 def print_tables(*tables: Any) -> None:
     """Print tables and reports as rich draws them."""
     from rich.console import Console
+    from rich.table import Table
 
-    Console().print(*tables)
+    console = Console()
+    for each in tables:
+        console.print(*(columns_in(each, console.width) if isinstance(each, Table) else [each]))
+
+
+def columns_in(table: Table, width: int) -> list[Table]:
+    """A table as one or more that fit a width without a broken word; each begins with the table's first column."""
+    from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Table
+
+    wide = Console(width=10_000)
+    cells = [list(column.cells) for column in table.columns]
+
+    def part(places: Sequence[int]) -> Table:
+        made = Table(*(str(table.columns[place].header) for place in places), title=table.title, box=table.box)
+        for row in range(table.row_count):
+            made.add_row(*(cells[place][row] for place in places))
+        return made
+
+    groups: list[list[int]] = [[0]]
+    for place in range(1, len(table.columns)):
+        fits = Measurement.get(wide, wide.options, part([*groups[-1], place])).minimum <= width
+        if fits or len(groups[-1]) == 1:
+            groups[-1].append(place)
+        else:
+            groups.append([0, place])
+    return [table] if len(groups) == 1 else [part(places) for places in groups]
 
 
 def log_to_stderr() -> None:
@@ -96,4 +139,5 @@ def log_to_stderr() -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """A report, in a folder that is made if it is missing. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    with named(path):
+        path.write_text(json.dumps(content, indent=1), encoding="utf-8")

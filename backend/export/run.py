@@ -21,6 +21,7 @@ from backend.export.formats import CocoWriter, MaskWriter, Sa1bWriter
 from backend.export.label_studio_tasks import LabelStudioWriter
 from backend.export.staging import Staging, check_target, staged
 from backend.export.writer import Format, Images, Plan, Writer
+from backend.export.yolo import YoloWriter
 from backend.records import BarePhoto, RegionKey, StoredProject, StoredRegion
 from semsam_model.data.samples import PhotoFile
 from semsam_model.errors import DataError
@@ -30,6 +31,7 @@ WRITERS: dict[Format, Callable[[Staging, Plan], Writer]] = {
     "sa1b": Sa1bWriter,
     "masks": MaskWriter,
     "labelstudio": LabelStudioWriter,
+    "yolo": YoloWriter,
 }
 #: Regions between two checkpoints: what a kill costs at most.
 CHECKPOINT = 500

@@ -17,7 +17,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from backend.errors import ExportError
-from semsam_model.files import atomic_write
+from semsam_model.files import atomic_write, named
 
 MANIFEST = "export.json"  #: says that a folder is an export, and what it holds
 _HIDDEN = ".export"
@@ -65,15 +65,17 @@ class Staging:
     def append(self, name: str, entry: Any) -> None:
         """Put an entry, which is JSON, at the end of a list, and count it under the list's name."""
         line = to_json(entry).encode() + b"\n"
-        self._list(name).write(line)
+        with named(self._list_path(name)):
+            self._list(name).write(line)
         self._lengths[name] = self._lengths.get(name, 0) + len(line)
         self.add(name)
 
     def checkpoint(self, after: Any) -> None:
         """From here a killed export is taken up: `after` is given back as it is, and lists have what they have now."""
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
+        for name, file in self._files.items():
+            with named(self._list_path(name)):
+                file.flush()
+                os.fsync(file.fileno())
         self.after = json.loads(to_json(after))
         self._save({"after": self.after, "lengths": self._lengths, "counts": self._counts})
 
@@ -89,7 +91,7 @@ class Staging:
 
     def assemble(self, path: str, *pieces: Iterable[str]) -> None:
         """Write a file out of pieces of text, not before all lists are whole."""
-        with (self.out / path).open("w", encoding="utf-8", newline="\n") as file:
+        with named(self.out / path), (self.out / path).open("w", encoding="utf-8", newline="\n") as file:
             for piece in pieces:
                 file.writelines(piece)
 

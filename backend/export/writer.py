@@ -26,7 +26,7 @@ from backend.records import StoredProject, StoredRegion
 from semsam_model.files import atomic_write
 from semsam_model.masks.codecs import decode_coco_rle
 
-Format = Literal["coco", "sa1b", "labelstudio", "masks"]
+Format = Literal["coco", "sa1b", "labelstudio", "masks", "yolo"]
 Images = Literal["copy", "reference", "none"]
 
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}

@@ -20,6 +20,7 @@ from semsam_model.errors import SemsamError
 log = logging.getLogger(__name__)
 
 _MAX_REMEMBERED = 4096  # projects, and names a server gives itself; /setup may be called by anyone who may call us
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Origin(NamedTuple):
@@ -50,6 +51,14 @@ def origin_of(url: str) -> Origin:
     if sent_to.strip("[]").lower() != host:
         raise OriginRefused(f"address {shown(url)}: expected a plain host name, in ASCII form")
     return Origin(parts.scheme, host, port or {"http": 80, "https": 443}[parts.scheme])
+
+
+def is_same_server(a: str, b: str) -> bool:
+    """Whether two origins are one server: the names of this machine for itself are one."""
+    first, second = ((*urlsplit(each)[:1], urlsplit(each).hostname, urlsplit(each).port) for each in (a, b))
+    if first[1] in _LOOPBACK and second[1] in _LOOPBACK:
+        return (first[0], first[2]) == (second[0], second[2])
+    return first == second
 
 
 def shown(url: str) -> str:
@@ -166,13 +175,14 @@ class Servers:
         with self._lock:
             servers = [*self._servers.values(), *(each for each in self._projects.values() if isinstance(each, Server))]
             there = [each for each in servers if str(each.origin) == origin]
+            there = there or [each for each in servers if is_same_server(str(each.origin), origin)]
             if there:
                 # one that /setup brought a token for goes before the same server without one
                 self._projects[name] = min(there, key=lambda each: each.token is None)
                 return name
         raise OriginRefused(
             f"project {project}: its Label Studio {origin} is none of this backend's servers, {self._addresses()};"
-            " see label_studio_url and label_studio_keys"
+            " set label_studio_url (LABEL_STUDIO_URL) to it, or add it to label_studio_keys (SEMSAM_LABEL_STUDIO_KEYS)"
         )
 
     def of(self, project: str | None) -> Server:

@@ -2,7 +2,7 @@
 
 sources:
   - name: coco                     # unique; the name in reports
-    kind: coco                     # coco, panoptic, label_map, label_studio, sa1b or synthetic
+    kind: coco                     # coco, panoptic, label_map, label_studio, sa1b, yolo, labelme, cvat, voc, synthetic
     path: train/coco.json          # relative to the root that the caller gives
     weight: 3                      # share of the photos shown; square root of their number when absent
     feeds: [masks, boxes, iou, object_names]
@@ -24,10 +24,14 @@ from pydantic.dataclasses import dataclass
 from semsam_model.config import STRICT, Count, NonNegative, NonNegativeInt, parse_config, read_yaml
 from semsam_model.data.lazy_samples import LazySamples, chain, pack
 from semsam_model.data.readers.coco import read_coco
+from semsam_model.data.readers.cvat import read_cvat
 from semsam_model.data.readers.entries import ReadOptions
 from semsam_model.data.readers.id_maps import ENDINGS, read_label_map, read_panoptic
 from semsam_model.data.readers.label_studio import read_label_studio
+from semsam_model.data.readers.labelme import read_labelme
 from semsam_model.data.readers.sa1b import read_sa1b
+from semsam_model.data.readers.voc import read_voc
+from semsam_model.data.readers.yolo import SPLITS, read_yolo
 from semsam_model.data.samples import Dataset, Sample, Supervision, by_source
 from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import ConfigError, DataError
@@ -40,6 +44,10 @@ _SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "label_map": (("path", "images", "labels"), ("instances", "endings", "granularity", "names", "partial")),
     "label_studio": (("path", "images"), ("partial", "config")),
     "sa1b": (("path",), ()),
+    "yolo": (("path",), ("splits", "granularity", "names", "partial")),
+    "labelme": (("path",), ("granularity", "names", "partial")),
+    "cvat": (("path",), ("images", "granularity", "names", "partial")),
+    "voc": (("path",), ("granularity", "names", "partial")),
     "synthetic": (("count",), ("seed", "size")),
 }
 #: What `path` is, where it is no JSON.
@@ -51,7 +59,9 @@ class SourceConfig:
     """One source of a mixture."""
 
     name: Annotated[str, Field(min_length=1)]
-    kind: Literal["coco", "panoptic", "label_map", "label_studio", "sa1b", "synthetic"]
+    kind: Literal[
+        "coco", "panoptic", "label_map", "label_studio", "sa1b", "yolo", "labelme", "cvat", "voc", "synthetic"
+    ]
     feeds: tuple[str, ...]
     """Losses that its annotations are good for: masks, boxes, iou, object_names, part_names"""
     path: str | None = None
@@ -74,6 +84,8 @@ class SourceConfig:
     """What `iscrowd` marks is one thing, as in files of CVAT; several in one mask, and left out, when absent"""
     colon: Literal["part"] | None = None
     """A colon in a category's name stands between whole and part; only where the file has the whole when absent"""
+    splits: tuple[Literal["train", "val", "test"], ...] = ()
+    """Which of them; all when absent (yolo)"""
     config: str | None = None
     """The project's labeling config, where a task has several photos (label_studio)"""
     labels: tuple[str, ...] = ()
@@ -200,6 +212,15 @@ def _read(source: SourceConfig, root: Path, evaluation: bool) -> Dataset:
             dataset = read_coco(path, images, source=name, supervision=supervision, options=options)
         case "panoptic":
             dataset = read_panoptic(path, images or root, masks, source=name, supervision=supervision, options=options)
+        case "yolo":
+            splits = source.splits or SPLITS
+            dataset = read_yolo(path, splits=splits, source=name, supervision=supervision, options=options)
+        case "labelme":
+            dataset = read_labelme(path, source=name, supervision=supervision, options=options)
+        case "cvat":
+            dataset = read_cvat(path, images, source=name, supervision=supervision, options=options)
+        case "voc":
+            dataset = read_voc(path, source=name, supervision=supervision, options=options)
         case "label_studio":
             dataset = read_label_studio(
                 path,

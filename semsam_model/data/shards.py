@@ -64,7 +64,7 @@ def pack_mixture(
         with _Shards(out / source, shard_bytes) as tars:
             for index in range(len(dataset.samples)):
                 try:
-                    tars.add(*_members(dataset.samples[index], longest_side))
+                    tars.add(*photo_and_json(dataset.samples[index], longest_side))
                 except DataError as exc:
                     skipped.append(str(exc))
                 on_photo()
@@ -124,7 +124,7 @@ class _Shards:
         self.photos += 1
 
 
-def _members(sample: Sample, longest_side: int | None) -> tuple[bytes, str, bytes, str]:
+def photo_and_json(sample: Sample, longest_side: int | None) -> tuple[bytes, str, bytes, str]:
     """Photo, its suffix, its JSON, and a name for messages. Raises DataError when any of it cannot be read."""
     rgb = sample.image()
     masks: Sequence[np.ndarray] = sample.masks()

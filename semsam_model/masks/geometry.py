@@ -7,6 +7,7 @@ box, so that a small mask of a large photo costs little. An empty mask is a (0, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -100,6 +101,24 @@ def clean_pixels(crop: np.ndarray, bbox: BBox, min_pixels: float) -> tuple[np.nd
         if small:
             cv2.drawContours(out, small, -1, 0 if sign > 0 else 1, cv2.FILLED)
     return crop_mask(out.view(bool), bbox[:2])
+
+
+def fill_ellipse(centre: tuple[float, float], radii: tuple[float, float], degrees: float, size: Size) -> np.ndarray:
+    """bool (H, W): pixels whose centre lies inside an ellipse. centre: x, y; radii: across, down; turned clockwise."""
+    height, width = checked_size(size)
+    mask = np.zeros(size, bool)
+    (x, y), (across, down) = centre, map(abs, radii)
+    if not across or not down:
+        return mask
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    reach = math.hypot(across * cos, down * sin), math.hypot(across * sin, down * cos)
+    x0, x1 = (int(min(max(x + side * reach[0], 0), width)) for side in (-1, 1))
+    y0, y1 = (int(min(max(y + side * reach[1], 0), height)) for side in (-1, 1))
+    columns = np.arange(x0, min(x1 + 1, width))[None] + 0.5 - x
+    rows = np.arange(y0, min(y1 + 1, height))[:, None] + 0.5 - y
+    along, aside = (columns * cos + rows * sin) / across, (rows * cos - columns * sin) / down
+    mask[y0 : y1 + 1, x0 : x1 + 1] = along**2 + aside**2 <= 1
+    return mask
 
 
 # ------------------------------------------------------------------------------------------------------------ agreement

@@ -16,7 +16,7 @@ from pydantic import AllowInfNan, Field, Strict
 
 from semsam_model.errors import DataError
 from semsam_model.masks.codecs import decode_bitmask, decode_brush_rle
-from semsam_model.masks.geometry import Size, checked_size
+from semsam_model.masks.geometry import Size, fill_ellipse
 from semsam_model.masks.polygons import decode_polygons
 from semsam_model.validation import Expected, JsonModel, check, empty_as
 
@@ -60,25 +60,12 @@ class _Ellipse(JsonModel):
     rotation: Degrees = 0.0
 
     def mask(self, size: Size) -> np.ndarray:
-        """bool (H, W) of a photo of `size` (H, W): pixels whose centre is inside."""
+        """bool (H, W) of a photo of `size` (H, W)."""
         x, y, across, down = (
             max(-_FAR, min(_FAR, part)) / 100 for part in (self.x, self.y, self.radius_x, self.radius_y)
         )
-        height, width = checked_size(size)
-        if not across or not down:
-            return np.zeros(size, bool)
-        turn = math.radians(self.rotation % 360)
-        cos, sin, across, down = math.cos(turn), math.sin(turn), across * width, down * height
-        reach = math.hypot(across * cos, down * sin), math.hypot(across * sin, down * cos)
-        x0, x1 = (int(min(max(x * width + side * reach[0], 0), width)) for side in (-1, 1))
-        y0, y1 = (int(min(max(y * height + side * reach[1], 0), height)) for side in (-1, 1))
-        columns = np.arange(x0, min(x1 + 1, width))[None] + 0.5 - x * width
-        rows = np.arange(y0, min(y1 + 1, height))[:, None] + 0.5 - y * height
-        mask = np.zeros(size, bool)
-        mask[y0 : y1 + 1, x0 : x1 + 1] = ((columns * cos + rows * sin) / across) ** 2 + (
-            (rows * cos - columns * sin) / down
-        ) ** 2 <= 1
-        return mask
+        height, width = size
+        return fill_ellipse((x * width, y * height), (across * width, down * height), self.rotation % 360, size)
 
 
 class _Polygon(JsonModel):

@@ -1,5 +1,6 @@
 """A file is whole under its name or not there."""
 
+import errno
 import stat
 from pathlib import Path
 
@@ -51,3 +52,10 @@ def test_two_writers_of_a_shared_file_do_not_touch_each_others(tmp_path: Path) -
             two.write_text("two")
         assert path.read_text() == "two"
     assert path.read_text() == "one"
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    with pytest.raises(OSError, match="No space") as caught, atomic_write(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(path)

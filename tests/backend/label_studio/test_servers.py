@@ -11,7 +11,7 @@ from backend.errors import (
     OriginRefused,
 )
 from backend.label_studio.client import LabelStudio
-from backend.label_studio.servers import Origin, Server, origin_of, shown
+from backend.label_studio.servers import Origin, Server, Servers, origin_of, shown
 from backend.settings import Settings
 from semsam_model.errors import SemsamError
 from tests.backend.label_studio.web import LEGACY, PHOTO, Web, client, guarded, photo, reply
@@ -134,3 +134,23 @@ def test_the_token_from_setup_goes_to_the_host_it_came_from_alone(studio: Web, w
     bad.connect("1.11", studio.url, "two words")
     with pytest.raises(SemsamError):
         bad.fetch_image("/a", project="1.11")
+
+
+@pytest.mark.parametrize(
+    ("stored", "found"),
+    [
+        ("http://127.0.0.1:8080", True),
+        ("http://localhost:8080", True),
+        ("http://[::1]:8080", True),
+        ("http://localhost:8081", False),
+        ("https://localhost:8080", False),
+        ("http://host:8080", False),
+    ],
+)
+def test_names_of_this_machine_for_itself_are_one_server(stored: str, found: bool) -> None:
+    servers = Servers({"http://localhost:8080": "token"})
+    if found:
+        assert servers.of(servers.add_project(stored, 1)).base_url == "http://localhost:8080"
+    else:
+        with pytest.raises(OriginRefused, match="LABEL_STUDIO_URL"):
+            servers.add_project(stored, 1)

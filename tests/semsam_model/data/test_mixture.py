@@ -65,7 +65,7 @@ def test_training_shows_a_source_as_often_as_its_weight_says(tmp_path: Path) -> 
     ("change", "message"),
     [
         ({"wieght": 1}, "unknown key 'wieght'"),
-        ({"kind": "voc"}, "kind: expected 'coco'.*got 'voc'"),
+        ({"kind": "vocabulary"}, "kind: expected 'coco'.*got 'vocabulary'"),
         ({"path": None}, "needs 'path'"),
         ({"count": 3}, "takes path, images.*got 'count'"),
         ({"feeds": ["mask"]}, "houses.*feeds: expected some of .*got mask"),

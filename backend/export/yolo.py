@@ -1,0 +1,43 @@
+"""The export as YOLO segmentation: `data.yaml`, `images/SPLIT/`, and a TXT for each photo in `labels/SPLIT/`.
+
+Class, outline, and nothing else: parents, levels and scores have no place there. A label that objects and parts have is
+two classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from backend.corrections.tasks import SPLITS, LabelledTask, categories
+from backend.export.staging import Staging
+from backend.export.writer import Plan, Writer, decoded
+from semsam_model.masks.geometry import crop_mask
+from semsam_model.masks.yolo import yolo_line, yolo_yaml
+
+_NAMELESS = "unnamed"  #: class of masks without a label
+
+
+class YoloWriter(Writer):
+    """`data.yaml`, `images/train/`, `labels/train/`, the same for val."""
+
+    def __init__(self, staging: Staging, plan: Plan) -> None:
+        super().__init__(staging, plan)
+        keys = sorted(plan.categories, key=lambda key: plan.categories[key])
+        self._number = {key: number for number, key in enumerate(keys)}
+        same = Counter(label for label, _ in keys)
+        self._names = [(label or _NAMELESS) + (f" ({kind})" if same[label] > 1 else "") for label, kind in keys]
+        for split in SPLITS:
+            for folder in ("images", "labels"):
+                (staging.out / folder / split).mkdir(parents=True, exist_ok=True)
+
+    def write(self, task: LabelledTask) -> None:
+        self._place_photo_beside(task, f"images/{task.split}/{task.name}")
+        lines = [
+            yolo_line(self._number[key], *crop_mask(decoded(region)), task.size)
+            for region, key in zip(task.latest, categories(task.latest), strict=True)
+        ]
+        path = self._staging.out / f"labels/{task.split}/{task.name}.txt"
+        path.write_text("".join(f"{line}\n" for line in lines if line), encoding="ascii")
+
+    def finish(self) -> None:
+        (self._staging.out / "data.yaml").write_text(yolo_yaml(self._names, SPLITS), encoding="utf-8")
