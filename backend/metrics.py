@@ -80,6 +80,12 @@ class Metrics:
         """A task got an empty prediction; `reason` is one of a short list, such as an exception's class name."""
         self._empty.labels(reason).inc()
 
+    def empty_answers(self) -> dict[str, int]:
+        """Their numbers by reason, the most frequent first."""
+        samples = (sample for family in self._empty.collect() for sample in family.samples)
+        found = {each.labels["reason"]: int(each.value) for each in samples if each.name.endswith("_total")}
+        return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
     def event(self, action: str) -> None:
         self._events.labels(action if action in _EVENTS else "other").inc()
 

@@ -12,6 +12,7 @@ import typer
 from backend.cli import evaluate, finetuning, projects, training, versions
 from backend.cli.batch import batch
 from backend.cli.calibration import calibrate_queries
+from backend.cli.connection import connect, doctor
 from backend.cli.conversion import convert
 from backend.cli.photo import click, segment
 from backend.cli.serve import demo, serve
@@ -28,6 +29,8 @@ app.command()(segment)
 app.command()(batch)
 app.command()(serve)
 app.command()(demo)
+app.command()(connect)
+app.command()(doctor)
 app.command()(projects.sync)
 app.command()(projects.export)
 app.command("worker")(finetuning.work)

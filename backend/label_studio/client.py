@@ -177,6 +177,11 @@ class LabelStudio:
         """A stored prediction; it has the fields of an annotation that matter here."""
         return self._call("GET", f"/api/predictions/{int(number)}/", project)
 
+    def call(self, method: str, path: str, *, project: str | None = None, body: Any = None) -> Any:
+        """Whatever JSON the API answers. The path of a single task is not for this: see `get_task`."""
+        server = self._servers.of(project)
+        return self._connection.call_any(method, server.address(path), server, body)
+
     def _call(self, method: str, path: str, project: str | None, body: Any = None) -> dict[str, Any]:
         server = self._servers.of(project)
         return self._connection.call(method, server.address(path), server, body)

@@ -6,6 +6,7 @@ dropped at the first change of origin. Messages show addresses without their que
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -87,11 +88,21 @@ class Connection:
 
     def call(self, method: str, url: str, server: Server, body: Any = None) -> dict[str, Any]:
         """The JSON object that an API call answers; no redirects. Raises as `download` does."""
+        found = self.call_any(method, url, server, body)
+        if not isinstance(found, dict):
+            raise LabelStudioError(f"{shown(url)}: expected a JSON object in the answer")
+        return found
+
+    def call_any(self, method: str, url: str, server: Server, body: Any = None) -> Any:
+        """As `call`, whatever JSON it is. Where Label Studio refuses what was sent, the error says what it said."""
         self._check_allowed(url)
         deadline = self._clock() + self._settings.image_total_timeout
         with self._request(method, url, server, deadline, body) as response:
+            if body is not None and response.status_code in (400, 403):
+                said = _refusal(self._read_body(response, url, deadline, self._body_limit))
+                raise LabelStudioError(f"{shown(url)}: answered {response.status_code}: {said}")
             _raise_for_status(response, url, server)
-            return _json_object(self._read_body(response, url, deadline, self._body_limit), url)
+            return _json(self._read_body(response, url, deadline, self._body_limit), url)
 
     def _redirect_target(self, response: requests.Response, url: str) -> str:
         try:
@@ -239,6 +250,21 @@ def _raise_for_status(response: requests.Response, url: str, server: Server | No
 
 def _setting(name: str) -> str:
     return f"the setting {name} (SEMSAM_{name.upper()})"
+
+
+def _refusal(data: bytes) -> str:
+    """Why Label Studio refused, in one line without markup."""
+    with contextlib.suppress(ValueError, AttributeError):
+        found = json.loads(data)
+        data = json.dumps(found.get("validation_errors") or found.get("detail") or found).encode()
+    return re.sub(r"<[^>]*>", "", " ".join(data.decode("utf-8", "replace").split()))[:500]
+
+
+def _json(data: bytes, url: str) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise LabelStudioError(f"{shown(url)}: expected JSON in the answer") from None
 
 
 def _json_object(data: bytes, url: str) -> dict[str, Any]:

@@ -78,6 +78,16 @@ def jwt_claims(token: str | None) -> dict[str, Any]:
         return {}
 
 
+def token_kind(token: str | None) -> str | None:
+    """What a token is, in words; None for none."""
+    if not (token or "").strip():
+        return None
+    kind = jwt_claims(token).get("token_type")
+    if kind is None:
+        return "legacy token, which works where the organisation allows these"
+    return "access token, which expires in minutes" if kind == "access" else "personal access token"
+
+
 @dataclass(eq=False)
 class Server:
     """One Label Studio and the token for it: a personal access token (a JWT), an access token or a legacy one.

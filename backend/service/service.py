@@ -26,6 +26,7 @@ from backend.metrics import Metrics
 from backend.service.event_handler import EventHandler
 from backend.service.next_photos import NextPhotos
 from backend.service.predictions import ENCODER_WAIT_S, PredictionService
+from backend.service.project_checks import ProjectChecks
 from backend.service.status import GateReport, Status, StatusReader
 from backend.service.task_photos import TaskPhotos
 from backend.settings import Settings
@@ -51,6 +52,8 @@ class SemsamService:
     next_photos: NextPhotos
     predictions: PredictionService
     status_reader: StatusReader
+    project_checks: ProjectChecks
+    metrics: Metrics
 
     def close(self) -> None:
         """Stop what runs in the background and give connections back."""
@@ -102,7 +105,12 @@ class SemsamService:
 
     def status(self) -> Status:
         """What annotators' work has come to; without the store, why that is not known."""
-        return replace(self.status_reader.status(), notices=self.events.notices())
+        return replace(
+            self.status_reader.status(),
+            notices=self.events.notices(),
+            checks=self.project_checks.found(),
+            empty_answers=self.metrics.empty_answers(),
+        )
 
     def gate_report(self, job: int) -> GateReport:
         """What the gate said about a fine-tuning job. Raises NotStored, StoreError as `StatusReader.gate_report`."""
@@ -193,5 +201,16 @@ def assemble(
     predictions = PredictionService(settings, predictor, photos, events, learner, next_photos, metrics, encoder_wait_s)
     status = StatusReader(store, settings.data_dir)
     return SemsamService(
-        store, registry, label_vectors, predictor, follower, learner, events, next_photos, predictions, status
+        store,
+        registry,
+        label_vectors,
+        predictor,
+        follower,
+        learner,
+        events,
+        next_photos,
+        predictions,
+        status,
+        ProjectChecks(store, label_studio, settings),
+        metrics,
     )

@@ -9,8 +9,8 @@ import contextlib
 import logging
 import statistics
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -18,9 +18,10 @@ from pathlib import Path
 from cachetools import TTLCache
 
 from backend.corrections.queries import count, count_waiting, list_projects, newest_suggestion_outcomes
+from backend.doctor.checks import Finding
 from backend.errors import NotStored, StoreError
 from backend.finetuning.jobs import Job, find, last_judged, list_jobs, report_file
-from backend.records import Counts, StoredProject, SuggestionOutcome
+from backend.records import Counts, ProjectKey, StoredProject, SuggestionOutcome
 from backend.store.database import Store
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ class Status:
     waiting: int = 0  #: webhook events that are acknowledged and not processed yet
     problem: str = ""  #: why the store cannot be read
     notices: tuple[str, ...] = ()  #: what someone has to set right, in words
+    checks: Mapping[ProjectKey, Sequence[Finding]] = field(default_factory=dict)  #: of each project that was checked
+    empty_answers: Mapping[str, int] = field(default_factory=dict)  #: by reason, since the process began
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,11 @@ from backend.corrections.photos import PhotoArchive, fetch_photos
 from backend.corrections.queries import count, find_project, stream_regions
 from backend.corrections.sync import bring_up_to_date, sync_project
 from backend.demo.project import DemoProject
+from backend.doctor.checks import check_project
+from backend.doctor.connect import connect
+from backend.doctor.studio import StudioProject
 from backend.errors import NotFound
+from backend.label_studio.backend_calls import BackendCalls
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.label_config import LabelConfig
 from backend.records import ProjectKey
@@ -155,3 +159,26 @@ def test_reading_a_project_with_label_studios_own_settings_asks_nobody_for_predi
         items = list(task_items(label_studio, number, LabelConfig.parse(config), "ours"))
         assert [item is None for item in items] == [True, False, False]
         assert asked == []
+
+
+def test_a_project_made_by_hand_is_connected_by_a_command_and_the_doctor_has_nothing_to_say(studio: Studio) -> None:
+    call, config = studio.api.call, (CONFIGS / "labeling.xml").read_text()
+    number = call("POST", "/api/projects", json={"title": "by hand", "label_config": config})["id"]
+    with PHOTOGRAPHS[0].open("rb") as picture:
+        call("POST", f"/api/projects/{number}/import", files={"a.jpg": ("a.jpg", picture)})
+    settings = Settings(
+        label_studio_url=studio.url,
+        label_studio_api_key=studio.credentials.token,
+        webhook_secret=studio.credentials.webhook_secret,
+        data_dir=studio.demo.data,
+    )
+    project = StudioProject(LabelStudio(settings), ProjectKey(studio.url, number))
+    backend = BackendCalls(studio.backend_url, settings)
+    before = [finding.check for finding in check_project(project, settings, backend) if finding.wrong]
+    assert before == ["connection", "webhook"]
+    for _ in range(2):
+        connect(project, studio.backend_url, settings, prelabel=False)
+    found = list(check_project(project, settings, backend, address=studio.backend_url))
+    assert not [finding for finding in found if finding.wrong] and found[-1].check == "click"
+    assert len(project.connections()) == 1
+    assert not project.call("GET", f"/api/projects/{number}/")["show_collab_predictions"]
