@@ -116,6 +116,10 @@ class LabelStudio:
 
     def _fetch_path(self, value: str, project: str | None) -> bytes:
         """From the folder of local files if it is there, else from Label Studio."""
+        if value.startswith("/data/") and "\\" in value:
+            # a Label Studio on Windows; a browser sends a backslash after the question mark, and turns others round
+            address, mark, query = value.partition("?")
+            value = address.replace("\\", "/") + mark + query.replace("\\", "%5C")
         path = _find_local_file(self._root, value) if self._root is not None else None
         if path is not None:
             return _read_local_file(path, self._settings.max_image_bytes)
@@ -244,6 +248,8 @@ def _find_local_file(root: Path, value: str) -> Path | None:
     else:
         name = value
     try:
+        if "\\" in name and not (root / name).exists():  # Windows' separators
+            name = name.replace("\\", "/").lstrip("/")
         path = (root / name).resolve()
         exists = path.exists()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, a loop of links

@@ -157,6 +157,8 @@ def test_a_list_is_read_no_further_than_it_is_asked_for(reader: PhotoReader) -> 
 def test_a_folder_gives_photos_below_it_by_the_address_that_label_studio_has_for_them(
     reader: PhotoReader, tmp_path: Path
 ) -> None:
+    with pytest.raises(BackendError, match="expected photos in it or below"):
+        images(in_folder(tmp_path, reader))
     (tmp_path / "deep er").mkdir()
     for name in ("a.jpg", "deep er/b#.PNG", "notes.txt"):
         (tmp_path / name).write_bytes(name.encode())

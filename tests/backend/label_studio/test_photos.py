@@ -39,6 +39,8 @@ def test_a_local_files_address_is_asked_of_label_studio_with_its_query(studio: W
     studio.routes["/data/local-files/"] = guarded(f"Token {LEGACY}")
     assert client(studio).fetch_image("/data/local-files/?d=sub/x%20y.png") == PHOTO
     assert studio.requests[-1].path == "/data/local-files/?d=sub/x%20y.png"
+    assert client(studio).fetch_image("/data/local-files/?d=sub\\x.png") == PHOTO
+    assert studio.requests[-1].path == "/data/local-files/?d=sub%5Cx.png"
 
 
 def test_a_server_under_a_prefix_is_asked_under_it_once(web: Callable[..., Web]) -> None:
@@ -145,7 +147,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_paths_inside_the_folder_are_read_without_asking_anyone(studio: Web, root: Path) -> None:
     api = client(studio, local_files_root=root)
-    for value in ("sub/a b.png", str(root / "sub" / "a b.png"), "/data/local-files/?d=sub/a%20b.png", "inside.png"):
+    for value in ("sub/a b.png", str(root / "sub" / "a b.png"), "/data/local-files/?d=sub\\a b.png", "inside.png"):
         assert api.fetch_image(value) == PHOTO
     assert studio.requests == []
 
@@ -164,6 +166,8 @@ def test_paths_inside_the_folder_are_read_without_asking_anyone(studio: Web, roo
         "/data/local-files/?d=..%2Fsecret.png",
         "/data/local-files/?d=outside.png",
         "/data/local-files/?d=/../secret.png",
+        "/data/local-files/?d=..\\secret.png",
+        "/data/local-files/?d=%5C..%5Csecret.png",
         "a\0b",
         "sub",
     ],
