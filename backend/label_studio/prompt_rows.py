@@ -150,7 +150,8 @@ def on_one_image(
     image, page = place = places[-1]
     own = config.of_image(image)
     if own is None:
-        raise BadRequest(f"to_name {image[:40]!r}: the labeling config has no such <Image>")
+        why = config.problems()[0] if config.repeater else "the labeling config has no such <Image>"
+        raise BadRequest(f"to_name {image[:40]!r}: {why}")
     ignored = tuple(
         f"a prompt on <Image name={name[:40]!r}>, page {number + 1}: the newest is on {image!r}, page {page + 1}"
         for name, number in places

@@ -66,6 +66,7 @@ class PredictRequest:
     context: tuple[PromptRow, ...] | None
     ignored: tuple[str, ...] = ()  #: rows of the context that are not used, in words for the log
     page: int = 0  #: that the prompts are on
+    of_first_photo: bool = True  #: whether the prompts are on the photo of a task that corrections are kept of
 
     @property
     def project(self) -> int | None:
@@ -113,8 +114,9 @@ def parse_predict(body: Any) -> PredictRequest:
     if sent.params.context is None:
         return PredictRequest(sent.project, config, tasks(config), None)
     every, unused = prompt_rows(sent.params.context.result, "params.context.result", _submitted(sent.tasks))
-    config, page, prompts, elsewhere = on_one_image(every, config)
-    return PredictRequest(sent.project, config, tasks(config, page), prompts, unused + elsewhere, page)
+    own, page, prompts, elsewhere = on_one_image(every, config)
+    is_first = own is config and page == 0
+    return PredictRequest(sent.project, own, tasks(own, page), prompts, unused + elsewhere, page, is_first)
 
 
 class _SubmittedRow(JsonModel):

@@ -180,7 +180,7 @@ class PredictionService:
         if not prediction["result"]:
             where_not = "there" if asked.prompt else f"that is sure enough to be {asked.text[-1]!r}"
             raise NoAnswer("no_mask", f"the model found no mask {where_not}")
-        if key is not None and task.id is not None:
+        if key is not None and task.id is not None and request.content.of_first_photo:
             answer = PromptAnswer(
                 key=key,
                 task=task.id,

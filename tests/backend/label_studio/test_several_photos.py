@@ -43,6 +43,7 @@ def test_a_click_on_the_second_image_is_answered_on_the_second_image(named: dict
     earlier = click("clickleft", id="1", to_name="left")
     asked = request(TWO, {"a": "/a.png", "b": "/b.png"}, earlier, click("clickright", id="2", **named))
     assert (asked.tasks[0].image_url, asked.config.image_name) == ("/b.png", "right")
+    assert not asked.of_first_photo
     assert asked.context is not None
     assert [row.id for row in asked.context] == ["2"]
     assert any("'left'" in why for why in asked.ignored)
