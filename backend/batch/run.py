@@ -94,7 +94,7 @@ def read_config(xml: str) -> LabelConfig:
         raise BackendError("; ".join(config.problems()) or "the labeling config has no control for answers")
     if config.task_labels and not config.labels:
         raise BackendError(
-            f"{config.labels_in or config.answer}: each task brings its own labels ({config.task_labels}), which a batch"
-            " cannot compare; write <Label> tags, or use *Retrieve predictions* in Label Studio"
+            f"{config.labels_in or config.answer}: each task brings its own labels ({config.task_labels}), which a"
+            " batch cannot compare; write <Label> tags, or use *Retrieve predictions* in Label Studio"
         )
     return config
