@@ -28,7 +28,7 @@ from semsam_model.data.samples import Sample, clickable
 from semsam_model.errors import DataError, ImageError
 from semsam_model.gate.config import GateConfig
 from semsam_model.gate.interval import Interval, bootstrap
-from semsam_model.inference.proposals import decode_prompts
+from semsam_model.inference.semantic_sam import decode_prompts
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou, iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM

@@ -24,7 +24,8 @@ from semsam_model.errors import ConfigError
 from semsam_model.inference.candidates import CandidateOptions, Proposal, cleaned
 from semsam_model.inference.naming import name_candidates
 from semsam_model.inference.predict import promptless_candidates
-from semsam_model.inference.proposals import click_grid, decode_prompts, named_regions
+from semsam_model.inference.proposals import click_grid
+from semsam_model.inference.semantic_sam import decode_prompts, named_regions
 from semsam_model.inference.uncovered_regions import uncovered_regions
 from semsam_model.masks.geometry import greedy_nms, tight_bbox
 from semsam_model.network.frame import LOGIT_STRIDE, Frame

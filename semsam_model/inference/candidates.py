@@ -28,8 +28,9 @@ import numpy as np
 
 from semsam_model.masks.geometry import greedy_nms, mask_rows, tight_bbox
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
-from semsam_model.types import LEVELS
+from semsam_model.types import LEVELS, Prompt
 
+LARGEST = 0.8  #: side of the box, share of the frame's longer side, that the token of level 1 starts from
 LEVELS_A_DOUBLING = 1.2  #: the sizes that our tokens start from span 0.8 to 0.04 of the frame in five steps
 
 
@@ -67,6 +68,20 @@ class Proposal:
     @property
     def cells(self) -> np.ndarray:
         return self.logits > 0
+
+    @classmethod
+    def of_mask(cls, logits: np.ndarray, token: int, quality: float) -> Proposal:
+        """Of an engine without levels: the size of the mask gives one. token: 0, 1, ... in one answer."""
+        x0, y0, x1, y1 = tight_bbox(logits > 0)
+        level = level_of_span(max(x1 - x0, y1 - y0) / max(logits.shape))
+        return cls(logits, token, level, predicted_iou=quality, stability=stability(logits))
+
+
+def level_of_span(span: float) -> int:
+    """span: longer side of a mask's bounding box, share of the frame's longer side -> 1 = whole ... 6 = smallest."""
+    if span <= 0:
+        return LEVELS[-1]
+    return min(max(1 + round(LEVELS_A_DOUBLING * float(np.log2(LARGEST / span))), LEVELS[0]), LEVELS[-1])
 
 
 def stability(logits: np.ndarray) -> float:
@@ -141,6 +156,19 @@ def combine(
     return combined
 
 
+def shown_in(frame: Frame, prompt: Prompt) -> Prompt:
+    """Without negative clicks outside a window, which say nothing about it; boxes may reach beyond it.
+
+    Raises PromptError for other clicks outside the frame, and for a box that does not overlap it.
+    """
+    shown = tuple(c for c in prompt.clicks if c.positive or frame.whole or frame.holds(c.x, c.y))
+    for click in shown:
+        frame.check(click)
+    for box in prompt.boxes:
+        frame.clip(box)
+    return Prompt(shown, prompt.boxes)
+
+
 @dataclass(frozen=True)
 class PromptCells:
     """A prompt in logit cells of a crop: clicks as (row, col), boxes as x0, y0, x1, y1."""
@@ -149,6 +177,17 @@ class PromptCells:
     negatives: tuple[tuple[int, int], ...]
     boxes: tuple[tuple[float, float, float, float], ...]
     beyond: int = 0  #: negative clicks outside the window: every mask in it agrees with them
+
+    @classmethod
+    def of(cls, frame: Frame, prompt: Prompt) -> PromptCells:
+        """Raises PromptError as `shown_in`."""
+        shown, boxes = shown_in(frame, prompt), [frame.clip(box) for box in prompt.boxes]
+        return cls(
+            tuple(frame.cell_of(c.x, c.y) for c in shown.positives),
+            tuple(frame.cell_of(c.x, c.y) for c in shown.negatives),
+            tuple((*frame.in_cells(b.x0, b.y0), *frame.in_cells(b.x1, b.y1)) for b in boxes),
+            beyond=len(prompt.negatives) - len(shown.negatives),
+        )
 
     @property
     def clicks(self) -> int:
@@ -252,7 +291,6 @@ def parents(shared: np.ndarray, sizes: Sequence[int], options: CandidateOptions)
     """For each mask the index of the next larger one that contains it, or None.
 
     shared: see `intersections`, of these masks alone. sizes: areas as drawn, photo pixels, which decide what is larger.
-
     "Larger" leaves room for the duplicates rule: a pair more alike than same_iou never reaches this point.
     """
     found: list[int | None] = []

@@ -27,9 +27,11 @@ from semsam_model.inference.candidates import (
     order,
     parents,
 )
-from semsam_model.inference.proposals import Proposals, decode_prompts, predict_proposals
+from semsam_model.inference.engine import EngineEmbedding, Model, described
+from semsam_model.inference.proposals import Proposals, predict_proposals
 from semsam_model.inference.ranking import ranker_features
 from semsam_model.inference.refinement import contradicts, first_and_further, refine
+from semsam_model.inference.semantic_sam import decode_prompts
 from semsam_model.inference.zoom import CropEncoder
 from semsam_model.masks.geometry import BBox, clean_pixels, crops_iou, shared_pixels
 from semsam_model.network.frame import Frame
@@ -47,8 +49,8 @@ class Reranker(Protocol):
 
 
 def predict_candidates(
-    model: SemanticSAM,
-    embedding: ImageEmbedding,
+    model: Model,
+    embedding: EngineEmbedding,
     prompt: Prompt,
     options: CandidateOptions | None = None,
     context: PromptContext | None = None,
@@ -58,19 +60,20 @@ def predict_candidates(
     """At most `options.most` distinct, cleaned masks, best first, parents linked; [] only if every level is empty.
 
     context: what the project is known to want; only a model with a ranker can use it. encode_crop: encodes a magnified
-    crop of the photo, for a model whose config has `zoom`. reranker: with it, candidates have their `region`.
+    crop of the photo, for an engine that has `zoom`. reranker: with it, candidates have their `region`.
     Raises PromptError for a prompt outside the photo.
     """
-    options = options or CandidateOptions()
-    proposals = predict_proposals(model, embedding, prompt, options, encode_crop)
-    candidates = rank_candidates(proposals, options, model.ranker, context, reranker)
+    options, answering = options or CandidateOptions(), described(model)
+    ranker, refiner, look = answering.ranker, answering.refiner, answering.description_of(embedding)
+    proposals = predict_proposals(answering, embedding, prompt, options, encode_crop)
+    candidates = rank_candidates(proposals, options, ranker, context, reranker)
     first, further = first_and_further(prompt)
-    if model.refiner is None or embedding.pixels is None or not further:
+    if refiner is None or look.pixels is None or not further:
         return candidates
 
     def best_of(asked: Prompt) -> tuple[CropPrediction, Proposal] | None:
-        found = predict_proposals(model, embedding, asked, options, encode_crop)
-        found, scores = _scored(found, model.ranker, context, reranker)
+        found = predict_proposals(answering, embedding, asked, options, encode_crop)
+        found, scores = _scored(found, ranker, context, reranker)
         ranked = rank_proposals(found, options, scores)
         if not ranked:
             return None
@@ -78,11 +81,11 @@ def predict_candidates(
         return crop, proposal if scores is None else replace(proposal, score=float(scores[ranked[0]]))
 
     start = best_of(first)
-    if start is not None and contradicts(_as_pixels(start, embedding.frame), embedding.frame.in_pixels(further[0])):
+    if start is not None and contradicts(_as_pixels(start, look.frame), look.frame.in_pixels(further[0])):
         start = best_of(Prompt((*first.clicks, further[0]), first.boxes)) or start
     if start is None:
         return candidates
-    refined = _refined(model.refiner, embedding, start, first, further)
+    refined = _refined(refiner, look, start, first, further)
     return _refined_first(refined, candidates, options) if refined.crop.size else candidates
 
 

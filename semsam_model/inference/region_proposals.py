@@ -15,13 +15,12 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from semsam_model.inference.candidates import LEVELS_A_DOUBLING, PromptCells, Proposal, stability
+from semsam_model.inference.candidates import PromptCells, Proposal, level_of_span, stability
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.region_hierarchy import CELL, RegionHierarchy
-from semsam_model.types import LEVELS, Click, Prompt
+from semsam_model.types import Click, Prompt
 
 NO_TOKEN = -1  #: of a proposal that no level token of the network made
-LARGEST = 0.8  #: side of the box, share of the frame's longer side, that the token of level 1 starts from
 FIT = 0.3  #: a node whose bounding box has a smaller IoU with a box prompt does not answer it
 STEEP = 8.0  #: logits a share of a cell
 SURE = 10.0  #: logit of the cells that no outline is near
@@ -129,12 +128,11 @@ def node_proposal(hierarchy: RegionHierarchy, node: int) -> Proposal:
     logits = region_logits(hierarchy, node)
     x0, y0, x1, y1 = hierarchy.boxes[node].tolist()
     side = max(x1 - x0, y1 - y0) / max(hierarchy.superpixels.shape)
-    level = 1 + round(LEVELS_A_DOUBLING * np.log2(LARGEST / side))
     persistence = float(hierarchy.persistence(np.array([node]))[0])
     return Proposal(
         logits,
         NO_TOKEN,
-        min(max(level, LEVELS[0]), LEVELS[-1]),
+        level_of_span(side),
         predicted_iou=persistence,
         stability=stability(logits),
         persistence=persistence,

@@ -24,7 +24,8 @@ from semsam_model.inference.object_queries import (
 )
 from semsam_model.inference.postprocess import PostprocessOptions
 from semsam_model.inference.predict import promptless_candidates
-from semsam_model.inference.proposals import click_grid, decode_prompts
+from semsam_model.inference.proposals import click_grid
+from semsam_model.inference.semantic_sam import decode_prompts
 from semsam_model.masks.geometry import greedy_nms, mask_rows
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM

@@ -16,14 +16,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from semsam_model.config import ModelConfig
 from semsam_model.inference.candidates import CandidateOptions, CropPrediction
+from semsam_model.inference.engine import EngineEmbedding, Model
 from semsam_model.masks.geometry import tight_bbox
 from semsam_model.network.frame import Window
-from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.types import Prompt
 
-CropEncoder = Callable[[Window], ImageEmbedding]
+CropEncoder = Callable[[Window], EngineEmbedding]
 
 # Tuned on annotated photos, as `CandidateOptions.magnify_below` was: docs/results/training-log.md.
 TINY, CLOSER = 0.05, 1.5  #: a proposal below this share of the photo's longer side is magnified so much more
@@ -31,21 +30,21 @@ ROOM = 0.75  #: share of the window's sides that boxes and clicks may span toget
 KEPT = 16  #: embeddings that a crop encoder keeps
 
 
-def crop_encoder(model: SemanticSAM, rgb: np.ndarray) -> CropEncoder:
+def crop_encoder(model: Model, rgb: np.ndarray) -> CropEncoder:
     """Encodes windows of one photo, uint8 RGB (H, W, 3)."""
     return lru_cache(KEPT)(lambda window: model.encode(rgb, window))
 
 
-def choose_crop(photo: CropPrediction, prompt: Prompt, config: ModelConfig, options: CandidateOptions) -> Window | None:
+def choose_crop(photo: CropPrediction, prompt: Prompt, zoom: float, options: CandidateOptions) -> Window | None:
     """The window to magnify, by the sizes of the proposals in the whole photo; None where the photo is enough.
 
-    The window holds every positive click and every box.
+    zoom: the window has 1/zoom of the photo's sides; 0: never. It holds every positive click and every box.
     """
     spans = [_span(proposal.cells) for proposal in photo.proposals]
     smallest = min((span for span in spans if span), default=0) / max(photo.frame.logits)
-    if not config.zoom or smallest >= options.magnify_below:
+    if not zoom or smallest >= options.magnify_below:
         return None
-    share = 1 / config.zoom / (CLOSER if smallest < TINY else 1)
+    share = 1 / zoom / (CLOSER if smallest < TINY else 1)
     xs = [c.x for c in prompt.positives] + [x for b in prompt.boxes for x in (b.x0, b.x1)]
     ys = [c.y for c in prompt.positives] + [y for b in prompt.boxes for y in (b.y0, b.y1)]
     (top, bottom), (left, right) = (

@@ -103,16 +103,12 @@ class Frame:
         A click is the box of side `config.click_box` around it. Raises PromptError for a click outside the window.
         Boxes are clipped to the window.
         """
-        left, top, right, bottom = self.window
+        left, top, _, _ = self.window
         height, width = self.shown
         rows, kinds = [], []
         for prompt in prompts:
             if isinstance(prompt, Click):
-                if not (left <= prompt.x <= right and top <= prompt.y <= bottom):
-                    raise PromptError(
-                        f"click ({prompt.x:g}, {prompt.y:g}): expected a point inside {self._whole_or_window}, "
-                        f"which is {width} wide and {height} high"
-                    )
+                self.check(prompt)
                 rows.append(((prompt.x - left) / width, (prompt.y - top) / height, config.click_box, config.click_box))
                 kinds.append(CLICK)
             else:
@@ -123,6 +119,15 @@ class Frame:
         share_y, share_x = self.resized[0] / self.padded[0], self.resized[1] / self.padded[1]
         scale = torch.tensor([share_x, share_y, share_x, share_y])
         return torch.tensor(rows, dtype=torch.float32).reshape(-1, 4) * scale, torch.tensor(kinds, dtype=torch.long)
+
+    def check(self, click: Click) -> None:
+        """Raises PromptError for a click outside the window."""
+        if not self.holds(click.x, click.y):
+            height, width = self.shown
+            raise PromptError(
+                f"click ({click.x:g}, {click.y:g}): expected a point inside {self._whole_or_window}, "
+                f"which is {width} wide and {height} high"
+            )
 
     def clip(self, box: Box) -> Box:
         """The part of a box that lies in the window. Raises PromptError when there is none."""

@@ -40,7 +40,7 @@ def view(side: float, frame: Frame | None = None) -> CropPrediction:
 @given(st.floats(0, PHOTO[1]), st.floats(0, PHOTO[0]), st.sampled_from([0.04, 0.2, 0.5]))
 @settings(max_examples=80, deadline=None)
 def test_the_window_lies_in_the_photo_and_holds_the_click_well_inside(x: float, y: float, side: float) -> None:
-    window = choose_crop(view(side), Prompt((Click(x, y),)), CONFIG, CandidateOptions())
+    window = choose_crop(view(side), Prompt((Click(x, y),)), CONFIG.zoom, CandidateOptions())
     assert window is not None
     x0, y0, x1, y1 = window
     assert 0 <= x0 < x1 <= PHOTO[1] and 0 <= y0 < y1 <= PHOTO[0]
@@ -54,7 +54,7 @@ def test_the_window_lies_in_the_photo_and_holds_the_click_well_inside(x: float, 
 
 def test_clicks_share_few_windows() -> None:
     windows = {
-        choose_crop(view(0.2), Prompt((Click(x, y),)), CONFIG, CandidateOptions())
+        choose_crop(view(0.2), Prompt((Click(x, y),)), CONFIG.zoom, CandidateOptions())
         for x in range(0, PHOTO[1] + 1, 5)
         for y in range(0, PHOTO[0] + 1, 5)
     }
@@ -64,9 +64,9 @@ def test_clicks_share_few_windows() -> None:
 def test_nothing_is_magnified_where_all_proposals_are_large_or_the_model_has_no_zoom() -> None:
     prompt = Prompt((Click(9, 9),))
     whole, limit = Frame.of((100, 100), CONFIG), CandidateOptions().magnify_below
-    assert choose_crop(view(limit - 0.1, whole), prompt, CONFIG, CandidateOptions()) is not None
-    assert choose_crop(view(limit + 0.1, whole), prompt, CONFIG, CandidateOptions()) is None
-    assert choose_crop(view(0.1), prompt, read_model_config("tiny"), CandidateOptions()) is None
+    assert choose_crop(view(limit - 0.1, whole), prompt, CONFIG.zoom, CandidateOptions()) is not None
+    assert choose_crop(view(limit + 0.1, whole), prompt, CONFIG.zoom, CandidateOptions()) is None
+    assert choose_crop(view(0.1), prompt, 0, CandidateOptions()) is None
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_nothing_is_magnified_where_all_proposals_are_large_or_the_model_has_no_
     ],
 )
 def test_the_window_shows_all_that_is_wanted_or_there_is_none(prompt: Prompt, looked: bool) -> None:
-    assert (choose_crop(view(0.2), prompt, CONFIG, CandidateOptions()) is not None) == looked
+    assert (choose_crop(view(0.2), prompt, CONFIG.zoom, CandidateOptions()) is not None) == looked
 
 
 @given(st.integers(0, 3))
