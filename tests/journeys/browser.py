@@ -51,7 +51,8 @@ class Answer:
     @property
     def regions(self) -> list[dict[str, Any]]:
         """Rows that carry the mask itself, in the order of the answer."""
-        return [row for row in self.rows if row["type"] in ("brushlabels", "polygonlabels", "bitmasklabels")]
+        shapes = ("brushlabels", "polygonlabels", "bitmasklabels", "polygon")
+        return [row for row in self.rows if row["type"] in shapes]
 
     @property
     def labels(self) -> list[str]:
@@ -95,6 +96,15 @@ class Editor:
         if not toggle.is_checked():
             toggle.evaluate("toggle => toggle.click()")  # the box itself is hidden behind a drawn switch
         self._page.wait_for_function("() => Htx.autoAnnotation")
+
+    def turn_to_page(self, number: int) -> None:
+        """Of a task with several, from 0."""
+        self._page.evaluate(
+            "number => [...Htx.annotationStore.selected.names.values()].find(tag => tag.type === 'image')"
+            ".setCurrentImage(number)",
+            number,
+        )
+        self._page.wait_for_function(_IMAGE_READY)
 
     def press(self, key: str) -> None:
         """A key that the editor listens to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from base64 import b64encode
 from collections.abc import Callable
 from itertools import combinations, permutations
 from pathlib import Path
@@ -13,11 +14,14 @@ import pytest
 from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
 
+from backend.corrections.queries import problems, stream_regions
 from backend.demo.project import DemoProject
+from backend.records import ProjectKey
+from backend.store.database import Store
 from semsam_model.masks.geometry import iou
 from semsam_model.masks.label_studio import region_mask
 from tests.journeys.browser import Answer, Editor
-from tests.journeys.conftest import Studio
+from tests.journeys.conftest import Studio, eventually
 from tests.paths import SAMPLES
 
 pytestmark = pytest.mark.browser
@@ -252,3 +256,36 @@ def test_a_photo_that_its_exif_turns_gets_the_masks_of_the_upright_one(
     # decoded pixels differ by rounding alone, so the same masks come back, but for one of several alike
     agreement = [max(iou(mask, other) for other in of_turned) for mask in of_upright]
     assert np.median(agreement) > 0.9 and min(agreement) > 0.6
+
+
+PAGES = """<View>
+  <Image name="image" valueList="$pages"/>
+  <Labels name="label" toName="image"><Label value="cat"/><Label value="cup"/></Labels>
+  <Polygon name="outline" toName="image" smart="false"/>
+  <KeyPoint name="click" toName="image" smartOnly="true" strokeWidth="2"/>
+</View>"""
+
+
+def test_a_click_on_the_second_page_is_answered_there_with_its_label_beside_it_and_not_kept_as_of_the_first(
+    editor: Editor, studio: Studio, backends_store: Store
+) -> None:
+    call = studio.api.call
+    settings = {"title": "pages", "label_config": PAGES, "show_collab_predictions": False}
+    number = call("POST", "/api/projects", json=settings)["id"]
+    photographs = COFFEE, SAMPLES / "cat.jpg"
+    pages = ["data:image/jpeg;base64," + b64encode(each.read_bytes()).decode() for each in photographs]
+    call("POST", f"/api/projects/{number}/import", json=[{"pages": pages}])
+    made = studio.api.make("pages", PAGES, [], studio.backend_url, studio.credentials.webhook_secret)
+    start(editor, made, "click")
+    editor.turn_to_page(1)
+    answer = editor.click((0.45, 0.55))
+    (region,) = answer.regions
+    with Image.open(SAMPLES / "cat.jpg") as cat:
+        assert (region["original_width"], region["original_height"], region["item_index"]) == (*cat.size, 1)
+    editor.accept_all()
+    rows = [row for row in editor.submit()["result"] if row["id"] == region["id"]]
+    assert [(row["type"], row["item_index"]) for row in rows] == [("polygon", 1), ("labels", 1)]
+    assert rows[1]["value"]["labels"] == ["cat"]
+    key = ProjectKey(studio.url, number)
+    eventually(True, lambda: any("item_index 1" in why for why in problems(backends_store, key).values()))
+    assert not list(stream_regions(backends_store, key))
