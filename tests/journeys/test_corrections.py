@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import requests
+from PIL import Image
 
 from backend.batch.sources import Item, task_items
 from backend.corrections.photos import PhotoArchive, fetch_photos
@@ -41,6 +42,14 @@ def regions(store: Store, key: ProjectKey) -> dict[str, tuple[int, str | None]]:
     return {each.key.region: (each.key.annotation, each.image_sha256) for each in stream_regions(store, key)}
 
 
+def box(region: str, at: float, side: float, photo: int = 0) -> dict[str, Any]:
+    """A rectangle in percent on one of the photographs."""
+    with Image.open(PHOTOGRAPHS[photo]) as image:
+        size = {"original_width": image.width, "original_height": image.height}
+    value = {"x": at, "y": at, "width": side, "height": side, "rotation": 0, "rectanglelabels": ["object"]}
+    return {"id": region, "type": "rectanglelabels", "from_name": "mask", "to_name": "image", "value": value} | size
+
+
 def test_annotations_reach_the_store_by_webhook_and_another_one_by_comparison_alone(
     studio: Studio, project: Callable[..., DemoProject], backends_store: Store, tmp_path: Path
 ) -> None:
@@ -51,9 +60,9 @@ def test_annotations_reach_the_store_by_webhook_and_another_one_by_comparison_al
     def annotate(task: int, *rows: dict[str, Any]) -> int:
         return call("POST", f"/api/tasks/{task}/annotations/", json={"result": list(rows), "lead_time": 1})["id"]
 
-    one = annotate(first, brush_row("a", square(1, 1, 5)), brush_row("b", square(9, 9, 5)))
-    two = annotate(second, brush_row("c", square(1, 1, 5)))
-    three = annotate(third, brush_row("d", square(1, 1, 5)))
+    one = annotate(first, box("a", 1, 5), box("b", 9, 5))
+    two = annotate(second, box("c", 1, 5, photo=1))
+    three = annotate(third, box("d", 1, 5, photo=2))
     annotations = {"a": one, "b": one, "c": two, "d": three}
     eventually(annotations, lambda: {name: known[0] for name, known in regions(backends_store, key).items()})
     # their pictures are fetched afterwards, and kept
@@ -73,7 +82,7 @@ def test_annotations_reach_the_store_by_webhook_and_another_one_by_comparison_al
     again = sync_project(store, label_studio, key)
     assert (again.read, again.changed, again.deleted) == (0, 0, 0)
 
-    call("PATCH", f"/api/annotations/{one}/", json={"result": [brush_row("b", square(9, 9, 7))]})
+    call("PATCH", f"/api/annotations/{one}/", json={"result": [box("b", 9, 7)]})
     call("DELETE", f"/api/annotations/{two}/")
     call("DELETE", f"/api/tasks/{third}/")
     found = sync_project(store, label_studio, key)
