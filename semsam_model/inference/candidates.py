@@ -70,10 +70,11 @@ class Proposal:
         return self.logits > 0
 
     @classmethod
-    def of_mask(cls, logits: np.ndarray, token: int, quality: float) -> Proposal:
+    def of_mask(cls, frame: Frame, logits: np.ndarray, token: int, quality: float) -> Proposal:
         """Of an engine without levels: the size of the mask gives one. token: 0, 1, ... in one answer."""
         x0, y0, x1, y1 = tight_bbox(logits > 0)
-        level = level_of_span(max(x1 - x0, y1 - y0) / max(logits.shape))
+        height, width = (s / r * LOGIT_STRIDE for s, r in zip(frame.shown, frame.resized, strict=True))
+        level = level_of_span(max((x1 - x0) * width, (y1 - y0) * height) / max(frame.shown))
         return cls(logits, token, level, predicted_iou=quality, stability=stability(logits))
 
 

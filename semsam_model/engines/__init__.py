@@ -1,0 +1,1 @@
+"""Mask engines other than ours, and how one is opened by name."""
