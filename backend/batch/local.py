@@ -79,7 +79,7 @@ class _WorkerPool:
         try:
             waiting = [pool.submit(_load_failure) for _ in range(self._count)]
             failure = next(filter(None, [future.result() for future in waiting]), None)
-        except BrokenProcessPool:
+        except (BrokenProcessPool, OSError):  # a process that dies first closes the pipes under one that begins
             failure = Failure("it died while it loaded its model; too little memory?")
         except BaseException:
             pool.shutdown(cancel_futures=True)

@@ -89,6 +89,7 @@ def test_annotations_reach_the_store_by_webhook_and_another_one_by_comparison_al
     assert (found.tasks, found.read, found.changed, found.deleted) == (2, 2, 1, 2)
     assert set(regions(store, key)) == {"b"}
     assert count(store, key).deleted == 3
+    fetch_photos(store, label_studio, PhotoArchive(tmp_path / "photos"), key)
     eventually(regions(store, key), lambda: regions(backends_store, key))
     assert [each.mask for each in stream_regions(store, key)] == [
         each.mask for each in stream_regions(backends_store, key)

@@ -63,7 +63,7 @@ def test_what_was_skipped_is_told_and_every_label_of_the_file_is_asked(
 ) -> None:
     arguments = ("instance", data, "--out", tmp_path / "out", "--model", "tiny", "--weights", queries)
     told = evaluate(*arguments, "--limit", 1)
-    assert "1 of 3 photos skipped" in told and "1.png: no such photo" in told.replace("\n", "")
+    assert "1 of 3 photos skipped" in told and "1.png': no such photo" in told.replace("\n", "")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["by_source"]["table"]["labels"] == 2
     evaluate(*arguments)
@@ -88,7 +88,7 @@ def test_queries_are_calibrated_and_the_weights_say_from_where_on_regions_are_of
     content = json.loads((report / "calibration.json").read_text())
     calibration = load(out)[0].query_calibration
     assert calibration is not None and calibration.threshold == pytest.approx(content["threshold"])
-    assert content["photos"] == 2 and "1.png: no such photo" in content["skipped"][0]
+    assert content["photos"] == 2 and "1.png': no such photo" in content["skipped"][0]
     groups = tmp_path / "groups.yaml"
     groups.write_text("groups: {core: [chairs]}")
     with pytest.raises(DataError, match=r"no chairs\.json; sources here: table"):
