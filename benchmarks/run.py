@@ -25,7 +25,8 @@ from rich.table import Table
 
 from backend.images import decode_photo
 from backend.inference.label_embeddings import LabelEmbedder, LabelVectors
-from backend.inference.predictor import Loaded, PhotoSource, Predictor, predict_prompt
+from backend.inference.loaded import Loaded
+from backend.inference.predictor import PhotoSource, Predictor, predict_prompt
 from backend.metrics import Metrics
 from benchmarks.machine import ROCKET, described, peak_mib, resident_mib
 from semsam_model.checkpoints.checkpoint import load_model

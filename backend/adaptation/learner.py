@@ -33,7 +33,8 @@ from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import find_region, list_projects
 from backend.errors import BackendError, StoreError
 from backend.images import decode_photo
-from backend.inference.predictor import Loaded, PhotoSource, Predictor
+from backend.inference.loaded import Loaded
+from backend.inference.predictor import PhotoSource, Predictor
 from backend.records import ProjectKey, RegionKey, StoredRegion
 from backend.settings import Settings
 from backend.store.database import Store
@@ -144,7 +145,7 @@ class Learner:
 
     def _catch_up(self, key: ProjectKey, label_config: str, loaded: Loaded) -> None:
         """Learn from what has changed since the last poll, if anything has."""
-        digest = loaded.version.digest
+        digest = loaded.described_by.digest
         project = self._projects.get(key)
         if project is None or project.digest != digest:
             project = self._projects[key] = _Project(digest, PromptContext())

@@ -16,8 +16,8 @@ import numpy as np
 
 from backend.images import decode_photo
 from backend.inference.label_embeddings import LabelVectors
+from backend.inference.loaded import Loaded, read_model
 from backend.inference.preannotation import as_prediction, region_options
-from backend.inference.predictor import Loaded, read_model
 from backend.label_studio.label_config import LabelConfig
 from backend.settings import Settings
 from semsam_model.checkpoints.header import Header, read_header
@@ -74,17 +74,17 @@ class Annotator:
 
     def __call__(self, data: bytes) -> dict[str, Any]:
         """The prediction for a photo file. Raises ImageError."""
-        return self.annotate(prepare(data, self._settings, self.loaded.model.config))
+        return self.annotate(prepare(data, self._settings, self.loaded.describer.config))
 
     def annotate(self, photo: PreparedPhoto) -> dict[str, Any]:
         """The prediction for what `prepare` made of a photo file."""
         from semsam_model.inference.object_queries import predict_object_queries_of_resized
         from semsam_model.inference.preannotate import queries_to_regions
 
-        model, options = self.loaded.model, region_options(self._settings, self._config)
+        model, options = self.loaded.describer, region_options(self._settings, self._config)
         queries = predict_object_queries_of_resized(model, photo.frame, photo.pixels)
         regions = queries_to_regions(queries, photo.frame, self._labels, options, model.query_calibration)
-        return as_prediction(regions, self._config, photo.sha256, self.loaded.version.version)
+        return as_prediction(regions, self._config, photo.sha256, self.loaded.described_by.version)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from backend.cli.shared import (
     Device,
     ModelName,
     WeightsFile,
-    load_network,
+    load_answering,
     open_text_encoder,
     print_tables,
     progress_bar,
@@ -45,48 +45,61 @@ def clicks(
     masks: Annotated[
         int | None, typer.Option(min=1, help="At most this many masks a photo, drawn at random, each time the same.")
     ] = None,
+    engine: Annotated[
+        list[str],
+        typer.Option(help="A mask engine described by the model: FAMILY:ARGUMENT or a model of ours; may be repeated."),
+    ] = [],  # noqa: B006
     device: Device = "cpu",
 ) -> None:
-    """One click a mask: IoU of the best level, of the first candidate, with the granularity or the label given."""
+    """One click a mask: IoU of the best level, of the first candidate, with the granularity or the label given.
+
+    With --engine, each is measured, in a folder of its own, and a table compares them with the model alone.
+    """
     from semsam_model.data.folder import read_samples
     from semsam_model.data.samples import by_source
     from semsam_model.data.vocabulary import SourceLabels
     from semsam_model.evaluation.clicks import evaluate_clicks
-    from semsam_model.evaluation.clicks_report import draw_cases, render_page, tables, worst
+    from semsam_model.evaluation.clicks_report import draw_cases, engines_table, render_page, tables, worst
     from semsam_model.evaluation.clicks_summary import summarise
     from semsam_model.evaluation.groups import read_groups
+    from semsam_model.inference.engine import described
 
     every, samples, skipped = read_folders(data, limit)
     seen = None if trained_on is None else by_source(read_samples(trained_on).samples)
     apart = None if groups is None else read_groups(groups)
     if apart is not None:
         apart.of(by_source(samples))  # a source in no group is told before the work, not after it
-    network, version = load_network(model, weights, device)
-    named = network.name_head is not None and network.ranker is not None
-    labels = SourceLabels.of(every, open_text_encoder(), network.config.text_dim) if named else None
-    with progress_bar(len(samples)) as advance:
-        report = evaluate_clicks(
-            network,
-            samples,
-            labels=labels,
-            masks=masks,
-            corrected=noc,
-            one_object=one_object,
-            grabcut=grabcut,
-            on_photo=advance,
-        )
-    report.skipped[:0] = skipped
-    about: dict[str, Any] = {
-        "model": version.version,
-        "ranker": "learned" if network.ranker else "none: by predicted IoU",
-    }
-    about |= {"photos_per_source": limit or "all", "masks_per_photo": masks or "all"}
-    content = about | summarise(report, seen, apart)
-    write_json(out / "report.json", content)
-    html = render_page(content, draw_cases(network, samples, worst(report.clicks)))
-    (out / "report.html").write_text(html, encoding="utf-8")
-    print_tables(*tables(content))
-    print(f"written to {out / 'report.json'} and {out / 'report.html'}")
+    asked: list[str | None] = [None, *engine]
+    compared = {}
+    for each in asked:
+        network, name = load_answering(each, model, weights, device)
+        parts = described(network)
+        named = parts.describer.name_head is not None and parts.ranker is not None
+        labels = SourceLabels.of(every, open_text_encoder(), parts.describer.config.text_dim) if named else None
+        with progress_bar(len(samples), name) as advance:
+            report = evaluate_clicks(
+                network,
+                samples,
+                labels=labels,
+                masks=masks,
+                corrected=noc,
+                one_object=one_object,
+                grabcut=grabcut if each is None else 0,
+                on_photo=advance,
+            )
+        report.skipped[:0] = skipped
+        about: dict[str, Any] = {"model": name, "ranker": "learned" if parts.ranker else "none: by predicted IoU"}
+        about |= {"photos_per_source": limit or "all", "masks_per_photo": masks or "all"}
+        content = about | summarise(report, seen, apart)
+        folder = out / name if engine else out
+        write_json(folder / "report.json", content)
+        html = render_page(content, draw_cases(network, samples, worst(report.clicks)))
+        (folder / "report.html").write_text(html, encoding="utf-8")
+        print_tables(*tables(content))
+        print(f"written to {folder / 'report.json'} and {folder / 'report.html'}")
+        compared[name] = content
+    if engine:
+        print_tables(engines_table(compared))
 
 
 def read_folders(data: list[Path], limit: int | None) -> tuple[list[Sample], list[Sample], list[str]]:

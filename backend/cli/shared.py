@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from backend.settings import Settings
     from backend.store.database import Store
     from semsam_model.checkpoints.header import Version
+    from semsam_model.inference.engine import Model
     from semsam_model.network.model import SemanticSAM
     from semsam_model.text_encoder import TextEncoder
 
@@ -64,6 +65,25 @@ def load_network(model: str, weights: Path | None, device: str = "cpu") -> tuple
     from semsam_model.checkpoints.checkpoint import load_model
 
     return load_model(model, weights, folder=load_settings().data_dir / "weights", device=device)
+
+
+def load_answering(engine: str | None, model: str, weights: Path | None, device: str = "cpu") -> tuple[Model, str]:
+    """The model, with a mask engine in front where one is named, and what its answers are called.
+
+    engine: FAMILY:ARGUMENT, or a model of ours. Raises SemsamError.
+    """
+    network, version = load_network(model, weights, device)
+    if engine is None:
+        return network, version.version
+    from semsam_model.engines.open_engine import open_engine
+    from semsam_model.inference.engine import DescribedEngine
+    from semsam_model.inference.semantic_sam import SemanticSamEngine
+
+    if ":" in engine:
+        opened = open_engine(engine, device)
+        return DescribedEngine(opened.engine, network), f"{opened.version}+{version}"
+    masks, of_masks = load_network(engine, None, device)
+    return DescribedEngine(SemanticSamEngine(masks), network, masks.ranker), f"{of_masks}+{version}"
 
 
 def open_text_encoder() -> TextEncoder:

@@ -1,4 +1,4 @@
-"""The embeddings that one model has made, in memory and bounded by bytes.
+"""The embeddings that engine and describer have made, in memory and bounded by bytes.
 
 The key holds everything that shaped an embedding, so two photos can never mix and a stale embedding can never be used.
 Two requests for one key share one computation: the second waits for the first.
@@ -7,7 +7,7 @@ Two requests for one key share one computation: the second waits for the first.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -16,15 +16,15 @@ from cachetools import LRUCache
 from backend.metrics import Metrics
 
 if TYPE_CHECKING:  # torch
+    from semsam_model.inference.engine import EngineEmbedding
     from semsam_model.network.frame import Window
-    from semsam_model.network.model import ImageEmbedding
 
 
 class EmbeddingKey(NamedTuple):
     """What shaped an embedding."""
 
     photo: str  #: SHA-256 of the file
-    model: str  #: digest of weights and config, preprocessing included
+    model: str  #: digest of the engine or the describer: weights and config, preprocessing included
     window: Window | None = None  #: the part of the photo that was encoded; None = all of it
 
 
@@ -38,21 +38,21 @@ class EmbeddingCache:
     def __init__(self, max_bytes: int, metrics: Metrics) -> None:
         self._metrics = metrics
         self._lock = threading.Lock()  # guards all below
-        self._kept: LRUCache[EmbeddingKey, ImageEmbedding] = LRUCache(max_bytes, getsizeof=_nbytes)
-        self._running: dict[EmbeddingKey, Future[ImageEmbedding]] = {}
-        self._model = ""
+        self._kept: LRUCache[EmbeddingKey, EngineEmbedding] = LRUCache(max_bytes, getsizeof=_nbytes)
+        self._running: dict[EmbeddingKey, Future[EngineEmbedding]] = {}
+        self._models: frozenset[str] = frozenset()
 
-    def switch_model(self, digest: str) -> None:
-        """Keep embeddings of this model alone from now on."""
+    def keep(self, models: Iterable[str]) -> None:
+        """Keep embeddings of the models with these digests alone from now on."""
         with self._lock:
-            self._model = digest
-            for key in [key for key in self._kept if key.model != digest]:
+            self._models = frozenset(models)
+            for key in [key for key in self._kept if key.model not in self._models]:
                 del self._kept[key]
             self._measure()
 
     def get(
-        self, key: EmbeddingKey, encode: Callable[[], ImageEmbedding], *, may_evict: bool = True
-    ) -> tuple[ImageEmbedding, Origin]:
+        self, key: EmbeddingKey, encode: Callable[[], EngineEmbedding], *, may_evict: bool = True
+    ) -> tuple[EngineEmbedding, Origin]:
         """The embedding of a key, encoded where it is not kept. Raises whatever `encode` raises.
 
         may_evict: whether others may be dropped to keep it.
@@ -63,7 +63,7 @@ class EmbeddingCache:
                 return kept, "cached"
             shared = self._running.get(key)
             if shared is None:
-                mine: Future[ImageEmbedding] = Future()
+                mine: Future[EngineEmbedding] = Future()
                 self._running[key] = mine
         if shared is not None:
             return shared.result(), "shared"
@@ -79,7 +79,7 @@ class EmbeddingCache:
             del self._running[key]
             # used once where it is larger than the whole cache, or of a model that has been replaced meanwhile
             room = self._kept.maxsize - (0 if may_evict else self._kept.currsize)
-            if embedding.nbytes <= room and key.model == self._model:
+            if embedding.nbytes <= room and key.model in self._models:
                 self._kept[key] = embedding
             self._measure()
         mine.set_result(embedding)
@@ -89,5 +89,5 @@ class EmbeddingCache:
         self._metrics.cache_size(int(self._kept.currsize), len(self._kept))
 
 
-def _nbytes(embedding: ImageEmbedding) -> int:
+def _nbytes(embedding: EngineEmbedding) -> int:
     return embedding.nbytes

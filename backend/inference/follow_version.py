@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backend.errors import StoreError, VersionError
-from backend.inference.predictor import Loaded, Predictor
+from backend.inference.loaded import Loaded
+from backend.inference.predictor import Predictor
 from backend.versions.registry import Registry
 from backend.versions.version import ModelVersion
 from semsam_model.errors import SemsamError

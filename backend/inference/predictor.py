@@ -13,16 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import numpy as np
 
 from backend.errors import NotReady
 from backend.inference.embedding_cache import EmbeddingCache, EmbeddingKey
-from backend.inference.label_embeddings import LabelEmbedder, LabelVectors
+from backend.inference.loaded import Loaded
 from backend.metrics import Metrics
-from backend.settings import Settings
 from semsam_model.checkpoints.header import Version
 from semsam_model.errors import SemsamError
 from semsam_model.types import Candidate, Prompt, PromptContext
@@ -30,10 +28,10 @@ from semsam_model.types import Candidate, Prompt, PromptContext
 # torch takes seconds to import: the thread that loads the model pays for it, not the first answers about health
 if TYPE_CHECKING:
     from semsam_model.inference.candidates import CandidateOptions
+    from semsam_model.inference.engine import EngineEmbedding, Model
     from semsam_model.inference.predict import Reranker
     from semsam_model.inference.zoom import CropEncoder
     from semsam_model.network.frame import Window
-    from semsam_model.network.model import ImageEmbedding, SemanticSAM
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +40,10 @@ State = Literal["loading", "ready", "failed"]
 #: click: somebody waits for the answer. background: begins its steps when no click is being answered.
 Priority = Literal["click", "background"]
 #: What is done with an embedded photo; the last argument encodes a window of the same photo.
-Work = Callable[["SemanticSAM", "ImageEmbedding", "CropEncoder"], T]
+Work = Callable[["Model", "EngineEmbedding", "CropEncoder"], T]
 LOAD_WAIT_S = 60.0  #: how long a click waits for a model that is still loading
 #: How long a step of background work waits for clicks, so that many annotators cannot stop it for good.
 LONGEST_WAIT_S = 5.0
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model ready to answer, its name, and the labels of projects as it compares them."""
-
-    model: SemanticSAM
-    version: Version
-    label_embedder: LabelEmbedder
 
 
 @dataclass(frozen=True)
@@ -82,7 +71,7 @@ class Result(Generic[T]):
     """What work on a photo gave, all of it by one model."""
 
     value: T
-    version: Version  #: of that model
+    version: str  #: of that model, as predictions carry it
     timings: Timings
 
 
@@ -158,13 +147,11 @@ class Predictor:
             except Exception:
                 log.exception("model cannot be loaded")
                 return self._failed("unexpected failure while loading, see the log")
-            self._embeddings.switch_model(loaded.version.digest)
+            self._embeddings.keep({loaded.engine.digest, loaded.described_by.digest})
             before, self._loaded, self._problem = self._loaded, loaded, None
-            self._metrics.model_ready(loaded.version.name, loaded.version.version, switched=before is not None)
+            self._metrics.model_ready(loaded.engine.name, loaded.name, switched=before is not None)
             seconds = time.perf_counter() - began
-            log.info(
-                "model %s ready in %.1f s%s", loaded.version, seconds, f", after {before.version}" if before else ""
-            )
+            log.info("model %s ready in %.1f s%s", loaded.name, seconds, f", after {before.name}" if before else "")
         return True
 
     def _failed(self, reason: str) -> bool:
@@ -190,13 +177,13 @@ class Predictor:
 
     @property
     def version(self) -> Version | None:
-        """Of the model that answers now; None while there is none."""
+        """Of the weights that are served now; None while there are none."""
         return self._loaded.version if self._loaded else None
 
     @property
     def version_name(self) -> str:
         """Name and digest of the model that answers, or of the first one while it is loading."""
-        return self._loaded.version.version if self._loaded else self._first_version
+        return self._loaded.name if self._loaded else self._first_version
 
     def ready(self, wait_s: float = LOAD_WAIT_S) -> Loaded:
         """The model; waits while it loads. Raises NotReady."""
@@ -237,7 +224,7 @@ class Predictor:
         embedding = self._embed(loaded, photo, None, timings, may_evict)
         in_windows = 0.0  # seconds
 
-        def encode_crop(window: Window) -> ImageEmbedding:
+        def encode_crop(window: Window) -> EngineEmbedding:
             nonlocal in_windows
             began = time.perf_counter()
             try:
@@ -249,27 +236,48 @@ class Predictor:
         began = time.perf_counter()
         value = work(loaded.model, embedding, encode_crop)
         timings.stages["decode_prompt"] = time.perf_counter() - began - in_windows
-        return Result(value, loaded.version, timings)
+        return Result(value, loaded.name, timings)
 
     def _embed(
         self, loaded: Loaded, photo: PhotoSource, window: Window | None, timings: Timings, may_evict: bool
-    ) -> ImageEmbedding:
-        """The photo, or a window of it."""
+    ) -> EngineEmbedding:
+        """The photo, or a window of it; each part is made once and kept by itself."""
+        from semsam_model.inference.engine import DescribedEmbedding
+        from semsam_model.network.model import ImageEmbedding
 
-        def encode() -> ImageEmbedding:
+        parts = loaded.parts
+
+        def part(by: Version, encode: Callable[[np.ndarray, Window | None], EngineEmbedding]) -> EngineEmbedding:
+            return self._cached(EmbeddingKey(photo.sha256, by.digest, window), photo, encode, timings, may_evict)
+
+        masks = part(loaded.engine, parts.engine.encode)
+        if parts.alone or window is not None:
+            return masks
+        look = part(loaded.described_by, parts.describer.encode)
+        assert isinstance(look, ImageEmbedding)
+        return DescribedEmbedding(masks, look)
+
+    def _cached(
+        self,
+        key: EmbeddingKey,
+        photo: PhotoSource,
+        encode: Callable[[np.ndarray, Window | None], EngineEmbedding],
+        timings: Timings,
+        may_evict: bool,
+    ) -> EngineEmbedding:
+        def encode_now() -> EngineEmbedding:
             began = time.perf_counter()
             rgb = photo.pixels()
             decoded = time.perf_counter()
             with self._encoding:
-                embedding = loaded.model.encode(rgb, window)
+                embedding = encode(rgb, key.window)
             timings.add("decode_image", decoded - began)
             timings.add("encode", time.perf_counter() - decoded)
             return embedding
 
         began = time.perf_counter()
-        key = EmbeddingKey(photo.sha256, loaded.version.digest, window)
-        embedding, origin = self._embeddings.get(key, encode, may_evict=may_evict)
-        timings.cache_hit |= window is None and origin == "cached"
+        embedding, origin = self._embeddings.get(key, encode_now, may_evict=may_evict)
+        timings.cache_hit |= key.window is None and origin == "cached"
         if origin == "shared":
             timings.add("encode", time.perf_counter() - began)
         return embedding
@@ -290,27 +298,9 @@ def predict_prompt(
     reranker: what was learned for the model `using`. Raises PromptError, and what `run` raises.
     """
 
-    def work(model: SemanticSAM, embedding: ImageEmbedding, encode_crop: CropEncoder) -> list[Candidate]:
+    def work(model: Model, embedding: EngineEmbedding, encode_crop: CropEncoder) -> list[Candidate]:
         from semsam_model.inference.predict import predict_candidates
 
         return predict_candidates(model, embedding, prompt, options, context, encode_crop, reranker)
 
     return predictor.run(photo, work, using=using)
-
-
-def read_model(settings: Settings, label_vectors: LabelVectors, path: Path) -> Loaded:
-    """The model in a weights file, on the device and in the precision of the settings. Raises CheckpointError.
-
-    For a model with names the text encoder begins to load too.
-    """
-    import torch
-
-    from semsam_model.checkpoints.checkpoint import load
-
-    if settings.torch_threads:
-        torch.set_num_threads(settings.torch_threads)
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[settings.dtype]
-    model, version = load(path, device=settings.device, dtype=dtype)
-    embedder = LabelEmbedder(label_vectors, model.config)
-    embedder.start()
-    return Loaded(model, version, embedder)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from backend.inference.label_embeddings import LabelEmbedder, specific_labels
-from backend.inference.predictor import Loaded, PhotoSource, Predictor, Result
+from backend.inference.loaded import Loaded
+from backend.inference.predictor import PhotoSource, Predictor, Result
 from backend.label_studio.label_config import Label, LabelConfig
 from semsam_model.inference.naming import part_and_whole
 from semsam_model.text_encoder import normalise_label

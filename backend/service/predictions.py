@@ -20,8 +20,9 @@ from backend.adaptation.learner import Learner
 from backend.corrections.suggestions import PromptAnswer
 from backend.errors import BackendError
 from backend.inference.label_embeddings import labels_without_vectors
+from backend.inference.loaded import Loaded
 from backend.inference.preannotation import UNFINISHED, as_prediction, region_options
-from backend.inference.predictor import LOAD_WAIT_S, Loaded, Predictor, Result, predict_prompt
+from backend.inference.predictor import LOAD_WAIT_S, Predictor, Result, predict_prompt
 from backend.inference.text_prompt import find_by_text
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_prediction, empty_prediction
@@ -151,7 +152,7 @@ class PredictionService:
         project = request.content.project if task.project is None else task.project
         self._next_photos.follow(request.content.project_name, project, task.id, config)
         key = self._events.store_key(request.content.project_name, project)
-        learned = None if key is None else self._learner.learned(key, loaded.version.digest)
+        learned = None if key is None else self._learner.learned(key, loaded.described_by.digest)
         result = self._candidates(asked, config, photo, loaded, learned)
         decoded = time.perf_counter()
         candidates = self._named(asked.suggested(result.value), config, loaded, learned)
@@ -161,7 +162,7 @@ class PredictionService:
             candidates,
             config=config,
             prompt_id=uuid.uuid4().hex,
-            model_version=result.version.version,
+            model_version=result.version,
             page=request.content.page,
         )
         stages = {"fetch": photo.fetch_s, **result.timings.stages, "respond": time.perf_counter() - decoded}
@@ -214,7 +215,7 @@ class PredictionService:
     def _find(self, text: str, config: LabelConfig, photo: TaskPhoto, loaded: Loaded) -> Result[list[Candidate]]:
         """Masks of the name that the annotator wrote."""
         if not loaded.label_embedder.can_name:
-            raise NoAnswer("no_names", f"text prompt {text!r}: model {loaded.version} cannot name things")
+            raise NoAnswer("no_names", f"text prompt {text!r}: model {loaded.name} cannot name things")
         if not normalise_label(text):
             raise NoAnswer("no_prompt", f"text prompt {text!r}: expected at least a word")
         threshold = self._settings.name_threshold
@@ -245,10 +246,10 @@ class PredictionService:
                 " run `semsam batch`",
             )
         loaded = request.model(min(LOAD_WAIT_S, request.left_s))
-        if not loaded.model.config.generic_queries:
+        if not loaded.describer.config.generic_queries:
             raise NoAnswer(
                 "no_prompt",
-                f"no click or box came with it, and model {loaded.version} has no object queries to do without",
+                f"no click or box came with it, and model {loaded.name} has no object queries to do without",
             )
 
     def _preannotate(self, request: TimedRequest, task: TaskRef, photo: TaskPhoto) -> dict[str, Any]:
@@ -276,9 +277,9 @@ class PredictionService:
             "%s: %d regions, image %s, model %s", request.name(task), len(regions), photo.source.sha256[:12], version
         )
         if not regions:
-            least = least_score(loaded.model.query_calibration, options)
+            least = least_score(loaded.describer.query_calibration, options)
             raise NoAnswer("no_mask", f"nothing in it scores {least:.2f}, see the setting preannotate_threshold")
-        return as_prediction(regions, config, photo.source.sha256, version.version)
+        return as_prediction(regions, config, photo.source.sha256, version)
 
 
 def _context(asked: Interaction, config: LabelConfig, loaded: Loaded) -> PromptContext:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from backend.inference.predictor import LOAD_WAIT_S, Loaded, Predictor
+from backend.inference.loaded import Loaded
+from backend.inference.predictor import LOAD_WAIT_S, Predictor
 from backend.label_studio.requests import PredictRequest, TaskRef
 
 #: Photos of one request at a time: one is fetched while another goes through the network.
@@ -45,7 +46,7 @@ class TimedRequest:
     @property
     def version_name(self) -> str:
         """Of the request's model; before it was needed, of the one that answers or is loading."""
-        return self._loaded.version.version if self._loaded else self._predictor.version_name
+        return self._loaded.name if self._loaded else self._predictor.version_name
 
     def model(self, wait_s: float = LOAD_WAIT_S) -> Loaded:
         """Waits while the model loads. Raises NotReady."""

@@ -5,7 +5,8 @@
     ProjectAdaptation  names candidates by text and examples together; its reranker orders proposals
 
 The result depends on the set of lessons and on which are newest where there are many, not on the order in which they
-were made. A lesson belongs to the model that made it.
+were made. A lesson belongs to the network that describes regions, whatever
+engine draws them.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from semsam_model.adaptation.kernel_ridge import (
 )
 from semsam_model.adaptation.region_features import region_features
 from semsam_model.errors import DataError
+from semsam_model.inference.engine import EngineEmbedding, Model, described
 from semsam_model.inference.naming import label_probabilities, with_names
 from semsam_model.inference.predict import expected_iou
 from semsam_model.inference.proposals import Proposals, predict_proposals
 from semsam_model.inference.zoom import CropEncoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import iou
-from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import Ranker
 from semsam_model.types import Candidate, Click, LabelSet, Prompt, PromptContext
 
@@ -85,8 +86,8 @@ _ARRAYS = ("region", "name_embedding", "proposals", "expected", "worth")
 
 
 def make_lesson(
-    model: SemanticSAM,
-    embedding: ImageEmbedding,
+    model: Model,
+    embedding: EngineEmbedding,
     mask: np.ndarray,
     *,
     label: str,
@@ -105,7 +106,9 @@ def make_lesson(
     inside = click is not None and mask[min(int(click.y), len(mask) - 1), min(int(click.x), mask.shape[1] - 1)]
     prompt = Prompt((click if inside and click is not None else innermost(mask),))
     proposals = predict_proposals(model, embedding, prompt, encode_crop=encode_crop)
-    return lesson_from_proposals(proposals, mask, label=label, photo=photo, ranker=model.ranker, context=context)
+    return lesson_from_proposals(
+        proposals, mask, label=label, photo=photo, ranker=described(model).ranker, context=context
+    )
 
 
 def lesson_from_proposals(

@@ -20,6 +20,7 @@ FORMAT = "semsam-weights-1"  #: version of the file layout; a reader refuses any
 SUFFIX = ".safetensors"
 EMBEDDED = "mobile"  #: the model whose weights come with the package
 RELEASED = ("swin_t", "swin_l")  #: models whose published weights can be fetched
+PUBLISHED = (*RELEASED, "swin_l_many2one")  #: models that were published, without names
 
 
 @dataclass(frozen=True)

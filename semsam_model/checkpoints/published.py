@@ -22,7 +22,7 @@ from torch import Tensor
 
 from semsam_model.checkpoints.checkpoint import save
 from semsam_model.checkpoints.download import download, public_url
-from semsam_model.checkpoints.header import SUFFIX, Version
+from semsam_model.checkpoints.header import PUBLISHED, SUFFIX, Version
 from semsam_model.checkpoints.pickles import read_pickle
 from semsam_model.config import ModelConfig, read_model_config
 from semsam_model.errors import CheckpointError
@@ -31,7 +31,6 @@ from semsam_model.network.swin import relative_position_index
 
 RELEASE_URL = "https://github.com/UX-Decoder/Semantic-SAM/releases/download/checkpoint/"
 RELEASE_FILES = {"swin_t": "swint_only_sam_many2many.pth", "swin_l": "swinl_only_sam_many2many.pth"}
-VARIANTS = (*RELEASE_FILES, "swin_l_many2one")  #: what a published checkpoint can be
 STATUSES = ("loaded", "tied", "ignored", "missing")
 #: Our parameters that published training never changed, and why.
 UNTRAINED = {
@@ -130,7 +129,7 @@ def convert(path_in: Path, model_name: str, path_out: Path, *, card: Mapping[str
     config = read_model_config(model_name)
     if config.backbone != "swin":
         raise CheckpointError(
-            f"model {model_name}: no such published checkpoint, expected one of {', '.join(VARIANTS)}"
+            f"model {model_name}: no such published checkpoint, expected one of {', '.join(PUBLISHED)}"
         )
     state, beside = _model_state(path_in, read_pickle(path_in))
     _check_keys(path_in, config, state)
@@ -233,7 +232,7 @@ def _check_keys(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) ->
     """Right variant, no unknown key, right shapes and types, finite."""
     wanted, found = (config.swin_dim, config.tokens), _variant(state)
     if found is not None and found != wanted:
-        known: dict[tuple[int, int], str] = {(c.swin_dim, c.tokens): c.name for c in map(read_model_config, VARIANTS)}
+        known: dict[tuple[int, int], str] = {(c.swin_dim, c.tokens): c.name for c in map(read_model_config, PUBLISHED)}
         raise CheckpointError(
             f"{path}: looks like {known.get(found, 'no published variant')} "
             f"({found[0]} backbone channels, {found[1]} level tokens), "

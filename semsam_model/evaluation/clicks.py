@@ -31,11 +31,11 @@ from semsam_model.evaluation.encoded_photos import EncodedPhoto, drawn_targets, 
 from semsam_model.evaluation.grabcut import grabcut as cut_out
 from semsam_model.evaluation.number_of_clicks import CorrectedMask, iou_after_clicks
 from semsam_model.evaluation.one_click import OPTIONS, ProposalIous, click_targets, masks_under
+from semsam_model.inference.engine import Model, described
 from semsam_model.inference.predict import expected_iou, predict_candidates
 from semsam_model.inference.zoom import CropEncoder, crop_encoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou
-from semsam_model.network.model import SemanticSAM
 from semsam_model.types import Kind, Prompt, PromptContext
 
 LEVELS_OF = {"object": (1, 2, 3), "part": (4, 5, 6)}
@@ -106,7 +106,7 @@ def chosen_label(labels: SourceLabels | None, source: str, region: Region) -> Pr
 
 
 def evaluate_clicks(
-    model: SemanticSAM,
+    model: Model,
     samples: Sequence[Sample],
     *,
     min_area: int = MIN_AREA,
@@ -154,7 +154,7 @@ def only_object(sample: Sample) -> int | None:
 
 
 def _score(
-    model: SemanticSAM, ious: ProposalIous, photo: EncodedPhoto, region: int, labels: SourceLabels | None
+    model: Model, ious: ProposalIous, photo: EncodedPhoto, region: int, labels: SourceLabels | None
 ) -> ClickScore:
     source, annotated = photo.sample.source, photo.sample.regions[region]
     granularity = annotated.granularity
@@ -162,15 +162,16 @@ def _score(
     levels = LEVELS_OF.get(granularity, ())
     given_kind_by_iou = sorted(by_iou, key=lambda index: ious.proposals.levels[index] not in levels)
     predicted = np.clip(ious.predicted, 0, 1)
-    if model.ranker is None:
+    ranker = described(model).ranker
+    if ranker is None:
         scores = given_kind_scores = predicted
         click, given_kind = ious.measure(None), given_kind_by_iou
         named = given_kind
     else:
-        scores = expected_iou(ious.proposals, model.ranker)
-        given_kind_scores = expected_iou(ious.proposals, model.ranker, known_kind(granularity))
+        scores = expected_iou(ious.proposals, ranker)
+        given_kind_scores = expected_iou(ious.proposals, ranker, known_kind(granularity))
         click, given_kind = ious.measure(scores), ious.rank(given_kind_scores)
-        named = ious.rank(expected_iou(ious.proposals, model.ranker, chosen_label(labels, source, annotated)))
+        named = ious.rank(expected_iou(ious.proposals, ranker, chosen_label(labels, source, annotated)))
     ranked = click.ranked
     largest = max(click.pool, key=ious.area, default=0)
     return ClickScore(
@@ -203,7 +204,7 @@ def matched(ious: Sequence[Sequence[float]]) -> float:
     return float(table[linear_sum_assignment(table, maximize=True)].mean())
 
 
-def _correct(model: SemanticSAM, photo: EncodedPhoto, encode_crop: CropEncoder, region: int) -> CorrectedMask:
+def _correct(model: Model, photo: EncodedPhoto, encode_crop: CropEncoder, region: int) -> CorrectedMask:
     mask = photo.masks[region]
 
     def predict(prompt: Prompt) -> np.ndarray:

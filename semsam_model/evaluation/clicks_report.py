@@ -14,11 +14,11 @@ from rich.table import Table
 from semsam_model.data.samples import Sample
 from semsam_model.evaluation.clicks import ClickScore, known_kind
 from semsam_model.evaluation.clicks_summary import FORMER_NAMES
+from semsam_model.inference.engine import Model
 from semsam_model.inference.predict import predict_candidates
 from semsam_model.inference.zoom import crop_encoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.drawing import draw_comparison, to_data_url
-from semsam_model.network.model import SemanticSAM
 from semsam_model.types import Prompt, PromptContext
 
 WORST = 24
@@ -60,7 +60,7 @@ def worst(clicks: Sequence[ClickScore], most: int = WORST, a_source: int = A_SOU
     return found
 
 
-def draw_cases(model: SemanticSAM, samples: Sequence[Sample], clicks: Iterable[ClickScore]) -> list[Case]:
+def draw_cases(model: Model, samples: Sequence[Sample], clicks: Iterable[ClickScore]) -> list[Case]:
     """samples: those that the clicks were made on."""
     cases = []
     for score in clicks:
@@ -75,7 +75,7 @@ def draw_cases(model: SemanticSAM, samples: Sequence[Sample], clicks: Iterable[C
     return cases
 
 
-def draw_click(model: SemanticSAM, sample: Sample, region: int, context: PromptContext | None = None) -> str:
+def draw_click(model: Model, sample: Sample, region: int, context: PromptContext | None = None) -> str:
     """A click in the middle of a region, its mask and the candidate ranked first, as data:image/webp;base64,..."""
     rgb, wanted = sample.image(), sample.mask(region)
     click, encode_crop = innermost(wanted), crop_encoder(model, rgb)
@@ -124,6 +124,14 @@ def tables(content: Mapping[str, Any]) -> list[Table]:
             row = content[f"mean_over_{name}"]
             apart.add_row(name.replace("_", " "), *_cells(row, IN_GROUPS), str(len(sources)))
     return [main, apart, *found[1:]]
+
+
+def engines_table(contents: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The means of several models on the same clicks. contents: what `summarise` returned for each."""
+    table = Table("engine", *(c.replace("_", " ") for c in COLUMNS), title="one click, mean over sources, %")
+    for name, content in contents.items():
+        table.add_row(name, *_cells(content["mean_over_sources"], COLUMNS))
+    return table
 
 
 def _one_object_table(content: Mapping[str, Any]) -> Table:

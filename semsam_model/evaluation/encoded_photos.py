@@ -10,7 +10,8 @@ import numpy as np
 
 from semsam_model.data.samples import MIN_AREA, Sample, clickable
 from semsam_model.errors import DataError, ImageError
-from semsam_model.network.model import ImageEmbedding, SemanticSAM
+from semsam_model.inference.engine import EngineEmbedding, Model, description_of
+from semsam_model.network.model import ImageEmbedding
 
 #: A sample and those of its masks that were read -> the regions that are measured.
 ChooseTargets = Callable[[Sample, Mapping[int, np.ndarray]], Sequence[int]]
@@ -25,7 +26,12 @@ class EncodedPhoto:
     masks: Mapping[int, np.ndarray]  #: by region: bool (H, W)
     targets: Sequence[int]  #: the regions that are measured
     rgb: np.ndarray  #: uint8 (H, W, 3)
-    embedding: ImageEmbedding
+    embedding: EngineEmbedding
+
+    @property
+    def look(self) -> ImageEmbedding:
+        """The describer's part of the embedding; of a network alone, all of it."""
+        return description_of(self.embedding)
 
 
 def clickable_targets(sample: Sample, masks: Mapping[int, np.ndarray], min_area: int = MIN_AREA) -> list[int]:
@@ -50,7 +56,7 @@ def large_targets(sample: Sample, masks: Mapping[int, np.ndarray], min_area: int
 
 
 def encode_photos(
-    model: SemanticSAM,
+    model: Model,
     samples: Iterable[Sample],
     skipped: list[str],
     *,

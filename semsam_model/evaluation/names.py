@@ -142,7 +142,7 @@ def evaluate_names(
             scores = kinds.setdefault(KINDS[head], NameScores(len(lists_of[head].values)))
             _score(
                 model,
-                photo.embedding,
+                photo.look,
                 photo.masks[index],
                 f"{KINDS[head]} {label}",
                 lists_of[head],

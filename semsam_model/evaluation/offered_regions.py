@@ -63,7 +63,7 @@ def offered_regions(
     problems: list[str] = [] if skipped is None else skipped
     for photo in encode_photos(model, samples, problems, without_targets=True, on_photo=on_photo):
         source = photo.sample.source
-        found += _of_photo(predict(model, photo.embedding), photo, lists.get(source), kinds[source])
+        found += _of_photo(predict(model, photo.look), photo, lists.get(source), kinds[source])
     return found
 
 
@@ -75,7 +75,7 @@ def kind_of(granularity: str) -> Kind:
 def _of_photo(
     queries: ObjectQueries, photo: EncodedPhoto, listed: LabelList | None, kinds: Collection[Kind]
 ) -> Iterator[OfferedRegion]:
-    frame, annotated = photo.embedding.frame, photo.sample.regions
+    frame, annotated = photo.look.frame, photo.sample.regions
     covered = np.logical_or.reduce([np.zeros(frame.photo, bool), *photo.masks.values()])
     for names in (None, _names(listed)):
         if names is not None and not names.values:

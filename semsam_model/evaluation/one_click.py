@@ -18,12 +18,12 @@ import numpy as np
 
 from semsam_model.evaluation.encoded_photos import EncodedPhoto
 from semsam_model.inference.candidates import CandidateOptions
+from semsam_model.inference.engine import Model
 from semsam_model.inference.predict import draw_proposal, rank_proposals
 from semsam_model.inference.proposals import Proposals, predict_proposals_batch
 from semsam_model.inference.zoom import CropEncoder
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou
-from semsam_model.network.model import SemanticSAM
 from semsam_model.types import Click, Prompt
 
 OPTIONS = CandidateOptions()
@@ -97,9 +97,7 @@ class ClickIous:
     best: int  #: the proposal that `oracle` is of
 
 
-def click_targets(
-    model: SemanticSAM, photo: EncodedPhoto, encode_crop: CropEncoder
-) -> Iterator[tuple[int, ProposalIous]]:
+def click_targets(model: Model, photo: EncodedPhoto, encode_crop: CropEncoder) -> Iterator[tuple[int, ProposalIous]]:
     """Click each target of a photo once, at the point farthest from its border -> its region and proposals."""
     clicks = [innermost(photo.masks[index]) for index in photo.targets]
     prompts = [Prompt((click,)) for click in clicks]

@@ -72,15 +72,13 @@ def evaluate_photos(
         source = photo.sample.source
         queries, by_grid = NO_QUERIES, None
         if grid is None:
-            queries = predict(model, photo.embedding)
+            queries = predict(model, photo.look)
         else:
-            by_grid = _by_grid(model, photo.embedding, grid)
+            by_grid = _by_grid(model, photo.look, grid)
         if source not in metrics:
             metrics[source] = TASKS[task](lists[source], embed)
         masks = list(photo.masks.values())
-        metrics[source].update(
-            SegmentedPhoto(photo.sample, masks, photo.embedding.frame, queries, lists[source], by_grid)
-        )
+        metrics[source].update(SegmentedPhoto(photo.sample, masks, photo.look.frame, queries, lists[source], by_grid))
         partial[source] = partial.get(source, 0) + photo.sample.partial
     figures = {source: metric.compute() for source, metric in sorted(metrics.items())}
     by_source = {source: row | {"partial_photos": partial[source]} for source, row in figures.items() if row}

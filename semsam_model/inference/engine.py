@@ -76,6 +76,13 @@ class DescribedEmbedding:
         return self.masks.nbytes + self.described.nbytes
 
 
+def description_of(embedding: EngineEmbedding) -> ImageEmbedding:
+    """The describer's look at a whole photo, in what `DescribedEngine.encode` gave."""
+    look = embedding.described if isinstance(embedding, DescribedEmbedding) else embedding
+    assert isinstance(look, ImageEmbedding)
+    return look
+
+
 @dataclass(frozen=True, eq=False)
 class DescribedEngine:
     """A mask engine and the network that describes its masks; `described` makes one of a network alone."""
@@ -106,17 +113,11 @@ class DescribedEngine:
         """`MaskEngine.propose` on what `encode` gave."""
         return self.engine.propose(embedding.masks if isinstance(embedding, DescribedEmbedding) else embedding, prompts)
 
-    def description_of(self, embedding: EngineEmbedding) -> ImageEmbedding:
-        """The describer's part of what `encode` gave for a whole photo."""
-        look = embedding.described if isinstance(embedding, DescribedEmbedding) else embedding
-        assert isinstance(look, ImageEmbedding)
-        return look
-
     def describe(
         self, embedding: EngineEmbedding, prompt: Prompt, crops: Sequence[CropPrediction]
     ) -> tuple[CropPrediction, ...]:
         """The proposals of one prompt, cleaned, with what the describer says of them."""
-        look = self.description_of(embedding)
+        look = description_of(embedding)
         if not self.alone:
             return self._described(look, prompt, crops)
         return tuple(_with_borders(look, crop) if crop.frame == look.frame else crop for crop in crops)

@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from semsam_model.inference.candidates import CandidateOptions
+from semsam_model.inference.engine import EngineEmbedding, Model, described, description_of
 from semsam_model.inference.object_queries import INSIDE, ObjectQueries, predict_object_queries, queries_to_candidates
 from semsam_model.inference.postprocess import COLUMNS, PostprocessOptions
+from semsam_model.inference.reasked import redrawn
 from semsam_model.masks.geometry import clean_pixels, crop_mask, crops_iou, shared_pixels
 from semsam_model.network.frame import Frame
-from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.query_calibration import Curve, QueryCalibration
 from semsam_model.types import KINDS, Candidate, Kind, LabelSet
 
@@ -48,15 +49,22 @@ class Region:
 
 
 def preannotate(
-    model: SemanticSAM, embedding: ImageEmbedding, labels: LabelSet | None, options: RegionOptions | None = None
+    model: Model, embedding: EngineEmbedding, labels: LabelSet | None, options: RegionOptions | None = None
 ) -> list[Region]:
-    """The regions of an embedded photo, best first, in photo pixels.
+    """The regions of an embedded photo, best first, in photo pixels: found by the describer, drawn by the engine.
 
     labels: None: every region is unnamed. Raises ConfigError for a model without object queries, and
     when the label vectors are not of the model's dimension.
     """
-    queries = predict_object_queries(model, embedding)
-    return queries_to_regions(queries, embedding.frame, labels, options, model.query_calibration)
+    options, answering = options or RegionOptions(), described(model)
+    look, network = description_of(embedding), answering.describer
+    queries = predict_object_queries(network, look)
+    regions = queries_to_regions(queries, look.frame, labels, options, network.query_calibration)
+    if answering.alone:
+        return regions
+    masks = redrawn(answering, embedding, [region.candidate for region in regions])
+    drawn = [Region(mask, region.kind) for mask, region in zip(masks, regions, strict=True)]
+    return _linked(apart(drawn, PostprocessOptions.visible))
 
 
 def least_score(calibration: QueryCalibration | None, options: RegionOptions) -> float:

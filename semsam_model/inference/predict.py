@@ -27,7 +27,7 @@ from semsam_model.inference.candidates import (
     order,
     parents,
 )
-from semsam_model.inference.engine import EngineEmbedding, Model, described
+from semsam_model.inference.engine import EngineEmbedding, Model, described, description_of
 from semsam_model.inference.proposals import Proposals, predict_proposals
 from semsam_model.inference.ranking import ranker_features
 from semsam_model.inference.refinement import contradicts, first_and_further, refine
@@ -64,7 +64,7 @@ def predict_candidates(
     Raises PromptError for a prompt outside the photo.
     """
     options, answering = options or CandidateOptions(), described(model)
-    ranker, refiner, look = answering.ranker, answering.refiner, answering.description_of(embedding)
+    ranker, refiner, look = answering.ranker, answering.refiner, description_of(embedding)
     proposals = predict_proposals(answering, embedding, prompt, options, encode_crop)
     candidates = rank_candidates(proposals, options, ranker, context, reranker)
     first, further = first_and_further(prompt)

@@ -21,7 +21,7 @@ from semsam_model.inference.candidates import (
     intersections,
     shown_in,
 )
-from semsam_model.inference.engine import DescribedEngine, EngineEmbedding, Model, described
+from semsam_model.inference.engine import DescribedEngine, EngineEmbedding, Model, described, description_of
 from semsam_model.inference.naming import evidence
 from semsam_model.inference.ranking import proposal_features
 from semsam_model.inference.zoom import CropEncoder, choose_crop, without_truncated
@@ -97,7 +97,7 @@ def predict_proposals_batch(
             magnified = _crop_predictions(answering, encode_crop(window), [prompts[i] for i in chosen], options)
             for i, crop in zip(chosen, magnified, strict=True):
                 crops[i].append(without_truncated(crop))
-    look = answering.description_of(embedding)
+    look = description_of(embedding)
     return [
         Proposals(look, answering.describe(embedding, prompt, of)) for prompt, of in zip(prompts, crops, strict=True)
     ]

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from semsam_model.inference.candidates import CandidateOptions, Proposal, cleaned
+from semsam_model.inference.engine import EngineEmbedding, Model, described, description_of
 from semsam_model.inference.naming import label_probabilities, name_candidates
 from semsam_model.inference.object_queries import (
     INSIDE,
@@ -25,6 +26,7 @@ from semsam_model.inference.object_queries import (
 from semsam_model.inference.postprocess import PostprocessOptions
 from semsam_model.inference.predict import promptless_candidates
 from semsam_model.inference.proposals import click_grid
+from semsam_model.inference.reasked import redrawn
 from semsam_model.inference.semantic_sam import decode_prompts
 from semsam_model.masks.geometry import greedy_nms, mask_rows
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
@@ -37,7 +39,7 @@ OPTIONS = CandidateOptions()
 
 
 def candidates_by_text(
-    model: SemanticSAM, embedding: ImageEmbedding, labels: LabelSet, threshold: float, whole: LabelSet | None = None
+    model: Model, embedding: EngineEmbedding, labels: LabelSet, threshold: float, whole: LabelSet | None = None
 ) -> list[Candidate]:
     """Masks for which the first of `labels` is the best of them, at most six, best first, with their names.
 
@@ -45,15 +47,19 @@ def candidates_by_text(
     for which the first of these labels is the best ("wheel" of a "car").
     threshold: the probability among the labels that a mask of a click needs; its score is that probability times the
     predicted IoU. Masks of object queries score as in `candidates_by_word` and need `PostprocessOptions.present`.
-    [] for a model without names. Raises ConfigError as `label_scores`.
+    An engine in front draws what the describer finds. [] for a model without names. Raises ConfigError as
+    `label_scores`.
     """
-    if model.name_head is None:
+    answering = described(model)
+    look, network = description_of(embedding), answering.describer
+    if network.name_head is None:
         return []
-    if model.generic is not None:
-        found = by_queries(predict_object_queries(model, embedding), embedding.frame, labels, whole)
-        if found:
-            return found
-    return by_clicks(grid_proposals(model, embedding), embedding.frame, labels, threshold, whole)
+    found = []
+    if network.generic is not None:
+        found = by_queries(predict_object_queries(network, look), look.frame, labels, whole)
+    if not found:
+        found = by_clicks(grid_proposals(network, look), look.frame, labels, threshold, whole)
+    return redrawn(answering, embedding, found)
 
 
 def by_queries(

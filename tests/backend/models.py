@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backend.inference.label_embeddings import LabelEmbedder, LabelVectors
-from backend.inference.predictor import Loaded
+from backend.inference.loaded import Loaded
 from semsam_model.checkpoints.header import Version
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder

@@ -20,7 +20,8 @@ from backend.adaptation.lessons import forget, kept_lessons, switch_learning, tr
 from backend.cli.main import app
 from backend.corrections.photos import PhotoArchive
 from backend.images import decode_photo
-from backend.inference.predictor import Loaded, PhotoSource, Predictor, predict_prompt
+from backend.inference.loaded import Loaded
+from backend.inference.predictor import PhotoSource, Predictor, predict_prompt
 from backend.metrics import Metrics
 from backend.records import StoredRegion
 from backend.settings import Settings

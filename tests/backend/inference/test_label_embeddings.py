@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from backend.inference.label_embeddings import LabelEmbedder, LabelVectors, specific_labels
+from backend.inference.loaded import read_model
 from backend.inference.preannotation import UNFINISHED
-from backend.inference.predictor import read_model
 from backend.inference.text_prompt import GENERAL_LABELS, competing_labels, label_of_text, readings
 from backend.label_studio.label_config import Label, LabelConfig
 from backend.metrics import Metrics

@@ -1,0 +1,149 @@
+"""A model ready to answer, and how the settings' model becomes one.
+
+Where the weights that are served have names, they describe; for the published ones, which have none, the embedded model
+does. The mask engine is the one that the settings name, or else the weights that are served.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backend.errors import SettingsError
+from backend.inference.label_embeddings import LabelEmbedder, LabelVectors
+from backend.settings import Settings
+from semsam_model.checkpoints.header import EMBEDDED, PUBLISHED, Version, weights_path
+from semsam_model.errors import SemsamError
+
+# torch takes seconds to import: the thread that loads the model pays for it, not the first answers about health
+if TYPE_CHECKING:
+    import torch
+
+    from semsam_model.engines.opened import OpenedEngine
+    from semsam_model.inference.engine import DescribedEngine, Model
+    from semsam_model.network.model import SemanticSAM
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to answer, its name, and the labels of projects as it compares them."""
+
+    model: Model
+    version: Version  #: of the weights that are served, as the registry knows them
+    label_embedder: LabelEmbedder
+    engine_version: Version | None = None  #: None: the weights that are served propose masks
+    describer_version: Version | None = None  #: None: the weights that are served describe them
+
+    @property
+    def parts(self) -> DescribedEngine:
+        """The engine and the describer."""
+        from semsam_model.inference.engine import described
+
+        return described(self.model)
+
+    @property
+    def describer(self) -> SemanticSAM:
+        """Names masks, finds what is in a photo, learns."""
+        return self.parts.describer
+
+    @property
+    def engine(self) -> Version:
+        """Which masks: equal digest, equal masks."""
+        return self.engine_version or self.version
+
+    @property
+    def described_by(self) -> Version:
+        """Which description; what projects have taught belongs to it."""
+        return self.describer_version or self.version
+
+    @property
+    def name(self) -> str:
+        """What predictions carry: the version; where two models answer together, ENGINE+DESCRIBER."""
+        if self.engine == self.described_by:
+            return self.version.version
+        return f"{self.engine.version}+{self.described_by.version}"
+
+
+Engines = Callable[[], "OpenedEngine | None"]  #: gives the settings' engine, always the same
+
+
+def settings_engine(settings: Settings) -> Engines:
+    """The engine that the settings name, loaded once, when it is first asked for; None where none is named.
+
+    Raises SettingsError where a second network would never be asked.
+    """
+    if settings.engine is not None and settings.model in PUBLISHED:
+        raise SettingsError(
+            f"engine {settings.engine}: model {settings.model} would answer nothing beside it, as it has no names;"
+            " leave one of both settings away"
+        )
+    return lru_cache(1)(lambda: _open(settings))
+
+
+def _open(settings: Settings) -> OpenedEngine | None:
+    if settings.engine is None:
+        return None
+    from semsam_model.engines.open_engine import open_engine
+
+    try:
+        return open_engine(settings.engine, settings.device, _dtype(settings))
+    except SemsamError as error:
+        if not settings.engine_fallback:
+            raise
+        log.error("%s; the embedded model answers, as SEMSAM_ENGINE_FALLBACK says", error)
+        return None
+
+
+def read_model(settings: Settings, label_vectors: LabelVectors, path: Path, engines: Engines | None = None) -> Loaded:
+    """The model in a weights file, on the device and in the precision of the settings; with the engine in front.
+
+    engines: None: of the settings, loaded for this call. Raises CheckpointError. For a model with names the text
+    encoder begins to load too.
+    """
+    import torch
+
+    from semsam_model.checkpoints.checkpoint import load
+    from semsam_model.inference.engine import DescribedEngine
+    from semsam_model.inference.semantic_sam import SemanticSamEngine
+
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    model, version = load(path, device=settings.device, dtype=_dtype(settings))
+    describer, described_by = model, version
+    if not model.config.name_features and (settings.engine is not None or model.config.name in PUBLISHED):
+        describer, described_by = load(weights_path(EMBEDDED), device=settings.device, dtype=_dtype(settings))
+    opened = (engines or settings_engine(settings))()
+    embedder = LabelEmbedder(label_vectors, describer.config)
+    embedder.start()
+    if opened is None and describer is model:
+        return Loaded(model, version, embedder)
+    engine = SemanticSamEngine(model) if opened is None else opened.engine
+    loaded = Loaded(
+        DescribedEngine(engine, describer, model.ranker if opened is None else None),
+        version,
+        embedder,
+        engine_version=None if opened is None else opened.version,
+        describer_version=described_by,
+    )
+    megabytes = (_nbytes(model) if opened is None else opened.nbytes) / 2**20, _nbytes(describer) / 2**20
+    log.info(
+        "engine %s, %.0f MB of weights; described by %s, %.0f MB; both in %s on %s",
+        *(loaded.engine, megabytes[0], loaded.described_by, megabytes[1], settings.dtype, describer.pixel_mean.device),
+    )
+    return loaded
+
+
+def _dtype(settings: Settings) -> torch.dtype:
+    import torch
+
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[settings.dtype]
+
+
+def _nbytes(model: SemanticSAM) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
