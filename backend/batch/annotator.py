@@ -16,11 +16,11 @@ import numpy as np
 
 from backend.images import decode_photo
 from backend.inference.label_embeddings import LabelVectors
-from backend.inference.loaded import Loaded, read_model
+from backend.inference.loaded import Loaded, read_model, two_models
 from backend.inference.preannotation import as_prediction, region_options
 from backend.label_studio.label_config import LabelConfig
 from backend.settings import Settings
-from semsam_model.checkpoints.header import Header, read_header
+from semsam_model.checkpoints.header import EMBEDDED, PUBLISHED, Header, find_weights, read_header
 from semsam_model.config import ModelConfig
 from semsam_model.errors import ConfigError, SemsamError
 from semsam_model.text_encoder import TextEncoder
@@ -38,26 +38,34 @@ class PreparedPhoto:
     frame: Frame
     pixels: np.ndarray  #: uint8 RGB (h, w, 3) of size `frame.resized`
     sha256: str  #: hex digest of the file's bytes
+    rgb: np.ndarray | None = None  #: uint8 (H, W, 3), the whole photo: only for an engine that looks at it too
 
 
 def prepare(data: bytes, settings: Settings, config: ModelConfig) -> PreparedPhoto:
-    """Decode and resize a photo file. Raises ImageError."""
+    """Decode and resize a photo file. config: of the model that describes. Raises ImageError."""
     from semsam_model.network.frame import Frame
 
     photo = decode_photo(data, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     frame = Frame.of(photo.size, config)
-    return PreparedPhoto(frame, frame.resize(photo.rgb), photo.sha256)
+    return PreparedPhoto(frame, frame.resize(photo.rgb), photo.sha256, photo.rgb if two_models(settings) else None)
 
 
 def checked_header(weights: Path) -> Header:
     """What a weights file says about itself. Raises CheckpointError; ConfigError for a model without object queries."""
     header = read_header(weights)
+    if header.config.name in PUBLISHED:  # the embedded model finds what is in a photo
+        return header
     if not header.config.generic_queries:
         raise ConfigError(
             f"model {header.version} has no object queries (generic_queries): it annotates no photo without a click;"
             " make a version live that has them"
         )
     return header
+
+
+def describing_config(header: Header) -> ModelConfig:
+    """Of the model that describes what is in a photo, for weights with this header."""
+    return find_weights(EMBEDDED)[1].config if header.config.name in PUBLISHED else header.config
 
 
 class Annotator:
@@ -79,12 +87,16 @@ class Annotator:
     def annotate(self, photo: PreparedPhoto) -> dict[str, Any]:
         """The prediction for what `prepare` made of a photo file."""
         from semsam_model.inference.object_queries import predict_object_queries_of_resized
-        from semsam_model.inference.preannotate import queries_to_regions
+        from semsam_model.inference.preannotate import preannotate, queries_to_regions
 
         model, options = self.loaded.describer, region_options(self._settings, self._config)
-        queries = predict_object_queries_of_resized(model, photo.frame, photo.pixels)
-        regions = queries_to_regions(queries, photo.frame, self._labels, options, model.query_calibration)
-        return as_prediction(regions, self._config, photo.sha256, self.loaded.described_by.version)
+        if photo.rgb is not None:
+            both = self.loaded.model
+            regions = preannotate(both, both.encode(photo.rgb), self._labels, options)
+        else:
+            queries = predict_object_queries_of_resized(model, photo.frame, photo.pixels)
+            regions = queries_to_regions(queries, photo.frame, self._labels, options, model.query_calibration)
+        return as_prediction(regions, self._config, photo.sha256, self.loaded.name)
 
 
 @dataclass(frozen=True)

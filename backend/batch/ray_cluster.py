@@ -22,7 +22,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from backend.batch.annotator import Annotator, Failure, PreparedPhoto, attempt, checked_header, prepare
+from backend.batch.annotator import (
+    Annotator,
+    Failure,
+    PreparedPhoto,
+    attempt,
+    checked_header,
+    describing_config,
+    prepare,
+)
 from backend.batch.run import Annotate, Outcome
 from backend.batch.sources import Item
 from backend.errors import BackendError
@@ -200,7 +208,11 @@ def _dataset(items: dict[int, Item], job: _Job, batch: int) -> ray.data.Dataset:
     blocks = [pyarrow.Table.from_pylist(rows[first : first + batch]) for first in range(0, len(rows), batch)]
     table: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": batch}
     prepared = ray.data.from_arrow(blocks).map_batches(
-        cast(Any, _read), fn_args=(job.settings, job.header.config), num_cpus=CPUS, max_retries=job.retries, **table
+        cast(Any, _read),
+        fn_args=(job.settings, describing_config(job.header)),
+        num_cpus=CPUS,
+        max_retries=job.retries,
+        **table,
     )
     return prepared.map_batches(
         _Worker,

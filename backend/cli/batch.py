@@ -48,6 +48,7 @@ def batch(
     from backend.batch.run import read_config, run
     from backend.batch.sources import PhotoReader, photo_items
     from backend.batch.task_lines import TaskLines
+    from backend.inference.loaded import answering_name
     from backend.versions.registry import open_registry
     from semsam_model.config import config_root
 
@@ -57,13 +58,14 @@ def batch(
         raise BackendError("batch: --url-prefix goes with --folder")
     with opened_store() as (settings, store):
         live = open_registry(settings, store).live().version
+    name = answering_name(settings, live.version)
     with ExitStack() as stack:
         if project is not None:
-            config, items = _project_items(settings, project, live.version)
+            config, items = _project_items(settings, project, name)
         else:
             config = read_config((labeling or config_root() / "labeling.xml").read_text(encoding="utf-8"))
             photos = stack.enter_context(_photos(PhotoReader(settings), folder, files, prefix, url_prefix))
-            items = photo_items(photos, stack.enter_context(closing(TaskLines(out, config, live.version))))
+            items = photo_items(photos, stack.enter_context(closing(TaskLines(out, config, name))))
         annotate = stack.enter_context(open_executor(settings, live.weights, config, workers, ray))
         progress = stack.enter_context(Progress())
         bar = progress.add_task("photos", total=None)
@@ -75,7 +77,7 @@ def batch(
             on_photo=lambda s: progress.update(bar, completed=s.done + s.written + s.failed),
         )
     print(
-        f"{live.version}: {summary.written} photos annotated with {summary.regions} regions,"
+        f"{name}: {summary.written} photos annotated with {summary.regions} regions,"
         f" {summary.done} were done before, {summary.failed} failed"
     )
 

@@ -68,22 +68,31 @@ def load_network(model: str, weights: Path | None, device: str = "cpu") -> tuple
 
 
 def load_answering(engine: str | None, model: str, weights: Path | None, device: str = "cpu") -> tuple[Model, str]:
-    """The model, with a mask engine in front where one is named, and what its answers are called.
+    """The model, with a mask engine in front where one is named, and what its answers are called. Raises SemsamError.
+
+    engine: as `with_engine`.
+    """
+    network, version = load_network(model, weights, device)
+    answering, of_masks = with_engine(network, engine, device)
+    return answering, version.version if of_masks is None else f"{of_masks}+{version}"
+
+
+def with_engine(network: SemanticSAM, engine: str | None, device: str = "cpu") -> tuple[Model, str | None]:
+    """A network describing what an engine proposes, and the engine's version; None: the network alone.
 
     engine: FAMILY:ARGUMENT, or a model of ours. Raises SemsamError.
     """
-    network, version = load_network(model, weights, device)
     if engine is None:
-        return network, version.version
+        return network, None
     from semsam_model.engines.open_engine import open_engine
     from semsam_model.inference.engine import DescribedEngine
     from semsam_model.inference.semantic_sam import SemanticSamEngine
 
     if ":" in engine:
         opened = open_engine(engine, device)
-        return DescribedEngine(opened.engine, network), f"{opened.version}+{version}"
+        return DescribedEngine(opened.engine, network), opened.version.version
     masks, of_masks = load_network(engine, None, device)
-    return DescribedEngine(SemanticSamEngine(masks), network, masks.ranker), f"{of_masks}+{version}"
+    return DescribedEngine(SemanticSamEngine(masks), network, masks.ranker), of_masks.version
 
 
 def open_text_encoder() -> TextEncoder:

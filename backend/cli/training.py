@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.shared import Device, open_text_encoder, print_tables, progress_bar
+from backend.cli.shared import Device, open_text_encoder, print_tables, progress_bar, with_engine
 from semsam_model.errors import ConfigError
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at training data, or make some.")
@@ -64,6 +64,9 @@ def train_ranker(
     device: Device = "cpu",
     names: Annotated[bool, typer.Option(help="Let the sources' labels have a say; needs the text encoder.")] = True,
     workers: Annotated[int, typer.Option(help="Processes that click beside each other; 0: one, this one.")] = 0,
+    engine: Annotated[
+        str | None, typer.Option(help="Order what this mask engine proposes, described by the weights; see engines.md.")
+    ] = None,
 ) -> None:
     """Learn which candidate to put first, for a trained network."""
     from semsam_model.checkpoints.checkpoint import load, with_ranker
@@ -72,12 +75,14 @@ def train_ranker(
 
     samples = evenly(read_samples(data).samples, per_source)
     network, _ = load(weights, device=device)
+    answering, name = with_engine(network, engine, device)
     encoder = open_text_encoder() if network.name_head is not None and names else None
     with progress_bar(len(samples)) as advance:
         ranker = fit_ranker(
-            network, samples, per_source=None, encoder=encoder, seed=seed, workers=workers, on_photo=advance
+            answering, samples, per_source=None, encoder=encoder, seed=seed, workers=workers, on_photo=advance
         )
-    card = {"ranker": {"photos": len(samples), "per_source": per_source, "seed": seed, "names": encoder is not None}}
+    about = {"photos": len(samples), "per_source": per_source, "seed": seed, "names": encoder is not None}
+    card = {"ranker": about if name is None else {**about, "engine": name}}
     print(f"written to {out} as {with_ranker(weights, ranker, out, card=card)}")
 
 

@@ -7,6 +7,7 @@ A second start finds user, project, tasks and connection, and leaves them as the
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import time
@@ -25,6 +26,7 @@ from backend.demo.servers import (
     Credentials,
     Server,
     check_port,
+    fetch_weights,
     label_studio_program,
     start_backend,
     start_label_studio,
@@ -64,6 +66,7 @@ def _start(
     check_port(backend_port, "BACKEND_PORT")
     if shutil.disk_usage(data).free < _NEEDED_BYTES:
         raise DemoError(f"less than {_NEEDED_BYTES // 2**20} MB are free on the disk of {data}: free some space first")
+    fetch_weights(os.environ.get("SEMSAM_MODEL", ""), data)
     credentials, logs = Credentials.load_or_create(data / "credentials.json"), data / "logs"
     url, backend_url = f"http://{HOST}:{port}", f"http://{HOST}:{backend_port}"
     with _first_start(data / "label-studio", data / "label-studio.unfinished") as first:

@@ -20,6 +20,7 @@ from pathlib import Path
 import requests
 
 from backend.errors import DemoError
+from semsam_model.checkpoints.header import RELEASED, SUFFIX
 from semsam_model.files import atomic_write
 
 HOST = "127.0.0.1"
@@ -197,6 +198,18 @@ def start_worker(label_studio_url: str, credentials: Credentials, data: Path, lo
     return Server(
         "The worker", [_semsam(), "worker"], _backend_environment(label_studio_url, credentials, data), "", log
     )
+
+
+def fetch_weights(model: str, data: Path) -> None:
+    """The published weights of a model into the data folder, unless they are there; with a bar in the terminal.
+
+    Does nothing for models whose weights are not published. Raises DemoError; the next call goes on where it ended.
+    """
+    if model not in RELEASED or (data / "weights" / f"{model}{SUFFIX}").is_file():
+        return
+    command = [str(_semsam()), "weights", "fetch", model, "--out", str(data / "weights")]
+    if subprocess.run(command, check=False).returncode:
+        raise DemoError(f"model {model} has no weights yet, see above; the same command again goes on where it ended")
 
 
 def _semsam() -> Path:

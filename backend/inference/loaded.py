@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from backend.errors import SettingsError
 from backend.inference.label_embeddings import LabelEmbedder, LabelVectors
 from backend.settings import Settings
-from semsam_model.checkpoints.header import EMBEDDED, PUBLISHED, Version, weights_path
+from semsam_model.checkpoints.header import EMBEDDED, PUBLISHED, Version, find_weights, weights_path
 from semsam_model.errors import SemsamError
 
 # torch takes seconds to import: the thread that loads the model pays for it, not the first answers about health
@@ -84,6 +84,22 @@ def settings_engine(settings: Settings) -> Engines:
             " leave one of both settings away"
         )
     return lru_cache(1)(lambda: _open(settings))
+
+
+def two_models(settings: Settings) -> bool:
+    """Whether an engine answers that another model describes."""
+    return settings.engine is not None or settings.model in PUBLISHED
+
+
+def answering_name(settings: Settings, version: str) -> str:
+    """What predictions carry where this version of the settings' model is live; loads the engine, to know which it is.
+
+    Raises CheckpointError.
+    """
+    if settings.model in PUBLISHED:
+        return f"{version}+{find_weights(EMBEDDED)[1].version}"
+    opened = settings_engine(settings)()
+    return version if opened is None else f"{opened.version}+{version}"
 
 
 def _open(settings: Settings) -> OpenedEngine | None:

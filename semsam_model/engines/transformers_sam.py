@@ -27,6 +27,7 @@ from semsam_model.errors import CheckpointError
 from semsam_model.inference.candidates import Proposal
 from semsam_model.masks.geometry import tight_bbox
 from semsam_model.network.frame import LOGIT_STRIDE, Frame, Window
+from semsam_model.text_encoder import LOADING
 from semsam_model.types import Box, Click, Prompt
 
 #: `model_type` of a config.json -> the class that answers prompts on photos. Published weights of the video models hold
@@ -190,7 +191,8 @@ def open_engine(argument: str, device: torch.device, dtype: torch.dtype) -> Open
             raise CheckpointError(
                 f"engine {argument}: of type {config.model_type}, expected one of {', '.join(CLASSES)}"
             )
-        model = getattr(transformers, name).from_pretrained(argument, dtype=dtype).to(device).eval()
+        with LOADING:
+            model = getattr(transformers, name).from_pretrained(argument, dtype=dtype).to(device).eval()
         folder = _folder(argument)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise CheckpointError(f"engine {argument}: cannot be loaded: {_first_line(error)}") from None

@@ -33,13 +33,13 @@ from semsam_model.data.samples import Sample, clickable
 from semsam_model.data.vocabulary import NO_LABEL, SourceLabels
 from semsam_model.errors import DataError, Stopped
 from semsam_model.inference.candidates import CandidateOptions
+from semsam_model.inference.engine import EngineEmbedding, Model, described
 from semsam_model.inference.predict import to_candidates
 from semsam_model.inference.proposals import Proposals, predict_proposals
 from semsam_model.inference.ranking import ranker_features
 from semsam_model.inference.zoom import CropEncoder, crop_encoder
 from semsam_model.masks.clicker import innermost, near_middle, next_click
 from semsam_model.masks.geometry import crop_iou, tight_bbox
-from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import FEATURES, Ranker
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import KINDS, LEVELS, Box, Click, Kind, Prompt, PromptContext, ShouldStop, never_stop
@@ -82,7 +82,7 @@ class ProposalList:
 
 
 def fit_ranker(
-    model: SemanticSAM,
+    model: Model,
     samples: Sequence[Sample],
     *,
     per_source: int | None = 60,
@@ -92,18 +92,18 @@ def fit_ranker(
     on_photo: Callable[[], None] = lambda: None,
     should_stop: ShouldStop = never_stop,
 ) -> Ranker:
-    """A ranker for this model, the same for the same seed. on_photo, should_stop: called after each photo.
+    """A ranker for this model, or for an engine with its describer, the same for the same seed.
+
+    on_photo, should_stop: called after each photo.
 
     workers: processes that click beside each other, whose number changes nothing; 0: this one clicks.
     per_source: photos of each source, evenly spaced. encoder: embeds the labels of the sources, for a model with
     names; without one, names are no features. Raises DataError when no mask could be clicked, TextEncoderError,
     Stopped.
     """
-    labels = (
-        None
-        if encoder is None or model.name_head is None
-        else SourceLabels.of(samples, encoder, model.config.text_dim, least=1)
-    )
+    describer, labels = described(model).describer, None
+    if encoder is not None and describer.name_head is not None:
+        labels = SourceLabels.of(samples, encoder, describer.config.text_dim, least=1)
     chosen = evenly(samples, per_source)
     lists: list[ProposalList] = []
     clicked = ClickedPhotos(model, chosen, labels, seed)
@@ -125,7 +125,7 @@ class ClickedPhotos(Dataset[list[ProposalList]]):
     """
 
     def __init__(
-        self, model: SemanticSAM, samples: Sequence[Sample], labels: SourceLabels | None = None, seed: int = 0
+        self, model: Model, samples: Sequence[Sample], labels: SourceLabels | None = None, seed: int = 0
     ) -> None:
         self.model, self.samples, self.labels, self.seed = model, samples, labels, seed
 
@@ -152,8 +152,8 @@ def _as_is(lists: list[ProposalList]) -> list[ProposalList]:
 
 
 def _predictions(
-    model: SemanticSAM,
-    embedding: ImageEmbedding,
+    model: Model,
+    embedding: EngineEmbedding,
     encode_crop: CropEncoder,
     target: np.ndarray,
     rng: np.random.Generator,

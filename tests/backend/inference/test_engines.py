@@ -15,10 +15,12 @@ import pytest
 
 from backend.adaptation.learner import Learner
 from backend.adaptation.lessons import kept_lessons
+from backend.batch.annotator import Annotator
+from backend.batch.run import read_config
 from backend.corrections.photos import PhotoArchive
 from backend.errors import SettingsError
 from backend.inference.label_embeddings import LabelVectors
-from backend.inference.loaded import Loaded, read_model, settings_engine
+from backend.inference.loaded import Loaded, answering_name, read_model, settings_engine
 from backend.inference.predictor import PhotoSource, Predictor, predict_prompt
 from backend.metrics import Metrics
 from backend.settings import Settings
@@ -31,7 +33,7 @@ from semsam_model.inference.engine import DescribedEmbedding
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Click, Prompt
 from tests.backend import stored
-from tests.backend.photo_studio import NAMED, Files, body, keypoint, masks, photo, serving
+from tests.backend.photo_studio import NAMED, Files, body, keypoint, masks, photo, png, serving
 from tests.backend.preannotating import built
 from tests.backend.preannotating import settings as preannotating
 from tests.semsam_model.engines.tiny_sams import written
@@ -123,12 +125,15 @@ def server() -> Iterator[str]:
 def test_a_service_with_an_engine_names_clicks_and_annotates_photos_without_one(
     server: str, sams: dict[str, str], region_weights: Path, tmp_path: Path
 ) -> None:
-    with built(preannotating(server, region_weights, tmp_path, engine=sams["sam"])) as service:
+    chosen = preannotating(server, region_weights, tmp_path, engine=sams["sam"])
+    with built(chosen) as service:
         service.predictor.ready()
         (answer,) = service.predict_request(body([keypoint(25, 50)], "a.png", config=NAMED), "r1")
         (regions,) = service.predict_request(body(None, "a.png", config=NAMED), "r2")
     assert answer["model_version"] == regions["model_version"] and "+tiny-" in answer["model_version"]
     assert masks(answer) and masks(regions)
+    assert Annotator(chosen, region_weights, read_config(NAMED))(png(photo(0))) == regions  # `semsam batch`
+    assert answering_name(chosen, read_header(region_weights).version.version) == regions["model_version"]
 
 
 def test_published_weights_are_described_by_the_embedded_model(tmp_path: Path) -> None:
