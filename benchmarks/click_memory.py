@@ -9,11 +9,7 @@ random places by clients that do not wait for each other.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.label_studio import answer, click_request
-from benchmarks.machine import ROOT, SAMPLES, children, resident_mib
+from benchmarks.machine import SAMPLES, children, resident_mib
+from benchmarks.service import serving
 
 REPORTS = 10
 
@@ -55,16 +52,8 @@ def main() -> None:
         data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         photos = make_photos(data, given.photos, rng)
         sizes = [Image.open(path).size for path in photos]
-        variables = {"SEMSAM_DATA_DIR": data, "SEMSAM_LOCAL_FILES_ROOT": data, "SEMSAM_PORT": 0}
-        environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
-        command = [sys.executable, "-c", "from backend.cli.main import main; main()", "serve"]
-        log = stack.enter_context((data / "log").open("w+"))
-        running = stack.enter_context(subprocess.Popen(command, env=environment, cwd=ROOT, stderr=log))
-        stack.callback(running.terminate)
-        while "text encoder ready" not in (said := (data / "log").read_text()) or " ready in " not in said:
-            time.sleep(0.2)
-        url = next(line for line in said.splitlines() if "listening on" in line).split()[-1]
-        print(f"after the start: {memory(running.pid):.0f} MiB")
+        url, pid = stack.enter_context(serving(data, data))
+        print(f"after the start: {memory(pid):.0f} MiB")
 
         def click(number: int) -> None:
             photo = int(rng.integers(len(photos)))
@@ -76,7 +65,7 @@ def main() -> None:
             for turn in range(REPORTS):
                 list(clients.map(click, range(given.clicks // REPORTS)))
                 clicks = (turn + 1) * (given.clicks // REPORTS)
-                print(f"after {clicks} clicks: {memory(running.pid):.0f} MiB", flush=True)
+                print(f"after {clicks} clicks: {memory(pid):.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

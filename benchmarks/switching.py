@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -24,7 +22,8 @@ from backend.settings import Settings
 from backend.store.database import open_store
 from backend.versions.registry import open_registry
 from benchmarks.label_studio import answer, click_request
-from benchmarks.machine import ROCKET, ROOT
+from benchmarks.machine import ROCKET
+from benchmarks.service import serving
 from semsam_model.checkpoints.checkpoint import load_model, save
 
 
@@ -49,15 +48,7 @@ def main() -> None:
             next(model.parameters()).mul_(1.001)
         save(data / "other.safetensors", model, model.config, half=True)
         other = registry.register(data / "other.safetensors", parent=registry.base.version)
-        variables = {"SEMSAM_DATA_DIR": data, "SEMSAM_LOCAL_FILES_ROOT": ROCKET.parent, "SEMSAM_PORT": 0}
-        environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
-        command = [sys.executable, "-c", "from backend.cli.main import main; main()", "serve"]
-        log = stack.enter_context((data / "log").open("w+"))
-        running = stack.enter_context(subprocess.Popen(command, env=environment, cwd=ROOT, stderr=log))
-        stack.callback(running.terminate)
-        while "text encoder ready" not in (said := (data / "log").read_text()) or " ready in " not in said:
-            time.sleep(0.2)
-        url = next(line for line in said.splitlines() if "listening on" in line).split()[-1]
+        url, _ = stack.enter_context(serving(data, ROCKET.parent))
         warm = [ask(url)[1] for _ in range(20)]
         print(f"warm click: median {sorted(warm)[10]:.0f} ms; load average {os.getloadavg()[0]:.1f}")
         seconds, old = [], []

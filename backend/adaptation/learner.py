@@ -189,7 +189,7 @@ class Learner:
             try:
                 if found is None or found.updated_at != each.updated_at:
                     raise DataError("none is kept")
-                lesson = Lesson.from_bytes(found.data, photo=each.image_sha256, label=each.label)
+                lesson = Lesson.from_bytes(found.data, label=each.label)
                 project.lessons[each.key] = each.updated_at, lesson
             except DataError:
                 new.append(each)
@@ -234,7 +234,7 @@ class Learner:
             project.failed[each.key] = each.updated_at
             return None
         keep_lesson(self._store, each.key, project.digest, KeptLesson(each.updated_at, data))
-        return Lesson.from_bytes(data, photo=each.image_sha256, label=each.label)  # as after a restart
+        return Lesson.from_bytes(data, label=each.label)  # as after a restart
 
     def _lesson_of(self, each: TrainingRegion, region: StoredRegion, context: PromptContext, loaded: Loaded) -> Lesson:
         """Raises _MissingPhoto; DataError for a mask that does not fit the photo; ImageError, MaskError, ..."""
@@ -245,7 +245,6 @@ class Learner:
             make_lesson,
             mask=decode_coco_rle(dict(region.mask)),
             label=each.label,
-            photo=sha256,
             click=Click(*region.click) if region.click else None,
             context=context,
         )

@@ -175,7 +175,7 @@ def _prelabelling(project: StudioProject) -> Iterator[tuple[str, bool]]:
 
 
 def _photo(project: StudioProject, settings: Settings) -> Iterator[tuple[str, bool]]:
-    task = project.a_task()
+    task = project.first_task
     if task is None:
         yield "the project has no tasks yet", False
         return
@@ -186,7 +186,7 @@ def _photo(project: StudioProject, settings: Settings) -> Iterator[tuple[str, bo
 
 
 def _click(project: StudioProject, settings: Settings, backend: BackendCalls) -> Iterator[tuple[str, bool]]:
-    task, config = project.a_task(), project.config
+    task, config = project.first_task, project.config
     if task is None or config.answer is None or not config.prompts:
         yield "not tried: no task, or no control for it", False
         return

@@ -51,11 +51,10 @@ class StudioProject:
         """Its webhooks, and those of all projects."""
         return self._list(f"/api/webhooks/?project={self.key.project}")
 
-    def a_task(self) -> dict[str, Any] | None:
-        """Its first task with its data; None where it has none."""
-        query = f"project={self.key.project}&page=1&page_size=1"
-        tasks = self.call("GET", f"/api/tasks/?{query}&review=true&resolve_uri=false&include=id,data").get("tasks")
-        return next((each for each in tasks or () if isinstance(each, dict)), None)
+    @cached_property
+    def first_task(self) -> dict[str, Any] | None:
+        """With its data; None where it has none."""
+        return self.label_studio.first_task(self.key.project, project=self.name)
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """An object of its API."""

@@ -144,11 +144,8 @@ class LabelStudio:
         and the next methods raise as `fetch_image` does.
         """
         chosen = quote(json.dumps({"selectedItems": {"all": False, "included": [int(task)]}}))
-        query = f"project={int(number)}&fields=all&{_ONLY_LOOK}&resolve_uri=false&page=1&page_size=1&query={chosen}"
-        found = self._call("GET", f"/api/tasks/?{query}", project).get("tasks")
-        if not isinstance(found, list):
-            raise LabelStudioError(f"project {number}: its list of tasks has another form than expected")
-        here = next((each for each in found if isinstance(each, dict) and each.get("id") == task), None)
+        found = self._tasks(number, 1, f"fields=all&query={chosen}", project)
+        here = next((each for each in found if each.get("id") == task), None)
         if here is None:
             raise NotFound(f"task {task}: not in project {number}")
         return here
@@ -167,8 +164,16 @@ class LabelStudio:
         later = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": int(task)}
         free = {"filter": "filter:tasks:total_annotations", "operator": "equal", "type": "Number", "value": 0}
         wanted = {"filters": {"conjunction": "and", "items": [later, free]}, "ordering": ["tasks:id"]}
-        query = f"project={int(number)}&page=1&page_size={count}&{_ONLY_LOOK}&resolve_uri=false&include=id,data"
-        found = self._call("GET", f"/api/tasks/?{query}&query={quote(json.dumps(wanted))}", project).get("tasks")
+        return self._tasks(number, count, f"include=id,data&query={quote(json.dumps(wanted))}", project)
+
+    def first_task(self, number: int, *, project: str | None = None) -> dict[str, Any] | None:
+        """The first task of project `number`: `id` and `data`; None where it has none."""
+        return next(iter(self._tasks(number, 1, "include=id,data", project)), None)
+
+    def _tasks(self, number: int, count: int, query: str, project: str | None) -> list[dict[str, Any]]:
+        """At most `count` tasks of a project, as the rest of a query asks for them."""
+        path = f"/api/tasks/?project={int(number)}&page=1&page_size={count}&{_ONLY_LOOK}&resolve_uri=false&{query}"
+        found = self._call("GET", path, project).get("tasks")
         if not isinstance(found, list):
             raise LabelStudioError(f"project {number}: its list of tasks has another form than expected")
         return [each for each in found if isinstance(each, dict)]

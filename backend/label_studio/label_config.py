@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 from backend.errors import BadRequest
 from backend.label_studio.config_problems import config_problems
 from backend.label_studio.config_tags import Tag, parse_xml, tags_in
+from semsam_model.data.readers.label_studio_photos import look_up
 from semsam_model.types import KINDS, LEVELS, Kind
 
 #: Controls that can hold an answer: in small letters -> as they are written. Those of a kind without labels of its own
@@ -122,7 +123,7 @@ class LabelConfig:
 
     def with_labels_of(self, data: Mapping[str, Any]) -> LabelConfig:
         """With the labels that a task brings: a list of texts or of objects with `value`, and perhaps `alias`."""
-        listed = _look_up(data, self.task_labels.strip("$ ")) if self.task_labels else None
+        listed = look_up(data, self.task_labels.strip("$ ")) if self.task_labels else None
         if not isinstance(listed, list):
             return self
         own = {label.value: label for label in self.labels}
@@ -152,7 +153,7 @@ class LabelConfig:
                 f"item_index: page {page + 1} of <Image name={self.image_name!r}>, which shows one photo a task"
             )
         variable = re.compile(r"\$([\w\[\].]+)")
-        found = [(key, _look_up(data, key)) for key in variable.findall(self.image_value)]
+        found = [(key, look_up(data, key)) for key in variable.findall(self.image_value)]
         for key, value in found:
             if not isinstance(value, str) or not value:
                 raise BadRequest(
@@ -169,7 +170,7 @@ class LabelConfig:
     def _of_page(self, data: Mapping[str, Any], page: int) -> Mapping[str, Any]:
         """The data with the address of one page in place of the list of all."""
         key = (self.image_value or "").strip("$ ")
-        pages = _look_up(data, key)
+        pages = look_up(data, key)
         if not isinstance(pages, list) or page >= len(pages):
             count = f"{len(pages)} pages" if isinstance(pages, list) else reprlib.repr(pages)
             raise BadRequest(f"task data {key!r}: expected the addresses of at least {page + 1} pages, got {count}")
@@ -196,21 +197,6 @@ class LabelConfig:
         by_name = [label for label in self.labels if label.kind in (None, wanted) and wanted in label.text.lower()]
         first = (by_name or by_kind or self.labels)[:1]
         return first[0].value if first else None
-
-
-def _look_up(data: Mapping[str, Any], key: str) -> Any:
-    """The value at a key such as `photo.url` or `photos[0]`; None where there is none."""
-    if key in data:
-        return data[key]
-    value: Any = data
-    for step in re.findall(r"[^.\[\]]+", key):
-        if isinstance(value, Mapping):
-            value = value.get(step)
-        elif isinstance(value, list) and step.isascii() and step.isdigit() and len(step) < 9 and int(step) < len(value):
-            value = value[int(step)]
-        else:
-            return None
-    return value
 
 
 def _of_image(image: Tag, tags: list[Tag], images: int) -> LabelConfig:

@@ -73,6 +73,10 @@ class PredictRequest:
         """The project's id."""
         return _project_id(self.project_name)
 
+    def config_of(self, task: TaskRef) -> LabelConfig:
+        """As the task's own data completes it."""
+        return task.config or self.config
+
 
 class _Context(JsonModel):
     result: Annotated[list[Any], empty_as([])] = Field(default_factory=list)

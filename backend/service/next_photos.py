@@ -12,6 +12,8 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from cachetools import LRUCache
+
 from backend.inference.predictor import Predictor
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.label_config import LabelConfig
@@ -22,8 +24,7 @@ from semsam_model.errors import SemsamError
 log = logging.getLogger(__name__)
 
 IN_ORDER = "Sequential sampling"  #: of Label Studio's settings for the order of tasks
-#: Projects whose newest task is remembered.
-PROJECTS = 1000
+PROJECTS = 1000  #: whose newest task is remembered
 
 
 class NextPhotos:
@@ -37,7 +38,7 @@ class NextPhotos:
         self._ahead = ahead
         self._worker = ThreadPoolExecutor(1, "next-photos")
         self._lock = threading.Lock()
-        self._newest: dict[str | None, int] = {}  # name of the project -> task that is worked on
+        self._newest: LRUCache[str | None, int] = LRUCache(PROJECTS)  # name of the project -> task that is worked on
 
     def follow(self, project_name: str | None, project: int | None, task: int | None, config: LabelConfig) -> None:
         """Somebody works on this task now."""
@@ -46,8 +47,6 @@ class NextPhotos:
         with self._lock:
             if self._newest.get(project_name) == task:
                 return
-            if len(self._newest) >= PROJECTS:
-                self._newest.clear()
             self._newest[project_name] = task
         with contextlib.suppress(RuntimeError):  # closed
             self._worker.submit(self._warm, project_name, project, task, config)

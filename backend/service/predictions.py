@@ -124,7 +124,7 @@ class PredictionService:
         return empty_prediction(version + UNFINISHED if unfinished else version)
 
     def _answer(self, request: TimedRequest, task: TaskRef) -> dict[str, Any]:
-        rows, config = request.content.context, task.config or request.content.config
+        rows, config = request.content.context, request.content.config_of(task)
         if rows is None:
             self._check_preannotation(request)
         elif not rows:
@@ -144,7 +144,7 @@ class PredictionService:
         self, request: TimedRequest, task: TaskRef, photo: TaskPhoto, rows: Sequence[PromptRow]
     ) -> dict[str, Any]:
         began = time.perf_counter() - photo.fetch_s
-        config = task.config or request.content.config
+        config = request.content.config_of(task)
         asked = parse_interaction(rows, config, photo.size)
         if asked.prompt is None and not asked.text:
             raise NoAnswer("no_prompt", "; ".join(asked.ignored) or "nothing to point at")
@@ -256,7 +256,7 @@ class PredictionService:
         """The regions of all that is in a photo."""
         from semsam_model.inference.preannotate import least_score, preannotate  # torch
 
-        config, loaded = task.config or request.content.config, request.model()
+        config, loaded = request.content.config_of(task), request.model()
         labels = loaded.label_embedder.wait_for_labels(config, min(self._encoder_wait_s, request.left_s))
         options = region_options(self._settings, config)
         # a task that is opened alone is clicked next; of many nobody knows

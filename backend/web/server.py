@@ -24,9 +24,8 @@ from semsam_model.errors import SemsamError
 log = logging.getLogger(__name__)
 
 EXIT_CANNOT_LISTEN = 98  # the errno of an address in use
-SPARE_THREADS = (
-    4  #: beyond the predictions that run or wait, so that /health and /setup are answered whatever the others do
-)
+#: Beyond the predictions that run or wait, so that /health and /setup are answered whatever the others do.
+SPARE_THREADS = 4
 
 
 def create_from_env() -> Flask:

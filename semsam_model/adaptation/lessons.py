@@ -47,7 +47,6 @@ LAYOUT = 1  #: version of a lesson's arrays; lessons kept with another version a
 class Lesson:
     """What one accepted region teaches: the region, and the n proposals for its click. Arrays are float16, as kept."""
 
-    photo: str
     label: str
     region: np.ndarray  #: (F,), of the accepted mask
     name_embedding: np.ndarray  #: (2, E), of the proposal most like it; (2, 0) for a model without names
@@ -71,13 +70,13 @@ class Lesson:
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, photo: str, label: str) -> Lesson:
+    def from_bytes(cls, data: bytes, *, label: str) -> Lesson:
         """Raises DataError for bytes that hold no lesson, or one of another layout."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 if int(arrays["layout"]) != LAYOUT:
                     raise ValueError(f"layout {arrays['layout']}, expected {LAYOUT}")
-                return cls(photo, label, level=int(arrays["level"]), **{name: arrays[name] for name in _ARRAYS})
+                return cls(label, level=int(arrays["level"]), **{name: arrays[name] for name in _ARRAYS})
         except Exception as error:
             raise DataError(f"lesson of a region labelled {label!r}: cannot be read: {error}") from error
 
@@ -91,7 +90,6 @@ def make_lesson(
     mask: np.ndarray,
     *,
     label: str,
-    photo: str,
     click: Click | None = None,
     context: PromptContext | None = None,
     encode_crop: CropEncoder | None = None,
@@ -106,9 +104,7 @@ def make_lesson(
     inside = click is not None and mask[min(int(click.y), len(mask) - 1), min(int(click.x), mask.shape[1] - 1)]
     prompt = Prompt((click if inside and click is not None else innermost(mask),))
     proposals = predict_proposals(model, embedding, prompt, encode_crop=encode_crop)
-    return lesson_from_proposals(
-        proposals, mask, label=label, photo=photo, ranker=described(model).ranker, context=context
-    )
+    return lesson_from_proposals(proposals, mask, label=label, ranker=described(model).ranker, context=context)
 
 
 def lesson_from_proposals(
@@ -116,7 +112,6 @@ def lesson_from_proposals(
     mask: np.ndarray,
     *,
     label: str,
-    photo: str,
     ranker: Ranker | None = None,
     context: PromptContext | None = None,
 ) -> Lesson:
@@ -129,7 +124,6 @@ def lesson_from_proposals(
     best = int(worth.argmax())
     named = proposals.pairs[best][1].name_embedding
     return Lesson(
-        photo,
         label,
         region=region_features(proposals.embedding, share[None], masks)[0].astype(np.float16),
         name_embedding=(np.zeros((2, 0)) if named is None else named).astype(np.float16),

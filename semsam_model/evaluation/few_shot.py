@@ -90,8 +90,7 @@ def named_regions(
 
     for photo in encode_photos(model, samples, skipped, regions=drawn, targets=large_targets, on_photo=on_photo):
         for r in photo.targets:
-            label, path = chosen[photo.number][r], str(photo.sample.path)
-            lessons.append(make_lesson(model, photo.embedding, photo.masks[r], label=label, photo=path))
+            lessons.append(make_lesson(model, photo.embedding, photo.masks[r], label=chosen[photo.number][r]))
     return NamedRegions(labels, tuple(lessons), tuple(skipped))
 
 

@@ -124,8 +124,7 @@ def _accept(
     if alone:
         _note(result.alone, name_candidates(alone, labels, 0), mask, label)
         _note(result.learned, _named(ours, learned, labels), mask, label)
-    path = str(photo.sample.path)
-    lessons.append(lesson_from_proposals(proposals, mask, label=label, photo=path, ranker=model.ranker))
+    lessons.append(lesson_from_proposals(proposals, mask, label=label, ranker=model.ranker))
 
 
 def _named(candidates: Sequence[Candidate], learned: ProjectAdaptation | None, labels: LabelSet) -> list[Candidate]:

@@ -59,7 +59,7 @@ def accepted(model: SemanticSAM) -> list[tuple[ImageEmbedding, np.ndarray, str]]
 
 @pytest.fixture(scope="module")
 def lessons(model: SemanticSAM, accepted: list[tuple[ImageEmbedding, np.ndarray, str]]) -> list[Lesson]:
-    return [make_lesson(model, e, mask, label=label, photo=str(id(e))) for e, mask, label in accepted]
+    return [make_lesson(model, e, mask, label=label) for e, mask, label in accepted]
 
 
 def offered(
@@ -79,7 +79,7 @@ def test_nearly_every_region_that_was_accepted_is_named_as_it_was(
     names = []
     for embedding, mask, _ in accepted:
         (first, *_) = offered(model, embedding, mask, learned)
-        shown = replace(first, region=make_lesson(model, embedding, mask, label="", photo="").region)
+        shown = replace(first, region=make_lesson(model, embedding, mask, label="").region)
         names.append(learned.name([shown], labels, 0)[0].label)
     assert np.mean([name == label for name, (_, _, label) in zip(names, accepted, strict=True)]) > 0.9
 
@@ -90,7 +90,7 @@ def test_lessons_survive_their_bytes_and_teach_the_same_in_any_company(
     accepted: list[tuple[ImageEmbedding, np.ndarray, str]],
     lessons: list[Lesson],
 ) -> None:
-    read = [Lesson.from_bytes(each.to_bytes(), photo=each.photo, label=each.label) for each in lessons]
+    read = [Lesson.from_bytes(each.to_bytes(), label=each.label) for each in lessons]
     embedding, mask, _ = accepted[0]
     answers = []
     for taught in (lessons, read):
@@ -99,7 +99,7 @@ def test_lessons_survive_their_bytes_and_teach_the_same_in_any_company(
         answers.append([(c.score, c.names) for c in learned.name(offered(model, embedding, mask, learned), labels, 0)])
     assert answers[0] == answers[1]
     with pytest.raises(DataError, match="'red': cannot be read"):
-        Lesson.from_bytes(lessons[0].to_bytes()[:-30], photo="", label="red")
+        Lesson.from_bytes(lessons[0].to_bytes()[:-30], label="red")
 
 
 def test_nothing_learned_is_no_preference_and_a_preference_for_nothing_changes_nothing(
@@ -143,9 +143,7 @@ def test_what_annotators_keep_choosing_comes_first(
         ]
         if under:
             chosen.append((embedding, Prompt((click,)), under[-1]))
-            taught.append(
-                make_lesson(model, embedding, chosen[-1][2], label=label, photo=str(id(embedding)), click=click)
-            )
+            taught.append(make_lesson(model, embedding, chosen[-1][2], label=label, click=click))
     learned = adapt(taught)
     assert learned is not None
 
@@ -161,6 +159,6 @@ def test_a_mask_of_another_photo_teaches_nothing(
     model: SemanticSAM, accepted: list[tuple[ImageEmbedding, np.ndarray, str]]
 ) -> None:
     with pytest.raises(DataError, match="expected"):
-        make_lesson(model, accepted[0][0], np.ones((5, 5), bool), label="red", photo="")
+        make_lesson(model, accepted[0][0], np.ones((5, 5), bool), label="red")
     with pytest.raises(DataError, match="something in it"):
-        make_lesson(model, accepted[0][0], np.zeros(SIZE, bool), label="red", photo="")
+        make_lesson(model, accepted[0][0], np.zeros(SIZE, bool), label="red")
