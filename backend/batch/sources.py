@@ -18,7 +18,7 @@ from urllib.parse import quote
 from backend.batch.object_store import ObjectStores, is_stored
 from backend.batch.task_lines import NameSet, TaskLines
 from backend.errors import BackendError, BadRequest, ImageTooLarge, LabelStudioError, TaskRefused, TokenRefused
-from backend.label_studio.client import LabelStudio, all_tasks
+from backend.label_studio.client import LabelStudio, task_pages
 from backend.label_studio.connection import Connection
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.servers import shown
@@ -77,7 +77,7 @@ def task_items(
     """
     tasks = _ProjectTasks(label_studio, project, config, version)
     # all ids first: the order of the pages may change as predictions are written
-    yield from map(tasks.item, [int(task["id"]) for task, _ in all_tasks(label_studio, project)])
+    yield from map(tasks.item, [int(task["id"]) for page, _ in task_pages(label_studio, project) for task in page])
 
 
 @dataclass(frozen=True)

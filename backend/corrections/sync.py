@@ -33,12 +33,12 @@ from backend.corrections.updates import (
 )
 from backend.errors import BadRequest, NotFound
 from backend.label_studio.annotations import Annotation, parse_annotation
-from backend.label_studio.client import LabelStudio, all_tasks
+from backend.label_studio.client import LabelStudio, task_pages
 from backend.label_studio.events import image_url
 from backend.label_studio.fields import is_id
 from backend.records import ProjectKey
 from backend.store.database import Store
-from backend.store.statements import of_task
+from backend.store.statements import of_project
 from backend.store.tables import tasks
 from semsam_model.errors import Stopped
 from semsam_model.types import ShouldStop, never_stop
@@ -90,11 +90,15 @@ def sync_project(
         save_project(connection, key, str(project.get("title") or ""), label_config, began)
         mark_there(connection, key, began)
     comparison = _Comparison(store, label_studio, key, name, label_config)
-    for task, total in all_tasks(label_studio, key.project, name):
-        if should_stop():
-            raise Stopped(f"project {key}: comparison ended early")
-        if isinstance(task, dict) and is_id(task.get("id")):
-            comparison.listed_task(task["id"], str(task.get("updated_at")), everything)
+    for page, total in task_pages(label_studio, key.project, name):
+        stamps = {
+            task["id"]: str(task.get("updated_at")) for task in page if isinstance(task, dict) and is_id(task.get("id"))
+        }
+        seen = comparison.seen_stamps(list(stamps))
+        for task, stamp in stamps.items():
+            if should_stop():
+                raise Stopped(f"project {key}: comparison ended early")
+            comparison.listed_task(task, stamp, everything or seen.get(task) != stamp)
             on_task(len(comparison.listed), total)
     with store.read() as connection:
         known = annotated_tasks(connection, key, received_before=began)
@@ -120,16 +124,20 @@ class _Comparison:
     listed: set[int] = field(default_factory=set)
     found: Synced = field(default_factory=Synced)
 
-    def listed_task(self, task: int, stamp: str, everything: bool) -> None:
-        """Read a task that Label Studio lists, unless its stamp is the one that was seen last.
+    def seen_stamps(self, listed: list[int]) -> dict[int, str | None]:
+        """Of these tasks, as far as they are known, the stamps that were seen last: one query for a page of tasks."""
+        query = select(tasks.c.task, tasks.c.seen).where(of_project(tasks, self.key), tasks.c.task.in_(listed))
+        with self.store.read() as connection:
+            return {row.task: row.seen for row in connection.execute(query)}
+
+    def listed_task(self, task: int, stamp: str, changed: bool) -> None:
+        """Note a task that Label Studio lists, and read it if it has changed.
 
         stamp: the task's `updated_at`; Label Studio counts each change of an annotation as a change of its task.
         """
         self.listed.add(task)
         self.found.tasks = len(self.listed)
-        with self.store.read() as connection:
-            seen = connection.scalar(select(tasks.c.seen).where(of_task(tasks, self.key, task)))
-        if everything or seen != stamp:
+        if changed:
             self.read_task(task, stamp)
             self.found.read += 1
 

@@ -196,17 +196,17 @@ class LabelStudio:
         return self._connection.call(method, server.address(path), server, body)
 
 
-def all_tasks(
+def task_pages(
     label_studio: LabelStudio, number: int, project: str | None = None, *, page_size: int = 100
-) -> Iterator[tuple[Any, int]]:
-    """Every task of a project, as `list_tasks` gives it, and how many there are. Raises LabelStudioError."""
+) -> Iterator[tuple[list[Any], int]]:
+    """Every task of a project, as `list_tasks` gives it, in pages, and how many there are. Raises LabelStudioError."""
     page = 1
     while True:
         answer = label_studio.list_tasks(number, page, page_size, project=project)
         tasks, total = answer.get("tasks"), answer.get("total")
         if not isinstance(tasks, list) or not isinstance(total, int):
             raise LabelStudioError(f"project {number}: its list of tasks has another form than expected")
-        yield from ((task, total) for task in tasks)
+        yield tasks, total
         if len(tasks) < page_size or page * page_size >= total:
             return
         page += 1

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import insert, update
+from sqlalchemy.event import listen
 from typer.testing import CliRunner
 
 from backend.cli.main import app
@@ -58,6 +59,14 @@ def key(studio: FakeStudio) -> ProjectKey:
 @pytest.fixture
 def sync(store: Store, label_studio: LabelStudio, key: ProjectKey) -> Callable[..., Synced]:
     return lambda **more: sync_project(store, label_studio, key, **more)
+
+
+@pytest.fixture
+def statements(store: Store) -> Callable[[], int]:
+    """How many statements the store has run."""
+    run: list[str] = []
+    listen(store._engine, "before_cursor_execute", lambda *args: run.append(args[2]))
+    return lambda: len(run)
 
 
 def regions(store: Store, key: ProjectKey) -> set[str]:
@@ -138,6 +147,22 @@ def test_a_comparison_that_is_cut_off_keeps_what_it_had_done_and_the_next_one_go
     sync()
     assert studio.read() == [2, 3]
     assert regions(store, key) == {"a", "b", "c"}
+
+
+def test_unchanged_tasks_cost_the_store_a_query_a_page_not_one_each(
+    studio: FakeStudio, store: Store, key: ProjectKey, sync: Callable[..., Synced], statements: Callable[[], int]
+) -> None:
+    studio.task(1, labelled(1, A, task=1))
+    sync()
+    before = statements()
+    sync()
+    of_one = statements() - before
+    for task in range(2, 32):
+        studio.task(task)
+    sync()
+    before = statements()
+    assert sync() == Synced(tasks=31, read=0)
+    assert statements() - before == of_one
 
 
 # -------------------------------------------------------------------------------------------------------- not found

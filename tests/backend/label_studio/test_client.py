@@ -11,7 +11,7 @@ from backend.errors import (
     LabelStudioError,
     SettingsError,
 )
-from backend.label_studio.client import LabelStudio, all_tasks
+from backend.label_studio.client import LabelStudio, task_pages
 from backend.settings import Settings
 from semsam_model.errors import SemsamError
 from tests.backend.label_studio.web import LEGACY, Tokens, Web, client, redirect, reply
@@ -94,7 +94,7 @@ def test_every_task_is_listed_whatever_the_page(number: int) -> None:
         fake.task(task)
     with serving(fake):
         api = LabelStudio(Settings(label_studio_url=fake.url, label_studio_api_key=TOKEN))
-        listed = list(all_tasks(api, 7, page_size=3))
+        listed = [(task, total) for page, total in task_pages(api, 7, page_size=3) for task in page]
     assert [(task["id"], total) for task, total in listed] == [(task, number) for task in range(1, number + 1)]
 
 
@@ -102,4 +102,4 @@ def test_every_task_is_listed_whatever_the_page(number: int) -> None:
 def test_a_list_of_tasks_in_another_form_is_an_error(studio: Web, answer: dict[str, Any]) -> None:
     studio.routes["/api/tasks/"] = lambda handler: reply(handler, json.dumps(answer).encode())
     with pytest.raises(LabelStudioError, match="another form"):
-        list(all_tasks(client(studio), 7))
+        list(task_pages(client(studio), 7))
