@@ -68,7 +68,7 @@ def stream_regions(store: Store, key: ProjectKey, page: int = PAGE) -> Iterator[
         with store.read() as connection:
             rows = connection.execute(query if after is None else query.where(_beyond(after))).all()
         for row in rows:
-            yield _region(row)
+            yield to_region(row)
         if len(rows) < page:
             return
         after = to_record(RegionKey, rows[-1])
@@ -84,7 +84,7 @@ def find_region(store: Store, key: RegionKey) -> StoredRegion | None:
     """The region, if it is usable and not deleted."""
     with store.read() as connection:
         row = connection.execute(select(regions).where(IS_USABLE, of_region(regions, key))).one_or_none()
-    return _region(row) if row else None
+    return to_region(row) if row else None
 
 
 def problems(store: Store, key: ProjectKey) -> dict[RegionKey, str]:
@@ -207,7 +207,8 @@ def count_preannotated(store: Store, key: ProjectKey) -> Preannotated:
     return Preannotated(offered.number, **found, deleted=deleted, unread=unread or 0)
 
 
-def _region(row: Row[Any]) -> StoredRegion:
+def to_region(row: Row[Any]) -> StoredRegion:
+    """A row of the table `regions`, of a region that can be used, as a value."""
     return to_record(
         StoredRegion,
         row,

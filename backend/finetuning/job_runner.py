@@ -13,11 +13,14 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from backend.corrections.labelled_photos import labelled_photos
 from backend.corrections.photos import PhotoArchive
-from backend.corrections.queries import list_projects, stream_regions
+from backend.corrections.queries import list_projects
+from backend.corrections.tasks import split_of
 from backend.errors import VersionError
 from backend.finetuning import snapshot
 from backend.finetuning.jobs import CHILD, REPORT, VERDICT, Job, Lease, State, job_folder
@@ -28,7 +31,7 @@ from backend.store.database import Store
 from backend.versions.registry import Registry
 from backend.versions.version import ModelVersion
 from semsam_model.checkpoints.checkpoint import load, save
-from semsam_model.data.folder import evenly, evenly_spaced
+from semsam_model.data.folder import evenly
 from semsam_model.data.samples import MIN_AREA, Sample, clickable
 from semsam_model.errors import DataError, ImageError, SemsamError, Stopped
 from semsam_model.finetuning.config import read_finetune_config
@@ -144,8 +147,7 @@ class JobRunner:
                 raise
             except SemsamError as error:
                 log.warning("job %d: corrections as the store has them, Label Studio was not asked: %s", job.id, error)
-            taken = snapshot.take(stream_regions(self._store, job.key))
-            snapshot.write(taken, folder)
+            taken = snapshot.take(self._store, job.key, folder)
         source = f"project_{job.key.project}"
         train, held_out = (taken.samples(self._photos, split, source) for split in ("train", "val"))
         return _Corrections(taken, train, held_out)
@@ -163,13 +165,21 @@ class JobRunner:
         )
 
     def _of_other_projects(self, key: ProjectKey) -> list[Sample]:
-        """Corrections of other projects, so that they are not forgotten: one model serves all projects."""
+        """Corrections of other projects, so that they are not forgotten: one model serves all projects.
+
+        The photos are drawn first, by their digests, which favour none; then the regions of those alone are read.
+        """
+        others = [each.key for each in list_projects(self._store) if each.key != key and each.deleted_at is None]
+        photos = sorted((sha256, other) for other in others for sha256 in labelled_photos(self._store, other))
+        there = (photo for photo in photos if split_of(photo[0]) == "train" and self._photos.has(photo[0]))
+        drawn: dict[ProjectKey, list[str]] = {}
+        for sha256, other in islice(there, REPLAYED):
+            drawn.setdefault(other, []).append(sha256)
         found: list[Sample] = []
-        for project in list_projects(self._store):
-            if project.key != key and project.deleted_at is None:
-                others = snapshot.take(stream_regions(self._store, project.key))
-                found += others.samples(self._photos, "train", f"project_{project.key.project}_{project.key.origin}")
-        return evenly_spaced(found, REPLAYED)
+        for other in sorted(drawn):
+            source = f"project_{other.project}_{other.origin}"
+            found += snapshot.newest_samples(self._store, other, drawn[other], self._photos, source)
+        return found
 
     # ---- the child
 

@@ -1,7 +1,8 @@
 """What a fine-tuning job learns from: a project's corrections as they stood when it began, in one file of its folder.
 
-A job that is resumed reads the same file, whatever the store has become meanwhile. Photos stay in
-the archive. Split by photo as the export does, so that what one holds out the other does too.
+A job that is resumed reads the same file, whatever the store has become meanwhile. Photos stay in the archive. Split by
+photo as the export does, so that what one holds out the other does too. The file is JSON lines, one a photo in order of
+the digests: it is written, hashed and read a few photos at a time, so a project may have any number of them.
 """
 
 from __future__ import annotations
@@ -9,45 +10,52 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from backend.corrections.labelled_photos import labelled_photos, newest_annotations
 from backend.corrections.photos import PhotoArchive
-from backend.corrections.tasks import LabelledTask, Split, by_task, categories, parents, split_of
-from backend.records import StoredRegion
+from backend.corrections.tasks import Split, categories, parents, split_of
+from backend.records import ProjectKey, StoredRegion
+from backend.store.database import Store
 from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Region, Sample
 from semsam_model.files import atomic_write
 
 log = logging.getLogger(__name__)
 
-SNAPSHOT = "snapshot.json"
+SNAPSHOT = "snapshot.jsonl"
 #: Weight of a region that was accepted as suggested, beside 1 of one drawn by hand: the model knows it already.
 KNOWN = 0.25
+_KEPT = 16  #: photos of a snapshot whose annotations stay in memory when they were read
+
+
+class _Line(NamedTuple):
+    """Where the file has a photo."""
+
+    sha256: str
+    offset: int  #: bytes
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Photos with their newest annotation, as plain JSON values."""
+    """Photos with their newest annotation, in a file."""
 
-    photos: tuple[Mapping[str, Any], ...]
-
-    @cached_property
-    def digest(self) -> str:
-        """The sha256 of the photos' JSON."""
-        return hashlib.sha256(json.dumps(self.photos, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def regions(self) -> int:
-        return sum(len(photo["regions"]) for photo in self.photos)
+    path: Path
+    photos: tuple[_Line, ...]
+    regions: int
+    digest: str  #: sha256 of the file
 
     def samples(self, archive: PhotoArchive, split: Split, source: str) -> list[Sample]:
         """The photos of one side of the split; those that are not in the archive are left out."""
-        mine = [photo for photo in self.photos if split_of(photo["sha256"]) == split]
-        found = [
-            _sample(photo, archive.path(photo["sha256"]), source) for photo in mine if archive.has(photo["sha256"])
+        read = lru_cache(_KEPT)(partial(_read_annotation, self.path))
+        mine = [line for line in self.photos if split_of(line.sha256) == split]
+        found: list[Sample] = [
+            _SnapshotSample(PhotoFile(archive.path(line.sha256)), source, partial(read, line.offset))
+            for line in mine
+            if archive.has(line.sha256)
         ]
         if len(found) < len(mine):
             missing = len(mine) - len(found)
@@ -55,31 +63,62 @@ class Snapshot:
         return found
 
 
-def take(regions: Iterable[StoredRegion]) -> Snapshot:
-    """Regions in order of their keys -> the newest annotation of each photo; those without a photo are left out."""
-    newest: dict[str, LabelledTask] = {}
-    for task in by_task(regions):
-        other = newest.get(task.sha256)
-        if other is None or task.latest[0].updated_at >= other.latest[0].updated_at:
-            newest[task.sha256] = task
-    return Snapshot(tuple(_photo(newest[sha256]) for sha256 in sorted(newest)))
+class _SnapshotSample(Sample):
+    """Its annotation is read from the file whenever it is asked for, and does not stay in memory."""
+
+    @property
+    def annotation(self) -> Annotation:
+        assert callable(self.annotated)
+        return self.annotated()
 
 
-def write(snapshot: Snapshot, folder: Path) -> None:
-    """Keep it as FOLDER/snapshot.json, in one move."""
-    with atomic_write(folder / SNAPSHOT) as temporary:
-        temporary.write_text(json.dumps(snapshot.photos), encoding="utf-8")
+def take(store: Store, key: ProjectKey, folder: Path) -> Snapshot:
+    """Keep the newest annotation of each photo of a project as FOLDER/snapshot.jsonl, in one move. Raises StoreError.
+
+    Photos that are not known yet are left out.
+    """
+    with atomic_write(folder / SNAPSHOT) as temporary, temporary.open("wb") as file:
+        for regions in newest_annotations(store, key, labelled_photos(store, key)):
+            file.write(json.dumps(_photo(regions), sort_keys=True).encode() + b"\n")
+    return _read(folder / SNAPSHOT)
 
 
 def read(folder: Path) -> Snapshot | None:
-    """What `write` kept; None where there is nothing."""
+    """What `take` kept; None where there is nothing."""
     path = folder / SNAPSHOT
-    return Snapshot(tuple(json.loads(path.read_text(encoding="utf-8")))) if path.is_file() else None
+    return _read(path) if path.is_file() else None
 
 
-def _photo(task: LabelledTask) -> dict[str, Any]:
-    height, width = task.size
-    regions = [
+def _read(path: Path) -> Snapshot:
+    digest, photos, regions, offset = hashlib.sha256(), list[_Line](), 0, 0
+    with path.open("rb") as file:
+        for line in file:
+            photo = json.loads(line)
+            photos.append(_Line(photo["sha256"], offset))
+            regions += len(photo["regions"])
+            digest.update(line)
+            offset += len(line)
+    return Snapshot(path, tuple(photos), regions, digest.hexdigest())
+
+
+def _read_annotation(path: Path, offset: int) -> Annotation:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return _annotation(json.loads(file.readline()))
+
+
+def newest_samples(
+    store: Store, key: ProjectKey, photos: Sequence[str], archive: PhotoArchive, source: str
+) -> list[Sample]:
+    """These photos of a project, with their newest annotations, in memory. photos: digests. Raises StoreError."""
+    found = map(_photo, newest_annotations(store, key, photos))
+    return [Sample(PhotoFile(archive.path(photo["sha256"])), source, _annotation(photo)) for photo in found]
+
+
+def _photo(regions: Sequence[StoredRegion]) -> dict[str, Any]:
+    """An annotation as plain JSON values."""
+    first = regions[0]
+    values = [
         {
             "mask": dict(region.mask),
             "granularity": granularity,
@@ -87,11 +126,9 @@ def _photo(task: LabelledTask) -> dict[str, Any]:
             "parent": parent,
             "weight": weight(region),
         }
-        for region, parent, (label, granularity) in zip(
-            task.latest, parents(task.latest), categories(task.latest), strict=True
-        )
+        for region, parent, (label, granularity) in zip(regions, parents(regions), categories(regions), strict=True)
     ]
-    return {"sha256": task.sha256, "width": width, "height": height, "regions": regions}
+    return {"sha256": first.image_sha256, "width": first.width, "height": first.height, "regions": values}
 
 
 def weight(region: StoredRegion) -> float:
@@ -104,9 +141,9 @@ def weight(region: StoredRegion) -> float:
     return round(KNOWN + (1 - KNOWN) * (1 - min(max(iou, 0.0), 1.0)), 4)
 
 
-def _sample(photo: Mapping[str, Any], path: Path, source: str) -> Sample:
+def _annotation(photo: Mapping[str, Any]) -> Annotation:
     regions = tuple(
         Region(CocoMask(r["mask"]), r["granularity"], r["name"], r["parent"], weight=r["weight"])
         for r in photo["regions"]
     )
-    return Sample(PhotoFile(path), source, Annotation(photo["width"], photo["height"], regions))
+    return Annotation(photo["width"], photo["height"], regions)

@@ -55,7 +55,7 @@ def test_fine_tuning_judges_preannotated_regions_before_it_takes_its_snapshot(
         save_project(connection, ProjectKey(studio.url, KEY.project), "cars", CONFIG, None)
     done = CliRunner().invoke(app, ["finetune", *with_project], env=environment)
     assert "too few corrections" in done.output, done.output
-    (photo,) = json.loads((tmp_path / "jobs" / "1" / "snapshot.json").read_text())
+    (photo,) = map(json.loads, (tmp_path / "jobs" / "1" / "snapshot.jsonl").read_text().splitlines())
     region = regions(store, studio)[corrected["id"]]
     store.close()
     assert (region.outcome, region.iou_with_offer) == ("corrected", 48 / 64)

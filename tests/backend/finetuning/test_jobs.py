@@ -125,17 +125,17 @@ def test_what_ended_jobs_have_left_is_cleared_once_their_version_is_gone_but_for
     kept, gone, none, queued = (job_folder(tmp_path, job) for job in made)
     for place in (kept, gone, none, queued):
         place.mkdir(parents=True)
-        (place / "snapshot.json").write_text("[]")
+        (place / "snapshot.jsonl").write_text("[]")
     (gone / REPORT).write_text("<p>no gain</p>")
     later = datetime.now(UTC) + 2 * RECENT
     assert clear_job_files(store, tmp_path, {"tiny-kept"}) == {}, "younger than an hour"
     would = clear_job_files(store, tmp_path, {"tiny-kept"}, dry_run=True, at=later)
     assert would == {made[1].id: 2, made[2].id: 2}
-    assert all((place / "snapshot.json").exists() for place in (kept, gone, none, queued))
+    assert all((place / "snapshot.jsonl").exists() for place in (kept, gone, none, queued))
     assert clear_job_files(store, tmp_path, {"tiny-kept"}, at=later) == would
     assert [path.name for path in gone.iterdir()] == [REPORT]
     assert not none.exists()
-    assert all((place / "snapshot.json").exists() for place in (kept, queued))
+    assert all((place / "snapshot.jsonl").exists() for place in (kept, queued))
     assert clear_job_files(store, tmp_path, {"tiny-kept"}, at=later) == {}
 
 

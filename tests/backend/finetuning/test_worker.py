@@ -26,7 +26,6 @@ from typer.testing import CliRunner
 
 from backend.cli.main import app
 from backend.corrections.photos import PhotoArchive, open_photos
-from backend.corrections.queries import stream_regions
 from backend.corrections.tasks import split_of
 from backend.errors import StoreUnavailable
 from backend.finetuning import jobs, snapshot
@@ -151,7 +150,7 @@ def test_a_job_ends_in_a_version_that_is_live_with_its_report_and_figures(settin
     assert job.report == str(worker.runner.folder(job) / "gate.html")
     assert json.dumps(job.to_dict())
     left = {path.name for path in worker.runner.folder(job).iterdir()}
-    assert left == {"snapshot.json", "gate.html", "gate.json"}, "the weights lie beside the version"
+    assert left == {"snapshot.jsonl", "gate.html", "gate.json"}, "the weights lie beside the version"
     assert worker.run_one() is None
     store.close()
 
@@ -443,7 +442,7 @@ def test_what_a_killed_worker_had_done_is_gone_on_with_by_the_next(
     assert ended is not None
     assert (ended.state, ended.attempts) == ("promoted", 2)
     assert snapshotted is not None
-    assert ended.data_digest == snapshotted.digest != snapshot.take(stream_regions(store, KEY)).digest
+    assert ended.data_digest == snapshotted.digest != snapshot.take(store, KEY, tmp_path / "later").digest
     resumed = [record.args for record in caplog.records if "goes on at step" in record.msg]
     assert resumed
     assert resumed[0][0] >= 2
@@ -471,7 +470,7 @@ print(os.nice(0) - before, torch.get_num_threads())
 @pytest.mark.slow
 def test_a_photo_learns_or_is_held_out_and_weights_say_how_wrong_the_model_was(settings: Settings) -> None:
     store, _ = prepared(settings)
-    taken = snapshot.take(stream_regions(store, KEY))
+    taken = snapshot.take(store, KEY, settings.data_dir)
     train, held_out = (taken.samples(open_photos(settings), split, "project_1") for split in ("train", "val"))
     assert len(train) + len(held_out) == 10
     assert {split_of(sample.path.name) for sample in held_out} == {"val"}
