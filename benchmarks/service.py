@@ -14,12 +14,13 @@ from benchmarks.machine import ROOT
 
 
 @contextlib.contextmanager
-def serving(data: Path, photos: Path) -> Iterator[tuple[str, int]]:
-    """`semsam serve` with its default settings: (its address, its process), once model and text encoder are loaded.
+def serving(data: Path, photos: Path, **settings: str) -> Iterator[tuple[str, int]]:
+    """`semsam serve`: (its address, its process), once model and text encoder are loaded. Its log: `log` in `data`.
 
-    data: its folder. photos: the folder that photos with a local path lie in.
+    data: its folder. photos: the folder that photos with a local path lie in. settings: those that are not the default.
     """
     variables = {"SEMSAM_DATA_DIR": data, "SEMSAM_LOCAL_FILES_ROOT": photos, "SEMSAM_PORT": 0}
+    variables |= {f"SEMSAM_{name.upper()}": value for name, value in settings.items()}
     environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
     command = [sys.executable, "-c", "from backend.cli.main import main; main()", "serve"]
     path = data / "log"

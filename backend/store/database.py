@@ -66,6 +66,11 @@ class Store:
             raise StoreError(f"database {store.name}: cannot be opened or migrated: {_reason(error)}") from error
         return store
 
+    @property
+    def dialect(self) -> str:
+        """sqlite or postgresql."""
+        return self._engine.dialect.name
+
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction: all of it, or, after an exception, nothing. Raises StoreError where the database fails."""

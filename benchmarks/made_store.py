@@ -1,0 +1,192 @@
+"""Stores of any size with rows as the product writes them, made fast: a thousand annotations, then copies of these.
+
+Annotation n is the only one of task n, of project 1 + n % projects; each has 8 regions: one drawn by hand, one that was
+there before any click in every fourth annotation, the others accepted, corrected or relabelled from offers of their
+own; one prompt more was rejected in every other annotation. An offer has six candidates. Every twentieth annotation is
+deleted. Up to 2,000 regions of a project have taught the model, each with one of a few real lessons.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    String,
+    Table,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+    type_coerce,
+)
+
+from backend.images import decode_photo
+from backend.store.database import Store
+from backend.store.tables import annotations, lessons, offers, predictions, projects, regions, tasks
+from benchmarks.machine import ROCKET
+from semsam_model.adaptation.lessons import make_lesson
+from semsam_model.checkpoints.checkpoint import load_model
+from semsam_model.masks.codecs import encode_brush_rle
+from semsam_model.masks.geometry import crop_mask
+
+REGIONS = 8  #: of an annotation
+BEGAN, SEEN = datetime(2026, 1, 1, tzinfo=UTC), "2026-01-01T00:00:00Z"
+LABELS = tuple(f"label {number}" for number in range(50))
+LABEL_CONFIG = (
+    '<View><Image name="image" value="$image"/><BrushLabels name="mask" toName="image">'
+    + "".join(f'<Label value="{each}"/>' for each in LABELS)
+    + '</BrushLabels><KeyPointLabels name="click_all" toName="image"><Label value="click" smart="true"/>'
+    "</KeyPointLabels></View>"
+)
+_SIZE = (427, 640)  #: (H, W) of the sample photo
+_BASE = 1000  #: annotations that are made one by one
+_TAUGHT = 2000  #: regions of a project with a lesson
+_OUTCOMES = ("accepted",) * 5 + ("corrected", "relabelled", "drawn")
+
+
+def fill(store: Store, origin: str, wanted: int, count: int, model: str = "", taught: Sequence[bytes] = ()) -> None:
+    """Put `wanted` annotations in `count` projects into an empty store. taught: lessons for the model `model`."""
+    dice, base = random.Random(0), min(wanted, _BASE)
+    rows: dict[Table, list[dict[str, Any]]] = {each: [] for each in (tasks, annotations, predictions, regions, offers)}
+    for number in range(base):
+        for table, row in _annotation(origin, number, count, dice):
+            rows[table].append(row)
+    with store.write() as connection:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("PRAGMA cache_size = -1000000")
+        titles = [{"project": 1 + each, "title": f"Project {1 + each}"} for each in range(count)]
+        shared = {"origin": origin, "label_config": LABEL_CONFIG, "updated_at": BEGAN}
+        connection.execute(insert(projects), [shared | each for each in titles])
+        for table, made in rows.items():
+            connection.execute(insert(table), made)
+            if wanted > base:
+                _copy(connection, table, (wanted - 1) // base, count)
+        if taught:
+            _teach(connection, count, model, taught)
+    if store.dialect == "postgresql":
+        with store.write() as connection:
+            connection.execute(text("ANALYZE"))
+
+
+def _annotation(origin: str, number: int, count: int, dice: random.Random) -> list[tuple[Table, dict[str, Any]]]:
+    at, begun, gone = BEGAN + timedelta(seconds=30 * number), number % 4 == 0, number % 20 == 19
+    deleted_at = at + timedelta(days=1) if gone else None
+    where = {"origin": origin, "project": 1 + number % count, "task": number}
+    sha256 = hashlib.sha256(str(number).encode()).hexdigest()
+    photo = {"image_sha256": sha256, "image_url": f"/data/local-files/?d={number}.jpg"}
+    found: list[tuple[Table, dict[str, Any]]] = [(tasks, where | photo | {"seen": SEEN})]
+    own = {"annotation": number, "annotator": 3, "received_at": at, "updated_at": at, "created_at": at}
+    own |= {"deleted_at": deleted_at, "prediction": number if begun else None}
+    found.append((annotations, where | own))
+    if begun:
+        suggested = {"regions": 1, "width": 1000, "height": 1000, "offered": [_candidate(dice, 1)]}
+        found.append((predictions, {"origin": origin, "prediction": number} | suggested))
+    for place, outcome in enumerate(_OUTCOMES):
+        preannotated = begun and not place
+        prompt = None if outcome == "drawn" or preannotated else _hex(dice)
+        row = where | photo | {"annotation": number, "region": _hex(dice)[:10], "width": 1000, "height": 1000}
+        row |= {"labels": [dice.choice(LABELS)], "mask": _mask(dice), "outcome": outcome, "annotator": 3}
+        row |= {"updated_at": at, "deleted_at": deleted_at, "preannotated": preannotated, "prompt_id": prompt}
+        row |= {"rank": None if outcome == "drawn" else dice.choice((1, 1, 2, 3)), "seconds": 3.0 if prompt else None}
+        row |= {"iou_with_offer": None if outcome == "drawn" else 0.9}
+        found.append((regions, row))
+        if prompt is not None:
+            found.append((offers, _offer(where, sha256, prompt, at - timedelta(seconds=20 - place), dice)))
+    if number % 2:
+        found.append((offers, _offer(where, sha256, _hex(dice), at - timedelta(seconds=5), dice)))
+    return found
+
+
+def _offer(where: dict[str, Any], sha256: str, prompt: str, at: datetime, dice: random.Random) -> dict[str, Any]:
+    row = {"prompt_id": prompt, "image_sha256": sha256, "width": 1000, "height": 1000, "milliseconds": 100.0}
+    row |= {"prompt": {"clicks": [[500.0, 500.0, True]], "boxes": [], "text": None}, "model_version": "v"}
+    return where | row | {"created_at": at, "candidates": [_candidate(dice, rank) for rank in range(1, 7)]}
+
+
+def _candidate(dice: random.Random, rank: int) -> dict[str, Any]:
+    names = [[dice.choice(LABELS), 0.5], [dice.choice(LABELS), 0.2]]
+    own = {"region": _hex(dice)[:10], "label": names[0][0], "mask": _mask(dice), "names": names}
+    return {"rank": rank, "level": rank, "score": 0.8, "bbox": [400, 400, 600, 600]} | own
+
+
+def _hex(dice: random.Random) -> str:
+    return f"{dice.getrandbits(128):032x}"
+
+
+def _mask(dice: random.Random) -> str:
+    """As long as COCO RLE counts of masks on photos are; it is not read."""
+    return "".join(dice.choices("0123456789PQRSTUWXYabcdefghijklmno", k=dice.randint(200, 900)))
+
+
+def _copy(connection: Connection, table: Table, times: int, count: int) -> None:
+    """Add copies of all rows, each with numbers, hashes and times of its own."""
+    series = select(literal(1).label("k")).cte("series", recursive=True)
+    series = series.union_all(select(series.c.k + 1).where(series.c.k < times))
+    moved = [_moved(connection, column, series.c.k, count) for column in table.columns]
+    copies = select(*moved).select_from(table.join(series, literal(True)))
+    connection.execute(insert(table).from_select([column.name for column in table.columns], copies))
+
+
+def _moved(connection: Connection, column: Column[Any], k: ColumnElement[int], count: int) -> ColumnElement[Any]:
+    """A column of the k-th copy."""
+    if column.name in ("task", "annotation", "prediction"):
+        return column + _BASE * k
+    if column.name == "project":
+        return 1 + (column.table.c.task + _BASE * k) % count
+    sqlite = connection.dialect.name == "sqlite"
+    if column.name in ("prompt_id", "image_sha256"):
+        prefix = func.printf("%08x", k) if sqlite else func.lpad(func.to_hex(k), 8, "0")
+        return prefix.op("||")(func.substr(column, 9))
+    if column.name in ("updated_at", "created_at", "received_at"):
+        if not sqlite:
+            return column + func.make_interval(0, 0, 0, 0, 0, 0, 30 * _BASE * k)
+        later = func.printf("+%d seconds", 30 * _BASE * k)
+        return func.strftime("%Y-%m-%d %H:%M:%f000", type_coerce(column, String), later)
+    return column
+
+
+def _teach(connection: Connection, count: int, model: str, taught: Sequence[bytes]) -> None:
+    """A lesson of each of the newest regions of every project."""
+    columns = (*regions.primary_key, regions.c.updated_at)
+    for project in range(1, count + 1):
+        mine = (regions.c.project == project, regions.c.deleted_at.is_(None))
+        newest = [column.desc() for column in (regions.c.updated_at, *regions.primary_key)]
+        rows = connection.execute(select(*columns).where(*mine).order_by(*newest).limit(_TAUGHT)).mappings().all()
+        made = [{**row, "model": model, "lesson": taught[place % len(taught)]} for place, row in enumerate(rows)]
+        connection.execute(insert(lessons), made)
+
+
+def rows_as_posted() -> list[dict[str, Any]]:
+    """Eight squares on the sample photo, as the editor sends them."""
+    found = []
+    for place in range(REGIONS):
+        mask = _square(place)
+        value = {"format": "rle", "rle": encode_brush_rle(*crop_mask(mask), mask.shape), "brushlabels": [LABELS[place]]}
+        row = {"id": f"r{place}", "type": "brushlabels", "from_name": "mask", "to_name": "image", "value": value}
+        found.append(row | {"original_width": _SIZE[1], "original_height": _SIZE[0]})
+    return found
+
+
+def few_lessons() -> tuple[str, list[bytes]]:
+    """Digest of the default model, and what a few squares teach it."""
+    model, version = load_model()
+    embedding = model.encode(decode_photo(ROCKET.read_bytes(), max_bytes=10**8, max_pixels=10**8).rgb)
+    found = []
+    for place in range(REGIONS):
+        found.append(make_lesson(model, embedding, _square(place), label=LABELS[place]).to_bytes())
+    return version.digest, found
+
+
+def _square(place: int) -> np.ndarray:
+    mask = np.zeros(_SIZE, bool)
+    mask[40 * place : 40 * place + 60, 60 * place : 60 * place + 90] = True
+    return mask

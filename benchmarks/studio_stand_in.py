@@ -1,0 +1,54 @@
+"""A server that lists tasks as Label Studio does, none of which has changed: for benchmarks of large stores."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from benchmarks.made_store import LABEL_CONFIG, SEEN
+
+
+@contextlib.contextmanager
+def listing(port: int, annotations: int, projects: int) -> Iterator[str]:
+    """Its address, with the tasks of a store that `made_store.fill` made."""
+
+    class Answers(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = json.dumps(answer(self.path)).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    def answer(path: str) -> dict[str, Any]:
+        if found := re.fullmatch(r"/api/projects/(\d+)/", path):
+            number = int(found[1])
+            return {"id": number, "title": f"Project {number}", "label_config": LABEL_CONFIG}
+        query = parse_qs(urlsplit(path).query)
+        if "query" in query:  # which tasks come next
+            return {"tasks": [], "total": 0}
+        mine = range(int(query["project"][0]) - 1, annotations, projects)
+        size = int(query["page_size"][0])
+        first = (int(query["page"][0]) - 1) * size
+        return {"tasks": [{"id": n, "updated_at": SEEN} for n in mine[first : first + size]], "total": len(mine)}
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Answers)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
