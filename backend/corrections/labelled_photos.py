@@ -35,12 +35,13 @@ def newest_annotations(store: Store, key: ProjectKey, photos: Sequence[str]) -> 
         query = select(regions).where(of_project(regions, key), IS_USABLE, regions.c.image_sha256.in_(page))
         found: dict[str, list[StoredRegion]] = {}
         with store.read() as connection:
-            for row in connection.execute(query.order_by(*regions.primary_key)):
+            for row in connection.execute(query):  # not ordered here: that would be by an index of the whole project
                 found.setdefault(row.image_sha256, []).append(to_region(row))
         yield from (_newest(found[sha256]) for sha256 in page if sha256 in found)
 
 
 def _newest(of_a_photo: list[StoredRegion]) -> list[StoredRegion]:
-    """The regions of one annotation, of those of a photo in order of their keys."""
-    annotations = [list(own) for _, own in groupby(of_a_photo, key=lambda each: (each.key.task, each.key.annotation))]
+    """The regions of one annotation, of those of a photo, in order of their keys."""
+    in_order = sorted(of_a_photo, key=lambda each: each.key)
+    annotations = [list(own) for _, own in groupby(in_order, key=lambda each: (each.key.task, each.key.annotation))]
     return max(annotations, key=lambda own: (own[0].updated_at, own[0].key.task, own[0].key.annotation))

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import delete, insert, update
+from sqlalchemy.event import listen
 
+from backend.corrections.labelled_photos import newest_annotations
 from backend.corrections.photos import PhotoArchive
 from backend.corrections.tasks import SPLITS, split_of
 from backend.finetuning import job_runner, snapshot
@@ -91,6 +94,22 @@ def test_of_two_tasks_with_one_photo_the_annotation_made_last_counts(
     fill(store, project(), [*old, *new, *older])
     taken = snapshot.take(store, KEY, tmp_path)
     assert (len(taken.photos), taken.regions) == (1, 1)
+
+
+def test_the_regions_of_some_photos_are_found_by_an_index_not_by_reading_the_project(tmp_path: Path) -> None:
+    store = Store.open(f"sqlite:///{tmp_path}/semsam.db")
+    plans: list[str] = []
+
+    def explain(_: object, cursor: Any, statement: str, values: Any, *rest: object) -> None:
+        if statement.startswith("SELECT"):
+            plan = cursor.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()
+            plans.append(" ".join(step[-1] for step in plan))
+
+    listen(store._engine, "before_cursor_execute", explain)
+    assert list(newest_annotations(store, KEY, ["0" * 64, "1" * 64])) == []
+    store.close()
+    (plan,) = plans
+    assert "image_sha256=?" in plan and "TEMP" not in plan
 
 
 def test_photos_of_other_projects_are_drawn_first_and_the_regions_of_those_alone_are_read(
