@@ -27,9 +27,9 @@ Mode = Literal["one", "all"]
 class Interaction:
     """What the annotator asks, in photo pixels.
 
-    mode "one": the answer holds one candidate: first the best, then level by level towards the parts, after the
-    smallest the largest; `turn` counts from 0. mode "all": the answer of turn 0 holds every candidate, the later ones
-    those of "one" in turn, so that a mask can be accepted whose own button lies outside the photo.
+    mode "one": the answer holds one candidate: the best, then the next best, which is a level above or below, after
+    the last the best again; `turn` counts from 0. mode "all": the answer of turn 0 holds every candidate, the later
+    ones those of "one" in turn, so that a mask can be accepted whose own button lies outside the photo.
     `prompt` is None when there is nothing to point at (no rows, negative points only).
     """
 
@@ -45,9 +45,8 @@ class Interaction:
         turn = self.turn - (self.mode == "all")
         if turn < 0 or not candidates:
             return candidates
-        by_level = sorted(candidates, key=lambda c: (c.level, -c.area))
-        best = min(range(len(by_level)), key=lambda i: by_level[i].rank)
-        return [by_level[(best + turn) % len(by_level)]]
+        # going down the levels, needless small parts would often come before the whole that is meant
+        return [sorted(candidates, key=lambda c: c.rank)[turn % len(candidates)]]
 
 
 def check_size(declared: Size, photo: Size) -> None:

@@ -4,6 +4,7 @@ predict_candidates(model, embedding, prompt)      # all the steps
 
 predict_proposals     every mask that the network proposes, see `inference.proposals`
 rank_candidates       expected IoU of each; a reranker's scores, if there is one; then `to_candidates`
+within_boxes          of a box: what reaches beyond it is cut off
 to_candidates         the best that differ, in photo pixels, parents linked
 _refined_first        with a refiner and further clicks: the first click's mask, corrected, before all others
 """
@@ -16,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from semsam_model.inference.boxes import within_boxes
 from semsam_model.inference.candidates import (
     CandidateOptions,
     CropPrediction,
@@ -57,7 +59,8 @@ def predict_candidates(
     encode_crop: CropEncoder | None = None,
     reranker: Reranker | None = None,
 ) -> list[Candidate]:
-    """At most `options.most` distinct, cleaned masks, best first, parents linked; [] only if every level is empty.
+    """At most `options.most` distinct, cleaned masks, best first, parents linked; [] only if every level is empty, or
+    lies outside the prompt's boxes.
 
     context: what the project is known to want; only a model with a ranker can use it. encode_crop: encodes a magnified
     crop of the photo, for an engine that has `zoom`. reranker: with it, candidates have their `region`.
@@ -73,7 +76,7 @@ def predict_candidates(
 
     def best_of(asked: Prompt) -> tuple[CropPrediction, Proposal] | None:
         found = predict_proposals(answering, embedding, asked, options, encode_crop)
-        found, scores = _scored(found, ranker, context, reranker)
+        found, scores = _scored(found, options, ranker, context, reranker)
         ranked = rank_proposals(found, options, scores)
         if not ranked:
             return None
@@ -139,17 +142,27 @@ def rank_candidates(
     With neither ranker nor reranker in the order of predicted IoU, whatever the context.
     Raises ConfigError for labels embedded by another text encoder.
     """
-    proposals, scores = _scored(proposals, ranker, context, reranker)
+    proposals, scores = _scored(proposals, options, ranker, context, reranker)
     return to_candidates(proposals, options, scores)
 
 
 def _scored(
-    proposals: Proposals, ranker: Ranker | None, context: PromptContext | None, reranker: Reranker | None
+    proposals: Proposals,
+    options: CandidateOptions,
+    ranker: Ranker | None,
+    context: PromptContext | None,
+    reranker: Reranker | None,
 ) -> tuple[Proposals, np.ndarray | None]:
-    """With a reranker the proposals have their `region`. Scores are None with neither ranker nor reranker."""
+    """The proposals as a prompt with boxes leaves them, see `within_boxes`; with a reranker they have their `region`.
+
+    Scores are None with neither ranker nor reranker nor box.
+    """
+    if ranker is None and reranker is None and not any(crop.prompt.boxes for crop in proposals.crops):
+        return proposals, None
+    scores = expected_iou(proposals, ranker, context)
     if reranker is not None:
-        return reranker.rerank(proposals, expected_iou(proposals, ranker, context))
-    return proposals, None if ranker is None else expected_iou(proposals, ranker, context)
+        proposals, scores = reranker.rerank(proposals, scores)
+    return within_boxes(proposals, scores, options)
 
 
 def expected_iou(proposals: Proposals, ranker: Ranker | None, context: PromptContext | None = None) -> np.ndarray:

@@ -123,11 +123,11 @@ def test_a_box_drawn_again_over_the_same_place_asks_for_the_next() -> None:
     assert again.prompt.boxes == (Box(480, 360, 552, 414), Box(80, 60, 240, 180))
 
 
-def test_one_starts_with_the_best_goes_down_the_levels_and_starts_over() -> None:
+def test_one_starts_with_the_best_goes_on_with_the_next_best_and_starts_over() -> None:
     three = nested()
     rows = [key(50, 50, "click")]
-    levels = [c.level for n in range(1, 5) for c in ask(rows * n).suggested(three)]
-    assert levels == [3, 6, 1, 3]
+    ranks = [c.rank for n in range(1, 5) for c in ask(rows * n).suggested(three)]
+    assert ranks == [1, 2, 3, 1]
     assert not ask(rows).suggested([])
 
 
@@ -135,7 +135,7 @@ def test_all_shows_every_candidate_and_then_each_alone_so_that_any_can_be_accept
     three = nested()
     turns = [ask([key(50, 50, "click_all")] * n).suggested(three) for n in range(1, 6)]
     assert turns[0] == three
-    assert [[c.level for c in turn] for turn in turns[1:]] == [[3], [6], [1], [3]]
+    assert [[c.rank for c in turn] for turn in turns[1:]] == [[1], [2], [3], [1]]
 
 
 @pytest.mark.parametrize(

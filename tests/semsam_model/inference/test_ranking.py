@@ -17,6 +17,7 @@ from semsam_model.checkpoints.header import read_header
 from semsam_model.config import read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.errors import CheckpointError, DataError, PromptError
+from semsam_model.inference.boxes import within_boxes
 from semsam_model.inference.candidates import CandidateOptions, CropPrediction, PromptCells, Proposal, obeyed
 from semsam_model.inference.predict import predict_candidates, rank_candidates
 from semsam_model.inference.proposals import Proposals
@@ -103,8 +104,9 @@ def test_scores_are_shares_and_do_not_depend_on_the_order_of_the_candidates(
 def test_no_score_lets_a_mask_pass_one_that_obeys_more_clicks(
     proposals: list[Proposal], prompt: PromptCells, seed: int
 ) -> None:
-    """Every distinct mask is kept: those that obey fewer clicks must come after."""
+    """Every distinct mask is kept: those that obey fewer clicks, as cut off at a box, must come after."""
     options = CandidateOptions(most=len(proposals), least=len(proposals))
+    proposals = [p for _, p in within_boxes(proposed(proposals, prompt), np.zeros(len(proposals)), options)[0].pairs]
     ranked = rank_candidates(proposed(proposals, prompt), options, made_ranker(seed), PromptContext("part"))
     obeys = {p.token: obeyed(p.cells, prompt.positives, prompt.negatives) for p in proposals}
     assert [obeys[c.token] for c in ranked] == sorted((obeys[c.token] for c in ranked), reverse=True)
