@@ -14,6 +14,23 @@ from backend.errors import ImageFormatError, ImageTooLarge
 from semsam_model.data.pixels import decode_rgb, oriented_size
 from semsam_model.errors import ImageError
 
+#: Place and first bytes of formats, and what a message calls them.
+_KNOWN = (
+    (4, b"ftypheic", "a HEIC file"),
+    (4, b"ftypheix", "a HEIC file"),
+    (4, b"ftypmif1", "a HEIC file"),
+    (4, b"ftypavif", "an AVIF file, cut short or damaged"),
+    (8, b"WEBP", "a WebP file, cut short or damaged"),
+    (0, b"\x89PNG", "a PNG file, cut short or damaged"),
+    (0, b"\xff\xd8\xff", "a JPEG file, cut short or damaged"),
+    (0, b"\0\0\1\0", "an icon file"),
+    (4, b"jP  ", "a JPEG 2000 file"),
+    (0, b"\xff\x0a", "a JPEG XL file"),
+    (4, b"JXL ", "a JPEG XL file"),
+    (0, b"%PDF", "a PDF file"),
+    (0, b"\x1f\x8b", "a gzip file"),
+)
+
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 
 
@@ -76,7 +93,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except Image.UnidentifiedImageError:
         raise ImageFormatError(f"photo: expected {', '.join(FORMATS)}, got {_kind(data)}") from None
     except Exception as error:  # a header made to confuse: plugins raise whatever they stumble over
-        raise ImageFormatError(f"photo: its header cannot be read ({type(error).__name__}); damaged?") from error
+        raise ImageFormatError(f"photo: {_kind(data)}: it cannot be read ({type(error).__name__})") from error
     if not image.width * image.height:
         raise ImageFormatError(f"photo: {image.width}x{image.height} pixels; expected at least one")
     if image.width * image.height > max_pixels:
@@ -93,6 +110,7 @@ def _kind(data: bytes) -> str:
         return "a web page (a login page, perhaps: check the token)"
     if b"<svg" in start or start.startswith(b"<?xml"):
         return "an SVG or XML file"
-    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
-        return "a HEIC file"
+    for place, mark, name in _KNOWN:
+        if data[place : place + len(mark)] == mark:
+            return name
     return f"something else ({len(data)} bytes, starting {data[:8].hex(' ')})"

@@ -47,6 +47,12 @@ def named(path: Path) -> Iterator[None]:
         raise
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Raises OSError, which names the file."""
+    with named(path):
+        path.write_bytes(content)
+
+
 def sync_to_disk(path: Path) -> None:
     """Returns when the content of a file, or the list of names in a folder, is on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)

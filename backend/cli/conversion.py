@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from backend.cli.shared import progress_bar
+from semsam_model.data.split import VALIDATION_SHARE
 
 SHOWN = 10  #: lines about what was left out
 
@@ -25,6 +26,9 @@ def convert(
     images: Annotated[
         Path | None, typer.Option("--images", help="Folder of the photos, if they are not beside it.")
     ] = None,
+    validation_share: Annotated[
+        float, typer.Option("--val", min=0, max=1, help="With --to yolo: share of the photos in `val`.")
+    ] = VALIDATION_SHARE,
 ) -> None:
     """Write annotations in another form; what cannot be read is counted and named."""
     from semsam_model.data.convert import convert as run
@@ -32,7 +36,7 @@ def convert(
 
     datasets = read_any(path, images)
     with progress_bar(sum(len(dataset.samples) for dataset in datasets)) as advance:
-        done = run(datasets, target, out, on_photo=advance)
+        done = run(datasets, target, out, on_photo=advance, validation_share=validation_share)
     for line in done.skipped[:SHOWN]:
         print(f"left out: {line}")
     if len(done.skipped) > SHOWN:

@@ -123,29 +123,41 @@ def export(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from backend.corrections.photos import open_photos
-    from backend.corrections.queries import bare_photos, find_project, problems, stream_regions
+    from backend.corrections.queries import (
+        bare_photos,
+        emptied_tasks,
+        find_project,
+        problems,
+        stream_newest,
+        stream_regions,
+    )
     from backend.export.run import export as run
 
     columns = TextColumn("regions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with opened_store() as (settings, store):
         found = find_project(store, project, origin)
+        every = form == "labelstudio"
+        emptied = emptied_tasks(store, found.key)
+        bare = [photo for photo in bare_photos(store, found.key) if not (every and photo.task in emptied)]
         with Progress(*columns) as progress:
             task = progress.add_task("regions", total=None)
             result = run(
-                stream_regions(store, found.key),
+                (stream_regions if every else stream_newest)(store, found.key),
                 found,
                 open_photos(settings),
                 out,
                 form=form,
                 images=images,
                 complete=complete,
-                bare=bare_photos(store, found.key) if complete else (),
+                bare=bare,
                 unreadable=problems(store, found.key),
                 on_start=lambda total: progress.update(task, total=total),
                 on_task=lambda regions: progress.advance(task, regions),
             )
     for split in result.tasks:
         print(f"{split:5}  {result.tasks[split]} photos, {result.regions[split]} regions")
+    if emptied and not every:
+        print(f"left out: older annotations of {len(emptied)} tasks whose last updated one has nothing in it")
     if left_out := result.regions_without_photo:
         print(f"left out: {left_out} regions whose photo could not be fetched yet; `semsam sync` tries again")
     if result.bare_photos:

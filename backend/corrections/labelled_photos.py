@@ -7,7 +7,7 @@ from itertools import groupby
 
 from sqlalchemy import and_, select
 
-from backend.corrections.queries import to_region
+from backend.corrections.queries import emptied_tasks, to_region
 from backend.records import ProjectKey, StoredRegion
 from backend.store.database import Store
 from backend.store.statements import IS_USABLE, of_project
@@ -28,14 +28,18 @@ def labelled_photos(store: Store, key: ProjectKey) -> list[str]:
 def newest_annotations(store: Store, key: ProjectKey, photos: Sequence[str]) -> Iterator[list[StoredRegion]]:
     """For each of these photos, the regions of the annotation that was submitted or updated last, in their order.
 
-    photos: digests. One of which nothing is left by then gives nothing. Raises StoreError.
+    photos: digests. One of which nothing is left by then gives nothing; so does one whose task has a later annotation
+    with nothing in it. Raises StoreError.
     """
+    emptied = emptied_tasks(store, key)
     for first in range(0, len(photos), _PAGE):
         page = photos[first : first + _PAGE]
         query = select(regions).where(of_project(regions, key), IS_USABLE, regions.c.image_sha256.in_(page))
         found: dict[str, list[StoredRegion]] = {}
         with store.read() as connection:
             for row in connection.execute(query):  # not ordered here: that would be by an index of the whole project
+                if row.task in emptied:
+                    continue
                 found.setdefault(row.image_sha256, []).append(to_region(row))
         yield from (_newest(found[sha256]) for sha256 in page if sha256 in found)
 

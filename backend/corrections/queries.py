@@ -96,26 +96,48 @@ def problems(store: Store, key: ProjectKey) -> dict[RegionKey, str]:
     return {to_record(RegionKey, row): row.problem for row in rows}
 
 
+def stream_newest(store: Store, key: ProjectKey) -> Iterator[StoredRegion]:
+    """As `stream_regions`, without the tasks whose last submitted annotation has nothing in it: older ones of the same
+    task do not count.
+    """
+    emptied = emptied_tasks(store, key)
+    return (region for region in stream_regions(store, key) if region.key.task not in emptied)
+
+
+def emptied_tasks(store: Store, key: ProjectKey) -> frozenset[int]:
+    """Tasks whose last submitted annotation has no region at all, though an older one has."""
+    return frozenset(task for task, emptied in _bare_tasks(store, key).items() if emptied)
+
+
 def bare_photos(store: Store, key: ProjectKey) -> list[BarePhoto]:
-    """Photos of tasks that were submitted with no region at all, in the order of the tasks."""
-    mine = and_(annotation_rows.c.origin == tasks.c.origin, annotation_rows.c.task == tasks.c.task)
-    submitted = select(annotation_rows.c.annotation).where(
-        mine,
-        annotation_rows.c.deleted_at.is_(None),
-        annotation_rows.c.updated_at.is_not(None),
-        not_(annotation_rows.c.cancelled),
-    )
-    drawn = select(regions.c.region).where(
-        regions.c.origin == tasks.c.origin, regions.c.task == tasks.c.task, regions.c.deleted_at.is_(None)
-    )
-    query = select(tasks.c.task, tasks.c.image_sha256, tasks.c.image_url).where(
-        of_project(tasks, key),
-        tasks.c.deleted_at.is_(None),
-        submitted.exists(),
-        ~drawn.exists(),
-    )
+    """Photos of tasks whose last submitted annotation has no region at all, in the order of the tasks."""
+    found = _bare_tasks(store, key)
+    columns = tasks.c.task, tasks.c.image_sha256, tasks.c.image_url
+    query = select(*columns).where(of_project(tasks, key), tasks.c.deleted_at.is_(None)).order_by(tasks.c.task)
     with store.read() as connection:
-        return [BarePhoto(*row) for row in connection.execute(query.order_by(tasks.c.task))]
+        return [BarePhoto(*row) for row in connection.execute(query) if row.task in found]
+
+
+def _bare_tasks(store: Store, key: ProjectKey) -> dict[int, bool]:
+    """Task whose last submitted annotation has no region -> whether an older one has."""
+    mine = annotation_rows.c
+    drawn = select(regions.c.region).where(
+        of_project(regions, key),
+        regions.c.task == mine.task,
+        regions.c.annotation == mine.annotation,
+        regions.c.deleted_at.is_(None),
+    )
+    query = select(mine.task, drawn.exists().label("drawn")).where(
+        of_project(annotation_rows, key),
+        mine.deleted_at.is_(None),
+        mine.updated_at.is_not(None),
+        not_(mine.cancelled),
+    )
+    found: dict[int, list[bool]] = {}
+    with store.read() as connection:
+        for row in connection.execute(query.order_by(mine.task, mine.updated_at, mine.annotation)):
+            found.setdefault(row.task, []).append(row.drawn)
+    return {task: any(each) for task, each in found.items() if not each[-1]}
 
 
 def rejected_prompts(key: ProjectKey) -> Select[Any]:

@@ -1,35 +1,17 @@
 """Regions as the store streams them -> tasks with their annotations: what export and fine-tuning read.
 
-A photo trains or validates by its digest alone, for ever: adding photos, projects or corrections never moves one, and
-every copy of a photo, in whatever task, is on one side. What the export holds out fine-tuning holds out too.
+What the export holds out fine-tuning holds out too.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import Literal
 
 from backend.records import StoredRegion
-
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, ...] = ("train", "val")
-
-#: Share of photos that validate. A constant, not a setting: another value would move photos across.
-VALIDATION_SHARE = 0.2
-_SALT = b"semsam split 1:"
-
-
-def split_of(image_sha256: str) -> Split:
-    """The side of a photo, of the hex digest of its file's bytes.
-
-    Hashed once more with a salt: a set that was itself chosen by its digests is split evenly too.
-    """
-    place = int.from_bytes(hashlib.sha256(_SALT + image_sha256.encode()).digest()[:8], "big")
-    return "val" if place < VALIDATION_SHARE * 2**64 else "train"
+from semsam_model.data.split import Split, split_of
 
 
 @dataclass(frozen=True)

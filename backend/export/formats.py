@@ -9,11 +9,13 @@ from typing import Any
 
 from PIL import Image
 
-from backend.corrections.tasks import SPLITS, LabelledTask, categories, parents
+from backend.corrections.tasks import LabelledTask, categories, parents
 from backend.export.staging import to_json
 from backend.export.writer import Categories, Writer, decoded, mask_fields, own_fields, parent_ids
 from backend.records import StoredRegion
 from semsam_model.data.readers.photo_names import original_name
+from semsam_model.data.split import SPLITS
+from semsam_model.files import write_bytes
 
 
 class CocoWriter(Writer):
@@ -83,7 +85,7 @@ class Sa1bWriter(Writer):
         path = self._staging.out / f"{stem}.json"
         path.parent.mkdir(exist_ok=True)
         content = sa1b(task, Path(self._place_photo_beside(task, stem)).name)
-        path.write_text(to_json(content) + "\n", encoding="utf-8")
+        write_bytes(path, f"{to_json(content)}\n".encode())
 
     def finish(self) -> None:
         for split in SPLITS:
@@ -115,7 +117,7 @@ class MaskWriter(Writer):
         (self._staging.out / folder).mkdir(parents=True, exist_ok=True)
         files = [f"{folder}/{number:04}.png" for number in range(1, len(task.latest) + 1)]
         for file, region in zip(files, task.latest, strict=True):
-            (self._staging.out / file).write_bytes(mask_png(region))
+            write_bytes(self._staging.out / file, mask_png(region))
         photo = self._place_photo(task, f"images/{task.sha256}")
         for row in mask_rows(task, files, photo):
             self._staging.append(task.split, row)

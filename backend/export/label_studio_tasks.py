@@ -13,13 +13,15 @@ from typing import Any
 from xml.etree import ElementTree
 
 from backend.corrections.addresses import is_kept_elsewhere
-from backend.corrections.tasks import SPLITS, LabelledTask, categories
+from backend.corrections.tasks import LabelledTask, categories
 from backend.errors import BadRequest
 from backend.export.staging import Staging
 from backend.export.writer import Categories, Plan, Writer, decoded, provenance
 from backend.label_studio.label_config import LabelConfig
 from backend.records import StoredRegion
 from semsam_model.data.readers.photo_names import original_name
+from semsam_model.data.split import SPLITS
+from semsam_model.files import write_bytes
 from semsam_model.masks.codecs import encode_bitmask, encode_brush_rle
 from semsam_model.masks.geometry import crop_mask
 from semsam_model.types import LEVELS
@@ -53,7 +55,7 @@ class LabelStudioWriter(Writer):
     def finish(self) -> None:
         for split in SPLITS:
             self._staging.assemble(f"{split}.json", ["[\n"], self._staging.lines(split, ","), ["]\n"])
-        (self._staging.out / "labeling.xml").write_text(self._xml, encoding="utf-8")
+        write_bytes(self._staging.out / "labeling.xml", self._xml.encode())
 
 
 def importing_config(project_config: str, numbers: Categories) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from backend.corrections.photos import PhotoArchive
-from backend.corrections.tasks import SPLITS, LabelledTask, by_task, categories
+from backend.corrections.tasks import LabelledTask, by_task, categories
 from backend.export.formats import CocoWriter, MaskWriter, Sa1bWriter
 from backend.export.label_studio_tasks import LabelStudioWriter
 from backend.export.staging import Staging, check_target, staged
@@ -24,7 +24,9 @@ from backend.export.writer import Format, Images, Plan, Writer
 from backend.export.yolo import YoloWriter
 from backend.records import BarePhoto, RegionKey, StoredProject, StoredRegion
 from semsam_model.data.samples import PhotoFile
+from semsam_model.data.split import SPLITS
 from semsam_model.errors import DataError
+from semsam_model.files import named
 
 WRITERS: dict[Format, Callable[[Staging, Plan], Writer]] = {
     "coco": CocoWriter,
@@ -86,7 +88,8 @@ def export(
     out = out.resolve()
     check_target(out)
     with tempfile.TemporaryFile(dir=out) as kept:
-        found = _keep(regions, kept)
+        with named(out):
+            found = _keep(regions, kept)
         on_start(found.regions)
         bare = bare if complete else ()
         identity = [_LAYOUT, found.digest, form, images, complete, project.key.origin, project.key.project]

@@ -17,7 +17,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from backend.errors import ExportError
-from semsam_model.files import atomic_write, named
+from semsam_model.files import atomic_write, named, write_bytes
 
 MANIFEST = "export.json"  #: says that a folder is an export, and what it holds
 _HIDDEN = ".export"
@@ -99,7 +99,7 @@ class Staging:
         """Put the export in the place of the one that was there, and clean up."""
         items = sorted(path.name for path in self.out.iterdir() if path.name != MANIFEST)
         text = json.dumps(manifest | {"items": items}, ensure_ascii=False, indent=1, allow_nan=False)
-        (self.out / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        write_bytes(self.out / MANIFEST, f"{text}\n".encode())
         self.close()
         self._save({"complete": [*items, MANIFEST]})
         self._publish([*items, MANIFEST])

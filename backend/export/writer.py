@@ -67,7 +67,7 @@ class Writer(ABC):
         if not kept.is_file():
             self._staging.add("photos missing")
             return stem
-        name = stem + _suffix(kept)
+        name = stem + photo_suffix(kept)
         if self._plan.images == "reference":
             return Path(os.path.relpath(kept, self._plan.target)).as_posix()
         if self._plan.images == "copy":
@@ -79,14 +79,15 @@ class Writer(ABC):
         if self._plan.images != "reference" or not self._plan.photos.has(task.sha256):
             return self._place_photo(task, stem)
         kept = self._plan.photos.path(task.sha256)
-        name = stem + _suffix(kept)
+        name = stem + photo_suffix(kept)
         link = self._staging.out / name
         link.unlink(missing_ok=True)
         link.symlink_to(os.path.relpath(kept, (self._plan.target / name).parent))
         return name
 
 
-def _suffix(photo: Path) -> str:
+def photo_suffix(photo: Path) -> str:
+    """The ending for a kept photo, with its dot; "" where it cannot be read."""
     try:
         with Image.open(photo, formats=PHOTO_FORMATS) as image:
             return _SUFFIXES.get(image.format or "", f".{(image.format or '').lower()}")

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 
-from backend.corrections.tasks import SPLITS, LabelledTask, categories
+from PIL import Image
+
+from backend.corrections.tasks import LabelledTask, categories
 from backend.export.staging import Staging
-from backend.export.writer import Plan, Writer, decoded
+from backend.export.writer import Plan, Writer, decoded, photo_suffix
+from semsam_model.data.samples import PhotoFile
+from semsam_model.data.split import SPLITS
+from semsam_model.files import atomic_write, write_bytes
 from semsam_model.masks.geometry import crop_mask
-from semsam_model.masks.yolo import yolo_line, yolo_yaml
+from semsam_model.masks.yolo import YOLO_UNREAD, yolo_line, yolo_yaml
 
 _NAMELESS = "unnamed"  #: class of masks without a label
 
@@ -31,13 +36,23 @@ class YoloWriter(Writer):
                 (staging.out / folder / split).mkdir(parents=True, exist_ok=True)
 
     def write(self, task: LabelledTask) -> None:
-        self._place_photo_beside(task, f"images/{task.split}/{task.name}")
+        self._place_photo_to_train(task, f"images/{task.split}/{task.name}")
         lines = [
             yolo_line(self._number[key], *crop_mask(decoded(region)), task.size)
             for region, key in zip(task.latest, categories(task.latest), strict=True)
         ]
-        path = self._staging.out / f"labels/{task.split}/{task.name}.txt"
-        path.write_text("".join(f"{line}\n" for line in lines if line), encoding="ascii")
+        text = "".join(f"{line}\n" for line in lines if line)
+        write_bytes(self._staging.out / f"labels/{task.split}/{task.name}.txt", text.encode("ascii"))
+
+    def _place_photo_to_train(self, task: LabelledTask, stem: str) -> None:
+        """As PNG where it is of a format that the tool's users cannot train on."""
+        kept = self._plan.photos.path(task.sha256)
+        if self._plan.images == "none" or photo_suffix(kept).removeprefix(".") not in YOLO_UNREAD:
+            self._place_photo_beside(task, stem)
+        else:
+            with atomic_write(self._staging.out / f"{stem}.png") as fresh:
+                Image.fromarray(PhotoFile(kept).pixels()).save(fresh, "PNG")
 
     def finish(self) -> None:
-        (self._staging.out / "data.yaml").write_text(yolo_yaml(self._names, SPLITS), encoding="utf-8")
+        folders = {split: split for split in SPLITS}
+        write_bytes(self._staging.out / "data.yaml", yolo_yaml(self._names, folders).encode())

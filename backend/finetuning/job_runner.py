@@ -20,7 +20,6 @@ from typing import Any
 from backend.corrections.labelled_photos import labelled_photos
 from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import list_projects
-from backend.corrections.tasks import split_of
 from backend.errors import VersionError
 from backend.finetuning import snapshot
 from backend.finetuning.jobs import CHILD, REPORT, VERDICT, Job, Lease, State, job_folder
@@ -33,6 +32,7 @@ from backend.versions.version import ModelVersion
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import MIN_AREA, Sample, clickable
+from semsam_model.data.split import split_of
 from semsam_model.errors import DataError, ImageError, SemsamError, Stopped
 from semsam_model.finetuning.config import read_finetune_config
 from semsam_model.finetuning.loop import STATE, FineTuned, fine_tune

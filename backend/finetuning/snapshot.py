@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 from backend.corrections.labelled_photos import labelled_photos, newest_annotations
 from backend.corrections.photos import PhotoArchive
-from backend.corrections.tasks import Split, categories, parents, split_of
+from backend.corrections.tasks import categories, parents
 from backend.records import ProjectKey, StoredRegion
 from backend.store.database import Store
 from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Region, Sample
+from semsam_model.data.split import Split, split_of
 from semsam_model.files import atomic_write
 
 log = logging.getLogger(__name__)

@@ -23,6 +23,7 @@ from semsam_model.data.folder import evenly_spaced
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import Dataset, Region, Sample
 from semsam_model.errors import DataError
+from semsam_model.files import named, write_bytes
 from semsam_model.masks.drawing import draw_mask, draw_outline, resize_mask, scaled
 from semsam_model.types import GRANULARITIES
 
@@ -119,8 +120,9 @@ def check_mixture(
     out.mkdir(parents=True, exist_ok=True)
     report, sheet = out / "report.json", out / "contact_sheet.png"
     content = {name: found.to_dict() for name, found in checks.items()}
-    report.write_text(json.dumps({"by_source": content}, indent=1, ensure_ascii=False), encoding="utf-8")
-    Image.fromarray(np.concatenate(rows)).save(sheet)
+    write_bytes(report, json.dumps({"by_source": content}, indent=1, ensure_ascii=False).encode())
+    with named(sheet):
+        Image.fromarray(np.concatenate(rows)).save(sheet)
     _print(console, checks)
     console.print(f"written to {report} and {sheet}")
     return checks

@@ -6,7 +6,9 @@ What cannot be read is left out and named; masks stay equal to the pixel, but fo
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,11 +29,13 @@ from semsam_model.data.readers.sa1b import read_sa1b
 from semsam_model.data.readers.voc import read_voc
 from semsam_model.data.readers.yolo import read_yolo
 from semsam_model.data.samples import Annotation, Dataset, Sample
-from semsam_model.data.shards import photo_and_json
+from semsam_model.data.shards import lossless, photo_and_json
+from semsam_model.data.split import SPLITS, VALIDATION_SHARE, Split, split_of
 from semsam_model.errors import DataError
+from semsam_model.files import named, write_bytes
 from semsam_model.masks.codecs import encode_brush_rle
 from semsam_model.masks.geometry import crop_mask
-from semsam_model.masks.yolo import yolo_line, yolo_yaml
+from semsam_model.masks.yolo import YOLO_UNREAD, yolo_line, yolo_yaml
 
 Target = Literal["coco", "sa1b", "yolo", "labelstudio"]
 
@@ -44,6 +48,11 @@ class Converted:
     masks: int = 0
     masks_lost: int = 0
     skipped: list[str] = field(default_factory=list)
+
+
+#: What is made, until it is whole.
+_STAGED = ".converting"
+_READ = "COCO, Label Studio or labelme JSON, CVAT's XML, data.yaml of YOLO, or a folder"
 
 
 def read_any(path: Path, images: Path | None = None) -> list[Dataset]:
@@ -61,7 +70,9 @@ def read_any(path: Path, images: Path | None = None) -> list[Dataset]:
         return [read_cvat(path, images)]
     if path.suffix.lower() == ".tar":
         return [read_sa1b(path)]
-    with malformed(path, "COCO, Label Studio or labelme JSON, CVAT's XML, data.yaml of YOLO, or a folder"):
+    if path.suffix.lower() in (".zip", ".gz", ".tgz", ".7z", ".rar"):
+        raise DataError(f"{path}: expected {_READ}; unpack it first")
+    with malformed(path, _READ):
         form = (known_form(parse_json(path.read_bytes(), object)) or ("", ""))[0]
     if form == LABELME:
         return [read_labelme(path)]
@@ -77,8 +88,11 @@ def _read_folder(path: Path, images: Path | None) -> Dataset:
         return read_voc(path)
     if (path / "annotations.xml").is_file():
         return read_cvat(path / "annotations.xml", images or path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    if not any(file.suffix.lower() in ("", ".json", ".tar") for file in files):
+        raise DataError(f"{path}: no annotations in it; expected {_READ} with such files, or of VOC, SA-1B, YOLO")
     forms = set[str]()
-    for file in sorted(path.rglob("*.json"))[:20]:
+    for file in [file for file in files if file.suffix.lower() == ".json"][:20]:
         try:
             content = parse_json(file.read_bytes(), object)
         except (OSError, ValueError):
@@ -96,22 +110,47 @@ def _read_folder(path: Path, images: Path | None) -> Dataset:
 
 
 def convert(
-    datasets: Iterable[Dataset], target: Target, out: Path, on_photo: Callable[[], None] = lambda: None
+    datasets: Iterable[Dataset],
+    target: Target,
+    out: Path,
+    on_photo: Callable[[], None] = lambda: None,
+    *,
+    validation_share: float = VALIDATION_SHARE,
 ) -> Converted:
-    """Write everything to the folder `out`, new or empty. Raises DataError, also when nothing could be written."""
-    if out.exists() and any(out.iterdir()):
+    """Write everything to the folder `out`, new or empty.
+
+    It is there when it is whole. validation_share: of the photos, in YOLO's `val`; told by their digests, as the export
+    tells them. Raises DataError, also when nothing could be written; OSError that names the file.
+    """
+    staged = out / _STAGED
+    if out.exists() and set(out.iterdir()) - {staged}:
         raise DataError(f"{out}: expected a new or empty folder")
-    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(staged, ignore_errors=True)  # of a run that was killed
+    staged.mkdir(parents=True)
+    try:
+        done = _convert(datasets, target, staged, on_photo, validation_share)
+        for item in sorted(staged.iterdir()):
+            item.rename(out / item.name)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return done
+
+
+def _convert(
+    datasets: Iterable[Dataset], target: Target, out: Path, on_photo: Callable[[], None], validation_share: float
+) -> Converted:
     done = Converted()
     samples = _usable(datasets, done, on_photo)
     if target == "coco":
         first = next(samples, None)
         if first is not None:
             write_samples(_chained(first, samples), out, "annotations")
+    elif target == "yolo":
+        _write_yolo(samples, out, validation_share, done)
     else:
-        {"sa1b": _write_sa1b, "yolo": _write_yolo, "labelstudio": _write_label_studio}[target](samples, out)
+        {"sa1b": _write_sa1b, "labelstudio": _write_label_studio}[target](samples, out)
     if not done.photos:
-        raise DataError(f"{out}: nothing could be converted; {done.skipped[:3]}")
+        raise DataError(f"nothing could be converted; {done.skipped[:3] or 'no photo in it'}")
     return done
 
 
@@ -164,36 +203,47 @@ def _readable(sample: Sample, done: Converted) -> Sample:
 def _write_sa1b(samples: Iterable[Sample], out: Path) -> None:
     for number, sample in enumerate(samples, start=1):
         photo, suffix, annotation, _ = photo_and_json(sample, None)
-        (out / f"sa_{number:06}.{suffix}").write_bytes(photo)
-        (out / f"sa_{number:06}.json").write_bytes(annotation)
+        write_bytes(out / f"sa_{number:06}.{suffix}", photo)
+        write_bytes(out / f"sa_{number:06}.json", annotation)
 
 
-def _write_yolo(samples: Iterable[Sample], out: Path) -> None:
+def _write_yolo(samples: Iterable[Sample], out: Path, validation_share: float, done: Converted) -> None:
     numbers: dict[str, int] = {}
-    for folder in ("images/train", "labels/train"):
-        (out / folder).mkdir(parents=True)
+    photos: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+    for split in SPLITS:
+        for folder in ("images", "labels"):
+            (out / folder / split).mkdir(parents=True)
     for number, sample in enumerate(samples, start=1):
         photo, suffix, *_ = photo_and_json(sample, None)
-        (out / f"images/train/{number:06}.{suffix}").write_bytes(photo)
+        split = split_of(hashlib.sha256(photo).hexdigest(), validation_share)
+        photos[split] += 1
+        if suffix in YOLO_UNREAD:
+            photo, suffix = lossless(sample.image()), "webp"
+        write_bytes(out / f"images/{split}/{number:06}.{suffix}", photo)
         lines = []
         for index, region in enumerate(sample.regions):
             label = numbers.setdefault(region.name or "unnamed", len(numbers))
             lines.append(yolo_line(label, *crop_mask(sample.mask(index)), (sample.height, sample.width)))
         text = "".join(f"{line}\n" for line in lines if line)
-        (out / f"labels/train/{number:06}.txt").write_text(text, encoding="ascii")
-    (out / "data.yaml").write_text(yolo_yaml(list(numbers), ("train",)), encoding="utf-8")
+        write_bytes(out / f"labels/{split}/{number:06}.txt", text.encode("ascii"))
+    folders = {split: split for split in SPLITS}
+    for split, other in zip(SPLITS, reversed(SPLITS), strict=True):
+        if not photos[split]:  # what trains on it refuses an empty folder
+            folders[split] = other
+            done.skipped.append(f"data.yaml: no photo fell to {split}, which names the photos of {other}")
+    write_bytes(out / "data.yaml", yolo_yaml(list(numbers), folders).encode())
 
 
 def _write_label_studio(samples: Iterable[Sample], out: Path) -> None:
     """`tasks.json`, `labeling.xml` for the project that they go into, `images/` below Label Studio's document root."""
     (out / "images").mkdir()
     labels: dict[str, None] = {}
-    with (out / "tasks.json").open("w", encoding="utf-8") as file:
+    with named(out / "tasks.json"), (out / "tasks.json").open("w", encoding="utf-8") as file:
         file.write("[")
         for number, sample in enumerate(samples, start=1):
             photo, suffix, *_ = photo_and_json(sample, None)
             name = f"images/{number:06}.{suffix}"
-            (out / name).write_bytes(photo)
+            write_bytes(out / name, photo)
             labels |= {region.name: None for region in sample.regions if region.name}
             rows = [_row(sample, index) for index in range(len(sample.regions))]
             task = {"data": {"image": f"/data/local-files/?d={name}"}, "annotations": [{"result": rows}]}
@@ -205,7 +255,7 @@ def _write_label_studio(samples: Iterable[Sample], out: Path) -> None:
     for label in labels:
         ElementTree.SubElement(brush, "Label", {"value": label})
     ElementTree.indent(root)
-    (out / "labeling.xml").write_text(ElementTree.tostring(root, encoding="unicode"), encoding="utf-8")
+    write_bytes(out / "labeling.xml", ElementTree.tostring(root, encoding="unicode").encode())
 
 
 def _row(sample: Sample, index: int) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from semsam_model.data.readers.coco import read_coco
 from semsam_model.data.readers.entries import ReadOptions
 from semsam_model.data.samples import CocoMask, Dataset, Sample, by_source
 from semsam_model.errors import DataError
+from semsam_model.files import named, write_bytes
 from semsam_model.masks.geometry import tight_bbox
 from semsam_model.types import Label
 
@@ -76,7 +77,8 @@ def read_labels(directory: Path) -> frozenset[Label]:
 def write_samples(samples: Iterable[Sample], directory: Path, source: str) -> Path:
     """Write `DIR/SOURCE.json` and `DIR/images/SOURCE/*.png`, which `read_samples` reads back, mask for mask.
 
-    Returns the JSON file. Raises DataError when a photo or mask cannot be read, or nothing is to be written.
+    Returns the JSON file. Raises DataError when a photo or mask cannot be read, or nothing is to be written; OSError,
+    which names the file.
     """
     folder = directory / "images" / source
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,8 @@ def write_samples(samples: Iterable[Sample], directory: Path, source: str) -> Pa
     categories: dict[str, int] = {}
     for number, sample in enumerate(samples, start=1):
         file = folder / f"{number:06}.png"
-        Image.fromarray(sample.image()).save(file)
+        with named(file):
+            Image.fromarray(sample.image()).save(file)
         images.append(
             {
                 "id": number,
@@ -104,7 +107,7 @@ def write_samples(samples: Iterable[Sample], directory: Path, source: str) -> Pa
         "annotations": annotations,
     }
     path = directory / f"{source}.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
+    write_bytes(path, json.dumps(content).encode())
     return path
 
 

@@ -1,10 +1,11 @@
 """An opened photo file -> RGB pixels as the annotator sees them: so clicks and training see a photo alike.
 
 What the annotator sees is what a browser shows, so that is what is decoded here: turned by the EXIF orientation,
-transparent parts over white, the first image of several, and a JPEG that ends too early as far as it goes. Data deeper
-than 8 bits is scaled by the bits really used: 0 stays 0, and the top is the smallest of 255, 511, 1023, ... 65535 that
-holds the brightest value. A 12-bit scan in a 16-bit file is then not black, and a photo that uses its full range keeps
-its tones. Numbers with a fraction or a sign have no such top and are stretched from their smallest to their largest.
+transparent parts over white, the first image of several, and a JPEG or PNG that is cut short or damaged as far as it
+goes (browsers show no such WebP or AVIF). Data deeper than 8 bits is scaled by the bits really used: 0 stays 0, and the
+top is the smallest of 255, 511, 1023, ... 65535 that holds the brightest value. A 12-bit scan in a 16-bit file is then
+not black, and a photo that uses its full range keeps its tones. Numbers with a fraction or a sign have no such top and
+are stretched from their smallest to their largest.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
+from semsam_model.data.torn_png import mend_png
 from semsam_model.errors import ImageError
 
 #: Markers of JPEG.
@@ -28,7 +30,14 @@ def decode_rgb(image: Image.Image, data: bytes) -> np.ndarray:
     Raises ImageError when it is damaged.
     """
     orientation, (height, width) = orientation_of(image), oriented_size(image)  # Pillow forgets them in decoding
-    pixels = _decode(image, data)
+    try:
+        pixels = _decode(image, data)
+    except ImageError:
+        if image.format != "PNG" or (mended := mend_png(data)) is None:
+            raise
+        with Image.open(io.BytesIO(mended.data), formats=["PNG"]) as whole:
+            pixels = np.array(_decode(whole, mended.data))
+        pixels[mended.rows :] = 255  # not there: the page behind it
     # Pillow and OpenCV turn TIFF by themselves
     if image.format != "TIFF":
         pixels = _orient(pixels, orientation)

@@ -26,6 +26,7 @@ from semsam_model.data.readers.photo_names import PHOTO_SUFFIXES
 from semsam_model.data.readers.sa1b import TarMember
 from semsam_model.data.samples import Annotation, CocoMask, PhotoFile, Sample
 from semsam_model.errors import ConfigError, DataError
+from semsam_model.files import named, write_bytes
 
 _QUALITY = 92  #: WebP quality of a photo that is resized
 _NAME = "{:08d}.{}"
@@ -84,7 +85,7 @@ def pack_mixture(
         for name, dataset in mixture.datasets.items()
     ]
     path = out / "mixture.yaml"
-    path.write_text(yaml.safe_dump({"sources": sources}, sort_keys=False), encoding="utf-8")
+    write_bytes(path, yaml.safe_dump({"sources": sources}, sort_keys=False).encode())
     return PackedMixture(path, photos, tuple(shards), tuple(skipped))
 
 
@@ -119,7 +120,8 @@ class _Shards:
         for content, ending in ((photo, suffix), (annotation, "json")):
             member = tarfile.TarInfo(_NAME.format(self.photos, ending))
             member.size = len(content)
-            self.tar.addfile(member, io.BytesIO(content))
+            with named(self.paths[-1]):
+                self.tar.addfile(member, io.BytesIO(content))
         self.tar.members.clear()  # type: ignore[attr-defined]  # else every header stays
         self.photos += 1
 
@@ -132,18 +134,23 @@ def photo_and_json(sample: Sample, longest_side: int | None) -> tuple[bytes, str
     suffix = Path(sample.photo.name).suffix.lstrip(".").lower()
     if scale < 1:
         size = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
-        photo = _webp(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), lossless=False)
+        photo = _webp(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
         levels = [mask.view(np.uint8) * np.uint8(255) for mask in masks]
         masks = [cv2.resize(level, size, interpolation=cv2.INTER_AREA) > 127 for level in levels]
         suffix = "webp"
     elif isinstance(sample.photo, (PhotoFile, TarMember)) and suffix in PHOTO_SUFFIXES:
         photo = sample.photo.content()
     else:
-        photo, suffix = _webp(rgb, lossless=True), "webp"
+        photo, suffix = lossless(rgb), "webp"
     return photo, suffix, _json(sample.annotation, masks), f"{sample.path}: {sample.photo.name}"
 
 
-def _webp(rgb: np.ndarray, *, lossless: bool) -> bytes:
+def lossless(rgb: np.ndarray) -> bytes:
+    """WebP of uint8 RGB (H, W, 3), equal to the pixel."""
+    return _webp(rgb, lossless=True)
+
+
+def _webp(rgb: np.ndarray, *, lossless: bool = False) -> bytes:
     file = io.BytesIO()
     Image.fromarray(rgb).save(file, "WEBP", lossless=lossless, quality=_QUALITY)
     return file.getvalue()

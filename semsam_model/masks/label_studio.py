@@ -93,10 +93,9 @@ def region_shape(row: Mapping[str, Any]) -> str | None:
     A brush row may lack its RLE: the editor writes one for a label that was active while a point was set.
     """
     kind, value = row.get("type"), row.get("value")
-    if not isinstance(kind, str) or not isinstance(value, dict):
-        return None
-    shape = kind.removesuffix("labels")
-    return shape if shape in SHAPES and (shape != "brush" or "rle" in value) else None
+    shape = kind.removesuffix("labels") if isinstance(kind, str) else ""
+    is_mask = shape in SHAPES and (shape != "brush" or (isinstance(value, dict) and "rle" in value))
+    return shape if is_mask else None
 
 
 def region_mask(row: Any, photo: Size | None = None) -> np.ndarray | None:
@@ -110,7 +109,7 @@ def region_mask(row: Any, photo: Size | None = None) -> np.ndarray | None:
         return None
     if photo is not None:
         check_region_size(row, photo)
-    size, value = photo or region_size(row), row["value"]
+    size, value = photo or region_size(row), check(dict, row.get("value"), "region.value", DataError)
     if shape == "brush":
         return decode_brush_rle(value["rle"], size)
     if shape == "bitmask":

@@ -5,7 +5,7 @@ Such an outline has neither holes nor pieces: `join_rings` reaches them over a b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from semsam_model.masks.polygons import encode_polygon
 
 #: Points of an outline; below them it is exact.
 MAX_VERTICES = 2000
+#: Endings of photos that the tool's users cannot train on.
+YOLO_UNREAD = ("gif", "avif")
 
 
 def yolo_line(number: int, crop: np.ndarray, bbox: BBox, size: Size) -> str | None:
@@ -27,8 +29,8 @@ def yolo_line(number: int, crop: np.ndarray, bbox: BBox, size: Size) -> str | No
     return " ".join([str(number), *(f"{share:.6f}" for share in shares.ravel())])
 
 
-def yolo_yaml(names: Sequence[str], splits: Iterable[str]) -> str:
-    """`data.yaml` beside `images/SPLIT` and `labels/SPLIT`."""
-    content: dict[str, Any] = {split: f"images/{split}" for split in splits}
+def yolo_yaml(names: Sequence[str], folders: Mapping[Any, str]) -> str:
+    """`data.yaml` beside `images/FOLDER` and `labels/FOLDER`. folders: of train and val."""
+    content: dict[str, Any] = {split: f"images/{folder}" for split, folder in folders.items()}
     content["names"] = dict(enumerate(names))
     return yaml.safe_dump(content, allow_unicode=True, sort_keys=False)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from backend.corrections.tasks import Split, split_of
+from semsam_model.data.split import Split, split_of
 
 SIDE = 96  #: pixels
 CELLS = 3

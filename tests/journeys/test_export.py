@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from backend.corrections.photos import PhotoArchive
-from backend.corrections.tasks import SPLITS
 from backend.demo.project import DemoProject
 from backend.export.run import export
+from semsam_model.data.split import SPLITS
 from semsam_model.masks.label_studio import region_mask
 from tests.backend.stored import project as stored_project
 from tests.backend.stored import region

@@ -20,11 +20,11 @@ import requests
 from pycocotools.coco import COCO
 
 from backend.corrections.queries import count, stream_regions
-from backend.corrections.tasks import SPLITS
 from backend.demo.project import DemoProject
 from backend.finetuning import jobs
 from backend.records import ProjectKey
 from backend.store.database import Store
+from semsam_model.data.split import SPLITS
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.codecs import decode_coco_rle
 from semsam_model.masks.geometry import iou

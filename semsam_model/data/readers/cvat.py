@@ -51,6 +51,8 @@ def read_cvat(
             root = ElementTree.fromstring(text)
         except ElementTree.ParseError as exc:
             raise ValueError(str(exc)) from None
+    if root.tag == "annotation":
+        raise DataError(f"{path}: expected CVAT for images, this is Pascal VOC's XML of boxes, which has no masks")
     if root.find("track") is not None:
         raise DataError(f"{path}: expected CVAT for images, this is CVAT for video; export it as CVAT for images 1.1")
     entries = root.findall("image")

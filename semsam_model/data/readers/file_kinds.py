@@ -38,6 +38,10 @@ def known_form(content: Any) -> tuple[str, str] | None:
             return LABEL_STUDIO, "read it as kind label_studio"
         if "annotation_id" in first or ("annotator" in first and "id" in first):
             return "Label Studio's JSON-MIN, which lacks what belongs to a mask", "export as JSON instead"
+        if "image_id" in first and "category_id" in first:
+            return "a list of results in COCO's form, without images", "give the file of images and annotations"
+        if "image" in first and "annotations" in first:
+            return "a file of CreateML, which has boxes and no masks", "export masks as COCO"
         return None
     if not isinstance(content, Mapping):
         return None

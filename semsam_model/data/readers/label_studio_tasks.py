@@ -54,8 +54,9 @@ def read_tasks(export: Path, losses: Losses) -> list[Task]:
         else:
             unsubmitted = bool(entry.get("predictions") or entry.get("drafts"))
             tasks.append(Task(where, entry["data"], entry.get("annotations"), unsubmitted))
-    if not tasks and reasons:
-        raise DataError(f"{export}: expected {LABEL_STUDIO}, this holds {max(reasons, key=lambda each: reasons[each])}")
+    if not tasks:
+        held = max(reasons, key=lambda each: reasons[each], default="no task")
+        raise DataError(f"{export}: expected {LABEL_STUDIO}, this holds {held}")
     if tasks and all(not task.annotations and task.unsubmitted for task in tasks):
         raise DataError(f"{export}: expected annotations, this holds {_PREDICTIONS}")
     return tasks
@@ -64,7 +65,7 @@ def read_tasks(export: Path, losses: Losses) -> list[Task]:
 def _reason(entry: Any) -> str | None:
     """Why an entry is no task that can be read."""
     if not isinstance(entry, dict):
-        return "expected a task, an object"
+        return f"a {type(entry).__name__} in the place of a task"
     if "data" in entry:
         return _COMPLETIONS if "completions" in entry and not entry.get("annotations") else None
     if "result" in entry and "task" in entry:
@@ -73,7 +74,7 @@ def _reason(entry: Any) -> str | None:
         return "an annotation without its task's data: export as JSON, or take the files of a target storage"
     if "annotation_id" in entry or "annotator" in entry:
         return _MIN
-    return "expected a task with its data"
+    return "no task with its data"
 
 
 def _entries(export: Path, losses: Losses) -> Iterator[tuple[str, Any]]:

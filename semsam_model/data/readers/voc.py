@@ -1,6 +1,6 @@
 """A folder in the layout of Pascal VOC's segmentation -> samples.
 
-    JPEGImages/NAME.jpg          photos, of any format that is read
+    JPEGImages/NAME.jpg          photos, of any format that is read; NAME may have folders before it
     SegmentationClass/NAME.png   a colour or number a pixel: its class; 0 is background, 255 (void) nothing
     SegmentationObject/NAME.png  the same for objects, where it is there; else all pixels of one class are one region
     labelmap.txt                 `name:R,G,B::` a line, as CVAT writes it; the 21 classes of VOC where it is not there
@@ -85,24 +85,28 @@ def read_voc(
         require_folder(folder / name, what, folder)
     names = _names(folder / "labelmap.txt")
     losses, samples = Losses(folder), list[Sample]()
-    photos = {file.stem: file for file in sorted((folder / "JPEGImages").rglob("*")) if _is_photo(file)}
+    photos = dict[Path, list[Path]]()  #: by their place in the folder, without the suffix
+    for photo in sorted((folder / "JPEGImages").rglob("*")):
+        if _is_photo(photo):
+            photos.setdefault(photo.relative_to(folder / "JPEGImages").with_suffix(""), []).append(photo)
     files = sorted((folder / "SegmentationClass").rglob("*.png"))
     for file in files:
+        place = file.relative_to(folder / "SegmentationClass")
+        count = 1
         try:
-            if file.stem not in photos:
-                raise DataError("no photo of its name in JPEGImages")
-            objects = folder / "SegmentationObject" / file.relative_to(folder / "SegmentationClass")
-            annotation = _annotation(file, objects, names, options, losses)
-            photo = PhotoFile(photos[file.stem])
-            if (size := photo.size()) != (annotation.height, annotation.width):
-                there = f"{annotation.width}x{annotation.height}"
-                losses.add("file", file.name, f"{there} pixels, its photo {size[1]}x{size[0]}", len(annotation.regions))
-                continue
+            annotation = _annotation(file, folder / "SegmentationObject" / place, names, options, losses)
+            count = len(annotation.regions)
+            found = photos.get(place.with_suffix(""), [])
+            if len(found) != 1:
+                raise DataError(f"expected one photo of its name in JPEGImages, found {len(found) or 'none'}")
+            size = PhotoFile(found[0]).size()
+            if size != (annotation.height, annotation.width):
+                raise DataError(f"{annotation.width}x{annotation.height} pixels, its photo {size[1]}x{size[0]}")
         except DataError as exc:
-            losses.add("file", file.name, exc)
+            losses.add("file", place, exc, count)
             continue
         if annotation.regions or options.evaluation:
-            samples.append(Sample(photo, source or folder.name, annotation, supervision))
+            samples.append(Sample(PhotoFile(found[0]), source or folder.name, annotation, supervision))
         else:
             losses.add("file", file.name, "nothing is on its photo: left out of training", 0)
     return Dataset(tuple(samples), losses.lines, len(files), masks_lost=losses.masks)

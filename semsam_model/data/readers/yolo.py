@@ -9,6 +9,7 @@ file was unpacked elsewhere: beside the YAML.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,26 +44,28 @@ def read_yolo(
     with malformed(path, "the YAML of a YOLO data set, with names and train"):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         names = _names(content["names"])
-    losses, samples, seen, bare = Losses(path), list[Sample](), set[Path](), 0
-    for split in splits:
-        for photo in _photos(path, content, split, losses):
-            if photo in seen:
+    losses, samples, bare = Losses(path), list[Sample](), 0
+    photos = dict.fromkeys(photo for split in splits for photo in _photos(path, content, split, losses))
+    labels = {photo: _labels_of(photo) for photo in photos}
+    sharing = Counter(labels.values())
+    for photo, file in labels.items():
+        regions: tuple[Region, ...] = ()
+        try:
+            regions = _regions(file, names, options, losses)
+            if not regions and not options.evaluation:
+                bare += 1
                 continue
-            seen.add(photo)
-            try:
-                regions = _regions(_labels_of(photo), names, options, losses)
-                if not regions and not options.evaluation:
-                    bare += 1
-                    continue
-                height, width = PhotoFile(photo).size()
-            except DataError as exc:
-                losses.add("photo", photo, exc, 1)
-                continue
-            annotation = Annotation(width, height, regions, options.partial)
-            samples.append(Sample(PhotoFile(photo), source or path.parent.name, annotation, supervision))
+            if regions and sharing[file] > 1:
+                raise DataError(f"{file.name} is that of several photos: nobody knows whose its masks are")
+            height, width = PhotoFile(photo).size()
+        except DataError as exc:
+            losses.add("photo", photo, exc, len(regions))
+            continue
+        annotation = Annotation(width, height, regions, options.partial)
+        samples.append(Sample(PhotoFile(photo), source or path.parent.name, annotation, supervision))
     if bare:
         losses.add("split", "all", f"{bare} photos with nothing on them: left out of training", 0)
-    return Dataset(tuple(samples), losses.lines, len(seen), masks_lost=losses.masks)
+    return Dataset(tuple(samples), losses.lines, len(photos), masks_lost=losses.masks)
 
 
 def _names(given: Any) -> Mapping[int, str]:
@@ -80,7 +83,7 @@ def _photos(path: Path, content: Mapping[str, Any], split: str, losses: Losses) 
         elif found.is_dir():
             yield from sorted(file for file in found.rglob("*") if file.suffix[1:].lower() in PHOTO_SUFFIXES)
         else:
-            for line in found.read_text(encoding="utf-8").split():
+            for line in filter(None, map(str.strip, found.read_text(encoding="utf-8").splitlines())):
                 photo = found.parent / line
                 if photo.is_file():
                     yield photo

@@ -24,7 +24,6 @@ from typer.testing import CliRunner
 
 from backend.cli.main import app
 from backend.corrections.photos import PhotoArchive
-from backend.corrections.tasks import SPLITS, VALIDATION_SHARE, split_of
 from backend.errors import ExportError
 from backend.export.run import Exported, export
 from backend.export.writer import Format
@@ -36,6 +35,7 @@ from semsam_model.data.readers.label_studio import read_label_studio
 from semsam_model.data.readers.sa1b import read_sa1b
 from semsam_model.data.readers.yolo import read_yolo
 from semsam_model.data.samples import Dataset
+from semsam_model.data.split import SPLITS, VALIDATION_SHARE, split_of
 from tests.backend.stored import ORIGIN, SIZE, car_park, fill, photo, project, region
 from tests.paths import BRUSH_WITH_LEVELS, CONFIGS, ROOT
 from tests.semsam_model.masks.shapes import any_mask, blobs
@@ -161,6 +161,37 @@ def test_a_yolo_export_is_read_as_others_read_it(tmp_path: Path, photos: PhotoAr
     for sample in back.samples:
         np.testing.assert_array_equal(sample.mask(0), pieces)
         np.testing.assert_array_equal(sample.mask(1), ~pieces)
+
+
+def test_supervision_reads_the_masks_of_a_yolo_export(tmp_path: Path, photos: PhotoArchive) -> None:
+    import supervision
+
+    ring = np.zeros((48, 64), bool)
+    ring[10:40, 20:50] = True
+    ring[20:30, 30:40] = False
+    bar = np.zeros((48, 64), bool)
+    bar[42:46, 4:60] = True
+    regions = []
+    for task in range(1, 7):
+        sha256 = photos.keep(photo(task, (48, 64), "GIF" if task == 6 else "PNG"))
+        shared: dict[str, Any] = {"task": task, "annotation": task, "image_sha256": sha256}
+        regions += [region(ring, name="a", **shared), region(bar, name="b", labels=("bar",), **shared)]
+    out = tmp_path / "out"
+    run(regions, photos, out, "yolo")
+    seen = 0
+    for split in SPLITS:
+        found = supervision.DetectionDataset.from_yolo(
+            str(out / "images" / split), str(out / "labels" / split), str(out / "data.yaml"), force_masks=True
+        )
+        for _, image, detections in found:
+            assert image.shape == (48, 64, 3)
+            names = [found.classes[number] for number in detections.class_id]
+            for name, mask in zip(names, detections.mask, strict=True):
+                expected = {"car": ring, "bar": bar}[name]
+                # OpenCV, which it fills with, takes the outline's own pixels in
+                assert (mask[expected]).all() and (mask & ~expected).sum() < 0.3 * expected.sum()
+            seen += len(names)
+    assert seen == 12
 
 
 def test_regions_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path, photos: PhotoArchive) -> None:

@@ -26,7 +26,6 @@ from typer.testing import CliRunner
 
 from backend.cli.main import app
 from backend.corrections.photos import PhotoArchive, open_photos
-from backend.corrections.tasks import split_of
 from backend.errors import StoreUnavailable
 from backend.finetuning import jobs, snapshot
 from backend.finetuning.job_runner import Steps
@@ -40,6 +39,7 @@ from backend.versions.registry import Registry, open_registry
 from backend.versions.version import Activation
 from semsam_model.checkpoints.header import find_weights
 from semsam_model.data.samples import CocoMask
+from semsam_model.data.split import split_of
 from semsam_model.data.synthetic import draw_scene
 from semsam_model.errors import Stopped
 from semsam_model.finetuning.loop import fine_tune

@@ -174,7 +174,7 @@ def test_broken_tasks_and_regions_are_named_and_the_rest_is_read(tmp_path: Path)
         "'e' of task 1",
         "region 3 of task 1",
         "(2, photo",
-        "task 3: expected a task",
+        "task 3: no task with its data",
         "entry 3",
         "5, photo lost.png",
     ):

@@ -127,7 +127,8 @@ ROWS: list[tuple[str, Any, bool]] = [
     ("vectorlabels", {"vertices": []}, True),
     ("choices", {"choices": ["x"]}, False),
     ("keypointlabels", {"x": 1, "y": 1}, False),
-    ("polygon", None, False),
+    ("polygon", None, True),
+    ("brush", None, False),
 ]
 
 

@@ -47,6 +47,19 @@ def test_yolo_outlines_and_boxes_are_read_and_broken_lines_named(tmp_path: Path)
     assert "valid/images" in named and "a.txt:4" in named and "class 7" in named and "1 photos with nothing" in named
 
 
+def test_a_txt_that_is_that_of_two_photos_gives_its_masks_to_neither(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "b c.png"):
+        photo(tmp_path / "images" / name)
+    (tmp_path / "labels").mkdir()
+    for name in ("a", "b c"):
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    (tmp_path / "list.txt").write_text("./images/a.png\n./images/a.jpg\n./images/b c.png\n")
+    (tmp_path / "data.yaml").write_text("train: list.txt\nnames: [cup]\n")
+    dataset = read_yolo(tmp_path)
+    assert [sample.photo.name for sample in dataset.samples] == ["b c.png"]
+    assert dataset.masks_lost == 2 and "a.txt is that of several photos" in dataset.skipped[0]
+
+
 def png(mask: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(mask).save(file, "PNG")
@@ -136,4 +149,17 @@ def test_voc_objects_have_the_class_of_their_pixels(tmp_path: Path, form: str) -
     assert sorted(str(name) for name, _ in found) == ["cat", "person", "person"]
     for expected in (WHOLE & ~PART, OTHER, PART):
         assert any(np.array_equal(mask, expected) for _, mask in found)
-    assert "lost.png: no photo" in dataset.skipped[0]
+    assert "lost.png, 2 masks: expected one photo of its name in JPEGImages, found none" in dataset.skipped[0]
+
+
+def test_a_voc_map_lies_on_the_photo_at_its_own_place(tmp_path: Path) -> None:
+    for number, name in enumerate(("one/a.jpg", "two/a.jpg", "b.jpg", "b.png")):
+        photo(tmp_path / "JPEGImages" / name, number)
+    for folder, number in (("one", 15), ("two", 8), ("", 3)):
+        place = tmp_path / "SegmentationClass" / folder
+        place.mkdir(exist_ok=True, parents=True)
+        Image.fromarray(np.full(SIZE, number, np.uint8)).save(place / ("a.png" if folder else "b.png"))
+    dataset = read_voc(tmp_path)
+    found = {sample.path.parent.name: sample.regions[0].name for sample in dataset.samples}
+    assert found == {"one": "person", "two": "cat"}
+    assert dataset.masks_lost == 1 and "found 2" in dataset.skipped[0]
