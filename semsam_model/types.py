@@ -164,6 +164,7 @@ class Candidate:
     region: np.ndarray | None = None  #: float32 (F,), see `region_features`; set where a reranker is given
     names: tuple[tuple[str, float], ...] = ()  #: labels with scores 0..1, best first
     label: str | None = None  #: the best of `names` if its score reaches a threshold
+    concept_score: float | None = None  #: as a concept model says it, not calibrated; None: none was asked
 
     @cached_property
     def area(self) -> int:

@@ -9,25 +9,20 @@ are the user's; nothing is fetched for a folder, a hub name is fetched by huggin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from semsam_model.checkpoints.checkpoint import content_digest
-from semsam_model.checkpoints.header import Version
+from semsam_model.engines.hub import read_published
 from semsam_model.engines.opened import OpenedEngine
-from semsam_model.engines.photo import FILE, Preprocessing
-from semsam_model.errors import CheckpointError
+from semsam_model.engines.photo import Preprocessing
 from semsam_model.inference.candidates import Proposal
 from semsam_model.masks.geometry import tight_bbox
 from semsam_model.network.frame import LOGIT_STRIDE, Frame, Window
-from semsam_model.text_encoder import LOADING
 from semsam_model.types import Box, Click, Prompt
 
 #: `model_type` of a config.json -> the class that answers prompts on photos. Published weights of the video models hold
@@ -182,39 +177,12 @@ class _Answer:
 
 def open_engine(argument: str, device: torch.device, dtype: torch.dtype) -> OpenedEngine:
     """A folder, or the name of a repository on the hub. Raises CheckpointError."""
-    import transformers
 
-    try:
-        config = transformers.AutoConfig.from_pretrained(argument)
-        name = CLASSES.get(config.model_type)
-        if name is None:
-            raise CheckpointError(
-                f"engine {argument}: of type {config.model_type}, expected one of {', '.join(CLASSES)}"
-            )
-        with LOADING:
-            model = getattr(transformers, name).from_pretrained(argument, dtype=dtype).to(device).eval()
-        folder = _folder(argument)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise CheckpointError(f"engine {argument}: cannot be loaded: {_first_line(error)}") from None
-    preprocessing = Preprocessing.read(folder, _side(model.config.prompt_encoder_config.image_size))
-    tensors = {key: tensor for key, tensor in model.state_dict().items() if tensor.numel()}
-    digest = content_digest(tensors, f"{name} {preprocessing}")
-    short = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(argument).name).strip("-") or config.model_type
-    nbytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    return OpenedEngine(TransformersSam(model, preprocessing), Version(short, digest), nbytes)
+    def side(model: Any) -> int:
+        return _side(model.config.prompt_encoder_config.image_size)
 
-
-def _folder(argument: str) -> Path:
-    """Where its files lie; a hub name's in the hub's cache. Raises OSError."""
-    if Path(argument).is_dir():
-        return Path(argument)
-    from transformers.utils import cached_file
-
-    return Path(str(cached_file(argument, FILE))).parent
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    read = read_published("engine", argument, CLASSES, device, dtype, side)
+    return OpenedEngine(TransformersSam(read.model, read.preprocessing), read.version, read.nbytes)
 
 
 def _side(size: int | Sequence[int]) -> int:

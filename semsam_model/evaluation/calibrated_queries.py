@@ -14,18 +14,15 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
-from scipy.optimize import minimize
 
 from semsam_model.errors import DataError
 from semsam_model.evaluation.clicks_summary import calibration
 from semsam_model.evaluation.offered_regions import OfferedRegion
-from semsam_model.network.query_calibration import LEAST_SLOPE, Curve, QueryCalibration, logs
-from semsam_model.network.ranker import logistic
+from semsam_model.network.query_calibration import Curve, QueryCalibration
 from semsam_model.types import KINDS
 
 RIGHT = 0.5  #: IoU with the right label from which on a region is right
 FEWEST = 20  #: regions at least that a precision is read from
-PRIOR = 2.0  #: how many regions "the score is right as it is" weighs as much as; settles where there are few
 STEPS = 100  #: thresholds that are tried, in hundredths
 
 
@@ -56,23 +53,7 @@ def fit_curves(regions: Sequence[OfferedRegion]) -> QueryCalibration:
 
 def fit_curve(regions: Sequence[OfferedRegion]) -> Curve:
     """The curve from scores to IoU; scores stay as they are where there is no region."""
-    return _fit(_scores(regions), np.array([r.iou for r in regions]), _weights(regions))
-
-
-def _fit(scores: np.ndarray, worth: np.ndarray, weights: np.ndarray) -> Curve:
-    """The curve of least cross-entropy between its values and `worth`, 0..1; all (n,)."""
-    inputs, prior = np.column_stack((logs(scores), np.ones(len(scores)))), PRIOR / max(len(scores), 1)
-    plain = np.array((1.0, 1.0, 0.0))
-
-    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
-        logits, away = inputs @ values, values - plain
-        entropy = float(weights @ (np.logaddexp(0, logits) - worth * logits))
-        gradient = (weights * (logistic(logits) - worth)) @ inputs + 2 * prior * away
-        return entropy + prior * float(away @ away), gradient
-
-    slopes = (LEAST_SLOPE, 20.0)
-    found = minimize(loss, plain, jac=True, bounds=(slopes, slopes, (None, None)), method="L-BFGS-B")
-    return Curve(*map(float, found.x))
+    return Curve.fitted(_scores(regions), np.array([r.iou for r in regions]), _weights(regions))
 
 
 def calibrated(regions: Sequence[OfferedRegion], fitted: QueryCalibration) -> np.ndarray:
@@ -84,7 +65,7 @@ def choose_threshold(regions: Sequence[OfferedRegion], fitted: QueryCalibration)
     """The calibrated score at which a region with labels is right as often as not: those above are worth offering."""
     named = [r for r in regions if r.named]
     right = np.array([float(r.iou >= RIGHT) for r in named])
-    return round(_fit(calibrated(named, fitted), right, _weights(named)).inverse(0.5), 2)
+    return round(Curve.fitted(calibrated(named, fitted), right, _weights(named)).inverse(0.5), 2)
 
 
 def held_out_scores(regions: Sequence[OfferedRegion]) -> np.ndarray:

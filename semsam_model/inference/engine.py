@@ -117,15 +117,16 @@ class DescribedEngine:
         self, embedding: EngineEmbedding, prompt: Prompt, crops: Sequence[CropPrediction]
     ) -> tuple[CropPrediction, ...]:
         """The proposals of one prompt, cleaned, with what the describer says of them."""
-        look = description_of(embedding)
         if not self.alone:
-            return self._described(look, prompt, crops)
+            return self.describe_foreign(embedding, prompt, crops)
+        look = description_of(embedding)
         return tuple(_with_borders(look, crop) if crop.frame == look.frame else crop for crop in crops)
 
-    def _described(
-        self, look: ImageEmbedding, prompt: Prompt, crops: Sequence[CropPrediction]
+    def describe_foreign(
+        self, embedding: EngineEmbedding, prompt: Prompt, crops: Sequence[CropPrediction]
     ) -> tuple[CropPrediction, ...]:
-        """As the describer names and bounds the same places in its own frame."""
+        """`describe` for masks that the describer did not propose: as it names and bounds those places in its frame."""
+        look = description_of(embedding)
         pairs = [(crop, p) for crop in crops for p in crop.proposals]
         seen = [replace(p, logits=crop.frame.onto(p.logits, look.frame)) for crop, p in pairs]
         if not seen:

@@ -64,7 +64,7 @@ def preannotate(
         return regions
     masks = redrawn(answering, embedding, [region.candidate for region in regions])
     drawn = [Region(mask, region.kind) for mask, region in zip(masks, regions, strict=True)]
-    return _linked(apart(drawn, PostprocessOptions.visible))
+    return linked(apart(drawn, PostprocessOptions.visible))
 
 
 def least_score(calibration: QueryCalibration | None, options: RegionOptions) -> float:
@@ -95,7 +95,7 @@ def queries_to_regions(
             found += [
                 Region(candidate if curve is None else _calibrated(candidate, curve), group) for candidate in candidates
             ]
-    return _linked(apart(found, PostprocessOptions.visible)[: options.most])
+    return linked(apart(found, PostprocessOptions.visible)[: options.most])
 
 
 def _calibrated(candidate: Candidate, curve: Curve) -> Candidate:
@@ -159,7 +159,7 @@ def _only(queries: ObjectQueries, mine: np.ndarray) -> ObjectQueries:
     )
 
 
-def _linked(regions: Sequence[Region]) -> list[Region]:
+def linked(regions: Sequence[Region]) -> list[Region]:
     """Ranked in this order; each part with the object that holds most of it, if it holds `INSIDE` of it."""
     objects = {i + 1: r.candidate for i, r in enumerate(regions) if r.kind == "object"}
     linked = []

@@ -24,6 +24,7 @@ from semsam_model.types import KINDS, Kind
 
 CLEAR = 1e-4  #: scores are kept so far from 0 and 1, whose logarithms have no end
 LEAST_SLOPE = 0.01  #: of `low` and `high`
+PRIOR = 2.0  #: how many regions "the score is right as it is" weighs as much as; settles where there are few
 HALVINGS = 40  #: of the range in which `Curve.inverse` looks
 
 
@@ -40,6 +41,27 @@ class Curve:
     low: float  #: slope where scores are near 0
     high: float  #: slope where scores are near 1
     shift: float
+
+    @classmethod
+    def fitted(cls, scores: np.ndarray, worth: np.ndarray, weights: np.ndarray) -> Curve:
+        """The curve of least cross-entropy between its values and `worth`, 0..1; all (n,), weights add up to 1.
+
+        Scores stay as they are where there is none, and nearly so where there are few: see PRIOR.
+        """
+        from scipy.optimize import minimize  # half a second to import
+
+        inputs, prior = np.column_stack((logs(scores), np.ones(len(scores)))), PRIOR / max(len(scores), 1)
+        plain = np.array((1.0, 1.0, 0.0))
+
+        def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+            logits, away = inputs @ values, values - plain
+            entropy = float(weights @ (np.logaddexp(0, logits) - worth * logits))
+            gradient = (weights * (logistic(logits) - worth)) @ inputs + 2 * prior * away
+            return entropy + prior * float(away @ away), gradient
+
+        slopes = (LEAST_SLOPE, 20.0)
+        found = minimize(loss, plain, jac=True, bounds=(slopes, slopes, (None, None)), method="L-BFGS-B")
+        return cls(*map(float, found.x))
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """Scores (n,) -> expected IoU (n,), both 0..1."""
