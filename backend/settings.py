@@ -111,7 +111,8 @@ class Settings:
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"  #: auto, cpu, cuda, cuda:N
     dtype: _Dtype = "float32"  #: of the image encoder
     engine: str | None = None  #: FAMILY:ARGUMENT proposes masks instead of the model, which describes them then
-    engine_fallback: bool = False  #: the model answers alone where the engine cannot be loaded
+    concepts: str | None = None  #: FAMILY:ARGUMENT finds what labels and text prompts name
+    engine_fallback: bool = False  #: the model answers alone where engine or concept model cannot be loaded
     torch_threads: _Count | None = None  #: CPU threads of the network; None = torch's choice
     version_poll_seconds: _Seconds = 1.0  #: how often to ask the store which version is live
     text_encoder: str | None = None  #: sentence-transformers folder or hub name; None = the installed package

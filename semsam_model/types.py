@@ -121,6 +121,16 @@ class LabelSet:
 
 
 @dataclass(frozen=True)
+class Concept:
+    """What a label asks a concept model for."""
+
+    value: str  #: the label, as results carry it
+    words: tuple[str, ...]  #: any of which may name it; at least one
+    kind: Kind = "object"
+    wholes: tuple[Concept, ...] = ()  #: of a part: what it is looked for in; (): the whole photo
+
+
+@dataclass(frozen=True)
 class PromptContext:
     """What is known about the masks that a project wants, beside the prompt. By default nothing."""
 

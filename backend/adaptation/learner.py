@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backend.adaptation.concepts import count_judged, examples_of, fit_worth
 from backend.adaptation.lessons import (
     KeptLesson,
     TrainingRegion,
@@ -38,12 +39,15 @@ from backend.inference.predictor import PhotoSource, Predictor
 from backend.records import ProjectKey, RegionKey, StoredRegion
 from backend.settings import Settings
 from backend.store.database import Store
+from semsam_model.checkpoints.header import Version
 from semsam_model.errors import DataError, SemsamError
 from semsam_model.masks.codecs import decode_coco_rle
-from semsam_model.types import Click, PromptContext
+from semsam_model.masks.geometry import Size
+from semsam_model.types import Box, Click, PromptContext
 
 if TYPE_CHECKING:
     from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation
+    from semsam_model.network.query_calibration import Curve
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +77,7 @@ class Learner:
         self._settings = settings
         self._projects: dict[ProjectKey, _Project] = {}
         self._learned: dict[ProjectKey, tuple[str, ProjectAdaptation]] = {}
+        self._worth: dict[ProjectKey, tuple[Version, int, Curve | None]] = {}  # concept model, judged regions, curve
         self._changed = threading.Condition()
         self._polls_asked = self._polls_done = 0
         self._stopping = False
@@ -95,6 +100,19 @@ class Learner:
         """What the project has taught the model with this digest; None for nothing. At once, from memory."""
         digest, learned = self._learned.get(key, ("", None))
         return learned if digest == model else None
+
+    def worth(self, key: ProjectKey, concepts: Version) -> Curve | None:
+        """What scores of a concept model were worth in the project; None while too few are known. From memory."""
+        of, _, curve = self._worth.get(key, (None, None, None))
+        return curve if of == concepts else None
+
+    def examples(self, key: ProjectKey, task: int, photo: Size) -> dict[str, tuple[Box, ...]]:
+        """Boxes of what is accepted in a task's photo, by label; {} while the database is away."""
+        try:
+            return examples_of(self._store, key, task, photo)
+        except StoreError as error:
+            log.warning("task %d: its regions are no examples: %s", task, error)
+            return {}
 
     def notify(self) -> None:
         """The store or the model has changed: read the store soon; returns at once."""
@@ -142,6 +160,15 @@ class Learner:
                 return
             if stored.deleted_at is None:
                 self._catch_up(stored.key, stored.label_config, loaded)
+                if loaded.concepts is not None:
+                    self._weigh_concepts(stored.key, loaded.concepts.version)
+
+    def _weigh_concepts(self, key: ProjectKey, concepts: Version) -> None:
+        """Fit what the concept model's scores are worth, where more of what it offered has been judged."""
+        judged = count_judged(self._store, key)
+        if self._worth.get(key, (None, None, None))[:2] != (concepts, judged):
+            curve = fit_worth(self._store, key, concepts.version) if learning_state(self._store, key).enabled else None
+            self._worth[key] = concepts, judged, curve
 
     def _catch_up(self, key: ProjectKey, label_config: str, loaded: Loaded) -> None:
         """Learn from what has changed since the last poll, if anything has."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,8 +17,9 @@ import numpy as np
 
 from backend.images import decode_photo
 from backend.inference.label_embeddings import LabelVectors
-from backend.inference.loaded import Loaded, read_model, two_models
-from backend.inference.preannotation import as_prediction, region_options
+from backend.inference.loaded import Loaded, read_model, several_models
+from backend.inference.preannotation import as_prediction, finder, region_options
+from backend.inference.text_prompt import Search
 from backend.label_studio.label_config import LabelConfig
 from backend.settings import Settings
 from semsam_model.checkpoints.header import EMBEDDED, PUBLISHED, Header, find_weights, read_header
@@ -26,7 +28,9 @@ from semsam_model.errors import ConfigError, SemsamError
 from semsam_model.text_encoder import TextEncoder
 
 if TYPE_CHECKING:  # torch
+    from semsam_model.inference.preannotate import Region
     from semsam_model.network.frame import Frame
+    from semsam_model.network.query_calibration import Curve
 
 T = TypeVar("T")
 
@@ -47,7 +51,7 @@ def prepare(data: bytes, settings: Settings, config: ModelConfig) -> PreparedPho
 
     photo = decode_photo(data, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     frame = Frame.of(photo.size, config)
-    return PreparedPhoto(frame, frame.resize(photo.rgb), photo.sha256, photo.rgb if two_models(settings) else None)
+    return PreparedPhoto(frame, frame.resize(photo.rgb), photo.sha256, photo.rgb if several_models(settings) else None)
 
 
 def checked_header(weights: Path) -> Header:
@@ -71,14 +75,28 @@ def describing_config(header: Header) -> ModelConfig:
 class Annotator:
     """A model of its own and the embedded labels of the project."""
 
-    def __init__(self, settings: Settings, weights: Path, config: LabelConfig) -> None:
-        """Raises CheckpointError; ConfigError for a model without object queries; TextEncoderError when labels are to
-        be told apart and the text encoder cannot be used."""
+    def __init__(self, settings: Settings, weights: Path, config: LabelConfig, worth: Curve | None = None) -> None:
+        """worth: what scores of the concept model are worth in the project, where that is known.
+
+        Raises CheckpointError; ConfigError for a model without object queries; TextEncoderError when labels are to
+        be told apart and the text encoder cannot be used.
+        """
         checked_header(weights)
-        self._settings, self._config = settings, config
+        self._settings, self._config, self._worth = settings, config, worth
         self.loaded: Loaded = read_model(settings, LabelVectors(TextEncoder(settings.text_encoder)), weights)
         # a slow machine takes longer, and finds no fewer names
-        self._labels = self.loaded.label_embedder.wait_for_labels(config, wait_s=None)
+        self._labels = None if self.loaded.concepts else self.loaded.label_embedder.wait_for_labels(config, wait_s=None)
+
+    def _regions(self, rgb: np.ndarray) -> list[Region]:
+        """As the service finds them in a photo at which several models look."""
+        search: Search | None = None
+        if (opened := self.loaded.concepts) is not None:
+            from semsam_model.inference.concepts import ConceptSearch
+
+            concepts, look = opened.model, lru_cache(1)(partial(opened.model.encode, rgb))
+            search = lambda asked: ConceptSearch(concepts, look, asked, curve=self._worth)  # noqa: E731
+        model = self.loaded.model
+        return finder(self.loaded, self._settings, self._config, search, None).regions(model, model.encode(rgb))
 
     def __call__(self, data: bytes) -> dict[str, Any]:
         """The prediction for a photo file. Raises ImageError."""
@@ -87,12 +105,11 @@ class Annotator:
     def annotate(self, photo: PreparedPhoto) -> dict[str, Any]:
         """The prediction for what `prepare` made of a photo file."""
         from semsam_model.inference.object_queries import predict_object_queries_of_resized
-        from semsam_model.inference.preannotate import preannotate, queries_to_regions
+        from semsam_model.inference.preannotate import queries_to_regions
 
         model, options = self.loaded.describer, region_options(self._settings, self._config)
         if photo.rgb is not None:
-            both = self.loaded.model
-            regions = preannotate(both, both.encode(photo.rgb), self._labels, options)
+            regions = self._regions(photo.rgb)
         else:
             queries = predict_object_queries_of_resized(model, photo.frame, photo.pixels)
             regions = queries_to_regions(queries, photo.frame, self._labels, options, model.query_calibration)

@@ -27,24 +27,30 @@ from backend.settings import Settings
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
 
+    from semsam_model.network.query_calibration import Curve
+
 GIVEN_UP = "the worker process that had it died, beside others and alone; too little memory for it?"
 LOAD_S = 600.0  #: for all processes to load their models
 
 
 @contextlib.contextmanager
-def in_this_process(settings: Settings, weights: Path, config: LabelConfig) -> Iterator[Annotate]:
-    """One model, here. Raises as `Annotator` does."""
-    annotator = Annotator(settings, weights, config)
+def in_this_process(
+    settings: Settings, weights: Path, config: LabelConfig, worth: Curve | None = None
+) -> Iterator[Annotate]:
+    """One model, here. worth: as `Annotator`. Raises as `Annotator` does."""
+    annotator = Annotator(settings, weights, config, worth)
     with ThreadPoolExecutor(1, "annotate") as thread:
         yield partial(_annotated, annotate=lambda data: thread.submit(annotator, data).result(), most=4)
 
 
 @contextlib.contextmanager
-def in_worker_processes(settings: Settings, weights: Path, config: LabelConfig, workers: int) -> Iterator[Annotate]:
+def in_worker_processes(
+    settings: Settings, weights: Path, config: LabelConfig, workers: int, worth: Curve | None = None
+) -> Iterator[Annotate]:
     """Worker processes, each with a model of its own. Raises CheckpointError, ConfigError; BackendError when one of
     them cannot begin."""
     checked_header(weights)
-    with contextlib.closing(_WorkerPool(settings, weights, config, workers)) as pool:
+    with contextlib.closing(_WorkerPool((settings, weights, config, worth), workers)) as pool:
         yield partial(_annotated, annotate=pool.annotate, most=2 * workers + 2, restart=pool.restart)
 
 
@@ -52,9 +58,9 @@ class _WorkerPool:
     """Processes that have all loaded their models. When one dies, `ProcessPoolExecutor` ends the others too, because
     the pipes that they share may be left half written; `restart` makes new ones."""
 
-    def __init__(self, settings: Settings, weights: Path, config: LabelConfig, count: int) -> None:
-        """Raises BackendError when a process cannot begin."""
-        self._annotator, self._count = (settings, weights, config), count
+    def __init__(self, annotator: tuple[Settings, Path, LabelConfig, Curve | None], count: int) -> None:
+        """annotator: what each process makes its own of. Raises BackendError when a process cannot begin."""
+        self._annotator, self._count = annotator, count
         self._pool = self._started()
 
     def annotate(self, data: bytes) -> dict[str, Any]:
@@ -96,9 +102,9 @@ _loaded: list[Annotator | Failure] = []  #: one, once `_load` has run
 _all_loaded: list[Barrier] = []  #: one
 
 
-def _load(settings: Settings, weights: Path, config: LabelConfig, all_loaded: Barrier) -> None:
+def _load(settings: Settings, weights: Path, config: LabelConfig, worth: Curve | None, all_loaded: Barrier) -> None:
     _all_loaded.append(all_loaded)
-    _loaded.append(attempt(lambda: Annotator(settings, weights, config)))  # an error raised here would be lost
+    _loaded.append(attempt(lambda: Annotator(settings, weights, config, worth)))  # an error raised here would be lost
 
 
 def _load_failure() -> Failure | None:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     import pyarrow
     import ray
 
+    from semsam_model.network.query_calibration import Curve
+
 BATCH = 8  #: photos that a worker gets at a time, and that are repeated when it dies
 GROWTH, MOST = 4, 16384  #: each dataset has so many times the photos of the one before, and at most so many
 CPUS = 0.5  #: of a task that reads, and of an actor without a GPU: the two together keep one busy
@@ -65,20 +67,21 @@ def on_ray(
     *,
     first: int = 256,
     retries: int = 2,
+    worth: Curve | None = None,
 ) -> Iterator[Annotate]:
     """Up to `workers` actors on the cluster at `address`: local (one is started here), auto or HOST:PORT.
 
     On a cluster with GPUs each actor has a share of one: a whole GPU while there are enough. first: photos of the
     first dataset; actors start anew with each, and a short first one lets work begin while most of a long list is
-    unread. retries: of a task whose worker died, before its photos are tried one by one. Raises BackendError when Ray
-    is not installed or the cluster cannot be used, CheckpointError, ConfigError.
+    unread. retries: of a task whose worker died, before its photos are tried one by one. worth: as `Annotator`. Raises
+    BackendError when Ray is not installed or the cluster cannot be used, CheckpointError, ConfigError.
     """
     header = checked_header(weights)
     with _connected(address) as cluster:
         _check_same_version(cluster, address)
         device, resources = actor_resources(cluster.cluster_resources(), settings.device, workers)
         sent_settings = dataclasses.replace(without_secrets(settings), device=device)
-        job = _Job(sent_settings, header, cluster.put(weights.read_bytes()), config, workers, resources, retries)
+        job = _Job(sent_settings, header, cluster.put(weights.read_bytes()), config, worth, workers, resources, retries)
 
         def annotate(items: Iterator[Item]) -> Generator[tuple[Item, Outcome], None, None]:
             size = first
@@ -168,6 +171,7 @@ class _Job:
     header: Header  #: of the weights
     weights: ray.ObjectRef  #: bytes of the file
     config: LabelConfig
+    worth: Curve | None  #: as `Annotator`
     workers: int
     resources: dict[str, Any]  #: of an actor
     retries: int
@@ -249,7 +253,7 @@ class _Worker:
         with tempfile.NamedTemporaryFile(suffix=SUFFIX) as file:
             file.write(ray.get(job.weights))
             file.flush()
-            annotator = Annotator(job.settings, Path(file.name), job.config)  # checks the digest
+            annotator = Annotator(job.settings, Path(file.name), job.config, job.worth)  # checks the digest
         if annotator.loaded.version != job.header.version:
             raise BackendError(f"expected model {job.header.version}, got {annotator.loaded.version}")
         return annotator

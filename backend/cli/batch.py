@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from backend.batch.sources import FailedItem, Item, PhotoFile, PhotoReader
     from backend.label_studio.label_config import LabelConfig
     from backend.settings import Settings
+    from backend.store.database import Store
+    from semsam_model.network.query_calibration import Curve
 
 PROJECT_RATE = 20.0  #: predictions a second; one process of Label Studio can write more, annotators need the rest
 
@@ -58,7 +60,8 @@ def batch(
         raise BackendError("batch: --url-prefix goes with --folder")
     with opened_store() as (settings, store):
         live = open_registry(settings, store).live().version
-    name = answering_name(settings, live.version)
+        name = answering_name(settings, live.version)
+        worth = None if project is None else _worth(store, project, name)
     with ExitStack() as stack:
         if project is not None:
             config, items = _project_items(settings, project, name)
@@ -66,7 +69,7 @@ def batch(
             config = read_config((labeling or config_root() / "labeling.xml").read_text(encoding="utf-8"))
             photos = stack.enter_context(_photos(PhotoReader(settings), folder, files, prefix, url_prefix))
             items = photo_items(photos, stack.enter_context(closing(TaskLines(out, config, name))))
-        annotate = stack.enter_context(open_executor(settings, live.weights, config, workers, ray))
+        annotate = stack.enter_context(open_executor(settings, live.weights, config, workers, ray, worth))
         progress = stack.enter_context(Progress())
         bar = progress.add_task("photos", total=None)
         summary = run(
@@ -94,6 +97,16 @@ def _project_items(
     return config, task_items(label_studio, project, config, version)
 
 
+def _worth(store: Store, project: int, name: str) -> Curve | None:
+    """What scores of the concept model in a version's name were worth in a project; None where that is not known."""
+    from backend.adaptation.concepts import fit_worth
+    from backend.corrections.queries import list_projects
+
+    concepts = name.partition("@")[2]
+    known = [each.key for each in list_projects(store) if each.key.project == project]
+    return fit_worth(store, known[0], concepts) if concepts and len(known) == 1 else None
+
+
 @contextmanager
 def _photos(
     reader: PhotoReader, folder: Path | None, files: str | None, prefix: str | None, url_prefix: str | None
@@ -114,14 +127,17 @@ def _photos(
 
 
 def open_executor(
-    settings: Settings, weights: Path, config: LabelConfig, workers: int, ray: str | None
+    settings: Settings, weights: Path, config: LabelConfig, workers: int, ray: str | None, worth: Curve | None = None
 ) -> AbstractContextManager[Annotate]:
-    """Where photos are annotated: on the Ray cluster at the address `ray`, in worker processes, or here."""
+    """Where photos are annotated: on the Ray cluster at the address `ray`, in worker processes, or here.
+
+    worth: as `Annotator`.
+    """
     from backend.batch.local import in_this_process, in_worker_processes
     from backend.batch.ray_cluster import on_ray
 
     if ray is not None:
-        return on_ray(ray, settings, weights, config, workers)
+        return on_ray(ray, settings, weights, config, workers, worth=worth)
     if workers > 1:
-        return in_worker_processes(settings, weights, config, workers)
-    return in_this_process(settings, weights, config)
+        return in_worker_processes(settings, weights, config, workers, worth)
+    return in_this_process(settings, weights, config, worth)

@@ -30,8 +30,13 @@ GAP = 8
 COLOURS = ((230, 57, 70), (29, 120, 200), (42, 157, 70), (233, 150, 40), (140, 70, 190), (0, 160, 170))
 
 
-def write_candidates(out: Path, photo: Photo, candidates: Sequence[Candidate], version: Version) -> None:
-    """Write masks and candidates.json into `out`, made if missing, and print a line for each. Raises OSError."""
+def write_candidates(
+    out: Path, photo: Photo, candidates: Sequence[Candidate], version: Version, concepts: Version | None = None
+) -> None:
+    """Write masks and candidates.json into `out`, made if missing, and print a line for each. Raises OSError.
+
+    concepts: of the model that found them by words.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for c in candidates:
         Image.fromarray(c.mask.astype(np.uint8) * 255).save(out / f"mask_{c.rank}.png")
@@ -39,11 +44,13 @@ def write_candidates(out: Path, photo: Photo, candidates: Sequence[Candidate], v
         parent = f"  part of {c.parent}" if c.parent else ""
         print(f"{c.rank}  level {c.level}  score {c.score:.2f}  {c.area} px{label}{parent}")
     height, width = photo.size
-    content = {
+    content: dict[str, Any] = {
         "image": {"width": width, "height": height, "sha256": photo.sha256},
         "model": {"name": version.name, "version": version.version},
         "candidates": [_row(c) for c in candidates],
     }
+    if concepts is not None:
+        content["model"]["concepts"] = concepts.version
     write_json(out / "candidates.json", content)
 
 

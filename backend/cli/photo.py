@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,10 +10,15 @@ import typer
 
 from backend.cli.shared import ModelName, WeightsFile, load_network, open_text_encoder
 from semsam_model.errors import PromptError
-from semsam_model.types import KINDS, LEVELS, Box, Click, LabelSet, Prompt
+from semsam_model.types import KINDS, LEVELS, Box, Candidate, Click, Concept, LabelSet, Prompt
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from backend.images import Photo
+    from backend.settings import Settings
+    from semsam_model.checkpoints.header import Version
+    from semsam_model.network.model import SemanticSAM
 
 PhotoFile = Annotated[Path, typer.Argument(help="PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF.")]
 
@@ -82,7 +88,7 @@ def segment(
     model: ModelName = "mobile",
     weights: WeightsFile = None,
 ) -> None:
-    """Segment everything by a grid of clicks."""
+    """Segment everything: by a grid of clicks, or, with labels and the setting `concepts`, by what they name."""
     from backend.cli.drawing import overview, write_candidates
     from backend.settings import load_settings
     from semsam_model.inference.automatic import AutomaticOptions, automatic_masks
@@ -95,11 +101,35 @@ def segment(
         words = (*labels, *parts)
         kinds = (KINDS[0],) * len(labels) + (KINDS[1],) * len(parts)
         known = LabelSet(words, kinds, open_text_encoder().embed(list(words)).numpy())
-    found = automatic_masks(network, network.encode(loaded.rgb), options, known, load_settings().name_threshold)
-    candidates = [f.candidate for f in found]
-    write_candidates(out, loaded, candidates, version)
+    settings, concepts = load_settings(), None
+    if known is not None and settings.concepts is not None:
+        candidates, concepts = _by_concepts(settings, network, loaded.rgb, known, most)
+    else:
+        found = automatic_masks(network, network.encode(loaded.rgb), options, known, settings.name_threshold)
+        candidates = [f.candidate for f in found]
+    write_candidates(out, loaded, candidates, version, concepts)
     overview(loaded.rgb, candidates).save(out / "overview.png")
     print(f"{len(candidates)} masks written to {out}")
+
+
+def _by_concepts(
+    settings: Settings, network: SemanticSAM, rgb: np.ndarray, labels: LabelSet, most: int
+) -> tuple[list[Candidate], Version]:
+    """What the labels name to the concept model of the settings, and its version. Raises SemsamError."""
+    from semsam_model.engines.open_engine import open_concepts
+    from semsam_model.inference.concepts import ConceptSearch, concept_regions
+    from semsam_model.inference.preannotate import RegionOptions
+
+    assert settings.concepts is not None
+    opened = open_concepts(settings.concepts, settings.device)
+    kinds = dict(zip(labels.values, labels.kinds, strict=True))
+    objects = tuple(Concept(value, (value,)) for value, kind in kinds.items() if kind != "part")
+    parts = (Concept(value, (value,), "part", objects) for value, kind in kinds.items() if kind == "part")
+    look = lru_cache(1)(partial(opened.model.encode, rgb))
+    search = ConceptSearch(opened.model, look, (*objects, *parts))
+    options = RegionOptions(settings.preannotate_threshold, most)
+    regions = concept_regions(network, network.encode(rgb), search, labels, options)
+    return [region.candidate for region in regions], opened.version
 
 
 def _read_photo(path: Path) -> Photo:

@@ -118,6 +118,8 @@ def _suggested(prediction: dict[str, Any], key: ProjectKey) -> dict[str, Any]:
             "region": region.id,
             "label": region.labels[0] if region.labels else None,
             "mask": encode_coco_rle(*crop_mask(region.mask), (height, width))["counts"],
+            "concept_score": region.concept_score,
+            "model_version": region.model_version,
         }
         for region in found
         if region.mask.shape == size

@@ -1,4 +1,4 @@
-"""The embeddings that engine and describer have made, in memory and bounded by bytes.
+"""The embeddings that engine, describer and concept model have made, in memory and bounded by bytes.
 
 The key holds everything that shaped an embedding, so two photos can never mix and a stale embedding can never be used.
 Two requests for one key share one computation: the second waits for the first.
@@ -9,22 +9,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from cachetools import LRUCache
 
 from backend.metrics import Metrics
 
 if TYPE_CHECKING:  # torch
-    from semsam_model.inference.engine import EngineEmbedding
+    from semsam_model.inference.concepts import Look
     from semsam_model.network.frame import Window
+
+Kept = TypeVar("Kept", bound="Look")
 
 
 class EmbeddingKey(NamedTuple):
     """What shaped an embedding."""
 
     photo: str  #: SHA-256 of the file
-    model: str  #: digest of the engine or the describer: weights and config, preprocessing included
+    model: str  #: digest of engine, describer or concept model: weights and config, preprocessing included
     window: Window | None = None  #: the part of the photo that was encoded; None = all of it
 
 
@@ -38,8 +40,8 @@ class EmbeddingCache:
     def __init__(self, max_bytes: int, metrics: Metrics) -> None:
         self._metrics = metrics
         self._lock = threading.Lock()  # guards all below
-        self._kept: LRUCache[EmbeddingKey, EngineEmbedding] = LRUCache(max_bytes, getsizeof=_nbytes)
-        self._running: dict[EmbeddingKey, Future[EngineEmbedding]] = {}
+        self._kept: LRUCache[EmbeddingKey, Any] = LRUCache(max_bytes, getsizeof=_nbytes)
+        self._running: dict[EmbeddingKey, Future[Any]] = {}
         self._models: frozenset[str] = frozenset()
 
     def keep(self, models: Iterable[str]) -> None:
@@ -50,9 +52,7 @@ class EmbeddingCache:
                 del self._kept[key]
             self._measure()
 
-    def get(
-        self, key: EmbeddingKey, encode: Callable[[], EngineEmbedding], *, may_evict: bool = True
-    ) -> tuple[EngineEmbedding, Origin]:
+    def get(self, key: EmbeddingKey, encode: Callable[[], Kept], *, may_evict: bool = True) -> tuple[Kept, Origin]:
         """The embedding of a key, encoded where it is not kept. Raises whatever `encode` raises.
 
         may_evict: whether others may be dropped to keep it.
@@ -63,7 +63,7 @@ class EmbeddingCache:
                 return kept, "cached"
             shared = self._running.get(key)
             if shared is None:
-                mine: Future[EngineEmbedding] = Future()
+                mine: Future[Kept] = Future()
                 self._running[key] = mine
         if shared is not None:
             return shared.result(), "shared"
@@ -89,5 +89,5 @@ class EmbeddingCache:
         self._metrics.cache_size(int(self._kept.currsize), len(self._kept))
 
 
-def _nbytes(embedding: EngineEmbedding) -> int:
+def _nbytes(embedding: Look) -> int:
     return embedding.nbytes

@@ -1,7 +1,8 @@
 """A model ready to answer, and how the settings' model becomes one.
 
 Where the weights that are served have names, they describe; for the published ones, which have none, the embedded model
-does. The mask engine is the one that the settings name, or else the weights that are served.
+does. The mask engine is the one that the settings name, or else the weights that are served. A concept model finds what
+labels and text prompts name, where the settings name one.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from backend.errors import SettingsError
 from backend.inference.label_embeddings import LabelEmbedder, LabelVectors
@@ -23,11 +24,13 @@ from semsam_model.errors import SemsamError
 if TYPE_CHECKING:
     import torch
 
-    from semsam_model.engines.opened import OpenedEngine
+    from semsam_model.engines.opened import OpenedConcepts, OpenedEngine
     from semsam_model.inference.engine import DescribedEngine, Model
     from semsam_model.network.model import SemanticSAM
 
 log = logging.getLogger(__name__)
+
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Loaded:
     label_embedder: LabelEmbedder
     engine_version: Version | None = None  #: None: the weights that are served propose masks
     describer_version: Version | None = None  #: None: the weights that are served describe them
+    concepts: OpenedConcepts | None = None  #: finds what labels and text prompts name; None: the describer does
 
     @property
     def parts(self) -> DescribedEngine:
@@ -63,14 +67,26 @@ class Loaded:
         return self.describer_version or self.version
 
     @property
+    def digests(self) -> frozenset[str]:
+        """Of all that look at photos."""
+        others = () if self.concepts is None else (self.concepts.version.digest,)
+        return frozenset((self.engine.digest, self.described_by.digest, *others))
+
+    @property
     def name(self) -> str:
-        """What predictions carry: the version; where two models answer together, ENGINE+DESCRIBER."""
-        if self.engine == self.described_by:
-            return self.version.version
-        return f"{self.engine.version}+{self.described_by.version}"
+        """What predictions carry: the version, or ENGINE+DESCRIBER; @CONCEPTS where there is a concept model."""
+        name = self.version.version
+        if self.engine != self.described_by:
+            name = f"{self.engine.version}+{self.described_by.version}"
+        return _with_concepts(name, self.concepts)
+
+
+def _with_concepts(name: str, concepts: OpenedConcepts | None) -> str:
+    return name if concepts is None else f"{name}@{concepts.version.version}"
 
 
 Engines = Callable[[], "OpenedEngine | None"]  #: gives the settings' engine, always the same
+Concepts = Callable[[], "OpenedConcepts | None"]  #: gives the settings' concept model, always the same
 
 
 def settings_engine(settings: Settings) -> Engines:
@@ -86,20 +102,26 @@ def settings_engine(settings: Settings) -> Engines:
     return lru_cache(1)(lambda: _open(settings))
 
 
-def two_models(settings: Settings) -> bool:
-    """Whether an engine answers that another model describes."""
-    return settings.engine is not None or settings.model in PUBLISHED
+def settings_concepts(settings: Settings) -> Concepts:
+    """The concept model that the settings name, loaded once, when it is first asked for; None where none is named."""
+    return lru_cache(1)(lambda: _open_concepts(settings))
+
+
+def several_models(settings: Settings) -> bool:
+    """Whether others than the model that describes look at a photo."""
+    return settings.engine is not None or settings.concepts is not None or settings.model in PUBLISHED
 
 
 def answering_name(settings: Settings, version: str) -> str:
-    """What predictions carry where this version of the settings' model is live; loads the engine, to know which it is.
+    """What predictions carry where this version of the settings' model is live; loads what answers beside it.
 
     Raises CheckpointError.
     """
     if settings.model in PUBLISHED:
-        return f"{version}+{find_weights(EMBEDDED)[1].version}"
-    opened = settings_engine(settings)()
-    return version if opened is None else f"{opened.version}+{version}"
+        version = f"{version}+{find_weights(EMBEDDED)[1].version}"
+    elif (opened := settings_engine(settings)()) is not None:
+        version = f"{opened.version}+{version}"
+    return _with_concepts(version, settings_concepts(settings)())
 
 
 def _open(settings: Settings) -> OpenedEngine | None:
@@ -107,20 +129,38 @@ def _open(settings: Settings) -> OpenedEngine | None:
         return None
     from semsam_model.engines.open_engine import open_engine
 
+    return _opened_or_none(settings, partial(open_engine, settings.engine))
+
+
+def _open_concepts(settings: Settings) -> OpenedConcepts | None:
+    if settings.concepts is None:
+        return None
+    from semsam_model.engines.open_engine import open_concepts
+
+    return _opened_or_none(settings, partial(open_concepts, settings.concepts))
+
+
+def _opened_or_none(settings: Settings, load: Callable[..., Opened]) -> Opened | None:
     try:
-        return open_engine(settings.engine, settings.device, _dtype(settings))
+        return load(settings.device, _dtype(settings))
     except SemsamError as error:
         if not settings.engine_fallback:
             raise
-        log.error("%s; the embedded model answers, as SEMSAM_ENGINE_FALLBACK says", error)
+        log.error("%s; the model answers without it, as SEMSAM_ENGINE_FALLBACK says", error)
         return None
 
 
-def read_model(settings: Settings, label_vectors: LabelVectors, path: Path, engines: Engines | None = None) -> Loaded:
+def read_model(
+    settings: Settings,
+    label_vectors: LabelVectors,
+    path: Path,
+    engines: Engines | None = None,
+    concepts: Concepts | None = None,
+) -> Loaded:
     """The model in a weights file, on the device and in the precision of the settings; with the engine in front.
 
-    engines: None: of the settings, loaded for this call. Raises CheckpointError. For a model with names the text
-    encoder begins to load too.
+    engines, concepts: None: of the settings, loaded for this call. Raises CheckpointError. For a model with names the
+    text encoder begins to load too.
     """
     import torch
 
@@ -137,8 +177,11 @@ def read_model(settings: Settings, label_vectors: LabelVectors, path: Path, engi
     opened = (engines or settings_engine(settings))()
     embedder = LabelEmbedder(label_vectors, describer.config)
     embedder.start()
+    finder = (concepts or settings_concepts(settings))()
+    if finder is not None:
+        log.info("concepts %s, %.0f MB of weights, in %s", finder.version, finder.nbytes / 2**20, settings.dtype)
     if opened is None and describer is model:
-        return Loaded(model, version, embedder)
+        return Loaded(model, version, embedder, concepts=finder)
     engine = SemanticSamEngine(model) if opened is None else opened.engine
     loaded = Loaded(
         DescribedEngine(engine, describer, model.ranker if opened is None else None),
@@ -146,6 +189,7 @@ def read_model(settings: Settings, label_vectors: LabelVectors, path: Path, engi
         embedder,
         engine_version=None if opened is None else opened.version,
         describer_version=described_by,
+        concepts=finder,
     )
     megabytes = (_nbytes(model) if opened is None else opened.nbytes) / 2**20, _nbytes(describer) / 2**20
     log.info(

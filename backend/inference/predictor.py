@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 import numpy as np
 
 from backend.errors import NotReady
-from backend.inference.embedding_cache import EmbeddingCache, EmbeddingKey
+from backend.inference.embedding_cache import EmbeddingCache, EmbeddingKey, Kept
 from backend.inference.loaded import Loaded
 from backend.metrics import Metrics
 from semsam_model.checkpoints.header import Version
@@ -28,6 +28,7 @@ from semsam_model.types import Candidate, Prompt, PromptContext
 # torch takes seconds to import: the thread that loads the model pays for it, not the first answers about health
 if TYPE_CHECKING:
     from semsam_model.inference.candidates import CandidateOptions
+    from semsam_model.inference.concepts import Look
     from semsam_model.inference.engine import EngineEmbedding, Model
     from semsam_model.inference.predict import Reranker
     from semsam_model.inference.zoom import CropEncoder
@@ -147,7 +148,7 @@ class Predictor:
             except Exception:
                 log.exception("model cannot be loaded")
                 return self._failed("unexpected failure while loading, see the log")
-            self._embeddings.keep({loaded.engine.digest, loaded.described_by.digest})
+            self._embeddings.keep(loaded.digests)
             before, self._loaded, self._problem = self._loaded, loaded, None
             self._metrics.model_ready(loaded.engine.name, loaded.name, switched=before is not None)
             seconds = time.perf_counter() - began
@@ -238,34 +239,54 @@ class Predictor:
         timings.stages["decode_prompt"] = time.perf_counter() - began - in_windows
         return Result(value, loaded.name, timings)
 
+    def concept_look(
+        self, photo: PhotoSource, priority: Priority, using: Loaded, *, may_evict: bool = True
+    ) -> Callable[[Window | None], Look]:
+        """Gives the look of the concept model, which must be there, at a photo or at a window of it.
+
+        That at the photo is kept as embeddings are. Raises what `photo.pixels` raises.
+        """
+        assert using.concepts is not None
+        concepts, photo = using.concepts, PhotoSource(photo.sha256, lru_cache(1)(photo.pixels))
+
+        def look(window: Window | None) -> Look:
+            if priority == "background":
+                self._click_priority.wait_for_clicks()
+            if window is not None:
+                rgb = photo.pixels()
+                with self._encoding:
+                    made: Look = concepts.model.encode(rgb, window)
+                return made
+            key = EmbeddingKey(photo.sha256, concepts.version.digest)
+            return self._cached(key, photo, concepts.model.encode, Timings(), may_evict)
+
+        return look
+
     def _embed(
         self, loaded: Loaded, photo: PhotoSource, window: Window | None, timings: Timings, may_evict: bool
     ) -> EngineEmbedding:
         """The photo, or a window of it; each part is made once and kept by itself."""
         from semsam_model.inference.engine import DescribedEmbedding
-        from semsam_model.network.model import ImageEmbedding
 
         parts = loaded.parts
 
-        def part(by: Version, encode: Callable[[np.ndarray, Window | None], EngineEmbedding]) -> EngineEmbedding:
+        def part(by: Version, encode: Callable[[np.ndarray, Window | None], Kept]) -> Kept:
             return self._cached(EmbeddingKey(photo.sha256, by.digest, window), photo, encode, timings, may_evict)
 
-        masks = part(loaded.engine, parts.engine.encode)
+        masks: EngineEmbedding = part(loaded.engine, parts.engine.encode)
         if parts.alone or window is not None:
             return masks
-        look = part(loaded.described_by, parts.describer.encode)
-        assert isinstance(look, ImageEmbedding)
-        return DescribedEmbedding(masks, look)
+        return DescribedEmbedding(masks, part(loaded.described_by, parts.describer.encode))
 
     def _cached(
         self,
         key: EmbeddingKey,
         photo: PhotoSource,
-        encode: Callable[[np.ndarray, Window | None], EngineEmbedding],
+        encode: Callable[[np.ndarray, Window | None], Kept],
         timings: Timings,
         may_evict: bool,
-    ) -> EngineEmbedding:
-        def encode_now() -> EngineEmbedding:
+    ) -> Kept:
+        def encode_now() -> Kept:
             began = time.perf_counter()
             rgb = photo.pixels()
             decoded = time.perf_counter()

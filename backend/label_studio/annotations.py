@@ -46,6 +46,7 @@ class AnnotatedRegion:
     rank: int | None
     score: float | None  #: the suggestion's expected IoU; of a region from elsewhere, what it says
     model_version: str | None
+    concept_score: float | None = None  #: of a concept model, not calibrated
     #: as they came, where they can be laid over a photo of another size than they say
     rows: tuple[Any, ...] | None = field(default=None, repr=False)
 
@@ -136,6 +137,7 @@ class _Meta(JsonModel):
     level: Lenient[Annotated[int, Strict(), Ge(1), Le(len(LEVELS))]] = None
     candidate: Lenient[Annotated[int, Strict(), Ge(1), Le(10**6)]] = None
     expected_iou: Lenient[_Score] = None
+    concept_score: Lenient[_Score] = None
     model_version: Lenient[Text] = None
 
 
@@ -193,6 +195,7 @@ def _region(name: str, rows: list[Any], config: LabelConfig, photo: Size | None)
         rank=meta.candidate,
         score=geometry.score if meta.expected_iou is None else meta.expected_iou,
         model_version=meta.model_version,
+        concept_score=meta.concept_score,
     )
 
 

@@ -50,12 +50,17 @@ class Label:
     text: str  #: what the annotator reads
     kind: str | None = None
     of: str | None = None
-    predicted: str | None = None  #: what a model calls it: the first of Label Studio's `predicted_values`
+    predicted: tuple[str, ...] = ()  #: what a model calls it: Label Studio's `predicted_values`
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What it is looked for by: any of these."""
+        return self.predicted or (self.text,)
 
     @property
     def meaning(self) -> str:
         """What it is compared with a mask by."""
-        return self.predicted or self.text
+        return self.words[0]
 
 
 @dataclass(frozen=True)
@@ -266,12 +271,12 @@ _LABEL_FIELDS = ("value", "alias", "kind", "of", "predicted_values")
 
 
 def _label(own: Mapping[str, str]) -> Label | None:
-    """A label of its attributes; None without a value. Of several `predicted_values` the first counts."""
+    """A label of its attributes; None without a value."""
     value = own.get("alias") or own.get("value")
     if not value:
         return None
     kind = own.get("kind", "").strip().lower() or ("part" if own.get("of") else None)
-    predicted = next((name.strip() for name in own.get("predicted_values", "").split(",") if name.strip()), None)
+    predicted = tuple(name.strip() for name in own.get("predicted_values", "").split(",") if name.strip())
     return Label(value, own.get("value") or value, kind, own.get("of"), predicted)
 
 

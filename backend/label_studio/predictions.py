@@ -100,7 +100,13 @@ def _region_rows(
         "original_height": height,
         "image_rotation": 0,
     }
-    about = {"candidate": candidate.rank, "level": candidate.level, "expected_iou": round(float(candidate.score), 4)}
+    about: dict[str, float] = {
+        "candidate": candidate.rank,
+        "level": candidate.level,
+        "expected_iou": round(float(candidate.score), 4),
+    }
+    if candidate.concept_score is not None:
+        about["concept_score"] = round(candidate.concept_score, 4)
     geometry = shared | {
         "type": tag,
         "from_name": config.answer.name,

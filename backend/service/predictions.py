@@ -21,15 +21,16 @@ from backend.corrections.suggestions import PromptAnswer
 from backend.errors import BackendError
 from backend.inference.label_embeddings import labels_without_vectors
 from backend.inference.loaded import Loaded
-from backend.inference.preannotation import UNFINISHED, as_prediction, region_options
-from backend.inference.predictor import LOAD_WAIT_S, Predictor, Result, predict_prompt
-from backend.inference.text_prompt import find_by_text
+from backend.inference.preannotation import UNFINISHED, as_prediction, finder
+from backend.inference.predictor import LOAD_WAIT_S, Predictor, Priority, Result, predict_prompt
+from backend.inference.text_prompt import Search, find_by_text
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_prediction, empty_prediction
 from backend.label_studio.prompt_rows import PromptRow
 from backend.label_studio.prompts import Interaction, parse_interaction
 from backend.label_studio.requests import TaskRef, parse_predict
 from backend.metrics import Metrics
+from backend.records import ProjectKey
 from backend.service.event_handler import EventHandler
 from backend.service.next_photos import NextPhotos
 from backend.service.request import GRACE, TimedRequest, in_time
@@ -153,7 +154,8 @@ class PredictionService:
         self._next_photos.follow(request.content.project_name, project, task.id, config)
         key = self._events.store_key(request.content.project_name, project)
         learned = None if key is None else self._learner.learned(key, loaded.described_by.digest)
-        result = self._candidates(asked, config, photo, loaded, learned)
+        search = self._search(photo, loaded, "click", key, task) if asked.prompt is None else None
+        result = self._candidates(asked, config, photo, loaded, learned, search)
         decoded = time.perf_counter()
         candidates = self._named(asked.suggested(result.value), config, loaded, learned)
         if asked.label is not None:
@@ -204,22 +206,40 @@ class PredictionService:
         photo: TaskPhoto,
         loaded: Loaded,
         learned: ProjectAdaptation | None,
+        search: Search | None,
     ) -> Result[list[Candidate]]:
         """For clicks and boxes where there are any, else for the newest text; best first."""
         if asked.prompt is None:
-            return self._find(asked.text[-1], config, photo, loaded)
+            return self._find(asked.text[-1], config, photo, loaded, search)
         context = _context(asked, config, loaded)
         reranker = learned.reranker if learned else None
         return predict_prompt(self._predictor, photo.source, asked.prompt, context, reranker=reranker, using=loaded)
 
-    def _find(self, text: str, config: LabelConfig, photo: TaskPhoto, loaded: Loaded) -> Result[list[Candidate]]:
+    def _search(
+        self, photo: TaskPhoto, loaded: Loaded, priority: Priority, key: ProjectKey | None, task: TaskRef, **more: bool
+    ) -> Search | None:
+        """How the concept model is asked about a photo; None where there is none."""
+        if loaded.concepts is None:
+            return None
+        from semsam_model.inference.concepts import ConceptSearch  # torch
+
+        concepts, examples = loaded.concepts, {}
+        if key is not None and task.id is not None and concepts.model.takes_examples:
+            examples = self._learner.examples(key, task.id, photo.size)
+        curve = None if key is None else self._learner.worth(key, concepts.version)
+        look = self._predictor.concept_look(photo.source, priority, loaded, **more)
+        return lambda asked: ConceptSearch(concepts.model, look, asked, examples, curve)
+
+    def _find(
+        self, text: str, config: LabelConfig, photo: TaskPhoto, loaded: Loaded, search: Search | None
+    ) -> Result[list[Candidate]]:
         """Masks of the name that the annotator wrote."""
-        if not loaded.label_embedder.can_name:
+        if search is None and not loaded.label_embedder.can_name:
             raise NoAnswer("no_names", f"text prompt {text!r}: model {loaded.name} cannot name things")
         if not normalise_label(text):
             raise NoAnswer("no_prompt", f"text prompt {text!r}: expected at least a word")
         threshold = self._settings.name_threshold
-        result = find_by_text(self._predictor, photo.source, text, config, threshold, loaded)
+        result = find_by_text(self._predictor, photo.source, text, config, threshold, loaded, search)
         if result is None:
             raise NoAnswer("no_names", f"text prompt {text!r}: the text encoder is not ready or not installed")
         return result
@@ -246,7 +266,7 @@ class PredictionService:
                 " run `semsam batch`",
             )
         loaded = request.model(min(LOAD_WAIT_S, request.left_s))
-        if not loaded.describer.config.generic_queries:
+        if loaded.concepts is None and not loaded.describer.config.generic_queries:
             raise NoAnswer(
                 "no_prompt",
                 f"no click or box came with it, and model {loaded.name} has no object queries to do without",
@@ -254,16 +274,17 @@ class PredictionService:
 
     def _preannotate(self, request: TimedRequest, task: TaskRef, photo: TaskPhoto) -> dict[str, Any]:
         """The regions of all that is in a photo."""
-        from semsam_model.inference.preannotate import least_score, preannotate  # torch
-
         config, loaded = request.content.config_of(task), request.model()
-        labels = loaded.label_embedder.wait_for_labels(config, min(self._encoder_wait_s, request.left_s))
-        options = region_options(self._settings, config)
         # a task that is opened alone is clicked next; of many nobody knows
         opened = len(request.content.tasks) == 1
+        project = request.content.project if task.project is None else task.project
+        key = self._events.store_key(request.content.project_name, project)
+        search = self._search(photo, loaded, "background", key, task, may_evict=opened)
+        wait_s = min(self._encoder_wait_s, request.left_s)
+        find = finder(loaded, self._settings, config, search, wait_s)
         result = self._predictor.run(
             photo.source,
-            lambda model, embedding, _: preannotate(model, embedding, labels, options),
+            lambda model, embedding, _: find.regions(model, embedding),
             "background",
             using=loaded,
             may_evict=opened,
@@ -277,8 +298,7 @@ class PredictionService:
             "%s: %d regions, image %s, model %s", request.name(task), len(regions), photo.source.sha256[:12], version
         )
         if not regions:
-            least = least_score(loaded.describer.query_calibration, options)
-            raise NoAnswer("no_mask", f"nothing in it scores {least:.2f}, see the setting preannotate_threshold")
+            raise NoAnswer("no_mask", f"nothing in it scores {find.least:.2f}, see the setting preannotate_threshold")
         return as_prediction(regions, config, photo.source.sha256, version)
 
 

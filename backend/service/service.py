@@ -19,7 +19,7 @@ from backend.corrections.photos import open_photos
 from backend.errors import StoreError
 from backend.inference.follow_version import VersionFollower, load_live
 from backend.inference.label_embeddings import LabelVectors
-from backend.inference.loaded import read_model, settings_engine
+from backend.inference.loaded import read_model, settings_concepts, settings_engine
 from backend.inference.predictor import Predictor
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.requests import parse_setup
@@ -186,7 +186,8 @@ def assemble(
     store = open_store(settings)
     registry = open_registry(settings, store)
     label_vectors = label_vectors or LabelVectors(TextEncoder(settings.text_encoder))
-    read = partial(read_model, settings, label_vectors, engines=settings_engine(settings))
+    engines, concepts = settings_engine(settings), settings_concepts(settings)
+    read = partial(read_model, settings, label_vectors, engines=engines, concepts=concepts)
     predictor = Predictor(
         partial(load_live, registry, read),
         cache_bytes=settings.embedding_cache_bytes,

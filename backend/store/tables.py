@@ -173,7 +173,8 @@ predictions = Table(
     Column("regions", Integer, nullable=False),  # of a model of ours
     Column("width", Integer),
     Column("height", Integer),
-    Column("offered", JSON, nullable=False),  # of each region: id, label, mask as COCO RLE counts
+    # of each region: id, label, mask as COCO RLE counts, model version, score of a concept model
+    Column("offered", JSON, nullable=False),
     Column("problem", Text),  # why it could not be read
     Column("tried_at", UtcDateTime),  # last attempt; None: there is no more to try
 )

@@ -26,7 +26,7 @@ from semsam_model.inference.proposals import predict_proposals_batch
 from semsam_model.masks.geometry import crops_iou, shared_pixels
 from semsam_model.network.frame import LOGIT_STRIDE, Frame, Window
 from semsam_model.network.query_calibration import Curve
-from semsam_model.types import Box, Candidate, Kind, LabelSet, Prompt
+from semsam_model.types import Box, Candidate, Concept, LabelSet, Prompt
 
 AS_OFTEN_RIGHT = 0.5  #: calibrated score from which on a region is offered
 SAME_BOX = 0.7  #: two boxes of one label with a larger IoU are one thing
@@ -78,22 +78,12 @@ class ConceptModel(Protocol):
         """For each query what scores at least `least`, in any order."""
 
 
-@dataclass(frozen=True)
-class Concept:
-    """What a label asks for."""
-
-    value: str  #: the label, as results carry it
-    words: tuple[str, ...]  #: any of which may name it; at least one
-    kind: Kind = "object"
-    wholes: tuple[Concept, ...] = ()  #: of a part: what it is looked for in; (): the whole photo
-
-
 @dataclass(frozen=True, eq=False)
 class ConceptSearch:
     """What is asked about one photo."""
 
     model: ConceptModel
-    look: Callable[[Window | None], Look]  #: of the model at the photo, or at a window of it
+    look: Callable[[Window | None], Look]  #: of the model at the photo, which is asked for twice, or at a window of it
     asked: Sequence[Concept]
     examples: Mapping[str, tuple[Box, ...]] = field(default_factory=dict)  #: label -> boxes of it in this photo
     curve: Curve | None = None  #: what its scores are worth in this project, where that is known

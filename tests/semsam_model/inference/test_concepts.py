@@ -1,4 +1,4 @@
-"""What a concept model finds becomes regions: drawn, compared, parts in their objects, scores by what they are worth."""
+"""What a concept model finds becomes regions: drawn, compared, parts in their objects, scores by their worth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,6 @@ import pytest
 
 from semsam_model.checkpoints.checkpoint import load_model
 from semsam_model.inference.concepts import (
-    Concept,
     ConceptSearch,
     Found,
     Query,
@@ -22,7 +21,7 @@ from semsam_model.masks.geometry import iou
 from semsam_model.network.frame import Frame, Window
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.query_calibration import Curve
-from semsam_model.types import Box, LabelSet
+from semsam_model.types import Box, Concept, LabelSet
 
 RED, BLUE = Box(40, 60, 140, 120), Box(172, 52, 232, 132)  # two cars
 WHEEL, LOOSE = Box(60, 96, 80, 116), Box(20, 12, 40, 32)  # one in the red car, one that lies about

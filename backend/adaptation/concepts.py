@@ -1,0 +1,97 @@
+"""What a project's annotations teach a concept model: what its scores are worth, and how a thing looks in a photo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sqlalchemy import func, select
+
+from backend.corrections.queries import begun_from_a_prediction
+from backend.records import ProjectKey
+from backend.store.database import Store
+from backend.store.statements import BEGUN_FROM, IS_USABLE, of_project, of_task
+from backend.store.tables import annotations as annotation_rows
+from backend.store.tables import predictions, regions
+from semsam_model.masks.codecs import decode_coco_rle
+from semsam_model.masks.geometry import Size, tight_bbox
+from semsam_model.types import Box
+
+if TYPE_CHECKING:
+    from semsam_model.network.query_calibration import Curve
+
+ENOUGH = 40  #: judged regions from which on a project says what scores are worth
+NEWEST = 200  #: annotations that say it
+EXAMPLES = 8  #: regions of one label and photo, the newest
+
+
+def fit_worth(store: Store, key: ProjectKey, concepts: str) -> Curve | None:
+    """The curve from scores of a concept model to what annotators kept of what it offered; None for too few.
+
+    concepts: its version, as predictions carry it.
+
+    A region that was kept with its label is worth its IoU with the suggested mask, any other nothing. Raises
+    StoreError.
+    """
+    from semsam_model.network.query_calibration import Curve
+
+    pairs = list(_judged(store, key, concepts))
+    if len(pairs) < ENOUGH:
+        return None
+    scores, worth = np.array(pairs, float).T
+    return Curve.fitted(scores, worth, np.full(len(pairs), 1 / len(pairs)))
+
+
+def count_judged(store: Store, key: ProjectKey) -> int:
+    """Differs when `fit_worth` may do: of annotations begun from predictions that were read. Raises StoreError."""
+    kept = select(func.count()).where(of_project(regions, key), regions.c.iou_with_offer.is_not(None))
+    begun = select(func.count()).select_from(annotation_rows.join(predictions, BEGUN_FROM))
+    known = begun.where(begun_from_a_prediction(key), predictions.c.regions > 0)
+    with store.read() as connection:
+        return (connection.scalar(kept.where(regions.c.preannotated)) or 0) + (connection.scalar(known) or 0)
+
+
+def examples_of(store: Store, key: ProjectKey, task: int, photo: Size) -> dict[str, tuple[Box, ...]]:
+    """Boxes of the regions of a task's photo of this size, (H, W), by their first label. Raises StoreError."""
+    columns = regions.c.labels, regions.c.mask, regions.c.height, regions.c.width
+    query = select(*columns).where(of_task(regions, key, task), IS_USABLE).order_by(regions.c.updated_at.desc())
+    with store.read() as connection:
+        rows = connection.execute(query).all()
+    found: dict[str, list[Box]] = {}
+    for row in rows:
+        mine = found.setdefault(row.labels[0], []) if row.labels and (row.height, row.width) == photo else None
+        if mine is not None and len(mine) < EXAMPLES:
+            mask = decode_coco_rle({"size": [row.height, row.width], "counts": row.mask})
+            mine.append(Box(*tight_bbox(mask)))
+    return {label: tuple(boxes) for label, boxes in found.items()}
+
+
+def _judged(store: Store, key: ProjectKey, concepts: str) -> Iterator[tuple[float, float]]:
+    """Score and worth of what the concept model offered to the newest annotations."""
+    newest = (
+        select(annotation_rows.c.annotation, predictions.c.offered)
+        .select_from(annotation_rows.join(predictions, BEGUN_FROM))
+        .where(begun_from_a_prediction(key), predictions.c.problem.is_(None), predictions.c.regions > 0)
+        .order_by(annotation_rows.c.updated_at.desc())
+        .limit(NEWEST)
+    )
+    columns = regions.c.annotation, regions.c.region, regions.c.labels, regions.c.outcome, regions.c.iou_with_offer
+    with store.read() as connection:
+        begun = connection.execute(newest).all()
+        rows = connection.execute(
+            select(*columns).where(
+                of_project(regions, key), IS_USABLE, regions.c.annotation.in_([row.annotation for row in begun])
+            )
+        ).all()
+    kept = {(row.annotation, row.region): row for row in rows}
+    for annotation, offered in begun:
+        for each in offered:
+            score, version = each.get("concept_score"), each.get("model_version") or ""
+            if score is None or not version.endswith(f"@{concepts}"):
+                continue
+            row = kept.get((annotation, each["region"]))
+            if row is None or row.outcome == "drawn" or list(row.labels[:1]) != [each["label"]]:
+                yield score, 0.0
+            elif row.iou_with_offer is not None:
+                yield score, row.iou_with_offer
