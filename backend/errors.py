@@ -122,6 +122,12 @@ class LabelStudioError(BackendError):
     http_status = 502
 
 
+class Unreachable(LabelStudioError):
+    """Nobody answers there: every further request would fail, too."""
+
+    http_status = 502
+
+
 class OriginRefused(LabelStudioError):
     """An address outside the allowed origins, or a path outside the allowed folder."""
 

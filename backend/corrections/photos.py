@@ -14,6 +14,7 @@ from sqlalchemy import and_, not_, or_, select, update
 from backend.corrections.addresses import whole_address
 from backend.corrections.outcomes import config_or_empty, fitted_row
 from backend.corrections.queries import BATCH, RETRY_AFTER
+from backend.errors import TokenRefused, Unreachable
 from backend.label_studio.annotations import WAITS_FOR_PHOTO
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.fields import clean
@@ -94,7 +95,7 @@ def fetch_photos(
     """Fetch the photos of a project's annotations that are missing in the archive, and fit its regions to them.
 
     One that failed is tried again after `RETRY_AFTER`, or, with `retry`, now. should_stop: asked before each. What was
-    done stays done. Raises Stopped, StoreError.
+    done stays done. Raises Stopped, StoreError; Unreachable, TokenRefused where Label Studio is away.
     """
     name = label_studio.project_on(key.origin, key.project)
     began = datetime.now(UTC)
@@ -111,6 +112,8 @@ def fetch_photos(
             try:
                 sha256 = photos.keep(label_studio.fetch_image(whole_address(store, url), project=name, task_id=task))
             except (SemsamError, OSError) as error:
+                if isinstance(error, TokenRefused) or (isinstance(error, Unreachable) and url.startswith("/")):
+                    raise  # Label Studio itself: it would be the same with all others
                 problem = str(error)
                 if isinstance(error, OSError):
                     log.warning("project %s task %d: photo not kept: %s", key, task, error)

@@ -16,7 +16,7 @@ from sqlalchemy import Row, and_, or_, select, update
 
 from backend.corrections.outcomes import judge_mask
 from backend.corrections.queries import BATCH, RETRY_AFTER, begun_from_a_prediction
-from backend.errors import BadRequest, NotFound
+from backend.errors import BadRequest, NotFound, TokenRefused, Unreachable
 from backend.label_studio.annotations import AnnotatedRegion, parse_annotation
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.fields import clean
@@ -76,6 +76,8 @@ def _read_predictions(
             values: dict[str, Any] = {"regions": 0, "offered": [], "problem": None, "tried_at": datetime.now(UTC)}
             try:
                 values |= _suggested(label_studio.get_prediction(number, project=name), key)
+            except (Unreachable, TokenRefused):
+                raise  # it would be the same with all others
             except SemsamError as error:
                 failed += 1
                 values["problem"] = clean(str(error))[:2000]

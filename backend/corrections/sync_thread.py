@@ -14,7 +14,9 @@ from backend.corrections.queries import list_projects
 from backend.corrections.sync import sync_project
 from backend.errors import NotFound, StoreError
 from backend.label_studio.client import LabelStudio
+from backend.outages import Outages
 from backend.records import ProjectKey
+from backend.store.clock import bring_back
 from backend.store.database import Store
 from semsam_model.errors import SemsamError, Stopped
 
@@ -53,6 +55,7 @@ class SyncThread:
         self._photos_requested = False
         self._lock = threading.Lock()
         self._wake = threading.Event()
+        self._outages = Outages(log)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
 
@@ -89,18 +92,22 @@ class SyncThread:
         self._wake.set()
 
     def _run(self) -> None:
-        next_round = time.monotonic()
+        next_round = retry_at = time.monotonic()
         failed: set[ProjectKey] = set()  # requested, and something failed: the store may not know them
         while not self._stopping.is_set():
             now = time.monotonic()
             with self._lock:
                 ripe = {key for key in self._waiting if self._due[key] <= now}
                 self._waiting -= ripe
-                requested, self._requested = self._requested | failed | ripe, set()
+                requested, self._requested = self._requested | ripe, set()
                 photos, self._photos_requested = self._photos_requested, False
             all_projects = now >= next_round
+            if now >= retry_at:  # not whenever something else is to be done: what is away stays away for a while
+                requested, failed = requested | failed, set()
             succeeded = self._sync(requested, photos, all_projects)
-            failed = set() if succeeded else requested
+            if not succeeded:
+                failed |= requested
+                retry_at = retry_at if retry_at > now else now + self._retry_s
             if all_projects:
                 next_round = now + (self._every_s or float("inf")) if succeeded else now + self._retry_s
             elif not succeeded:
@@ -119,10 +126,13 @@ class SyncThread:
         fetch photos of the other projects, too.
         """
         try:
+            if all_projects:
+                bring_back(self._store, datetime.now(UTC))
             stored = list_projects(self._store)
         except StoreError as error:
-            log.warning("not compared with Label Studio: %s", error)
+            self._outages.failed("store", f"not compared with Label Studio: {error}")
             return False
+        self._outages.works("store", "compared with Label Studio again")
         there = {project.key for project in stored if project.deleted_at is None}
         chosen = requested
         if all_projects:
@@ -142,19 +152,23 @@ class SyncThread:
     def _attempt(self, failure: str, step: Callable[[ProjectKey], None], key: ProjectKey) -> bool:
         """Take one step for one project; False where it is to be tried again soon.
 
-        A failure is logged, costs only this step, and does not end the thread. failure: what it is called in the log.
+        A failure is logged once, costs only this step, and does not end the thread. failure: what it is called in the
+        log.
         """
         try:
             step(key)
         except Stopped:
             return False
         except NotFound as error:
-            log.warning("project %s is gone, or not to be seen with this token, for now: %s", key, error)
+            line = f"project {key} is gone, or not to be seen with this token, for now: {error}"
+            self._outages.failed((key, failure), line)
         except SemsamError as error:
-            log.warning("project %s: %s: %s", key, failure, error)
+            self._outages.failed((key, failure), f"project {key}: {failure}: {error}; tried again")
             return False
         except Exception:
             log.exception("project %s: %s: unexpected failure", key, failure)
+        else:
+            self._outages.works((key, failure), f"project {key}: no longer {failure}")
         return True
 
     def _compare(self, key: ProjectKey) -> None:

@@ -17,6 +17,7 @@ from backend.corrections.updates import has_config, save_config
 from backend.errors import StoreError, StoreUnavailable
 from backend.label_studio.events import WebhookEvent
 from backend.metrics import Metrics
+from backend.outages import Outages
 from backend.records import ProjectKey, Suggestion
 from backend.store.database import Store
 
@@ -40,6 +41,7 @@ class StoreWriter:
         self._answers: queue.Queue[PromptAnswer] = queue.Queue(WAITING_ANSWERS)
         self._suggestions: deque[Suggestion] = deque(maxlen=WAITING_SUGGESTIONS)
         self._projects: dict[ProjectKey, str] = {}
+        self._outages = Outages(log)
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -94,11 +96,12 @@ class StoreWriter:
             self._write_suggestions()
             processed = process_inbox(self._store)
         except StoreUnavailable as error:
-            log.warning("%s; tried again", error)
+            self._outages.failed("store", f"{error}; what is to be written waits, and is tried again")
             return False
         except Exception:
             log.exception("unexpected failure while writing")
             return True
+        self._outages.works("store", "what waited for the database is written")
         if processed:
             self._on_processed(processed)
         return True

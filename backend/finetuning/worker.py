@@ -23,6 +23,7 @@ from backend.errors import StoreError
 from backend.finetuning import jobs
 from backend.finetuning.job_runner import JobRunner, Steps
 from backend.finetuning.jobs import Job, Lease
+from backend.outages import Outages
 from backend.settings import Settings
 from backend.store.database import Store
 from backend.versions.registry import Registry
@@ -51,7 +52,7 @@ class Worker:
     def run(self) -> None:
         """Until `stopping` is set: claim jobs and run them; request those that are due."""
         log.info("worker %s waits for jobs", self.name)
-        looked = -DUE_S
+        looked, outages = -DUE_S, Outages(log)
         while not self.stopping.is_set():
             try:
                 if time.monotonic() - looked >= DUE_S:
@@ -59,8 +60,9 @@ class Worker:
                     request_due(self._store, self._settings)
                 if self.run_one() is not None:
                     continue
+                outages.works("store", "the database is back")
             except StoreError as error:
-                log.warning("%s; trying again", error)
+                outages.failed("store", f"{error}; trying again")
             self.stopping.wait(POLL_S)
 
     def run_one(self, only: int | None = None) -> Job | None:

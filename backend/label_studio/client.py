@@ -23,7 +23,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
-from backend.errors import BadRequest, ImageTooLarge, LabelStudioError, NotFound, OriginRefused, SettingsError
+from backend.errors import (
+    BadRequest,
+    ImageTooLarge,
+    LabelStudioError,
+    NotFound,
+    OriginRefused,
+    SettingsError,
+    TokenRefused,
+    Unreachable,
+)
 from backend.label_studio.connection import Connection
 from backend.label_studio.servers import Servers, shown
 from backend.settings import Settings, load_settings, without_secrets
@@ -80,10 +89,13 @@ class LabelStudio:
 
         `value` is what the task's data holds: `/data/upload/...`, `/data/local-files/?d=...`, http(s)://, s3://, gs://
         or azure-blob:// (these need `task_id`), a data: URL, or a path inside `local_files_root`. Raises BadRequest,
-        OriginRefused, TokenRefused, NotFound, FetchTimeout, ImageTooLarge, LabelStudioError; the reason is logged too.
+        OriginRefused, TokenRefused, NotFound, FetchTimeout, ImageTooLarge, Unreachable, LabelStudioError; what is wrong
+        with this photo alone is logged too.
         """
         try:
             return self._fetch(value, project, task_id)
+        except (Unreachable, TokenRefused):
+            raise
         except SemsamError as error:
             log.warning("project %s task %s: photo not fetched: %s", project, task_id, error)
             raise

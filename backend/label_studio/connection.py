@@ -23,7 +23,15 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
-from backend.errors import FetchTimeout, ImageTooLarge, LabelStudioError, NotFound, OriginRefused, TokenRefused
+from backend.errors import (
+    FetchTimeout,
+    ImageTooLarge,
+    LabelStudioError,
+    NotFound,
+    OriginRefused,
+    TokenRefused,
+    Unreachable,
+)
 from backend.label_studio.servers import Origin, Server, jwt_claims, origin_of, shown
 from backend.settings import Settings
 
@@ -187,7 +195,7 @@ class Connection:
         except requests.Timeout:
             raise self._timeout(url, "image_read_timeout") from None
         except requests.RequestException as error:  # its text holds the whole address, so it is not repeated
-            raise LabelStudioError(
+            raise Unreachable(
                 f"{shown(url)}: cannot be reached ({type(error).__name__}); is it running, and is the address right?"
                 " That of Label Studio is the setting label_studio_url (SEMSAM_LABEL_STUDIO_URL)"
             ) from None

@@ -44,7 +44,7 @@ class Files:
             "/data/upload/1/a.png": png(photo(0)),
             "/data/upload/1/b.png": png(photo(1)),
             "/data/upload/1/turned.png": png(np.rot90(photo(0)).copy(), 6),
-            "/data/upload/1/broken.png": png(photo(0))[:200],
+            "/data/upload/1/broken.png": png(photo(0))[:40],
         }
         self.fetched: list[str] = []
 

@@ -42,7 +42,7 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     (folder / "deeper").mkdir(parents=True)
     (folder / "a.png").write_bytes(png(photo(0)))
-    (folder / "broken.png").write_bytes(png(photo(0))[:200])
+    (folder / "broken.png").write_bytes(png(photo(0))[:40])
     (folder / "deeper" / "b.png").write_bytes(png(photo(1)))
     return folder
 
