@@ -65,7 +65,7 @@ class ConceptModel(Protocol):
 
     @property
     def least(self) -> float:
-        """Score from which on its makers take something for found."""
+        """Score from which on something counts as found, while nobody knows what scores are worth."""
 
     @property
     def takes_examples(self) -> bool:

@@ -22,7 +22,7 @@ SETTINGS = {
 }
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return probe.getsockname()[1]
@@ -33,7 +33,7 @@ class DemoProcess:
 
     def __init__(self, data: Path) -> None:
         self.data = data
-        self.port, self.backend_port = _free_port(), _free_port()
+        self.port, self.backend_port = free_port(), free_port()
         self.url, self.backend_url = f"http://{HOST}:{self.port}", f"http://{HOST}:{self.backend_port}"
         program = "import pathlib, backend.demo.run as demo; "
         program += f"demo.run({self.port}, {self.backend_port}, data=pathlib.Path({str(data)!r}))"
