@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from semsam_model.masks.geometry import greedy_nms, mask_rows, tight_bbox
+from semsam_model.masks.geometry import mask_rows, tight_bbox
 from semsam_model.network.frame import LOGIT_STRIDE, Frame
 from semsam_model.types import LEVELS, Prompt
 
@@ -252,35 +252,6 @@ def intersections(crops: Sequence[CropPrediction]) -> np.ndarray:
                 blocks[i][j] = (ours @ theirs.T) * np.float32(a.cell_pixels)
                 blocks[j][i] = blocks[i][j].T
     return np.block(blocks) if crops else np.zeros((0, 0), np.float32)
-
-
-def order(crops: Sequence[CropPrediction], scores: Sequence[float] | np.ndarray | None = None) -> list[int]:
-    """Indices of all crops' proposals, best first: by the number of clicks that they agree with, then by their scores.
-
-    scores (n,); None: predicted IoU, times the fit to the boxes where there are any.
-    """
-    keys: list[tuple[int, float]] = []
-    for crop in crops:
-        for p in crop.proposals:
-            expected = p.predicted_iou * (crop.prompt.fit(p) if crop.prompt.boxes else 1.0)
-            keys.append((crop.prompt.obeyed(p), expected if scores is None else float(scores[len(keys)])))
-    return sorted(range(len(keys)), key=lambda index: keys[index], reverse=True)
-
-
-def distinct(ordered: Sequence[int], shared: np.ndarray, options: CandidateOptions) -> list[int]:
-    """Of ordered masks those that are not empty and not the same as a better one; at most options.most.
-
-    ordered: indices, best first, into `shared`, what `intersections` returned.
-    """
-    areas = np.diagonal(shared)
-    same = shared > options.same_iou * (areas[:, None] + areas - shared)
-    return greedy_nms((at for at in ordered if areas[at] > 0), len(areas), same.__getitem__, options.most)
-
-
-def agreeing(ordered: Sequence[int], crops: Sequence[CropPrediction], options: CandidateOptions) -> list[int]:
-    """Of ordered proposals those that agree with as many clicks as the first; others only to reach options.least."""
-    counts = [crop.prompt.obeyed(p) for crop in crops for p in crop.proposals]
-    return [at for i, at in enumerate(ordered) if i < options.least or counts[at] == counts[ordered[0]]]
 
 
 def cleaned(proposal: Proposal, min_cells: float) -> Proposal:

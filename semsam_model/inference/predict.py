@@ -23,16 +23,14 @@ from semsam_model.inference.candidates import (
     CropPrediction,
     PromptCells,
     Proposal,
-    agreeing,
-    distinct,
     intersections,
-    order,
     parents,
 )
 from semsam_model.inference.engine import EngineEmbedding, Model, described, description_of
 from semsam_model.inference.proposals import Proposals, predict_proposals
 from semsam_model.inference.ranking import ranker_features
 from semsam_model.inference.refinement import contradicts, first_and_further, refine
+from semsam_model.inference.selection import select
 from semsam_model.inference.semantic_sam import decode_prompts
 from semsam_model.inference.zoom import CropEncoder
 from semsam_model.masks.geometry import BBox, clean_pixels, crops_iou, shared_pixels
@@ -192,12 +190,8 @@ def to_candidates(proposals: Proposals, options: CandidateOptions, scores: np.nd
 
 
 def rank_proposals(proposals: Proposals, options: CandidateOptions, scores: np.ndarray | None = None) -> list[int]:
-    """Indices of the proposals that become candidates, best first.
-
-    scores (n,); None: predicted IoU times the fit to the boxes.
-    """
-    ordered = order(proposals.crops, scores)
-    return agreeing(distinct(ordered, proposals.intersections, options), proposals.crops, options)
+    """Indices of the proposals that become candidates, as `select` says. scores (n,), 0..1, or None."""
+    return select(proposals.crops, proposals.intersections, options, scores)
 
 
 def promptless_candidates(proposals: Sequence[Proposal], frame: Frame, options: CandidateOptions) -> list[Candidate]:

@@ -23,9 +23,10 @@ from semsam_model.data.mixture import Mixture
 from semsam_model.data.samples import Sample, clickable
 from semsam_model.errors import DataError
 from semsam_model.files import atomic_write
-from semsam_model.inference.candidates import CandidateOptions, order
+from semsam_model.inference.candidates import CandidateOptions
 from semsam_model.inference.predict import expected_iou
 from semsam_model.inference.proposals import predict_proposals
+from semsam_model.inference.selection import order
 from semsam_model.masks.clicker import innermost, near_middle
 from semsam_model.network.frame import Frame
 from semsam_model.network.model import SemanticSAM

@@ -16,14 +16,10 @@ from semsam_model.inference.candidates import (
     CropPrediction,
     PromptCells,
     Proposal,
-    agreeing,
-    box_fit,
     clean,
     combine,
-    distinct,
     intersections,
     obeyed,
-    order,
     parents,
     stability,
 )
@@ -48,10 +44,6 @@ def view(proposals: Sequence[Proposal], prompt: PromptCells | None = None) -> Cr
     height, width = proposals[0].logits.shape
     config = replace(read_model_config("tiny"), resize_side="long", resize_pixels=4 * max(height, width))
     return CropPrediction(Frame.of((height, width), config), prompt or PromptCells((), (), ()), tuple(proposals))
-
-
-def ordered(proposals: Sequence[Proposal], prompt: PromptCells) -> list[Proposal]:
-    return [proposals[at] for at in order([view(proposals, prompt)])]
 
 
 def regions(mask: np.ndarray) -> list[int]:
@@ -95,48 +87,6 @@ def test_stability_is_a_share_and_one_for_confident_logits(logits: np.ndarray) -
     assert 0 <= stability(logits) <= 1
     confident = np.where(logits > 0, 5.0, -5.0)
     assert stability(confident) == (1.0 if (confident > 0).any() else 0.0)
-
-
-@settings(max_examples=40, deadline=None)
-@given(LOGITS, st.integers(0, 2**31))
-def test_kept_masks_are_never_near_duplicates(logits: np.ndarray, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    noisy = [logits + rng.normal(0, s, logits.shape).astype(np.float32) for s in (0, 0, 0.1, 1, 3, 9)]
-    proposals = [Proposal(m, i, 1, 1.0, 1.0) for i, m in enumerate(noisy)]
-    kept = [proposals[at] for at in distinct(range(len(noisy)), intersections([view(proposals)]), CandidateOptions())]
-    for i, a in enumerate(kept):
-        for b in kept[:i]:
-            iou = np.count_nonzero(a.cells & b.cells) / np.count_nonzero(a.cells | b.cells)
-            assert iou <= CandidateOptions().same_iou
-    assert bool(kept) == any((m > 0).any() for m in noisy)
-
-
-def test_of_two_equal_masks_the_better_ranked_stays() -> None:
-    good, twin = proposal(rectangle(2, 2, 9, 9), 0.9, 1), proposal(rectangle(2, 2, 9, 9), 0.4, 2)
-    seen = [view([twin, good], PromptCells(((4, 4),), (), ()))]
-    assert distinct(order(seen), intersections(seen), CandidateOptions()) == [1]
-    assert distinct(order(seen, [0.8, 0.7]), intersections(seen), CandidateOptions()) == [
-        0
-    ]  # scores come before predicted IoU
-
-
-def test_a_mask_that_obeys_every_click_comes_before_a_more_confident_one_that_does_not() -> None:
-    small, large = proposal(rectangle(2, 2, 9, 9), 0.3), proposal(rectangle(0, 0, 20, 30), 0.9)
-    assert ordered([large, small], PromptCells(((4, 4),), ((15, 25),), ())) == [small, large]
-    assert ordered([large, small], PromptCells(((4, 4),), (), ())) == [large, small]
-
-
-def test_a_mask_that_fills_the_box_comes_before_a_more_confident_one_that_spills_over() -> None:
-    fits, spills = proposal(rectangle(2, 2, 9, 9), 0.5), proposal(rectangle(0, 0, 20, 30), 0.9)
-    assert ordered([spills, fits], PromptCells((), (), ((2, 2, 9, 9),))) == [fits, spills]
-    assert box_fit(fits.cells, (2, 2, 9, 9)) == 1.0
-
-
-def test_what_ignores_the_click_is_offered_only_to_reach_two() -> None:
-    over, beside = [proposal(rectangle(2, 2, 9, 9 + i)) for i in range(3)], [proposal(rectangle(12, 2, 18, 9))]
-    prompt = PromptCells(((4, 4),), (), ())
-    assert agreeing(range(4), [view([*over, *beside], prompt)], CandidateOptions()) == [0, 1, 2]
-    assert agreeing(range(3), [view([over[0], *beside, *beside], prompt)], CandidateOptions()) == [0, 1]
 
 
 def test_two_clicks_on_two_objects_are_combined_to_their_union() -> None:
