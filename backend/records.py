@@ -108,15 +108,13 @@ class SuggestedCandidate:
     rank: int  #: 1 = best
     level: int  #: 1 whole .. 6 smallest part
     score: float
-    bbox: tuple[int, int, int, int]  #: half-open x0, y0, x1, y1
     mask: Mapping[str, Any] = field(repr=False)
     label: str | None = None  #: the label it was shown with
-    names: tuple[tuple[str, float], ...] = ()  #: labels with scores, best first
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What one answer to a prompt suggested."""
+    """What one answer to a prompt suggested; after a while, as much of it as became regions."""
 
     prompt_id: str
     key: ProjectKey

@@ -85,6 +85,8 @@ class Settings:
     database_url: SecretStr | None = None  #: postgresql://..., sqlite:///...; None = semsam.db in the data folder
     #: seconds between two synchronisations of all projects with Label Studio; 0 = at the start and on demand only
     sync_seconds: Annotated[float, Field(ge=0, le=86400)] = 600.0
+    #: days after which a suggestion that became no region is deleted; 0 = never
+    suggestion_days: Annotated[float, Field(ge=0, le=36500)] = 30.0
 
     label_studio_url: _BaseUrl = "http://localhost:8080"  #: as the backend reaches it
     label_studio_api_key: SecretStr | None = None  #: personal access token or legacy token

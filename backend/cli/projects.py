@@ -1,4 +1,4 @@
-"""`semsam sync`, `export` and `learner ...`: what the store keeps of projects in Label Studio."""
+"""`semsam sync`, `settle`, `export` and `learner ...`: what the store keeps of projects in Label Studio."""
 
 from __future__ import annotations
 
@@ -101,6 +101,31 @@ def _compare(store: Store, label_studio: LabelStudio, photos: PhotoArchive, key:
     print(f"project {key}: {synced}; {photos_fetched.fetched} photos fetched{missing}")
     for problem in synced.problems:
         print(f"  {problem}")
+
+
+def settle(
+    days: Annotated[
+        float | None, typer.Option(min=0, help="Age of what is settled; the setting suggestion_days if not given.")
+    ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Then give the room back to the disk; nobody can write meanwhile.")
+    ] = False,
+) -> None:
+    """Delete what was suggested and became no region, but for what is new; the running backend does it by itself."""
+    from datetime import UTC, datetime, timedelta
+
+    from backend.corrections.settling import BATCH
+    from backend.corrections.settling import settle as settle_some
+
+    with opened_store() as (settings, store):
+        before = datetime.now(UTC) - timedelta(days=settings.suggestion_days if days is None else days)
+        total = some = settle_some(store, before)
+        while some == BATCH:
+            some = settle_some(store, before)
+            total += some
+        print(f"{total} suggestions settled")
+        if compact:
+            store.compact()
 
 
 def export(

@@ -253,14 +253,7 @@ def to_suggestion(row: Row[Any]) -> Suggestion:
         boxes=tuple(map(tuple, row.prompt["boxes"])),
         text=row.prompt["text"],
         candidates=tuple(
-            SuggestedCandidate(
-                **each
-                | {
-                    "bbox": tuple(each["bbox"]),
-                    "mask": {"size": list(size), "counts": each["mask"]},
-                    "names": tuple(map(tuple, each["names"])),
-                }
-            )
+            SuggestedCandidate(**each | {"mask": {"size": list(size), "counts": each["mask"]}})
             for each in row.candidates
         ),
     )

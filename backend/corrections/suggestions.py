@@ -70,10 +70,8 @@ def _candidate(row: Mapping[str, Any], candidate: Candidate, label: str | None) 
         rank=candidate.rank,
         level=candidate.level,
         score=row["score"],
-        bbox=(int(bbox[0]), int(bbox[1]), int(bbox[2]), int(bbox[3])),
         mask=encode_coco_rle(crop, bbox, candidate.size),
         label=label,
-        names=tuple((name, round(float(score), 4)) for name, score in candidate.names),
     )
 
 
@@ -101,7 +99,6 @@ def _row(suggestion: Suggestion) -> dict[str, Any]:
             | {
                 "mask": each.mask["counts"],
                 "label": None if each.label is None else clean(each.label),
-                "names": [(clean(name), score) for name, score in each.names],
             }
             for each in suggestion.candidates
         ],

@@ -1,4 +1,5 @@
 """The thread that writes to the store: suggestions, projects that introduced themselves, events that wait in the inbox.
+When there is time it settles old suggestions.
 
 Whatever the database does, no request waits for it but a webhook's, which must not be acknowledged before.
 """
@@ -8,10 +9,13 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from backend.corrections.inbox import enqueue, process_inbox
+from backend.corrections.settling import BATCH, settle
 from backend.corrections.suggestions import PromptAnswer, save_suggestions
 from backend.corrections.updates import has_config, save_config
 from backend.errors import StoreError, StoreUnavailable
@@ -28,14 +32,27 @@ WAITING_SUGGESTIONS = 10_000  #: encoded suggestions that wait while the databas
 RETRY_S = 2.0  #: seconds after which a write that failed is tried again
 _IDLE_S = 30.0  #: seconds after which the inbox is looked into unasked: another process may have filled it
 _BATCH = 50  #: suggestions written in one transaction
+_SETTLE_S = 3600.0  #: seconds between two looks for suggestions that have become old
+_PAUSE_S = 0.1  #: between two batches of those, for whoever else writes
 
 
 class StoreWriter:
     """Thread-safe. `start` before use, `stop` writes what is left."""
 
-    def __init__(self, store: Store, metrics: Metrics, on_processed: Callable[[int], None] = lambda _: None) -> None:
-        """on_processed: called on the writer's thread with the number of events that were processed."""
+    def __init__(
+        self,
+        store: Store,
+        metrics: Metrics,
+        on_processed: Callable[[int], None] = lambda _: None,
+        settle_after: timedelta = timedelta(0),
+    ) -> None:
+        """on_processed: called on the writer's thread with the number of events that were processed.
+
+        settle_after: age of suggestions that are settled; 0: none are.
+        """
         self._store = store
+        self._settle_after = settle_after
+        self._settle_at = time.monotonic() if settle_after else float("inf")
         self._metrics = metrics
         self._on_processed = on_processed
         self._answers: queue.Queue[PromptAnswer] = queue.Queue(WAITING_ANSWERS)
@@ -83,10 +100,12 @@ class StoreWriter:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._wake.wait(_IDLE_S)
+            self._wake.wait(max(_PAUSE_S, min(_IDLE_S, self._settle_at - time.monotonic())))
             self._wake.clear()
             if not self._write() and not self._stopping.wait(RETRY_S):
                 self._wake.set()
+            if time.monotonic() >= self._settle_at:
+                self._settle()
         self._write()
 
     def _write(self) -> bool:
@@ -105,6 +124,15 @@ class StoreWriter:
         if processed:
             self._on_processed(processed)
         return True
+
+    def _settle(self) -> None:
+        """Settle a batch of old suggestions, and note when the next is due."""
+        try:
+            settled = settle(self._store, datetime.now(UTC) - self._settle_after)
+            self._settle_at = time.monotonic() + (0 if settled == BATCH else _SETTLE_S)
+        except StoreError as error:
+            log.warning("old suggestions are not settled: %s", error)
+            self._settle_at = time.monotonic() + _SETTLE_S
 
     def _write_projects(self) -> None:
         with self._lock:

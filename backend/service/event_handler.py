@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from backend.corrections.photos import PhotoArchive
@@ -51,7 +52,9 @@ class EventHandler:
         self._label_studio = label_studio
         self._metrics = metrics
         self._sync_thread = SyncThread(store, label_studio, photos, settings.sync_seconds)
-        self._store_writer = StoreWriter(store, metrics, self._regions_stored)
+        self._store_writer = StoreWriter(
+            store, metrics, self._regions_stored, settle_after=timedelta(days=settings.suggestion_days)
+        )
         self._on_change = on_change
         self._compared_instead: Counter[tuple[str, int | None]] = Counter()  #: webhooks by kind and project named
         self._lock = threading.Lock()

@@ -4,6 +4,8 @@ Label Studio's ids are the keys, so that a repeated event finds its own row. An 
 row: `deleted_at` marks it.
 """
 
+import json
+import zlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -43,6 +45,19 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Packed(TypeDecorator[Any]):
+    """JSON values in, JSON values out; compressed in between: masks are most of them."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> bytes:
+        return zlib.compress(json.dumps(value, separators=(",", ":")).encode())
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> Any:
+        return None if value is None else json.loads(zlib.decompress(value))
 
 
 #: Text that sorts by code point on every database, so that streams have one order everywhere.
@@ -158,11 +173,13 @@ offers = Table(
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
     Column("prompt", JSON, nullable=False),  # clicks, boxes, text
-    Column("candidates", JSON, nullable=False),
+    Column("candidates", Packed, nullable=False),  # once settled, those that became regions
     Column("model_version", Text, nullable=False),
     Column("milliseconds", Float, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("settled", Boolean, nullable=False, default=False),  # see `corrections.settling`
     Index("offers_of_task", "origin", "project", "task", "created_at", "prompt_id"),
+    Index("offers_unsettled", "created_at", sqlite_where=text("settled = 0"), postgresql_where=text("NOT settled")),
 )
 
 # Predictions that annotations were begun from, as Label Studio holds them: what was suggested without a click.
@@ -174,7 +191,7 @@ predictions = Table(
     Column("width", Integer),
     Column("height", Integer),
     # of each region: id, label, mask as COCO RLE counts, model version, score of a concept model
-    Column("offered", JSON, nullable=False),
+    Column("offered", Packed, nullable=False),
     Column("problem", Text),  # why it could not be read
     Column("tried_at", UtcDateTime),  # last attempt; None: there is no more to try
 )

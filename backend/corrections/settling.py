@@ -1,0 +1,47 @@
+"""Old suggestions lose what nobody can ask for any more: most of a store is masks that were suggested and not taken.
+
+A region that is submitted again is compared with its suggestion again, so a suggestion stays while it may still be
+taken, and what became a region stays for ever. What was suggested longer ago than that and became none goes: it can
+only have been rejected, which the totals have counted.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import delete, not_, select, update
+
+from backend.records import ProjectKey
+from backend.store.database import Store
+from backend.store.statements import of_project
+from backend.store.tables import offers, regions
+
+BATCH = 200  #: suggestions that are settled in one transaction
+
+
+def settle(store: Store, before: datetime) -> int:
+    """Settle some of the oldest suggestions that were made before this time; how many: less than BATCH, the last.
+
+    Of each, the candidates that became regions stay; one without any is deleted. Raises StoreError.
+    """
+    old = select(offers.c.prompt_id, offers.c.origin, offers.c.project, offers.c.task, offers.c.candidates)
+    old = old.where(not_(offers.c.settled), offers.c.created_at < before).order_by(offers.c.created_at).limit(BATCH)
+    with store.write() as connection:
+        found = connection.execute(old.with_for_update(skip_locked=True)).all()  # others have those that are locked
+        on_them: dict[ProjectKey, set[int]] = {}
+        for row in found:
+            on_them.setdefault(ProjectKey(row.origin, row.project), set()).add(row.task)
+        taken: dict[str, set[str | int | None]] = {}
+        for key, tasks in on_them.items():
+            query = select(regions.c.prompt_id, regions.c.region, regions.c.rank)
+            query = query.where(of_project(regions, key), regions.c.task.in_(sorted(tasks)))
+            for prompt_id, region, rank in connection.execute(query.where(regions.c.prompt_id.is_not(None))):
+                taken.setdefault(prompt_id, set()).update((region, rank))
+        for row in found:
+            mine = offers.c.prompt_id == row.prompt_id
+            if row.prompt_id not in taken:
+                connection.execute(delete(offers).where(mine))
+                continue
+            kept = [each for each in row.candidates if {each["region"], each["rank"]} & taken[row.prompt_id]]
+            connection.execute(update(offers).where(mine).values(candidates=kept, settled=True))
+    return len(found)
