@@ -40,29 +40,41 @@ def enqueue(store: Store, event: WebhookEvent, now: datetime | None = None) -> N
 
 
 def process_inbox(store: Store) -> int:
-    """Process every event in the inbox, in the order received; how many those were.
+    """Process every event in the inbox, in the order received, but those that another process has; how many those were.
 
     An event that cannot be processed stays there with the reason. Raises StoreUnavailable when the database fails:
     the events wait on.
     """
-    processed = 0
-    first = select(inbox).where(inbox.c.problem.is_(None)).order_by(inbox.c.id).limit(1)
+    processed = number = 0
+    waiting = select(inbox.c.id).where(inbox.c.problem.is_(None)).order_by(inbox.c.id).limit(1)
     while True:
         with store.read() as connection:
-            row = connection.execute(first).one_or_none()
-        if row is None:
+            after = connection.scalar(waiting.where(inbox.c.id > number))
+        if after is None:
             return processed
-        try:
-            _process(store, row.id, WebhookEvent.from_json(row.delivery), row.received_at)
-        except StoreUnavailable:
-            raise
-        except Exception as error:  # whatever it is, the events behind this one must not wait for ever
-            unforeseen = not isinstance(error, BadRequest)
-            log.warning("webhook event %d cannot be processed: %s", row.id, error, exc_info=unforeseen)
-            with store.write() as connection:
-                problem = clean(f"{type(error).__name__}: {error}")[:2000]
-                connection.execute(update(inbox).where(inbox.c.id == row.id).values(problem=problem))
-        processed += 1
+        number = after
+        with store.claim(f"event {number}") as mine:
+            processed += mine and _process_or_note(store, number)
+
+
+def _process_or_note(store: Store, number: int) -> bool:
+    """Process an event, or note why it cannot be; False where another process has done that."""
+    waits = inbox.c.id == number, inbox.c.problem.is_(None)
+    with store.read() as connection:
+        row = connection.execute(select(inbox).where(*waits)).one_or_none()
+    if row is None:
+        return False
+    try:
+        _process(store, number, WebhookEvent.from_json(row.delivery), row.received_at)
+    except StoreUnavailable:
+        raise
+    except Exception as error:  # whatever it is, the events behind this one must not wait for ever
+        unforeseen = not isinstance(error, BadRequest)
+        log.warning("webhook event %d cannot be processed: %s", number, error, exc_info=unforeseen)
+        with store.write() as connection:
+            problem = clean(f"{type(error).__name__}: {error}")[:2000]
+            connection.execute(update(inbox).where(*waits).values(problem=problem))
+    return True
 
 
 def _process(store: Store, number: int, event: WebhookEvent, received_at: datetime) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from backend.corrections.photos import PhotoArchive, fetch_photos
 from backend.corrections.prediction_outcomes import judge_preannotated
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 30.0  #: seconds after which a project that failed is tried again
 APART_S = 5.0  #: seconds between two comparisons of a project that was asked for by `request_sync_soon`
+PHOTOS_S = 60.0  #: seconds after which new regions are looked for unasked: another backend may have died over theirs
 MISSED_AGAIN = timedelta(hours=1)  #: after which a project that Label Studio did not show is asked for again
 
 
@@ -92,7 +94,8 @@ class SyncThread:
         self._wake.set()
 
     def _run(self) -> None:
-        next_round = retry_at = time.monotonic()
+        next_round, first = time.monotonic(), True
+        retry_at, next_photos = next_round, next_round + PHOTOS_S
         failed: set[ProjectKey] = set()  # requested, and something failed: the store may not know them
         while not self._stopping.is_set():
             now = time.monotonic()
@@ -100,11 +103,14 @@ class SyncThread:
                 ripe = {key for key in self._waiting if self._due[key] <= now}
                 self._waiting -= ripe
                 requested, self._requested = self._requested | ripe, set()
-                photos, self._photos_requested = self._photos_requested, False
+                photos, self._photos_requested = self._photos_requested or now >= next_photos, False
+            if photos:
+                next_photos = now + PHOTOS_S
             all_projects = now >= next_round
             if now >= retry_at:  # not whenever something else is to be done: what is away stays away for a while
                 requested, failed = requested | failed, set()
-            succeeded = self._sync(requested, photos, all_projects)
+            succeeded = self._sync(requested, photos, all_projects, first)
+            first = False
             if not succeeded:
                 failed |= requested
                 retry_at = retry_at if retry_at > now else now + self._retry_s
@@ -114,16 +120,16 @@ class SyncThread:
                 next_round = min(next_round, now + self._retry_s)
             with self._lock:
                 idle = not self._requested and not self._photos_requested
-                wake_at = min([next_round, *(self._due[key] for key in self._waiting)])
+                wake_at = min([next_round, next_photos, *(self._due[key] for key in self._waiting)])
             if idle:
                 self._wake.wait(min(max(0.0, wake_at - time.monotonic()), threading.TIMEOUT_MAX))
             self._wake.clear()
 
-    def _sync(self, requested: set[ProjectKey], photos: bool, all_projects: bool) -> bool:
+    def _sync(self, requested: set[ProjectKey], photos: bool, all_projects: bool, first: bool) -> bool:
         """Bring the requested projects, or all, up to date; whether that succeeded.
 
         Annotations of all projects come first: they do not wait for the photos of one. photos: read predictions and
-        fetch photos of the other projects, too.
+        fetch photos of the other projects, too. first: all means those, too, that were compared a moment ago.
         """
         try:
             if all_projects:
@@ -138,12 +144,15 @@ class SyncThread:
         if all_projects:
             before = datetime.now(UTC) - self._missed_again
             missed = {each.key for each in stored if each.missed_at is not None and each.missed_at <= before}
-            chosen = requested | there | missed
+            since = datetime.now(UTC) - timedelta(seconds=0 if first else self._every_s / 2)
+            recent = {each.key for each in stored if each.synced_at is not None and each.synced_at > since}
+            chosen = requested | (there - recent) | missed
         succeeded = True
         for key in sorted(chosen):
             if self._stopping.is_set():
                 return False
-            succeeded &= self._attempt("not compared with Label Studio", self._compare, key)
+            compare = partial(self._compare, asked=key in requested)
+            succeeded &= self._attempt("not compared with Label Studio", compare, key)
         for key in sorted(chosen | there if photos else chosen):
             succeeded &= self._attempt("predictions not read", self._judge, key)
             succeeded &= self._attempt("photos not fetched", self._fetch, key)
@@ -171,8 +180,14 @@ class SyncThread:
             self._outages.works((key, failure), f"project {key}: no longer {failure}")
         return True
 
-    def _compare(self, key: ProjectKey) -> None:
-        synced = sync_project(self._store, self._label_studio, key, should_stop=self._stopping.is_set)
+    def _compare(self, key: ProjectKey, asked: bool) -> None:
+        """asked: it is of no use that another backend is at it, which may have passed by what has changed since."""
+        with self._store.claim(f"compare {key}") as mine:
+            if not mine:
+                if asked:
+                    raise StoreError("another backend is comparing it; tried again")
+                return
+            synced = sync_project(self._store, self._label_studio, key, should_stop=self._stopping.is_set)
         log.info("project %s: compared with Label Studio: %s", key, synced)
 
     def _judge(self, key: ProjectKey) -> None:
@@ -181,6 +196,13 @@ class SyncThread:
             log.info("project %s: %d pre-annotated regions judged, %d predictions not read", key, *judged)
 
     def _fetch(self, key: ProjectKey) -> None:
-        fetched = fetch_photos(self._store, self._label_studio, self._photos, key, should_stop=self._stopping.is_set)
-        if any(fetched):
-            log.info("project %s: %d photos fetched, %d could not be", key, *fetched)
+        """Whoever is at it already looks once more before it ends, so it finds what we know of, or ends within 1 s."""
+        for wait_s in (1.0, 0.0):
+            with self._store.claim(f"photos of {key}") as mine:
+                if mine:
+                    stop = self._stopping.is_set
+                    fetched = fetch_photos(self._store, self._label_studio, self._photos, key, should_stop=stop)
+                    if any(fetched):
+                        log.info("project %s: %d photos fetched, %d could not be", key, *fetched)
+                    return
+            self._stopping.wait(wait_s)

@@ -15,11 +15,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from backend.corrections.inbox import enqueue, process_inbox
+from backend.corrections.introductions import Introductions
 from backend.corrections.settling import BATCH, settle
 from backend.corrections.suggestions import PromptAnswer, save_suggestions
 from backend.corrections.updates import has_config, save_config
 from backend.errors import StoreError, StoreUnavailable
 from backend.label_studio.events import WebhookEvent
+from backend.label_studio.fields import clean
 from backend.metrics import Metrics
 from backend.outages import Outages
 from backend.records import ProjectKey, Suggestion
@@ -30,7 +32,7 @@ log = logging.getLogger(__name__)
 WAITING_ANSWERS = 64  #: answers that wait for the encoding of their masks
 WAITING_SUGGESTIONS = 10_000  #: encoded suggestions that wait while the database is away
 RETRY_S = 2.0  #: seconds after which a write that failed is tried again
-_IDLE_S = 30.0  #: seconds after which the inbox is looked into unasked: another process may have filled it
+_IDLE_S = 2.0  #: seconds after which the store is looked into unasked: another backend may have died, or heard news
 _BATCH = 50  #: suggestions written in one transaction
 _SETTLE_S = 3600.0  #: seconds between two looks for suggestions that have become old
 _PAUSE_S = 0.1  #: between two batches of those, for whoever else writes
@@ -44,10 +46,12 @@ class StoreWriter:
         store: Store,
         metrics: Metrics,
         on_processed: Callable[[int], None] = lambda _: None,
+        on_introduced: Callable[[str, str], None] = lambda name, hostname: None,
         settle_after: timedelta = timedelta(0),
     ) -> None:
         """on_processed: called on the writer's thread with the number of events that were processed.
 
+        on_introduced: likewise, with the name of a project and of its server, where a backend on this store heard it.
         settle_after: age of suggestions that are settled; 0: none are.
         """
         self._store = store
@@ -59,6 +63,9 @@ class StoreWriter:
         self._suggestions: deque[Suggestion] = deque(maxlen=WAITING_SUGGESTIONS)
         self._projects: dict[ProjectKey, str] = {}
         self._outages = Outages(log)
+        self._hostnames: dict[str, str] = {}
+        self._introductions = Introductions(store)
+        self._on_introduced = on_introduced
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -93,6 +100,13 @@ class StoreWriter:
             self._projects[key] = label_config
         self._wake.set()
 
+    def add_introduction(self, project_name: str, hostname: str) -> None:
+        """Store what a project's server calls itself soon, for every backend; returns at once."""
+        with self._lock:
+            if len(self._hostnames) < 1000:
+                self._hostnames[project_name] = clean(hostname)[:2000]
+        self._wake.set()
+
     def enqueue(self, event: WebhookEvent) -> None:
         """Put an event into the inbox. When this returns it is on disk. Raises StoreError."""
         enqueue(self._store, event)
@@ -112,6 +126,7 @@ class StoreWriter:
         """Write everything that waits; False where the database failed and it waits on."""
         try:
             self._write_projects()
+            self._tell_introductions()
             self._write_suggestions()
             processed = process_inbox(self._store)
         except StoreUnavailable as error:
@@ -149,6 +164,19 @@ class StoreWriter:
             for key, config in waiting.items():
                 if self._projects.get(key) == config:
                     del self._projects[key]
+
+    def _tell_introductions(self) -> None:
+        """Write those that this backend heard, and tell what any of them heard."""
+        with self._lock:
+            heard = dict(self._hostnames)
+        if heard:
+            self._introductions.save(heard)
+            with self._lock:
+                for name, hostname in heard.items():
+                    if self._hostnames.get(name) == hostname:
+                        del self._hostnames[name]
+        for name, hostname in self._introductions.news().items():
+            self._on_introduced(name, hostname)
 
     def _write_suggestions(self) -> None:
         while True:

@@ -53,7 +53,11 @@ class EventHandler:
         self._metrics = metrics
         self._sync_thread = SyncThread(store, label_studio, photos, settings.sync_seconds)
         self._store_writer = StoreWriter(
-            store, metrics, self._regions_stored, settle_after=timedelta(days=settings.suggestion_days)
+            store,
+            metrics,
+            self._regions_stored,
+            self._label_studio.connect,
+            settle_after=timedelta(days=settings.suggestion_days),
         )
         self._on_change = on_change
         self._compared_instead: Counter[tuple[str, int | None]] = Counter()  #: webhooks by kind and project named
@@ -85,6 +89,7 @@ class EventHandler:
         """A project posted its /setup: note its server and, if it can be read, its labeling config."""
         if setup.project_name is not None and setup.hostname:
             self._label_studio.connect(setup.project_name, setup.hostname, setup.access_token)
+            self._store_writer.add_introduction(setup.project_name, setup.hostname)
         if setup.config is not None:
             key = self.store_key(setup.project_name, setup.project)
             if key is not None:

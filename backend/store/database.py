@@ -86,6 +86,20 @@ class Store:
             yield connection
 
     @contextlib.contextmanager
+    def claim(self, work: str) -> Iterator[bool]:
+        """Whether this process has some work, by name, to itself until the end of the block; else another has it.
+
+        A process that dies lets go of it. On SQLite nobody is asked: its processes are on one machine, and few. Raises
+        StoreError.
+        """
+        if self._engine.dialect.name != "postgresql":
+            yield True
+            return
+        with self.read() as connection:  # which the lock ends with
+            query = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:work, :key))")
+            yield bool(connection.scalar(query, {"work": work, "key": _LOCK}))
+
+    @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield

@@ -206,6 +206,15 @@ inbox = Table(
     Column("problem", Text),  # set where it can never be processed: it is kept to be looked at
 )
 
+# What Label Studio calls itself, by the name that it gives a project: /setup says it, to one backend of several.
+introductions = Table(
+    "introductions",
+    metadata,
+    *_primary_key(project_name=Key),
+    Column("hostname", Text, nullable=False),
+    Column("changes", Id, nullable=False),  # of this row: their sum tells whether anything is new
+)
+
 # Version 0, the model of the settings, has no row.
 versions = Table(
     "versions",
