@@ -8,8 +8,9 @@ only have been rejected, which the totals have counted.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import delete, not_, select, update
+from sqlalchemy import Row, delete, insert, not_, select
 
 from backend.records import ProjectKey
 from backend.store.database import Store
@@ -24,8 +25,8 @@ def settle(store: Store, before: datetime) -> int:
 
     Of each, the candidates that became regions stay; one without any is deleted. Raises StoreError.
     """
-    old = select(offers.c.prompt_id, offers.c.origin, offers.c.project, offers.c.task, offers.c.candidates)
-    old = old.where(not_(offers.c.settled), offers.c.created_at < before).order_by(offers.c.created_at).limit(BATCH)
+    old = select(offers).where(not_(offers.c.settled), offers.c.created_at < before)
+    old = old.order_by(offers.c.created_at).limit(BATCH)
     with store.write() as connection:
         found = connection.execute(old.with_for_update(skip_locked=True)).all()  # others have those that are locked
         on_them: dict[ProjectKey, set[int]] = {}
@@ -37,11 +38,15 @@ def settle(store: Store, before: datetime) -> int:
             query = query.where(of_project(regions, key), regions.c.task.in_(sorted(tasks)))
             for prompt_id, region, rank in connection.execute(query.where(regions.c.prompt_id.is_not(None))):
                 taken.setdefault(prompt_id, set()).update((region, rank))
-        for row in found:
-            mine = offers.c.prompt_id == row.prompt_id
-            if row.prompt_id not in taken:
-                connection.execute(delete(offers).where(mine))
-                continue
-            kept = [each for each in row.candidates if {each["region"], each["rank"]} & taken[row.prompt_id]]
-            connection.execute(update(offers).where(mine).values(candidates=kept, settled=True))
+        # written anew at the table's end: a row that shrinks where it stands would leave its page as large as before
+        connection.execute(delete(offers).where(offers.c.prompt_id.in_([row.prompt_id for row in found])))
+        settled = [_settled(row, taken[row.prompt_id]) for row in found if row.prompt_id in taken]
+        if settled:
+            connection.execute(insert(offers), settled)
     return len(found)
+
+
+def _settled(row: Row[Any], taken: set[str | int | None]) -> dict[str, Any]:
+    """taken: ids and ranks of the candidates that became regions."""
+    kept = [each for each in row.candidates if {each["region"], each["rank"]} & taken]
+    return {**row._mapping, "candidates": kept, "settled": True}

@@ -110,7 +110,7 @@ class SyncThread:
             if now >= retry_at:  # not whenever something else is to be done: what is away stays away for a while
                 requested, failed = requested | failed, set()
             succeeded = self._sync(requested, photos, all_projects, first)
-            first = False
+            first = first and not (all_projects and succeeded)
             if not succeeded:
                 failed |= requested
                 retry_at = retry_at if retry_at > now else now + self._retry_s
