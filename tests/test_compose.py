@@ -1,5 +1,6 @@
 """docker-compose.yml and Dockerfile, as far as they can be checked where no Docker engine runs."""
 
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,8 @@ import yaml
 from backend.demo.servers import HOST, Credentials, banned_subnets, label_studio_environment
 from backend.settings import load_settings, plain
 from tests.paths import ROOT
+
+LABEL_STUDIO_WAITS_S = 100  #: for an answer to a click
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def test_label_studio_is_configured_as_by_make_run_except_for_its_secrets_and_it
     assert {k: v for k, v in here.items() if k not in differs} == {k: v for k, v in there.items() if k not in differs}
 
 
-@pytest.mark.parametrize("service", ["backend", "worker", "demo"])
+@pytest.mark.parametrize("service", ["backend", "backend-2", "worker", "demo"])
 def test_the_backend_reads_every_variable_that_compose_gives_it(compose: dict[str, Any], service: str) -> None:
     environment = compose["services"][service]["environment"]
     settings = load_settings(environ={**environment, "LABEL_STUDIO_API_KEY": "key", "SEMSAM_DATA_DIR": "/data"})
@@ -49,7 +52,8 @@ def test_the_backend_reads_every_variable_that_compose_gives_it(compose: dict[st
 
 def test_every_volume_and_network_that_a_service_uses_is_declared(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
-        assert {volume.split(":")[0] for volume in service["volumes"]} <= compose["volumes"].keys()
+        assert {volume.split(":")[0] for volume in service.get("volumes", [])} <= compose["volumes"].keys()
+        assert {config["source"] for config in service.get("configs", [])} <= compose["configs"].keys()
         assert set(service["networks"]) <= compose["networks"].keys()
         assert service.get("depends_on", {}).keys() <= compose["services"].keys()
 
@@ -58,6 +62,61 @@ def test_the_worker_has_the_store_and_the_files_of_the_backend(compose: dict[str
     backend, worker = (compose["services"][name] for name in ("backend", "worker"))
     assert worker["environment"]["SEMSAM_DATABASE_URL"] == backend["environment"]["SEMSAM_DATABASE_URL"]
     assert "backend:/data" in backend["volumes"] and "backend:/data" in worker["volumes"]
+
+
+def test_both_backends_share_everything_but_their_name(compose: dict[str, Any]) -> None:
+    first, second = (dict(compose["services"][name]) for name in ("backend", "backend-2"))
+    assert (first.pop("networks"), second.pop("networks")) == (
+        {"semsam": {"aliases": ["backend.semsam.internal"]}},
+        ["semsam"],
+    )
+    assert second.pop("profiles") == ["scale"]
+    assert first == second
+
+
+def test_what_the_profile_scale_starts_is_complete(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert all("scale" in service.get("profiles", ["scale"]) for service in services.values())
+    alone = {name for name, service in services.items() if not service.get("profiles")}
+    needed = {
+        (name, on)
+        for name in alone
+        for on, how in services[name].get("depends_on", {}).items()
+        if how.get("required", True)
+    }
+    assert {on for _, on in needed} <= alone, "without a profile everything starts that is waited for"
+
+
+def test_the_proxy_hands_on_to_both_backends_what_they_take_and_waits_as_long_as_label_studio(
+    compose: dict[str, Any],
+) -> None:
+    (config,) = compose["services"]["proxy"]["configs"]
+    text = (ROOT / compose["configs"][config["source"]]["file"]).read_text()
+    backends = {name for name in compose["services"] if name.startswith("backend")}
+    assert set(re.findall(r"^\s*server (\S+):9090 ", text, re.MULTILINE)) == backends
+    for name in backends:
+        assert "--port 9090" in compose["services"][name]["command"][-1]
+    assert set(compose["services"]["proxy"]["depends_on"]) == backends
+    (megabytes,) = re.findall(r"client_max_body_size (\d+)m;", text)
+    assert int(megabytes) * 2**20 >= load_settings(environ={}).max_body_bytes
+    (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", text)
+    assert int(seconds) >= LABEL_STUDIO_WAITS_S
+    assert text.count("{") == text.count("}")
+
+
+@pytest.mark.parametrize(
+    ("body", "data"),
+    [
+        ({"tasks": [{"id": 1, "data": {"image": "/data/upload/1/a.png"}}]}, '{"image": "/data/upload/1/a.png"}'),
+        ({"task": {"id": 1, "data": {"image": "a", "n": 1}}, "action": "x"}, '{"image": "a", "n": 1}'),
+        ({"project": "1.17"}, None),
+    ],
+)
+def test_the_proxy_finds_the_photo_in_what_label_studio_posts(body: dict[str, Any], data: str | None) -> None:
+    (pattern,) = re.findall(r'"~(.*)" \$data;', (ROOT / "configs" / "nginx.conf").read_text())
+    pattern = pattern.replace('\\"', '"').replace("(?<", "(?P<")
+    found = re.search(pattern, json.dumps(body))
+    assert (found and found["data"]) == data
 
 
 def test_the_worker_has_time_to_give_its_job_back_when_it_is_asked_to_stop(compose: dict[str, Any]) -> None:
