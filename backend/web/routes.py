@@ -151,6 +151,8 @@ def read_json_object(limit: int) -> dict[str, Any]:
         data = request.get_data(cache=False)
     except RequestEntityTooLarge:
         data = None
+    except OSError:
+        raise BadRequest("request body: it did not arrive whole, or not in time") from None
     if data is None or len(data) > limit:
         raise RequestTooLarge(
             f"request body: more than {limit} bytes, the setting max_body_bytes (SEMSAM_MAX_BODY_BYTES)"

@@ -18,6 +18,7 @@ from backend.metrics import Metrics
 from backend.service.service import build_service, served_weights
 from backend.settings import Settings, load_settings
 from backend.web.app import create_app
+from backend.web.arrival import LARGE, ArrivalWorker, allow_connections
 from semsam_model.allocator import return_freed_memory
 from semsam_model.errors import SemsamError
 
@@ -57,7 +58,7 @@ def serve(
             on_failure.callback(listener.close)
             listener.bind((settings.host, settings.port))  # nobody can connect before it listens
             check(settings)
-            listener.listen(256)
+            listener.listen(1024)
             on_failure.pop_all()
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
@@ -84,8 +85,9 @@ class _Gunicorn(BaseApplication):
         values: dict[str, Any] = {
             "bind": f"fd://{self._descriptor}",
             "workers": 1,
-            "worker_class": "gthread",
-            "threads": self._settings.threads + self._settings.queued + SPARE_THREADS,
+            "worker_class": ArrivalWorker,
+            "threads": self._settings.threads + self._settings.queued + LARGE + SPARE_THREADS,
+            "worker_connections": allow_connections(),
             "preload_app": False,  # torch does not survive a fork
             "timeout": 120,  # a worker that is stuck, not a slow request: threads answer for themselves
             "graceful_timeout": 10,
