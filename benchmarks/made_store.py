@@ -1,8 +1,8 @@
 """Stores of any size with rows as the product writes them, made fast: a thousand annotations, then copies of these.
 
-Annotation n is the only one of task n, of project 1 + n % projects; each has 8 regions: one drawn by hand, one that was
-there before any click in every fourth annotation, the others accepted, corrected or relabelled from offers of their
-own; one prompt more was rejected in every other annotation. An offer has six candidates. Every twentieth annotation is
+Annotation n is the only one of task n, of project 1 + n % projects. It has 8 regions: one drawn by hand; in a quarter
+of the annotations one that was there before any click; the others accepted, corrected or relabelled from offers of
+their own. In every other annotation one prompt more was rejected. An offer has six candidates. One of twenty is
 deleted. Up to 2,000 regions of a project have taught the model, each with one of a few real lessons.
 """
 
@@ -21,6 +21,7 @@ from sqlalchemy import (
     Connection,
     String,
     Table,
+    cast,
     func,
     insert,
     literal,
@@ -48,6 +49,7 @@ LABEL_CONFIG = (
     "</KeyPointLabels></View>"
 )
 _SIZE = (427, 640)  #: (H, W) of the sample photo
+_PHOTO = "/data/local-files/?d="
 _BASE = 1000  #: annotations that are made one by one
 _TAUGHT = 2000  #: regions of a project with a lesson
 _OUTCOMES = ("accepted",) * 5 + ("corrected", "relabelled", "drawn")
@@ -78,11 +80,11 @@ def fill(store: Store, origin: str, wanted: int, count: int, model: str = "", ta
 
 
 def _annotation(origin: str, number: int, count: int, dice: random.Random) -> list[tuple[Table, dict[str, Any]]]:
-    at, begun, gone = BEGAN + timedelta(seconds=30 * number), number % 4 == 0, number % 20 == 19
+    at, begun, gone = BEGAN + timedelta(seconds=30 * number), dice.random() < 0.25, dice.random() < 0.05
     deleted_at = at + timedelta(days=1) if gone else None
     where = {"origin": origin, "project": 1 + number % count, "task": number}
     sha256 = hashlib.sha256(str(number).encode()).hexdigest()
-    photo = {"image_sha256": sha256, "image_url": f"/data/local-files/?d={number}.jpg"}
+    photo = {"image_sha256": sha256, "image_url": f"{_PHOTO}{number}.jpg"}
     found: list[tuple[Table, dict[str, Any]]] = [(tasks, where | photo | {"seen": SEEN})]
     own = {"annotation": number, "annotator": 3, "received_at": at, "updated_at": at, "created_at": at}
     own |= {"deleted_at": deleted_at, "prediction": number if begun else None}
@@ -146,6 +148,8 @@ def _moved(connection: Connection, column: Column[Any], k: ColumnElement[int], c
     if column.name in ("prompt_id", "image_sha256"):
         prefix = func.printf("%08x", k) if sqlite else func.lpad(func.to_hex(k), 8, "0")
         return prefix.op("||")(func.substr(column, 9))
+    if column.name == "image_url":
+        return literal(_PHOTO).op("||")(cast(column.table.c.task + _BASE * k, String)).op("||")(".jpg")
     if column.name in ("updated_at", "created_at", "received_at"):
         if not sqlite:
             return column + func.make_interval(0, 0, 0, 0, 0, 0, 30 * _BASE * k)

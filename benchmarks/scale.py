@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
     parser.add_argument("--figures", nargs="+", choices=FIGURES, default=FIGURES)
     parser.add_argument("--wait", type=float, default=300)
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--folder", type=lambda name: Path(name).resolve())
     given = parser.parse_args()
     taught = few_lessons()
     stores = [(wanted, projects) for projects in given.projects for wanted in given.annotations]

@@ -22,8 +22,9 @@ def listing(port: int, annotations: int, projects: int) -> Iterator[str]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            body = json.dumps(answer(self.path)).encode()
-            self.send_response(200)
+            found = answer(self.path)
+            body = json.dumps(found).encode()
+            self.send_response(200 if found else 404)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -37,6 +38,8 @@ def listing(port: int, annotations: int, projects: int) -> Iterator[str]:
             number = int(found[1])
             return {"id": number, "title": f"Project {number}", "label_config": LABEL_CONFIG}
         query = parse_qs(urlsplit(path).query)
+        if "project" not in query:
+            return {}
         if "query" in query:  # which tasks come next
             return {"tasks": [], "total": 0}
         mine = range(int(query["project"][0]) - 1, annotations, projects)

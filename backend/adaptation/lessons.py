@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, select
 from backend.records import ProjectKey, RegionKey
 from backend.store.database import Store
 from backend.store.statements import IS_USABLE, of_project, of_region, to_record, upsert
-from backend.store.tables import learning, lessons, regions
+from backend.store.tables import learning, lessons, regions, totals
 
 NEWEST = 2000  #: no older region of a project is learned from
 
@@ -85,12 +85,9 @@ def training_regions(store: Store, key: ProjectKey, most: int = NEWEST) -> list[
 
 def fingerprint(store: Store, key: ProjectKey) -> tuple[object, ...]:
     """Differs when `training_regions` or `learning_state` may do. Raises StoreError."""
-    # asked every few seconds: answered by an index alone, see IS_USABLE
-    usable = and_(regions.c.deleted_at.is_(None), regions.c.outcome.is_not(None))
     with store.read() as connection:
-        state = _state(connection, key)
-        query = select(func.count(), func.max(regions.c.updated_at)).where(usable, _teaches(key, state))
-        return (state, *connection.execute(query).one())
+        changes = connection.scalar(select(totals.c.changes).where(of_project(totals, key)))
+        return _state(connection, key), changes
 
 
 def kept_lessons(store: Store, key: ProjectKey, model: str) -> dict[RegionKey, KeptLesson]:

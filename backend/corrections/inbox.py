@@ -1,19 +1,24 @@
-"""Webhook events of Label Studio -> the store: put into the inbox at once, processed later, each in one transaction.
+"""Webhook events of Label Studio -> the store: put into the inbox at once, processed later.
 
-An event lies in the inbox from before it is acknowledged until the transaction that processes it, so it can be neither
-lost nor half done. Processing an event twice changes nothing: the newest `updated_at` of an annotation counts, and a
-deletion is final, unless Label Studio itself lists the annotation later (`backend.corrections.sync`).
+An event lies in the inbox from before it is acknowledged until the last transaction that processes it, so it can be
+neither lost nor left half done. Processing an event twice changes nothing: the newest `updated_at` of an annotation
+counts, and a deletion is final, unless Label Studio itself lists the annotation later (`backend.corrections.sync`).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from backend.corrections.outcomes import config_or_empty, region_rows
 from backend.corrections.updates import (
+    PIECE,
+    live_annotations,
     mark_deleted,
     mark_found,
     mark_project_deleted,
@@ -23,7 +28,7 @@ from backend.corrections.updates import (
     save_task,
 )
 from backend.errors import BadRequest, StoreUnavailable
-from backend.label_studio.annotations import parse_annotation
+from backend.label_studio.annotations import Annotation, parse_annotation
 from backend.label_studio.events import WebhookEvent
 from backend.label_studio.fields import clean
 from backend.label_studio.label_config import LabelConfig
@@ -78,22 +83,47 @@ def _process_or_note(store: Store, number: int) -> bool:
 
 
 def _process(store: Store, number: int, event: WebhookEvent, received_at: datetime) -> None:
+    """Work an event in, a piece at a time where it is large: what a piece did is done again when this is cut off."""
+    *earlier, last = _pieces(store, event, received_at)
+    for piece in earlier:
+        with store.write() as connection:
+            piece(connection)
+    with store.write() as connection:
+        last(connection)
+        if event.project_deleted:
+            mark_project_deleted(connection, event.key, received_at)
+        else:
+            mark_found(connection, event.key, received_at)
+        connection.execute(delete(inbox).where(inbox.c.id == number))
+
+
+def _pieces(store: Store, event: WebhookEvent, received_at: datetime) -> Sequence[Callable[[Connection], None]]:
+    """What an event changes, each piece for one transaction; at least one. Raises BadRequest, StoreError."""
     key = event.key
     config = LabelConfig() if event.label_config is None else config_or_empty(event.label_config)
     annotations = [parse_annotation(each, project=key.project, task=event.task) for each in event.annotations]
     with_rows = [(annotation, region_rows(store, key, annotation, config)) for annotation in annotations]
-    with store.write() as connection:
+    gone = list(event.deleted_annotations)
+    with store.read() as connection:
+        for task in event.deleted_tasks:
+            gone += live_annotations(connection, key, task)
+
+    def save(some: Sequence[tuple[Annotation, list[dict[str, Any]]]], connection: Connection) -> None:
         if event.title is not None and event.label_config is not None:
             save_project(connection, key, event.title, event.label_config, event.project_updated_at)
         if event.task is not None and event.image_url is not None:
             save_task(connection, key, event.task, event.image_url)
-        for annotation, rows in with_rows:
+        for annotation, rows in some:
             save_annotation(connection, key, annotation, rows, received_at)
-        mark_deleted(connection, key, event.deleted_annotations, received_at)
-        for task in event.deleted_tasks:
+
+    def remove(some: Sequence[int], connection: Connection) -> None:
+        mark_deleted(connection, key, some, received_at)
+
+    def remove_tasks(some: Sequence[int], connection: Connection) -> None:
+        for task in some:
             mark_task_deleted(connection, key, task, received_at)
-        if event.project_deleted:
-            mark_project_deleted(connection, key, received_at)
-        else:
-            mark_found(connection, key, received_at)
-        connection.execute(delete(inbox).where(inbox.c.id == number))
+
+    works: list[tuple[Callable[[Any, Connection], None], Sequence[Any]]] = [(save, with_rows)]
+    works += [(remove, gone), (remove_tasks, event.deleted_tasks)]
+    pieces = [partial(work, each[at : at + PIECE]) for work, each in works for at in range(0, len(each), PIECE)]
+    return pieces or [partial(save, [])]

@@ -18,8 +18,7 @@ _PAGE = 50  #: photos whose regions are in memory at a time
 
 def labelled_photos(store: Store, key: ProjectKey) -> list[str]:
     """Digests of the photos that a project has usable regions of, in order. Raises StoreError."""
-    # answered by an index alone, see IS_USABLE
-    usable = and_(of_project(regions, key), regions.c.deleted_at.is_(None), regions.c.outcome.is_not(None))
+    usable = and_(of_project(regions, key), IS_USABLE)  # answered by an index alone
     query = select(regions.c.image_sha256).distinct().where(usable, regions.c.image_sha256.is_not(None))
     with store.read() as connection:
         return sorted(connection.scalars(query))

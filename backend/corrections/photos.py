@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import and_, not_, or_, select, update
+from sqlalchemy import Connection, and_, not_, or_, select, update
 
 from backend.corrections.addresses import whole_address
 from backend.corrections.outcomes import config_or_empty, fitted_row
@@ -24,12 +27,15 @@ from backend.store.database import Store
 from backend.store.statements import IS_USABLE, of_project, of_region, of_task, to_record
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import projects, regions, tasks
+from backend.store.totals import changing
 from semsam_model.data.samples import PhotoFile
 from semsam_model.errors import DataError, SemsamError, Stopped
 from semsam_model.files import atomic_write
 from semsam_model.types import ShouldStop, never_stop
 
 log = logging.getLogger(__name__)
+
+_TOGETHER, _TOGETHER_S = 20, 2.0  #: photos that are saved together, and after how many seconds at the latest
 
 
 class PhotoArchive:
@@ -101,31 +107,37 @@ def fetch_photos(
     began = datetime.now(UTC)
     fetched = failed = 0
     while missing := _missing(store, key, began if retry else began - RETRY_AFTER):
-        for task, url, known in missing:
-            if should_stop():
-                raise Stopped(f"project {key}: fetching photos ended early")
-            if known is not None:  # a region came while the photo was being fetched, and lacks its digest
-                _fit(store, photos, key, task, known)
-                _note(store, key, task, known, None)
-                continue
-            problem = sha256 = None
-            try:
-                sha256 = photos.keep(label_studio.fetch_image(whole_address(store, url), project=name, task_id=task))
-            except (SemsamError, OSError) as error:
-                if isinstance(error, TokenRefused) or (isinstance(error, Unreachable) and url.startswith("/")):
-                    raise  # Label Studio itself: it would be the same with all others
-                problem = str(error)
-                if isinstance(error, OSError):
-                    log.warning("project %s task %d: photo not kept: %s", key, task, error)
-            if sha256 is not None:
-                _fit(store, photos, key, task, sha256)
-            _note(store, key, task, sha256, problem)
-            fetched, failed = fetched + (sha256 is not None), failed + (sha256 is None)
+        looked: list[_Looked] = []  # not in the store yet: other writers are not to wait for a commit a photo
+        since = time.monotonic()
+        try:
+            for task, url, known in missing:
+                if should_stop():
+                    raise Stopped(f"project {key}: fetching photos ended early")
+                problem, sha256 = None, known  # a region came while the photo was being fetched, and lacks its digest
+                if known is None:
+                    try:
+                        content = label_studio.fetch_image(whole_address(store, url), project=name, task_id=task)
+                        sha256 = photos.keep(content)
+                    except (SemsamError, OSError) as error:
+                        if isinstance(error, TokenRefused) or (isinstance(error, Unreachable) and url.startswith("/")):
+                            raise  # Label Studio itself: it would be the same with all others
+                        problem = str(error)
+                        if isinstance(error, OSError):
+                            log.warning("project %s task %d: photo not kept: %s", key, task, error)
+                    fetched, failed = fetched + (sha256 is not None), failed + (sha256 is None)
+                looked.append(_Looked(task, sha256, problem))
+                if len(looked) >= _TOGETHER or time.monotonic() - since > _TOGETHER_S:
+                    _save(store, photos, key, looked)
+                    looked, since = [], time.monotonic()
+        finally:
+            _save(store, photos, key, looked)
     return Fetched(fetched, failed)
 
 
 def _missing(store: Store, key: ProjectKey, tried_before: datetime) -> list[tuple[int, str, str | None]]:
     """Tasks whose photo, or a region's digest of it, is missing: (task, the photo's address, digest if known)."""
+    columns = (tasks.c.task, tasks.c.image_url, tasks.c.image_sha256)
+    named = and_(of_project(tasks, key), tasks.c.image_url.is_not(None))
     used = select(regions.c.region).where(
         regions.c.origin == tasks.c.origin, regions.c.project == tasks.c.project, regions.c.task == tasks.c.task
     )
@@ -137,56 +149,74 @@ def _missing(store: Store, key: ProjectKey, tried_before: datetime) -> list[tupl
         annotation_rows.c.updated_at.is_not(None),
         not_(annotation_rows.c.cancelled),
     )
-    no_photo = and_(
+    no_photo = select(*columns).where(
+        named,
         tasks.c.image_sha256.is_(None),
         or_(tasks.c.tried_at.is_(None), tasks.c.tried_at < tried_before),
         or_(used.where(IS_USABLE).exists(), submitted.exists()),
     )
     # asked of the regions: few lack a digest, and an index has them, while the tasks with a photo are many
-    lacking = select(regions.c.task).where(of_project(regions, key), _LACKS_PHOTO)
-    no_digest = and_(tasks.c.image_sha256.is_not(None), tasks.c.task.in_(lacking))
-    query = select(tasks.c.task, tasks.c.image_url, tasks.c.image_sha256).where(
-        of_project(tasks, key), tasks.c.image_url.is_not(None), or_(no_photo, no_digest)
-    )
+    lacking = select(regions.c.task).where(of_project(regions, key), _LACKS_PHOTO).distinct()
+    no_digest = select(*columns).where(named, tasks.c.image_sha256.is_not(None), tasks.c.task.in_(lacking))
     with store.read() as connection:
-        rows = connection.execute(query.order_by(tasks.c.task).limit(BATCH)).all()
-    return [(row.task, row.image_url, row.image_sha256) for row in rows]
+        found = [connection.execute(query.order_by(tasks.c.task).limit(BATCH)).all() for query in (no_photo, no_digest)]
+    return [(row.task, row.image_url, row.image_sha256) for rows in found for row in rows]
 
 
-def _fit(store: Store, photos: PhotoArchive, key: ProjectKey, task: int, sha256: str) -> None:
-    """Compare a task's new regions with the size of its photo, and lay those over it that can be."""
-    try:
-        size = PhotoFile(photos.path(sha256)).size()
-    except DataError as error:
-        log.warning("project %s task %d: %s", key, task, error)
+class _Looked(NamedTuple):
+    """What became of a task's photo."""
+
+    task: int
+    sha256: str | None
+    problem: str | None
+
+
+def _save(store: Store, photos: PhotoArchive, key: ProjectKey, looked: Sequence[_Looked]) -> None:
+    """Save what became of some photos, and fit the regions that waited for them, in one transaction."""
+    fits = [_fitted(store, photos, key, each) for each in looked]
+    if not looked:
         return
+    with store.write() as connection, changing(connection, key, [each.task for each in looked]):
+        for region, at, values in chain.from_iterable(fits):
+            mine = and_(of_region(regions, region), regions.c.updated_at == at)  # unless it changed meanwhile
+            connection.execute(update(regions).where(mine, regions.c.image_sha256.is_(None)).values(values))
+        for each in looked:
+            _note(connection, key, each)
+
+
+def _fitted(
+    store: Store, photos: PhotoArchive, key: ProjectKey, looked: _Looked
+) -> list[tuple[RegionKey, datetime, dict[str, Any]]]:
+    """Compare a task's new regions with the size of its photo: (region, as of when, what changes in its row)."""
+    if looked.sha256 is None:
+        return []
+    size = None
+    try:
+        size = PhotoFile(photos.path(looked.sha256)).size()
+    except DataError as error:
+        log.warning("project %s task %d: %s", key, looked.task, error)
     with store.read() as connection:
-        rows = connection.execute(select(regions).where(of_task(regions, key, task), _LACKS_PHOTO)).all()
+        rows = connection.execute(select(regions).where(of_task(regions, key, looked.task), _LACKS_PHOTO)).all()
         xml = connection.scalar(select(projects.c.label_config).where(of_project(projects, key)))
-    config = config_or_empty(xml or "")
-    changes = [(to_record(RegionKey, row), row.updated_at, fitted_row(store, row, config, size)) for row in rows]
-    with store.write() as connection:
-        for region, at, values in changes:
-            if values:
-                mine = and_(of_region(regions, region), regions.c.updated_at == at)  # unless it changed meanwhile
-                connection.execute(update(regions).where(mine).values(values))
-            if problem := values.get("problem"):
-                log.warning("project %s annotation %d: region %s: %s", key, region.annotation, region.region, problem)
+    config, changes = config_or_empty(xml or ""), []
+    for row in rows:
+        values = {} if size is None else fitted_row(store, row, config, size)
+        if problem := values.get("problem"):
+            log.warning("project %s annotation %d: region %s: %s", key, row.annotation, row.region, problem)
+        changes.append((to_record(RegionKey, row), row.updated_at, {"image_sha256": looked.sha256, **values}))
+    return changes
 
 
-def _note(store: Store, key: ProjectKey, task: int, sha256: str | None, problem: str | None) -> None:
-    """Save what became of a task's photo, and give its digest to the regions that have none.
+def _note(connection: Connection, key: ProjectKey, looked: _Looked) -> None:
+    """Save what became of a task's photo.
 
     Regions that were suggested on another file keep that file's digest; the task's `problem` says so.
     """
-    mine = of_task(regions, key, task)
-    with store.write() as connection:
-        if sha256 is not None:
-            connection.execute(
-                update(regions).where(mine, regions.c.image_sha256.is_(None)).values(image_sha256=sha256)
-            )
-            other = select(regions.c.image_sha256).where(mine, regions.c.image_sha256 != sha256).limit(1)
-            if before := connection.scalar(other):
-                problem = f"the photo is another file ({sha256}) than the one that was labeled ({before})"
-        values = {"image_sha256": sha256, "problem": problem and clean(problem)[:2000], "tried_at": datetime.now(UTC)}
-        connection.execute(update(tasks).where(of_task(tasks, key, task)).values(values))
+    sha256, problem = looked.sha256, looked.problem
+    if sha256 is not None:
+        mine = of_task(regions, key, looked.task)
+        other = select(regions.c.image_sha256).where(mine, regions.c.image_sha256 != sha256).limit(1)
+        if before := connection.scalar(other):
+            problem = f"the photo is another file ({sha256}) than the one that was labeled ({before})"
+    values = {"image_sha256": sha256, "problem": problem and clean(problem)[:2000], "tried_at": datetime.now(UTC)}
+    connection.execute(update(tasks).where(of_task(tasks, key, looked.task)).values(values))

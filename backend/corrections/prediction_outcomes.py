@@ -26,6 +26,7 @@ from backend.store.database import Store
 from backend.store.statements import BEGUN_FROM, BELONGS_TO, IS_USABLE, of_project, upsert
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import predictions, regions
+from backend.store.totals import changing
 from semsam_model.errors import SemsamError, Stopped
 from semsam_model.masks.codecs import decode_coco_rle, encode_coco_rle
 from semsam_model.masks.geometry import crop_mask
@@ -57,8 +58,11 @@ def judge_preannotated(
     failed = _read_predictions(store, label_studio, key, retry, should_stop)
     judged = 0
     while waiting := _unjudged(store, key):
-        for row in waiting:
-            _judge(store, row)
+        outcomes = [(row, _outcome(row)) for row in waiting]
+        with store.write() as connection, changing(connection, key, {row.task for row in waiting}):
+            for row, values in outcomes:
+                same = [column == getattr(row, column.name) for column in (*regions.primary_key, regions.c.updated_at)]
+                connection.execute(update(regions).where(*same).values(values))
         judged += len(waiting)
     return Judged(judged, failed)
 
@@ -84,9 +88,14 @@ def _read_predictions(
                 if isinstance(error, NotFound | BadRequest):  # gone or malformed: trying again would not help
                     values["tried_at"] = None
                 log.warning("project %s prediction %d: not read: %s", key, number, error)
+            begun = select(annotation_rows.c.task).where(
+                of_project(annotation_rows, key), annotation_rows.c.prediction == number
+            )
             with store.write() as connection:
-                row = {"origin": key.origin, "prediction": number, **values}
-                connection.execute(upsert(connection, predictions), row)
+                affected = [task for task in connection.scalars(begun.distinct()) if task is not None]
+                with changing(connection, key, affected):
+                    row = {"origin": key.origin, "prediction": number, **values}
+                    connection.execute(upsert(connection, predictions), row)
     return failed
 
 
@@ -147,17 +156,14 @@ def _unjudged(store: Store, key: ProjectKey) -> Sequence[Any]:
         return connection.execute(query.limit(BATCH)).all()
 
 
-def _judge(store: Store, row: Row[Any]) -> None:
-    """Save a region's outcome. One that is not in the prediction is a copy that the annotator made: drawn."""
+def _outcome(row: Row[Any]) -> dict[str, Any]:
+    """What changes in a region's row. One that is not in the prediction is a copy that the annotator made: drawn."""
     candidate = next((each for each in row.suggested_offered if each["region"] == row.region), None)
-    values: dict[str, Any] = {"outcome": "drawn", "preannotated": False}
-    if candidate is not None:
-        mask = decode_coco_rle({"size": [row.height, row.width], "counts": row.mask})
-        size = [row.suggested_height, row.suggested_width]
-        suggested = decode_coco_rle({"size": size, "counts": candidate["mask"]})
-        edited = row.outcome == "corrected"  # as the editor said
-        outcome, overlap = judge_mask(mask, row.labels, suggested, candidate["label"], edited=edited)
-        values = {"outcome": outcome, "iou_with_offer": overlap}
-    same = [column == getattr(row, column.name) for column in (*regions.primary_key, regions.c.updated_at)]
-    with store.write() as connection:
-        connection.execute(update(regions).where(*same).values(values))
+    if candidate is None:
+        return {"outcome": "drawn", "preannotated": False}
+    mask = decode_coco_rle({"size": [row.height, row.width], "counts": row.mask})
+    size = [row.suggested_height, row.suggested_width]
+    suggested = decode_coco_rle({"size": size, "counts": candidate["mask"]})
+    edited = row.outcome == "corrected"  # as the editor said
+    outcome, overlap = judge_mask(mask, row.labels, suggested, candidate["label"], edited=edited)
+    return {"outcome": outcome, "iou_with_offer": overlap}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, not_, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, and_, func, not_, select, tuple_
 
 from backend.errors import StoreError
 from backend.records import (
@@ -23,9 +23,10 @@ from backend.records import (
     SuggestionOutcome,
 )
 from backend.store.database import Store
-from backend.store.statements import BEGUN_FROM, IS_USABLE, of_project, of_region, to_record
+from backend.store.statements import IS_USABLE, of_project, of_region, to_record
 from backend.store.tables import annotations as annotation_rows
-from backend.store.tables import inbox, offers, predictions, projects, regions, tasks
+from backend.store.tables import inbox, projects, regions, tasks, totals
+from backend.store.totals import recount
 
 PAGE = 200  #: regions in memory at a time
 #: A photo or prediction that could not be fetched from Label Studio is tried again after this time.
@@ -140,42 +141,29 @@ def _bare_tasks(store: Store, key: ProjectKey) -> dict[int, bool]:
     return {task: any(each) for task, each in found.items() if not each[-1]}
 
 
-def rejected_prompts(key: ProjectKey) -> Select[Any]:
-    """Query: `prompt_id` of prompts of which nothing was accepted, on tasks that were submitted after them."""
-    submitted = select(annotation_rows.c.annotation).where(
-        annotation_rows.c.origin == offers.c.origin,
-        annotation_rows.c.project == offers.c.project,
-        annotation_rows.c.task == offers.c.task,
-        annotation_rows.c.updated_at >= offers.c.created_at,
-        annotation_rows.c.deleted_at.is_(None),
-        not_(annotation_rows.c.cancelled),
-    )
-    accepted = select(regions.c.region).where(regions.c.prompt_id == offers.c.prompt_id, regions.c.deleted_at.is_(None))
-    return select(offers.c.prompt_id).where(of_project(offers, key), submitted.exists(), ~accepted.exists())
-
-
 def count(store: Store, key: ProjectKey) -> Counts:
-    """Count a project's regions, their photos, and the prompts of which nothing was accepted."""
-    mine = of_project(regions, key)
-    there = regions.c.deleted_at.is_(None)
-    amount = func.count()
+    """What a project holds, by its running totals."""
     with store.read() as connection:
-        pairs = connection.execute(
-            select(regions.c.outcome, amount.label("number")).where(mine, there).group_by(regions.c.outcome)
-        ).all()
-        usable = and_(mine, there, regions.c.outcome.is_not(None))
-        images = connection.scalar(
-            select(amount).select_from(
-                select(regions.c.image_sha256).distinct().where(usable, regions.c.image_sha256.is_not(None)).subquery()
-            )
-        )
-        deleted = connection.scalar(select(amount).select_from(regions).where(mine, regions.c.deleted_at.is_not(None)))
-        rejected = connection.scalar(select(amount).select_from(rejected_prompts(key).subquery()))
-    found = {row.outcome: row.number for row in pairs}
-    malformed = found.pop(None, 0)
-    by_outcome = dict.fromkeys(OUTCOMES, 0) | found
-    counts = (images or 0, by_outcome, rejected or 0, malformed, deleted or 0)
-    return Counts(sum(by_outcome.values()), *counts, count_preannotated(store, key))
+        row = connection.execute(select(totals).where(of_project(totals, key), totals.c.counted)).one_or_none()
+    if row is not None:
+        return _counts(row)
+    with store.write() as connection:  # one that nobody has changed yet
+        recount(connection, key)
+        return _counts(connection.execute(select(totals).where(of_project(totals, key))).one())
+
+
+def _counts(row: Row[Any]) -> Counts:
+    by_outcome: dict[str, int] = {name: getattr(row, name) for name in OUTCOMES}
+    preannotated = Preannotated(
+        annotations=row.begun,
+        accepted=row.preannotated_accepted,
+        corrected=row.preannotated_corrected,
+        relabelled=row.preannotated_relabelled,
+        deleted=max(0, row.suggested - row.kept),
+        unread=row.unread,
+    )
+    numbers = {name: getattr(row, name) for name in ("images", "rejected", "malformed", "deleted")}
+    return Counts(sum(by_outcome.values()), by_outcome=by_outcome, preannotated=preannotated, **numbers)
 
 
 def newest_suggestion_outcomes(store: Store, most: int) -> list[SuggestionOutcome]:
@@ -202,31 +190,6 @@ def begun_from_a_prediction(key: ProjectKey) -> ColumnElement[bool]:
         annotation_rows.c.deleted_at.is_(None),
         not_(annotation_rows.c.cancelled),
     )
-
-
-def count_preannotated(store: Store, key: ProjectKey) -> Preannotated:
-    """What became of a project's pre-annotated regions."""
-    begun = begun_from_a_prediction(key)
-    mine = and_(of_project(regions, key), regions.c.preannotated, regions.c.deleted_at.is_(None))
-    amount = func.count().label("number")
-    known = and_(predictions.c.problem.is_(None), predictions.c.regions > 0)
-    with store.read() as connection:
-        outcomes = connection.execute(select(regions.c.outcome, amount).where(mine).group_by(regions.c.outcome)).all()
-        offered = connection.execute(
-            select(amount, func.sum(predictions.c.regions).label("regions"))
-            .select_from(annotation_rows.join(predictions, BEGUN_FROM))
-            .where(begun, known)
-        ).one()
-        judged = select(annotation_rows.c.annotation).join(predictions, BEGUN_FROM).where(begun, known)
-        kept = connection.scalar(select(amount).select_from(regions).where(mine, regions.c.annotation.in_(judged)))
-        unread = connection.scalar(
-            select(amount)
-            .select_from(annotation_rows.outerjoin(predictions, BEGUN_FROM))
-            .where(begun, or_(predictions.c.prediction.is_(None), predictions.c.problem.is_not(None)))
-        )
-    found = {row.outcome: row.number for row in outcomes if row.outcome in ("accepted", "corrected", "relabelled")}
-    deleted = max(0, (offered.regions or 0) - (kept or 0))
-    return Preannotated(offered.number, **found, deleted=deleted, unread=unread or 0)
 
 
 def to_region(row: Row[Any]) -> StoredRegion:

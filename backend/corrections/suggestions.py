@@ -13,6 +13,7 @@ from backend.label_studio.fields import clean
 from backend.records import ProjectKey, SuggestedCandidate, Suggestion
 from backend.store.statements import insert_if_new
 from backend.store.tables import offers
+from backend.store.totals import changing
 from semsam_model.masks.codecs import encode_coco_rle
 from semsam_model.masks.geometry import crop_mask
 from semsam_model.masks.label_studio import region_mask, row_labels
@@ -77,8 +78,10 @@ def _candidate(row: Mapping[str, Any], candidate: Candidate, label: str | None) 
 
 def save_suggestions(connection: Connection, new: Sequence[Suggestion]) -> None:
     """Write suggestions; one that is stored already stays as it is."""
-    if new:
-        connection.execute(insert_if_new(connection, offers), [_row(each) for each in new])
+    for key in sorted({each.key for each in new}):
+        mine = [each for each in new if each.key == key]
+        with changing(connection, key, {each.task for each in mine}, offers_only=True):
+            connection.execute(insert_if_new(connection, offers), [_row(each) for each in mine])
 
 
 def _row(suggestion: Suggestion) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from backend.records import ProjectKey
 from backend.store.statements import of_project, of_task, upsert, without_key
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import projects, regions, tasks
+from backend.store.totals import changing
+
+PIECE = 20  #: annotations that are written or marked in one transaction: others wait for its end
 
 
 def save_task(connection: Connection, key: ProjectKey, task: int, image_url: str) -> None:
@@ -46,12 +49,21 @@ def save_annotation(
     rows: of `region_rows`. listed_at: when Label Studio was asked for its annotations and listed this one, which undoes
     an earlier deletion; None for a webhook.
     """
-    if not _save_if_news(connection, key, annotation, received_at, listed_at):
-        return False
-    mine = _of_annotation(key, annotation.id)
+    with changing(connection, key, [annotation.task]):
+        if not _save_if_news(connection, key, annotation, received_at, listed_at):
+            return False
+        _save_regions(connection, key, annotation, rows, received_at)
+    return True
+
+
+def _save_regions(
+    connection: Connection, key: ProjectKey, annotation: Annotation, rows: list[dict[str, Any]], received_at: datetime
+) -> None:
+    """Write an annotation's regions; those that it has no more are marked as deleted."""
+    mine = and_(of_task(regions, key, annotation.task), regions.c.annotation == annotation.id)
     before = connection.execute(select(regions.c.region, regions.c.seconds).where(mine)).all()
     seconds = {row.region: row.seconds for row in before}
-    _mark_regions(connection, key, annotation.id, received_at)
+    connection.execute(update(regions).where(mine, regions.c.deleted_at.is_(None)).values(deleted_at=received_at))
     if rows:
         photo = connection.execute(select(tasks).where(of_task(tasks, key, annotation.task))).one_or_none()
         if photo is not None:
@@ -60,7 +72,6 @@ def save_annotation(
         # seconds until the first submit: that is the one that followed the accept
         rows = [row | {"seconds": seconds.get(row["region"]) or row["seconds"]} for row in rows]
         connection.execute(upsert(connection, regions), rows)
-    return True
 
 
 def _save_if_news(
@@ -97,17 +108,26 @@ def _save_if_news(
 
 
 def mark_deleted(connection: Connection, key: ProjectKey, gone: Sequence[int], now: datetime) -> None:
-    """Mark annotations and their regions. One that is not stored yet is remembered: its creation may come later."""
+    """Mark annotations and their regions. One that is not stored yet is remembered: its creation may come later.
+
+    gone: few, since others wait for the end of the transaction, see `PIECE`.
+    """
     statement = upsert(
         connection,
         annotation_rows,
         lambda new: {"deleted_at": now},
         where=lambda new: annotation_rows.c.deleted_at.is_(None),
     )
-    row = {**vars(key), "cancelled": False, "ground_truth": False}
-    for annotation in gone:
-        connection.execute(statement, row | {"annotation": annotation, "received_at": now, "deleted_at": now})
-        _mark_regions(connection, key, annotation, now)
+    if not gone:
+        return
+    row = {**vars(key), "cancelled": False, "ground_truth": False, "received_at": now, "deleted_at": now}
+    known = and_(annotation_rows.c.origin == key.origin, annotation_rows.c.annotation.in_(gone))
+    tasks_of = select(annotation_rows.c.task).where(known, annotation_rows.c.task.is_not(None)).distinct()
+    affected = list(connection.scalars(tasks_of))
+    live = and_(of_project(regions, key), regions.c.task.in_(affected), regions.c.annotation.in_(gone))
+    with changing(connection, key, affected):
+        connection.execute(statement, [row | {"annotation": annotation} for annotation in gone])
+        connection.execute(update(regions).where(live, regions.c.deleted_at.is_(None)).values(deleted_at=now))
 
 
 def mark_task_deleted(connection: Connection, key: ProjectKey, task: int, now: datetime) -> None:
@@ -147,16 +167,6 @@ def annotated_tasks(connection: Connection, key: ProjectKey, received_before: da
         annotation_rows.c.received_at < received_before,
     )
     return sorted(connection.scalars(query))
-
-
-def _mark_regions(connection: Connection, key: ProjectKey, annotation: int, now: datetime) -> None:
-    live = and_(_of_annotation(key, annotation), regions.c.deleted_at.is_(None))
-    connection.execute(update(regions).where(live).values(deleted_at=now))
-
-
-def _of_annotation(key: ProjectKey, annotation: int) -> ColumnElement[bool]:
-    """Condition: the region is of this annotation. Label Studio's ids are unique within a server."""
-    return and_(regions.c.origin == key.origin, regions.c.annotation == annotation)
 
 
 def save_project(

@@ -7,6 +7,7 @@ start, so it waits its turn and never fails half-way.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from backend.errors import StoreError, StoreUnavailable
 from backend.settings import Settings
+from backend.store.totals import recount, uncounted
+
+log = logging.getLogger(__name__)
 
 BUSY_S = 10.0  #: seconds that a writer waits for another one
 CONNECT_S = 3
@@ -59,6 +63,7 @@ class Store:
                 config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
+            store._count()
         except Exception as error:
             engine.dispose()
             if isinstance(error, StoreError):
@@ -84,6 +89,15 @@ class Store:
         """One consistent view. Keep it short. Raises StoreError where the database fails."""
         with self._translated(), self._engine.connect() as connection, connection.begin():
             yield connection
+
+    def _count(self) -> None:
+        """Count the projects that never were, as those of a store that was just migrated."""
+        with self.read() as connection:
+            keys = uncounted(connection)
+        for number, key in enumerate(keys, start=1):
+            log.info("database: counting project %s, %d of %d", key, number, len(keys))
+            with self.write() as connection:
+                recount(connection, key)
 
     @contextlib.contextmanager
     def claim(self, work: str) -> Iterator[bool]:

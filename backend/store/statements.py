@@ -15,15 +15,14 @@ from backend.store.tables import predictions, regions
 
 Record = TypeVar("Record")
 
-#: Regions that can be used. One with a problem has no outcome, and the other way round: a query that only counts asks
-#: for the outcome, which stands in an index.
+#: Regions that can be used; one with a problem has no outcome, and the other way round. Indices have this condition.
 IS_USABLE = and_(regions.c.deleted_at.is_(None), regions.c.problem.is_(None))
 #: Joins an annotation with the prediction that it was begun from.
 BEGUN_FROM = and_(
     predictions.c.origin == annotation_rows.c.origin, predictions.c.prediction == annotation_rows.c.prediction
 )
-#: Joins a region with its annotation.
-BELONGS_TO = and_(regions.c.origin == annotation_rows.c.origin, regions.c.annotation == annotation_rows.c.annotation)
+#: Joins a region with its annotation, by the first columns of the regions' key.
+BELONGS_TO = and_(*(regions.c[name] == annotation_rows.c[name] for name in ("origin", "project", "task", "annotation")))
 
 
 def of_project(table: Table, key: ProjectKey) -> ColumnElement[bool]:

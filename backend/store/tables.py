@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     Float,
@@ -26,7 +27,8 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
-    text,
+    and_,
+    not_,
 )
 
 metadata = MetaData()
@@ -149,17 +151,76 @@ regions = Table(
     Column("raw", JSON(none_as_null=True)),  # the rows as they came, where there is a problem
     Column("deleted_at", UtcDateTime),
     Column("preannotated", Boolean, nullable=False, default=False),  # suggested without a click
-    Index("regions_of_prompt", "prompt_id", "deleted_at"),
-    Index("regions_of_image", "image_sha256"),
-    # counting reads these alone, not the masks beside them
-    Index("regions_counted", "origin", "project", "deleted_at", "image_sha256", "outcome", "updated_at"),
-    Index("regions_newest", "updated_at"),
 )
-Index(
-    "regions_preannotated",
-    *(regions.c[name] for name in ("origin", "project", "annotation", "outcome", "deleted_at", "preannotated")),
-    sqlite_where=text("preannotated = 1"),  # as queries say it
-    postgresql_where=text("preannotated"),
+_LIVE = regions.c.deleted_at.is_(None)
+_USABLE = and_(_LIVE, regions.c.problem.is_(None))
+
+
+def _partial(name: str, where: ColumnElement[bool], *columns: Column[Any]) -> Index:
+    """An index of the rows that queries with these very conditions ask for."""
+    return Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
+
+_partial(
+    "regions_taught",
+    _USABLE,
+    *(regions.c[name] for name in ("origin", "project", "updated_at", "task", "annotation", "region")),
+)
+_partial(
+    "regions_of_clicks",
+    and_(_USABLE, regions.c.rank.is_not(None), not_(regions.c.preannotated)),
+    *(regions.c[name] for name in ("updated_at", "outcome", "rank", "seconds")),
+)
+_partial(
+    "regions_unjudged",
+    and_(_USABLE, regions.c.preannotated, regions.c.iou_with_offer.is_(None)),
+    *(regions.c[name] for name in ("origin", "project", "annotation")),
+)
+_partial(
+    "regions_without_photo",
+    and_(_LIVE, regions.c.image_sha256.is_(None)),
+    *(regions.c[name] for name in ("origin", "project", "task")),
+)
+_partial("regions_of_image", _USABLE, *(regions.c[name] for name in ("origin", "project", "image_sha256")))
+_partial(
+    "tasks_without_photo",
+    and_(tasks.c.image_sha256.is_(None), tasks.c.image_url.is_not(None)),
+    *(tasks.c[name] for name in ("origin", "project", "task")),
+)
+Index("annotations_received", *(annotations.c[name] for name in ("origin", "project", "received_at")))
+_partial(
+    "annotations_begun",
+    annotations.c.prediction.is_not(None),
+    *(annotations.c[name] for name in ("origin", "project", "prediction")),
+)
+
+#: What each project holds, see `backend.store.totals`. Numbers of regions where nothing else is said.
+totals = Table(
+    "totals",
+    metadata,
+    *_primary_key(origin=Key, project=Id),
+    Column("changes", Id, nullable=False),  # transactions that changed regions, so far
+    Column("counted", Boolean, nullable=False),  # whether the rest is right
+    *(
+        Column(name, Id, nullable=False, default=0)
+        for name in (
+            "accepted",
+            "corrected",
+            "relabelled",
+            "drawn",
+            "malformed",
+            "deleted",
+            "images",  # photos
+            "rejected",  # prompts
+            "preannotated_accepted",
+            "preannotated_corrected",
+            "preannotated_relabelled",
+            "begun",  # annotations, from a prediction that has been read
+            "suggested",  # by those predictions
+            "kept",  # of what they suggested
+            "unread",  # annotations that were begun from another prediction
+        )
+    ),
 )
 
 offers = Table(

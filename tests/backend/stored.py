@@ -17,6 +17,7 @@ from backend.records import ProjectKey, RegionKey, StoredProject, StoredRegion, 
 from backend.store.database import Store
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import offers, predictions, projects, regions
+from backend.store.totals import changing
 from semsam_model.data.samples import CocoMask
 
 ORIGIN = "http://labelstudio:8080"
@@ -90,13 +91,14 @@ def fill(store: Store, project: StoredProject, found: Sequence[StoredRegion]) ->
         row: Mapping[str, Any] = {"origin": project.key.origin, "project": project.key.project, "title": project.title}
         connection.execute(insert(projects), [row | {"label_config": project.label_config, "updated_at": BEGAN}])
         if found:
-            connection.execute(insert(regions), [region_row(each) for each in found])
+            with changing(connection, project.key, {each.key.task for each in found}):
+                connection.execute(insert(regions), [region_row(each) for each in found])
 
 
 def begin(store: Store, key: ProjectKey, annotations: Sequence[int], regions: int) -> None:
     """Make these annotations ones that were begun from predictions with so many regions each."""
     shared = {"origin": key.origin, "project": key.project, "received_at": BEGAN, "updated_at": BEGAN}
-    with store.write() as connection:
+    with store.write() as connection, changing(connection, key, annotations):
         for number in annotations:
             begun = {"annotation": number, "task": number, "prediction": number}
             connection.execute(insert(annotation_rows), [shared | begun])

@@ -27,6 +27,7 @@ from backend.records import StoredRegion
 from backend.settings import Settings
 from backend.store.database import Store, open_store
 from backend.store.tables import lessons, regions
+from backend.store.totals import changing
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.config import read_model_config
 from semsam_model.network.model import build_model
@@ -92,7 +93,7 @@ class Backend:
 
     def add(self, *added: StoredRegion) -> None:
         """More regions of the project that is stored."""
-        with self.store.write() as connection:
+        with self.store.write() as connection, changing(connection, KEY, {each.key.task for each in added}):
             connection.execute(regions.insert(), [stored.region_row(each) for each in added])
 
     def answer(self) -> Any:
@@ -143,7 +144,7 @@ def test_regions_teach_the_same_in_whatever_order_they_come(
     backend.add(*park[1::2])
     after_another = caught_up(backend)
     assert half != after_another
-    with file.write() as connection:
+    with file.write() as connection, changing(connection, KEY, {each.key.task for each in park}):
         connection.execute(delete(regions))
     assert caught_up(backend)[0] == 0
     backend.add(*park[::-1])
@@ -187,7 +188,7 @@ def test_a_region_that_is_deleted_or_changed_teaches_what_it_is_now(
 ) -> None:
     stored.fill(file, stored.project(), park)
     caught_up(backend)
-    with file.write() as connection:
+    with file.write() as connection, changing(connection, KEY, {each.key.task for each in park}):
         changed = park[0].updated_at.replace(year=2027)
         connection.execute(update(regions).where(regions.c.region == "a").values(labels=["sky"], updated_at=changed))
         connection.execute(update(regions).where(regions.c.region == "b").values(deleted_at=changed))

@@ -14,6 +14,7 @@ from sqlalchemy.event import listen
 from typer.testing import CliRunner
 
 from backend.cli.main import app
+from backend.corrections import photos as photos_module
 from backend.corrections.inbox import enqueue, process_inbox
 from backend.corrections.outcomes import config_or_empty, region_rows
 from backend.corrections.photos import PhotoArchive, fetch_photos
@@ -31,7 +32,6 @@ from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store
 from backend.store.tables import projects
-from tests.backend import postgres
 from tests.backend.annotations import CONFIG, annotation, brush_row, event, square
 from tests.backend.service.test_event_handler import eventually
 from tests.backend.studio import FakeStudio, chosen_task, labelled, serving
@@ -387,25 +387,35 @@ def test_a_project_that_was_not_found_is_asked_for_again_rarely_and_one_whose_de
 # ---------------------------------------------------------------------------------------------------------- pictures
 
 
-def test_a_region_that_comes_while_its_picture_is_kept_gets_its_digest(
-    studio: FakeStudio, label_studio: LabelStudio, key: ProjectKey, tmp_path: Path, postgres_server: str
+def test_a_region_that_comes_while_its_picture_is_kept_is_fitted_to_it_too(
+    studio: FakeStudio,
+    store: Store,
+    label_studio: LabelStudio,
+    key: ProjectKey,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store = Store.open(postgres.new_database(postgres_server))  # SQLite has one writer at a time
     photos = PhotoArchive(tmp_path / "photos")
     studio.task(1, labelled(5, A, task=1))
     sync_project(store, label_studio, key)
     late = parse_annotation(labelled(6, B, task=1), project=7, task=1)
     rows = region_rows(store, key, late, config_or_empty(CONFIG))
-    with store.write() as connection:
-        save_annotation(connection, key, late, rows, datetime.now(UTC))  # reads that there is no digest
-        assert fetch_photos(store, label_studio, photos, key) == (1, 0)
-    assert sorted(region.image_sha256 is None for region in stream_regions(store, key)) == [False, True]
-    fetched = len([path for path in studio.asked if path.startswith("/data/")])
-    assert fetch_photos(store, label_studio, photos, key) == (0, 0)
+    fitted, fits = photos_module._fitted, list[int]()
+
+    def and_then_comes_another(*arguments: Any) -> Any:
+        found = fitted(*arguments)
+        fits.append(len(found))
+        if len(fits) == 1:
+            with store.write() as connection:
+                save_annotation(connection, key, late, rows, datetime.now(UTC))
+        return found
+
+    monkeypatch.setattr(photos_module, "_fitted", and_then_comes_another)
+    assert fetch_photos(store, label_studio, photos, key) == (1, 0)
+    assert fits == [1, 1]
     (sha256,) = {region.image_sha256 for region in stream_regions(store, key)}
     assert sha256 is not None and photos.has(sha256)
-    assert len([path for path in studio.asked if path.startswith("/data/")]) == fetched == 1
-    store.close()
+    assert len([path for path in studio.asked if path.startswith("/data/")]) == 1
 
 
 # ----------------------------------------------------------------------------------------------------------- command

@@ -148,7 +148,7 @@ def submit(store: Store, count: int, at: datetime) -> None:
         number = int(at.timestamp())
         connection.execute(
             insert(annotations).values(
-                origin=KEY.origin, project=1, annotation=number, cancelled=False, ground_truth=False, received_at=at
+                origin=KEY.origin, project=1, task=1, annotation=number, cancelled=False, received_at=at
             )
         )
         for index in range(count):

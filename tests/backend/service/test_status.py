@@ -64,9 +64,10 @@ def test_marked_deletions_and_deleted_projects_do_not_count(store: Store) -> Non
     from sqlalchemy import update
 
     from backend.store.tables import projects, regions
+    from backend.store.totals import changing
 
     fill(store, project(), history(20))
-    with store.write() as connection:
+    with store.write() as connection, changing(connection, project().key, [1]):
         connection.execute(update(regions).where(regions.c.task == 1).values(deleted_at=NOW))
     status = read_status(store)
     assert status.projects[0].counts.regions == 16
