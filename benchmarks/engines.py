@@ -3,13 +3,18 @@
     python -m benchmarks.engines [--threads 2] [--only swin_t|swin_l|sam2|sam]
 
 All weights are random, of the published shapes: values change no timing, but the number of masks that differ does.
+Each figure is seconds that passed, and in brackets of processor time, which a busy machine changes less.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
+import time
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +24,7 @@ from rich.table import Table
 
 from benchmarks.machine import described as machine
 from benchmarks.machine import peak_mib
-from benchmarks.run import SMALL, median_ms, sample_photo
+from benchmarks.run import SMALL, sample_photo
 from semsam_model.checkpoints.checkpoint import load_model
 from semsam_model.config import read_model_config
 from semsam_model.engines.photo import Preprocessing
@@ -63,7 +68,31 @@ ENGINES: dict[str, Callable[[], MaskEngine]] = {
 }
 
 
-def warm_ms(model: Model, rgb: np.ndarray, labels: LabelSet | None) -> float:
+class Cost(NamedTuple):
+    """Medians of one step."""
+
+    seconds: float
+    processor: float  #: seconds of all threads
+
+    def in_ms(self) -> str:
+        return f"{1000 * self.seconds:.0f} ({1000 * self.processor:.0f})"
+
+    def in_s(self) -> str:
+        return f"{self.seconds:.2f} ({self.processor:.2f})"
+
+
+def cost(action: Callable[[], object], repeats: int) -> Cost:
+    """Over `repeats` runs after one warm-up."""
+    action()
+    rows = []
+    for _ in range(repeats):
+        began = time.perf_counter(), time.process_time()
+        action()
+        rows.append((time.perf_counter() - began[0], time.process_time() - began[1]))
+    return Cost(*(statistics.median(column) for column in zip(*rows, strict=True)))
+
+
+def warm(model: Model, rgb: np.ndarray, labels: LabelSet | None) -> Cost:
     """From an embedded photo to brush RLE, with names where there are labels."""
     embedding, height, width = model.encode(rgb), *rgb.shape[:2]
     prompt = Prompt((Click(width / 2, height / 2),))
@@ -75,7 +104,7 @@ def warm_ms(model: Model, rgb: np.ndarray, labels: LabelSet | None) -> float:
         for c in candidates:
             encode_brush_rle(c.crop, c.bbox, c.size)
 
-    return median_ms(run, 15)
+    return cost(run, 15)
 
 
 def main() -> None:
@@ -89,15 +118,17 @@ def main() -> None:
     vectors = torch.nn.functional.normalize(torch.randn(12, describer.config.text_dim), dim=1).numpy()
     labels = LabelSet(tuple(map(str, range(12))), (None,) * 12, vectors)
     table = Table("engine", "cold, s", "warm, ms", "warm, described and named, ms", "embedding, MB", "peak so far, MiB")
+    embedded = cost(lambda: describer.encode(rgb), 3).in_s(), "", warm(describer, rgb, labels).in_ms()
+    table.add_row("embedded", *embedded, f"{describer.encode(rgb).nbytes / 1e6:.0f}", f"{peak_mib(os.getpid()):.0f}")
     for name in [arguments.only] if arguments.only else ENGINES:
         engine = ENGINES[name]()
         both = DescribedEngine(engine, describer)
         alone = (
             described(engine.model) if isinstance(engine, SemanticSamEngine) else DescribedEngine(engine, nameless())
         )
-        cold = median_ms(lambda engine=engine: engine.encode(rgb), 3) / 1000  # type: ignore[misc]
-        row = warm_ms(alone, rgb, None), warm_ms(both, rgb, labels), engine.encode(rgb).nbytes / 1e6
-        table.add_row(name, f"{cold:.2f}", *(f"{value:.0f}" for value in row), f"{peak_mib(os.getpid()):.0f}")
+        row = [cost(partial(engine.encode, rgb), 3).in_s(), warm(alone, rgb, None).in_ms()]
+        row += [warm(both, rgb, labels).in_ms(), f"{engine.encode(rgb).nbytes / 1e6:.0f}"]
+        table.add_row(name, *row, f"{peak_mib(os.getpid()):.0f}")
     Console(width=130).print(table)
     print(f"{arguments.threads} threads, {machine()}")
 

@@ -30,6 +30,7 @@ from backend.store.database import Store
 from backend.versions.registry import Registry
 from backend.versions.version import ModelVersion
 from semsam_model.checkpoints.checkpoint import load, save
+from semsam_model.checkpoints.header import PUBLISHED
 from semsam_model.data.folder import evenly
 from semsam_model.data.samples import MIN_AREA, Sample, clickable
 from semsam_model.data.split import split_of
@@ -67,6 +68,15 @@ class Ended:
 
     state: State
     result: Mapping[str, Any]
+
+
+def teaches(settings: Settings) -> str:
+    """What of the answers a job can make better."""
+    if settings.engine is not None:
+        return f"names and order; masks are those of {settings.engine}, which stays as it is"
+    if settings.model in PUBLISHED:
+        return "masks; names are those of the embedded model, which stays as it is"
+    return "masks, names and order"
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,7 @@ class JobRunner:
         corrections = self._corrections(job, lease)
         parent = self.registry.find(job.parent) if job.parent else self.registry.live().version
         taken = corrections.snapshot
+        log.info("job %d teaches %s", job.id, teaches(self._settings))
         lease.note(stage="fine-tuning", regions=taken.regions, data_digest=taken.digest, parent=parent.version)
         if reason := self._too_few(corrections):
             return Ended("refused", {"message": reason})
@@ -235,6 +246,7 @@ class JobRunner:
             "from": parent.version,
             "to": version.version,
             "corrections": f"{taken.regions} regions on {len(taken.photos)} photos",
+            "teaches": teaches(self._settings),
         }
         page, figures = self.folder(job) / REPORT, self.folder(job) / VERDICT
         html = self._steps.render_report(compared, model, child, about, should_stop=lease.should_stop)

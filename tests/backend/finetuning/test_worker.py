@@ -28,7 +28,7 @@ from backend.cli.main import app
 from backend.corrections.photos import PhotoArchive, open_photos
 from backend.errors import StoreUnavailable
 from backend.finetuning import jobs, snapshot
-from backend.finetuning.job_runner import Steps
+from backend.finetuning.job_runner import Steps, teaches
 from backend.finetuning.worker import Worker
 from backend.records import ProjectKey
 from backend.settings import Settings
@@ -507,3 +507,11 @@ def test_the_command_runs_a_job_here_and_lists_it(
     assert "promoted" in result.output
     (listed,) = json.loads(runner.invoke(app, ["jobs", "--json"]).output)
     assert (listed["project"], listed["trigger"], listed["state"]) == (1, "command", "promoted")
+
+
+def test_a_job_says_what_of_the_answers_it_can_make_better() -> None:
+    assert teaches(Settings()) == "masks, names and order"
+    assert teaches(Settings(model="swin_t")).startswith("masks; names are those of the embedded model")
+    assert teaches(Settings(engine="transformers:sam")).startswith(
+        "names and order; masks are those of transformers:sam"
+    )

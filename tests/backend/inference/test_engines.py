@@ -18,7 +18,9 @@ from backend.adaptation.lessons import kept_lessons
 from backend.batch.annotator import Annotator
 from backend.batch.run import read_config
 from backend.corrections.photos import PhotoArchive
+from backend.corrections.queries import stream_regions
 from backend.errors import SettingsError
+from backend.export.writer import provenance
 from backend.inference.label_embeddings import LabelVectors
 from backend.inference.loaded import Loaded, answering_name, read_model, settings_engine
 from backend.inference.predictor import PhotoSource, Predictor, predict_prompt
@@ -33,6 +35,8 @@ from semsam_model.inference.engine import DescribedEmbedding
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Click, Prompt
 from tests.backend import stored
+from tests.backend.annotations import KEY, annotation, event
+from tests.backend.corrections.test_inbox import receive
 from tests.backend.photo_studio import NAMED, Files, body, keypoint, masks, photo, png, serving
 from tests.backend.preannotating import built
 from tests.backend.preannotating import settings as preannotating
@@ -40,6 +44,7 @@ from tests.semsam_model.engines.tiny_sams import written
 from tests.semsam_model.networks import structured
 
 CLICK = Prompt((Click(21, 30),))
+SETUP = {"project": "1.17", "schema": NAMED, "hostname": "http://labelstudio:8080", "access_token": "t"}
 SOURCE = PhotoSource("8" * 64, lambda: photo(0))
 
 
@@ -134,6 +139,26 @@ def test_a_service_with_an_engine_names_clicks_and_annotates_photos_without_one(
     assert masks(answer) and masks(regions)
     assert Annotator(chosen, region_weights, read_config(NAMED))(png(photo(0))) == regions  # `semsam batch`
     assert answering_name(chosen, read_header(region_weights).version.version) == regions["model_version"]
+
+
+def test_all_that_becomes_of_an_answer_names_engine_and_describer(
+    server: str, sams: dict[str, str], region_weights: Path, tmp_path: Path
+) -> None:
+    chosen = preannotating(server, region_weights, tmp_path, engine=sams["sam"])
+    with built(chosen) as service:
+        loaded = service.predictor.ready()
+        (answer,) = service.predict_request(body([keypoint(25, 50)], "a.png"), "r1")
+        row = next(row for row in answer["result"] if row["type"] == "brushlabels")
+        receive(service.store, event("ANNOTATION_CREATED", annotation=annotation(3, [row])))
+        (region,) = stream_regions(service.store, KEY)
+        said = [answer["model_version"], row["meta"]["model_version"], region.model_version]
+        said += [
+            provenance(region)["model_version"],
+            service.health()["model_version"],
+            service.setup(SETUP)["model_version"],
+        ]
+        assert set(said) == {f"{loaded.engine.version}+{loaded.described_by.version}"}
+        assert service.registry.live().version.digest == loaded.described_by.digest  # what is trained and activated
 
 
 def test_published_weights_are_described_by_the_embedded_model(tmp_path: Path) -> None:
