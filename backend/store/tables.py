@@ -29,6 +29,7 @@ from sqlalchemy import (
     TypeDecorator,
     and_,
     not_,
+    text,
 )
 
 metadata = MetaData()
