@@ -39,8 +39,9 @@ def connect(
     try:
         for line in doctor.connect(found, address, settings, prelabel=prelabel):
             print(line)
-    except LabelStudioError:
-        _print_environment(address)
+    except LabelStudioError as error:
+        if "reserved network" in str(error):
+            _print_environment(address)
         raise
     try:
         problems = found.config.problems()

@@ -125,7 +125,7 @@ def _instructions(address: str, credentials: Credentials) -> Panel:
         "1  Switch on [bold]Auto-Annotation[/] (bottom bar); leave Auto-Accept off.\n"
         "2  Once per browser: gear (bottom bar) > [bold]Show region labels[/].\n"
         "3  [bold]M[/], then click a thing: its best outline. Click beside the dot: the next level.\n"
-        "   [bold]Alt[/]+click excludes. M again: all candidates; again: a box.\n"
+        "   [bold]Alt[/]+click excludes. [bold]R[/]: a box around a thing.\n"
         "4  [bold]Check mark[/] (bottom bar): the outline is yours. A wrong name: select it, press\n"
         "   the key on the right label.\n"
         "5  [bold]Submit[/].\n\n"

@@ -68,6 +68,10 @@ class Editor:
         self._url = url
         self._screenshots = screenshots
 
+    @property
+    def page(self) -> Page:
+        return self._page
+
     def data_manager(self) -> DataManager:
         """The project's table of tasks in the same page."""
         return DataManager(self._page, self._url)
@@ -127,6 +131,14 @@ class Editor:
             self._page.wait_for_timeout(100)
         raise AssertionError(f"Auto-Detect does not offer {control}")
 
+    def point(self, at: tuple[float, float]) -> None:
+        """Moves the mouse there."""
+        self._page.mouse.move(*self._on_screen(at))
+
+    def point_at_accept(self) -> None:
+        """Moves the mouse to the check mark in the bottom bar."""
+        self._page.get_by_test_id("bottombar-accept-suggestions-button").hover()
+
     def click(self, at: tuple[float, float], *keys: str) -> Answer:
         """Clicks the photo, holding `keys` ("Alt": not this), and waits for the suggestions."""
         with self._answer() as answers, self._holding(keys):
@@ -171,6 +183,11 @@ class Editor:
         """Clicks the first region of this name, and with this score, in the panel."""
         row = self._page.locator(".lsf-tree__node", has_text=name).filter(has_text=score).first
         row.locator(".lsf-outliner-item__title").click()
+        self._page.wait_for_function("() => Htx.annotationStore.selected.highlightedNode")
+
+    def select_last(self) -> None:
+        """Clicks the last region in the panel, a dot too."""
+        self._page.locator(".lsf-tree__node .lsf-outliner-item__title").last.click()
         self._page.wait_for_function("() => Htx.annotationStore.selected.highlightedNode")
 
     def select_at(self, place: tuple[float, float], region: str) -> None:

@@ -1,0 +1,94 @@
+"""The pictures of the documents, taken in a real Label Studio: `cp out/pictures/* docs/images/` puts them in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.demo.project import DemoProject
+from tests.journeys.browser import Editor
+from tests.journeys.camera import Camera
+from tests.journeys.test_click_in_label_studio import COFFEE, IN_THE_CUP, MakeProject, start
+from tests.paths import ROOT, SAMPLES
+
+pytestmark = pytest.mark.browser
+
+PICTURES = ROOT / "out" / "pictures"
+BESIDE = (IN_THE_CUP[0] + 0.006, IN_THE_CUP[1])
+ON_THE_SPOON, ON_THE_SUIT, ON_THE_FACE = (0.62, 0.74), (0.25, 0.75), (0.44, 0.22)
+
+
+@pytest.fixture
+def camera(editor: Editor) -> Camera:
+    return Camera(editor.page, PICTURES)
+
+
+def check(path: Path, limit: float = 150e3) -> None:
+    assert path.stat().st_size < limit, "a document is read on slow lines too"
+
+
+def begin(editor: Editor, project: DemoProject, tool: str, camera: Camera, task: int = 0) -> None:
+    start(editor, project, tool, task)
+    camera.fit()
+    camera.draw_mouse()
+
+
+def test_from_a_click_to_an_accepted_outline(editor: Editor, project: MakeProject, camera: Camera) -> None:
+    begin(editor, project([COFFEE]), "click", camera)
+    editor.point((0.75, 0.5))
+    editor.press("m")
+    camera.frame(900)
+    for place, further in ((ON_THE_SPOON, None), (IN_THE_CUP, BESIDE)):
+        editor.point(place)
+        camera.frame(700)
+        editor.click(place)
+        camera.frame(1500)
+        if further:
+            editor.click(further, "Control")
+            camera.frame(1500)
+        editor.point_at_accept()
+        camera.frame(800)
+        editor.accept_all()
+        camera.frame(1200)
+    assert len(editor.regions()) == 2
+    check(camera.animation("click_to_accept"), limit=2e6)
+
+
+def test_a_click_the_next_level_a_part_a_dot_a_box(editor: Editor, project: MakeProject, camera: Camera) -> None:
+    made = project([SAMPLES / "astronaut.jpg", COFFEE])
+    begin(editor, made, "click", camera)
+    editor.click(ON_THE_FACE)
+    editor.click(ON_THE_SUIT, "Alt")
+    check(camera.picture("guide_not_this"))
+    editor.reject_all()
+
+    begin(editor, made, "box", camera, task=1)
+    editor.drag((0.53, 0.60), (0.70, 0.88))
+    check(camera.picture("guide_box"))
+    editor.reject_all()
+    editor.press("m")
+    editor.click(IN_THE_CUP)
+    check(camera.picture("guide_first"))
+    editor.click(BESIDE, "Control")
+    check(camera.picture("guide_next_level"))
+    editor.accept_all()
+    editor.click(IN_THE_CUP, "Control")
+    check(camera.picture("guide_part"))
+    editor.accept_all()
+    editor.click(ON_THE_SPOON)
+    editor.select_last()
+    check(camera.picture("guide_dot", panel=True))
+
+
+def test_all_candidates_at_once(editor: Editor, project: MakeProject, camera: Camera) -> None:
+    begin(editor, project([COFFEE]), "click_all", camera)
+    editor.click(IN_THE_CUP)
+    check(camera.picture("guide_all"))
+
+
+def test_a_label_before_the_click(editor: Editor, project: MakeProject, camera: Camera) -> None:
+    begin(editor, project([COFFEE], "labeling_label_first.xml"), "click", camera)
+    editor.press("3")
+    editor.click(IN_THE_CUP)
+    check(camera.picture("guide_label_first"))
