@@ -2,7 +2,7 @@
 
 One thread follows the store. It turns new regions into lessons for the model that answers, newest first, keeps the
 lessons in the store, and publishes what they add up to; a click only looks that up. After a restart the lessons come
-from the store. After a switch of the model they are made again from the archive of photos. While the database is away
+from the store; of several backends one makes those of a project, the others read them. After a switch of the model they are made again from the archive of photos. While the database is away
 or a photo is missing, what was learned stays in use.
 """
 
@@ -184,10 +184,13 @@ class Learner:
         project.missing_photos.clear()
         if learning_state(self._store, key).enabled:
             regions = training_regions(self._store, key)
-            new = self._read_lessons(key, regions, project)
-            if not self._make_lessons(key, regions, new, project, loaded):
-                return
+            with self._store.claim(f"lessons of {key}") as mine:
+                new = self._read_lessons(key, regions, project)
+                if mine and not self._make_lessons(key, regions, new, project, loaded):
+                    return
             self._publish(key, regions, project)
+            if new and not mine:
+                return  # another backend makes them; they are read at the next poll
             if project.lessons:
                 seconds = time.perf_counter() - began
                 log.info("project %s: learned from %d regions in %.0f ms", key, len(project.lessons), 1000 * seconds)
@@ -208,7 +211,9 @@ class Learner:
         for k in gone:
             del project.lessons[k]
         missing = [e for e in regions if e.key not in project.lessons and project.failed.get(e.key) != e.updated_at]
-        kept = kept_lessons(self._store, key, project.digest) if missing else {}
+        # all of them only once: the store has lessons of regions that are gone, too
+        tasks = {each.key.task for each in missing} if project.lessons else None
+        kept = kept_lessons(self._store, key, project.digest, tasks) if missing else {}
         drop_lessons(self._store, [k for k in {*gone, *kept} if k not in current])
         new = []
         for each in missing:

@@ -6,7 +6,7 @@ photo again. Its bytes are of use for the region as it was at `updated_at` only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -90,10 +90,15 @@ def fingerprint(store: Store, key: ProjectKey) -> tuple[object, ...]:
         return _state(connection, key), changes
 
 
-def kept_lessons(store: Store, key: ProjectKey, model: str) -> dict[RegionKey, KeptLesson]:
-    """Lessons of a project for the model with this digest. Raises StoreError."""
+def kept_lessons(
+    store: Store, key: ProjectKey, model: str, tasks: Collection[int] | None = None
+) -> dict[RegionKey, KeptLesson]:
+    """Lessons of a project, or of these tasks of it, for the model with this digest. Raises StoreError."""
+    query = select(lessons).where(of_project(lessons, key), lessons.c.model == model)
+    if tasks is not None:
+        query = query.where(lessons.c.task.in_(sorted(tasks)))
     with store.read() as connection:
-        rows = connection.execute(select(lessons).where(of_project(lessons, key), lessons.c.model == model)).all()
+        rows = connection.execute(query).all()
     return {to_record(RegionKey, row): KeptLesson(row.updated_at, row.lesson) for row in rows}
 
 

@@ -38,6 +38,11 @@ class Server:
         options = f"-c listen_addresses='' -c unix_socket_directories={self._folder} -c fsync=off"
         self._control("--log", self._folder / "log", "--options", options, "start")
 
+    @property
+    def pid(self) -> int:
+        """Of its first process, the parent of the others."""
+        return int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+
     def stop(self) -> None:
         """As a crash does it: connections are cut, nothing is finished."""
         self._control("--mode", "immediate", "stop")
