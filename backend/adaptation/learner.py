@@ -2,8 +2,9 @@
 
 One thread follows the store. It turns new regions into lessons for the model that answers, newest first, keeps the
 lessons in the store, and publishes what they add up to; a click only looks that up. After a restart the lessons come
-from the store; of several backends one makes those of a project, the others read them. After a switch of the model they are made again from the archive of photos. While the database is away
-or a photo is missing, what was learned stays in use.
+from the store; of several backends one makes those of a project, and the others read them. After a switch of the model
+they are made again from the archive of photos. While the database is away or a photo is missing, what was learned
+stays in use.
 """
 
 from __future__ import annotations
