@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import Column, Select, func, select
 
 from backend.corrections.queries import begun_from_a_prediction
 from backend.records import ProjectKey
@@ -43,13 +43,13 @@ def fit_worth(store: Store, key: ProjectKey, concepts: str) -> Curve | None:
     return Curve.fitted(scores, worth, np.full(len(pairs), 1 / len(pairs)))
 
 
-def count_judged(store: Store, key: ProjectKey) -> int:
-    """Differs when `fit_worth` may do: of annotations begun from predictions that were read. Raises StoreError."""
-    kept = select(func.count()).where(of_project(regions, key), regions.c.iou_with_offer.is_not(None))
-    begun = select(func.count()).select_from(annotation_rows.join(predictions, BEGUN_FROM))
-    known = begun.where(begun_from_a_prediction(key), predictions.c.regions > 0)
+def judged_state(store: Store, key: ProjectKey) -> tuple[object, ...]:
+    """Differs when `fit_worth` may do. Raises StoreError."""
     with store.read() as connection:
-        return (connection.scalar(kept.where(regions.c.preannotated)) or 0) + (connection.scalar(known) or 0)
+        newest = connection.execute(_newest(key, annotation_rows.c.updated_at)).all()
+        mine = regions.c.task.in_([row.task for row in newest]), regions.c.preannotated
+        count = select(func.count(), func.count(regions.c.iou_with_offer)).where(of_project(regions, key), *mine)
+        return (*map(tuple, newest), *connection.execute(count).one())
 
 
 def examples_of(store: Store, key: ProjectKey, task: int, photo: Size) -> dict[str, tuple[Box, ...]]:
@@ -67,31 +67,33 @@ def examples_of(store: Store, key: ProjectKey, task: int, photo: Size) -> dict[s
     return {label: tuple(boxes) for label, boxes in found.items()}
 
 
-def _judged(store: Store, key: ProjectKey, concepts: str) -> Iterator[tuple[float, float]]:
-    """Score and worth of what the concept model offered to the newest annotations."""
-    newest = (
-        select(annotation_rows.c.annotation, predictions.c.offered)
+def _newest(key: ProjectKey, *columns: Column[Any]) -> Select[Any]:
+    """Query: the newest annotations that were begun from predictions which were read, with these columns too."""
+    return (
+        select(annotation_rows.c.annotation, annotation_rows.c.task, *columns)
         .select_from(annotation_rows.join(predictions, BEGUN_FROM))
         .where(begun_from_a_prediction(key), predictions.c.problem.is_(None), predictions.c.regions > 0)
-        .order_by(annotation_rows.c.updated_at.desc())
+        .order_by(annotation_rows.c.updated_at.desc(), annotation_rows.c.annotation.desc())
         .limit(NEWEST)
     )
-    columns = regions.c.annotation, regions.c.region, regions.c.labels, regions.c.outcome, regions.c.iou_with_offer
+
+
+def _judged(store: Store, key: ProjectKey, concepts: str) -> Iterator[tuple[float, float]]:
+    """Score and worth of what the concept model offered to the newest annotations whose regions are all judged."""
+    columns = [
+        regions.c[name] for name in ("annotation", "region", "labels", "outcome", "preannotated", "iou_with_offer")
+    ]
     with store.read() as connection:
-        begun = connection.execute(newest).all()
-        rows = connection.execute(
-            select(*columns).where(
-                of_project(regions, key), IS_USABLE, regions.c.annotation.in_([row.annotation for row in begun])
-            )
-        ).all()
+        begun = connection.execute(_newest(key, predictions.c.offered)).all()
+        mine = of_project(regions, key), regions.c.task.in_([row.task for row in begun])
+        rows = connection.execute(select(*columns).where(*mine, IS_USABLE)).all()
     kept = {(row.annotation, row.region): row for row in rows}
-    for annotation, offered in begun:
-        for each in offered:
+    waiting = {row.annotation for row in rows if row.preannotated and row.iou_with_offer is None}
+    for annotation, _, offered in begun:
+        for each in () if annotation in waiting else offered:
             score, version = each.get("concept_score"), each.get("model_version") or ""
             if score is None or not version.endswith(f"@{concepts}"):
                 continue
             row = kept.get((annotation, each["region"]))
-            if row is None or row.outcome == "drawn" or list(row.labels[:1]) != [each["label"]]:
-                yield score, 0.0
-            elif row.iou_with_offer is not None:
-                yield score, row.iou_with_offer
+            right = row is not None and row.iou_with_offer is not None and list(row.labels[:1]) == [each["label"]]
+            yield score, row.iou_with_offer if right and row is not None else 0.0

@@ -15,11 +15,11 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from backend.adaptation.concepts import count_judged, examples_of, fit_worth
+from backend.adaptation.concepts import examples_of, fit_worth, judged_state
 from backend.adaptation.lessons import (
     KeptLesson,
     TrainingRegion,
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_S = 2.0  #: seconds after which the store is read unasked: another process may have changed it
+WORTH_S = 20.0  #: seconds after which what a concept model offered, and what became of it, is looked at again
 PUBLISH_S = 3.0  #: seconds of work on many regions after which what they have taught so far is published
 
 
@@ -68,6 +69,15 @@ class _Project:
     missing_photos: set[str] = field(default_factory=set)  #: digests of photos that were not in the archive then
 
 
+class _Worth(NamedTuple):
+    """What scores of a concept model are worth in a project."""
+
+    of: Version
+    until: float  #: when the store is looked at again
+    seen: tuple[object, ...]  #: its state when it was last looked at
+    curve: Curve | None
+
+
 class Learner:
     """Thread-safe. `start` before use."""
 
@@ -78,7 +88,7 @@ class Learner:
         self._settings = settings
         self._projects: dict[ProjectKey, _Project] = {}
         self._learned: dict[ProjectKey, tuple[str, ProjectAdaptation]] = {}
-        self._worth: dict[ProjectKey, tuple[Version, int, Curve | None]] = {}  # concept model, judged regions, curve
+        self._worth: dict[ProjectKey, _Worth] = {}
         self._changed = threading.Condition()
         self._polls_asked = self._polls_done = 0
         self._stopping = False
@@ -104,8 +114,8 @@ class Learner:
 
     def worth(self, key: ProjectKey, concepts: Version) -> Curve | None:
         """What scores of a concept model were worth in the project; None while too few are known. From memory."""
-        of, _, curve = self._worth.get(key, (None, None, None))
-        return curve if of == concepts else None
+        known = self._worth.get(key)
+        return known.curve if known is not None and known.of == concepts else None
 
     def examples(self, key: ProjectKey, task: int, photo: Size) -> dict[str, tuple[Box, ...]]:
         """Boxes of what is accepted in a task's photo, by label; {} while the database is away."""
@@ -166,10 +176,14 @@ class Learner:
 
     def _weigh_concepts(self, key: ProjectKey, concepts: Version) -> None:
         """Fit what the concept model's scores are worth, where more of what it offered has been judged."""
-        judged = count_judged(self._store, key)
-        if self._worth.get(key, (None, None, None))[:2] != (concepts, judged):
-            curve = fit_worth(self._store, key, concepts.version) if learning_state(self._store, key).enabled else None
-            self._worth[key] = concepts, judged, curve
+        known = self._worth.get(key)
+        if known is not None and known.of == concepts and time.monotonic() < known.until:
+            return
+        seen = judged_state(self._store, key), learning_state(self._store, key).enabled
+        curve = None if known is None else known.curve
+        if known is None or (known.of, known.seen) != (concepts, seen):
+            curve = fit_worth(self._store, key, concepts.version) if seen[1] else None
+        self._worth[key] = _Worth(concepts, time.monotonic() + WORTH_S, seen, curve)
 
     def _catch_up(self, key: ProjectKey, label_config: str, loaded: Loaded) -> None:
         """Learn from what has changed since the last poll, if anything has."""
