@@ -3,8 +3,9 @@
     python -m benchmarks.editor [--sizes 640 2 12] [--controls PolygonLabels ...] [--accepted 0 10 30 60] [--clicks 5]
 
 The demo as `make run` starts it, and Chromium without a window. Each row of the table: median seconds from the mouse
-until the request leaves the page, and until the suggestion is drawn, for each number of accepted masks. The photo is
-warm: one click before the first that counts.
+until the request leaves the page, and until the suggestion is drawn, for each number of accepted masks; in brackets
+the processor time of a click in milliseconds, which a busy machine changes less: of the page's main thread, of Label
+Studio's server and of the backend. The photo is warm: one click before the first that counts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from playwright.sync_api import Page, TimeoutError, sync_playwright
 
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.predictions import build_prediction
-from benchmarks.machine import LABELING, SAMPLES, described
+from benchmarks.machine import LABELING, SAMPLES, children, cpu_seconds, described
 from semsam_model.masks.geometry import Size, crop_mask
 from semsam_model.types import Candidate
 from tests.journeys.browser import Editor
@@ -39,6 +40,7 @@ ROWS = (
     '<TextArea name="note" toName="image" perRegion="true" smart="false"/>'
 )
 ACROSS, DOWN = 12, 5  #: accepted masks, in the upper 70 % of the photo; the clicks are below
+SETTLED_MS = 1000  #: between two clicks, for what follows a click in the background
 # Times of the page's own clock: of the last mouse button, and of the last request for suggestions.
 _CLOCK = """
 addEventListener('mousedown', () => { window.pressed = performance.now(); window.left = null; }, true);
@@ -48,7 +50,7 @@ window.fetch = (what, ...rest) => {
   return fetched(what, ...rest);
 };
 """
-_DRAWN = """() => {
+DRAWN = """() => {
   if (!window.left || Htx.awaitingSuggestions || !Htx.annotationStore.selected.suggestions.size) return false;
   return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() =>
     done([window.left - window.pressed, performance.now() - window.pressed]))));
@@ -57,10 +59,30 @@ _DRAWN = """() => {
 
 @dataclass(frozen=True)
 class Click:
-    """Seconds from the mouse button until the request left, and until the suggestion was drawn."""
+    """Seconds from the mouse button until the request left, until the suggestion was drawn; of processors, until then:
+    of the page's main thread, of Label Studio's server, of the backend.
+    """
 
     left: float
     drawn: float
+    page: float
+    studio: float
+    backend: float
+
+
+class Processors:
+    """Processor seconds so far of the page's main thread, of Label Studio's server and of the backend."""
+
+    def __init__(self, page: Page, demo: DemoProcess) -> None:
+        self._devtools = page.context.new_cdp_session(page)
+        self._devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(demo.pid)}
+        self._studio = [pid for pid, command in commands.items() if b"label-studio" in command]
+        self._backend = [pid for pid, command in commands.items() if b"\0serve\0" in command]
+
+    def used(self) -> tuple[float, float, float]:
+        metrics = {each["name"]: each["value"] for each in self._devtools.send("Performance.getMetrics")["metrics"]}
+        return metrics["TaskDuration"], sum(map(cpu_seconds, self._studio)), sum(map(cpu_seconds, self._backend))
 
 
 def labeling(control: str) -> str:
@@ -115,15 +137,19 @@ def browsing(demo: DemoProcess) -> Iterator[Page]:
         browser.close()
 
 
-def clicks(page: Page, editor: Editor, count: int) -> list[Click]:
+def clicks(page: Page, demo: DemoProcess, editor: Editor, count: int) -> list[Click]:
     """So many clicks below the accepted masks, each rejected again."""
     made = []
+    processors = Processors(page, demo)
     for number in range(count + 1):
+        page.wait_for_timeout(SETTLED_MS)
+        before = processors.used()
         box = page.locator(".konvajs-content").first.bounding_box()
         assert box is not None
         page.mouse.click(box["x"] + (0.2 + 0.1 * number) * box["width"], box["y"] + 0.76 * box["height"])
-        left, drawn = page.wait_for_function(_DRAWN).json_value()
-        made.append(Click(left / 1000, drawn / 1000))
+        left, drawn = page.wait_for_function(DRAWN).json_value()
+        spent = (now - then for now, then in zip(processors.used(), before, strict=True))
+        made.append(Click(left / 1000, drawn / 1000, *spent))
         editor.reject_all()
     return made[1:]
 
@@ -156,11 +182,11 @@ def measured(page: Page, demo: DemoProcess, control: str, name: str, accepted: i
         open_with(page, editor, (made.id, made.tasks[0]), accepted)
         editor.switch_on_auto_annotation()
         editor.choose("click")
-        taken = clicks(page, editor, count)
+        taken = clicks(page, demo, editor, count)
     except TimeoutError:
         return "time-out"
-    left, drawn = (statistics.median(getattr(each, key) for each in taken) for key in ("left", "drawn"))
-    return f"{left:.2f} / {drawn:.2f}"
+    left, drawn, *spent = (statistics.median(column) for column in zip(*map(astuple, taken), strict=True))
+    return f"{left:.2f} / {drawn:.2f} ({' + '.join(f'{1000 * each:.0f}' for each in spent)})"
 
 
 def main() -> None:

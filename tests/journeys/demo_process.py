@@ -67,6 +67,10 @@ class DemoProcess:
         return self.wait_until_ended()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def credentials(self) -> Credentials:
         return Credentials(**json.loads((self.data / "credentials.json").read_text()))
 
