@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import Column, Select, func, select
+from sqlalchemy import Column, Select, select
 
 from backend.corrections.queries import begun_from_a_prediction
 from backend.records import ProjectKey
@@ -41,15 +41,6 @@ def fit_worth(store: Store, key: ProjectKey, concepts: str) -> Curve | None:
         return None
     scores, worth = np.array(pairs, float).T
     return Curve.fitted(scores, worth, np.full(len(pairs), 1 / len(pairs)))
-
-
-def judged_state(store: Store, key: ProjectKey) -> tuple[object, ...]:
-    """Differs when `fit_worth` may do. Raises StoreError."""
-    with store.read() as connection:
-        newest = connection.execute(_newest(key, annotation_rows.c.updated_at)).all()
-        mine = regions.c.task.in_([row.task for row in newest]), regions.c.preannotated
-        count = select(func.count(), func.count(regions.c.iou_with_offer)).where(of_project(regions, key), *mine)
-        return (*map(tuple, newest), *connection.execute(count).one())
 
 
 def examples_of(store: Store, key: ProjectKey, task: int, photo: Size) -> dict[str, tuple[Box, ...]]:

@@ -14,37 +14,33 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import numpy as np
-
-from backend.adaptation.concepts import examples_of, fit_worth, judged_state
+from backend.adaptation.concepts import examples_of, fit_worth
+from backend.adaptation.lesson_maker import LessonMaker, MissingPhoto
 from backend.adaptation.lessons import (
-    KeptLesson,
+    Look,
     TrainingRegion,
     drop_lessons,
-    fingerprint,
-    keep_lesson,
     kept_lessons,
-    learning_state,
+    lesson_keys,
+    looks,
     training_regions,
 )
 from backend.corrections.outcomes import config_or_empty
 from backend.corrections.photos import PhotoArchive
-from backend.corrections.queries import find_region, list_projects
-from backend.errors import BackendError, StoreError
-from backend.images import decode_photo
+from backend.errors import StoreError
+from backend.inference.label_embeddings import specific_labels
 from backend.inference.loaded import Loaded
-from backend.inference.predictor import PhotoSource, Predictor
-from backend.records import ProjectKey, RegionKey, StoredRegion
+from backend.inference.predictor import Predictor
+from backend.label_studio.label_config import LabelConfig
+from backend.records import ProjectKey, RegionKey
 from backend.settings import Settings
 from backend.store.database import Store
 from semsam_model.checkpoints.header import Version
 from semsam_model.errors import DataError, SemsamError
-from semsam_model.masks.codecs import decode_coco_rle
 from semsam_model.masks.geometry import Size
-from semsam_model.types import Box, Click, PromptContext
+from semsam_model.types import Box, PromptContext
 
 if TYPE_CHECKING:
     from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation
@@ -53,8 +49,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_S = 2.0  #: seconds after which the store is read unasked: another process may have changed it
-WORTH_S = 20.0  #: seconds after which what a concept model offered, and what became of it, is looked at again
+WORTH_S = 20.0  #: seconds after which what a concept model's scores are worth is found anew, at most
 PUBLISH_S = 3.0  #: seconds of work on many regions after which what they have taught so far is published
+HELD = 4  #: projects whose lessons stay in memory, some 10 MB each; all others keep what these add up to
 
 
 @dataclass
@@ -62,8 +59,8 @@ class _Project:
     """What the thread knows of a project, for the model of `digest`."""
 
     digest: str
-    context: PromptContext  #: as the project's prompts are asked
-    seen: tuple[object, ...] | None = None  #: fingerprint of the store when it was last caught up with
+    context: PromptContext = field(default_factory=PromptContext)  #: as the project's prompts are asked
+    seen: Look | None = None  #: when it was last caught up with
     lessons: dict[RegionKey, tuple[datetime, Lesson]] = field(default_factory=dict)  #: with the region's updated_at
     failed: dict[RegionKey, datetime] = field(default_factory=dict)  #: updated_at of regions that gave no lesson
     missing_photos: set[str] = field(default_factory=set)  #: digests of photos that were not in the archive then
@@ -73,8 +70,8 @@ class _Worth(NamedTuple):
     """What scores of a concept model are worth in a project."""
 
     of: Version
-    until: float  #: when the store is looked at again
-    seen: tuple[object, ...]  #: its state when it was last looked at
+    seen: Look  #: when that was found
+    until: float  #: time from which it may be found anew
     curve: Curve | None
 
 
@@ -85,10 +82,12 @@ class Learner:
         self._store = store
         self._photos = photos
         self._predictor = predictor
-        self._settings = settings
+        self._lessons = LessonMaker(store, photos, predictor, settings)
         self._projects: dict[ProjectKey, _Project] = {}
         self._learned: dict[ProjectKey, tuple[str, ProjectAdaptation]] = {}
         self._worth: dict[ProjectKey, _Worth] = {}
+        self._clicked: dict[ProjectKey, float] = {}  # when a project last was
+        self._recent: list[ProjectKey] = []  # that learned last, whose lessons are in memory
         self._changed = threading.Condition()
         self._polls_asked = self._polls_done = 0
         self._stopping = False
@@ -108,7 +107,11 @@ class Learner:
             self._thread.join(wait_s)
 
     def learned(self, key: ProjectKey, model: str) -> ProjectAdaptation | None:
-        """What the project has taught the model with this digest; None for nothing. At once, from memory."""
+        """What the project has taught the model with this digest; None for nothing. At once, from memory.
+
+        A click asks: where much is to be learned, the project that was clicked last is learned from first.
+        """
+        self._clicked[key] = time.monotonic()
         digest, learned = self._learned.get(key, ("", None))
         return learned if digest == model else None
 
@@ -149,7 +152,7 @@ class Learner:
                 asked = self._polls_asked
             try:
                 if self._predictor.version is not None:
-                    self._poll(self._predictor.ready())
+                    self._poll(self._predictor.ready(), asked=asked > self._polls_done)
                 self._store_away = False
             except StoreError as error:
                 if not self._store_away:
@@ -165,79 +168,105 @@ class Learner:
         """The process ends, or another model answers."""
         return self._stopping or self._predictor.version != loaded.version
 
-    def _poll(self, loaded: Loaded) -> None:
-        for stored in list_projects(self._store):
-            if self._stopping:
-                return
-            if stored.deleted_at is None:
-                self._catch_up(stored.key, stored.label_config, loaded)
-                if loaded.concepts is not None:
-                    self._weigh_concepts(stored.key, loaded.concepts.version)
+    def _poll(self, loaded: Loaded, *, asked: bool) -> None:
+        """Learn from what has changed since the last poll; the project that was clicked last comes first.
 
-    def _weigh_concepts(self, key: ProjectKey, concepts: Version) -> None:
-        """Fit what the concept model's scores are worth, where more of what it offered has been judged."""
-        known = self._worth.get(key)
-        if known is not None and known.of == concepts and time.monotonic() < known.until:
-            return
-        seen = judged_state(self._store, key), learning_state(self._store, key).enabled
-        curve = None if known is None else known.curve
-        if known is None or (known.of, known.seen) != (concepts, seen):
-            curve = fit_worth(self._store, key, concepts.version) if seen[1] else None
-        self._worth[key] = _Worth(concepts, time.monotonic() + WORTH_S, seen, curve)
+        asked: photos that were missing may have come.
+        """
+        waiting = self._waiting(loaded, photos=asked)
+        elsewhere: set[ProjectKey] = set()
+        while waiting and not self._should_stop(loaded):
+            key = max(waiting, key=self._last_clicked)
+            outcome = self._catch_up(key, waiting[key], loaded)
+            if outcome == "elsewhere":
+                elsewhere.add(key)
+            elif outcome == "done":
+                self._projects[key].seen = waiting.pop(key)
+            waiting |= self._waiting(loaded)
+            waiting = {key: look for key, look in waiting.items() if key not in elsewhere}
+        if loaded.concepts is not None:
+            self._weigh_concepts(loaded.concepts.version)
 
-    def _catch_up(self, key: ProjectKey, label_config: str, loaded: Loaded) -> None:
-        """Learn from what has changed since the last poll, if anything has."""
-        digest = loaded.described_by.digest
-        project = self._projects.get(key)
-        if project is None or project.digest != digest:
-            project = self._projects[key] = _Project(digest, PromptContext())
-        seen = fingerprint(self._store, key)
-        if seen == project.seen and not any(self._photos.has(sha256) for sha256 in project.missing_photos):
-            return
-        began = time.perf_counter()
-        project.context = PromptContext(config_or_empty(label_config).granularity)
+    def _waiting(self, loaded: Loaded, *, photos: bool = False) -> dict[ProjectKey, Look]:
+        """Projects that are not caught up with. photos: those too for which a photo has come that was missing."""
+        digest, found = loaded.described_by.digest, {}
+        for key, look in looks(self._store).items():
+            project = self._projects.get(key)
+            if project is None or project.digest != digest:
+                self._projects[key] = project = _Project(digest)
+            if look != project.seen or (photos and any(map(self._photos.has, project.missing_photos))):
+                found[key] = look
+        return found
+
+    def _last_clicked(self, key: ProjectKey) -> float:
+        return self._clicked.get(key, 0.0)
+
+    def _weigh_concepts(self, concepts: Version) -> None:
+        """Fit what the concept model's scores are worth in projects that have changed."""
+        for key, project in self._projects.items():
+            known, look = self._worth.get(key), project.seen
+            if look is None or (known is not None and known[:2] == (concepts, look)):
+                continue
+            if known is None or known.of != concepts or time.monotonic() >= known.until:
+                curve = fit_worth(self._store, key, concepts.version) if look.state.enabled else None
+                self._worth[key] = _Worth(concepts, look, time.monotonic() + WORTH_S, curve)
+
+    def _catch_up(self, key: ProjectKey, look: Look, loaded: Loaded) -> Literal["done", "cut off", "elsewhere"]:
+        """Learn what a project has to teach. elsewhere: another backend makes its lessons; they are read soon."""
+        began, project = time.perf_counter(), self._projects[key]
+        config = config_or_empty(look.label_config)
+        project.context = PromptContext(config.granularity)
         project.missing_photos.clear()
-        if learning_state(self._store, key).enabled:
-            regions = training_regions(self._store, key)
-            with self._store.claim(f"lessons of {key}") as mine:
-                new = self._read_lessons(key, regions, project)
-                if mine and not self._make_lessons(key, regions, new, project, loaded):
-                    return
-            self._publish(key, regions, project)
-            if new and not mine:
-                return  # another backend makes them; they are read at the next poll
-            if project.lessons:
-                seconds = time.perf_counter() - began
-                log.info("project %s: learned from %d regions in %.0f ms", key, len(project.lessons), 1000 * seconds)
-        else:
+        if not look.state.enabled:
             self._learned.pop(key, None)
             project.lessons.clear()
-        project.seen = seen
+            return "done"
+        regions = training_regions(self._store, key)
+        wanted = self._needed(regions, project, config)
+        with self._store.claim(f"lessons of {key}") as mine:
+            new = self._read_lessons(key, regions, wanted, project)
+            if mine and not self._make_lessons(key, wanted, new, project, loaded):
+                return "cut off"
+        self._publish(key, wanted, project)
+        self._let_go(key)
+        if new and not mine:
+            return "elsewhere"
+        if wanted:
+            seconds = time.perf_counter() - began
+            log.info("project %s: learned from %d regions in %.0f ms", key, len(project.lessons), 1000 * seconds)
+        return "done"
 
-    def _read_lessons(self, key: ProjectKey, regions: list[TrainingRegion], project: _Project) -> list[TrainingRegion]:
-        """Take over the lessons that the store keeps, and drop those of regions that are gone or have changed.
+    def _needed(self, regions: list[TrainingRegion], project: _Project, config: LabelConfig) -> list[TrainingRegion]:
+        """The regions whose lessons are made use of, oldest first."""
+        from semsam_model.adaptation.lessons import needed
 
-        Returns the regions that still need a lesson.
+        left = [each for each in regions if project.failed.get(each.key) != each.updated_at]
+        known = {label.value for label in specific_labels(config.labels)}
+        return [left[i] for i in needed([each.label for each in left], known)]
+
+    def _read_lessons(
+        self, key: ProjectKey, regions: list[TrainingRegion], wanted: list[TrainingRegion], project: _Project
+    ) -> list[TrainingRegion]:
+        """Take over the lessons that the store keeps, and drop those of regions that are gone.
+
+        Returns the wanted regions that still need a lesson.
         """
         from semsam_model.adaptation.lessons import Lesson
 
-        current = {each.key: each for each in regions}
-        gone = [k for k, (at, _) in project.lessons.items() if k not in current or current[k].updated_at != at]
-        for k in gone:
-            del project.lessons[k]
-        missing = [e for e in regions if e.key not in project.lessons and project.failed.get(e.key) != e.updated_at]
-        # all of them only once: the store has lessons of regions that are gone, too
-        tasks = {each.key.task for each in missing} if project.lessons else None
-        kept = kept_lessons(self._store, key, project.digest, tasks) if missing else {}
-        drop_lessons(self._store, [k for k in {*gone, *kept} if k not in current])
+        current, held = {each.key for each in regions}, {each.key: each for each in wanted}
+        for k, (at, _) in list(project.lessons.items()):
+            if k not in held or held[k].updated_at != at:
+                del project.lessons[k]
+        drop_lessons(self._store, [k for k in lesson_keys(self._store, key, project.digest) if k not in current])
+        missing = [each for each in wanted if each.key not in project.lessons]
+        kept = kept_lessons(self._store, [each.key for each in missing], project.digest)
         new = []
         for each in missing:
             found = kept.get(each.key)
             try:
                 if found is None or found.updated_at != each.updated_at:
                     raise DataError("none is kept")
-                lesson = Lesson.from_bytes(found.data, label=each.label)
-                project.lessons[each.key] = each.updated_at, lesson
+                project.lessons[each.key] = each.updated_at, Lesson.from_bytes(found.data, label=each.label)
             except DataError:
                 new.append(each)
         return new
@@ -245,83 +274,56 @@ class Learner:
     def _make_lessons(
         self,
         key: ProjectKey,
-        regions: list[TrainingRegion],
+        wanted: list[TrainingRegion],
         new: list[TrainingRegion],
         project: _Project,
         loaded: Loaded,
     ) -> bool:
-        """Lessons of the new ones of the regions; False when that ended early, see `_should_stop`."""
+        """Lessons of the new ones of the wanted regions.
+
+        False when that ended early, see `_should_stop`, or because another project that waits was clicked after this.
+        """
+        from semsam_model.adaptation.lessons import Lesson
+
         published = time.monotonic()
         for each in reversed(new):  # the newest first: the annotator's next click is likely to be of its kind
             if self._should_stop(loaded):
                 return False
-            lesson = self._make_lesson(each, project, loaded)
-            if lesson is None:
+            try:
+                data = self._lessons.make(each, project.context, loaded)
+            except MissingPhoto:
+                project.missing_photos.add(each.image_sha256)  # it is still being fetched
                 continue
-            project.lessons[each.key] = each.updated_at, lesson
+            except SemsamError as error:
+                if isinstance(error, StoreError):
+                    raise
+                name, task = each.key.region, each.key.task
+                log.warning("region %s of task %d: nothing is learned from it: %s", name, task, error)
+                project.failed[each.key] = each.updated_at
+                continue
+            if data is None:
+                continue  # seen at the next poll
+            project.lessons[each.key] = each.updated_at, Lesson.from_bytes(data, label=each.label)  # as after a restart
             if time.monotonic() - published > PUBLISH_S:
-                self._publish(key, regions, project)
+                self._publish(key, wanted, project)
                 published = time.monotonic()
+                if any(self._last_clicked(other) > self._last_clicked(key) for other in self._waiting(loaded)):
+                    return False
         return True
 
-    def _make_lesson(self, each: TrainingRegion, project: _Project, loaded: Loaded) -> Lesson | None:
-        """The lesson of a region, which the store keeps from now on; None where there is none (yet)."""
-        from semsam_model.adaptation.lessons import Lesson
-
-        region = find_region(self._store, each.key)
-        if region is None or region.updated_at != each.updated_at:
-            return None  # it has changed since: seen at the next poll
-        try:
-            data = self._lesson_of(each, region, project.context, loaded).to_bytes()
-        except _MissingPhoto:
-            project.missing_photos.add(each.image_sha256)  # it is still being fetched
-            return None
-        except SemsamError as error:
-            log.warning("region %s of task %d: nothing is learned from it: %s", each.key.region, each.key.task, error)
-            project.failed[each.key] = each.updated_at
-            return None
-        keep_lesson(self._store, each.key, project.digest, KeptLesson(each.updated_at, data))
-        return Lesson.from_bytes(data, label=each.label)  # as after a restart
-
-    def _lesson_of(self, each: TrainingRegion, region: StoredRegion, context: PromptContext, loaded: Loaded) -> Lesson:
-        """Raises _MissingPhoto; DataError for a mask that does not fit the photo; ImageError, MaskError, ..."""
-        from semsam_model.adaptation.lessons import make_lesson
-
-        sha256 = each.image_sha256
-        make = partial(
-            make_lesson,
-            mask=decode_coco_rle(dict(region.mask)),
-            label=each.label,
-            click=Click(*region.click) if region.click else None,
-            context=context,
-        )
-        return self._predictor.run(
-            PhotoSource(sha256, lambda: self._pixels(sha256)),
-            lambda model, embedding, encode_crop: make(model, embedding, encode_crop=encode_crop),
-            "background",
-            using=loaded,
-        ).value
-
-    def _pixels(self, sha256: str) -> np.ndarray:
-        if not self._photos.has(sha256):
-            raise _MissingPhoto(sha256)
-        try:
-            content = self._photos.path(sha256).read_bytes()
-        except OSError as error:
-            raise DataError(f"its photo cannot be read: {error}") from error
-        settings = self._settings
-        return decode_photo(content, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels).rgb
-
-    def _publish(self, key: ProjectKey, regions: list[TrainingRegion], project: _Project) -> None:
+    def _publish(self, key: ProjectKey, wanted: list[TrainingRegion], project: _Project) -> None:
         """From now on clicks get what the lessons add up to."""
         from semsam_model.adaptation.lessons import adapt
 
-        learned = adapt([project.lessons[each.key][1] for each in regions if each.key in project.lessons])
+        learned = adapt([project.lessons[each.key][1] for each in wanted if each.key in project.lessons])
         if learned is None:
             self._learned.pop(key, None)
         else:
             self._learned[key] = project.digest, learned
 
-
-class _MissingPhoto(BackendError):
-    """A photo that is not in the archive yet."""
+    def _let_go(self, key: ProjectKey) -> None:
+        """Keep the lessons of the projects that learned last in memory; the store has those of the others."""
+        self._recent = [key, *(each for each in self._recent if each != key)]
+        for other in self._recent[HELD:]:
+            self._projects[other].lessons.clear()
+        del self._recent[HELD:]

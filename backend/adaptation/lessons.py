@@ -6,7 +6,7 @@ photo again. Its bytes are of use for the region as it was at `updated_at` only.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,9 +15,10 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, select
 from backend.records import ProjectKey, RegionKey
 from backend.store.database import Store
 from backend.store.statements import IS_USABLE, of_project, of_region, to_record, upsert
-from backend.store.tables import learning, lessons, regions, totals
+from backend.store.tables import learning, lessons, projects, regions, totals
 
 NEWEST = 2000  #: no older region of a project is learned from
+_AT_ONCE = 200  #: lessons that are read in one query
 
 
 @dataclass(frozen=True)
@@ -83,23 +84,55 @@ def training_regions(store: Store, key: ProjectKey, most: int = NEWEST) -> list[
     ]
 
 
-def fingerprint(store: Store, key: ProjectKey) -> tuple[object, ...]:
-    """Differs when `training_regions` or `learning_state` may do. Raises StoreError."""
-    with store.read() as connection:
-        changes = connection.scalar(select(totals.c.changes).where(of_project(totals, key)))
-        return _state(connection, key), changes
+@dataclass(frozen=True)
+class Look:
+    """All that what a project learns depends on: another one, and it is to be looked at again."""
+
+    label_config: str
+    state: LearningState
+    changes: int  #: of its regions, so far
 
 
-def kept_lessons(
-    store: Store, key: ProjectKey, model: str, tasks: Collection[int] | None = None
-) -> dict[RegionKey, KeptLesson]:
-    """Lessons of a project, or of these tasks of it, for the model with this digest. Raises StoreError."""
-    query = select(lessons).where(of_project(lessons, key), lessons.c.model == model)
-    if tasks is not None:
-        query = query.where(lessons.c.task.in_(sorted(tasks)))
+def looks(store: Store) -> dict[ProjectKey, Look]:
+    """Every project that is not deleted, by key: asked every few seconds, so one query. Raises StoreError."""
+    joined = projects
+    for table in (totals, learning):
+        same = and_(table.c.origin == projects.c.origin, table.c.project == projects.c.project)
+        joined = joined.outerjoin(table, same)  # type: ignore[assignment]
+    columns = [*projects.primary_key, projects.c.label_config, totals.c.changes, *learning.c["enabled", "forgotten_at"]]
+    query = select(*columns).select_from(joined)
     with store.read() as connection:
-        rows = connection.execute(query).all()
-    return {to_record(RegionKey, row): KeptLesson(row.updated_at, row.lesson) for row in rows}
+        rows = connection.execute(query.where(projects.c.deleted_at.is_(None)).order_by(*projects.primary_key)).all()
+    return {
+        to_record(ProjectKey, row): Look(
+            row.label_config,
+            LearningState() if row.enabled is None else LearningState(row.enabled, row.forgotten_at),
+            row.changes or 0,
+        )
+        for row in rows
+    }
+
+
+def lesson_keys(store: Store, key: ProjectKey, model: str) -> list[RegionKey]:
+    """Regions of a project that the store keeps a lesson of, for the model with this digest. Raises StoreError."""
+    mine = and_(of_project(lessons, key), lessons.c.model == model)
+    columns = [lessons.c[each.name] for each in regions.primary_key]
+    with store.read() as connection:
+        return [to_record(RegionKey, row) for row in connection.execute(select(*columns).where(mine))]
+
+
+def kept_lessons(store: Store, keys: Sequence[RegionKey], model: str) -> dict[RegionKey, KeptLesson]:
+    """Lessons of these regions for the model with this digest. Raises StoreError."""
+    found: dict[RegionKey, KeptLesson] = {}
+    for first in range(0, len(keys), _AT_ONCE):
+        some = keys[first : first + _AT_ONCE]
+        of_tasks = and_(lessons.c.model == model, lessons.c.task.in_({each.task for each in some}))
+        wanted = {each.region for each in some}
+        query = select(lessons).where(of_project(lessons, ProjectKey(some[0].origin, some[0].project)), of_tasks)
+        with store.read() as connection:
+            rows = connection.execute(query.where(lessons.c.region.in_(wanted))).all()
+        found |= {to_record(RegionKey, row): KeptLesson(row.updated_at, row.lesson) for row in rows}
+    return {key: found[key] for key in keys if key in found}
 
 
 def keep_lesson(store: Store, key: RegionKey, model: str, kept: KeptLesson) -> None:

@@ -12,7 +12,7 @@ engine draws them.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -175,7 +175,8 @@ class ProjectAdaptation:
 
     def __init__(self, lessons: Sequence[Lesson], preference: Preference) -> None:
         """See `adapt`."""
-        self._lessons = lessons
+        # copies, as the candidates' vectors are a hundred times as large
+        self._examples = [(each.label, np.array(each.examples)) for each in lessons]
         self._names: dict[tuple[object, ...], LearnedNames] = {}
         self.reranker = PreferenceReranker(preference)
         self.examples = len(lessons)
@@ -196,15 +197,25 @@ class ProjectAdaptation:
         key = labels.values, labels.kinds, labels.vectors.shape[1]
         if key not in self._names:
             index = {value: i for i, value in enumerate(labels.values)}
-            lessons = [each for each in self._lessons if each.label in index]
-            lessons = [lessons[i] for i in newest_of_each([each.label for each in lessons], PER_LABEL, EXAMPLES)]
-            shown = [(each, vector) for each in lessons for vector in each.examples]
+            mine = [each for each in self._examples if each[0] in index]
+            mine = [mine[i] for i in newest_of_each([label for label, _ in mine], PER_LABEL, EXAMPLES)]
+            shown = [(index[label], vector) for label, vectors in mine for vector in vectors]
             self._names[key] = fit_names(
                 np.array([vector for _, vector in shown], np.float32),
-                np.array([index[each.label] for each, _ in shown], int),
+                np.array([label for label, _ in shown], int),
                 len(labels.values),
             )
         return self._names[key]
+
+
+def needed(labels: Sequence[str], known: Collection[str]) -> list[int]:
+    """Which of a project's lessons `adapt` makes use of; labels: of all of them, oldest first.
+
+    known: labels that candidates are named with; those of all the lessons, where there are none.
+    """
+    named = [i for i, label in enumerate(labels) if label in known or (label and not known)]
+    newest = newest_of_each([labels[i] for i in named], PER_LABEL, EXAMPLES)
+    return sorted({*(named[i] for i in newest), *range(max(0, len(labels) - PROMPTS), len(labels))})
 
 
 def adapt(lessons: Sequence[Lesson]) -> ProjectAdaptation | None:

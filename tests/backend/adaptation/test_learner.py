@@ -16,7 +16,7 @@ from sqlalchemy import delete, update
 from typer.testing import CliRunner
 
 from backend.adaptation.learner import Learner
-from backend.adaptation.lessons import forget, kept_lessons, switch_learning, training_regions
+from backend.adaptation.lessons import forget, lesson_keys, switch_learning, training_regions
 from backend.cli.main import app
 from backend.corrections.photos import PhotoArchive
 from backend.images import decode_photo
@@ -177,7 +177,7 @@ def test_another_model_learns_anew_and_the_first_one_finds_its_lessons_again(
     other = caught_up(backend)
     assert other[0] == len(park) and other[1] != taught[1]
     for model in models:
-        assert len(kept_lessons(file, KEY, model.version.digest)) == len(park)
+        assert len(lesson_keys(file, KEY, model.version.digest)) == len(park)
     shutil.rmtree(settings.data_dir / "photos")
     backend.predictor.switch(lambda: models[0])
     assert caught_up(backend) == taught
@@ -194,7 +194,7 @@ def test_a_region_that_is_deleted_or_changed_teaches_what_it_is_now(
         connection.execute(update(regions).where(regions.c.region == "b").values(deleted_at=changed))
     now = caught_up(backend)
     left = [each for each in park if each.key.region != "b"]
-    assert now[0] == len(left) == len(kept_lessons(file, KEY, backend.model.version.digest))
+    assert now[0] == len(left) == len(lesson_keys(file, KEY, backend.model.version.digest))
     assert {each.label for each in training_regions(file, KEY)} == {"sky", "wheel", ""}
     with file.write() as connection:  # learned anew from nothing but the regions, it is the same
         connection.exec_driver_sql("DELETE FROM lessons")
@@ -240,6 +240,56 @@ def test_kept_lessons_that_cannot_be_read_are_made_anew(
     again = backend.restarted()
     assert again.answer() == taught
     again.learner.stop()
+
+
+def test_the_project_that_was_clicked_last_is_learned_first(
+    file: Store,
+    photos: PhotoArchive,
+    park: list[StoredRegion],
+    settings: Settings,
+    models: list[Loaded],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for number in (1, 2, 3):
+        mine = [replace(each, key=replace(each.key, project=number)) for each in park[:2]]
+        stored.fill(file, stored.project(number=number), mine)
+    predictor = Predictor(lambda: models[0], cache_bytes=0, metrics=Metrics())
+    predictor.start()
+    predictor.ready()
+    learner = Learner(file, photos, predictor, settings)
+    assert learner.learned(stored.project(number=3).key, models[0].version.digest) is None  # a click
+    with caplog.at_level(logging.INFO, "backend.adaptation.learner"):
+        learner.start()
+        assert learner.wait(SOON)
+    learner.stop()
+    order = [record.args[0].project for record in caplog.records if "learned from" in record.msg]  # type: ignore
+    assert order == [3, 1, 2]
+
+
+def test_lessons_that_are_not_held_in_memory_are_read_again_when_there_is_more_to_learn(
+    backend: Backend, file: Store, park: list[StoredRegion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.adaptation.learner.HELD", 1)
+    stored.fill(file, stored.project(), park[:-1])
+    caught_up(backend)
+    other = [replace(each, key=replace(each.key, project=2)) for each in park]
+    stored.fill(file, stored.project(number=2), other)
+    caught_up(backend)
+    assert not backend.learner._projects[KEY].lessons
+    shutil.rmtree(backend.settings.data_dir / "photos" / park[0].image_sha256[:2])  # not looked at again
+    backend.add(park[-1])
+    assert caught_up(backend)[0] == len(park)
+
+
+def test_only_regions_that_change_something_get_a_lesson(
+    backend: Backend, file: Store, park: list[StoredRegion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("semsam_model.adaptation.lessons.PROMPTS", 2)
+    monkeypatch.setattr("semsam_model.adaptation.lessons.PER_LABEL", 1)
+    stored.fill(file, stored.project(), park)
+    newest = [each.label for each in training_regions(file, KEY)]
+    assert caught_up(backend)[0] == len(lesson_keys(file, KEY, backend.model.version.digest))
+    assert caught_up(backend)[0] == 2 + len(set(newest[:-2]) - {*newest[-2:], ""})
 
 
 def test_a_region_that_fits_no_photo_costs_the_others_nothing(

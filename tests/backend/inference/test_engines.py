@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from backend.adaptation.learner import Learner
-from backend.adaptation.lessons import kept_lessons
+from backend.adaptation.lessons import kept_lessons, lesson_keys
 from backend.batch.annotator import Annotator
 from backend.batch.run import read_config
 from backend.corrections.photos import PhotoArchive
@@ -110,9 +110,9 @@ def test_switching_the_engine_loses_no_lesson(sams: dict[str, str], region_weigh
                 found = learner.learned(key, loaded.described_by.digest)
                 assert found is not None
                 learned.append(found.examples)
-                kept.append(
-                    {each: lesson.data for each, lesson in kept_lessons(store, key, loaded.described_by.digest).items()}
-                )
+                model = loaded.described_by.digest
+                lessons = kept_lessons(store, lesson_keys(store, key, model), model)
+                kept.append({each: lesson.data for each, lesson in lessons.items()})
                 answer = predict_prompt(predictor_of(loaded), SOURCE, CLICK, reranker=found.reranker)
                 assert answer.value and all(c.region is not None for c in answer.value)
             finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from semsam_model.adaptation.lessons import (
     ProjectAdaptation,
     adapt,
     make_lesson,
+    needed,
     rerank_features,
     with_region_features,
 )
@@ -26,6 +28,7 @@ from semsam_model.inference.proposals import predict_proposals
 from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
+from semsam_model.network.ranker import OF_PROPOSAL
 from semsam_model.types import Candidate, LabelSet, Prompt
 from tests.semsam_model.networks import structured
 
@@ -162,3 +165,26 @@ def test_a_mask_of_another_photo_teaches_nothing(
         make_lesson(model, accepted[0][0], np.ones((5, 5), bool), label="red")
     with pytest.raises(DataError, match="something in it"):
         make_lesson(model, accepted[0][0], np.zeros(SIZE, bool), label="red")
+
+
+def test_lessons_that_are_not_needed_change_nothing() -> None:
+    dice, size = np.random.default_rng(3), 8
+    known = ("red", "green", "blue")
+
+    def lesson(label: str) -> Lesson:
+        proposals = dice.normal(size=(4, size + len(OF_PROPOSAL))).astype(np.float16)
+        drawn = dice.random((2, 4)).astype(np.float16)
+        region = dice.normal(size=size).astype(np.float16)
+        return Lesson(label, region, np.zeros((2, 0), np.float16), 1, proposals, drawn[0], drawn[1])
+
+    labels = list(map(str, dice.choice([*known, "grey", ""], 600, p=[0.7, 0.1, 0.05, 0.1, 0.05])))
+    lessons = list(map(lesson, labels))
+    chosen = [lessons[i] for i in needed(labels, known)]
+    assert len(chosen) < 250 and {each.label for each in chosen} >= {*known}
+    everything, enough = adapt(lessons), adapt(chosen)
+    assert everything is not None and enough is not None
+    assert (everything.reranker.preference.direction == enough.reranker.preference.direction).all()
+    shown = [SimpleNamespace(name_embedding=None, level=1, region=dice.normal(size=size)) for _ in range(5)]
+    labelled = LabelSet(known, (None, None, None), np.zeros((3, 0), np.float32))
+    assert (everything.scores(shown, labelled) == enough.scores(shown, labelled)).all()  # type: ignore[arg-type]
+    assert {each.label for each in (lessons[i] for i in needed(labels, ()))} >= {"red", "green", "blue", "grey"}
