@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from backend.metrics import Metrics
 
 if TYPE_CHECKING:  # torch
-    from semsam_model.inference.concepts import Look
+    from semsam_model.inference.concept_model import Look
     from semsam_model.network.frame import Window
 
 Kept = TypeVar("Kept", bound="Look")

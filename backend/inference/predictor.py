@@ -28,7 +28,7 @@ from semsam_model.types import Candidate, Prompt, PromptContext
 # torch takes seconds to import: the thread that loads the model pays for it, not the first answers about health
 if TYPE_CHECKING:
     from semsam_model.inference.candidates import CandidateOptions
-    from semsam_model.inference.concepts import Look
+    from semsam_model.inference.concept_model import Look
     from semsam_model.inference.engine import EngineEmbedding, Model
     from semsam_model.inference.predict import Reranker
     from semsam_model.inference.zoom import CropEncoder

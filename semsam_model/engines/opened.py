@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from semsam_model.checkpoints.header import Version
-from semsam_model.inference.concepts import ConceptModel
+from semsam_model.inference.concept_model import ConceptModel
 from semsam_model.inference.engine import MaskEngine
 
 

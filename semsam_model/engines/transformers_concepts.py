@@ -19,7 +19,7 @@ from semsam_model.engines.opened import OpenedConcepts
 from semsam_model.engines.photo import Preprocessing
 from semsam_model.engines.roi_align import provide
 from semsam_model.engines.transformers_detectors import GroundingDinoConcepts, Owlv2Concepts, clipped
-from semsam_model.inference.concepts import ConceptModel, Found, Query
+from semsam_model.inference.concept_model import ConceptModel, Found, Query
 from semsam_model.network.frame import LOGIT_STRIDE, Frame, Window
 from semsam_model.types import Box
 

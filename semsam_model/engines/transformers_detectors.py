@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from semsam_model.engines.photo import Preprocessing
-from semsam_model.inference.concepts import Found, Query
+from semsam_model.inference.concept_model import Found, Query
 from semsam_model.network.frame import Window
 from semsam_model.types import Box
 

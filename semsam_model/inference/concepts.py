@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from semsam_model.inference.candidates import CandidateOptions, CropPrediction, PromptCells, Proposal, cleaned
+from semsam_model.inference.concept_model import ConceptModel, Found, Look, Query
 from semsam_model.inference.engine import DescribedEngine, EngineEmbedding, Model, described
 from semsam_model.inference.naming import label_probabilities
 from semsam_model.inference.object_queries import INSIDE
@@ -24,7 +25,7 @@ from semsam_model.inference.preannotate import Region, RegionOptions, apart, lin
 from semsam_model.inference.predict import promptless_candidates, rank_candidates
 from semsam_model.inference.proposals import predict_proposals_batch
 from semsam_model.masks.geometry import crops_iou, shared_pixels
-from semsam_model.network.frame import LOGIT_STRIDE, Frame, Window
+from semsam_model.network.frame import LOGIT_STRIDE, Window
 from semsam_model.network.query_calibration import Curve
 from semsam_model.types import Box, Candidate, Concept, LabelSet, Prompt
 
@@ -33,49 +34,6 @@ SAME_BOX = 0.7  #: two boxes of one label with a larger IoU are one thing
 WINDOWS = 8  #: objects of a photo, the largest, in which parts are looked for
 MARGIN = 0.1  #: around an object, share of its sides
 WHOLE = 0.8  #: an object whose sides are at least this share of the photo's is looked for parts in the photo itself
-
-
-class Query(NamedTuple):
-    """Words, and where in the photo the same thing is known to be."""
-
-    words: str
-    examples: tuple[Box, ...] = ()  #: photo pixels; a model that cannot use them leaves them
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """One thing that words name: a box, and a mask where the model draws one."""
-
-    box: Box  #: photo pixels, inside the photo
-    score: float  #: 0..1, as the model says it
-    logits: np.ndarray | None = None  #: float32 (h, w), of `frame`
-    frame: Frame | None = None
-
-
-class Look(Protocol):
-    """What a concept model keeps of a photo, or of a window of it."""
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that it takes in a cache."""
-
-
-class ConceptModel(Protocol):
-    """Finds what words name. Looks are its own kind of `Look`."""
-
-    @property
-    def least(self) -> float:
-        """Score from which on something counts as found, while nobody knows what scores are worth."""
-
-    @property
-    def takes_examples(self) -> bool:
-        """Whether the examples of a query change what it finds."""
-
-    def encode(self, rgb: np.ndarray, window: Window | None = None) -> Any:
-        """uint8 RGB (H, W, 3), the whole photo -> its look at it, or at a window alone. Raises ImageError."""
-
-    def find(self, look: Any, queries: Sequence[Query], least: float) -> list[list[Found]]:
-        """For each query what scores at least `least`, in any order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,16 +82,15 @@ def concept_regions(
     anywhere = [concept for concept in search.asked if not concept.wholes]
     wholes = list(dict.fromkeys(whole for concept in search.asked for whole in concept.wholes))
 
-    def regions_of(concepts: Sequence[Concept], window: Window | None) -> list[tuple[Concept, Region]]:
-        found = _found(search, concepts, window, floor, options.most)
-        claims = list(_drawn(answering, embedding, found))
-        return [_region(group, search, labels) for group in _groups(claims)]
+    def claims_of(concepts: Sequence[Concept], window: Window | None) -> list[_Claim]:
+        return list(_drawn(answering, embedding, _found(search, concepts, window, floor, options.most)))
 
-    first = regions_of(list(dict.fromkeys([*anywhere, *wholes])), None)
-    found = [region for concept, region in first if concept in anywhere]
-    for window, inside, whole in _windows(first, search.asked):
-        parts = (region for _, region in regions_of(inside, window))
-        found += [part for part in parts if _share_inside(part.candidate, whole) >= INSIDE]
+    first = claims_of(list(dict.fromkeys([*anywhere, *wholes])), None)
+    kept = [claim for claim in first if claim.concept in anywhere]
+    objects = _groups([claim for claim in first if claim.concept in wholes])
+    for window, inside, whole in _windows(objects, search.asked):
+        kept += [part for part in claims_of(inside, window) if _share_inside(part.candidate, whole) >= INSIDE]
+    found = [_region(group, search, labels) for group in _groups(kept)]
     offered = [r for r in found if r.candidate.score >= least and options.kind in (None, r.kind)]
     return linked(apart(offered, PostprocessOptions.visible)[: options.most])
 
@@ -196,8 +153,8 @@ def _same(a: Candidate, b: Candidate) -> bool:
     return crops_iou(a.crop, a.bbox, b.crop, b.bbox) > PostprocessOptions.same_iou
 
 
-def _region(group: Sequence[_Claim], search: ConceptSearch, labels: LabelSet | None) -> tuple[Concept, Region]:
-    """The surest mask of a group, named by its labels, and the label that fits best."""
+def _region(group: Sequence[_Claim], search: ConceptSearch, labels: LabelSet | None) -> Region:
+    """The surest mask of a group, named by its labels."""
     mask, scores = group[0].candidate, {claim.concept: claim.score for claim in reversed(group)}
     weights = _weights(mask, [concept.value for concept in scores], labels)
     weighed = {concept: score * weight for (concept, score), weight in zip(scores.items(), weights, strict=True)}
@@ -207,7 +164,7 @@ def _region(group: Sequence[_Claim], search: ConceptSearch, labels: LabelSet | N
     candidate = replace(
         mask, names=names, label=best.value, score=names[0][1], concept_score=weighed[best], parent=None
     )
-    return best, Region(candidate, best.kind)
+    return Region(candidate, best.kind)
 
 
 def _weights(mask: Candidate, values: Sequence[str], labels: LabelSet | None) -> list[float]:
@@ -221,14 +178,14 @@ def _weights(mask: Candidate, values: Sequence[str], labels: LabelSet | None) ->
 
 
 def _windows(
-    found: Sequence[tuple[Concept, Region]], asked: Sequence[Concept]
+    objects: Sequence[Sequence[_Claim]], asked: Sequence[Concept]
 ) -> Iterator[tuple[Window | None, list[Concept], Candidate]]:
     """Where parts are looked for, which, and the object that has to hold them; None: in the whole photo."""
-    with_parts = [
-        (mine, region.candidate)
-        for whole, region in found
-        if (mine := [concept for concept in asked if whole in concept.wholes])
-    ]
+    with_parts = []
+    for group in objects:
+        claimed = {claim.concept for claim in group}
+        mine = [concept for concept in asked if claimed.intersection(concept.wholes)]
+        with_parts.append((mine, group[0].candidate))
     for mine, whole in sorted(with_parts, key=lambda pair: -pair[1].area)[:WINDOWS]:
         (height, width), (x0, y0, x1, y1) = whole.size, whole.bbox
         if x1 - x0 >= WHOLE * width and y1 - y0 >= WHOLE * height:

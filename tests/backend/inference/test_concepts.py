@@ -22,7 +22,7 @@ from backend.label_studio.label_config import LabelConfig
 from backend.settings import Settings
 from semsam_model.checkpoints.header import read_header
 from semsam_model.errors import CheckpointError
-from semsam_model.inference.concepts import Query
+from semsam_model.inference.concept_model import Query
 from semsam_model.text_encoder import TextEncoder
 from semsam_model.types import Box, Concept
 from tests.backend.photo_studio import NAMED, Files, body, masks, photo, png, serving

@@ -19,7 +19,7 @@ from semsam_model.engines.roi_align import roi_align
 from semsam_model.engines.transformers_concepts import Sam3Concepts
 from semsam_model.engines.transformers_detectors import GroundingDinoConcepts, Owlv2Concepts
 from semsam_model.errors import CheckpointError, ConfigError
-from semsam_model.inference.concepts import Found, Query
+from semsam_model.inference.concept_model import Found, Query
 from semsam_model.types import Box
 from tests.semsam_model.engines.tiny_concepts import FAMILIES, SIDE, written
 
@@ -204,8 +204,8 @@ def test_the_mean_in_parts_of_a_box_is_that_of_points_read_one_by_one(
     cells = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 2, *shape))).float()
     x0, y0, w, h = box
     ours = roi_align(cells, [torch.tensor([[x0, y0, x0 + w, y0 + h]])], 3)[0]
-    x0, y0, x1, y1 = torch.tensor([x0, y0, x0 + w, y0 + h]).tolist()
-    width, height = max(x1 - x0, 1), max(y1 - y0, 1)
+    x0, y0, x1, y1 = np.float32([x0, y0, x0 + w, y0 + h])
+    width, height = max(x1 - x0, np.float32(1)), max(y1 - y0, np.float32(1))
     nx, ny = (max(1, int(np.ceil(side / 3))) for side in (width, height))
 
     def read(y: float, x: float) -> np.ndarray:

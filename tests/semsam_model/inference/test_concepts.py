@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 
 from semsam_model.checkpoints.checkpoint import load_model
-from semsam_model.inference.concepts import (
-    ConceptSearch,
-    Found,
-    Query,
-    concept_regions,
-)
+from semsam_model.inference.concept_model import Found, Query
+from semsam_model.inference.concepts import ConceptSearch, concept_regions
 from semsam_model.inference.engine import DescribedEngine
 from semsam_model.inference.preannotate import RegionOptions
 from semsam_model.inference.semantic_sam import SemanticSamEngine
@@ -136,6 +132,12 @@ def test_objects_that_only_hold_parts_are_looked_for_and_not_offered(
     told = {"car": [(RED, 0.8)], "wheel": [(WHEEL, 0.6)]}
     (wheel,) = concept_regions(network, embedding, search(Saying(told, draws=True), rgb, WHEELS))
     assert wheel.candidate.label == "wheel" and wheel.candidate.parent is None
+    # what is offered loses no mask to it
+    told |= {"van": [(RED, 0.5)]}
+    van, wheel = concept_regions(network, embedding, search(Saying(told, draws=True), rgb, VAN, WHEELS))
+    if van.kind == "part":
+        van, wheel = wheel, van
+    assert van.candidate.names == (("van", 0.5),) and wheel.candidate.parent == van.candidate.rank
     # a part without a whole is looked for anywhere
     (wheel,) = concept_regions(network, embedding, search(Saying(told, True), rgb, replace(WHEELS, wholes=())))
     assert wheel.kind == "part"
