@@ -100,11 +100,30 @@ def post(backends: list[Backend], first: int, path: str, body: Any) -> requests.
     raise AssertionError(f"{path}: nobody answers")
 
 
+def click(task: int, *rows: dict[str, Any]) -> dict[str, Any]:
+    """A predict request about a task's photo."""
+    size = {"original_width": SIZE[1], "original_height": SIZE[0]}
+    tasks = [{"id": task, "project": 7, "data": {"image": f"/data/upload/7/{task}.png"}}]
+    context = {"result": [row | size for row in rows]}
+    return {"project": "7.1", "label_config": CONFIG, "params": {"context": context}, "tasks": tasks}
+
+
+def shown(answer: requests.Response) -> list[Any]:
+    """What an annotator sees of it; ids are drawn anew each time."""
+    (prediction,) = answer.json()["results"]
+    return [(row["type"], row["value"], row.get("score")) for row in prediction["result"]]
+
+
 @pytest.mark.slow
 def test_one_of_two_backends_may_die_nothing_acknowledged_is_lost_or_doubled_and_the_other_has_learned_it(
     backends: tuple[list[Backend], Store, ProjectKey],
 ) -> None:
     both, store, key = backends
+    rows: list[dict[str, Any]] = []
+    for step in range(3):  # each further click has the next candidate, whoever answered the one before
+        rows.append(keypoint(20 + step, 20, control="click"))
+        one, other = (shown(post(both, number, "/predict", click(1, *rows))) for number in range(2))
+        assert one == other != []
     killing = threading.Event()
 
     def submit(number: int) -> int:
@@ -114,11 +133,8 @@ def test_one_of_two_backends_may_die_nothing_acknowledged_is_lost_or_doubled_and
             killing.set()
         return post(both, number, "/webhook", body).status_code
 
-    def click(number: int) -> tuple[int, int]:
-        prompt = keypoint(20, 20, original_width=SIZE[1], original_height=SIZE[0])
-        tasks = [{"id": number, "project": 7, "data": {"image": f"/data/upload/7/{number}.png"}}]
-        body = {"project": "7.1", "label_config": CONFIG, "params": {"context": {"result": [prompt]}}, "tasks": tasks}
-        answer = post(both, number, "/predict", body)
+    def ask(number: int) -> tuple[int, int]:
+        answer = post(both, number, "/predict", click(number, keypoint(20, 20)))
         return answer.status_code, len(answer.json()["results"])
 
     def kill() -> None:
@@ -127,7 +143,7 @@ def test_one_of_two_backends_may_die_nothing_acknowledged_is_lost_or_doubled_and
 
     with ThreadPoolExecutor(8) as pool:
         killed = pool.submit(kill)
-        clicks = [pool.submit(click, number) for number in range(1, 21)]
+        clicks = [pool.submit(ask, number) for number in range(1, 21)]
         acknowledged = list(pool.map(submit, range(1, SUBMITTED + 1)))
         killed.result()
         assert {each.result() for each in clicks} == {(200, 1)}
