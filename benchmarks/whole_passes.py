@@ -1,0 +1,132 @@
+"""What passes over a whole store cost: `python -m benchmarks.whole_passes [--annotations 10000] [--projects 1 100]`.
+
+    --annotations N ...   of the made stores, with 8 regions each (`benchmarks.made_store`); each N is a column
+    --projects P ...      that they are spread over; further columns
+    --folder DIR          for the stores; a temporary one if not given
+
+SQLite. Each pass in a process of its own, whose memory is the most that it held. Prints a table, a row a figure:
+
+    sync       a comparison with a Label Studio in which nothing has changed, of all projects; its server's time too
+    snapshot   for a fine-tuning job of the first project: seconds; MiB; of these before it began
+    others     photos of other projects for that job: seconds
+    settle     all suggestions are old: seconds; a thousand of them
+    bytes      of the database, a region: before and after that, compacted
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from backend.corrections.photos import PhotoArchive
+from backend.corrections.queries import list_projects
+from backend.corrections.settling import BATCH, settle
+from backend.corrections.sync import sync_project
+from backend.finetuning import snapshot
+from backend.label_studio.client import LabelStudio
+from backend.settings import Settings
+from backend.store.database import Store
+from benchmarks.machine import described, free_port, peak_mib
+from benchmarks.made_store import REGIONS, fill
+from benchmarks.studio_stand_in import listing
+
+
+class EveryPhoto(PhotoArchive):
+    """One that has whatever is asked for."""
+
+    def has(self, sha256: str) -> bool:
+        return True
+
+
+def sync(database: str, origin: str, _: Path) -> str:
+    with contextlib.closing(Store.open(database)) as store:
+        label_studio = LabelStudio(Settings(label_studio_url=origin, label_studio_api_key="t"))
+        began, read = time.perf_counter(), 0
+        for project in list_projects(store):
+            read += sync_project(store, label_studio, project.key).read
+        assert not read, f"{read} tasks were read, expected none"
+        return f"{time.perf_counter() - began:.1f}"
+
+
+def take_snapshot(database: str, _: str, folder: Path) -> str:
+    with contextlib.closing(Store.open(database)) as store:
+        before, began = peak_mib(os.getpid()), time.perf_counter()
+        taken = snapshot.take(store, list_projects(store)[0].key, folder)
+        samples = taken.samples(EveryPhoto(folder), "train", "project")
+        sum(region.weight for sample in samples for region in sample.regions)
+        seconds = time.perf_counter() - began
+    return f"{seconds:.0f}; {peak_mib(os.getpid()):.0f}; {before:.0f}"
+
+
+def others(database: str, _: str, folder: Path) -> str:
+    from backend.finetuning.job_runner import JobRunner  # brings torch
+
+    with contextlib.closing(Store.open(database)) as store:
+        runner = cast(JobRunner, SimpleNamespace(_store=store, _photos=EveryPhoto(folder)))
+        began = time.perf_counter()
+        JobRunner._of_other_projects(runner, list_projects(store)[0].key)
+        return f"{time.perf_counter() - began:.1f}"
+
+
+def settle_all(database: str, _: str, folder: Path) -> str:
+    with contextlib.closing(Store.open(database)) as store:
+        began, total = time.perf_counter(), 0
+        while (some := settle(store, datetime.now(UTC) - timedelta(days=30))) == BATCH:
+            total += some
+        seconds, total = time.perf_counter() - began, total + some
+        store.compact()
+    return f"{seconds:.0f}; {1000 * seconds / max(total, 1):.2f}"
+
+
+PASSES: dict[str, Callable[[str, str, Path], str]] = {
+    "sync": sync,
+    "snapshot": take_snapshot,
+    "others": others,
+    "settle": settle_all,
+}
+
+
+def column(wanted: int, projects: int, folder: Path | None) -> dict[str, str]:
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as name,
+        listing(free_port(), wanted, projects) as origin,
+        # a new process for each pass, not a copy of this one
+        multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool,
+    ):
+        file = Path(name) / "semsam.db"
+        database = f"sqlite:///{file}"
+        with contextlib.closing(Store.open(database)) as store:
+            fill(store, origin, wanted, projects)
+        before, found = file.stat().st_size, dict[str, Any]()
+        for each, work in PASSES.items():
+            found[each] = pool.apply(work, (database, origin, Path(name)))
+        regions = wanted * REGIONS
+        return found | {"bytes": f"{before / regions:,.0f}; {file.stat().st_size / regions:,.0f}"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--annotations", type=int, nargs="+", default=[10_000])
+    parser.add_argument("--projects", type=int, nargs="+", default=[1, 100])
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    stores = [(wanted, projects) for projects in given.projects for wanted in given.annotations]
+    columns = [column(*each, given.folder) for each in stores]
+    print(f"| annotations in projects | {' | '.join(f'{n:,} in {p}' for n, p in stores)} |")
+    print(f"|{'---|' * (len(columns) + 1)}")
+    for figure in columns[0]:
+        print(f"| {figure} | {' | '.join(each[figure] for each in columns)} |")
+    print(f"\n{described()}")
+
+
+if __name__ == "__main__":
+    main()
