@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from backend.corrections import inbox
 from backend.corrections.inbox import enqueue, process_inbox
 from backend.corrections.introductions import Introductions
+from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import count, count_waiting
+from backend.corrections.sync_thread import SyncThread
 from backend.corrections.writer import StoreWriter
+from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import parse_webhook
 from backend.metrics import Metrics
+from backend.records import ProjectKey
+from backend.settings import Settings
 from backend.store.database import Store
 from tests.backend import postgres
 from tests.backend.annotations import KEY, ORIGIN, annotation, brush_row, event, square
 from tests.backend.service.test_event_handler import eventually
+from tests.backend.studio import FakeStudio, labelled, serving
+from tests.backend.studio_http import TOKEN
 
 
 @pytest.fixture
@@ -67,6 +76,23 @@ def test_every_event_is_worked_in_by_one_backend_alone(
     assert set(worked.values()) == {1}
     assert count_waiting(stores[0]) == 0
     assert count(stores[1], KEY).regions == 40
+
+
+def test_a_project_is_compared_by_one_backend_at_a_time_and_whoever_was_asked_tries_again(
+    stores: tuple[Store, Store], tmp_path: Path
+) -> None:
+    with serving(FakeStudio()) as studio:
+        studio.task(1, labelled(5, brush_row("a", square(1, 1, 5)), task=1))
+        key = ProjectKey(studio.url, 7)
+        label_studio = LabelStudio(Settings(label_studio_url=studio.url, label_studio_api_key=TOKEN))
+        thread = SyncThread(stores[1], label_studio, PhotoArchive(tmp_path), 0, retry_s=0.2)
+        with stores[0].claim(f"compare {key}"):
+            thread.start()
+            thread.request_sync(key)
+            time.sleep(0.6)
+            assert studio.asked == []
+        eventually(lambda: count(stores[0], key).images == 1)
+        thread.stop()
 
 
 def test_what_one_backend_heard_of_a_project_s_server_the_others_know_within_seconds(
