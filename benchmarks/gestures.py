@@ -48,12 +48,12 @@ class Thing:
 
 THINGS = (
     Thing("astronaut", "person", (0.35, 0.70), (0.0, 0.03, 0.95, 1.0)),
-    Thing("astronaut", "person", (0.44, 0.22), (0.30, 0.03, 0.58, 0.38)),  # the head
+    Thing("astronaut", "person", (0.44, 0.22), (0.33, 0.12, 0.54, 0.37)),  # the face
     Thing("cat", "cat", (0.45, 0.55), (0.0, 0.0, 0.88, 1.0)),
     Thing("coffee", "cup", (0.47, 0.36), (0.27, 0.02, 0.70, 0.72)),
-    Thing("coffee", "spoon", (0.62, 0.74), (0.53, 0.60, 0.70, 0.88)),
+    Thing("coffee", "spoon", (0.62, 0.74), (0.54, 0.60, 0.69, 0.82)),
     Thing("coffee", "saucer", (0.30, 0.72), (0.10, 0.12, 0.83, 0.98)),
-    Thing("rocket", "rocket", (0.50, 0.50), (0.46, 0.28, 0.53, 0.98)),
+    Thing("rocket", "rocket", (0.50, 0.50), (0.48, 0.29, 0.53, 0.97)),
 )
 
 

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-import requests
 from PIL import Image
 
 from backend.demo.project import ProjectMaker
 from benchmarks.label_studio import click_request
-from benchmarks.machine import ROCKET, described
+from benchmarks.machine import ROCKET, cpu_seconds, described
 from benchmarks.retrieve_predictions import servers, upload
 from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
@@ -63,17 +61,13 @@ class Project:
         return seconds
 
 
-def settled(backend_url: str) -> int:
-    """Embeddings that the backend keeps, once their number has not changed for 15 seconds."""
-    last, since = -1, time.monotonic()
-    while time.monotonic() - since < 15:
-        said = requests.get(f"{backend_url}/metrics", timeout=60).text
-        found = re.search(r"^semsam_embedding_cache_entries (\S+)", said, re.M)
-        now = int(float(found[1])) if found else 0
-        if now != last:
-            last, since = now, time.monotonic()
-        time.sleep(0.5)
-    return last
+def wait_until_idle(pid: int) -> None:
+    """Until the process has done next to nothing for six seconds: nothing more is prepared."""
+    idle = 0
+    while idle < 2:
+        before = cpu_seconds(pid)
+        time.sleep(3)
+        idle = idle + 1 if cpu_seconds(pid) - before < 0.1 else 0
 
 
 def main() -> None:
@@ -87,7 +81,7 @@ def main() -> None:
             config = read_model_config(given.model)
             save(data / "random.safetensors", build_model(config), config)
             os.environ |= {"SEMSAM_MODEL": given.model, "SEMSAM_WEIGHTS": str(data / "random.safetensors")}
-        with servers(data) as (studio, backend_url, _):
+        with servers(data) as (studio, backend_url, pid):
             photos = made_photos(data, 0, 2 * given.photos + 1)
             at_random = Project(studio.api, "random", photos[: given.photos], backend_url, "Uniform sampling")
             in_order = Project(studio.api, "order", photos[given.photos :], backend_url, "Sequential sampling")
@@ -97,13 +91,13 @@ def main() -> None:
                 kinds["warm"].append(at_random.click(task))
             in_order.click(in_order.tasks[0])
             for task in in_order.tasks[1:]:
-                kept = settled(backend_url)
+                wait_until_idle(pid)
                 kinds["prepared"].append(in_order.click(task))
                 kinds["warm"].append(in_order.click(task))
         print(f"| model {given.model} | median, s | largest, s | clicks |\n|---|---|---|---|")
         for kind, seconds in kinds.items():
             print(f"| {kind} | {statistics.median(seconds):.2f} | {max(seconds):.2f} | {len(seconds)} |")
-        print(f"\n{kept} embeddings kept at the end. {described()}")
+        print(f"\n{described()}")
 
 
 if __name__ == "__main__":
