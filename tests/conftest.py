@@ -17,3 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             value == "postgresql" for value in parameters if isinstance(value, str)
         ):
             item.add_marker("postgres")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak-minutes", type=float, default=0, help="how long tests/endurance takes; 0: seconds")

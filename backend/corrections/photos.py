@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import re
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,6 +68,16 @@ class PhotoArchive:
         with atomic_write(path, shared=True, sync=True, mode=0o600) as temporary:
             temporary.write_bytes(data)
         return sha256
+
+    def clear_away(self, older_than: timedelta = timedelta(hours=1)) -> int:
+        """Remove what killed processes left half written, if nobody has written to it for so long; how many files."""
+        before, removed = time.time() - older_than.total_seconds(), 0
+        for path in self._root.glob("*/.*.tmp"):
+            with contextlib.suppress(FileNotFoundError):  # another process was quicker
+                if path.stat().st_mtime < before:
+                    path.unlink()
+                    removed += 1
+        return removed
 
 
 def open_photos(settings: Settings) -> PhotoArchive:

@@ -94,6 +94,7 @@ class SyncThread:
         self._wake.set()
 
     def _run(self) -> None:
+        every_s = self._every_s or float("inf")
         next_round, first = time.monotonic(), True
         retry_at, next_photos = next_round, next_round + PHOTOS_S
         failed: set[ProjectKey] = set()  # requested, and something failed: the store may not know them
@@ -115,7 +116,7 @@ class SyncThread:
                 failed |= requested
                 retry_at = retry_at if retry_at > now else now + self._retry_s
             if all_projects:
-                next_round = now + (self._every_s or float("inf")) if succeeded else now + self._retry_s
+                next_round = now + min(every_s, float("inf") if succeeded else self._retry_s)
             elif not succeeded:
                 next_round = min(next_round, now + self._retry_s)
             with self._lock:
@@ -134,6 +135,7 @@ class SyncThread:
         try:
             if all_projects:
                 bring_back(self._store, datetime.now(UTC))
+                self._photos.clear_away()
             stored = list_projects(self._store)
         except StoreError as error:
             self._outages.failed("store", f"not compared with Label Studio: {error}")

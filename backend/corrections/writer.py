@@ -152,14 +152,17 @@ class StoreWriter:
     def _write_projects(self) -> None:
         with self._lock:
             waiting = dict(self._projects)
-        if not waiting:
-            return
-        with self._store.read() as connection:
-            news = {key: config for key, config in waiting.items() if not has_config(connection, key, config)}
-        if news:
-            with self._store.write() as connection:
-                for key, config in news.items():
-                    save_config(connection, key, config)
+        for key, config in waiting.items():
+            try:
+                with self._store.read() as connection:
+                    is_known = has_config(connection, key, config)
+                if not is_known:
+                    with self._store.write() as connection:
+                        save_config(connection, key, config)
+            except StoreUnavailable:
+                raise
+            except Exception:  # whatever it is, what comes behind it must not wait for ever
+                log.exception("project %s: its labeling config is not stored: unexpected failure", key)
         with self._lock:
             for key, config in waiting.items():
                 if self._projects.get(key) == config:
@@ -197,5 +200,7 @@ class StoreWriter:
                 raise
             except StoreError as error:
                 log.warning("%d suggestions are not stored: %s", len(some), error)
+            except Exception:  # whatever it is, what comes behind them must not wait for ever
+                log.exception("%d suggestions are not stored: unexpected failure", len(some))
             for _ in some:
                 self._suggestions.popleft()

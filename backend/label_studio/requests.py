@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, Strict
+from pydantic import BeforeValidator, Field
 
 from backend.errors import BadRequest
+from backend.label_studio.fields import Id, is_id
 from backend.label_studio.label_config import LabelConfig
 from backend.label_studio.prompt_rows import PromptRow, on_one_image, prompt_rows
 from semsam_model.validation import Expected, JsonModel, Lenient, check, empty_as, lenient
@@ -27,13 +28,13 @@ def _number_in_text(value: Any) -> Any:
 
 def _project_name(value: Any) -> str:
     name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(name, str) or not isinstance(_number_in_text(name.split(".")[0]), int):
+    if not isinstance(name, str) or not is_id(_number_in_text(name.split(".")[0])):
         raise ValueError
     return name
 
 
 #: An id of a task or project, as a number or as text.
-_TaskId = Annotated[int, Strict(), BeforeValidator(_number_in_text), Expected("an integer")]
+_TaskId = Annotated[Id, BeforeValidator(_number_in_text), Expected("an id")]
 #: A project as Label Studio names it to a backend: its id and when it was made. Ids alone are the same on every server.
 _ProjectName = Annotated[str, BeforeValidator(_project_name), Expected('a project such as "45.1795362232"')]
 

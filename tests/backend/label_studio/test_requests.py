@@ -118,9 +118,9 @@ def test_text_prompts_need_no_size() -> None:
     [
         (3, "tasks[1]: expected an object, got 3"),
         (None, "tasks[1]: expected an object, got None"),
-        ({"id": "seven", "data": {"image": "b"}}, "tasks[1].id: expected an integer, got 'seven'"),
-        ({"id": float("nan"), "data": {"image": "b"}}, "tasks[1].id: expected an integer, got nan"),
-        ({"id": 2, "project": [], "data": {"image": "b"}}, "tasks[1].project: expected an integer, got []"),
+        ({"id": "seven", "data": {"image": "b"}}, "tasks[1].id: expected an id, got 'seven'"),
+        ({"id": float("nan"), "data": {"image": "b"}}, "tasks[1].id: expected an id, got nan"),
+        ({"id": 2, "project": [], "data": {"image": "b"}}, "tasks[1].project: expected an id, got []"),
         ({"id": 2, "data": None}, "tasks[1].data: expected an object, got None"),
         ({"id": 2}, "tasks[1].data: expected an object, got nothing"),
     ],
