@@ -1,9 +1,11 @@
 # The ports of `make run`: make run PORT=8081 BACKEND_PORT=9091; its model: make run MODEL=swin_t
 PORT ?= 8080
 BACKEND_PORT ?= 9090
+# What `make soak` takes, about
+MINUTES ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-fast check bench clean
+.PHONY: help run install test test-fast check bench soak clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +36,10 @@ bench: ## speed and memory, default model and Swin-T
 	@scripts/install.sh semsam
 	@.venv/bin/python -m benchmarks.run
 	@.venv/bin/python -m benchmarks.engines
+
+soak: ## half an hour of clicks, kills, faults and hostile requests (MINUTES=30): out/soak
+	@scripts/install.sh semsam dev postgres
+	@.venv/bin/python -m pytest tests/endurance --soak-minutes $(MINUTES)
 
 clean: ## remove environments, caches and outputs (.semsam/, which holds annotations, stays)
 	rm -rf .venv .venv-ls out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from backend.finetuning import jobs
@@ -60,8 +61,6 @@ def ask(service: ServiceProcess, number: int, clicked: Clicked, project: int = 1
 
 def lesson(number: int, photo: str) -> dict[str, Any]:
     """A webhook of project LESSONS: something was drawn by hand on a photo."""
-    import numpy as np
-
     mask = np.zeros(SIZE, bool)
     mask[10 + number % 40 : 50 + number % 40, 20:90] = True
     body = event("ANNOTATION_CREATED", annotation=annotation(number, [brush_row("a", mask)], task=number))
@@ -169,11 +168,9 @@ def test_no_click_fails_or_is_answered_by_two_versions(
         assert not wrong, wrong[:3]
         assert sum(answers.values()) > 20 and len(answers) >= 2, answers
         assert "Traceback" not in service.log()
-        note = (
-            f"{sum(answers.values())} clicks in {seconds:.0f} s, {service.metric('semsam_model_switches_total'):.0f} "
-        )
-        note += f"switches, {len(answers)} versions answered, none failed or mixed"
-        report.note(request.node.name, note)
+        switches = service.metric("semsam_model_switches_total")
+        note = f"{sum(answers.values())} clicks in {seconds:.0f} s, {switches:.0f} switches, {len(answers)} versions"
+        report.note(request.node.name, f"{note} answered, none failed or mixed")
         report.plot("memory", "Memory of the service while clicked (resident)", memory)
         if minutes:
             job = jobs.find(store, 1)

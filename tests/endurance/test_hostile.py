@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 #: Statuses that say that a request is wrong, or was worked on. Nothing here may be ours: 500 and above.
 FINE = {200, 400, 401, 404, 405, 411, 413, 415, 422}
-SOAK_EXAMPLES = 3000
+EXAMPLES_A_MINUTE = 100  #: for each route, of `make soak`
 HEALTH_S = 1.0  #: of `make soak`
 
 
@@ -89,7 +89,7 @@ def test_bodies_with_anything_in_any_place(shared: Shared, pulse: Pulse, minutes
     http = requests.Session()
 
     @settings(
-        max_examples=SOAK_EXAMPLES if minutes else 40,
+        max_examples=max(40, int(EXAMPLES_A_MINUTE * minutes)),
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
         database=None,
