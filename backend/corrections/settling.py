@@ -16,6 +16,7 @@ from backend.records import ProjectKey
 from backend.store.database import Store
 from backend.store.statements import of_project
 from backend.store.tables import offers, regions
+from backend.store.totals import changing
 
 BATCH = 200  #: suggestions that are settled in one transaction
 
@@ -38,6 +39,9 @@ def settle(store: Store, before: datetime) -> int:
             query = query.where(of_project(regions, key), regions.c.task.in_(sorted(tasks)))
             for prompt_id, region, rank in connection.execute(query.where(regions.c.prompt_id.is_not(None))):
                 taken.setdefault(prompt_id, set()).update((region, rank))
+        for key in sorted(on_them):  # rejected ones stay counted: nobody counts the project until this has ended
+            with changing(connection, key, (), offers_only=True):
+                pass
         # written anew at the table's end: a row that shrinks where it stands would leave its page as large as before
         connection.execute(delete(offers).where(offers.c.prompt_id.in_([row.prompt_id for row in found])))
         settled = [_settled(row, taken[row.prompt_id]) for row in found if row.prompt_id in taken]

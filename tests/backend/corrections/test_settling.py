@@ -57,7 +57,9 @@ def test_what_became_a_region_is_judged_as_before_and_the_rest_is_gone(store: St
     edited = rows[1] | {"origin": "prediction-changed", "value": rows[2]["value"]}
     before = submit(store, edited)
     assert settle(store, at(-10)) == 0, "none is older than that"
+    assert count(store, KEY).rejected == 1
     assert settle(store, LATER) == 2
+    assert count(store, KEY).rejected == 1
     assert prompts(store) == {taken} != {rejected}
     left = find_suggestion(store, taken)
     assert left is not None
