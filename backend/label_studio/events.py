@@ -27,6 +27,7 @@ KEPT = {
     "TASKS_DELETED",
     "PROJECT_DELETED",
 }
+_DELETE_ANNOTATIONS = ("ANNOTATION_DELETED", "ANNOTATIONS_DELETED")
 _BRING_ANNOTATIONS = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED")
 
 
@@ -105,7 +106,20 @@ class Webhook(JsonModel):
         """Whether it is of `KEPT` or asks for training, and does not say about what: only that something changed."""
         if self.project_id is None:
             return self.action in KEPT or self.action == "START_TRAINING"
-        return self.action in _BRING_ANNOTATIONS and not self.annotation and not self.annotations
+        if self.action in _BRING_ANNOTATIONS:
+            return not self.annotation and not self.annotations
+        named = {"TASKS_DELETED": self.gone_tasks, **dict.fromkeys(_DELETE_ANNOTATIONS, self.gone_annotations)}
+        return self.action in named and not named[self.action]
+
+    @property
+    def gone_annotations(self) -> tuple[int, ...]:
+        """Of an event of `_DELETE_ANNOTATIONS`."""
+        return _ids([*(self.annotations or []), self.annotation])
+
+    @property
+    def gone_tasks(self) -> tuple[int, ...]:
+        """Of TASKS_DELETED."""
+        return _ids(self.tasks or [])
 
     @property
     def project_name(self) -> str | None:
@@ -122,10 +136,9 @@ class Webhook(JsonModel):
         if self.action == "PROJECT_DELETED":
             return WebhookEvent(key, project_deleted=True)
         if self.action == "TASKS_DELETED":
-            return WebhookEvent(key, deleted_tasks=_ids(self.tasks or []))
-        if self.action in ("ANNOTATIONS_DELETED", "ANNOTATION_DELETED"):
-            gone = [*(self.annotations or []), self.annotation]
-            return WebhookEvent(key, deleted_annotations=_ids(gone))
+            return WebhookEvent(key, deleted_tasks=self.gone_tasks)
+        if self.action in _DELETE_ANNOTATIONS:
+            return WebhookEvent(key, deleted_annotations=self.gone_annotations)
         project, task = self.project or _Project(), self.task or _Task()
         return WebhookEvent(
             key,

@@ -42,6 +42,23 @@ def test_deleted_annotations_come_as_several_ids_or_as_one_annotation() -> None:
     assert parse_webhook(one).to_event(ORIGIN).deleted_annotations == (23,)
 
 
+@pytest.mark.parametrize(
+    ("body", "lacks"),
+    [
+        ({"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 1}]}, False),
+        ({"action": "ANNOTATIONS_DELETED", "annotations": [{"id": "x"}, None]}, True),
+        ({"action": "ANNOTATION_DELETED"}, True),
+        ({"action": "TASKS_DELETED", "tasks": [{"id": 1}]}, False),
+        ({"action": "TASKS_DELETED", "tasks": []}, True),
+        ({"action": "ANNOTATION_CREATED", "annotation": {}}, True),
+        ({"action": "PROJECT_DELETED"}, False),
+        ({"action": "PROJECT_UPDATED"}, False),
+    ],
+)
+def test_an_event_that_does_not_say_about_what_says_only_that_something_changed(body: Any, lacks: bool) -> None:
+    assert parse_webhook(body | {"project": {"id": 45}}).lacks_payload == lacks
+
+
 def test_unknown_actions_pass_and_a_missing_or_odd_one_is_refused() -> None:
     assert parse_webhook({"action": "SOMETHING_NEW", "task": 3, "annotations": "x"}).annotations is None
     for action in (None, "", 3, "A\nB", "A" * 65):
