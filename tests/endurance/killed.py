@@ -1,6 +1,6 @@
 """Processes that are killed at random moments of their work, again and again, on one store.
 
-    python -m tests.endurance.killed SERVER FOLDER SECONDS SEED WEIGHTS
+    python -m tests.endurance.killed SERVER FOLDER SECONDS SEED WEIGHTS REGION_WEIGHTS
 
 SERVER is a PostgreSQL, or "sqlite". Each kind of work has SECONDS, and at least three rounds. A round is a child of its
 own, which says what it has done after it is acknowledged. After each, what all had said is looked for. Prints, as JSON,
@@ -21,7 +21,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,16 @@ from sqlalchemy import select as query
 
 from backend.adaptation.learner import Learner
 from backend.adaptation.lessons import kept_lessons, training_regions
+from backend.batch.local import in_this_process
+from backend.batch.run import read_config
+from backend.batch.run import run as run_batch
+from backend.batch.sources import task_items
 from backend.corrections.inbox import enqueue, process_inbox
 from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import stream_regions
 from backend.export.run import export
 from backend.inference.predictor import Predictor
+from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import parse_webhook
 from backend.metrics import Metrics
 from backend.settings import Settings
@@ -52,8 +57,10 @@ from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.checkpoints.header import read_header
 from tests.backend import annotations as made
 from tests.backend import stored
+from tests.backend.batch.studio_with_photos import Studio, at_work
 from tests.backend.models import loaded
 from tests.backend.postgres import new_database
+from tests.backend.preannotating import settings as batch_settings
 
 Say = Callable[[object], None]
 
@@ -74,6 +81,9 @@ class Work:
 
     def check(self, said: list[Any]) -> None:
         raise NotImplementedError
+
+    def end(self) -> None:
+        """Close what was opened for all rounds."""
 
 
 class Ingest(Work):
@@ -141,14 +151,13 @@ class Learning(Work):
     def check(self, said: list[Any]) -> None:
         key = stored.project().key
         with self.store() as store:
-            kept = kept_lessons(store, key, self.model.described_by.digest)
+            wanted = {each.key for each in training_regions(store, key)}
+            kept = kept_lessons(store, sorted(wanted), self.model.described_by.digest)
             for each in kept.values():
                 Lesson.from_bytes(each.data, label=None)
-            wanted = {each.key for each in training_regions(store, key)}
-            assert set(kept) <= wanted
             if len(said) and len(said) % 5 == 0:
                 self._learn(store)
-                assert set(kept_lessons(store, key, self.model.described_by.digest)) == wanted
+                assert set(kept_lessons(store, sorted(wanted), self.model.described_by.digest)) == wanted
 
 
 class Switching(Work):
@@ -230,6 +239,34 @@ class Export(Work):
             assert _content(out) in self.whole
 
 
+class Batch(Work):
+    """`semsam batch` on a project of a made Label Studio: each task gets one prediction."""
+
+    longest_s = 5.0  #: the model and the text encoder are loaded first
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.studio = Studio(*["a.png", "b.png"] * 10)
+        self.open = ExitStack()
+        self.settings = batch_settings(self.open.enter_context(at_work(self.studio)), self.weights, self.folder)
+        self.version = read_header(self.weights).version.version
+
+    def do(self, number: int, say: Say) -> None:
+        config = read_config(self.studio.config)
+        items = task_items(LabelStudio(self.settings), 1, config, self.version)
+        with in_this_process(self.settings, self.weights, config) as annotate:
+            say(run_batch(items, annotate).written)
+
+    def check(self, said: list[Any]) -> None:
+        found = self.studio.versions()
+        assert all(each in ([], [self.version]) for each in found.values()), found
+        if all(found.values()):
+            self.studio.predictions = {number: [] for number in found}
+
+    def end(self) -> None:
+        self.open.close()
+
+
 def _content(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -308,6 +345,7 @@ KINDS: dict[str, type[Work]] = {
     "learning": Learning,
     "switching": Switching,
     "export": Export,
+    "batch": Batch,
     "migration": Migration,
 }
 
@@ -347,13 +385,13 @@ def play(work: Work, number: int, after_s: float) -> tuple[list[Any], bool]:
     return [json.loads(line) for line in content.splitlines()][1:], os.WIFSIGNALED(status)
 
 
-def main(server: str, folder: str, seconds: str, seed: str, weights: str) -> None:
+def main(server: str, folder: str, seconds: str, seed: str, weights: str, region_weights: str) -> None:
     found = {}
     for kind, make in KINDS.items():
         mine = Path(folder) / kind
         mine.mkdir()
         url = f"sqlite:///{mine}/semsam.db" if server == "sqlite" else new_database(server)
-        work = make(url, mine, Path(weights))
+        work = make(url, mine, Path(region_weights if make is Batch else weights))
         chance, said, killed, rounds = random.Random(int(seed)), list[Any](), 0, 0
         until = time.monotonic() + float(seconds)
         while time.monotonic() < until or rounds < 3:
@@ -362,6 +400,7 @@ def main(server: str, folder: str, seconds: str, seed: str, weights: str) -> Non
             said += words
             killed += was_killed
             work.check(said)
+        work.end()
         shutil.rmtree(mine)
         found[kind] = {"rounds": rounds, "killed": killed, "said": len(said)}
     print(json.dumps(found))

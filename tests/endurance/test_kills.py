@@ -31,13 +31,20 @@ def folder() -> Iterator[Path]:
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_killed_at_random_moments(
-    database: str, folder: Path, weights: Path, minutes: float, report: Report, request: pytest.FixtureRequest
+    database: str,
+    folder: Path,
+    weights: Path,
+    region_weights: Path,
+    minutes: float,
+    report: Report,
+    request: pytest.FixtureRequest,
 ) -> None:
     server = "sqlite" if database == "sqlite" else request.getfixturevalue("postgres_server")
     seconds = 60 * minutes * SHARE / (2 * len(KINDS))
     seed = random.randrange(10**6) if minutes else 1
+    arguments = (server, folder, seconds, seed, weights, region_weights)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.endurance.killed", *map(str, (server, folder, seconds, seed, weights))],
+        [sys.executable, "-m", "tests.endurance.killed", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
