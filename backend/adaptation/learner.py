@@ -223,10 +223,13 @@ class Learner:
             return "done"
         regions = training_regions(self._store, key)
         wanted = self._needed(regions, project, config)
+        before = {each: at for each, (at, _) in project.lessons.items()}
         with self._store.claim(f"lessons of {key}") as mine:
             new = self._read_lessons(key, regions, wanted, project)
             if mine and not self._make_lessons(key, wanted, new, project, loaded):
                 return "cut off"
+        if new and not mine and before == {each: at for each, (at, _) in project.lessons.items()}:
+            return "elsewhere"
         self._publish(key, wanted, project)
         self._let_go(key)
         if new and not mine:
