@@ -31,8 +31,10 @@ from sqlalchemy import (
 )
 
 from backend.images import decode_photo
+from backend.records import ProjectKey
 from backend.store.database import Store
 from backend.store.tables import annotations, lessons, offers, predictions, projects, regions, tasks
+from backend.store.totals import recount
 from benchmarks.machine import ROCKET
 from semsam_model.adaptation.lessons import make_lesson
 from semsam_model.checkpoints.checkpoint import load_model
@@ -74,6 +76,8 @@ def fill(store: Store, origin: str, wanted: int, count: int, model: str = "", ta
                 _copy(connection, table, (wanted - 1) // base, count)
         if taught:
             _teach(connection, count, model, taught)
+        for each in titles:
+            recount(connection, ProjectKey(origin, each["project"]))
     if store.dialect == "postgresql":
         with store.write() as connection:
             connection.execute(text("ANALYZE"))

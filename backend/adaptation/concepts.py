@@ -45,10 +45,11 @@ def fit_worth(store: Store, key: ProjectKey, concepts: str) -> Curve | None:
 
 def examples_of(store: Store, key: ProjectKey, task: int, photo: Size) -> dict[str, tuple[Box, ...]]:
     """Boxes of the regions of a task's photo of this size, (H, W), by their first label. Raises StoreError."""
-    columns = regions.c.labels, regions.c.mask, regions.c.height, regions.c.width
-    query = select(*columns).where(of_task(regions, key, task), IS_USABLE).order_by(regions.c.updated_at.desc())
+    columns = regions.c.labels, regions.c.mask, regions.c.height, regions.c.width, regions.c.updated_at
     with store.read() as connection:
-        rows = connection.execute(query).all()
+        rows = connection.execute(select(*columns).where(of_task(regions, key, task), IS_USABLE)).all()
+    # not ordered by the database: that would be by an index of the whole project
+    rows = sorted(rows, key=lambda row: row.updated_at, reverse=True)
     found: dict[str, list[Box]] = {}
     for row in rows:
         mine = found.setdefault(row.labels[0], []) if row.labels and (row.height, row.width) == photo else None

@@ -32,6 +32,7 @@ from backend.label_studio.annotations import Annotation, parse_annotation
 from backend.label_studio.events import WebhookEvent
 from backend.label_studio.fields import clean
 from backend.label_studio.label_config import LabelConfig
+from backend.records import ProjectKey
 from backend.store.database import Store
 from backend.store.tables import inbox
 
@@ -44,9 +45,10 @@ def enqueue(store: Store, event: WebhookEvent, now: datetime | None = None) -> N
         connection.execute(insert(inbox), {"received_at": now or datetime.now(UTC), "delivery": event.to_json()})
 
 
-def process_inbox(store: Store) -> int:
+def process_inbox(store: Store, on_project: Callable[[ProjectKey], object] = lambda key: None) -> int:
     """Process every event in the inbox, in the order received, but those that another process has; how many those were.
 
+    on_project: told the project of each.
     An event that cannot be processed stays there with the reason. Raises StoreUnavailable when the database fails:
     the events wait on.
     """
@@ -59,10 +61,10 @@ def process_inbox(store: Store) -> int:
             return processed
         number = after
         with store.claim(f"event {number}") as mine:
-            processed += mine and _process_or_note(store, number)
+            processed += mine and _process_or_note(store, number, on_project)
 
 
-def _process_or_note(store: Store, number: int) -> bool:
+def _process_or_note(store: Store, number: int, on_project: Callable[[ProjectKey], object]) -> bool:
     """Process an event, or note why it cannot be; False where another process has done that."""
     waits = inbox.c.id == number, inbox.c.problem.is_(None)
     with store.read() as connection:
@@ -70,7 +72,9 @@ def _process_or_note(store: Store, number: int) -> bool:
     if row is None:
         return False
     try:
-        _process(store, number, WebhookEvent.from_json(row.delivery), row.received_at)
+        event = WebhookEvent.from_json(row.delivery)
+        _process(store, number, event, row.received_at)
+        on_project(event.key)
     except StoreUnavailable:
         raise
     except Exception as error:  # whatever it is, the events behind this one must not wait for ever

@@ -92,7 +92,7 @@ def _read_predictions(
                 of_project(annotation_rows, key), annotation_rows.c.prediction == number
             )
             with store.write() as connection:
-                affected = [task for task in connection.scalars(begun.distinct()) if task is not None]
+                affected = {task for task in connection.scalars(begun) if task is not None}
                 with changing(connection, key, affected):
                     row = {"origin": key.origin, "prediction": number, **values}
                     connection.execute(upsert(connection, predictions), row)

@@ -152,6 +152,13 @@ def count(store: Store, key: ProjectKey) -> Counts:
         return _counts(connection.execute(select(totals).where(of_project(totals, key))).one())
 
 
+def count_all(store: Store) -> dict[ProjectKey, Counts]:
+    """As `count`, for every project that was counted before."""
+    with store.read() as connection:
+        rows = connection.execute(select(totals).where(totals.c.counted)).all()
+    return {to_record(ProjectKey, row): _counts(row) for row in rows}
+
+
 def _counts(row: Row[Any]) -> Counts:
     by_outcome: dict[str, int] = {name: getattr(row, name) for name in OUTCOMES}
     preannotated = Preannotated(

@@ -54,7 +54,7 @@ class SyncThread:
         self._requested: set[ProjectKey] = set()
         self._due: dict[ProjectKey, float] = {}  #: of `request_sync_soon`: the last one, due or past
         self._waiting: set[ProjectKey] = set()  #: of `request_sync_soon`: not begun yet
-        self._photos_requested = False
+        self._photos_requested: set[ProjectKey] = set()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._outages = Outages(log)
@@ -87,10 +87,10 @@ class SyncThread:
                 self._waiting.add(key)
         self._wake.set()
 
-    def request_photos(self) -> None:
-        """Read the predictions and fetch the photos of new regions soon, of all projects."""
+    def request_photos(self, key: ProjectKey) -> None:
+        """Read the predictions and fetch the photos of a project's new regions soon."""
         with self._lock:
-            self._photos_requested = True
+            self._photos_requested.add(key)
         self._wake.set()
 
     def _run(self) -> None:
@@ -104,13 +104,14 @@ class SyncThread:
                 ripe = {key for key in self._waiting if self._due[key] <= now}
                 self._waiting -= ripe
                 requested, self._requested = self._requested | ripe, set()
-                photos, self._photos_requested = self._photos_requested or now >= next_photos, False
-            if photos:
+                photos, self._photos_requested = self._photos_requested, set()
+            all_photos = now >= next_photos
+            if all_photos:
                 next_photos = now + PHOTOS_S
             all_projects = now >= next_round
             if now >= retry_at:  # not whenever something else is to be done: what is away stays away for a while
                 requested, failed = requested | failed, set()
-            succeeded = self._sync(requested, photos, all_projects, first)
+            succeeded = self._sync(requested, None if all_photos else photos, all_projects, first)
             first = first and not (all_projects and succeeded)
             if not succeeded:
                 failed |= requested
@@ -126,11 +127,14 @@ class SyncThread:
                 self._wake.wait(min(max(0.0, wake_at - time.monotonic()), threading.TIMEOUT_MAX))
             self._wake.clear()
 
-    def _sync(self, requested: set[ProjectKey], photos: bool, all_projects: bool, first: bool) -> bool:
+    def _sync(
+        self, requested: set[ProjectKey], photos: set[ProjectKey] | None, all_projects: bool, first: bool
+    ) -> bool:
         """Bring the requested projects, or all, up to date; whether that succeeded.
 
-        Annotations of all projects come first: they do not wait for the photos of one. photos: read predictions and
-        fetch photos of the other projects, too. first: all means those, too, that were compared a moment ago.
+        Annotations of all projects come first: they do not wait for the photos of one. photos: further projects whose
+        predictions are read and photos fetched; None: of all. first: all means those, too, that were compared a moment
+        ago.
         """
         try:
             if all_projects:
@@ -155,7 +159,7 @@ class SyncThread:
                 return False
             compare = partial(self._compare, asked=key in requested)
             succeeded &= self._attempt("not compared with Label Studio", compare, key)
-        for key in sorted(chosen | there if photos else chosen):
+        for key in sorted(chosen | (there if photos is None else photos & there)):
             succeeded &= self._attempt("predictions not read", self._judge, key)
             succeeded &= self._attempt("photos not fetched", self._fetch, key)
         return succeeded

@@ -122,8 +122,8 @@ def mark_deleted(connection: Connection, key: ProjectKey, gone: Sequence[int], n
         return
     row = {**vars(key), "cancelled": False, "ground_truth": False, "received_at": now, "deleted_at": now}
     known = and_(annotation_rows.c.origin == key.origin, annotation_rows.c.annotation.in_(gone))
-    tasks_of = select(annotation_rows.c.task).where(known, annotation_rows.c.task.is_not(None)).distinct()
-    affected = list(connection.scalars(tasks_of))
+    tasks_of = select(annotation_rows.c.task).where(known, annotation_rows.c.task.is_not(None))
+    affected = set(connection.scalars(tasks_of))
     live = and_(of_project(regions, key), regions.c.task.in_(affected), regions.c.annotation.in_(gone))
     with changing(connection, key, affected):
         connection.execute(statement, [row | {"annotation": annotation} for annotation in gone])

@@ -45,11 +45,11 @@ class StoreWriter:
         self,
         store: Store,
         metrics: Metrics,
-        on_processed: Callable[[int], None] = lambda _: None,
+        on_processed: Callable[[ProjectKey], None] = lambda key: None,
         on_introduced: Callable[[str, str], None] = lambda name, hostname: None,
         settle_after: timedelta = timedelta(0),
     ) -> None:
-        """on_processed: called on the writer's thread with the number of events that were processed.
+        """on_processed: called on the writer's thread with the project of each event that was processed.
 
         on_introduced: likewise, with the name of a project and of its server, where a backend on this store heard it.
         settle_after: age of suggestions that are settled; 0: none are.
@@ -128,7 +128,7 @@ class StoreWriter:
             self._write_projects()
             self._tell_introductions()
             self._write_suggestions()
-            processed = process_inbox(self._store)
+            process_inbox(self._store, self._on_processed)
         except StoreUnavailable as error:
             self._outages.failed("store", f"{error}; what is to be written waits, and is tried again")
             return False
@@ -136,8 +136,6 @@ class StoreWriter:
             log.exception("unexpected failure while writing")
             return True
         self._outages.works("store", "what waited for the database is written")
-        if processed:
-            self._on_processed(processed)
         return True
 
     def _settle(self) -> None:

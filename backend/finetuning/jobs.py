@@ -171,14 +171,21 @@ def last_judged(store: Store) -> Job | None:
     return next((job for job in newest if job.verdict), None)
 
 
-def new_corrections(store: Store, key: ProjectKey) -> tuple[int, datetime | None]:
-    """Usable regions received, by our clock, since the project's last job was requested, and when that was."""
+def new_corrections(store: Store, key: ProjectKey, most: int) -> tuple[int, datetime | None]:
+    """Usable regions received, by our clock, since the project's last job was requested, and when that was.
+
+    most: counted up to this.
+    """
     with store.read() as connection:
         last = connection.scalar(select(func.max(jobs.c.requested_at)).where(of_project(jobs, key)))
-        query = select(func.count()).select_from(regions.join(annotation_rows, BELONGS_TO))
-        query = query.where(of_project(regions, key), IS_USABLE)
-        count = connection.scalar(query if last is None else query.where(annotation_rows.c.received_at > last))
-    return count or 0, last
+        mine = of_project(annotation_rows, key)
+        if last is not None:
+            mine = and_(mine, annotation_rows.c.received_at > last)
+        # for each annotation, so that it is searched for by its key; those with regions are no more than their regions
+        usable = select(func.count()).select_from(regions).where(BELONGS_TO, IS_USABLE).correlate(annotation_rows)
+        found = select(usable.scalar_subquery().label("usable")).where(mine, usable.scalar_subquery() > 0)
+        count = connection.scalar(select(func.sum(found.limit(most).subquery().c.usable)))
+    return min(int(count or 0), most), last
 
 
 def _find_all(store: Store, query: Select[Any]) -> list[Job]:

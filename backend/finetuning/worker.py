@@ -115,11 +115,13 @@ def out_of_the_way(settings: Settings) -> None:
 def request_due(store: Store, settings: Settings, at: datetime | None = None) -> list[Job]:
     """Request jobs for projects with enough new corrections, or whose schedule is due; the jobs that are new."""
     at = at or datetime.now(UTC)
-    requested = []
+    requested: list[Job] = []
+    if not settings.finetune_after_corrections and not settings.finetune_every_hours:
+        return requested
     for project in list_projects(store):
         if project.deleted_at is not None:
             continue
-        new, last = jobs.new_corrections(store, project.key)
+        new, last = jobs.new_corrections(store, project.key, most=settings.finetune_after_corrections or 1)
         trigger: jobs.Trigger | None = None
         if settings.finetune_after_corrections and new >= settings.finetune_after_corrections:
             trigger = "corrections"

@@ -72,9 +72,9 @@ class EventHandler:
         self._sync_thread.stop()
         self._store_writer.stop()
 
-    def _regions_stored(self, _: int) -> None:
+    def _regions_stored(self, key: ProjectKey) -> None:
         self._on_change()
-        self._sync_thread.request_photos()
+        self._sync_thread.request_photos(key)
 
     def store_key(self, project_name: str | None, project: int | None) -> ProjectKey | None:
         """The store's key of a project as Label Studio names it; None while its server is not known."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cachetools import TTLCache
 
-from backend.corrections.queries import count, count_waiting, list_projects, newest_suggestion_outcomes
+from backend.corrections.queries import count, count_all, count_waiting, list_projects, newest_suggestion_outcomes
 from backend.doctor.checks import Finding
 from backend.errors import NotStored, StoreError
 from backend.finetuning.jobs import Job, find, last_judged, list_jobs, report_file
@@ -26,7 +26,7 @@ from backend.store.database import Store
 
 log = logging.getLogger(__name__)
 
-STATUS_S = 5.0  #: seconds that the status is kept: every region is counted for it
+STATUS_S = 5.0  #: seconds that the status is kept
 #: Masks that the curves run over: the newest ones that were taken from what a click suggested.
 RECENT = 2000
 JOBS = 8  #: fine-tuning jobs, the newest
@@ -123,8 +123,9 @@ def read_status(store: Store) -> Status:
     """The state of the store now. Raises StoreError."""
     outcomes = newest_suggestion_outcomes(store, RECENT)
     projects = [project for project in list_projects(store) if not project.deleted_at]
+    counts = count_all(store)
     return Status(
-        projects=tuple(ProjectStatus(project, count(store, project.key)) for project in projects),
+        projects=tuple(ProjectStatus(each, counts.get(each.key) or count(store, each.key)) for each in projects),
         curve=tuple(_point(chunk) for chunk in _chunks(outcomes)),
         overall=_point(outcomes) if outcomes else None,
         jobs=tuple(list_jobs(store, most=JOBS)),

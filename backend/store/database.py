@@ -21,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from backend.errors import StoreError, StoreUnavailable
 from backend.settings import Settings
 from backend.store.totals import recount, uncounted
+from backend.store.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         """See `open`."""
         self._engine = engine
+        self._turns = Turns()
         # what stands behind the ? may be a password too
         self.name = engine.url.set(query={}).render_as_string(hide_password=True)
 
@@ -79,7 +81,7 @@ class Store:
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction: all of it, or, after an exception, nothing. Raises StoreError where the database fails."""
-        with self._translated(), self._engine.connect() as plain:
+        with self._translated(), self._turn(), self._engine.connect() as plain:
             connection = plain.execution_options(semsam_writes=True)
             with connection.begin():
                 yield connection
@@ -112,6 +114,18 @@ class Store:
         with self.read() as connection:  # which the lock ends with
             query = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:work, :key))")
             yield bool(connection.scalar(query, {"work": work, "key": _LOCK}))
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """On SQLite one thread writes at a time, in the order in which they came."""
+        if self._engine.dialect.name != "sqlite":
+            yield
+            return
+        try:
+            with self._turns.turn(BUSY_S):
+                yield
+        except TimeoutError as error:
+            raise StoreUnavailable(f"database {self.name}: others have been writing for long: {error}") from None
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
