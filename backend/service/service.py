@@ -62,8 +62,8 @@ class SemsamService:
             for close in (
                 self.store.close,
                 self.follower.stop,
-                self.events.close,
                 self.learner.stop,
+                self.events.close,  # before the learner, which may have a region in work: what waits is to be written
                 self.next_photos.close,
             ):
                 closing.callback(close)

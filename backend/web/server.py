@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 EXIT_CANNOT_LISTEN = 98  # the errno of an address in use
 #: Beyond the predictions that run or wait, so that /health and /setup are answered whatever the others do.
 SPARE_THREADS = 4
+CLOSE = "semsam.close"  #: name of the application's extension that is called when its process ends
 
 
 def create_from_env() -> Flask:
@@ -36,7 +37,10 @@ def create_from_env() -> Flask:
 
 def _build(settings: Settings) -> Flask:
     metrics = Metrics()
-    return create_app(settings, build_service(settings, metrics), metrics)
+    service = build_service(settings, metrics)
+    app = create_app(settings, service, metrics)
+    app.extensions[CLOSE] = service.close
+    return app
 
 
 def serve(
@@ -79,6 +83,7 @@ class _Gunicorn(BaseApplication):
         self._port = listener.getsockname()[1]
         self._descriptor = listener.detach()  # gunicorn closes it
         self._build = build
+        self._app: Flask | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -93,6 +98,7 @@ class _Gunicorn(BaseApplication):
             "graceful_timeout": 10,
             "loglevel": "warning",
             "post_worker_init": self._log_address,
+            "worker_exit": self._end,
             "control_socket_disable": True,
         }
         for name, value in values.items():
@@ -102,10 +108,27 @@ class _Gunicorn(BaseApplication):
     def _log_address(self, _: object) -> None:
         log.info("listening on http://%s:%d", self._settings.host, self._port)
 
+    def _end(self, _: object, __: object) -> None:
+        """The worker ends: write what waits, then end the process at once.
+
+        The interpreter would end threads where they are, and one that is inside torch then aborts the process: C++ does
+        not let a function be left that way.
+        """
+        if self._app is None:  # it did not come up
+            return
+        ends = sys.exc_info()[1]
+        try:
+            self._app.extensions.get(CLOSE, lambda: None)()
+        except Exception:
+            log.exception("not everything could be written before the end")
+        logging.shutdown()
+        os._exit(ends.code if isinstance(ends, SystemExit) and isinstance(ends.code, int) else 0)
+
     def load(self) -> Flask:
         return_freed_memory()  # before torch makes its threads
         try:
-            return self._build(self._settings)
+            self._app = self._build(self._settings)
+            return self._app
         except SemsamError as error:
             # The one error that gunicorn prints as a line and does not answer with another try
             raise AppImportError(f"semsam: {error}") from None

@@ -87,6 +87,48 @@ def test_the_real_server_answers_keeps_to_the_body_limit_and_stops_when_told(pro
     assert process.wait(30) == 0
 
 
+BUSY = """
+import sys, threading
+import torch
+from flask import Flask
+from backend.settings import Settings
+from backend.web.server import CLOSE, serve
+
+def build(settings):
+    torch.set_num_threads(1)
+    network, photo = torch.nn.Sequential(*[torch.nn.Conv2d(8, 8, 3) for _ in range(10)]), torch.rand(1, 8, 64, 64)
+    begun = threading.Event()
+
+    def busy():
+        while True:
+            network(photo)
+            begun.set()
+
+    threading.Thread(target=busy, daemon=True).start()
+    begun.wait()
+    app = Flask("busy")
+    app.extensions[CLOSE] = lambda: print("closed", file=sys.stderr)
+    print("busy", file=sys.stderr, flush=True)
+    return app
+
+serve(Settings(port=0), build, lambda settings: None)
+"""
+
+
+@pytest.mark.slow
+def test_told_to_stop_while_the_network_runs_it_closes_what_is_open_and_ends_without_a_word() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-c", BUSY]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
+        assert running.stderr is not None
+        assert next(running.stderr) == "busy\n"
+        time.sleep(0.5)  # gunicorn listens to signals a moment later
+        running.send_signal(signal.SIGTERM)
+        said = running.stderr.read()
+        assert running.wait(30) == 0
+    assert said == "closed\n"
+
+
 @pytest.mark.slow
 def test_while_every_prediction_is_stuck_health_and_setup_answer_and_further_clicks_get_a_busy_answer() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
