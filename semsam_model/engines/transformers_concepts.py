@@ -71,10 +71,9 @@ class Sam3Concepts:
         shown: Window = window or (0, 0, rgb.shape[1], rgb.shape[0])
         pixels = self._preprocessing.pixels(rgb, shown, padded=0).to(self._model.device, self._model.dtype)
         maps = self._model.get_vision_features(pixels)
-        maps.last_hidden_state = maps.hidden_states = maps.attentions = None  # nobody asks for them again
         self._positions = maps.fpn_position_encoding if self._positions is None else self._positions
-        maps.fpn_position_encoding = self._positions
-        return Sam3Look((rgb.shape[0], rgb.shape[1]), shown, maps)
+        kept = type(maps)(fpn_hidden_states=maps.fpn_hidden_states, fpn_position_encoding=self._positions)
+        return Sam3Look((rgb.shape[0], rgb.shape[1]), shown, kept)
 
     @torch.inference_mode()
     def find(self, look: Sam3Look, queries: Sequence[Query], least: float) -> list[list[Found]]:

@@ -1,5 +1,6 @@
 """Models of the transformers package that find what words name: their answers are the library's for the same pixels."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,12 @@ def test_a_window_is_a_photo_of_its_own_and_half_precision_finds_nearly_the_same
     half = open_concepts(f"transformers:{folder(family)}", dtype=torch.bfloat16)
     found = half.model.find(half.model.encode(RGB), [Query("cat", (Box(4, 4, 30, 30),))], 0.0)[0]
     assert half.nbytes < 0.6 * open_concepts(f"transformers:{folder(family)}").nbytes and found
+
+
+def test_newer_folders_say_how_photos_are_prepared_in_a_file_of_the_whole_processor(tmp_path: Path) -> None:
+    content = {"size": {"height": 56, "width": 56}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": content, "target_size": 56}))
+    assert Preprocessing.read(tmp_path, 1) == Preprocessing.of(content, 1)
 
 
 def test_a_photo_is_prepared_as_the_librarys_own_processors_do() -> None:
