@@ -154,7 +154,7 @@ class PredictionService:
         self._next_photos.follow(request.content.project_name, project, task.id, config)
         key = self._events.store_key(request.content.project_name, project)
         learned = None if key is None else self._learner.learned(key, loaded.described_by.digest)
-        search = self._search(photo, loaded, "click", key, task) if asked.prompt is None else None
+        search = self._search(photo, loaded, key, task) if asked.prompt is None else None
         result = self._candidates(asked, config, photo, loaded, learned, search)
         decoded = time.perf_counter()
         candidates = self._named(asked.suggested(result.value), config, loaded, learned)
@@ -216,9 +216,15 @@ class PredictionService:
         return predict_prompt(self._predictor, photo.source, asked.prompt, context, reranker=reranker, using=loaded)
 
     def _search(
-        self, photo: TaskPhoto, loaded: Loaded, priority: Priority, key: ProjectKey | None, task: TaskRef, **more: bool
+        self,
+        photo: TaskPhoto,
+        loaded: Loaded,
+        key: ProjectKey | None,
+        task: TaskRef,
+        priority: Priority = "click",
+        may_evict: bool = True,
     ) -> Search | None:
-        """How the concept model is asked about a photo; None where there is none."""
+        """How the concept model is asked about a photo; None where there is none. The last two: as `Predictor.run`."""
         if loaded.concepts is None:
             return None
         from semsam_model.inference.concepts import ConceptSearch  # torch
@@ -227,7 +233,7 @@ class PredictionService:
         if key is not None and task.id is not None and concepts.model.takes_examples:
             examples = self._learner.examples(key, task.id, photo.size)
         curve = None if key is None else self._learner.worth(key, concepts.version)
-        look = self._predictor.concept_look(photo.source, priority, loaded, **more)
+        look = self._predictor.concept_look(photo.source, priority, loaded, may_evict=may_evict)
         return lambda asked: ConceptSearch(concepts.model, look, asked, examples, curve)
 
     def _find(
@@ -279,7 +285,7 @@ class PredictionService:
         opened = len(request.content.tasks) == 1
         project = request.content.project if task.project is None else task.project
         key = self._events.store_key(request.content.project_name, project)
-        search = self._search(photo, loaded, "background", key, task, may_evict=opened)
+        search = self._search(photo, loaded, key, task, "background", may_evict=opened)
         wait_s = min(self._encoder_wait_s, request.left_s)
         find = finder(loaded, self._settings, config, search, wait_s)
         result = self._predictor.run(
