@@ -7,6 +7,7 @@ only have been rejected, which the totals have counted.
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime
 from typing import Any
 
@@ -28,11 +29,14 @@ def settle(store: Store, before: datetime) -> int:
     """
     old = select(offers).where(not_(offers.c.settled), offers.c.created_at < before)
     old = old.order_by(offers.c.created_at).limit(BATCH)
-    with store.write() as connection:
+    with store.write() as connection, contextlib.ExitStack() as stack:
         found = connection.execute(old.with_for_update(skip_locked=True)).all()  # others have those that are locked
         on_them: dict[ProjectKey, set[int]] = {}
         for row in found:
             on_them.setdefault(ProjectKey(row.origin, row.project), set()).add(row.task)
+        for key in sorted(on_them):
+            # whoever counts a task is done with it: what has been counted as rejected stays so
+            stack.enter_context(changing(connection, key, (), offers_only=True))
         taken: dict[str, set[str | int | None]] = {}
         for key, tasks in on_them.items():
             query = select(regions.c.prompt_id, regions.c.region, regions.c.rank)

@@ -162,12 +162,13 @@ def build_service(settings: Settings, metrics: Metrics) -> SemsamService:
     """
     header = served_weights(settings)
     service = assemble(settings, metrics)
-    if header.config.name_features:
-        service.label_vectors.start()  # beside the model, not after it
+    labels = service.label_vectors.start() if header.config.name_features else None  # beside the model, not after it
     service.predictor.start()
     service.follower.start()
     service.events.start()
-    if settings.learning:
+    if settings.learning and labels is not None:
+        labels.add_done_callback(lambda _: service.learner.start())  # what was taught long ago keeps no click waiting
+    elif settings.learning:
         service.learner.start()
     return service
 
