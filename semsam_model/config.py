@@ -88,6 +88,8 @@ class ModelConfig:
     generic_decoder_layers: NonNegativeInt = 0
     """Object queries have a pixel decoder (but its projections) and a prompt decoder of their own, the latter of so
     many layers; 0: they share those of clicks"""
+    generic_mirrored: bool = False
+    """Object queries look at the photo and at its mirror image; those that find the same thing are one"""
     zoom: float = 0.0
     """Where proposals are small, a crop of 1/zoom of the photo's sides is predicted too; 0: never (published)"""
     zoom_pixels: int = 256

@@ -9,7 +9,7 @@ to_panoptic(queries.classify(labels), stuff, enlarge=embedding.frame.enlarge)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from semsam_model.types import KINDS, Candidate, Kind, LabelSet, level_tokens
 
 #: Labels -> float32 (n, E), unit length; `TextEncoder.embed` as an array.
 Embed = Callable[[Sequence[str]], np.ndarray]
+#: IoU from which on queries of two looks at a photo mean the same, and what finding a thing once is worth:
+#: docs/results/training-log.md, "A second look in the mirror"
+SAME_THING, FOUND_ONCE = 0.6, 0.5
 INSIDE = 0.7  #: a part lies in its whole by at least this share of its mask
 
 
@@ -57,8 +60,12 @@ class ObjectQueries:
 
 @torch.inference_mode()
 def predict_object_queries(model: SemanticSAM, embedding: ImageEmbedding) -> ObjectQueries:
-    """Raises ConfigError for a model without object queries."""
-    return _read(model, model.query_features(embedding.features), embedding.frame)
+    """Of the photo, and where the config has `generic_mirrored` of its mirror image too, see `joined`.
+
+    Raises ConfigError for a model without object queries.
+    """
+    queries = _read(model, model.query_features(embedding.features), embedding.frame)
+    return _with_mirrored(model, embedding.frame, embedding.pixels, queries)
 
 
 @torch.inference_mode()
@@ -67,7 +74,52 @@ def predict_object_queries_of_resized(model: SemanticSAM, frame: Frame, resized:
 
     Faster than an embedding, which only clicks need.
     """
-    return _read(model, model.query_features_of_resized(frame, resized), frame)
+    queries = _read(model, model.query_features_of_resized(frame, resized), frame)
+    return _with_mirrored(model, frame, resized, queries)
+
+
+def _with_mirrored(
+    model: SemanticSAM, frame: Frame, resized: np.ndarray | None, queries: ObjectQueries
+) -> ObjectQueries:
+    """resized: the whole photo; None for a window of it, which is looked at once."""
+    if resized is None or not model.config.generic_mirrored:
+        return queries
+    turned = np.ascontiguousarray(resized[:, ::-1])
+    mirrored = _read(model, model.query_features_of_resized(frame, turned), frame)
+    return joined(queries, replace(mirrored, logits=np.ascontiguousarray(mirrored.logits[:, :, ::-1])))
+
+
+def joined(queries: ObjectQueries, others: ObjectQueries) -> ObjectQueries:
+    """Object queries of two looks at one photo, both in its frame.
+
+    A pair with an IoU of SAME_THING, one to one, becomes one query: mean logits, expected IoU and class embedding.
+    What one look alone has found is less sure: its expected IoU times FOUND_ONCE.
+    """
+    from scipy.optimize import linear_sum_assignment  # slow to import; most services start without a photo to segment
+
+    ours, theirs = mask_rows(queries.logits > 0), mask_rows(others.logits > 0)
+    both = ours @ theirs.T
+    iou = both / np.maximum(ours.sum(1)[:, None] + theirs.sum(1) - both, 1)
+    first, second = linear_sum_assignment(np.where(iou >= SAME_THING, iou, 0), maximize=True)
+    same = iou[first, second] >= SAME_THING
+    first, second = first[same], second[same]
+    alone = np.setdiff1d(np.arange(len(ours)), first), np.setdiff1d(np.arange(len(theirs)), second)
+    total = queries.embeddings[first] + others.embeddings[second]
+    scale = np.linalg.norm(queries.embeddings[first], axis=2) / np.maximum(np.linalg.norm(total, axis=2), 1e-6)
+
+    def put(middle: np.ndarray, name: str, share: float = 1.0) -> np.ndarray:
+        rest = [share * getattr(of, name)[rows] for of, rows in zip((queries, others), alone, strict=True)]
+        return np.concatenate((middle, *rest)).astype(getattr(queries, name).dtype)
+
+    return ObjectQueries(
+        put((queries.logits[first] + others.logits[second]) / 2, "logits"),
+        put((queries.kinds[first] + others.kinds[second]) / 2, "kinds", FOUND_ONCE),
+        put(total * scale[..., None], "embeddings"),
+        queries.none,
+        put(queries.tokens[first], "tokens"),
+        put(queries.levels[first], "levels"),
+        put(queries.predicted_iou[first], "predicted_iou"),
+    )
 
 
 def _read(model: SemanticSAM, features: Features, frame: Frame) -> ObjectQueries:

@@ -40,7 +40,7 @@ class ImageEmbedding:
 
     frame: Frame
     features: Features  #: a batch of one; maps only as far as names and object queries need them
-    #: uint8 (h, w, 3), the whole photo as resized: only for a model with a refiner, which looks at it again
+    #: uint8 (h, w, 3), the whole photo as resized: where the refiner or mirrored object queries look at it again
     pixels: np.ndarray | None = None
     #: Of a whole photo, where the config has `regions`; NumPy, on no device.
     hierarchy: RegionHierarchy | None = None
@@ -104,7 +104,7 @@ class SemanticSAM(nn.Module):
     def encode_resized(self, frame: Frame, resized: np.ndarray) -> ImageEmbedding:
         """`encode` from the output of `Frame.resize`, uint8 (h, w, 3)."""
         features = self.features(self._images(frame, resized))
-        seen_again = self.refiner is not None and frame.whole
+        seen_again = frame.whole and (self.refiner is not None or self.config.generic_mirrored)
         hierarchy = self._hierarchy(frame, resized, features) if self.config.regions and frame.whole else None
         return ImageEmbedding(frame, features, resized if seen_again else None, hierarchy)
 

@@ -9,7 +9,10 @@ import pytest
 
 from semsam_model.evaluation.labels import LabelList
 from semsam_model.inference.object_queries import (
+    FOUND_ONCE,
+    ObjectQueries,
     candidates_by_word,
+    joined,
     predict_object_queries,
     queries_to_candidates,
     word_scores,
@@ -98,3 +101,40 @@ def test_parts_of_two_wholes_differ_by_what_holds_them_and_labels_without_a_whol
     as_ever = queries.classify(LabelSet(names, ("object", "object", "part"), embed(names)))
     assert np.array_equal(plain.classify(queries, range(3)).scores, as_ever.scores)
     assert plain.stuff == {1}
+
+
+def some(queries: ObjectQueries, rows: list[int]) -> ObjectQueries:
+    """These rows of object queries."""
+    of_photo = {"none"}
+    fields = {f.name: getattr(queries, f.name) for f in dataclasses.fields(queries)}
+    return ObjectQueries(**{name: of if name in of_photo else of[rows] for name, of in fields.items()})
+
+
+def test_two_looks_that_find_the_same_are_one_look_and_what_one_alone_finds_is_less_sure() -> None:
+    queries, _ = invented()
+    every = list(range(len(queries.logits)))
+    assert len(every) > 1
+    again = joined(queries, queries)
+    for field in dataclasses.fields(queries):
+        np.testing.assert_allclose(getattr(again, field.name), getattr(queries, field.name), rtol=1e-5)
+    less = joined(queries, some(queries, every[1:]))
+    assert len(less.logits) == len(every)
+    np.testing.assert_allclose(less.kinds[-1], FOUND_ONCE * queries.kinds[0])
+    assert np.array_equal(less.logits[-1], queries.logits[0])
+    for one, other in ((queries, some(queries, [])), (some(queries, []), queries)):
+        np.testing.assert_allclose(joined(one, other).kinds, FOUND_ONCE * queries.kinds)
+    assert len(joined(some(queries, []), some(queries, [])).logits) == 0
+
+
+def test_a_model_that_looks_in_the_mirror_finds_the_same_in_a_photo_and_in_its_mirror_image(photo: np.ndarray) -> None:
+    model = structured(dataclasses.replace(QUERIES, generic_mirrored=True))
+    embedding, turned = model.encode(photo), model.encode(np.ascontiguousarray(photo[:, ::-1]))
+    ours, theirs = predict_object_queries(model, embedding), predict_object_queries(model, turned)
+    assert ours.logits.any()
+
+    def ordered(queries: ObjectQueries, logits: np.ndarray) -> list[np.ndarray]:
+        rows = np.lexsort((logits.reshape(len(logits), -1).sum(1), queries.kinds.sum(1)))
+        return [logits[rows], queries.kinds[rows], queries.embeddings[rows]]
+
+    for one, other in zip(ordered(ours, ours.logits), ordered(theirs, theirs.logits[:, :, ::-1]), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
