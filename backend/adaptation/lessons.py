@@ -7,7 +7,7 @@ photo again. Its bytes are of use for the region as it was at `updated_at` only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, select
@@ -73,14 +73,15 @@ def forget(store: Store, key: ProjectKey) -> int:
 
 def training_regions(store: Store, key: ProjectKey, most: int = NEWEST) -> list[TrainingRegion]:
     """The newest usable regions of a project, oldest first, less what was forgotten. Raises StoreError."""
-    columns = (*regions.primary_key, regions.c.updated_at, regions.c.image_sha256, regions.c.labels)
-    newest_first = [column.desc() for column in (regions.c.updated_at, *regions.primary_key)]
+    key_columns = [regions.c[each.name] for each in fields(RegionKey)]
+    columns = (*key_columns, regions.c.updated_at, regions.c.image_sha256, regions.c.labels)
+    newest_first = [column.desc() for column in (regions.c.updated_at, *key_columns)]
     with store.read() as connection:
         query = select(*columns).where(IS_USABLE, _teaches(key, _state(connection, key)))
         rows = connection.execute(query.order_by(*newest_first).limit(most)).all()
     return [
-        to_record(TrainingRegion, row, key=to_record(RegionKey, row), label=row.labels[0] if row.labels else "")
-        for row in reversed(rows)
+        TrainingRegion(RegionKey(*of_key), updated_at, image_sha256, labels[0] if labels else "")
+        for *of_key, updated_at, image_sha256, labels in reversed(rows)
     ]
 
 

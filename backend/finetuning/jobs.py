@@ -17,11 +17,11 @@ from typing import Any, Literal
 from sqlalchemy import Row, Select, and_, func, or_, select, update
 
 from backend.errors import NotStored, StoreError
-from backend.records import ProjectKey
+from backend.records import OUTCOMES, ProjectKey
 from backend.store.database import Store
 from backend.store.statements import BELONGS_TO, IS_USABLE, insert_if_new, of_project, to_record
 from backend.store.tables import annotations as annotation_rows
-from backend.store.tables import jobs, regions
+from backend.store.tables import jobs, regions, totals
 from semsam_model.errors import Stopped
 from semsam_model.types import ShouldStop
 
@@ -178,12 +178,13 @@ def new_corrections(store: Store, key: ProjectKey, most: int) -> tuple[int, date
     """
     with store.read() as connection:
         last = connection.scalar(select(func.max(jobs.c.requested_at)).where(of_project(jobs, key)))
-        mine = of_project(annotation_rows, key)
-        if last is not None:
-            mine = and_(mine, annotation_rows.c.received_at > last)
+        if last is None:
+            usable = select(*(totals.c[name] for name in OUTCOMES)).where(of_project(totals, key))
+            return min(sum(connection.execute(usable).one_or_none() or ()), most), None
+        mine = and_(of_project(annotation_rows, key), annotation_rows.c.received_at > last)
         # for each annotation, so that it is searched for by its key; those with regions are no more than their regions
-        usable = select(func.count()).select_from(regions).where(BELONGS_TO, IS_USABLE).correlate(annotation_rows)
-        found = select(usable.scalar_subquery().label("usable")).where(mine, usable.scalar_subquery() > 0)
+        own = select(func.count()).select_from(regions).where(BELONGS_TO, IS_USABLE).correlate(annotation_rows)
+        found = select(own.scalar_subquery().label("usable")).where(mine, own.scalar_subquery() > 0)
         count = connection.scalar(select(func.sum(found.limit(most).subquery().c.usable)))
     return min(int(count or 0), most), last
 

@@ -18,6 +18,7 @@ from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store
 from backend.store.tables import annotations, projects, regions
+from backend.store.totals import changing
 
 KEY, OTHER = ProjectKey("http://ls:8080", 1), ProjectKey("http://ls:8080", 2)
 on_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
@@ -151,10 +152,11 @@ def submit(store: Store, count: int, at: datetime) -> None:
                 origin=KEY.origin, project=1, task=1, annotation=number, cancelled=False, received_at=at
             )
         )
-        for index in range(count):
-            row = {"task": 1, "annotation": number, "region": str(index), "labels": [], "ground_truth": False}
-            # Label Studio's clock may be wrong: it is ours that counts
-            connection.execute(insert(regions).values(**common, **row, updated_at=NOW - timedelta(days=900)))
+        with changing(connection, KEY, [1]):
+            for index in range(count):
+                row = {"task": 1, "annotation": number, "region": str(index), "labels": [], "outcome": "drawn"}
+                # Label Studio's clock may be wrong: it is ours that counts
+                connection.execute(insert(regions).values(**common, **row, updated_at=NOW - timedelta(days=900)))
 
 
 def test_enough_new_corrections_or_enough_time_earn_a_job(store: Store) -> None:

@@ -198,6 +198,7 @@ def test_a_scan_is_seen(store: Store) -> None:
     assert not all(judged(statement, *each) for each in reads(store, statement, parameters))
 
 
+@pytest.mark.slow
 def test_the_work_of_what_runs_all_the_time_does_not_grow_with_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

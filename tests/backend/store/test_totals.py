@@ -23,7 +23,8 @@ from backend.errors import NotFound
 from backend.label_studio.events import parse_webhook
 from backend.records import OUTCOMES, Counts, Preannotated
 from backend.store.database import Store
-from backend.store.tables import annotations, offers, predictions, regions, totals
+from backend.store.tables import annotations, offers, predictions, regions, tasks, totals
+from semsam_model.errors import Stopped
 from tests.backend.annotations import KEY, ORIGIN, annotation, answered, brush_row, event, square
 from tests.backend.stored import photo
 
@@ -187,3 +188,33 @@ def test_a_large_deletion_is_worked_in_a_piece_at_a_time_and_again_where_it_was_
     process_inbox(store)
     assert written == [PIECE, PIECE, 2 * PIECE, many]
     assert count(store, KEY).deleted == many and count(store, KEY).regions == 0
+
+
+def test_photos_are_saved_many_at_a_time_and_what_was_fetched_before_a_stop_stays(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(45):
+        put(
+            store,
+            event("ANNOTATION_CREATED", annotation=annotation(number, [brush_row("a", square(1, 1, 9))], task=number)),
+        )
+    photos, studio, writes = PhotoArchive(tmp_path / "photos"), Studio(), list[int]()
+    monkeypatch.setattr("backend.corrections.photos._TOGETHER_S", 1e9)
+    write = Store.write
+
+    @contextmanager
+    def counted(self: Store) -> Iterator[Connection]:
+        writes.append(1)
+        with write(self) as connection:
+            yield connection
+
+    monkeypatch.setattr(Store, "write", counted)
+    asked = iter([False] * 25)
+    with pytest.raises(Stopped):
+        fetch_photos(store, studio, photos, KEY, should_stop=lambda: next(asked, True))  # type: ignore[arg-type]
+    assert len(writes) == 2
+    with store.read() as connection:
+        kept = connection.scalars(select(tasks.c.task).where(tasks.c.image_sha256.is_not(None))).all()
+    assert sorted(kept) == list(range(25))
+    assert fetch_photos(store, studio, photos, KEY) == (20, 0)  # type: ignore[arg-type]
+    assert len(writes) <= 2 + 2
