@@ -167,6 +167,7 @@ class Switching(Work):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
+        self.pruned = 0  #: of what was said, how much came before versions were pruned
         self.others = []
         for seed in range(3):
             model, _ = load(self.weights)
@@ -202,10 +203,11 @@ class Switching(Work):
             assert live.number >= max((number for what, number in said if what == "live"), default=0)
             assert not registry.problems(live.version)
             known = {each.version: each for each in registry.all()}
-            assert {name for what, name in said if what == "kept"} <= set(known)
+            assert {name for what, name in said[self.pruned :] if what == "kept"} <= set(known)
             for each in known.values():
                 assert each.pruned_at is not None or not registry.problems(each)
             registry.prune(steps=5, at=datetime.now(UTC) + timedelta(hours=2))
+            self.pruned = len(said)
             there = {path.name for path in (self.folder / "versions").glob("*")}
             assert there <= {each.version for each in registry.all() if each.pruned_at is None}, there
 

@@ -157,6 +157,7 @@ def test_no_click_fails_or_is_answered_by_two_versions(
                 worker = subprocess.Popen(
                     [*COMMAND, "worker"], env=service.environment, cwd=ROOT, stdout=log, stderr=log
                 )
+                stack.callback(worker.wait)
                 stack.callback(worker.kill)
             try:
                 while time.monotonic() < began + seconds and not wrong:
