@@ -1,7 +1,8 @@
 """Made micrographs: pale cells with a dark nucleus, whose outlines are known exactly.
 
-On pictures this grainy the default model offers anything but the cell first; a dozen steps on six of them teach it what
-is wanted. So a fine-tuning job on them takes seconds, and its child is clearly better.
+On pictures this grainy the default model offers anything but the cell first; a dozen steps on six of them, and an order
+of candidates fitted to them, teach it what is wanted. So a fine-tuning job on them takes seconds, and its child is
+clearly better.
 """
 
 from __future__ import annotations
