@@ -15,7 +15,7 @@ import numpy as np
 from semsam_model.errors import DataError
 from semsam_model.masks.geometry import BBox, Size, checked_size
 
-DEFAULT_MAX_VERTICES = 200
+DEFAULT_MAX_VERTICES = 100
 
 
 class Ring(NamedTuple):
