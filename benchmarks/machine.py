@@ -1,4 +1,4 @@
-"""What the benchmarks share: where files lie, memory, processor time, a free port, a line about the machine."""
+"""What the benchmarks share: where files lie, memory, processor time, a free port, tables, a line about the machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,3 +55,11 @@ def described() -> str:
     name = names[0].split(":", 1)[1].strip() if names else platform.processor()
     torch, load = importlib.metadata.version("torch"), os.getloadavg()[0]  # importing torch takes memory and time
     return f"{name}, {os.cpu_count()} CPUs, torch {torch}, load average {load:.1f}"
+
+
+def print_table(head: Sequence[str], columns: Sequence[Mapping[str, str]]) -> None:
+    """A row for each figure, empty where a column lacks it; then the machine."""
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for figure in dict.fromkeys(figure for column in columns for figure in column):
+        print(f"| {figure} | {' | '.join(column.get(figure, '') for column in columns)} |")
+    print(f"\n{described()}")

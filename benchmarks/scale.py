@@ -49,7 +49,7 @@ from backend.service.status import read_status
 from backend.store.database import Store
 from backend.store.tables import regions, tasks
 from benchmarks.label_studio import answer, click_request
-from benchmarks.machine import ROCKET, children, cpu_seconds, described, free_port, resident_mib
+from benchmarks.machine import ROCKET, children, cpu_seconds, free_port, print_table, resident_mib
 from benchmarks.made_store import BEGAN, LABEL_CONFIG, REGIONS, few_lessons, fill, rows_as_posted
 from benchmarks.service import serving
 from benchmarks.studio_stand_in import listing
@@ -266,13 +266,9 @@ def main() -> None:
     given = parser.parse_args()
     taught = few_lessons()
     stores = [(wanted, projects) for projects in given.projects for wanted in given.annotations]
-    columns = [column(*each, given, taught) for each in stores]
-    names = [f"{wanted:,} in {projects}" for wanted, projects in stores]
-    print(f"| {given.database} | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}")
-    for figure in FIGURES:
-        if any(figure in each for each in columns):
-            print(f"| {figure} | {' | '.join(each.get(figure, '') for each in columns)} |")
-    print(f"\n{described()}")
+    measured = [column(*each, given, taught) for each in stores]
+    columns = [{figure: each[figure] for figure in FIGURES if figure in each} for each in measured]
+    print_table([given.database, *(f"{wanted:,} in {projects}" for wanted, projects in stores)], columns)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from backend.corrections.queries import count_waiting
 from backend.store.database import Store
 from benchmarks.click_memory import make_photos
 from benchmarks.label_studio import CONFIG, answer, click_request
-from benchmarks.machine import children, cpu_seconds, described, free_port, resident_mib
+from benchmarks.machine import children, cpu_seconds, free_port, print_table, resident_mib
 from benchmarks.service import serving
 from benchmarks.studio_stand_in import listing
 from semsam_model.masks.codecs import encode_brush_rle
@@ -169,10 +169,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     columns = [measure(count, given) for count in given.backends]
-    print(f"| backends | {' | '.join(map(str, given.backends))} |\n|{'---|' * (len(columns) + 1)}")
-    for figure in columns[0]:
-        print(f"| {figure} | {' | '.join(each[figure] for each in columns)} |")
-    print(f"\n{described()}")
+    print_table(["backends", *map(str, given.backends)], columns)
 
 
 if __name__ == "__main__":

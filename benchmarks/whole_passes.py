@@ -36,7 +36,7 @@ from backend.finetuning import snapshot
 from backend.label_studio.client import LabelStudio
 from backend.settings import Settings
 from backend.store.database import Store
-from benchmarks.machine import described, free_port, peak_mib
+from benchmarks.machine import free_port, peak_mib, print_table
 from benchmarks.made_store import REGIONS, fill
 from benchmarks.studio_stand_in import listing
 
@@ -131,11 +131,7 @@ def main() -> None:
     given = parser.parse_args()
     stores = [(wanted, projects) for projects in given.projects for wanted in given.annotations]
     columns = [column(*each, given.folder) for each in stores]
-    print(f"| annotations in projects | {' | '.join(f'{n:,} in {p}' for n, p in stores)} |")
-    print(f"|{'---|' * (len(columns) + 1)}")
-    for figure in columns[0]:
-        print(f"| {figure} | {' | '.join(each[figure] for each in columns)} |")
-    print(f"\n{described()}")
+    print_table(["annotations in projects", *(f"{n:,} in {p}" for n, p in stores)], columns)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ algorithm of facility location (Nemhauser, Wolsey and Fisher 1978), within 1 - 1
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,16 +33,11 @@ def select(
     the next best, by predicted IoU, times the fit to the boxes where there are any.
     """
     ordered = order(crops, scores)
-    if scores is None:
-        return agreeing(distinct(ordered, shared, options), crops, options)
-    counts = np.array([crop.prompt.obeyed(p) for crop in crops for p in crop.proposals])
-    areas = np.diagonal(shared)
-    may_be_meant = [i for i in ordered if areas[i] > 0 and counts[i] == counts[ordered[0]]]
-    chosen = _covering(may_be_meant, np.asarray(scores, float), shared, options)
-    if len(chosen) < options.least:
-        others = distinct([*chosen, *ordered], shared, options)
-        chosen += [i for i in others if i not in chosen][: options.least - len(chosen)]
-    return chosen
+    if scores is not None:
+        areas, agree = np.diagonal(shared), agreeing(ordered, crops, replace(options, least=0))
+        covering = _covering([i for i in agree if areas[i] > 0], np.asarray(scores, float), shared, options)
+        ordered = [*covering, *(i for i in ordered if i not in covering)]
+    return agreeing(distinct(ordered, shared, options), crops, options)
 
 
 def order(crops: Sequence[CropPrediction], scores: Sequence[float] | np.ndarray | None = None) -> list[int]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from sqlalchemy import insert, select
+from sqlalchemy import event, insert, select
 
 from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import to_suggestion
@@ -34,6 +35,23 @@ def photo(seed: int, size: tuple[int, int] = SIZE, form: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form)
     return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def query_plans(store: Store) -> Iterator[list[str]]:
+    """How SQLite answers each SELECT that is sent meanwhile."""
+    plans: list[str] = []
+
+    def explain(_: object, cursor: Any, statement: str, values: Any, *rest: object) -> None:
+        if statement.startswith("SELECT"):
+            plan = cursor.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()
+            plans.append(" ".join(step[-1] for step in plan))
+
+    event.listen(store._engine, "before_cursor_execute", explain)
+    try:
+        yield plans
+    finally:
+        event.remove(store._engine, "before_cursor_execute", explain)
 
 
 def find_suggestion(store: Store, prompt_id: str) -> Suggestion | None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import event as sql_event
 from sqlalchemy import select, text
 from typer.testing import CliRunner
 
@@ -25,7 +24,7 @@ from backend.records import StoredRegion
 from backend.store.database import Store
 from backend.store.tables import offers
 from tests.backend.annotations import KEY, NOON, annotation, answered, at, event, square
-from tests.backend.stored import find_suggestion
+from tests.backend.stored import find_suggestion, query_plans
 
 MASKS = [square(1, 1, 20), square(3, 3, 9), square(25, 5, 8)]
 LATER = NOON + timedelta(days=31)
@@ -91,16 +90,9 @@ def test_many_are_settled_batch_by_batch_oldest_first(store: Store) -> None:
 
 def test_old_suggestions_are_found_by_an_index(tmp_path: Path) -> None:
     store = Store.open(f"sqlite:///{tmp_path}/semsam.db")
-    plans: list[str] = []
-
-    def explain(_: object, cursor: Any, statement: str, values: Any, *rest: object) -> None:
-        if statement.startswith("SELECT"):
-            plan = cursor.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()
-            plans.append(" ".join(step[-1] for step in plan))
-
     save(store, answered(MASKS[:1])[0])
-    sql_event.listen(store._engine, "before_cursor_execute", explain)
-    settle(store, LATER)
+    with query_plans(store) as plans:
+        settle(store, LATER)
     store.close()
     assert "offers_unsettled" in plans[0]
     assert "project=? AND task=?" in plans[1]

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import delete, insert, update
-from sqlalchemy.event import listen
 
 from backend.corrections.labelled_photos import newest_annotations
 from backend.corrections.photos import PhotoArchive
@@ -24,7 +22,7 @@ from backend.store.tables import regions as rows
 from backend.versions.registry import open_registry
 from semsam_model.data.samples import CocoMask, Sample
 from semsam_model.data.split import SPLITS, split_of
-from tests.backend.stored import BEGAN, ORIGIN, SIZE, car_park, fill, project, region_row
+from tests.backend.stored import BEGAN, ORIGIN, SIZE, car_park, fill, project, query_plans, region_row
 
 KEY = ProjectKey(ORIGIN, 1)
 
@@ -98,15 +96,8 @@ def test_of_two_tasks_with_one_photo_the_annotation_made_last_counts(
 
 def test_the_regions_of_some_photos_are_found_by_an_index_not_by_reading_the_project(tmp_path: Path) -> None:
     store = Store.open(f"sqlite:///{tmp_path}/semsam.db")
-    plans: list[str] = []
-
-    def explain(_: object, cursor: Any, statement: str, values: Any, *rest: object) -> None:
-        if statement.startswith("SELECT"):
-            plan = cursor.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()
-            plans.append(" ".join(step[-1] for step in plan))
-
-    listen(store._engine, "before_cursor_execute", explain)
-    assert list(newest_annotations(store, KEY, ["0" * 64, "1" * 64])) == []
+    with query_plans(store) as plans:
+        assert list(newest_annotations(store, KEY, ["0" * 64, "1" * 64])) == []
     store.close()
     (plan,) = (each for each in plans if "image_sha256=?" in each)
     assert "TEMP" not in plan

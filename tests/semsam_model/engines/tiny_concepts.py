@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from tests.semsam_model.engines.tiny_sams import save_random
 
 MEAN_STD = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 2, "rescale_factor": 1 / 255}
 SIDE = 56  #: of SAM 3's and OWLv2's input
@@ -96,13 +97,7 @@ FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 def written(family: str, folder: Path) -> Path:
     """A folder as SEMSAM_CONCEPTS=transformers:FOLDER takes it. Weights are large enough for answers that differ."""
     make, preprocessing = FAMILIES[family]
-    torch.manual_seed(3)
-    model = make().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(torch.randn_like(parameter) * max(1, parameter[0].numel()) ** -0.5 * 1.5)
-    model.save_pretrained(folder)
+    save_random(make, 3, folder)
     tokenizer(family).save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(MEAN_STD | preprocessing))
     return folder

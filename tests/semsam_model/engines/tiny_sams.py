@@ -101,16 +101,21 @@ FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 }
 
 
-def written(family: str, folder: Path) -> Path:
-    """A folder as SEMSAM_ENGINE=transformers:FOLDER takes it. Weights are large enough for masks with structure."""
-    make, preprocessing = FAMILIES[family]
-    torch.manual_seed(5)
+def save_random(make: Callable[[], Any], seed: int, folder: Path) -> None:
+    """Weights large enough for answers that differ."""
+    torch.manual_seed(seed)
     model = make().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.copy_(torch.randn_like(parameter) * max(1, parameter[0].numel()) ** -0.5 * 1.5)
     model.save_pretrained(folder)
+
+
+def written(family: str, folder: Path) -> Path:
+    """A folder as SEMSAM_ENGINE=transformers:FOLDER takes it. Weights are large enough for masks with structure."""
+    make, preprocessing = FAMILIES[family]
+    save_random(make, 5, folder)
     content = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 2}
     (folder / "preprocessor_config.json").write_text(json.dumps(content | {"rescale_factor": 1 / 255} | preprocessing))
     return folder
