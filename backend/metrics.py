@@ -5,9 +5,12 @@ One `Metrics` a service, with its own registry, so that two services in one proc
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+from backend.records import ProjectKey
 
 #: Seconds; from a warm click's few milliseconds to the 100 s after which Label Studio gives up.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 100.0)
@@ -20,6 +23,8 @@ _EVENTS = frozenset(
         "START_TRAINING",
     }
 )
+#: Projects whose empty answers are counted each by itself; those of further ones, and of unknown ones, together.
+_PROJECTS = 100
 
 
 class Metrics:
@@ -43,7 +48,9 @@ class Metrics:
         self._bytes = Gauge("semsam_embedding_cache_bytes", "Memory the kept embeddings take", registry=registry)
         self._entries = Gauge("semsam_embedding_cache_entries", "Embeddings kept", registry=registry)
         self._waiting = Gauge("semsam_waiting_predictions", "Requests that wait for their turn", registry=registry)
-        self._empty = counter("semsam_empty_answers", "Tasks that got an empty prediction", ["reason"])
+        self._empty = counter("semsam_empty_answers", "Tasks that got an empty prediction", ["project", "reason"])
+        self._projects: dict[str, ProjectKey] = {}  #: by their name in `_empty`
+        self._lock = threading.Lock()
         self._events = counter("semsam_events", "Events Label Studio reported", ["action"])
         self._compared_instead = counter(
             "semsam_webhooks_compared_instead", "Webhooks that said only that something changed", ["kind"]
@@ -76,15 +83,28 @@ class Metrics:
         self._bytes.set(count_bytes)
         self._entries.set(entries)
 
-    def empty_answer(self, reason: str) -> None:
-        """A task got an empty prediction; `reason` is one of a short list, such as an exception's class name."""
-        self._empty.labels(reason).inc()
+    def empty_answer(self, reason: str, project: ProjectKey | None) -> None:
+        """A task of a project got an empty prediction; None: nobody knows of which.
 
-    def empty_answers(self) -> dict[str, int]:
-        """Their numbers by reason, the most frequent first."""
-        samples = (sample for family in self._empty.collect() for sample in family.samples)
-        found = {each.labels["reason"]: int(each.value) for each in samples if each.name.endswith("_total")}
-        return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+        reason: one of a short list, such as an exception's class name.
+        """
+        name = str(project)
+        with self._lock:  # whoever may ask for predictions must not make the list of projects long
+            if project is not None and len(self._projects) < _PROJECTS:
+                self._projects[name] = project
+            self._empty.labels(name if name in self._projects else "other", reason).inc()
+
+    def empty_answers(self) -> dict[ProjectKey | None, dict[str, int]]:
+        """Their numbers by project and reason, the most frequent first; None: of further and unknown projects."""
+        with self._lock:
+            samples = [
+                each for family in self._empty.collect() for each in family.samples if each.name.endswith("_total")
+            ]
+        found: dict[ProjectKey | None, dict[str, int]] = {}
+        for each in sorted(samples, key=lambda each: -each.value):
+            project = self._projects.get(each.labels["project"])
+            found.setdefault(project, {})[each.labels["reason"]] = int(each.value)
+        return found
 
     def event(self, action: str) -> None:
         self._events.labels(action if action in _EVENTS else "other").inc()

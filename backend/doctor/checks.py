@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from backend.doctor.studio import WITHOUT_PROMPTS, StudioProject, of_backend
-from backend.errors import BadRequest
+from backend.errors import BadRequest, TokenRefused
 from backend.images import probe_size
 from backend.label_studio.backend_calls import BackendCalls
 from backend.label_studio.servers import token_kind
@@ -17,6 +17,7 @@ from backend.settings import Settings, plain
 from semsam_model.errors import SemsamError
 
 LEAST_BYTES = 2**30  #: free on the disk of the data folder
+_TOKEN = "SEMSAM_LABEL_STUDIO_API_KEY"
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -42,11 +43,15 @@ def check_backend(settings: Settings, backend: BackendCalls) -> Iterator[Finding
 def check_project(
     project: StudioProject, settings: Settings, backend: BackendCalls | None = None, *, address: str | None = None
 ) -> Iterator[Finding]:
-    """Of one project: from Label Studio's version to a click with an answer.
+    """Of one project: from our token to a click with an answer.
 
     address: of the backend as Label Studio reaches it; None: whichever connection there is. backend: is asked for
     masks, which takes as long as a click; None: no click.
     """
+    token = list(_step("token", lambda: _project_token(project)))
+    yield from token
+    if any(finding.wrong for finding in token):
+        return
     yield from _step("Label Studio", lambda: _version(project))
     readable = list(_step("project", lambda: _project(project)))
     yield from readable
@@ -89,14 +94,26 @@ def _disk(settings: Settings) -> Iterator[tuple[str, bool]]:
 def _token(settings: Settings) -> Iterator[tuple[str, bool]]:
     for address, token in settings.label_studio_tokens().items():
         kind = token_kind(token)
-        if kind is None:
-            yield (
-                f"none for {address}: make a personal access token under Account & Settings and set it as"
-                " SEMSAM_LABEL_STUDIO_API_KEY",
-                True,
-            )
-        else:
-            yield f"{kind} for {address}", False
+        yield (_no_token(address), True) if kind is None else (f"{kind} for {address}", False)
+
+
+def _no_token(address: str) -> str:
+    return f"none for {address}: make a personal access token under Account & Settings and set it as {_TOKEN}"
+
+
+def _project_token(project: StudioProject) -> Iterator[tuple[str, bool]]:
+    """Whether its server takes our token; why else the project cannot be read, its own check says."""
+    kind = project.token_kind
+    if kind is None:
+        yield _no_token(project.key.origin), True
+        return
+    try:
+        project.settings  # noqa: B018 - asks Label Studio
+        yield f"{kind}: accepted", False
+    except TokenRefused:
+        raise
+    except SemsamError:
+        yield f"{kind}: not tried", False
 
 
 def _version(project: StudioProject) -> Iterator[tuple[str, bool]]:
@@ -109,7 +126,7 @@ def _version(project: StudioProject) -> Iterator[tuple[str, bool]]:
 
 def _project(project: StudioProject) -> Iterator[tuple[str, bool]]:
     title = str(project.settings.get("title") or "without title")
-    yield f"{project.key.project}, {title!r}, can be read with our token", False
+    yield f"{project.key.project}, {title!r}, can be read", False
 
 
 def _config(project: StudioProject) -> Iterator[tuple[str, bool]]:

@@ -29,6 +29,11 @@ class StudioProject:
         return self.label_studio.project_on(self.key.origin, self.key.project)
 
     @cached_property
+    def token_kind(self) -> str | None:
+        """What our token for its server is, in words; None for none."""
+        return self.label_studio.token_kind(self.name)
+
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """The project itself."""
         return self.label_studio.get_project(self.key.project, project=self.name)

@@ -34,7 +34,7 @@ from backend.errors import (
     Unreachable,
 )
 from backend.label_studio.connection import Connection
-from backend.label_studio.servers import Servers, shown
+from backend.label_studio.servers import Servers, shown, token_kind
 from backend.settings import Settings, load_settings, without_secrets
 from semsam_model.errors import DataError, SemsamError
 from semsam_model.masks.codecs import decode_data_url
@@ -74,6 +74,10 @@ class LabelStudio:
     def origin(self, project: str | None) -> str:
         """scheme://host:port of the server that a project lives on. Raises OriginRefused, LabelStudioError."""
         return str(self._servers.of(project).origin)
+
+    def token_kind(self, project: str | None) -> str | None:
+        """What the token for a project's server is, in words; None for none. Raises OriginRefused, LabelStudioError."""
+        return token_kind(self._servers.of(project).token)
 
     def project_on(self, origin: str, project: int) -> str:
         """The name under which the methods below take project `project` of the server at `origin`.

@@ -39,7 +39,8 @@ _TaskId = Annotated[Id, BeforeValidator(_number_in_text), Expected("an id")]
 _ProjectName = Annotated[str, BeforeValidator(_project_name), Expected('a project such as "45.1795362232"')]
 
 
-def _project_id(name: str | None) -> int | None:
+def project_id(name: str | None) -> int | None:
+    """The id in a project's name."""
     return None if name is None else int(name.split(".")[0])
 
 
@@ -72,11 +73,21 @@ class PredictRequest:
     @property
     def project(self) -> int | None:
         """The project's id."""
-        return _project_id(self.project_name)
+        return project_id(self.project_name)
 
     def config_of(self, task: TaskRef) -> LabelConfig:
         """As the task's own data completes it."""
         return task.config or self.config
+
+
+class _NamedProject(JsonModel):
+    project: Lenient[_ProjectName] = None
+
+
+def project_name(body: Any) -> str | None:
+    """The project as a body of any form names it; None where it names none."""
+    named = lenient(_NamedProject, body)
+    return None if named is None else named.project
 
 
 class _Context(JsonModel):
@@ -111,7 +122,7 @@ def parse_predict(body: Any) -> PredictRequest:
     """
     sent = check(_PredictBody, body, "", BadRequest)
     config = LabelConfig.parse(sent.label_config)
-    project = _project_id(sent.project)
+    project = project_id(sent.project)
 
     def tasks(config: LabelConfig, page: int = 0) -> tuple[TaskRef, ...]:
         return tuple(_task(task, f"tasks[{k}]", project, config, page) for k, task in enumerate(sent.tasks))
@@ -180,7 +191,7 @@ class Setup(JsonModel):
     @property
     def project(self) -> int | None:
         """The project's id."""
-        return _project_id(self.project_name)
+        return project_id(self.project_name)
 
     @cached_property
     def config(self) -> LabelConfig | None:

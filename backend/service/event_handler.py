@@ -21,7 +21,7 @@ from backend.errors import StoreError
 from backend.finetuning import jobs
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import KEPT, Webhook, parse_webhook
-from backend.label_studio.requests import Setup
+from backend.label_studio.requests import Setup, project_id, project_name
 from backend.metrics import Metrics
 from backend.records import ProjectKey
 from backend.settings import Settings
@@ -60,7 +60,7 @@ class EventHandler:
             settle_after=timedelta(days=settings.suggestion_days),
         )
         self._on_change = on_change
-        self._compared_instead: Counter[tuple[str, int | None]] = Counter()  #: webhooks by kind and project named
+        self._compared_instead: Counter[tuple[ProjectKey | None, str]] = Counter()  #: webhooks by project and kind
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -84,6 +84,11 @@ class EventHandler:
             return ProjectKey(self._label_studio.origin(project_name), project)
         except SemsamError:
             return None
+
+    def project_of(self, body: Any) -> ProjectKey | None:
+        """The store's key of the project that a body of any form names; None while it is not known. Never raises."""
+        name = project_name(body)
+        return self.store_key(name, project_id(name))
 
     def introduced(self, setup: Setup) -> None:
         """A project posted its /setup: note its server and, if it can be read, its labeling config."""
@@ -132,20 +137,20 @@ class EventHandler:
         except StoreError as error:
             log.warning("webhook %s: not compared: %s", kind, error)
         with self._lock:  # whoever may send anything must not make the list long
-            self._compared_instead[kind, project if there else None] += 1
+            for named in there if project is not None and there else (None,):
+                self._compared_instead[named, kind] += 1
         for key in there:
             self._sync_thread.request_sync_soon(key)
 
-    def notices(self) -> tuple[str, ...]:
-        """What whoever set the webhooks up should know, in words."""
+    def refused_webhooks(self) -> dict[ProjectKey | None, list[str]]:
+        """By project, what whoever set the webhooks up should know, in words; None: they name no known project."""
         with self._lock:
             numbers = sorted(self._compared_instead.items(), key=str)
-        lines = []
-        for (kind, project), number in numbers:
-            where = "" if project is None else f" (project {project})"
+        lines: dict[ProjectKey | None, list[str]] = {}
+        for (project, kind), number in numbers:
             way_out = _SWITCH_ON if kind == "without payload" else _GIVE_SECRET
-            lines.append(f"webhook {kind}: refused {number}, compared instead{where}; {way_out}")
-        return tuple(lines)
+            lines.setdefault(project, []).append(f"{number} {kind}, compared instead; {way_out}")
+        return lines
 
     def _note(self, webhook: Webhook) -> bool:
         """Whether there was anything to note. An event that cannot be stored has its project compared later."""

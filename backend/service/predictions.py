@@ -104,7 +104,7 @@ class PredictionService:
             request.id,
             self._settings.preannotate_seconds,
         )
-        self._metrics.empty_answer("no_time")
+        self._metrics.empty_answer("no_time", self._store_key(request, request.content.project))
         return empty_prediction(request.version_name + UNFINISHED)
 
     def _answer_or_empty(self, request: TimedRequest, task: TaskRef) -> dict[str, Any]:
@@ -118,11 +118,14 @@ class PredictionService:
             log.exception("%s: unexpected failure", request.name(task))
             kind, reason, level = "unexpected", "see the traceback above", logging.ERROR
         log.log(level, "%s: empty answer (%s): %s", request.name(task), kind, reason)
-        self._metrics.empty_answer(kind)
+        self._metrics.empty_answer(kind, self._store_key(request, task.project))
         version = request.version_name
         # a model that has looked and found nothing need not be asked again
         unfinished = request.content.context is None and kind not in ("no_prompt", "no_mask")
         return empty_prediction(version + UNFINISHED if unfinished else version)
+
+    def _store_key(self, request: TimedRequest, project: int | None) -> ProjectKey | None:
+        return self._events.store_key(request.content.project_name, project)
 
     def _answer(self, request: TimedRequest, task: TaskRef) -> dict[str, Any]:
         rows, config = request.content.context, request.content.config_of(task)
@@ -150,9 +153,8 @@ class PredictionService:
         if asked.prompt is None and not asked.text:
             raise NoAnswer("no_prompt", "; ".join(asked.ignored) or "nothing to point at")
         loaded = request.model()
-        project = request.content.project if task.project is None else task.project
-        self._next_photos.follow(request.content.project_name, project, task.id, config)
-        key = self._events.store_key(request.content.project_name, project)
+        key = self._store_key(request, task.project)
+        self._next_photos.follow(request.content.project_name, task.project, task.id, config)
         learned = None if key is None else self._learner.learned(key, loaded.described_by.digest)
         search = self._search(photo, loaded, key, task) if asked.prompt is None else None
         result = self._candidates(asked, config, photo, loaded, learned, search)
@@ -283,8 +285,7 @@ class PredictionService:
         config, loaded = request.content.config_of(task), request.model()
         # a task that is opened alone is clicked next; of many nobody knows
         opened = len(request.content.tasks) == 1
-        project = request.content.project if task.project is None else task.project
-        key = self._events.store_key(request.content.project_name, project)
+        key = self._store_key(request, task.project)
         search = self._search(photo, loaded, key, task, "background", may_evict=opened)
         wait_s = min(self._encoder_wait_s, request.left_s)
         find = finder(loaded, self._settings, config, search, wait_s)

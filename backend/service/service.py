@@ -10,7 +10,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from backend.inference.predictor import Predictor
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.requests import parse_setup
 from backend.metrics import Metrics
+from backend.records import ProjectKey
 from backend.service.event_handler import EventHandler
 from backend.service.next_photos import NextPhotos
 from backend.service.predictions import ENCODER_WAIT_S, PredictionService
@@ -106,18 +107,18 @@ class SemsamService:
 
     def status(self) -> Status:
         """What annotators' work has come to; without the store, why that is not known."""
-        return replace(
-            self.status_reader.status(),
-            notices=self.events.notices(),
-            checks=self.project_checks.found(),
-            empty_answers=self.metrics.empty_answers(),
-        )
+        found, refused = self.project_checks.found(), self.events.refused_webhooks()
+        return self.status_reader.status().with_paths(found, refused, self.metrics.empty_answers())
 
     def gate_report(self, job: int) -> GateReport:
         """What the gate said about a fine-tuning job. Raises NotStored, StoreError as `StatusReader.gate_report`."""
         return self.status_reader.gate_report(job)
 
     # ---- predictions
+
+    def project_of(self, body: Any) -> ProjectKey | None:
+        """The project that the body of POST /predict names; None while its server is not known. Never raises."""
+        return self.events.project_of(body)
 
     def predict(
         self, tasks: Sequence[Mapping[str, Any]], context: Mapping[str, Any] | None = None, **kwargs: Any

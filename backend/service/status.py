@@ -10,7 +10,7 @@ import logging
 import statistics
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -60,6 +60,21 @@ class Point:
 
 
 @dataclass(frozen=True)
+class ClickPath:
+    """How clicks of one project, or of all that have no entry of their own, come through to an answer."""
+
+    project: ProjectKey | None
+    findings: tuple[Finding, ...]  #: of the doctor; none where it has not looked yet
+    refused: tuple[str, ...]  #: webhooks, in words, since the process began
+    empty_answers: Mapping[str, int]  #: by reason, since the process began
+
+    @property
+    def wrong(self) -> int:
+        """How many things somebody has to set right."""
+        return sum(each.wrong for each in self.findings) + len(self.refused)
+
+
+@dataclass(frozen=True)
 class Status:
     """Everything; `overall` is one point over all of the curve's masks, None where there are none."""
 
@@ -70,9 +85,25 @@ class Status:
     last_gate: Job | None = None  #: the newest job that the gate has judged
     waiting: int = 0  #: webhook events that are acknowledged and not processed yet
     problem: str = ""  #: why the store cannot be read
-    notices: tuple[str, ...] = ()  #: what someone has to set right, in words
-    checks: Mapping[ProjectKey, Sequence[Finding]] = field(default_factory=dict)  #: of each project that was checked
-    empty_answers: Mapping[str, int] = field(default_factory=dict)  #: by reason, since the process began
+    paths: tuple[ClickPath, ...] = ()  #: of each project, and last of all others together, where they have any
+
+    def with_paths(
+        self,
+        findings: Mapping[ProjectKey, Sequence[Finding]],
+        refused: Mapping[ProjectKey | None, Sequence[str]],
+        empty: Mapping[ProjectKey | None, Mapping[str, int]],
+    ) -> Status:
+        """With what is known of clicks' way in each project: in the store, or in one of these, None for all others."""
+        projects = {each.project.key for each in self.projects}.union(findings, refused, empty)
+        return replace(
+            self,
+            paths=tuple(
+                ClickPath(
+                    key, tuple(findings.get(key, ())) if key else (), tuple(refused.get(key, ())), empty.get(key, {})
+                )
+                for key in [*sorted(each for each in projects if each), *({None} & projects)]
+            ),
+        )
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def predictions(settings: Settings, service: SemsamService, metrics: Metrics) ->
             if free:
                 return answer(body, tasks)
             log.warning("request %s: %d empty answers: busy: %s", g.request_id, len(tasks), full)
-            return empty(tasks, "busy")
+            return empty(body, "busy")
 
     def answer(body: dict[str, Any], tasks: list[Any]) -> Response:
         try:
@@ -66,15 +66,16 @@ def predictions(settings: Settings, service: SemsamService, metrics: Metrics) ->
             return json_response({"results": results})
         except SemsamError as error:
             log.warning("request %s: %d empty answers: %s", g.request_id, len(tasks), error)
-            return empty(tasks, type(error).__name__)
+            return empty(body, type(error).__name__)
         except Exception:
             log.exception("request %s: %d empty answers: unexpected failure", g.request_id, len(tasks))
-            return empty(tasks, "unexpected")
+            return empty(body, "unexpected")
 
-    def empty(tasks: list[Any], reason: str) -> Response:
-        for _ in tasks:
-            metrics.empty_answer(reason)
-        return json_response({"results": [{"result": [], "score": 0.0} for _ in tasks]})
+    def empty(body: dict[str, Any], reason: str) -> Response:
+        project = service.project_of(body)
+        for _ in body["tasks"]:
+            metrics.empty_answer(reason, project)
+        return json_response({"results": [{"result": [], "score": 0.0} for _ in body["tasks"]]})
 
     return blueprint
 

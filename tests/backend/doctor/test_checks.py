@@ -56,7 +56,7 @@ def checked(answers: dict[str, Any], **more: Any) -> list[Finding]:
 def test_a_project_that_is_connected_well_has_nothing_to_set_right() -> None:
     found = checked(well())
     assert [finding.check for finding in found if not finding.wrong] == [
-        *("Label Studio", "project", "labeling config", "connection", "webhook", "prelabelling", "photo")
+        *("token", "Label Studio", "project", "labeling config", "connection", "webhook", "prelabelling", "photo")
     ]
     assert not [finding for finding in found if finding.wrong]
 
@@ -88,6 +88,20 @@ def test_each_fault_is_named_with_the_way_out(change: Callable[[dict[str, Any]],
     wrong = [finding for finding in checked(answers) if finding.wrong]
     assert wrong[0].check == check  # what follows from it may be wrong, too
     assert words in wrong[0].text
+
+
+def test_a_token_that_label_studio_does_not_accept_is_all_that_is_said_of_a_project() -> None:
+    with answering(lambda path: (401, b"{}")) as url:
+        settings = Settings(label_studio_url=url, label_studio_api_key=TOKEN)
+        project = StudioProject(LabelStudio(settings), ProjectKey(str(origin_of(url)), 7))
+        (found,) = check_project(project, settings)
+    assert found.check == "token" and found.wrong and "SEMSAM_LABEL_STUDIO_API_KEY" in found.text
+
+
+def test_a_project_of_a_server_without_a_token_says_where_to_get_one() -> None:
+    settings = Settings(label_studio_url="http://127.0.0.1:1")
+    (found,) = check_project(StudioProject(LabelStudio(settings), ProjectKey("http://127.0.0.1:1", 7)), settings)
+    assert found.check == "token" and found.wrong and "personal access token" in found.text
 
 
 def test_a_backend_that_does_not_answer_and_a_token_that_is_missing_are_named(tmp_path: Path) -> None:

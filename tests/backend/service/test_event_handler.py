@@ -131,5 +131,7 @@ def test_a_webhook_that_says_too_little_or_carries_no_secret_has_its_project_com
     assert http.post("/webhook", json=submitted() | {"project": {"id": 99}}).status_code == 401
     assert [key.project for key in asked] == [1, 1, 1]
     page = http.get("/").text
-    assert "webhook without secret: refused 1, compared instead (project 1)" in page
-    assert "webhook without payload: refused 2, compared instead" in page
+    paths = {path.project and path.project.project: path.refused for path in service.status().paths}
+    assert [line.split(",")[0] for line in paths[1]] == ["1 without secret"]
+    assert [line.split(",")[0] for line in paths[None]] == ["2 without payload", "1 without secret"]
+    assert "webhooks refused: 2 without payload, compared instead; switch" in page

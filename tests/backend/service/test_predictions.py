@@ -81,6 +81,19 @@ def test_an_empty_answer_is_logged_with_its_reason(
     assert why in caplog.text
 
 
+def test_empty_answers_are_counted_at_the_project_that_got_them(service: SemsamService) -> None:
+    one, two = body([], "a.png"), body([keypoint(25, 50)], "missing.png", "missing.png") | {"project": "2.17"}
+    for task in two["tasks"]:
+        task["project"] = 2
+    for sent in (one, two):
+        service.predict_request(sent, "r")
+    http = create_app(Settings(), service, service.metrics).test_client()
+    http.post("/predict", json={"project": "3.17", "tasks": [{}]})  # no labeling config: refused as a whole
+    http.post("/predict", json={"project": ["?"], "tasks": [{}]})
+    counted = {path.project and path.project.project: path.empty_answers for path in service.status().paths}
+    assert counted == {1: {"no_prompt": 1}, 2: {"NotFound": 2}, 3: {"BadRequest": 1}, None: {"BadRequest": 1}}
+
+
 @pytest.mark.parametrize("odd", ["NaN", "Infinity", "1e999"])
 def test_a_coordinate_that_is_no_number_gives_an_empty_answer_with_its_reason_over_http(
     service: SemsamService, caplog: pytest.LogCaptureFixture, odd: str

@@ -41,6 +41,9 @@ class StandIn:
         self.note(body)
         return {"model_version": self.version}
 
+    def project_of(self, body: Any) -> None:
+        return None
+
     def predict_request(self, body: Any, request_id: str) -> list[dict[str, Any]]:
         self.request_ids.append(request_id)
         self.note(body)

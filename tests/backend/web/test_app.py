@@ -182,7 +182,7 @@ def test_metrics_count_requests_by_route_and_empty_answers_by_reason(service: St
     text = http.get("/metrics").text
     assert 'semsam_requests_total{route="/predict",status="200"} 1.0' in text
     assert 'semsam_requests_total{route="other",status="404"} 3.0' in text
-    assert 'semsam_empty_answers_total{reason="NotReady"} 2.0' in text
+    assert 'semsam_empty_answers_total{project="other",reason="NotReady"} 2.0' in text
 
 
 def test_two_services_in_one_process_do_not_add_up() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Request
 
+from backend.doctor.checks import Finding
 from backend.finetuning import jobs
 from backend.metrics import Metrics
 from backend.records import ProjectKey
@@ -44,6 +46,61 @@ def test_what_was_there_before_any_click_has_a_table_where_there_is_any(store: S
     fill(store, project(number=2), preannotated(3, number=2))
     begin(store, project(number=2).key, range(1000, 1003), regions=10)
     assert 'id="preannotated"' in page_of(read_status(store))
+
+
+TOKEN = Finding("token", "personal access token: accepted")
+
+
+class Checked(StoreOnly):
+    """Two projects that were looked at: one with a labeling config to be put right, one with empty answers."""
+
+    def status(self) -> Status:
+        one, two = (ProjectKey(ORIGIN, number) for number in (1, 2))
+        warned = Finding("labeling config", '<Image> has no zoom controls: add zoomControl="true"', True)
+        found = {one: [TOKEN, warned], two: [TOKEN, Finding("labeling config", "answers go to mask")]}
+        refused = {one: ["3 without secret, compared instead; give the webhook the header X-Semsam-Secret"]}
+        return super().status().with_paths(found, refused, {two: {"no_mask": 12, "NotFound": 1}})
+
+
+def test_each_project_shows_its_checks_its_refused_webhooks_and_its_empty_answers_by_reason(store: Store) -> None:
+    cars, cells = project(), project(number=2, title="Cells")
+    for each in (cars, cells):
+        fill(store, each, [])
+    status = read_status(store).with_paths(
+        {
+            cars.key: [TOKEN, Finding("labeling config", "none", True)],
+            cells.key: [TOKEN],
+        },
+        {cars.key: ["3 without secret"], None: ["1 without payload"]},
+        {cells.key: {"no_mask": 1200, "busy": 2}, None: {"BadRequest": 4}},
+    )
+    entries = re.findall(r"<details( open)?><summary>(.*?)</summary>(.*?)</details>", page_of(status), re.DOTALL)
+    shown = [
+        (bool(opened), *(" ".join(re.sub("<.*?>", " ", text).split()) for text in texts)) for opened, *texts in entries
+    ]
+    assert shown == [
+        (
+            True,
+            "project 1 Cars: 2 to be set right",
+            "token: personal access token: accepted labeling config: none webhooks refused: 3 without secret"
+            " empty answers: none",
+        ),
+        (
+            False,
+            "project 2 Cells: well connected, 1,202 empty answers",
+            "token: personal access token: accepted webhooks refused: none empty answers: no_mask 1,200, busy 2",
+        ),
+        (
+            True,
+            "other projects: 1 to be set right , 4 empty answers",
+            "webhooks refused: 1 without payload empty answers: BadRequest 4",
+        ),
+    ]
+
+
+def test_a_project_that_was_not_looked_at_yet_is_not_called_well_connected(store: Store) -> None:
+    fill(store, project(), [])
+    assert "not checked" in page_of(read_status(store).with_paths({}, {}, {}))
 
 
 def test_the_newest_judgement_has_a_link_to_its_page(store: Store) -> None:
@@ -123,7 +180,7 @@ def test_in_a_browser_the_page_fetches_nothing_runs_nothing_and_fits_the_window(
     errors: list[str] = []
     asked: list[Request] = []
     with (
-        served(StoreOnly(store), basic_auth_user="ann", basic_auth_pass="secret") as url,
+        served(Checked(store), basic_auth_user="ann", basic_auth_pass="secret") as url,
         browser_page(http_credentials={"username": "ann", "password": "secret"}, java_script_enabled=False) as page,
     ):
         page.on("console", lambda message: errors.append(message.text))
@@ -131,6 +188,16 @@ def test_in_a_browser_the_page_fetches_nothing_runs_nothing_and_fits_the_window(
         answer = page.goto(url)
         assert answer is not None and answer.status == 200
         assert page.locator("#live").inner_text() == "mobile-81b2c44d90fe"
+        summaries = page.locator("#checks summary").all_inner_texts()
+        assert summaries == [
+            "project 1 Cars: 2 to be set right",
+            "project 2 Blood cells <i>2</i>: well connected, 13 empty answers",
+            "project 3 New: not checked",
+        ]
+        assert page.get_by_text("webhooks refused: 3 without secret").is_visible()
+        assert not page.get_by_text("empty answers: no_mask").is_visible()
+        page.get_by_text("project 2 Blood cells").click()
+        assert page.get_by_text("empty answers: no_mask 12, NotFound 1").is_visible()
         rows = page.locator("#projects tr").all_inner_texts()
         assert len(rows) == 4 and "508" in rows[1] and "Blood cells <i>2</i>" in rows[2]
         assert page.locator("polyline").count() == 3

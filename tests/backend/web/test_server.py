@@ -169,7 +169,7 @@ def test_while_every_prediction_is_stuck_health_and_setup_answer_and_further_cli
             assert answer.status == 200
             assert [entry["result"] for entry in json.load(answer)["results"]] == [[], []]
         text = requests.get(url + "/metrics", timeout=5).text
-        assert 'semsam_empty_answers_total{reason="busy"} 8.0' in text
+        assert 'semsam_empty_answers_total{project="other",reason="busy"} 8.0' in text
         assert "busy" in next(line for line in running.stderr if "empty answers" in line)
 
 
