@@ -151,8 +151,10 @@ class TrainConfig:
     """ImageNet weights of the backbone to start from (safetensors)"""
     text_encoder: str | None = None
     """Folder or hub name of the encoder of labels; the installed package when null. Only where names are learned"""
-    learn: Literal["everything", "generic"] = "everything"
-    """everything, or generic: only what object queries add; clicks and their names stay bit for bit (needs init)"""
+    learn: Literal["everything", "decoder", "generic"] = "everything"
+    """everything; or on top of init, decoder: the prompt decoder alone, so that image features, names and object queries
+    that have decoders of their own stay bit for bit; generic: only what object queries add, so that clicks and their
+    names stay"""
     lr: Positive = 4e-4
     lr_backbone: NonNegative = 5e-5
     lr_final: Share = 0.01
@@ -190,6 +192,8 @@ class TrainConfig:
             raise ValueError("stages: expected at least one")
         if self.learn == "generic" and (self.init is None or not self.loss.generic):
             raise ValueError("learn: generic needs init, the weights to build on, and loss.generic above 0")
+        if self.learn == "decoder" and (self.init is None or self.loss.generic):
+            raise ValueError("learn: decoder needs init, the weights to build on, and loss.generic 0")
         if self.learn != "generic" and self.reuse.times != 1:
             raise ValueError(
                 f"reuse: times {self.reuse.times} needs learn: generic; whatever else learns changes what was kept"

@@ -121,7 +121,8 @@ class Objective(nn.Module):
         self, images: Tensor, batch: Batch, random_points: Sequence[RandomPoints]
     ) -> tuple[Features, LossOutput]:
         """Features for object queries, and the loss of prompts."""
-        features = self.model.features(images)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.learn != "decoder"):
+            features = self.model.features(images)
         rng = np.random.default_rng(batch.number)
         rngs = [np.random.default_rng([seed, 1]) for seed in batch.seeds]
         result = self.prompt_loss(features, batch.prompts.to(self.device), rng, rngs, random_points)

@@ -67,10 +67,11 @@ class Run:
         #: names of parameters that `init` did not have
         self.fresh: list[str] = [] if config.init is None else _load_init(self.model, Path(config.init))
         self.model.train()
-        if config.learn == "generic":
-            assert self.model.generic is not None
+        if config.learn != "everything":
+            learner = self.model.decoder if config.learn == "decoder" else self.model.generic
+            assert learner is not None
             self.model.requires_grad_(False)
-            self.model.generic.requires_grad_(True)
+            learner.requires_grad_(True)
         self.optimiser = Optimiser(self.model, optimiser_settings(config), distributed)
         self.objective = Objective(self.model, config, distributed)
         self.loss: Callable[[Batch], LossOutput] = distributed.wrap(self.objective)
