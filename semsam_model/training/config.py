@@ -152,9 +152,9 @@ class TrainConfig:
     text_encoder: str | None = None
     """Folder or hub name of the encoder of labels; the installed package when null. Only where names are learned"""
     learn: Literal["everything", "decoder", "generic"] = "everything"
-    """everything; or on top of init, decoder: the prompt decoder alone, so that image features, names and object queries
-    that have decoders of their own stay bit for bit; generic: only what object queries add, so that clicks and their
-    names stay"""
+    """everything; or on top of init, decoder: the prompt decoder alone, so that image features, names and object
+    queries that have decoders of their own stay bit for bit; generic: only what object queries add, so that clicks and
+    their names stay"""
     lr: Positive = 4e-4
     lr_backbone: NonNegative = 5e-5
     lr_final: Share = 0.01
