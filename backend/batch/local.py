@@ -38,7 +38,13 @@ def in_this_process(
     settings: Settings, weights: Path, config: LabelConfig, worth: Curve | None = None
 ) -> Iterator[Annotate]:
     """One model, here. worth: as `Annotator`. Raises as `Annotator` does."""
-    annotator = Annotator(settings, weights, config, worth)
+    with by_one_model(Annotator(settings, weights, config, worth)) as annotate:
+        yield annotate
+
+
+@contextlib.contextmanager
+def by_one_model(annotator: Annotator) -> Iterator[Annotate]:
+    """A model that is loaded already, in a thread of its own."""
     with ThreadPoolExecutor(1, "annotate") as thread:
         yield partial(_annotated, annotate=lambda data: thread.submit(annotator, data).result(), most=4)
 

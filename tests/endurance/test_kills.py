@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.endurance.killed import KINDS
+from tests.endurance.killed.__main__ import KINDS
 from tests.endurance.report import Report
 from tests.paths import ROOT
 

@@ -1,51 +1,29 @@
-"""Processes that are killed at random moments of their work, again and again, on one store.
-
-    python -m tests.endurance.killed SERVER FOLDER SECONDS SEED WEIGHTS REGION_WEIGHTS
-
-SERVER is a PostgreSQL, or "sqlite". Each kind of work has SECONDS, and at least three rounds. A round is a child of its
-own, which says what it has done after it is acknowledged. After each, what all had said is looked for. Prints, as JSON,
-how many rounds each kind had, how many of them were killed, and how often something was said.
-"""
+"""What a store keeps: webhooks with photos, lessons, versions, and a database of the first schema."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import random
-import select
-import shutil
-import signal
 import sqlite3
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import func
-from sqlalchemy import select as query
+from sqlalchemy import func, select
 
 from backend.adaptation.learner import Learner
 from backend.adaptation.lessons import kept_lessons, training_regions
-from backend.batch.local import in_this_process
-from backend.batch.run import read_config
-from backend.batch.run import run as run_batch
-from backend.batch.sources import task_items
 from backend.corrections.inbox import enqueue, process_inbox
 from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import stream_regions
-from backend.export.run import export
 from backend.inference.predictor import Predictor
-from backend.label_studio.client import LabelStudio
 from backend.label_studio.events import parse_webhook
 from backend.metrics import Metrics
+from backend.records import RegionKey
 from backend.settings import Settings
 from backend.store import database
 from backend.store.database import Store
@@ -57,39 +35,13 @@ from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.checkpoints.header import read_header
 from tests.backend import annotations as made
 from tests.backend import stored
-from tests.backend.batch.studio_with_photos import Studio, at_work
 from tests.backend.models import loaded
 from tests.backend.postgres import new_database
-from tests.backend.preannotating import settings as batch_settings
-
-Say = Callable[[object], None]
-
-
-class Work:
-    """One kind of work: `do` is killed; `check` is given what was said in all rounds."""
-
-    longest_s = 0.3  #: until the kill, from when the child begins
-
-    def __init__(self, url: str, folder: Path, weights: Path) -> None:
-        self.url, self.folder, self.weights = url, folder, weights
-
-    def store(self) -> closing[Store]:
-        return closing(Store.open(self.url))
-
-    def do(self, number: int, say: Say) -> None:
-        raise NotImplementedError
-
-    def check(self, said: list[Any]) -> None:
-        raise NotImplementedError
-
-    def end(self) -> None:
-        """Close what was opened for all rounds."""
+from tests.endurance.killed.work import Say, Work
 
 
 class Ingest(Work):
     """Webhooks, acknowledged and worked in, with the photos of their tasks."""
-
-    longest_s = 1.0
 
     def do(self, number: int, say: Say) -> None:
         archive = PhotoArchive(self.folder / "photos")
@@ -104,7 +56,7 @@ class Ingest(Work):
                     process_inbox(store)
                     say(archive.keep(stored.photo(task)))
 
-    def check(self, said: list[Any]) -> None:
+    def check(self, said: list[Any], new: list[Any]) -> None:
         with self.store() as store:
             process_inbox(store)
             found = Counter(region.key for region in stream_regions(store, made.KEY))
@@ -122,8 +74,6 @@ class Ingest(Work):
 
 class Learning(Work):
     """The thread that learns from what was accepted."""
-
-    longest_s = 1.5
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -144,28 +94,28 @@ class Learning(Work):
 
     def do(self, number: int, say: Say) -> None:
         with self.store() as store:
-            if number % 4 == 0:
+            if not self._missing(store):
                 with store.write() as connection:
                     connection.execute(lessons.delete())
             self._learn(store)
             say("learned")
 
-    def check(self, said: list[Any]) -> None:
-        key = stored.project().key
+    def _missing(self, store: Store) -> set[RegionKey]:
+        """Regions without a lesson; those that are there can be read."""
+        wanted = {each.key for each in training_regions(store, stored.project().key)}
+        kept = kept_lessons(store, sorted(wanted), self.model.described_by.digest)
+        for each in kept.values():
+            Lesson.from_bytes(each.data, label=None)
+        return wanted - set(kept)
+
+    def check(self, said: list[Any], new: list[Any]) -> None:
         with self.store() as store:
-            wanted = {each.key for each in training_regions(store, key)}
-            kept = kept_lessons(store, sorted(wanted), self.model.described_by.digest)
-            for each in kept.values():
-                Lesson.from_bytes(each.data, label=None)
-            if len(said) and len(said) % 5 == 0:
-                self._learn(store)
-                assert set(kept_lessons(store, sorted(wanted), self.model.described_by.digest)) == wanted
+            missing = self._missing(store)
+            assert not (new and missing), missing
 
 
 class Switching(Work):
     """Versions registered, made live, rolled back, pruned."""
-
-    longest_s = 1.0
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -198,7 +148,7 @@ class Switching(Work):
                 else:
                     registry.prune(steps=5)
 
-    def check(self, said: list[Any]) -> None:
+    def check(self, said: list[Any], new: list[Any]) -> None:
         with self.store() as store:
             registry = self.registry(store)
             live = registry.live()
@@ -214,77 +164,9 @@ class Switching(Work):
             assert there <= {each.version for each in registry.all() if each.pruned_at is None}, there
 
 
-class Export(Work):
-    """An export into one folder, of two states of a project in turn."""
-
-    longest_s = 0.2
-
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self.photos = PhotoArchive(self.folder / "photos")
-        self.states = [stored.car_park(self.photos, count) for count in (12, 20)]
-        self.whole = []
-        for number, regions in enumerate(self.states):
-            out = self.folder / f"whole{number}"
-            export(regions, stored.project(), self.photos, out, form="coco")
-            self.whole.append(_content(out))
-
-    def _export(self, state: int) -> None:
-        export(self.states[state], stored.project(), self.photos, self.folder / "out", form="coco", checkpoint=10)
-
-    def do(self, number: int, say: Say) -> None:
-        self._export(number % 2)
-        say(number % 2)
-
-    def check(self, said: list[Any]) -> None:
-        out = self.folder / "out"
-        if len(said) % 2:
-            self._export(said[-1])
-            assert _content(out) == self.whole[said[-1]]
-        elif (out / "export.json").is_file() and not (out / ".export").exists():
-            assert _content(out) in self.whole
-
-
-class Batch(Work):
-    """`semsam batch` on a project of a made Label Studio: each task gets one prediction."""
-
-    longest_s = 5.0  #: the model and the text encoder are loaded first
-
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self.studio = Studio(*["a.png", "b.png"] * 10)
-        self.open = ExitStack()
-        self.settings = batch_settings(self.open.enter_context(at_work(self.studio)), self.weights, self.folder)
-        self.version = read_header(self.weights).version.version
-
-    def do(self, number: int, say: Say) -> None:
-        config = read_config(self.studio.config)
-        items = task_items(LabelStudio(self.settings), 1, config, self.version)
-        with in_this_process(self.settings, self.weights, config) as annotate:
-            say(run_batch(items, annotate).written)
-
-    def check(self, said: list[Any]) -> None:
-        found = self.studio.versions()
-        assert all(each in ([], [self.version]) for each in found.values()), found
-        if all(found.values()):
-            self.studio.predictions = {number: [] for number in found}
-
-    def end(self) -> None:
-        self.open.close()
-
-
-def _content(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 class Migration(Work):
     """A database of the first schema, brought to the newest."""
 
-    longest_s = 0.6
     rows = 200
 
     def __init__(self, *given: Any) -> None:
@@ -336,81 +218,11 @@ class Migration(Work):
         Store.open(self.migrated).close()
         say("migrated")
 
-    def check(self, said: list[Any]) -> None:
+    def check(self, said: list[Any], new: list[Any]) -> None:
         with closing(Store.open(self.migrated)) as store, store.read() as connection:
-            assert connection.scalar(query(func.count()).select_from(region_rows)) == self.rows
-            assert connection.scalar(query(func.count()).select_from(projects)) == 1
+            assert connection.scalar(select(func.count()).select_from(region_rows)) == self.rows
+            assert connection.scalar(select(func.count()).select_from(projects)) == 1
         if self.migrated.startswith("sqlite"):
             for path in self.folder.glob("copy*"):
                 path.unlink()
         self.migrated = self._copy(random.randrange(10**6))
-
-
-KINDS: dict[str, type[Work]] = {
-    "ingest": Ingest,
-    "learning": Learning,
-    "switching": Switching,
-    "export": Export,
-    "batch": Batch,
-    "migration": Migration,
-}
-
-
-def play(work: Work, number: int, after_s: float) -> tuple[list[Any], bool]:
-    """(what a child said, whether it was killed)."""
-    heard, told = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            Store.open(work.url).close()  # how long that takes is not of interest
-            os.write(told, b'"begun"\n')
-            work.do(number, lambda what: os.write(told, json.dumps(what).encode() + b"\n"))
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(told)
-    content, kill_at = b"", None
-    while True:
-        left = None if kill_at is None else max(0.0, kill_at - time.monotonic())
-        ready, _, _ = select.select([heard], [], [], left)
-        if not ready:
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-            kill_at = time.monotonic() + 60
-            continue
-        piece = os.read(heard, 65536)
-        if not piece:
-            break
-        content += piece
-        kill_at = kill_at or time.monotonic() + after_s
-    os.close(heard)
-    _, status = os.waitpid(child, 0)
-    if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status):
-        sys.exit(f"round {number} failed")
-    return [json.loads(line) for line in content.splitlines()][1:], os.WIFSIGNALED(status)
-
-
-def main(server: str, folder: str, seconds: str, seed: str, weights: str, region_weights: str) -> None:
-    found = {}
-    for kind, make in KINDS.items():
-        mine = Path(folder) / kind
-        mine.mkdir()
-        url = f"sqlite:///{mine}/semsam.db" if server == "sqlite" else new_database(server)
-        work = make(url, mine, Path(region_weights if make is Batch else weights))
-        chance, said, killed, rounds = random.Random(int(seed)), list[Any](), 0, 0
-        until = time.monotonic() + float(seconds)
-        while time.monotonic() < until or rounds < 3:
-            rounds += 1
-            words, was_killed = play(work, rounds, chance.random() * work.longest_s)
-            said += words
-            killed += was_killed
-            work.check(said)
-        work.end()
-        shutil.rmtree(mine)
-        found[kind] = {"rounds": rounds, "killed": killed, "said": len(said)}
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
