@@ -64,8 +64,18 @@ def _origin(value: str) -> str:
     return value.rstrip("/")
 
 
+def _object_store(value: str) -> str:
+    """`value`, if it is the address of a bucket in an object store or of a folder in one."""
+    if not re.fullmatch(r"(s3|gs|azure-blob)://[^/@?#\\\s]+(/[^?#]*)?", value):
+        raise ValueError("expected s3://bucket/folder/, gs://bucket/folder/ or azure-blob://container/folder/")
+    if {".", ".."} & set(value.split("/")):
+        raise ValueError("expected a folder without . and ..")
+    return value
+
+
 _BaseUrl = Annotated[str, AfterValidator(_base_url)]
 _Origin = Annotated[str, AfterValidator(_origin)]
+_ObjectStore = Annotated[str, AfterValidator(_object_store)]
 _Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 _Count = Annotated[int, Field(ge=1)]
 _Dtype = Literal["float32", "bfloat16", "float16"]
@@ -93,6 +103,7 @@ class Settings:
     #: further Label Studio servers on this backend: address -> token
     label_studio_keys: dict[_BaseUrl, SecretStr] = dataclasses.field(default_factory=dict)
     allowed_origins: tuple[_Origin, ...] = ()  #: other origins that photos may be fetched from
+    object_stores: tuple[_ObjectStore, ...] = ()  #: s3://bucket/folder/: photos below it are read without Label Studio
     local_files_root: _Folder | None = None  #: folder that photos named by a local path must lie in
 
     basic_auth_user: str | None = None  #: both or neither
@@ -230,7 +241,7 @@ def _parse_variable(variable: str, name: str, text: str) -> Any:
     hint = _HINTS[name]
     if get_origin(hint) not in (dict, tuple) and {hint, *get_args(hint)} & {str, Path, SecretStr, *get_args(_Dtype)}:
         return text
-    if name == "allowed_origins" and not text.lstrip().startswith("["):
+    if name in ("allowed_origins", "object_stores") and not text.lstrip().startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
     try:
         return yaml.safe_load(text)

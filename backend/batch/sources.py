@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from backend.batch.object_store import ObjectStores, is_stored
 from backend.batch.task_lines import NameSet, TaskLines
 from backend.errors import BackendError, BadRequest, ImageTooLarge, LabelStudioError, TaskRefused, TokenRefused
 from backend.label_studio.client import LabelStudio, task_pages
 from backend.label_studio.connection import Connection
 from backend.label_studio.label_config import LabelConfig
+from backend.label_studio.object_store import ObjectStores, is_stored
 from backend.label_studio.servers import shown
 from backend.settings import Settings
 from semsam_model.data.readers import photo_names

@@ -1,8 +1,8 @@
 """Label Studio as this backend needs it: the photo of a task, and a few API calls, on whichever server a project lives.
 
 The address that a task names as its photo is untrusted. Photos are fetched only from the exact origins of the
-configured servers and of `allowed_origins` (`connection` checks that), and read from disk only inside
-`local_files_root`.
+configured servers and of `allowed_origins` (`connection` checks that), read from object stores only below
+`object_stores`, and from disk only inside `local_files_root`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,17 @@ import base64
 import dataclasses
 import json
 import logging
-import os
 import pickle
 import re
 import socket
-import stat
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote
 
 from backend.errors import (
     BadRequest,
-    ImageTooLarge,
     LabelStudioError,
     NotFound,
     OriginRefused,
@@ -34,10 +30,11 @@ from backend.errors import (
     Unreachable,
 )
 from backend.label_studio.connection import Connection
+from backend.label_studio.local_photos import decode_data_url, find_local_file, read_local_file
+from backend.label_studio.object_store import ObjectStores, is_below
 from backend.label_studio.servers import Servers, shown, token_kind
 from backend.settings import Settings, load_settings, without_secrets
-from semsam_model.errors import DataError, SemsamError
-from semsam_model.masks.codecs import decode_data_url
+from semsam_model.errors import SemsamError
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +51,7 @@ class LabelStudio:
         self._servers = Servers(settings.label_studio_tokens(), settings.allowed_origins)
         self._connection = Connection(settings, self._servers.origins, clock)
         self._settings = settings
+        self._stores = ObjectStores(settings)
         self._root = settings.local_files_root.resolve() if settings.local_files_root else None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -92,9 +90,9 @@ class LabelStudio:
         """The bytes of a task's photo file, at most `max_image_bytes`.
 
         `value` is what the task's data holds: `/data/upload/...`, `/data/local-files/?d=...`, http(s)://, s3://, gs://
-        or azure-blob:// (these need `task_id`), a data: URL, or a path inside `local_files_root`. Raises BadRequest,
-        OriginRefused, TokenRefused, NotFound, FetchTimeout, ImageTooLarge, Unreachable, LabelStudioError; what is wrong
-        with this photo alone is logged too.
+        or azure-blob:// (these need `task_id`, but below `object_stores`), a data: URL, or a path inside
+        `local_files_root`. Raises BadRequest, OriginRefused, TokenRefused, NotFound, FetchTimeout, ImageTooLarge,
+        Unreachable, LabelStudioError; what is wrong with this photo alone is logged too.
         """
         try:
             return self._fetch(value, project, task_id)
@@ -110,7 +108,7 @@ class LabelStudio:
         value = value.strip()
         if value[:5].lower() == "data:":
             # it brings its bytes along, so no address has to be allowed
-            return _decode_data_url(value, self._settings.max_image_bytes)
+            return decode_data_url(value, self._settings.max_image_bytes)
         if _CLOUD.match(value):
             return self._fetch_from_cloud(value, project, task_id)
         scheme = _SCHEME.match(value)
@@ -124,9 +122,17 @@ class LabelStudio:
         return self._fetch_path(value, project)
 
     def _fetch_from_cloud(self, value: str, project: str | None, task_id: int | None) -> bytes:
-        """By way of Label Studio, which has the bucket's credentials and redirects to a presigned address."""
+        """With this machine's credentials below `object_stores`, else by way of Label Studio.
+
+        Label Studio has the bucket's credentials and redirects to a presigned address.
+        """
+        if any(is_below(value, prefix) for prefix in self._settings.object_stores):
+            return self._stores.read(value)
         if not isinstance(task_id, int):
-            raise BadRequest(f"task photo {shown(value)}: a photo in a cloud store needs the id of its task")
+            raise BadRequest(
+                f"task photo {shown(value)}: a photo in a cloud store needs the id of its task, or its bucket in the"
+                " setting object_stores (SEMSAM_OBJECT_STORES)"
+            )
         uri = base64.urlsafe_b64encode(value.encode()).decode()
         return self._download(self._servers.of(project).address(f"/tasks/{task_id}/presign/?fileuri={uri}"), project)
 
@@ -136,9 +142,9 @@ class LabelStudio:
             # a Label Studio on Windows; a browser sends a backslash after the question mark, and turns others round
             address, mark, query = value.partition("?")
             value = address.replace("\\", "/") + mark + query.replace("\\", "%5C")
-        path = _find_local_file(self._root, value) if self._root is not None else None
+        path = find_local_file(self._root, value) if self._root is not None else None
         if path is not None:
-            return _read_local_file(path, self._settings.max_image_bytes)
+            return read_local_file(path, self._settings.max_image_bytes)
         try:
             return self._download(self._servers.of(project).address(value), project)
         except NotFound as error:
@@ -238,64 +244,3 @@ def _unpickled(pickled: bytes, had_token: bool) -> LabelStudio:
         )
     keys = {"label_studio_api_key": here.label_studio_api_key, "label_studio_keys": here.label_studio_keys}
     return LabelStudio(dataclasses.replace(settings, **keys))
-
-
-# ------------------------------------------------------------------------------------- photos that need no server
-
-
-def _decode_data_url(value: str, max_bytes: int) -> bytes:
-    """The bytes of a data: URL, as a browser reads it. Raises BadRequest, ImageTooLarge."""
-    if len(value) > 4 * max_bytes + 1000:  # nothing that fits is longer, even with every byte percent-encoded
-        raise _too_large("data:...", max_bytes)
-    try:
-        data = decode_data_url(value)
-    except DataError as error:
-        raise BadRequest(f"task photo data:...: {error}") from None
-    if len(data) > max_bytes:
-        raise _too_large("data:...", max_bytes)
-    return data
-
-
-def _find_local_file(root: Path, value: str) -> Path | None:
-    """The file inside `root`, a resolved folder, that a task's photo names; None when it names something elsewhere.
-
-    `value` is a path, or Label Studio's /data/local-files/?d=PATH. Raises OriginRefused for a path out of `root`.
-    """
-    parts = urlsplit(value)
-    if parts.path.rstrip("/").endswith("/data/local-files"):
-        name = parse_qs(parts.query).get("d", [""])[0].lstrip("/")
-    elif value.startswith("/data/"):
-        return None
-    else:
-        name = value
-    try:
-        if "\\" in name and not (root / name).exists():  # Windows' separators
-            name = name.replace("\\", "/").lstrip("/")
-        path = (root / name).resolve()
-        exists = path.exists()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, a loop of links
-        raise OriginRefused(f"task photo {shown(name)}: not a usable path") from None
-    if exists and not path.is_relative_to(root):
-        raise OriginRefused(f"task photo {shown(name)}: outside the setting local_files_root (SEMSAM_LOCAL_FILES_ROOT)")
-    return path if exists else None
-
-
-def _read_local_file(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a file that `_find_local_file` found. Raises OriginRefused, NotFound, ImageTooLarge."""
-    try:
-        # The path is free of links by now: one put there since is not followed, and a pipe does not block.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OriginRefused(f"task photo {path.name}: expected a file, not a pipe or device")
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise NotFound(f"task photo {path.name}: cannot be read: {error.strerror}") from None
-    if len(data) > max_bytes:
-        raise _too_large(path.name, max_bytes)
-    return data
-
-
-def _too_large(what: str, max_bytes: int) -> ImageTooLarge:
-    return ImageTooLarge(
-        f"photo {what}: more than {max_bytes} bytes, the setting max_image_bytes (SEMSAM_MAX_IMAGE_BYTES)"
-    )

@@ -80,10 +80,12 @@ def test_lists_may_be_separated_by_commas_and_mappings_written_as_yaml(empty_fil
         empty_file,
         {
             "SEMSAM_ALLOWED_ORIGINS": "https://a.example, http://b:81/",
+            "SEMSAM_OBJECT_STORES": "s3://photos/in/, gs://more",
             "SEMSAM_LABEL_STUDIO_KEYS": "{http://ls2:8080/: key}",
         },
     )
     assert found.allowed_origins == ("https://a.example", "http://b:81")
+    assert found.object_stores == ("s3://photos/in/", "gs://more")
     assert found.label_studio_tokens() == {"http://localhost:8080": None, "http://ls2:8080": "key"}
 
 
@@ -97,6 +99,9 @@ def test_lists_may_be_separated_by_commas_and_mappings_written_as_yaml(empty_fil
         ("threads: 0", "threads"),
         ("allowed_origins: [https://a.example/path]", "allowed_origins"),
         ("allowed_origins: https://a.example", "allowed_origins"),
+        ("object_stores: [s3://key:secret@photos/]", "object_stores"),
+        ("object_stores: [s3://photos/../others/]", "object_stores"),
+        ("object_stores: [https://photos.example/]", "object_stores"),
         ("label_studio_url: label-studio:8080", "label_studio_url"),
         ("label_studio_url: http://user:pw@ls:8080", "label_studio_url"),
         ("dtype: int8", "dtype"),

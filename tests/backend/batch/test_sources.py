@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import logging
 import pickle
 import threading
 from collections.abc import Iterator
@@ -12,13 +11,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-import requests
 from hypothesis import HealthCheck, given
 from hypothesis import settings as searching
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 from backend.batch.run import read_config
 from backend.batch.sources import PhotoFile, PhotoReader, in_folder, in_list, photo_items, under_prefix
@@ -26,6 +22,7 @@ from backend.batch.task_lines import TaskLines
 from backend.errors import BackendError, ImageTooLarge, LabelStudioError, NotFound
 from backend.settings import Settings
 from tests.backend.photo_studio import CONFIG
+from tests.backend.s3 import bucket
 
 LIMIT = 100
 KEYS = ("in/a.jpg", "in/deeper/b #1?ü.PNG", "in/50%25 of.tiff")
@@ -34,23 +31,10 @@ CONFIGURED = read_config(CONFIG)
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Any]:
-    """A bucket `photos`; obstore finds its server by the environment."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "a secret")
-        patch.setenv("AWS_REGION", "us-east-1")
-        client = boto3.client("s3", region_name="us-east-1")
-        client.create_bucket(Bucket="photos")
+    with bucket() as client:
         for key in (*KEYS, "in/", "in/notes.txt", "inside.jpg", "out/c.jpg"):
             client.put_object(Bucket="photos", Key=key, Body=key.encode())
         yield client
-        requests.post(f"http://{host}:{port}/moto-api/reset", timeout=30)  # the next module's server is in this process
-    server.stop()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from backend.errors import BackendError, ImageTooLarge, LabelStudioError, NotFound
+from backend.label_studio.servers import shown
 from backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "azure-blob", "abfs", "abfss", "file")
 PAGE = 1000  #: objects of a listing that are in memory at a time
 _ADDRESS = re.compile(r"([a-z0-9-]+)://([^/]*)/?(.*)", re.IGNORECASE | re.DOTALL)
+#: Where a machine of a cloud is asked for its role, which is done when the environment has no credentials.
+_ROLE = re.compile(r"/latest/(api/token|meta-data)|metadata\.google|/metadata/identity")
 
 
 class ObjectStores:
@@ -42,13 +45,13 @@ class ObjectStores:
             found = obstore.get(self._store(root), key)
             if found.meta["size"] > limit:
                 raise ImageTooLarge(
-                    f"{address}: more than {limit} bytes, the setting max_image_bytes (SEMSAM_MAX_IMAGE_BYTES)"
+                    f"{shown(address)}: more than {limit} bytes, the setting max_image_bytes (SEMSAM_MAX_IMAGE_BYTES)"
                 )
             return bytes(found.bytes())
         except FileNotFoundError:
-            raise NotFound(f"{address}: not found") from None
+            raise NotFound(f"{shown(address)}: not found") from None
         except (BaseError, OSError) as error:
-            raise LabelStudioError(f"{address}: cannot be read: {_reason(error)}") from None
+            raise LabelStudioError(f"{shown(address)}: cannot be read: {_reason(error)}") from None
 
     def addresses(self, prefix: str) -> Iterator[str]:
         """Addresses of all objects in the folder `prefix` and below. Raises BackendError, LabelStudioError."""
@@ -60,7 +63,7 @@ class ObjectStores:
             for page in obstore.list(self._store(root), key or None, chunk_size=PAGE):
                 yield from (f"{root}/{found['path']}" for found in page)
         except (BaseError, OSError) as error:
-            raise LabelStudioError(f"{prefix}: cannot be listed: {_reason(error)}") from None
+            raise LabelStudioError(f"{shown(prefix)}: cannot be listed: {_reason(error)}") from None
 
     def _open(self, root: str) -> ObjectStore:
         from obstore.store import from_url
@@ -82,12 +85,22 @@ def is_stored(address: str) -> bool:
     return found is not None and found[1].lower() in SCHEMES
 
 
+def is_below(address: str, prefix: str) -> bool:
+    """Whether an object lies in the folder `prefix` or below it, whoever reads its key."""
+    found, folder = _ADDRESS.match(address), _ADDRESS.match(prefix)
+    if found is None or folder is None or (found[1].lower(), found[2]) != (folder[1].lower(), folder[2]):
+        return False
+    parts, own = found[3].split("/"), [part for part in folder[3].split("/") if part]
+    # servers, proxies and clients read "a//b" and "a/../b" in more than one way
+    return parts[: len(own)] == own and not {"", ".", ".."} & set(parts)
+
+
 def _split(address: str) -> tuple[str, str]:
     """s3://bucket/a/b -> s3://bucket, a/b."""
     found = _ADDRESS.match(address)
     if found is None or found[1].lower() not in SCHEMES or (found[2] == "") != (found[1].lower() == "file"):
         raise BackendError(
-            f"{address}: expected s3://bucket/path, gs://bucket/path, az://container/path or file:///path"
+            f"{shown(address)}: expected s3://bucket/path, gs://bucket/path, az://container/path or file:///path"
         )
     if "@" in found[2] and not found[1].lower().startswith("abfs"):
         raise BackendError("address of an object store: expected no user name or password in it")
@@ -97,4 +110,10 @@ def _split(address: str) -> tuple[str, str]:
 def _reason(error: Exception) -> str:
     """The first line of an error, without what may hold a key: queries of addresses, and the body of an answer."""
     line = str(error).split("\n", 1)[0].split("<", 1)[0]
+    if _ROLE.search(line):
+        return (
+            "no credentials: set those of the store in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,"
+            " GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY), or give the"
+            " machine a role"
+        )
     return re.sub(r"\?\S+", "", line).strip()[:300]
