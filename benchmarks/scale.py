@@ -6,6 +6,7 @@
     --figures NAME ...    only these: start learned memory idle webhook burst deletion pictures status due bytes
     --wait SECONDS        for everything taught to be learned, or a backlog to be worked in, at most (300)
     --folder DIR          for the stores; a temporary one if not given
+    --kept DIR            of made stores (SQLite): one that is there is copied, one that is not is made and stays there
 
 The service runs with its default settings and a stand-in for Label Studio in which nothing has changed. Prints a table,
 a row a figure:
@@ -48,6 +49,7 @@ from backend.finetuning.jobs import new_corrections
 from backend.service.status import read_status
 from backend.store.database import Store
 from backend.store.tables import regions, tasks
+from benchmarks.kept_stores import copied_store
 from benchmarks.label_studio import answer, click_request
 from benchmarks.machine import ROCKET, children, cpu_seconds, free_port, print_table, resident_mib
 from benchmarks.made_store import BEGAN, LABEL_CONFIG, REGIONS, few_lessons, fill, rows_as_posted
@@ -233,17 +235,18 @@ def column(wanted: int, projects: int, given: argparse.Namespace, taught: tuple[
     """Every figure of one store."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=given.folder)))
-        port = free_port()
-        if given.database == "postgres":
+        port, database = free_port(), f"sqlite:///{folder / 'semsam.db'}"
+        if given.kept is not None:
+            port = copied_store(given.kept, folder / "semsam.db", wanted, projects, *taught)
+        elif given.database == "postgres":
             server = postgres.Server()
             stack.callback(server.remove)
             database = postgres.new_database(server.url)
-        else:
-            database = f"sqlite:///{folder / 'semsam.db'}"
         origin = stack.enter_context(listing(port, wanted, projects))
         store = Store.open(database)
         stack.callback(store.close)
-        fill(store, origin, wanted, projects, *taught)
+        if given.kept is None:
+            fill(store, origin, wanted, projects, *taught)
         measured = Measured(store, origin, wanted, projects, given.wait)
         alone = [name for name in FIGURES if name in given.figures and name not in SERVED]
         found = {name: getattr(measured, name)() for name in alone}
@@ -262,8 +265,11 @@ def main() -> None:
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
     parser.add_argument("--figures", nargs="+", choices=FIGURES, default=FIGURES)
     parser.add_argument("--wait", type=float, default=300)
-    parser.add_argument("--folder", type=lambda name: Path(name).resolve())
+    for name in ("--folder", "--kept"):
+        parser.add_argument(name, type=lambda name: Path(name).resolve())
     given = parser.parse_args()
+    if given.kept is not None and given.database != "sqlite":
+        parser.error("--kept: SQLite stores only")
     taught = few_lessons()
     stores = [(wanted, projects) for projects in given.projects for wanted in given.annotations]
     measured = [column(*each, given, taught) for each in stores]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sqlalchemy import Column, Select, select
 
+from backend.adaptation.lessons import Look
 from backend.corrections.queries import begun_from_a_prediction
 from backend.records import ProjectKey
 from backend.store.database import Store
 from backend.store.statements import BEGUN_FROM, IS_USABLE, of_project, of_task
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import predictions, regions
+from semsam_model.checkpoints.header import Version
 from semsam_model.masks.codecs import decode_coco_rle
 from semsam_model.masks.geometry import Size, tight_bbox
 from semsam_model.types import Box
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 ENOUGH = 40  #: judged regions from which on a project says what scores are worth
 NEWEST = 200  #: annotations that say it
+WORTH_S = 20.0  #: seconds after which what scores are worth in a project that changes is found anew
 EXAMPLES = 8  #: regions of one label and photo, the newest
 
 
@@ -41,6 +45,38 @@ def fit_worth(store: Store, key: ProjectKey, concepts: str) -> Curve | None:
         return None
     scores, worth = np.array(pairs, float).T
     return Curve.fitted(scores, worth, np.full(len(pairs), 1 / len(pairs)))
+
+
+class _Worth(NamedTuple):
+    """What scores of a concept model are worth in a project."""
+
+    concepts: Version
+    seen: Look  #: when that was found
+    until: float  #: time from which it may be found anew
+    curve: Curve | None
+
+
+class ConceptWorth:
+    """What scores of a concept model are worth, of every project. One thread weighs, any may ask."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[ProjectKey, _Worth] = {}
+
+    def of(self, key: ProjectKey, concepts: Version) -> Curve | None:
+        """None while too few are known. From memory."""
+        known = self._known.get(key)
+        return known.curve if known is not None and known.concepts == concepts else None
+
+    def weigh(self, concepts: Version, projects: Mapping[ProjectKey, Look]) -> None:
+        """Fit what the scores are worth in those of the projects that have changed. Raises StoreError."""
+        for key, look in projects.items():
+            known = self._known.get(key)
+            if known is not None and known[:2] == (concepts, look):
+                continue
+            if known is None or known.concepts != concepts or time.monotonic() >= known.until:
+                curve = fit_worth(self._store, key, concepts.version) if look.state.enabled else None
+                self._known[key] = _Worth(concepts, look, time.monotonic() + WORTH_S, curve)
 
 
 def examples_of(store: Store, key: ProjectKey, task: int, photo: Size) -> dict[str, tuple[Box, ...]]:

@@ -12,67 +12,34 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
-from backend.adaptation.concepts import examples_of, fit_worth
+from backend.adaptation.concepts import ConceptWorth, examples_of
 from backend.adaptation.lesson_maker import LessonMaker, MissingPhoto
-from backend.adaptation.lessons import (
-    Look,
-    TrainingRegion,
-    drop_lessons,
-    kept_lessons,
-    lesson_keys,
-    looks,
-    training_regions,
-)
+from backend.adaptation.lessons import Look, TrainingRegion, looks, training_regions
+from backend.adaptation.project_lessons import ProjectLessons
 from backend.corrections.outcomes import config_or_empty
 from backend.corrections.photos import PhotoArchive
 from backend.errors import StoreError
-from backend.inference.label_embeddings import specific_labels
 from backend.inference.loaded import Loaded
 from backend.inference.predictor import Predictor
-from backend.label_studio.label_config import LabelConfig
-from backend.records import ProjectKey, RegionKey
+from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store
 from semsam_model.checkpoints.header import Version
-from semsam_model.errors import DataError, SemsamError
+from semsam_model.errors import SemsamError
 from semsam_model.masks.geometry import Size
 from semsam_model.types import Box, PromptContext
 
 if TYPE_CHECKING:
-    from semsam_model.adaptation.lessons import Lesson, ProjectAdaptation
+    from semsam_model.adaptation.lessons import ProjectAdaptation
     from semsam_model.network.query_calibration import Curve
 
 log = logging.getLogger(__name__)
 
 POLL_S = 2.0  #: seconds after which the store is read unasked: another process may have changed it
-WORTH_S = 20.0  #: seconds after which what a concept model's scores are worth is found anew, at most
 PUBLISH_S = 3.0  #: seconds of work on many regions after which what they have taught so far is published
 HELD = 4  #: projects whose lessons stay in memory, some 10 MB each; all others keep what these add up to
-
-
-@dataclass
-class _Project:
-    """What the thread knows of a project, for the model of `digest`."""
-
-    digest: str
-    context: PromptContext = field(default_factory=PromptContext)  #: as the project's prompts are asked
-    seen: Look | None = None  #: when it was last caught up with
-    lessons: dict[RegionKey, tuple[datetime, Lesson]] = field(default_factory=dict)  #: with the region's updated_at
-    failed: dict[RegionKey, datetime] = field(default_factory=dict)  #: updated_at of regions that gave no lesson
-    missing_photos: set[str] = field(default_factory=set)  #: digests of photos that were not in the archive then
-
-
-class _Worth(NamedTuple):
-    """What scores of a concept model are worth in a project."""
-
-    of: Version
-    seen: Look  #: when that was found
-    until: float  #: time from which it may be found anew
-    curve: Curve | None
 
 
 class Learner:
@@ -83,9 +50,9 @@ class Learner:
         self._photos = photos
         self._predictor = predictor
         self._lessons = LessonMaker(store, photos, predictor, settings)
-        self._projects: dict[ProjectKey, _Project] = {}
+        self._projects: dict[ProjectKey, ProjectLessons] = {}
         self._learned: dict[ProjectKey, tuple[str, ProjectAdaptation]] = {}
-        self._worth: dict[ProjectKey, _Worth] = {}
+        self._worth = ConceptWorth(store)
         self._clicked: dict[ProjectKey, float] = {}  # when a project last was
         self._recent: list[ProjectKey] = []  # that learned last, whose lessons are in memory
         self._changed = threading.Condition()
@@ -117,8 +84,7 @@ class Learner:
 
     def worth(self, key: ProjectKey, concepts: Version) -> Curve | None:
         """What scores of a concept model were worth in the project; None while too few are known. From memory."""
-        known = self._worth.get(key)
-        return known.curve if known is not None and known.of == concepts else None
+        return self._worth.of(key, concepts)
 
     def examples(self, key: ProjectKey, task: int, photo: Size) -> dict[str, tuple[Box, ...]]:
         """Boxes of what is accepted in a task's photo, by label; {} while the database is away."""
@@ -185,7 +151,8 @@ class Learner:
             waiting |= self._waiting(loaded)
             waiting = {key: look for key, look in waiting.items() if key not in elsewhere}
         if loaded.concepts is not None:
-            self._weigh_concepts(loaded.concepts.version)
+            seen = {key: project.seen for key, project in self._projects.items() if project.seen is not None}
+            self._worth.weigh(loaded.concepts.version, seen)
 
     def _waiting(self, loaded: Loaded, *, photos: bool = False) -> dict[ProjectKey, Look]:
         """Projects that are not caught up with. photos: those too for which a photo has come that was missing."""
@@ -193,7 +160,7 @@ class Learner:
         for key, look in looks(self._store).items():
             project = self._projects.get(key)
             if project is None or project.digest != digest:
-                self._projects[key] = project = _Project(digest)
+                self._projects[key] = project = ProjectLessons(key, digest)
             if look != project.seen or (photos and any(map(self._photos.has, project.missing_photos))):
                 found[key] = look
         return found
@@ -201,34 +168,25 @@ class Learner:
     def _last_clicked(self, key: ProjectKey) -> float:
         return self._clicked.get(key, 0.0)
 
-    def _weigh_concepts(self, concepts: Version) -> None:
-        """Fit what the concept model's scores are worth in projects that have changed."""
-        for key, project in self._projects.items():
-            known, look = self._worth.get(key), project.seen
-            if look is None or (known is not None and known[:2] == (concepts, look)):
-                continue
-            if known is None or known.of != concepts or time.monotonic() >= known.until:
-                curve = fit_worth(self._store, key, concepts.version) if look.state.enabled else None
-                self._worth[key] = _Worth(concepts, look, time.monotonic() + WORTH_S, curve)
-
     def _catch_up(self, key: ProjectKey, look: Look, loaded: Loaded) -> Literal["done", "cut off", "elsewhere"]:
         """Learn what a project has to teach. elsewhere: another backend makes its lessons; they are read soon."""
         began, project = time.perf_counter(), self._projects[key]
         config = config_or_empty(look.label_config)
         project.context = PromptContext(config.granularity)
-        project.missing_photos.clear()
         if not look.state.enabled:
             self._learned.pop(key, None)
             project.lessons.clear()
+            project.missing_photos.clear()
             return "done"
         regions = training_regions(self._store, key)
-        wanted = self._needed(regions, project, config)
-        before = {each: at for each, (at, _) in project.lessons.items()}
+        wanted, before = project.needed(regions, config), project.held()
         with self._store.claim(f"lessons of {key}") as mine:
-            new = self._read_lessons(key, regions, wanted, project)
-            if mine and not self._make_lessons(key, wanted, new, project, loaded):
+            new = project.read(self._store, regions, wanted)
+            if not mine:
+                project.missing_photos.clear()
+            elif not self._make_lessons(key, wanted, new, project, loaded):
                 return "cut off"
-        if new and not mine and before == {each: at for each, (at, _) in project.lessons.items()}:
+        if new and not mine and before == project.held():
             return "elsewhere"
         self._publish(key, wanted, project)
         self._let_go(key)
@@ -239,47 +197,12 @@ class Learner:
             log.info("project %s: learned from %d regions in %.0f ms", key, len(project.lessons), 1000 * seconds)
         return "done"
 
-    def _needed(self, regions: list[TrainingRegion], project: _Project, config: LabelConfig) -> list[TrainingRegion]:
-        """The regions whose lessons are made use of, oldest first."""
-        from semsam_model.adaptation.lessons import needed
-
-        left = [each for each in regions if project.failed.get(each.key) != each.updated_at]
-        known = {label.value for label in specific_labels(config.labels)}
-        return [left[i] for i in needed([each.label for each in left], known)]
-
-    def _read_lessons(
-        self, key: ProjectKey, regions: list[TrainingRegion], wanted: list[TrainingRegion], project: _Project
-    ) -> list[TrainingRegion]:
-        """Take over the lessons that the store keeps, and drop those of regions that are gone.
-
-        Returns the wanted regions that still need a lesson.
-        """
-        from semsam_model.adaptation.lessons import Lesson
-
-        current, held = {each.key for each in regions}, {each.key: each for each in wanted}
-        for k, (at, _) in list(project.lessons.items()):
-            if k not in held or held[k].updated_at != at:
-                del project.lessons[k]
-        drop_lessons(self._store, [k for k in lesson_keys(self._store, key, project.digest) if k not in current])
-        missing = [each for each in wanted if each.key not in project.lessons]
-        kept = kept_lessons(self._store, [each.key for each in missing], project.digest)
-        new = []
-        for each in missing:
-            found = kept.get(each.key)
-            try:
-                if found is None or found.updated_at != each.updated_at:
-                    raise DataError("none is kept")
-                project.lessons[each.key] = each.updated_at, Lesson.from_bytes(found.data, label=each.label)
-            except DataError:
-                new.append(each)
-        return new
-
     def _make_lessons(
         self,
         key: ProjectKey,
         wanted: list[TrainingRegion],
         new: list[TrainingRegion],
-        project: _Project,
+        project: ProjectLessons,
         loaded: Loaded,
     ) -> bool:
         """Lessons of the new ones of the wanted regions.
@@ -289,9 +212,13 @@ class Learner:
         from semsam_model.adaptation.lessons import Lesson
 
         published = time.monotonic()
+        still_missing = {sha256 for sha256 in project.missing_photos if not self._photos.has(sha256)}
+        project.missing_photos = still_missing & {each.image_sha256 for each in new}
         for each in reversed(new):  # the newest first: the annotator's next click is likely to be of its kind
             if self._should_stop(loaded):
                 return False
+            if each.image_sha256 in project.missing_photos:
+                continue  # looked for already, and not come since
             try:
                 data = self._lessons.make(each, project.context, loaded)
             except MissingPhoto:
@@ -314,11 +241,14 @@ class Learner:
                     return False
         return True
 
-    def _publish(self, key: ProjectKey, wanted: list[TrainingRegion], project: _Project) -> None:
+    def _publish(self, key: ProjectKey, wanted: list[TrainingRegion], project: ProjectLessons) -> None:
         """From now on clicks get what the lessons add up to."""
         from semsam_model.adaptation.lessons import adapt
 
-        learned = adapt([project.lessons[each.key][1] for each in wanted if each.key in project.lessons])
+        taught = [each for each in wanted if each.key in project.lessons]
+        if taught and taught == project.taught and key in self._learned:
+            return
+        learned, project.taught = adapt([project.lessons[each.key][1] for each in taught]), taught
         if learned is None:
             self._learned.pop(key, None)
         else:

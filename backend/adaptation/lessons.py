@@ -119,7 +119,7 @@ def lesson_keys(store: Store, key: ProjectKey, model: str) -> list[RegionKey]:
     mine = and_(of_project(lessons, key), lessons.c.model == model)
     columns = [lessons.c[each.name] for each in regions.primary_key]
     with store.read() as connection:
-        return [to_record(RegionKey, row) for row in connection.execute(select(*columns).where(mine))]
+        return [RegionKey(*row) for row in connection.execute(select(*columns).where(mine))]
 
 
 def kept_lessons(store: Store, keys: Sequence[RegionKey], model: str) -> dict[RegionKey, KeptLesson]:
@@ -129,10 +129,12 @@ def kept_lessons(store: Store, keys: Sequence[RegionKey], model: str) -> dict[Re
         some = keys[first : first + _AT_ONCE]
         of_tasks = and_(lessons.c.model == model, lessons.c.task.in_({each.task for each in some}))
         wanted = {each.region for each in some}
-        query = select(lessons).where(of_project(lessons, ProjectKey(some[0].origin, some[0].project)), of_tasks)
+        columns = [lessons.c[each.name] for each in regions.primary_key]
+        query = select(*columns, lessons.c.updated_at, lessons.c.lesson)
+        query = query.where(of_project(lessons, ProjectKey(some[0].origin, some[0].project)), of_tasks)
         with store.read() as connection:
             rows = connection.execute(query.where(lessons.c.region.in_(wanted))).all()
-        found |= {to_record(RegionKey, row): KeptLesson(row.updated_at, row.lesson) for row in rows}
+        found |= {RegionKey(*key): KeptLesson(updated_at, data) for *key, updated_at, data in rows}
     return {key: found[key] for key in keys if key in found}
 
 

@@ -8,6 +8,7 @@ counts, and a deletion is final, unless Label Studio itself lists the annotation
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -38,6 +39,8 @@ from backend.store.tables import inbox
 
 log = logging.getLogger(__name__)
 
+TELL_S = 2.0  #: seconds after which it is told at the latest that something was processed
+
 
 def enqueue(store: Store, event: WebhookEvent, now: datetime | None = None) -> None:
     """Put an event into the inbox. When this returns, it is on disk. Raises StoreError."""
@@ -48,20 +51,34 @@ def enqueue(store: Store, event: WebhookEvent, now: datetime | None = None) -> N
 def process_inbox(store: Store, on_project: Callable[[ProjectKey], object] = lambda key: None) -> int:
     """Process every event in the inbox, in the order received, but those that another process has; how many those were.
 
-    on_project: told the project of each.
+    on_project: told the projects of these, once none waits any more or `TELL_S` have passed: whoever is told begins
+    work that would slow down the events behind.
     An event that cannot be processed stays there with the reason. Raises StoreUnavailable when the database fails:
     the events wait on.
     """
     processed = number = 0
+    changed: set[ProjectKey] = set()
+    tell_at = time.monotonic() + TELL_S
     waiting = select(inbox.c.id).where(inbox.c.problem.is_(None)).order_by(inbox.c.id).limit(1)
-    while True:
-        with store.read() as connection:
-            after = connection.scalar(waiting.where(inbox.c.id > number))
-        if after is None:
-            return processed
-        number = after
-        with store.claim(f"event {number}") as mine:
-            processed += mine and _process_or_note(store, number, on_project)
+    try:
+        while True:
+            with store.read() as connection:
+                after = connection.scalar(waiting.where(inbox.c.id > number))
+            if after is None:
+                return processed
+            number = after
+            with store.claim(f"event {number}") as mine:
+                processed += mine and _process_or_note(store, number, changed.add)
+            if time.monotonic() >= tell_at:
+                _tell(changed, on_project)
+                tell_at = time.monotonic() + TELL_S
+    finally:
+        _tell(changed, on_project)
+
+
+def _tell(changed: set[ProjectKey], on_project: Callable[[ProjectKey], object]) -> None:
+    while changed:
+        on_project(changed.pop())
 
 
 def _process_or_note(store: Store, number: int, on_project: Callable[[ProjectKey], object]) -> bool:
@@ -108,9 +125,10 @@ def _pieces(store: Store, event: WebhookEvent, received_at: datetime) -> Sequenc
     annotations = [parse_annotation(each, project=key.project, task=event.task) for each in event.annotations]
     with_rows = [(annotation, region_rows(store, key, annotation, config)) for annotation in annotations]
     gone = list(event.deleted_annotations)
-    with store.read() as connection:
-        for task in event.deleted_tasks:
-            gone += live_annotations(connection, key, task)
+    if event.deleted_tasks:
+        with store.read() as connection:
+            for task in event.deleted_tasks:
+                gone += live_annotations(connection, key, task)
 
     def save(some: Sequence[tuple[Annotation, list[dict[str, Any]]]], connection: Connection) -> None:
         if event.title is not None and event.label_config is not None:

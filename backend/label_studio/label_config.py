@@ -9,6 +9,7 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 from xml.etree import ElementTree
 
@@ -17,6 +18,8 @@ from backend.label_studio.config_problems import config_problems
 from backend.label_studio.config_tags import Tag, parse_xml, tags_in
 from semsam_model.data.readers.label_studio_photos import look_up
 from semsam_model.types import KINDS, LEVELS, Kind
+
+_PARSED = 64  #: configs that are kept as they were read: every webhook and click brings its project's again
 
 #: Controls that can hold an answer: in small letters -> as they are written. Those of a kind without labels of its own
 #: have them from <Labels> beside it.
@@ -102,6 +105,7 @@ class LabelConfig:
     others: tuple[LabelConfig, ...] = ()  #: of the further <Image> tags, in order
 
     @staticmethod
+    @lru_cache(_PARSED)
     def parse(xml: str) -> LabelConfig:
         """Reads the labeling config.
 

@@ -11,12 +11,12 @@ import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, String, and_, column, select, update, values
 
 from backend.records import ProjectKey
-from backend.store.statements import BEGUN_FROM, IS_USABLE, of_project, upsert
+from backend.store.statements import BEGUN_FROM, IS_USABLE, of_project, of_tasks, upsert
 from backend.store.tables import annotations as annotation_table
 from backend.store.tables import offers, predictions, projects, regions, totals
 
@@ -31,6 +31,14 @@ class _Tally:
     images: set[str] = field(default_factory=set)  #: digests of the photos of usable regions
 
 
+class _Rows(NamedTuple):
+    """What is counted of some tasks, as the store has it."""
+
+    regions: list[Any]
+    annotations: list[Any]  #: with what their predictions suggested
+    offers: list[Any]
+
+
 @contextlib.contextmanager
 def changing(
     connection: Connection, key: ProjectKey, tasks: Collection[int], *, offers_only: bool = False
@@ -38,24 +46,28 @@ def changing(
     """Inside, rows of these tasks of a project may change; afterwards the totals are right again.
 
     Others that change the project wait for the end of this transaction. Several projects at once: in order of their
-    keys. offers_only: no region changes.
+    keys. offers_only: offers change and nothing else; without it everything but offers may.
     """
     step = 0 if offers_only else 1
     statement = upsert(connection, totals, lambda new: {"changes": totals.c.changes + step}).returning(totals.c.counted)
-    if connection.scalar(statement, {**vars(key), "changes": 1, "counted": False}):
-        before = _tally(connection, key, tasks)
-        yield
-        after = _tally(connection, key, tasks)
-        after.numbers.subtract(before.numbers)
-        for image in before.images ^ after.images:
-            if not _is_elsewhere(connection, key, tasks, image):
-                after.numbers["images"] += 1 if image in after.images else -1
-        values = {name: totals.c[name] + number for name, number in after.numbers.items() if number}
-        if values:
-            connection.execute(update(totals).where(of_project(totals, key)).values(values))
-    else:
+    if not connection.scalar(statement, {**vars(key), "changes": 1, "counted": False}):
         yield
         recount(connection, key)
+        return
+    if not tasks:
+        yield
+        return
+    old = _read(connection, key, tasks)
+    yield
+    new = old._replace(offers=_offers(connection, key, tasks)) if offers_only else _read(connection, key, tasks, old)
+    before, after = _tally(old), _tally(new)
+    after.numbers.subtract(before.numbers)
+    changed = before.images ^ after.images
+    for image in changed - _elsewhere(connection, key, tasks, changed):
+        after.numbers["images"] += 1 if image in after.images else -1
+    differences = {name: totals.c[name] + number for name, number in after.numbers.items() if number}
+    if differences:
+        connection.execute(update(totals).where(of_project(totals, key)).values(differences))
 
 
 def recount(connection: Connection, key: ProjectKey) -> None:
@@ -65,13 +77,13 @@ def recount(connection: Connection, key: ProjectKey) -> None:
     every = sorted(here.union(connection.scalars(select(annotation_table.c.task).where(known).distinct())))
     whole = _Tally()
     for first in range(0, len(every), _AT_ONCE):
-        some = _tally(connection, key, every[first : first + _AT_ONCE])
+        some = _tally(_read(connection, key, every[first : first + _AT_ONCE]))
         whole.numbers.update(some.numbers)
         whole.images |= some.images
-    values = {column.name: whole.numbers[column.name] for column in totals.columns if column.name not in _NOT_COUNTED}
-    values |= {"images": len(whole.images), "counted": True}
-    statement = upsert(connection, totals, lambda new: values)
-    connection.execute(statement, {**vars(key), "changes": 1, **values})
+    counted = {each.name: whole.numbers[each.name] for each in totals.columns if each.name not in _NOT_COUNTED}
+    counted |= {"images": len(whole.images), "counted": True}
+    statement = upsert(connection, totals, lambda new: counted)
+    connection.execute(statement, {**vars(key), "changes": 1, **counted})
 
 
 def uncounted(connection: Connection) -> list[ProjectKey]:
@@ -85,28 +97,39 @@ def uncounted(connection: Connection) -> list[ProjectKey]:
 _NOT_COUNTED = ("origin", "project", "changes", "counted", "images")
 
 
-def _tally(connection: Connection, key: ProjectKey, tasks: Collection[int]) -> _Tally:
-    found = _Tally()
-    if not tasks:
-        return found
+def _read(connection: Connection, key: ProjectKey, tasks: Collection[int], known: _Rows | None = None) -> _Rows:
+    """known: rows whose offers are still right."""
     columns = ("task", "annotation", "outcome", "prompt_id", "image_sha256", "preannotated", "deleted_at")
-    region_rows = _rows(connection, key, tasks, select(*(regions.c[name] for name in columns)), regions)
     suggested = (
         predictions.c.regions.label("suggested"),
         predictions.c.problem,
         predictions.c.prediction.label("read"),
     )
-    begun = select(annotation_table, *suggested).select_from(annotation_table.outerjoin(predictions, BEGUN_FROM))
-    annotation_rows = _rows(connection, key, tasks, begun, annotation_table)
-    offer_rows = _rows(connection, key, tasks, select(offers.c.task, offers.c.created_at, offers.c.prompt_id), offers)
-    _count_regions(found, region_rows)
-    _count_begun(found.numbers, annotation_rows, region_rows)
-    _count_rejected(found.numbers, annotation_rows, region_rows, offer_rows)
-    return found
+    own = (annotation_table.c[name] for name in ("task", "annotation", "prediction", "updated_at", "deleted_at"))
+    begun = select(*own, annotation_table.c.cancelled, *suggested)
+    begun = begun.select_from(annotation_table.outerjoin(predictions, BEGUN_FROM))
+    return _Rows(
+        _rows(connection, key, tasks, select(*(regions.c[name] for name in columns)), regions),
+        _rows(connection, key, tasks, begun, annotation_table),
+        _offers(connection, key, tasks) if known is None else known.offers,
+    )
+
+
+def _offers(connection: Connection, key: ProjectKey, tasks: Collection[int]) -> list[Any]:
+    columns = select(offers.c.task, offers.c.created_at, offers.c.prompt_id)
+    return _rows(connection, key, tasks, columns, offers)
 
 
 def _rows(connection: Connection, key: ProjectKey, tasks: Collection[int], query: Any, table: Any) -> list[Any]:
-    return list(connection.execute(query.where(of_project(table, key), table.c.task.in_(sorted(tasks)))))
+    return list(connection.execute(query.where(of_tasks(table, key, tasks))))
+
+
+def _tally(rows: _Rows) -> _Tally:
+    found = _Tally()
+    _count_regions(found, rows.regions)
+    _count_begun(found.numbers, rows.annotations, rows.regions)
+    _count_rejected(found.numbers, rows.annotations, rows.regions, rows.offers)
+    return found
 
 
 def _count_regions(found: _Tally, region_rows: Iterable[Any]) -> None:
@@ -154,7 +177,10 @@ def _count_rejected(
         numbers["rejected"] += was_submitted and row.prompt_id not in accepted[row.task]
 
 
-def _is_elsewhere(connection: Connection, key: ProjectKey, tasks: Collection[int], image: str) -> bool:
-    """Whether usable regions of other tasks of the project lie on this photo."""
-    same = (of_project(regions, key), regions.c.image_sha256 == image, regions.c.task.not_in(sorted(tasks)))
-    return connection.scalar(select(regions.c.task).where(*same, IS_USABLE).limit(1)) is not None
+def _elsewhere(connection: Connection, key: ProjectKey, tasks: Collection[int], images: Collection[str]) -> set[str]:
+    """Which of these photos usable regions of other tasks of the project lie on."""
+    if not images:
+        return set()
+    asked = values(column("image", String), name="asked").data([(image,) for image in sorted(images)]).cte()
+    same = (of_project(regions, key), regions.c.image_sha256 == asked.c.image, regions.c.task.not_in(sorted(tasks)))
+    return set(connection.scalars(select(asked.c.image).where(select(regions.c.task).where(*same, IS_USABLE).exists())))

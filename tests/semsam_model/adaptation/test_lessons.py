@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -103,6 +104,16 @@ def test_lessons_survive_their_bytes_and_teach_the_same_in_any_company(
     assert answers[0] == answers[1]
     with pytest.raises(DataError, match="'red': cannot be read"):
         Lesson.from_bytes(lessons[0].to_bytes()[:-30], label="red")
+
+
+def test_lessons_of_the_first_layout_are_still_read(lessons: list[Lesson]) -> None:
+    buffer, arrays = io.BytesIO(), ("region", "name_embedding", "proposals", "expected", "worth")
+    np.savez_compressed(
+        buffer, layout=1, level=lessons[0].level, **{name: getattr(lessons[0], name) for name in arrays}
+    )
+    read = Lesson.from_bytes(buffer.getvalue(), label="red")
+    assert (read.label, read.level) == ("red", lessons[0].level)
+    assert all(np.array_equal(getattr(read, name), getattr(lessons[0], name)) for name in arrays)
 
 
 def test_nothing_learned_is_no_preference_and_a_preference_for_nothing_changes_nothing(
