@@ -19,7 +19,7 @@ LABELING = ROOT / "configs" / "labeling.xml"
 def peak_mib(pid: int) -> float:
     """The most memory that a process has held, MiB. getrusage would begin with what its parent held."""
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(lines["VmHWM"].split()[0]) / 1024
+    return int(lines.get("VmHWM", "0 kB").split()[0]) / 1024  # nothing where it has just ended
 
 
 def resident_mib(pid: int | str = "self") -> float:

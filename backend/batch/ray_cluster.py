@@ -223,6 +223,7 @@ def _dataset(items: dict[int, Item], job: _Job, batch: int) -> ray.data.Dataset:
         fn_constructor_args=(job,),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(job.workers, len(blocks))),
         max_task_retries=job.retries,
+        scheduling_strategy="SPREAD",  # else Ray fills half of one node before it uses the next
         **table,
         **job.resources,
     )
