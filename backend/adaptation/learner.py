@@ -179,7 +179,7 @@ class Learner:
             project.missing_photos.clear()
             return "done"
         regions = training_regions(self._store, key)
-        wanted, before = project.needed(regions, config), project.held()
+        wanted, before, taught = project.needed(regions, config), project.held(), project.taught
         with self._store.claim(f"lessons of {key}") as mine:
             new = project.read(self._store, regions, wanted)
             if not mine:
@@ -192,7 +192,7 @@ class Learner:
         self._let_go(key)
         if new and not mine:
             return "elsewhere"
-        if wanted:
+        if wanted and project.taught is not taught:  # what came may lack its photo still
             seconds = time.perf_counter() - began
             log.info("project %s: learned from %d regions in %.0f ms", key, len(project.lessons), 1000 * seconds)
         return "done"

@@ -219,14 +219,17 @@ def test_a_photo_that_never_comes_is_waited_for_without_learning_again(
     file: Store,
     photos: PhotoArchive,
     park: list[StoredRegion],
+    tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     photos.path(park[0].image_sha256).unlink()
     stored.fill(file, stored.project(), park)
     with caplog.at_level(logging.INFO, "backend.adaptation.learner"):
         learned = [caught_up(backend)[0] for _ in range(3)]
+        backend.add(*stored.car_park(PhotoArchive(tmp_path / "elsewhere"), 1, first=100))
+        learned.append(caught_up(backend)[0])
     assert 0 < learned[0] < len(park)
-    assert learned[1:] == learned[:1] * 2
+    assert learned[1:] == learned[:1] * 3
     assert caplog.text.count("learned from") == 1
 
 
