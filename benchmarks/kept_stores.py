@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from backend.corrections.queries import list_projects
 from backend.store.database import Store
 from benchmarks.machine import free_port
-from benchmarks.made_store import fill
+from benchmarks.made_store import FromModel, fill
 
 
-def copied_store(kept: Path, target: Path, wanted: int, projects: int, model: str, taught: Sequence[bytes]) -> int:
+def copied_store(kept: Path, target: Path, wanted: int, projects: int, of_model: FromModel) -> int:
     """A copy of the made store of this size (SQLite), made first where `kept` has none; the port of its Label Studio.
 
     The file's name has the size and the model that was taught. One of an older schema is migrated when it is opened.
     """
     kept.mkdir(parents=True, exist_ok=True)
-    file = kept / f"{wanted}-in-{projects}-{model[:12] or 'untaught'}.db"
+    file = kept / f"{wanted}-in-{projects}-{of_model.digest[:12] or 'untaught'}.db"
     if not file.exists():
         making = kept / f"{file.name}.part"
         making.unlink(missing_ok=True)
         with contextlib.closing(Store.open(f"sqlite:///{making}")) as store:
-            fill(store, f"http://127.0.0.1:{free_port()}", wanted, projects, model, taught)
+            fill(store, f"http://127.0.0.1:{free_port()}", wanted, projects, of_model)
         making.replace(file)
     shutil.copy(file, target)
     with contextlib.closing(Store.open(f"sqlite:///{target}")) as store:

@@ -3,15 +3,17 @@
 Annotation n is the only one of task n, of project 1 + n % projects. It has 8 regions: one drawn by hand; in a quarter
 of the annotations one that was there before any click; the others accepted, corrected or relabelled from offers of
 their own. In every other annotation one prompt more was rejected. An offer has six candidates. One of twenty is
-deleted. Up to 2,000 regions of a project have taught the model, each with one of a few real lessons.
+deleted. Up to 2,000 regions of a project have taught the model, each with one of a few real lessons; masks are those
+that it answers clicks with (`from_model`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -35,11 +37,13 @@ from backend.records import ProjectKey
 from backend.store.database import Store
 from backend.store.tables import annotations, lessons, offers, predictions, projects, regions, tasks
 from backend.store.totals import recount
-from benchmarks.machine import ROCKET
+from benchmarks.machine import ROCKET, SAMPLES
 from semsam_model.adaptation.lessons import make_lesson
 from semsam_model.checkpoints.checkpoint import load_model
-from semsam_model.masks.codecs import encode_brush_rle
+from semsam_model.inference.predict import predict_candidates
+from semsam_model.masks.codecs import encode_brush_rle, encode_coco_rle
 from semsam_model.masks.geometry import crop_mask
+from semsam_model.types import Click, Prompt
 
 REGIONS = 8  #: of an annotation
 BEGAN, SEEN = datetime(2026, 1, 1, tzinfo=UTC), "2026-01-01T00:00:00Z"
@@ -53,13 +57,25 @@ LABEL_CONFIG = (
 _SIZE = (427, 640)  #: (H, W) of the sample photo
 _PHOTO = "/data/local-files/?d="
 _BASE = 1000  #: annotations that are made one by one
+_CLICKS = 50  #: on each sample photo
 _TAUGHT = 2000  #: regions of a project with a lesson
 _OUTCOMES = ("accepted",) * 5 + ("corrected", "relabelled", "drawn")
 
 
-def fill(store: Store, origin: str, wanted: int, count: int, model: str = "", taught: Sequence[bytes] = ()) -> None:
-    """Put `wanted` annotations in `count` projects into an empty store. taught: lessons for the model `model`."""
-    dice, base = random.Random(0), min(wanted, _BASE)
+@dataclass(frozen=True)
+class FromModel:
+    """What the rows have of a real model; none of it by default."""
+
+    digest: str = ""
+    lessons: list[bytes] = field(default_factory=list)
+    #: COCO RLE counts of the candidates of some clicks; without any, text as long as that of a small mask
+    suggested: list[list[str]] = field(default_factory=list)
+
+
+def fill(store: Store, origin: str, wanted: int, count: int, of_model: FromModel | None = None) -> None:
+    """Put `wanted` annotations in `count` projects into an empty store."""
+    of_model = of_model or FromModel()
+    dice, base = _Dice(of_model), min(wanted, _BASE)
     rows: dict[Table, list[dict[str, Any]]] = {each: [] for each in (tasks, annotations, predictions, regions, offers)}
     for number in range(base):
         for table, row in _annotation(origin, number, count, dice):
@@ -74,8 +90,8 @@ def fill(store: Store, origin: str, wanted: int, count: int, model: str = "", ta
             connection.execute(insert(table), made)
             if wanted > base:
                 _copy(connection, table, (wanted - 1) // base, count)
-        if taught:
-            _teach(connection, count, model, taught)
+        if of_model.lessons:
+            _teach(connection, count, of_model)
         for each in titles:
             recount(connection, ProjectKey(origin, each["project"]))
     if store.dialect == "postgresql":
@@ -83,7 +99,25 @@ def fill(store: Store, origin: str, wanted: int, count: int, model: str = "", ta
             connection.execute(text("ANALYZE"))
 
 
-def _annotation(origin: str, number: int, count: int, dice: random.Random) -> list[tuple[Table, dict[str, Any]]]:
+class _Dice(random.Random):
+    """Chance, the same each time."""
+
+    def __init__(self, of_model: FromModel) -> None:
+        super().__init__(0)
+        self._suggested = of_model.suggested
+
+    def hex(self) -> str:
+        return f"{self.getrandbits(128):032x}"
+
+    def masks(self) -> list[str]:
+        """Of the six candidates of a click; they are not read."""
+        if self._suggested:
+            return self.choice(self._suggested)
+        letters = "0123456789PQRSTUWXYabcdefghijklmno"
+        return ["".join(self.choices(letters, k=self.randint(200, 900))) for _ in range(6)]
+
+
+def _annotation(origin: str, number: int, count: int, dice: _Dice) -> list[tuple[Table, dict[str, Any]]]:
     at, begun, gone = BEGAN + timedelta(seconds=30 * number), dice.random() < 0.25, dice.random() < 0.05
     deleted_at = at + timedelta(days=1) if gone else None
     where = {"origin": origin, "project": 1 + number % count, "task": number}
@@ -94,13 +128,13 @@ def _annotation(origin: str, number: int, count: int, dice: random.Random) -> li
     own |= {"deleted_at": deleted_at, "prediction": number if begun else None}
     found.append((annotations, where | own))
     if begun:
-        suggested = {"regions": 1, "width": 1000, "height": 1000, "offered": [_candidate(dice, 1)]}
+        suggested = {"regions": 1, "width": 1000, "height": 1000, "offered": [_candidate(dice, 1, dice.masks()[0])]}
         found.append((predictions, {"origin": origin, "prediction": number} | suggested))
     for place, outcome in enumerate(_OUTCOMES):
         preannotated = begun and not place
-        prompt = None if outcome == "drawn" or preannotated else _hex(dice)
-        row = where | photo | {"annotation": number, "region": _hex(dice)[:10], "width": 1000, "height": 1000}
-        row |= {"labels": [dice.choice(LABELS)], "mask": _mask(dice), "outcome": outcome, "annotator": 3}
+        prompt = None if outcome == "drawn" or preannotated else dice.hex()
+        row = where | photo | {"annotation": number, "region": dice.hex()[:10], "width": 1000, "height": 1000}
+        row |= {"labels": [dice.choice(LABELS)], "mask": dice.masks()[0], "outcome": outcome, "annotator": 3}
         row |= {"updated_at": at, "deleted_at": deleted_at, "preannotated": preannotated, "prompt_id": prompt}
         row |= {"rank": None if outcome == "drawn" else dice.choice((1, 1, 2, 3)), "seconds": 3.0 if prompt else None}
         row |= {"iou_with_offer": None if outcome == "drawn" else 0.9}
@@ -108,29 +142,23 @@ def _annotation(origin: str, number: int, count: int, dice: random.Random) -> li
         if prompt is not None:
             found.append((offers, _offer(where, sha256, prompt, at - timedelta(seconds=20 - place), dice)))
     if number % 2:
-        found.append((offers, _offer(where, sha256, _hex(dice), at - timedelta(seconds=5), dice)))
+        found.append((offers, _offer(where, sha256, dice.hex(), at - timedelta(seconds=5), dice)))
     return found
 
 
-def _offer(where: dict[str, Any], sha256: str, prompt: str, at: datetime, dice: random.Random) -> dict[str, Any]:
+def _offer(where: dict[str, Any], sha256: str, prompt: str, at: datetime, dice: _Dice) -> dict[str, Any]:
     row = {"prompt_id": prompt, "image_sha256": sha256, "width": 1000, "height": 1000, "milliseconds": 100.0}
     row |= {"prompt": {"clicks": [[500.0, 500.0, True]], "boxes": [], "text": None}, "model_version": "v"}
-    return where | row | {"created_at": at, "candidates": [_candidate(dice, rank) for rank in range(1, 7)]}
+    return (
+        where
+        | row
+        | {"created_at": at, "candidates": [_candidate(dice, *each) for each in enumerate(dice.masks(), start=1)]}
+    )
 
 
-def _candidate(dice: random.Random, rank: int) -> dict[str, Any]:
-    names = [[dice.choice(LABELS), 0.5], [dice.choice(LABELS), 0.2]]
-    own = {"region": _hex(dice)[:10], "label": names[0][0], "mask": _mask(dice), "names": names}
-    return {"rank": rank, "level": rank, "score": 0.8, "bbox": [400, 400, 600, 600]} | own
-
-
-def _hex(dice: random.Random) -> str:
-    return f"{dice.getrandbits(128):032x}"
-
-
-def _mask(dice: random.Random) -> str:
-    """As long as COCO RLE counts of masks on photos are; it is not read."""
-    return "".join(dice.choices("0123456789PQRSTUWXYabcdefghijklmno", k=dice.randint(200, 900)))
+def _candidate(dice: _Dice, rank: int, mask: str) -> dict[str, Any]:
+    own = {"region": dice.hex()[:10], "label": dice.choice(LABELS), "mask": mask}
+    return {"rank": rank, "level": rank, "score": dice.random()} | own
 
 
 def _copy(connection: Connection, table: Table, times: int, count: int) -> None:
@@ -162,14 +190,15 @@ def _moved(connection: Connection, column: Column[Any], k: ColumnElement[int], c
     return column
 
 
-def _teach(connection: Connection, count: int, model: str, taught: Sequence[bytes]) -> None:
+def _teach(connection: Connection, count: int, of_model: FromModel) -> None:
     """A lesson of each of the newest regions of every project."""
     columns = (*regions.primary_key, regions.c.updated_at)
     for project in range(1, count + 1):
         mine = (regions.c.project == project, regions.c.deleted_at.is_(None))
         newest = [column.desc() for column in (regions.c.updated_at, *regions.primary_key)]
         rows = connection.execute(select(*columns).where(*mine).order_by(*newest).limit(_TAUGHT)).mappings().all()
-        made = [{**row, "model": model, "lesson": taught[place % len(taught)]} for place, row in enumerate(rows)]
+        taught = zip(rows, cycle(of_model.lessons))  # as many as there are rows
+        made = [{**row, "model": of_model.digest, "lesson": lesson} for row, lesson in taught]
         connection.execute(insert(lessons), made)
 
 
@@ -184,14 +213,22 @@ def rows_as_posted() -> list[dict[str, Any]]:
     return found
 
 
-def few_lessons() -> tuple[str, list[bytes]]:
-    """Digest of the default model, and what a few squares teach it."""
+def from_model() -> FromModel:
+    """What the default model learns from a few squares, and what it answers clicks on the samples with."""
     model, version = load_model()
-    embedding = model.encode(decode_photo(ROCKET.read_bytes(), max_bytes=10**8, max_pixels=10**8).rgb)
-    found = []
-    for place in range(REGIONS):
-        found.append(make_lesson(model, embedding, _square(place), label=LABELS[place]).to_bytes())
-    return version.digest, found
+    taught, suggested = list[bytes](), list[list[str]]()
+    dice = random.Random(0)
+    for sample in sorted(SAMPLES.glob("*.jpg")):
+        photo = decode_photo(sample.read_bytes(), max_bytes=10**8, max_pixels=10**8).rgb
+        embedding = model.encode(photo)
+        if sample == ROCKET:
+            squares = [(_square(place), LABELS[place]) for place in range(REGIONS)]
+            taught = [make_lesson(model, embedding, mask, label=label).to_bytes() for mask, label in squares]
+        for _ in range(_CLICKS):
+            click = Click(dice.uniform(0, photo.shape[1] - 1), dice.uniform(0, photo.shape[0] - 1))
+            found = predict_candidates(model, embedding, Prompt((click,)))
+            suggested.append([encode_coco_rle(each.crop, each.bbox, each.size)["counts"] for each in found])
+    return FromModel(version.digest, taught, [each for each in suggested if each])
 
 
 def _square(place: int) -> np.ndarray:

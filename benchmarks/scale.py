@@ -52,7 +52,7 @@ from backend.store.tables import regions, tasks
 from benchmarks.kept_stores import copied_store
 from benchmarks.label_studio import answer, click_request
 from benchmarks.machine import ROCKET, children, cpu_seconds, free_port, print_table, resident_mib
-from benchmarks.made_store import BEGAN, LABEL_CONFIG, REGIONS, few_lessons, fill, rows_as_posted
+from benchmarks.made_store import BEGAN, LABEL_CONFIG, REGIONS, FromModel, fill, from_model, rows_as_posted
 from benchmarks.service import serving
 from benchmarks.studio_stand_in import listing
 from tests.backend import postgres
@@ -231,13 +231,13 @@ def _slowest(answers: Sequence[str | float]) -> str:
     return refused[0] if refused else f"{max(each for each in answers if isinstance(each, float)):.2f}"
 
 
-def column(wanted: int, projects: int, given: argparse.Namespace, taught: tuple[str, list[bytes]]) -> dict[str, str]:
+def column(wanted: int, projects: int, given: argparse.Namespace, of_model: FromModel) -> dict[str, str]:
     """Every figure of one store."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=given.folder)))
         port, database = free_port(), f"sqlite:///{folder / 'semsam.db'}"
         if given.kept is not None:
-            port = copied_store(given.kept, folder / "semsam.db", wanted, projects, *taught)
+            port = copied_store(given.kept, folder / "semsam.db", wanted, projects, of_model)
         elif given.database == "postgres":
             server = postgres.Server()
             stack.callback(server.remove)
@@ -246,7 +246,7 @@ def column(wanted: int, projects: int, given: argparse.Namespace, taught: tuple[
         store = Store.open(database)
         stack.callback(store.close)
         if given.kept is None:
-            fill(store, origin, wanted, projects, *taught)
+            fill(store, origin, wanted, projects, of_model)
         measured = Measured(store, origin, wanted, projects, given.wait)
         alone = [name for name in FIGURES if name in given.figures and name not in SERVED]
         found = {name: getattr(measured, name)() for name in alone}
@@ -270,9 +270,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.kept is not None and given.database != "sqlite":
         parser.error("--kept: SQLite stores only")
-    taught = few_lessons()
+    of_model = from_model()
     stores = [(wanted, projects) for projects in given.projects for wanted in given.annotations]
-    measured = [column(*each, given, taught) for each in stores]
+    measured = [column(*each, given, of_model) for each in stores]
     columns = [{figure: each[figure] for figure in FIGURES if figure in each} for each in measured]
     print_table([given.database, *(f"{wanted:,} in {projects}" for wanted, projects in stores)], columns)
 

@@ -23,6 +23,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +38,7 @@ from backend.label_studio.client import LabelStudio
 from backend.settings import Settings
 from backend.store.database import Store
 from benchmarks.machine import free_port, peak_mib, print_table
-from benchmarks.made_store import REGIONS, fill
+from benchmarks.made_store import REGIONS, FromModel, fill, from_model
 from benchmarks.studio_stand_in import listing
 
 
@@ -105,7 +106,7 @@ PASSES: dict[str, Callable[[str, str, Path], str]] = {
 }
 
 
-def column(wanted: int, projects: int, folder: Path | None) -> dict[str, str]:
+def column(wanted: int, projects: int, folder: Path | None, of_model: FromModel) -> dict[str, str]:
     with (
         tempfile.TemporaryDirectory(dir=folder) as name,
         listing(free_port(), wanted, projects) as origin,
@@ -115,7 +116,7 @@ def column(wanted: int, projects: int, folder: Path | None) -> dict[str, str]:
         file = Path(name) / "semsam.db"
         database = f"sqlite:///{file}"
         with contextlib.closing(Store.open(database)) as store:
-            fill(store, origin, wanted, projects)
+            fill(store, origin, wanted, projects, of_model)
         before, found = file.stat().st_size, dict[str, Any]()
         for each, work in PASSES.items():
             found[each] = pool.apply(work, (database, origin, Path(name)))
@@ -130,7 +131,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     stores = [(wanted, projects) for projects in given.projects for wanted in given.annotations]
-    columns = [column(*each, given.folder) for each in stores]
+    of_model = replace(from_model(), lessons=[])
+    columns = [column(*each, given.folder, of_model) for each in stores]
     print_table(["annotations in projects", *(f"{n:,} in {p}" for n, p in stores)], columns)
 
 
