@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from backend.cli import evaluate, finetuning, projects, training, versions
+from backend.cli import data, evaluate, finetuning, projects, training, versions
 from backend.cli.batch import batch
 from backend.cli.calibration import calibrate_queries
 from backend.cli.connection import connect, doctor
@@ -44,10 +44,10 @@ app.command("refiner-answers")(training.refiner_answers)
 app.command("train-refiner")(training.train_refiner)
 app.command("calibrate-queries")(calibrate_queries)
 app.command("train-borders")(training.train_borders)
-training.data_app.command("convert")(convert)
+data.app.command("convert")(convert)
 app.add_typer(training.weights_app, name="weights")
 app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(training.data_app, name="data")
+app.add_typer(data.app, name="data")
 app.add_typer(versions.app, name="versions")
 app.add_typer(projects.learner_app, name="learner")
 

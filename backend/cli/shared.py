@@ -35,6 +35,8 @@ Origin = Annotated[
     str | None,
     typer.Option("--origin", help="Its server, scheme://host:port, where several have a project of this id."),
 ]
+MixtureFile = Annotated[Path, typer.Argument(help="configs/data/NAME.yaml")]
+MixtureRoot = Annotated[Path | None, typer.Option("--root", help="Where the file's paths start; the current folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 
 

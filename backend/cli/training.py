@@ -1,4 +1,4 @@
-"""`semsam train`, `train-...`, `data ...` and `weights ...`: from annotated photos to weights that can be served."""
+"""`semsam train`, `train-...` and `weights ...`: from annotated photos to weights that can be served."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.shared import Device, open_text_encoder, print_tables, progress_bar, with_engine
+from backend.cli.shared import (
+    Device,
+    MixtureFile,
+    MixtureRoot,
+    open_text_encoder,
+    print_tables,
+    progress_bar,
+    with_engine,
+)
 from semsam_model.errors import ConfigError
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at training data, or make some.")
 weights_app = typer.Typer(no_args_is_help=True, help="Convert or fetch published weights.")
-
-MixtureFile = Annotated[Path, typer.Argument(help="configs/data/NAME.yaml")]
-MixtureRoot = Annotated[Path | None, typer.Option("--root", help="Where the file's paths start; the current folder.")]
 
 
 def train(
@@ -175,58 +179,6 @@ def train_borders(
         cost = fit_borders(network, samples, per_source=None, seed=seed, on_photo=advance)
     card = {"borders": {"photos": len(samples), "per_source": per_source, "seed": seed}}
     print(f"written to {out} as {with_borders(weights, cost, out, card=card)}")
-
-
-@data_app.command("check")
-def check_data(
-    config: MixtureFile,
-    out: Annotated[Path, typer.Option("--out", help="Folder for report.json and contact_sheet.png.")],
-    root: MixtureRoot = None,
-) -> None:
-    """Read a mixture once: counts, sizes, parts inside their wholes, labels, what is skipped, a contact sheet."""
-    from rich.console import Console
-
-    from semsam_model.data.check import check_mixture
-    from semsam_model.data.mixture import read_mixture
-
-    mixture, console = read_mixture(config, root), Console()
-    with progress_bar(len(mixture.samples), console=console) as advance:
-        check_mixture(mixture, out, console=console, on_photo=advance)
-
-
-@data_app.command("pack")
-def pack_data(
-    config: MixtureFile,
-    out: Annotated[Path, typer.Option("--out", help="Empty folder for the tars and mixture.yaml.")],
-    root: MixtureRoot = None,
-    shard_mb: Annotated[float, typer.Option(help="Largest size of a tar, MiB.")] = 60,
-    longest_side: Annotated[
-        int | None, typer.Option(min=64, help="Photos above this are made smaller, pixels; all kept when absent.")
-    ] = None,
-) -> None:
-    """Pack a mixture into tars to train from elsewhere: semsam train --data-config OUT/mixture.yaml --root OUT."""
-    from semsam_model.data.mixture import read_mixture
-    from semsam_model.data.shards import pack_mixture
-
-    mixture, shard_bytes = read_mixture(config, root), int(shard_mb * 2**20)
-    with progress_bar(len(mixture.samples)) as advance:
-        packed = pack_mixture(mixture, out, shard_bytes=shard_bytes, longest_side=longest_side, on_photo=advance)
-    for line in packed.skipped:
-        print(f"left out: {line}")
-    print(f"{packed.photos} photos in {len(packed.shards)} tars; train from {packed.mixture}")
-
-
-@data_app.command("make")
-def make_data(
-    out: Annotated[Path, typer.Option("--out", help="Folder for synthetic.json and photos; see docs/train/data.md.")],
-    count: Annotated[int, typer.Option(min=1, help="Scenes.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes.")] = 0,
-    size: Annotated[int, typer.Option(min=32, max=4096, help="Side, pixels.")] = 256,
-) -> None:
-    """Write synthetic scenes of objects, parts and subparts with names."""
-    from semsam_model.data.synthetic import write_scenes
-
-    print(f"written to {write_scenes(out, count, seed=seed, size=(size, size))}")
 
 
 @weights_app.command("convert")

@@ -7,6 +7,7 @@ sources:
     weight: 3                      # share of the photos shown; square root of their number when absent
     feeds: [masks, boxes, iou, object_names]
     turns: true                    # its photos have no up, as those of a microscope; may be absent
+    added: added/coco.jsonl        # masks that a model added, see `data.added_masks`; may be absent
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from semsam_model.config import STRICT, Count, NonNegative, NonNegativeInt, parse_config, read_yaml
+from semsam_model.config import STRICT, Count, NonNegative, NonNegativeInt, Share, parse_config, read_yaml
+from semsam_model.data.added_masks import ADDED_WEIGHT, with_added
 from semsam_model.data.lazy_samples import LazySamples, chain, pack
 from semsam_model.data.readers.coco import read_coco
 from semsam_model.data.readers.cvat import read_cvat
@@ -37,7 +39,7 @@ from semsam_model.data.synthetic import synthetic_samples
 from semsam_model.errors import ConfigError, DataError
 from semsam_model.types import Granularity
 
-#: Settings of each kind, besides name, kind, weight, feeds and turns: those that it needs, and those that it may have.
+#: Settings of each kind, besides those that all have (`_COMMON`): those that it needs, and those that it may have.
 _SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "coco": (("path",), ("images", "granularity", "names", "partial", "crowd", "colon")),
     "panoptic": (("path", "images"), ("masks", "names", "partial", "crowd")),
@@ -50,6 +52,9 @@ _SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "voc": (("path",), ("granularity", "names", "partial")),
     "synthetic": (("count",), ("seed", "size")),
 }
+_COMMON = {"name", "kind", "feeds", "weight", "turns", "added_weight"}
+#: Kinds whose photos may have masks in an overlay; those of sa1b lie beside the others, as packed.
+OVERLAID = set(_SETTINGS) - {"sa1b", "synthetic"}
 #: What `path` is, where it is no JSON.
 _FORM = {"sa1b": "folder or tar", "label_map": "folder of PNGs", "label_studio": "JSON or folder of a target storage"}
 
@@ -74,6 +79,10 @@ class SourceConfig:
     """Share of the photos shown, beside the other sources' weights; square root of their number when absent"""
     turns: bool = False
     """Its photos have no up: training may turn them by right angles"""
+    added: str | None = None
+    """Overlay of masks that a model added, for training alone (every kind but sa1b and synthetic)"""
+    added_weight: Share = ADDED_WEIGHT
+    """Of added masks in the losses of masks, beside 1 of annotated ones; 0 leaves them out"""
     granularity: Granularity | None = None
     """Of annotations without one: object, part or region (coco, label_map)"""
     names: dict[str, str] = field(default_factory=dict)
@@ -104,7 +113,9 @@ class SourceConfig:
     def __post_init__(self) -> None:
         needed, optional = _SETTINGS[self.kind]
         given = {key for key, value in vars(self).items() if value not in (None, False, {}, ())}
-        given -= {"name", "kind", "feeds", "weight", "turns"}
+        given -= _COMMON
+        if self.kind in OVERLAID:
+            given -= {"added"}
         if missing := [key for key in needed if key not in given]:
             raise ValueError(f"source {self.name!r}: a source of kind {self.kind} needs {missing[0]!r}")
         if idle := sorted(given - {*needed, *optional}):
@@ -140,6 +151,9 @@ class Mixture:
     datasets: Mapping[str, Dataset]  #: by source name; the samples of one feed the same losses
     shares: Mapping[str, float]  #: how much of what is shown is of a source; any scale. As `SamplingConfig.sources`
     turning: frozenset[str] = frozenset()  #: sources whose photos have no up
+    added_weights: Mapping[str, float] = field(
+        default_factory=dict
+    )  #: of added masks, by source; ADDED_WEIGHT elsewhere
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Mixture:
@@ -147,6 +161,10 @@ class Mixture:
         groups = by_source(samples)
         datasets = {source: Dataset(tuple(group), ()) for source, group in groups.items()}
         return cls(datasets, {source: len(group) ** 0.5 for source, group in groups.items()})
+
+    def added_weight(self, source: str) -> float:
+        """Of its masks that a model added, in the losses of masks."""
+        return self.added_weights.get(source, ADDED_WEIGHT)
 
     @cached_property
     def samples(self) -> LazySamples:
@@ -170,27 +188,35 @@ def read_mixture_config(path: Path) -> MixtureConfig:
     return parse_config(MixtureConfig, read_yaml(path), str(path))
 
 
-def read_mixture(config: MixtureConfig | Path, root: Path | None = None, *, evaluation: bool = False) -> Mixture:
+def read_mixture(
+    config: MixtureConfig | Path, root: Path | None = None, *, evaluation: bool = False, added: bool = False
+) -> Mixture:
     """Read a mixture; relative paths in it start at `root`, the current folder when None.
 
-    evaluation: keep crowd regions and photos without any mask. Photos and masks are not opened. Raises ConfigError, and
-    DataError when a source cannot be found, or holds nothing.
+    evaluation: keep crowd regions and photos without any mask. added: with the masks that a model added, of sources
+    that weigh them more than 0. Photos and masks are not opened. Raises ConfigError, and DataError when a source cannot
+    be found, or holds nothing.
     """
     if isinstance(config, Path):
         config = read_mixture_config(config)
     datasets, shares = dict[str, Dataset](), dict[str, float]()
     for source in config.sources:
-        dataset = _read(source, root or Path(), evaluation)
+        dataset = _read(source, root or Path(), evaluation, added and source.added_weight > 0)
         if not dataset.samples:
             raise DataError(f"source {source.name!r}: no usable photo with a mask; {list(dataset.skipped[:3])}")
         datasets[source.name] = dataset
         shares[source.name] = len(dataset.samples) ** 0.5 if source.weight is None else source.weight
     if not any(shares.values()):
         raise ConfigError("mixture: expected a weight above 0, every one is 0")
-    return Mixture(datasets, shares, frozenset(source.name for source in config.sources if source.turns))
+    return Mixture(
+        datasets,
+        shares,
+        frozenset(source.name for source in config.sources if source.turns),
+        {source.name: source.added_weight for source in config.sources},
+    )
 
 
-def _read(source: SourceConfig, root: Path, evaluation: bool) -> Dataset:
+def _read(source: SourceConfig, root: Path, evaluation: bool, added: bool) -> Dataset:
     name, supervision = source.name, Supervision.of(source.feeds)
     if source.kind == "synthetic":
         count, seed, side = source.count or 1, source.seed or 0, source.size or 256
@@ -207,7 +233,7 @@ def _read(source: SourceConfig, root: Path, evaluation: bool) -> Dataset:
     )
     match source.kind:
         case "sa1b":  # long, and not kept in memory
-            return read_sa1b(path, source=name, supervision=supervision)
+            return read_sa1b(path, source=name, supervision=supervision, added=added)
         case "coco":
             dataset = read_coco(path, images, source=name, supervision=supervision, options=options)
         case "panoptic":
@@ -242,4 +268,6 @@ def _read(source: SourceConfig, root: Path, evaluation: bool) -> Dataset:
                 supervision=supervision,
                 options=options,
             )
+    if added and source.added is not None:
+        dataset = with_added(dataset, root / source.added, root)
     return replace(dataset, samples=pack(dataset.samples))

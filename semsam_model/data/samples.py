@@ -158,6 +158,7 @@ class Region:
     crowd: bool = False  #: several things in one mask (COCO's `iscrowd`); only read for evaluation
     area: float | None = None  #: pixels, as the source says it; only read for evaluation
     whole: str | None = None  #: of a part, as `Label.whole`
+    added: bool = False  #: a model found it and nobody annotated it; `data.added_masks` says who reads such
 
     @property
     def label(self) -> Label | None:

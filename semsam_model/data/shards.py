@@ -4,7 +4,8 @@
     OUT/SOURCE/00000.tar, ...      for each photo N.webp (or as it was) and N.json
 
 The JSON is that of SA-1B, and more: `partial` of the image; `granularity`, `name`, `whole`, `parent` (a place in the
-list) and `box_only` of an annotation. `readers.sa1b` reads it. One photo is held at a time.
+list), `box_only` and, of masks that a model added, `added` of an annotation. `readers.sa1b` reads it. One photo is held
+at a time.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from semsam_model.data.added_masks import ADDED_WEIGHT
 from semsam_model.data.mixture import Mixture
 from semsam_model.data.readers.photo_names import PHOTO_SUFFIXES
 from semsam_model.data.readers.sa1b import TarMember
@@ -81,6 +83,7 @@ def pack_mixture(
             "weight": float(mixture.shares[name]),
             "feeds": [loss for loss, used in asdict(dataset.samples[0].supervision).items() if used],
             **({"turns": True} if name in mixture.turning else {}),
+            **({} if mixture.added_weight(name) == ADDED_WEIGHT else {"added_weight": mixture.added_weight(name)}),
         }
         for name, dataset in mixture.datasets.items()
     ]
@@ -162,6 +165,7 @@ def _json(annotation: Annotation, masks: Sequence[np.ndarray]) -> bytes:
         {
             "segmentation": CocoMask.of(mask).segmentation,
             **{key: getattr(region, key) for key in _FIELDS},
+            **({"added": True} if region.added else {}),
         }
         for region, mask in zip(annotation.regions, masks, strict=True)
     ]

@@ -38,10 +38,10 @@ class TrainingImage:
     pixels: np.ndarray  #: uint8 RGB (S, S, 3)
     masks: np.ndarray  #: bool (G, S, S), those that a prompt may mean
     labels: np.ndarray  #: long (G,), rows of the vocabulary, or NO_LABEL
-    supervised: np.ndarray  #: bool (G, 3): whether a mask counts in the losses of masks, boxes and IoU
+    supervised: np.ndarray  #: float32 (G, 3), 0..1: how much a mask counts in the losses of masks, boxes and IoU
     partial: bool  #: not everything visible is annotated
     prompts: DrawnPrompts
-    object_queries: ObjectQueryTargets | None  #: of all masks, where object queries are trained
+    object_queries: ObjectQueryTargets | None  #: of all annotated masks, where object queries are trained
     seed: int  #: for what is drawn for the image later on, whatever else is in its batch
 
 
@@ -82,14 +82,14 @@ class Batch:
 
 
 def annotated_kinds(mixture: Mixture, photos: int = 100) -> dict[str, np.ndarray]:
-    """Source -> bool (3,): which granularities it annotates, judged by its first photos."""
+    """Source -> bool (3,): which granularities annotators drew on its first photos."""
     found: dict[str, np.ndarray] = {}
     for source, dataset in mixture.datasets.items():
         kinds = found.setdefault(source, np.zeros(len(GRANULARITIES), bool))
         for index in range(min(photos, len(dataset.samples))):
             with suppress(DataError):  # reported when the photo is drawn for a batch
                 for region in dataset.samples[index].regions:
-                    kinds[GRANULARITIES.index(region.granularity)] = True
+                    kinds[GRANULARITIES.index(region.granularity)] |= not region.added
     return found
 
 
@@ -120,7 +120,8 @@ class TrainingBatches(Dataset[Batch]):
         self.samples, self.stages, self.config = mixture.samples, stages, config
         self.click_box, self.seed = click_box, seed
         annotates = annotated_kinds(mixture, 100 if object_queries or config.paste else 0)
-        self._reader = SceneReader(config, fill, vocabulary or Vocabulary((), ()), annotates, mixture.turning)
+        words = vocabulary or Vocabulary((), ())
+        self._reader = SceneReader(config, fill, words, annotates, mixture.turning, mixture.added_weight)
         counts = {source: len(dataset.samples) for source, dataset in mixture.datasets.items()}
         unknown = sorted(set(config.sources) - set(counts))
         if unknown:
@@ -188,13 +189,13 @@ class TrainingBatches(Dataset[Batch]):
                 found.append((cutout, (row, column)))
             if found:
                 with_pasted = pasted(scene, found, self.config.min_area)
-                return with_pasted if len(with_pasted.regions) else scene
+                return with_pasted if len(with_pasted.regions.annotated) else scene
         return scene
 
     def _with_prompts(self, scene: Scene, rng: np.random.Generator, seed: int) -> TrainingImage:
         regions = scene.regions
         granularities = [GRANULARITIES[kind] for kind in regions.kinds]
-        drawn = draw_prompts(regions.masks, granularities, self.config, self.click_box, rng)
+        drawn = draw_prompts(regions.masks, granularities, self.config, self.click_box, rng, added=regions.added)
         used = np.unique(drawn.targets[drawn.targets != NO_TARGET])
         renumber = np.full(len(regions) + 1, NO_TARGET)  # its last entry is that of NO_TARGET
         renumber[used] = np.arange(len(used))
@@ -212,7 +213,8 @@ class TrainingBatches(Dataset[Batch]):
 
 
 def _object_query_targets(scene: Scene) -> ObjectQueryTargets:
-    regions = scene.regions
+    """Without the masks that a model added, as if they were not there."""
+    regions = scene.regions.only(scene.regions.annotated)
     at_stride, boxes = at_logits(torch.from_numpy(regions.masks)), torch.from_numpy(mask_boxes(regions.masks))
-    rest = (regions.kinds, regions.labels, scene.complete, regions.supervised)
+    rest = (regions.kinds, regions.labels, scene.complete, regions.supervised > 0)
     return ObjectQueryTargets(at_stride, boxes, *map(torch.from_numpy, rest))

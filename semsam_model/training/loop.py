@@ -84,7 +84,7 @@ def train_from_config(
         dataset = read_samples(data / "train")
         sources, skipped = Mixture.of(dataset.samples), list(dataset.skipped)
     else:
-        sources = read_mixture(mixture, data)
+        sources = read_mixture(mixture, data, added=True)
         skipped = sources.skipped
     print_skipped(console, skipped)
     val = read_samples(data / "val").samples if (data / "val").is_dir() else ()

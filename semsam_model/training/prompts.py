@@ -14,6 +14,9 @@ from semsam_model.training.config import SamplingConfig
 from semsam_model.training.losses.matching import NO_TARGET, Targets
 from semsam_model.types import GRANULARITIES
 
+#: Of the prompts of an image with masks that nobody annotated: so many are drawn from these.
+ADDED_SHARE = 0.5
+
 
 def mask_boxes(masks: np.ndarray) -> np.ndarray:
     """bool (G, H, W), none empty -> float32 (G, 4), cx, cy, w, h as shares of (W, H), tight."""
@@ -52,7 +55,7 @@ class PromptBatch:
         partial: list[bool],
         supervised: Sequence[np.ndarray] | None = None,
     ) -> PromptBatch:
-        """Of images one by one. masks bool (G_b, S, S), labels long (G_b,), supervised bool (G_b, 3); see `Targets`."""
+        """Of images one by one. masks bool (G_b, S, S), labels long (G_b,), supervised (G_b, 3); see `Targets`."""
         targets = Targets(
             [torch.from_numpy(of_image) for of_image in masks],
             [torch.from_numpy(mask_boxes(of_image)) for of_image in masks],
@@ -79,30 +82,37 @@ def draw_prompts(
     click_box: float,
     rng: np.random.Generator,
     weights: Sequence[float] | None = None,
+    added: np.ndarray | None = None,
 ) -> DrawnPrompts:
     """Draw prompts from bool (G, S, S) masks, none empty: a granularity, a mask of it, then a pixel of it or its box.
 
     The granularity is drawn uniformly, so that one house counts as much as its three hundred windows. Within a
     granularity every mask is drawn before any is drawn again, or, with `weights` of the masks, in proportion to them. A
     click may mean every mask that contains it (at most `max_targets`, the drawn one first), a box only its own.
+    added: bool (G,), masks that nobody annotated; where there are some, ADDED_SHARE of the prompts are drawn from them.
     """
-    groups = [np.flatnonzero(np.asarray(granularity) == kind) for kind in GRANULARITIES]
-    queues: list[list[int]] = [[] for _ in groups]
-    present = [index for index, group in enumerate(groups) if len(group)]
+    of_model = np.zeros(len(masks), bool) if added is None else added
+    of_kinds = [np.asarray(granularity) == kind for kind in GRANULARITIES]
+    annotated, found = (
+        [np.flatnonzero(side & kind) for kind in of_kinds if (side & kind).any()] for side in (~of_model, of_model)
+    )
+    queues: dict[int, list[int]] = {}  # by the first mask of a group
     tight = mask_boxes(masks)
     height, width = masks.shape[1:]
     boxes = np.zeros((config.prompts, 4), np.float32)
     kinds = np.full(config.prompts, CLICK)
     targets = np.full((config.prompts, config.max_targets), NO_TARGET)
     for row in range(config.prompts):
-        group = int(rng.choice(present))
+        groups = found if found and (not annotated or rng.random() < ADDED_SHARE) else annotated
+        group = groups[int(rng.choice(len(groups)))]
         if weights is not None:
-            chances = np.asarray(weights, float)[groups[group]]
-            target = int(rng.choice(groups[group], p=chances / chances.sum()))
+            chances = np.asarray(weights, float)[group]
+            target = int(rng.choice(group, p=chances / chances.sum()))
         else:
-            if not queues[group]:
-                queues[group] = rng.permutation(groups[group]).tolist()
-            target = queues[group].pop()
+            queue = queues.setdefault(int(group[0]), [])
+            if not queue:
+                queue += rng.permutation(group).tolist()
+            target = queue.pop()
         targets[row, 0] = target
         if rng.random() < config.box_share:
             kinds[row] = BOX

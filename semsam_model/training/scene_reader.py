@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,20 +34,21 @@ class SceneReader:
     vocabulary: Vocabulary
     annotates: Mapping[str, np.ndarray]  #: source -> bool (3,): the granularities that it annotates
     turning: frozenset[str]  #: sources whose photos have no up
+    added_weight: Callable[[str], float]  #: source -> of its masks that a model added, in the losses of masks
 
     def scene(
         self, sample: Sample, size: int, config: SamplingConfig, rng: np.random.Generator, skipped: list[str]
     ) -> Scene | None:
-        """None where nothing of the sample can be used. config: `self.config`, or with other scales."""
+        """None where nothing annotated of the sample can be used. config: `self.config`, or with other scales."""
         read = self._read(sample, rng, skipped)
         if read is None:
             return None
         photo, masks, rows = read
         pixels, placed, covered = augment(photo, masks, size, config, self.fill, rng)
         large = np.flatnonzero(placed.sum((1, 2)) >= config.min_area)
-        if not len(large):
-            return None
         regions = self._regions(sample, placed, rows).only(large)
+        if not len(regions.annotated):
+            return None
         return Scene((sample.name,), pixels, regions, covered, sample.partial, self._complete(sample))
 
     def cutouts(self, sample: Sample, size: int, rng: np.random.Generator, skipped: list[str]) -> list[Cutout]:
@@ -64,7 +65,8 @@ class SceneReader:
         photo, masks, rows = read
         regions = self._regions(sample, np.stack(masks), rows)
         areas = regions.masks.sum((1, 2))
-        able = (regions.kinds == OBJECT) & regions.supervised[:, [MASKS, IOU]].all(1) & (areas >= self.config.min_area)
+        able = (regions.kinds == OBJECT) & (regions.supervised[:, [MASKS, IOU]] > 0).all(1)
+        able &= areas >= self.config.min_area
         count = int(rng.integers(1, self.config.paste_objects + 1))
         roots = rng.permutation(np.flatnonzero(able))[:count]
         found = [self._cut(sample, photo, regions, _with_parts(regions, areas, root), size, rng) for root in roots]
@@ -133,9 +135,17 @@ class SceneReader:
             masks,
             np.array([GRANULARITIES.index(region.granularity) for region in regions], np.int64),
             np.array(labels, np.int64),
-            np.array([_supervised(sample, region) for region in regions], bool).reshape(-1, 3),
+            np.array([self._supervised(sample, region) for region in regions], np.float32).reshape(-1, 3),
             np.array(parents, np.int64),
+            np.array([region.added for region in regions], bool),
         )
+
+    def _supervised(self, sample: Sample, region: Region) -> tuple[float, float, float]:
+        """How much a region counts in the losses of masks, boxes and IoU."""
+        fed, outlined = sample.supervision, not region.box_only
+        if region.added:  # what the model was sure of is not what it should be sure of
+            return self.added_weight(sample.source) * fed.masks, 0, 0
+        return fed.masks and outlined, fed.boxes, fed.iou and outlined
 
     def _complete(self, sample: Sample) -> np.ndarray:
         annotated: np.ndarray = self.annotates[sample.source] & (sample.supervision.iou and not sample.partial)
@@ -161,9 +171,3 @@ def _around(mask: np.ndarray) -> tuple[slice, slice]:
     """Rows and columns of the box around a bool (H, W) mask that is not empty."""
     down, across = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return slice(down[0], down[-1] + 1), slice(across[0], across[-1] + 1)
-
-
-def _supervised(sample: Sample, region: Region) -> tuple[bool, bool, bool]:
-    """Whether a region counts in the losses of masks, boxes and IoU."""
-    outlined = not region.box_only
-    return sample.supervision.masks and outlined, sample.supervision.boxes, sample.supervision.iou and outlined

@@ -27,8 +27,9 @@ class SceneRegions:
     masks: np.ndarray  #: bool (G, H, W)
     kinds: np.ndarray  #: long (G,), index into GRANULARITIES
     labels: np.ndarray  #: long (G,), rows of the vocabulary, or NO_LABEL: each mask has those of its own source
-    supervised: np.ndarray  #: bool (G, 3): whether a mask counts in the losses of masks, boxes and IoU
+    supervised: np.ndarray  #: float32 (G, 3), 0..1: how much a mask counts in the losses of masks, boxes and IoU
     parents: np.ndarray  #: long (G,), row of the enclosing one, or NO_PARENT
+    added: np.ndarray  #: bool (G,): a model found it and nobody annotated it
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -44,8 +45,18 @@ class SceneRegions:
                 break
             parents[lost] = self.parents[parents[lost]]
         return SceneRegions(
-            self.masks[rows], self.kinds[rows], self.labels[rows], self.supervised[rows], number[parents[rows]]
+            self.masks[rows],
+            self.kinds[rows],
+            self.labels[rows],
+            self.supervised[rows],
+            number[parents[rows]],
+            self.added[rows],
         )
+
+    @property
+    def annotated(self) -> np.ndarray:
+        """long (n,): rows of the masks that somebody annotated."""
+        return np.flatnonzero(~self.added)
 
     @staticmethod
     def joined(parts: Sequence[SceneRegions]) -> SceneRegions:
@@ -61,6 +72,7 @@ class SceneRegions:
             np.concatenate([part.labels for part in parts]),
             np.concatenate([part.supervised for part in parts]),
             np.concatenate(parents),
+            np.concatenate([part.added for part in parts]),
         )
 
 
@@ -119,7 +131,9 @@ def pasted(scene: Scene, cutouts: Sequence[tuple[Cutout, tuple[int, int]]], min_
         regions=regions.only(np.flatnonzero(kept)),
         # The rest of its photo does not matter: only parts that are some of those there make it partial.
         partial=scene.partial or any(cutout.annotates_parts and not cutout.complete[PART] for cutout, _ in cutouts),
-        complete=_complete(scene, [cutout for cutout, _ in cutouts], regions.kinds[~kept & (visible > 0)]),
+        complete=_complete(
+            scene, [cutout for cutout, _ in cutouts], regions.kinds[~kept & (visible > 0) & ~regions.added]
+        ),
     )
 
 

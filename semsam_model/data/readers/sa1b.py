@@ -28,6 +28,7 @@ from semsam_model.data.samples import (
     Annotation,
     CocoMask,
     Dataset,
+    Photo,
     PhotoFile,
     Region,
     Sample,
@@ -37,21 +38,35 @@ from semsam_model.data.samples import (
 from semsam_model.errors import DataError
 from semsam_model.types import GRANULARITIES
 
-NewSample = partial[Sample]  #: takes the photo and its annotation; the source is known
+
+@dataclass(frozen=True)
+class _Source:
+    """What all samples of a source share."""
+
+    name: str
+    supervision: Supervision
+    added: bool  #: with the masks that a model added
+
+    def sample(self, photo: Photo, read: Callable[[], bytes], where: str) -> Sample:
+        """A photo whose JSON is read, and named in messages, so."""
+        return Sample(photo, self.name, partial(_annotation, read, where, self.added), self.supervision)
 
 
-def read_sa1b(path: Path, *, source: str | None = None, supervision: Supervision = FULL_SUPERVISION) -> Dataset:
+def read_sa1b(
+    path: Path, *, source: str | None = None, supervision: Supervision = FULL_SUPERVISION, added: bool = False
+) -> Dataset:
     """A folder (with subfolders and tars in it) or one tar, in order of their names. Only names are read.
 
+    added: with the masks that are marked as added by a model, and left out otherwise.
     A photo without its JSON, a JSON without its photo and a torn tar are named in `skipped`. What is wrong inside a
     photo or JSON shows when it is read, as DataError. Raises DataError when there is nothing at all.
     """
     skipped = list[str]()
-    new_sample = partial(Sample, source=source or path.stem, supervision=supervision)
+    of_source = _Source(source or path.stem, supervision, added)
     if path.is_dir():
-        parts = list(_parts(path, new_sample, skipped))
+        parts = list(_parts(path, of_source, skipped))
     elif path.is_file():
-        parts = [_read_tar(path, new_sample, skipped)]
+        parts = [_read_tar(path, of_source, skipped)]
     else:
         raise DataError(f"{path}: expected a folder or a tar of SA-1B, found none")
     samples = chain(parts)
@@ -60,15 +75,15 @@ def read_sa1b(path: Path, *, source: str | None = None, supervision: Supervision
     return Dataset(samples, tuple(skipped))
 
 
-def _parts(folder: Path, new_sample: NewSample, skipped: list[str]) -> Iterator[LazySamples]:
-    yield _read_folder(folder, new_sample, skipped)
+def _parts(folder: Path, of_source: _Source, skipped: list[str]) -> Iterator[LazySamples]:
+    yield _read_folder(folder, of_source, skipped)
     with os.scandir(folder) as entries:
         inner = sorted(entry.name for entry in entries if entry.is_dir() or entry.name.endswith(".tar"))
     for name in inner:
         if name.endswith(".tar"):
-            yield _read_tar(folder / name, new_sample, skipped)
+            yield _read_tar(folder / name, of_source, skipped)
         else:
-            yield from _parts(folder / name, new_sample, skipped)
+            yield from _parts(folder / name, of_source, skipped)
 
 
 def _names(names: list[str]) -> np.ndarray:
@@ -79,7 +94,7 @@ def _names(names: list[str]) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------------------- folders
 
 
-def _read_folder(folder: Path, new_sample: NewSample, skipped: list[str]) -> LazySamples:
+def _read_folder(folder: Path, of_source: _Source, skipped: list[str]) -> LazySamples:
     photos, known = dict[str, str](), set[str]()
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -91,21 +106,23 @@ def _read_folder(folder: Path, new_sample: NewSample, skipped: list[str]) -> Laz
     skipped += (f"{folder / photos[stem]}: no {stem}.json beside it" for stem in sorted(photos.keys() - known))
     skipped += (f"{folder / stem}.json: no photo beside it" for stem in sorted(known - photos.keys()))
     names = _names(sorted(photos[stem] for stem in photos.keys() & known))
-    return LazySamples(len(names), partial(_from_folder, folder, names, new_sample))
+    return LazySamples(len(names), partial(_from_folder, folder, names, of_source))
 
 
-def _from_folder(folder: Path, names: np.ndarray, new_sample: NewSample, index: int) -> Sample:
+def _from_folder(folder: Path, names: np.ndarray, of_source: _Source, index: int) -> Sample:
     path = folder / os.fsdecode(names[index])
     annotation = path.with_suffix(".json")
-    read = partial(_annotation, annotation.read_bytes, str(annotation))
-    return new_sample(photo=PhotoFile(path), annotated=read)
+    return of_source.sample(PhotoFile(path), annotation.read_bytes, str(annotation))
 
 
-def _annotation(read: Callable[[], bytes], where: str) -> Annotation:
+def _annotation(read: Callable[[], bytes], where: str, added: bool) -> Annotation:
+    """added: with the masks that a model added, which come last."""
     with malformed(where, "the annotation of an SA-1B photo"):
         parsed = parse_json(read(), dict)
-        image = parsed["image"]
-        regions = tuple(_region(entry, len(parsed["annotations"])) for entry in parsed["annotations"])
+        image, entries = parsed["image"], parsed["annotations"]
+        if not added:
+            entries = [entry for entry in entries if not entry.get("added")]
+        regions = tuple(_region(entry, len(entries)) for entry in entries)
         return Annotation(int(image["width"]), int(image["height"]), regions, bool(image.get("partial", False)))
 
 
@@ -117,7 +134,8 @@ def _region(entry: dict[str, Any], count: int) -> Region:
     if parent is not None and not 0 <= operator.index(parent) < count:
         raise ValueError(f"parent {parent!r} of {count} regions")
     box_only = bool(entry.get("box_only", False))
-    return Region(CocoMask(entry["segmentation"]), granularity, name, parent, box_only, whole=whole)
+    added = bool(entry.get("added", False))
+    return Region(CocoMask(entry["segmentation"]), granularity, name, parent, box_only, whole=whole, added=added)
 
 
 # ----------------------------------------------------------------------------------------------------------------- tars
@@ -152,7 +170,7 @@ class TarMember:
         return decode_photo(self.content(), self.where)
 
 
-def _read_tar(path: Path, new_sample: NewSample, skipped: list[str]) -> LazySamples:
+def _read_tar(path: Path, of_source: _Source, skipped: list[str]) -> LazySamples:
     photos, known = dict[str, tuple[str, int, int]](), dict[str, tuple[int, int]]()
     try:
         end = path.stat().st_size
@@ -178,13 +196,12 @@ def _read_tar(path: Path, new_sample: NewSample, skipped: list[str]) -> LazySamp
     stems = sorted(photos.keys() & known.keys())
     names = _names([PurePosixPath(photos[stem][0]).name for stem in stems])
     spans = np.array([(*photos[stem][1:], *known[stem]) for stem in stems], np.int64).reshape(-1, 4)
-    return LazySamples(len(stems), partial(_from_tar, path, names, spans, new_sample))
+    return LazySamples(len(stems), partial(_from_tar, path, names, spans, of_source))
 
 
-def _from_tar(path: Path, names: np.ndarray, spans: np.ndarray, new_sample: NewSample, index: int) -> Sample:
+def _from_tar(path: Path, names: np.ndarray, spans: np.ndarray, of_source: _Source, index: int) -> Sample:
     """spans: int64 (n, 4), start and length of each photo and of its JSON in the tar, bytes."""
     name = os.fsdecode(names[index])
     start, length, json_start, json_length = spans[index].tolist()
     annotation = TarMember(path, name.rpartition(".")[0] + ".json", json_start, json_length)
-    read = partial(_annotation, annotation.content, annotation.where)
-    return new_sample(photo=TarMember(path, name, start, length), annotated=read)
+    return of_source.sample(TarMember(path, name, start, length), annotation.content, annotation.where)

@@ -169,7 +169,7 @@ def _counts(
     config: LossConfig,
     reduce_mean: ReduceMean,
 ) -> Tensor:
-    """(2, 3): how many pairs count for masks, boxes and IoU, on a layer but the last, and on the last; at least 1."""
+    """(2, 3): how many pairs count for masks, boxes and IoU, on a layer but the last, and on the last; 1 for none."""
     pairs = torch.cat([truth.supervised[match.target + truth.start[b]] for b, match in enumerate(matches)]).sum(0)
     if config.mode == "many_to_one":  # one of a prompt's tokens counts
         pairs = pairs / layer.predicted_iou.shape[2]

@@ -12,18 +12,20 @@ from torch import Tensor
 
 #: Entry of `Targets.of_prompt` that stands for "no further mask".
 NO_TARGET = -1
-#: Columns of `supervised`: the losses that an annotated mask may count in.
+#: Columns of `supervised`: the losses that a mask may count in.
 MASKS, BOXES, IOU = range(3)
 
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Annotated masks of a batch of B images and, for each of N prompts an image, the masks it may mean.
+    """Masks of a batch of B images and, for each of N prompts an image, the masks it may mean.
 
-    `masks[b]` bool (G_b, S, S) and `boxes[b]` float (G_b, 4), cx, cy, w, h in 0..1 of the padded image, G_b >= 1.
-    `of_prompt` long (B, N, K): rows of `masks[b]`, filled up with `NO_TARGET`; the first is the mask the prompt was
-    drawn from, so it is never `NO_TARGET`. `partial[b]`: not everything visible in image b is annotated.
-    `supervised[b]` bool (G_b, 3): whether a mask counts in the losses of masks, boxes and predicted IoU; None: in all.
+    `masks[b]` bool (G_b, S, S), annotated or added by a model, and `boxes[b]` float (G_b, 4), cx, cy, w, h in 0..1 of
+    the padded image, G_b >= 1. `of_prompt` long (B, N, K): rows of `masks[b]`, filled up with `NO_TARGET`; the first is
+    the mask the prompt was drawn from, so it is never `NO_TARGET`. `partial[b]`: not everything visible in image b is
+    annotated.
+    `supervised[b]` (G_b, 3), 0..1: how much a mask counts in the losses of masks, boxes and predicted IoU, in the means
+    and in what they are divided by; bool is 0 or 1. None: all count wholly.
     """
 
     masks: list[Tensor]
@@ -54,7 +56,7 @@ class TargetMasks:
         counts = [len(masks) for masks in targets.masks]
         self.start = [sum(counts[:image]) for image in range(len(counts))]
         everything = self.boxes.new_ones(len(self.masks), 3)
-        #: (G, 3), 1 or 0
+        #: (G, 3), 0..1
         self.supervised = everything if targets.supervised is None else torch.cat(targets.supervised).to(everything)
         self.small = F.adaptive_avg_pool2d(self.masks[:, None].float(), size).squeeze(1) > 0.5
 

@@ -151,8 +151,8 @@ def regions(*boxes: tuple[int, int, int, int], kinds: tuple[int, ...], parents: 
     masks = np.zeros((len(boxes), 32, 32), bool)
     for mask, (top, bottom, left, right) in zip(masks, boxes, strict=True):
         mask[top:bottom, left:right] = True
-    labels, supervised = np.full(len(boxes), NO_LABEL), np.ones((len(boxes), 3), bool)
-    return SceneRegions(masks, np.array(kinds), labels, supervised, np.array(parents))
+    labels, supervised = np.full(len(boxes), NO_LABEL), np.ones((len(boxes), 3), np.float32)
+    return SceneRegions(masks, np.array(kinds), labels, supervised, np.array(parents), np.zeros(len(boxes), bool))
 
 
 def scene(found: SceneRegions, complete: tuple[bool, bool, bool] = (True, True, True)) -> Scene:
@@ -164,7 +164,12 @@ def cutout(complete: tuple[bool, bool, bool] = (True, True, True), *, annotates_
     masks = np.zeros((2, 10, 10), bool)
     masks[0], masks[1, :4, :4] = True, True
     of_object = SceneRegions(
-        masks, np.array([OBJECT, PART]), np.array([5, 6]), np.ones((2, 3), bool), np.array([NO_PARENT, 0])
+        masks,
+        np.array([OBJECT, PART]),
+        np.array([5, 6]),
+        np.ones((2, 3), np.float32),
+        np.array([NO_PARENT, 0]),
+        np.zeros(2, bool),
     )
     pixels, alpha = np.full((10, 10, 3), 200, np.uint8), np.full((10, 10), 255, np.uint8)
     return Cutout("above", pixels, alpha, of_object, annotates_parts, np.array(complete))
