@@ -78,7 +78,8 @@ def complete_data(
 ) -> None:
     """Add what annotators left out: sure and stable masks of photos marked partial. Goes on where it was stopped."""
     from semsam_model.checkpoints.checkpoint import load
-    from semsam_model.training.completion import CompletionSettings, complete_mixture
+    from semsam_model.training.completion import complete_mixture
+    from semsam_model.training.left_out import CompletionSettings
 
     settings = CompletionSettings(least_iou=least_iou, least_stability=least_stability)
     network, version = load(weights, device=device)

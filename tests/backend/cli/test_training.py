@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from semsam_model.checkpoints.checkpoint import BORDERS, load, read_weights
-from semsam_model.checkpoints.header import read_header
+from semsam_model.checkpoints.header import EMBEDDED, read_header, weights_path
 from semsam_model.network.merge_cost import LearnedCost
 from tests.backend.cli.semsam import semsam
 
@@ -95,3 +96,29 @@ def test_made_data_is_written_and_checked(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "contact_sheet.png").stat().st_size > 0
     lost = semsam("data", "check", config, "--root", tmp_path / "nowhere", "--out", tmp_path / "out")
     assert lost.code == 1 and "synthetic.json" in lost.stderr and "Traceback" not in lost.stderr
+
+
+@pytest.mark.slow
+def test_photos_marked_partial_are_completed_trained_on_and_packed(annotated: Path, tmp_path: Path) -> None:
+    content = json.loads((annotated / "near.json").read_text())
+    content["images"][0]["partial"] = True
+    (annotated / "near.json").write_text(json.dumps(content))
+    config, out = tmp_path / "config.yaml", tmp_path / "added"
+    kinds = [{"name": name, "kind": "coco", "path": f"{name}.json", "feeds": ["masks"]} for name in ("near", "far")]
+    config.write_text(yaml.safe_dump({"sources": kinds}))
+    asked = ("--weights", weights_path(EMBEDDED), "--least-iou", 0.1, "--least-stability", 0.1)
+    done = semsam("data", "complete", config, "--root", annotated, "--out", out, *asked)
+    assert done.code == 0, done.stderr
+    assert "masks on 1 photos" in done.stdout and not (out / "far.jsonl").exists()
+    short = tmp_path / "short.yaml"
+    short.write_text(
+        "{model: tiny, stages: [{steps: 1, size: 64, batch: 2}], sampling: {prompts: 4}, bfloat16: false, workers: 0}"
+    )
+    mixture = ("--data-config", out / "mixture.yaml", "--root", annotated)
+    run = semsam("train", "--config", short, *mixture, "--out", tmp_path / "run")
+    assert run.code == 0, run.stderr
+    packed = semsam("data", "pack", out / "mixture.yaml", "--root", annotated, "--out", tmp_path / "packed")
+    assert packed.code == 0, packed.stderr
+    mixture = ("--data-config", tmp_path / "packed" / "mixture.yaml", "--root", tmp_path / "packed")
+    again = semsam("train", "--config", short, *mixture, "--out", tmp_path / "again")
+    assert again.code == 0, again.stderr

@@ -23,7 +23,8 @@ from semsam_model.data.mixture import read_mixture
 from semsam_model.data.samples import CocoMask, Region
 from semsam_model.errors import ConfigError
 from semsam_model.masks.geometry import crop_mask, iou
-from semsam_model.training.completion import CompletedSource, CompletionSettings, complete_mixture, left_out
+from semsam_model.training.completion import CompletedSource, complete_mixture
+from semsam_model.training.left_out import CompletionSettings, left_out
 from semsam_model.types import Candidate
 from tests.semsam_model.houses import write_source
 from tests.semsam_model.masks.shapes import rectangle
