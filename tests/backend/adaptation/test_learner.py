@@ -16,7 +16,8 @@ from sqlalchemy import delete, update
 from typer.testing import CliRunner
 
 from backend.adaptation.learner import Learner
-from backend.adaptation.lessons import forget, lesson_keys, switch_learning, training_regions
+from backend.adaptation.lesson_maker import LessonMaker
+from backend.adaptation.lessons import TrainingRegion, forget, lesson_keys, switch_learning, training_regions
 from backend.cli.main import app
 from backend.corrections.photos import PhotoArchive
 from backend.images import decode_photo
@@ -231,6 +232,26 @@ def test_a_photo_that_never_comes_is_waited_for_without_learning_again(
     assert 0 < learned[0] < len(park)
     assert learned[1:] == learned[:1] * 3
     assert caplog.text.count("learned from") == 1
+
+
+def test_regions_whose_photo_is_missing_cost_nothing_until_it_comes(
+    backend: Backend, file: Store, settings: Settings, park: list[StoredRegion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = stored.region(np.ones((24, 32), bool), task=99, image_sha256="f" * 64)
+    stored.fill(file, stored.project(), [*park, lost])
+    caught_up(backend)
+    learned, tried = backend.learner.learned(KEY, backend.model.version.digest), list[str]()
+    make = LessonMaker.make
+
+    def watched(self: LessonMaker, each: TrainingRegion, *others: Any) -> bytes | None:
+        tried.append(each.image_sha256)
+        return make(self, each, *others)
+
+    monkeypatch.setattr(LessonMaker, "make", watched)
+    backend.add(replace(lost, key=replace(lost.key, region="r2")))
+    caught_up(backend)
+    assert tried == []
+    assert backend.learner.learned(KEY, backend.model.version.digest) is learned  # added up once
 
 
 def test_kept_lessons_that_cannot_be_read_are_made_anew(

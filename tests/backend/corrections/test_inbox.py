@@ -224,3 +224,24 @@ def test_regions_come_in_the_order_of_their_keys_whatever_the_page(store: Store)
         keys = [region.key for region in stream_regions(store, KEY, page)]
         assert keys == sorted(keys)
         assert len(keys) == 18
+
+
+def test_whoever_follows_the_projects_is_told_once_all_that_waited_is_worked_in(store: Store) -> None:
+    for number in range(3):
+        made = annotation(number, [brush_row("a", square(1, 1, 9))], task=number)
+        enqueue(store, parse_webhook(event("ANNOTATION_CREATED", annotation=made)).to_event(ORIGIN))
+    told = []
+    process_inbox(store, lambda key: told.append((key, count(store, key).regions)))
+    assert told == [(KEY, 3)]
+
+
+def test_whoever_follows_the_projects_does_not_wait_for_a_long_queue(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.corrections.inbox.TELL_S", 0.0)
+    for number in range(3):
+        made = annotation(number, [brush_row("a", square(1, 1, 9))], task=number)
+        enqueue(store, parse_webhook(event("ANNOTATION_CREATED", annotation=made)).to_event(ORIGIN))
+    told = []
+    process_inbox(store, lambda key: told.append(count(store, key).regions))
+    assert told == [1, 2, 3]
