@@ -19,7 +19,7 @@ from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
-SHARE = 0.4  #: of the minutes of `make soak`, for all of these together
+SHARE = 0.3  #: of the minutes of `make soak`, for all of these together
 
 
 @pytest.fixture
