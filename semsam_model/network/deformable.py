@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor, nn
 
-Shapes = tuple[tuple[int, int], ...]  # (H, W) of each memory level
+from semsam_model.network.ringed_maps import RingedMaps, Shapes, of_points
+
 CHUNK = 1024  #: queries that are processed together when no gradients are wanted
 
 
@@ -68,16 +69,33 @@ class DeformableAttention(nn.Module):
         table = self.value_proj(memory) if dense else memory
         if torch.is_grad_enabled() or memory.device.type != "cpu":
             return self._read(query, reference, table, shapes, dense)
+        ringed = RingedMaps(shapes, self.heads, self.points) if dense else None
+        if ringed is not None:
+            table = ringed.table(table)
         # Without gradients, a few thousand queries at a time: taps and weights stay in the processor's cache.
         parts = [
-            self._read(query[:, i : i + self.chunk], reference[:, i : i + self.chunk], table, shapes, dense)
+            self._read(query[:, i : i + self.chunk], reference[:, i : i + self.chunk], table, shapes, dense, ringed)
             for i in range(0, q, self.chunk)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
-    def _read(self, query: Tensor, reference: Tensor, table: Tensor, shapes: Shapes, dense: bool) -> Tensor:
-        """table (B, S, C): the projected memory in the dense form, else the memory itself."""
+    def _read(
+        self,
+        query: Tensor,
+        reference: Tensor,
+        table: Tensor,
+        shapes: Shapes,
+        dense: bool,
+        ringed: RingedMaps | None = None,
+    ) -> Tensor:
+        """table (B, S, C): the projected memory in the dense form, `RingedMaps.table` of it with `ringed`; else the
+        memory itself.
+        """
         b, s, _ = table.shape
+        if ringed is not None:
+            rows, weights = ringed.taps(*self._points(query, reference, shapes)[:3])
+            value = _weighted_rows(table.view(-1, self.dim // self.heads), rows, weights)
+            return self.output_proj(value.view(b, -1, self.dim).to(query.dtype))
         rows, weights = self._taps(query, reference, shapes)  # (B, Q, heads, taps)
         rows = rows + torch.arange(b, device=query.device, dtype=rows.dtype).view(b, 1, 1, 1) * s
         if dense:
@@ -97,23 +115,29 @@ class DeformableAttention(nn.Module):
 
         Taps outside a map keep a valid row and get weight 0.
         """
+        x, y, share, width, height = self._points(query, reference, shapes)
+        start = [sum(h * w for h, w in shapes[:level]) for level in range(len(shapes))]
+        first = of_points(start, self.heads, self.points).to(query.device)
+        rows, weights = _Taps.apply(x, y, share, width, height, first, self.heads)
+        return rows, weights
+
+    def _points(self, query: Tensor, reference: Tensor, shapes: Shapes) -> tuple[Tensor, ...]:
+        """Places x, y, in cells of their map, and shares of the points, (B, Q, heads * levels * points); width and
+        height of their maps, (heads * levels * points,).
+        """
         b, q, _ = query.shape
         share = self.attention_weights(query).float().view(b, q, self.heads, -1).softmax(-1).flatten(2)
         # Everything about a point lies in one row of heads * levels * points numbers, x and y apart: operations along
         # rows that long are vectorised, along pairs of x and y they are not.
         x, y = self._offsets(query).float().view(b, q, 2, -1).unbind(2)
-        start = [sum(h * w for h, w in shapes[:level]) for level in range(len(shapes))]
-        height, width, first = (
-            query.new_tensor(values, dtype=torch.float32).repeat_interleave(self.points).repeat(self.heads)
-            for values in (*zip(*shapes, strict=True), start)
+        height, width = (
+            of_points(sides, self.heads, self.points).to(query.device) for sides in zip(*shapes, strict=True)
         )
         ref = reference.float()
         if reference.shape[-1] == 4:
             x, y = x * (ref[..., 2:3] * (0.5 / self.points) * width), y * (ref[..., 3:] * (0.5 / self.points) * height)
         # location * size - 0.5, in memory cells
-        x, y = x + (ref[..., :1] * width - 0.5), y + (ref[..., 1:2] * height - 0.5)
-        rows, weights = _Taps.apply(x, y, share, width, height, first, self.heads)
-        return rows, weights
+        return x + (ref[..., :1] * width - 0.5), y + (ref[..., 1:2] * height - 0.5), share, width, height
 
     def _offsets(self, query: Tensor) -> Tensor:
         """As `sampling_offsets`, but all x before all y."""

@@ -90,12 +90,10 @@ class Frame:
     def normalised(self, resized: np.ndarray, config: ModelConfig) -> Tensor:
         """The output of `resize` -> normalised, padded float32 (1, 3, H_pad, W_pad)."""
         height, width = self.resized
-        pixels = torch.from_numpy(resized).permute(2, 0, 1).float()
-        mean = torch.tensor(config.pixel_mean)[:, None, None]
-        std = torch.tensor(config.pixel_std)[:, None, None]
-        padded = torch.zeros(1, 3, *self.padded)
-        padded[0, :, :height, :width] = (pixels - mean) / std
-        return padded
+        pixels = torch.from_numpy(resized).float()
+        padded = torch.zeros(1, *self.padded, 3)
+        padded[0, :height, :width] = (pixels - torch.tensor(config.pixel_mean)) / torch.tensor(config.pixel_std)
+        return padded.permute(0, 3, 1, 2)
 
     def prompts(self, prompts: Sequence[Click | Box], config: ModelConfig) -> tuple[Tensor, Tensor]:
         """Clicks and boxes in photo pixels -> boxes (N, 4) cx, cy, w, h as shares of the padded frame, kinds (N,) long.

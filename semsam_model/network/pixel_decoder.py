@@ -83,7 +83,7 @@ class EncoderLayer(nn.Module):
         return torch.cat([self._feed_forward(part) for part in x.split(CHUNK, 1)], 1)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        return self.norm2(x + self.linear2(F.relu(self.linear1(x))))
+        return self.norm2(x + self.linear2(F.relu(self.linear1(x), inplace=True)))
 
 
 class PixelDecoder(nn.Module):
@@ -125,10 +125,10 @@ class PixelDecoder(nn.Module):
         for layer in self.layers:
             x = layer(x, positions, reference, shapes)
         levels = x.split([h * w for h, w in shapes], 1)
-        coarser = levels[0].transpose(1, 2).unflatten(2, shapes[0])
+        coarser = levels[0].unflatten(1, shapes[0]).permute(0, 3, 1, 2)  # known to be channels last, also for one image
         y = self.lateral(finest)
         y = y + F.interpolate(coarser, y.shape[-2:], mode="bilinear", align_corners=False)
-        mask_features = self.mask_features(F.relu(self.fuse(y)))
+        mask_features = self.mask_features(F.relu(self.fuse(y), inplace=True))
         return Features(mask_features, torch.cat(levels[::-1], 1), shapes[::-1])
 
 

@@ -64,13 +64,13 @@ class Refiner(nn.Module):
             nn.init.zeros_(parameter)  # an untrained network leaves the mask as it is
 
     def forward(self, rgb: Tensor, hints: Tensor, logits: Tensor) -> Tensor:
-        x = F.relu6(self.stem(padded(torch.nan_to_num((rgb - self.pixel_mean) / self.pixel_std), 2)))
-        fine = F.relu(self.fine(padded(hints, 2)))
+        x = F.relu6(self.stem(padded(torch.nan_to_num((rgb - self.pixel_mean) / self.pixel_std))))
+        fine = F.relu(self.fine(padded(hints)))
         skips = []
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i == _EARLY - 1:
-                x = x + self.hints[1](F.relu(self.hints[0](padded(fine, 2))))
+                x = x + self.hints[1](F.relu(self.hints[0](padded(fine))))
             if i in _SKIPS:
                 skips.append(x)
         at2, at4, at8, at16 = (lateral(skip) for lateral, skip in zip(self.laterals, skips, strict=True))

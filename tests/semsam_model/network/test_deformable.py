@@ -105,14 +105,39 @@ def test_one_reference_serves_every_image_of_a_batch(attention: DeformableAttent
     torch.testing.assert_close(shared, repeated)
 
 
+@pytest.mark.parametrize("queries", [FEW, MANY])
 @torch.no_grad()
-def test_points_far_outside_read_nothing(attention: DeformableAttention) -> None:
-    query, _, memory = inputs(FEW, 2)
+def test_points_far_outside_read_nothing(queries: int, attention: DeformableAttention) -> None:
+    query, _, memory = inputs(queries, 2)
     attention.value_proj.bias.zero_()
     attention.output_proj.bias.zero_()
-    far = torch.full((2, FEW, 2), 100.0)
-    assert attention(query, far, memory, SHAPES).abs().max() == 0
+    far = torch.full((2, queries, 2), 100.0)
+    for away in (far, -far):
+        assert attention(query, away, memory, SHAPES).abs().max() == 0
     assert attention(query, far / 200, memory, SHAPES).abs().max() > 0
+
+
+@pytest.mark.parametrize("numbers", [2, 4], ids=["points", "boxes"])
+@pytest.mark.parametrize("queries", [FEW, MANY])
+def test_sums_without_gradients_are_bit_for_bit_those_with_them(
+    queries: int, numbers: int, attention: DeformableAttention
+) -> None:
+    given = (*inputs(queries, numbers), SHAPES)
+    with torch.no_grad():
+        found = attention(*given)
+    assert torch.equal(found, attention(*given))
+
+
+@pytest.mark.parametrize("queries", [FEW, MANY])
+@torch.no_grad()
+def test_a_query_that_is_not_a_number_harms_no_other(queries: int, attention: DeformableAttention) -> None:
+    query, reference, memory = inputs(queries, 2)
+    expected = attention(query, reference, memory, SHAPES)
+    query[1, 2] = math.nan
+    found = attention(query, reference, memory, SHAPES)
+    assert found[1, 2].isnan().all()
+    found[1, 2] = expected[1, 2]
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("numbers", [2, 4], ids=["points", "boxes"])
