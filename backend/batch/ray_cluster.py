@@ -79,9 +79,12 @@ def on_ray(
     header = checked_header(weights)
     with _connected(address) as cluster:
         _check_same_version(cluster, address)
-        device, resources = actor_resources(cluster.cluster_resources(), settings.device, workers)
+        has = cluster.cluster_resources()
+        device, resources = actor_resources(has, settings.device, workers)
         sent_settings = dataclasses.replace(without_secrets(settings), device=device)
-        job = _Job(sent_settings, header, cluster.put(weights.read_bytes()), config, worth, workers, resources, retries)
+        sent = cluster.put(weights.read_bytes())
+        room = max(1, int(has.get("CPU", 0) / (resources["num_cpus"] + CPUS)))  # each beside a task that reads
+        job = _Job(sent_settings, header, sent, config, worth, workers, room, resources, retries)
 
         def annotate(items: Iterator[Item]) -> Generator[tuple[Item, Outcome], None, None]:
             size = first
@@ -173,6 +176,7 @@ class _Job:
     config: LabelConfig
     worth: Curve | None  #: as `Annotator`
     workers: int
+    room: int  #: for so many of them, which start at once: on nodes that tasks have filled there is none for actors
     resources: dict[str, Any]  #: of an actor
     retries: int
 
@@ -210,6 +214,7 @@ def _dataset(items: dict[int, Item], job: _Job, batch: int) -> ray.data.Dataset:
     context.max_errored_blocks = -1  # `_annotated` tries again what does not come back
     rows = [{"number": number, "read": cloudpickle.dumps(item.read)} for number, item in items.items()]
     blocks = [pyarrow.Table.from_pylist(rows[first : first + batch]) for first in range(0, len(rows), batch)]
+    most = min(job.workers, len(blocks))
     table: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": batch}
     prepared = ray.data.from_arrow(blocks).map_batches(
         cast(Any, _read),
@@ -221,9 +226,8 @@ def _dataset(items: dict[int, Item], job: _Job, batch: int) -> ray.data.Dataset:
     return prepared.map_batches(
         _Worker,
         fn_constructor_args=(job,),
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(job.workers, len(blocks))),
+        compute=ray.data.ActorPoolStrategy(min_size=min(most, job.room), max_size=most),
         max_task_retries=job.retries,
-        scheduling_strategy="SPREAD",  # else Ray fills half of one node before it uses the next
         **table,
         **job.resources,
     )
