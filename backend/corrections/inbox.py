@@ -18,6 +18,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from backend.corrections.outcomes import config_or_empty, region_rows
 from backend.corrections.updates import (
+    GONE_PIECE,
     PIECE,
     live_annotations,
     mark_deleted,
@@ -145,7 +146,7 @@ def _pieces(store: Store, event: WebhookEvent, received_at: datetime) -> Sequenc
         for task in some:
             mark_task_deleted(connection, key, task, received_at)
 
-    works: list[tuple[Callable[[Any, Connection], None], Sequence[Any]]] = [(save, with_rows)]
-    works += [(remove, gone), (remove_tasks, event.deleted_tasks)]
-    pieces = [partial(work, each[at : at + PIECE]) for work, each in works for at in range(0, len(each), PIECE)]
+    works: list[tuple[Callable[[Any, Connection], None], Sequence[Any], int]] = [(save, with_rows, PIECE)]
+    works += [(remove, gone, GONE_PIECE), (remove_tasks, event.deleted_tasks, PIECE)]
+    pieces = [partial(work, each[at : at + many]) for work, each, many in works for at in range(0, len(each), many)]
     return pieces or [partial(save, [])]

@@ -25,7 +25,7 @@ from backend.label_studio.fields import clean
 from backend.records import ProjectKey, RegionKey
 from backend.settings import Settings
 from backend.store.database import Store
-from backend.store.statements import IS_USABLE, of_project, of_region, of_task, to_record
+from backend.store.statements import IS_USABLE, change_regions, of_project, of_task, to_record
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import projects, regions, tasks
 from backend.store.totals import changing
@@ -188,9 +188,7 @@ def _save(store: Store, photos: PhotoArchive, key: ProjectKey, looked: Sequence[
     if not looked:
         return
     with store.write() as connection, changing(connection, key, [each.task for each in looked]):
-        for region, at, values in chain.from_iterable(fits):
-            mine = and_(of_region(regions, region), regions.c.updated_at == at)  # unless it changed meanwhile
-            connection.execute(update(regions).where(mine, regions.c.image_sha256.is_(None)).values(values))
+        change_regions(connection, chain.from_iterable(fits), regions.c.image_sha256.is_(None))
         for each in looked:
             _note(connection, key, each)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, and_, or_, select, update
+from sqlalchemy import Row, and_, or_, select
 
 from backend.corrections.outcomes import judge_mask
 from backend.corrections.queries import BATCH, RETRY_AFTER, begun_from_a_prediction
@@ -21,9 +21,9 @@ from backend.label_studio.annotations import AnnotatedRegion, parse_annotation
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.fields import clean
 from backend.label_studio.label_config import LabelConfig
-from backend.records import ProjectKey
+from backend.records import ProjectKey, RegionKey
 from backend.store.database import Store
-from backend.store.statements import BEGUN_FROM, BELONGS_TO, IS_USABLE, of_project, upsert
+from backend.store.statements import BEGUN_FROM, BELONGS_TO, IS_USABLE, change_regions, of_project, to_record, upsert
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import predictions, regions
 from backend.store.totals import changing
@@ -58,11 +58,9 @@ def judge_preannotated(
     failed = _read_predictions(store, label_studio, key, retry, should_stop)
     judged = 0
     while waiting := _unjudged(store, key):
-        outcomes = [(row, _outcome(row)) for row in waiting]
+        outcomes = [(to_record(RegionKey, row), row.updated_at, _outcome(row)) for row in waiting]
         with store.write() as connection, changing(connection, key, {row.task for row in waiting}):
-            for row, values in outcomes:
-                same = [column == getattr(row, column.name) for column in (*regions.primary_key, regions.c.updated_at)]
-                connection.execute(update(regions).where(*same).values(values))
+            change_regions(connection, outcomes)
         judged += len(waiting)
     return Judged(judged, failed)
 

@@ -20,7 +20,8 @@ from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import projects, regions, tasks
 from backend.store.totals import changing
 
-PIECE = 20  #: annotations that are written or marked in one transaction: others wait for its end
+#: Annotations that are written, or marked as deleted, in one transaction: others wait for its end.
+PIECE, GONE_PIECE = 20, 50
 
 
 def save_task(connection: Connection, key: ProjectKey, task: int, image_url: str) -> None:
@@ -110,7 +111,7 @@ def _save_if_news(
 def mark_deleted(connection: Connection, key: ProjectKey, gone: Sequence[int], now: datetime) -> None:
     """Mark annotations and their regions. One that is not stored yet is remembered: its creation may come later.
 
-    gone: few, since others wait for the end of the transaction, see `PIECE`.
+    gone: few, since others wait for the end of the transaction, see `GONE_PIECE`.
     """
     statement = upsert(
         connection,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
+from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, and_
+from sqlalchemy import ColumnElement, Connection, Row, Table, and_, bindparam, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from backend.records import ProjectKey, RegionKey
@@ -15,6 +16,8 @@ from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import predictions, regions
 
 Record = TypeVar("Record")
+
+_KEY = tuple(regions.primary_key)
 
 #: Regions that can be used; one with a problem has no outcome, and the other way round. Indices have this condition.
 IS_USABLE = and_(regions.c.deleted_at.is_(None), regions.c.problem.is_(None))
@@ -46,6 +49,27 @@ def of_tasks(table: Table, key: ProjectKey, tasks: Collection[int]) -> ColumnEle
 def of_region(table: Table, key: RegionKey) -> ColumnElement[bool]:
     """Condition: the row is of this region."""
     return and_(*(table.c[name] == value for name, value in vars(key).items()))
+
+
+def change_regions(
+    connection: Connection,
+    changes: Iterable[tuple[RegionKey, datetime, Mapping[str, Any]]],
+    *conditions: ColumnElement[bool],
+) -> None:
+    """Change regions that are still as of a time and meet the conditions: (region, its `updated_at`, new values).
+
+    Those with the same columns go in one statement, which takes a tenth of the time.
+    """
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for key, updated_at, values in changes:
+        if values:
+            same = {f"same_{name}": value for name, value in {**vars(key), "updated_at": updated_at}.items()}
+            new = {f"new_{name}": value for name, value in values.items()}
+            alike.setdefault(tuple(values), []).append(same | new)
+    mine = [regions.c[name] == bindparam(f"same_{name}") for name in (*(each.name for each in _KEY), "updated_at")]
+    for names, rows in alike.items():
+        statement = update(regions).where(*mine, *conditions)
+        connection.execute(statement.values({name: bindparam(f"new_{name}") for name in names}), rows)
 
 
 def insert_if_new(connection: Connection, table: Table) -> Any:

@@ -18,7 +18,7 @@ from backend.corrections.photos import PhotoArchive, fetch_photos
 from backend.corrections.prediction_outcomes import judge_preannotated
 from backend.corrections.queries import count
 from backend.corrections.suggestions import save_suggestions
-from backend.corrections.updates import PIECE
+from backend.corrections.updates import GONE_PIECE
 from backend.errors import NotFound
 from backend.label_studio.events import parse_webhook
 from backend.records import OUTCOMES, Counts, Preannotated
@@ -163,7 +163,7 @@ class Cut(BaseException):
 def test_a_large_deletion_is_worked_in_a_piece_at_a_time_and_again_where_it_was_cut_off(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    many = 2 * PIECE + 5
+    many = 2 * GONE_PIECE + 5
     made = [annotation(number, [brush_row("a", square(1, 1, 9))], task=number) for number in range(many)]
     for each in made:
         put(store, event("ANNOTATION_CREATED", annotation=each))
@@ -186,7 +186,7 @@ def test_a_large_deletion_is_worked_in_a_piece_at_a_time_and_again_where_it_was_
     with pytest.raises(Cut):
         process_inbox(store)
     process_inbox(store)
-    assert written == [PIECE, PIECE, 2 * PIECE, many]
+    assert written == [GONE_PIECE, GONE_PIECE, 2 * GONE_PIECE, many]
     assert count(store, KEY).deleted == many and count(store, KEY).regions == 0
 
 
