@@ -259,6 +259,23 @@ def average_weights(
     print(f"written to {out}")
 
 
+@weights_app.command("blend")
+def blend_weights(
+    packed: Annotated[Path, typer.Argument(metavar="PACKED", help="Weights file that can be served.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Weights of a training run that began with it.")],
+    out: Annotated[Path, typer.Option("--out", help="Weights file to write, with all that PACKED has.")],
+    share: Annotated[float, typer.Option("--share", help="Of the run, 0 to 1.")] = 0.5,
+    only: Annotated[str, typer.Option("--only", help="Weights that begin so; the others are PACKED's.")] = "",
+    card: Annotated[Path | None, typer.Option("--card", help="YAML file: added to the card of PACKED.")] = None,
+) -> None:
+    """As `average`, for a file that is served: its order of candidates, refiner, calibration and card stay."""
+    from semsam_model.checkpoints.run_weights import blend
+    from semsam_model.config import read_yaml
+
+    version = blend(packed, run, share, out, only, card=read_yaml(card) if card else None)
+    print(f"written to {out} as {version}")
+
+
 @weights_app.command("graft")
 def graft_weights(
     clicks: Annotated[Path, typer.Argument(metavar="CLICKS", help="Weights of a training run, or packed ones.")],

@@ -18,6 +18,7 @@ from semsam_model.checkpoints.checkpoint import (
     check_names_and_shapes,
     read_weights,
     save,
+    with_tensors,
 )
 from semsam_model.checkpoints.header import Version
 from semsam_model.config import ModelConfig
@@ -36,6 +37,21 @@ def average(first: Path, second: Path, share: float, path: Path, prefix: str = "
     with it are averaged, the others are those of `first`. Raises CheckpointError when a file cannot be read, the two
     are not of one network, or no name starts with the prefix; ConfigError for a share outside 0..1.
     """
+    save_file(read_network(first) | _averaged(first, second, share, prefix), path)
+
+
+def blend(
+    packed: Path, second: Path, share: float, path: Path, prefix: str = "", *, card: Mapping[str, Any] | None = None
+) -> Version:
+    """`average`, for a packed first file: what stands beside its network, and its card, stay.
+
+    card: added to its card. Raises as `average`.
+    """
+    return with_tensors(packed, _averaged(packed, second, share, prefix), path, card=card)
+
+
+def _averaged(first: Path, second: Path, share: float, prefix: str) -> dict[str, Tensor]:
+    """The weights whose names start with the prefix."""
     if not 0 <= share <= 1:
         raise ConfigError(f"share {share}: expected 0 (the first network) to 1 (the second)")
     ours, theirs = (read_network(file) for file in (first, second))
@@ -43,7 +59,7 @@ def average(first: Path, second: Path, share: float, path: Path, prefix: str = "
     chosen = [name for name in ours if name.startswith(prefix)]
     if not chosen:
         raise CheckpointError(f"{first}: no weights begin with {prefix!r}; the first is {next(iter(ours))!r}")
-    save_file(ours | {name: ours[name].lerp(theirs[name], share) for name in chosen}, path)
+    return {name: ours[name].lerp(theirs[name], share) for name in chosen}
 
 
 def graft(clicks: Path, queries: Path, config: ModelConfig, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from semsam_model.checkpoints.checkpoint import load, save
 from semsam_model.checkpoints.header import read_header
-from semsam_model.checkpoints.run_weights import average, pack
+from semsam_model.checkpoints.run_weights import average, blend, pack
 from semsam_model.config import read_model_config
 from semsam_model.errors import CheckpointError, ConfigError
 from semsam_model.network.model import SemanticSAM, build_model
+from semsam_model.network.ranker import FEATURES, Ranker
 
 TINY = read_model_config("tiny")
 
@@ -56,3 +58,20 @@ def test_two_runs_are_averaged_weight_by_weight_packed_or_not(model: SemanticSAM
     save_file({name: value for name, value in theirs.items() if name != "decoder.content"}, other)
     with pytest.raises(CheckpointError, match=r"other\.safetensors: does not fit .*: decoder\.content is missing"):
         average(path, other, 0.5, out)
+
+
+def test_a_blended_file_keeps_what_stands_beside_the_network(model: SemanticSAM, tmp_path: Path) -> None:
+    packed, run, out = (tmp_path / f"{name}.safetensors" for name in ("packed", "run", "out"))
+    zeros = np.zeros((len(FEATURES), 2), np.float32)
+    model.ranker = Ranker(zeros, zeros[0], zeros[0], zeros[0, 0])
+    before = save(packed, model, TINY, half=True, card={"data": "none"})
+    save_file(build_model(TINY).state_dict(), run)
+    assert blend(packed, run, 0.0, out) == before
+    assert read_header(out).card == {"data": "none"}
+    blend(packed, run, 0.5, out, "decoder.", card={"minutes": 62})
+    average(packed, run, 0.5, tmp_path / "average.safetensors", "decoder.")
+    wanted, kept, found = (load_file(file) for file in (tmp_path / "average.safetensors", packed, out))
+    assert found.keys() == kept.keys()
+    for name, value in found.items():
+        assert torch.equal(value, wanted[name].half() if name.startswith("decoder.") else kept[name]), name
+    assert read_header(out).card == {"data": "none", "minutes": 62}
