@@ -11,13 +11,13 @@ import pytest
 from backend.demo.project import DemoProject
 from tests.journeys.browser import Editor
 from tests.journeys.camera import Camera
-from tests.journeys.test_click_in_label_studio import COFFEE, IN_THE_CUP, MakeProject, mask_of, start
+from tests.journeys.test_click_in_label_studio import COFFEE, MakeProject, mask_of, start
 from tests.paths import ROOT, SAMPLES
 
 pytestmark = pytest.mark.browser
 
 PICTURES = ROOT / "out" / "pictures"
-BESIDE = (IN_THE_CUP[0] + 0.006, IN_THE_CUP[1])
+IN_THE_CUP, BESIDE = (0.55, 0.40), (0.556, 0.40)
 ON_THE_SPOON, ON_THE_SUIT, ON_THE_FACE = (0.62, 0.74), (0.25, 0.75), (0.44, 0.22)
 
 

@@ -124,7 +124,10 @@ def test_requests_are_answered_however_they_are_cut_into_pieces() -> None:
         waits.sendall(BODY)
         assert answered(waits) == EXPECTED
         assert HTTPResponse(odd := say(b"nonsense\r\n\r\n")).fp and odd.recv(12) == b"HTTP/1.1 400"
-        assert say(b"x" * (HEAD + 10)).recv(10).startswith(b"HTTP/1.1 4")
+        with contextlib.suppress(
+            ConnectionResetError
+        ):  # what was not read may reset it before the answer is read
+            assert say(b"x" * (HEAD + 10)).recv(10).startswith(b"HTTP/1.1 4")
 
 
 @given(st.integers(0, 3 * WHOLE), st.lists(st.integers(1, 40), max_size=8), st.booleans())
