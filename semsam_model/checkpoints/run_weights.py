@@ -37,7 +37,7 @@ def average(first: Path, second: Path, share: float, path: Path, prefix: str = "
     with it are averaged, the others are those of `first`. Raises CheckpointError when a file cannot be read, the two
     are not of one network, or no name starts with the prefix; ConfigError for a share outside 0..1.
     """
-    save_file(read_network(first) | _averaged(first, second, share, prefix), path)
+    save_file(_averaged(first, second, share, prefix), path)
 
 
 def blend(
@@ -51,7 +51,7 @@ def blend(
 
 
 def _averaged(first: Path, second: Path, share: float, prefix: str) -> dict[str, Tensor]:
-    """The weights whose names start with the prefix."""
+    """The network of the first file; its weights whose names start with the prefix are averaged."""
     if not 0 <= share <= 1:
         raise ConfigError(f"share {share}: expected 0 (the first network) to 1 (the second)")
     ours, theirs = (read_network(file) for file in (first, second))
@@ -59,7 +59,7 @@ def _averaged(first: Path, second: Path, share: float, prefix: str) -> dict[str,
     chosen = [name for name in ours if name.startswith(prefix)]
     if not chosen:
         raise CheckpointError(f"{first}: no weights begin with {prefix!r}; the first is {next(iter(ours))!r}")
-    return {name: ours[name].lerp(theirs[name], share) for name in chosen}
+    return ours | {name: ours[name].lerp(theirs[name], share) for name in chosen}
 
 
 def graft(clicks: Path, queries: Path, config: ModelConfig, path: Path) -> None:

@@ -124,9 +124,7 @@ def test_requests_are_answered_however_they_are_cut_into_pieces() -> None:
         waits.sendall(BODY)
         assert answered(waits) == EXPECTED
         assert HTTPResponse(odd := say(b"nonsense\r\n\r\n")).fp and odd.recv(12) == b"HTTP/1.1 400"
-        with contextlib.suppress(
-            ConnectionResetError
-        ):  # what was not read may reset it before the answer is read
+        with contextlib.suppress(ConnectionResetError):  # what was not read may reset it before the answer is read
             assert say(b"x" * (HEAD + 10)).recv(10).startswith(b"HTTP/1.1 4")
 
 

@@ -27,7 +27,7 @@ from tests.semsam_model.houses import FILL
 from tests.semsam_model.networks import structured
 from tests.semsam_model.training.losses.test_masks import EVENLY, random_case
 from tests.semsam_model.training.test_loop import CONFIG
-from tests.semsam_model.training.test_scenes import EVERYTHING, SAMPLES
+from tests.semsam_model.training.test_scenes import EVERYTHING, SAMPLES, batches
 
 WEIGHT = 0.25
 #: Two objects and two parts, of which the houses show one each.
@@ -58,24 +58,10 @@ PARTIAL = [with_added(sample) if sample.source == "farm" else sample for sample 
 AUGMENTED = replace(EVERYTHING, jitter=0.3, colour=0.5, jpeg=0.5)
 
 
-def batches(samples: list[Sample], seed: int, config: SamplingConfig = AUGMENTED) -> TrainingBatches:
-    mixture = replace(Mixture.of(samples), turning=frozenset({"farm"}))
-    return TrainingBatches(
-        mixture,
-        [Stage(6, 96, 2)],
-        config,
-        click_box=0.005,
-        fill=FILL,
-        seed=seed,
-        vocabulary=Vocabulary.of(SAMPLES),
-        object_queries=True,
-    )
-
-
 @given(st.integers(0, 10_000))
 @settings(max_examples=15)
 def test_marks_survive_mosaics_turns_and_pasting(seed: int) -> None:
-    batch = batches(PARTIAL, seed)[seed % 6]
+    batch = batches(AUGMENTED, seed, PARTIAL, SAMPLES)[seed % 6]
     assert batch.prompts.targets.supervised is not None
     for labels, supervised in zip(batch.prompts.labels, batch.prompts.targets.supervised, strict=True):
         for label, row in zip(labels.tolist(), supervised.tolist(), strict=True):
@@ -85,8 +71,8 @@ def test_marks_survive_mosaics_turns_and_pasting(seed: int) -> None:
 @given(st.integers(0, 10_000))
 @settings(max_examples=15)
 def test_pixels_and_object_queries_are_as_if_nothing_had_been_added(seed: int) -> None:
-    first = batches(PARTIAL, seed)[seed % 6]
-    second = batches([without(sample) for sample in PARTIAL], seed)[seed % 6]
+    first = batches(AUGMENTED, seed, PARTIAL, SAMPLES)[seed % 6]
+    second = batches(AUGMENTED, seed, [without(sample) for sample in PARTIAL], SAMPLES)[seed % 6]
     assert first.names == second.names and torch.equal(first.images, second.images)
     for one, two in zip(first.object_queries, second.object_queries, strict=True):
         for field in ("masks", "boxes", "kinds", "labels", "complete", "supervised"):

@@ -78,7 +78,10 @@ def painted(source: str, number: int, *, partial: bool = False) -> Sample:
 SAMPLES = [painted(source, number) for source in ("street", "farm") for number in range(3)]
 
 
-def batches(config: SamplingConfig, seed: int = 0, samples: list[Sample] = SAMPLES) -> TrainingBatches:
+def batches(
+    config: SamplingConfig, seed: int = 0, samples: list[Sample] = SAMPLES, named: list[Sample] | None = None
+) -> TrainingBatches:
+    """named: samples whose labels are known; None: those of all."""
     mixture = replace(Mixture.of(samples), turning=frozenset({"farm"}))
     return TrainingBatches(
         mixture,
@@ -87,7 +90,7 @@ def batches(config: SamplingConfig, seed: int = 0, samples: list[Sample] = SAMPL
         click_box=0.005,
         fill=FILL,
         seed=seed,
-        vocabulary=Vocabulary.of(samples),
+        vocabulary=Vocabulary.of(named or samples),
         object_queries=True,
     )
 
