@@ -3,7 +3,8 @@
     photo    uint8 (H, W, 3)
     masks    uint8, packed bits of (n, H, W): the masks that were clicked
     clicks   float32 (n, 2): x, y of the click in each
-    logits   float16 (n, P, h, w): proposals for that click, the first-ranked first, at stride 4 of the photo's frame
+    logits   float16 (n, P, h, w): proposals for that click, the first-ranked first, at stride 4 of the photo's frame;
+             as many as the click with the fewest has
     frame    int64 (2,): resized height and width of that frame
 
 Photos are drawn from the sources by their shares; the order is the same for the same seed, so more can be made later,
@@ -119,9 +120,9 @@ def answer(model: SemanticSAM, sample: Sample, rng: np.random.Generator) -> Answ
         ranked = order(proposals.crops, expected_iou(proposals, model.ranker))
         logits.append(np.stack([proposals.pairs[i][1].logits for i in ranked]).clip(-30, 30).astype(np.float16))
         clicks.append(click)
-    return Answers(
-        photo, np.stack([masks[at] for at in chosen]), tuple(clicks), np.stack(logits), embedding.frame.resized
-    )
+    fewest = min(map(len, logits))  # nested regions of the photo are proposed too, more at one click than at another
+    kept = np.stack([of_click[:fewest] for of_click in logits])
+    return Answers(photo, np.stack([masks[at] for at in chosen]), tuple(clicks), kept, embedding.frame.resized)
 
 
 def _write(path: Path, answers: Answers) -> None:

@@ -1,5 +1,6 @@
 """The refiner learns: from answers and made masks, step by step, and goes on exactly after a pause."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ from semsam_model.config import read_model_config
 from semsam_model.data.folder import read_samples
 from semsam_model.data.mixture import Mixture
 from semsam_model.errors import CheckpointError, DataError
+from semsam_model.inference.candidates import CandidateOptions
+from semsam_model.inference.proposals import predict_proposals
 from semsam_model.network.mobilenet import MobileNetV2
 from semsam_model.network.refiner import Refiner
 from semsam_model.training.refiner import RefinerRun, RefinerSettings, new_refiner, refiner_loss, train_refiner
 from semsam_model.training.refiner_answers import answer_files, collect_answers, drawn_samples, read_answers
 from semsam_model.training.refiner_examples import Material
+from semsam_model.types import Prompt
 from tests.semsam_model.houses import write_source
 from tests.semsam_model.networks import structured
 
@@ -43,6 +47,19 @@ def test_answers_are_read_as_the_network_gave_them_and_are_made_once(material: M
         assert np.array_equal(a.logits, b.logits) and np.array_equal(a.masks, b.masks) and a.clicks == b.clicks
         assert all(mask[int(c.y), int(c.x)] for mask, c in zip(a.masks, a.clicks, strict=True))
         assert a.start(0, 0).shape == a.photo.shape[:2]
+
+
+def test_answers_to_clicks_with_more_and_fewer_nested_regions_are_kept_together(tmp_path: Path) -> None:
+    write_source(tmp_path, "houses", 4)
+    model = structured(dataclasses.replace(read_model_config("tiny"), regions=6))
+    collect_answers(model, Mixture.of(read_samples(tmp_path).samples), tmp_path / "answers", photos=4)
+    for path in answer_files(tmp_path / "answers"):
+        answers = read_answers(path)
+        counts = [
+            len(predict_proposals(model, model.encode(answers.photo), Prompt((click,)), CandidateOptions()).pairs)
+            for click in answers.clicks
+        ]
+        assert answers.logits.shape[:2] == (len(counts), min(counts)) and max(counts) > 6
 
 
 def test_every_sample_is_drawn_once(material: Material) -> None:
