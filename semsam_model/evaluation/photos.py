@@ -29,7 +29,8 @@ from semsam_model.data.samples import Sample
 from semsam_model.errors import ConfigError
 from semsam_model.evaluation.encoded_photos import encode_photos
 from semsam_model.evaluation.labels import LabelList, labels_of
-from semsam_model.evaluation.tasks import NEEDS, NO_QUERIES, TASKS, Figures, SegmentedPhoto, TaskMetric
+from semsam_model.evaluation.segmented_photo import SegmentedPhoto
+from semsam_model.evaluation.tasks import NEEDS, NO_QUERIES, TASKS, Figures, TaskMetric
 from semsam_model.inference.automatic import AutomaticOptions, automatic_masks
 from semsam_model.inference.object_queries import Embed, ObjectQueries, predict_object_queries
 from semsam_model.network.model import ImageEmbedding, SemanticSAM

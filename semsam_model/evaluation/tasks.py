@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 
-from semsam_model.data.samples import Region, Sample
 from semsam_model.evaluation.labels import LabelList
 from semsam_model.evaluation.metrics.average_precision import (
     MAX_PREDICTIONS_FEDERATED,
@@ -18,6 +17,7 @@ from semsam_model.evaluation.metrics.average_precision import (
 )
 from semsam_model.evaluation.metrics.maps import UNLABELLED, MeanIou, PanopticQuality
 from semsam_model.evaluation.metrics.masks import InstanceSets, TextIou
+from semsam_model.evaluation.segmented_photo import SegmentedPhoto, large_first
 from semsam_model.inference.naming import part_and_whole
 from semsam_model.inference.object_queries import (
     Embed,
@@ -28,7 +28,6 @@ from semsam_model.inference.object_queries import (
     word_scores,
 )
 from semsam_model.inference.postprocess import PostprocessOptions, to_panoptic, to_semantic
-from semsam_model.network.frame import Frame
 from semsam_model.types import Candidate, Kind
 
 #: Least score of a predicted mask, where masks are counted as a set or belong to a word.
@@ -36,51 +35,6 @@ PRESENT = PostprocessOptions().present
 #: For average precision, which ranks predictions, and maps, which are annotated nearly everywhere: no threshold.
 KEEP_ALL = PostprocessOptions(least=0.001, present=0.02)
 Figures = dict[str, Any]
-
-
-class LabelledMask(NamedTuple):
-    """An annotated mask that has a label."""
-
-    mask: np.ndarray  #: bool (H, W)
-    label: int
-    region: Region
-
-
-@dataclass(frozen=True, eq=False)
-class SegmentedPhoto:
-    """One photo with its annotated masks and what was predicted on it."""
-
-    sample: Sample
-    masks: Sequence[np.ndarray]  #: bool (H, W), of every region
-    frame: Frame
-    queries: ObjectQueries
-    labels: LabelList
-    grid: Sequence[Candidate] | None = None  #: masks by a grid of clicks, in place of `queries`
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.sample.height, self.sample.width
-
-    def labelled(self, granularities: Collection[str]) -> list[LabelledMask]:
-        """Annotated masks of these granularities that have a label."""
-        found = []
-        for region, mask in zip(self.sample.regions, self.masks, strict=True):
-            label = self.labels.index_of(region.label)
-            if region.granularity in granularities and label is not None and mask.any():
-                found.append(LabelledMask(mask, label, region))
-        return found
-
-    def label_map(self, granularities: Collection[str]) -> np.ndarray:
-        """int (H, W) of label indices, small masks over large ones, UNLABELLED elsewhere."""
-        labels = np.full(self.size, UNLABELLED)
-        for mask, label, _ in sorted(self.labelled(granularities), key=_large_first):
-            labels[mask] = label
-        return labels
-
-
-def _large_first(named: LabelledMask) -> int:
-    """Sort key, large masks first."""
-    return -np.count_nonzero(named.mask)
 
 
 class TaskMetric(Protocol):
@@ -192,7 +146,7 @@ class PanopticMetric:
         ids, label_of = np.zeros(photo.size, np.int32), dict[int, int]()
         id_of_stuff: dict[int, int] = {}
         crowds: set[int] = set()
-        for mask, label, region in sorted(photo.labelled(("object", "region")), key=_large_first):
+        for mask, label, region in sorted(photo.labelled(("object", "region")), key=large_first):
             number = id_of_stuff.get(label, len(label_of) + 1)
             if label in self._stuff:
                 id_of_stuff[label] = number

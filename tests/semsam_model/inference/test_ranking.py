@@ -26,7 +26,8 @@ from semsam_model.network.frame import Frame
 from semsam_model.network.model import ImageEmbedding, SemanticSAM, build_model
 from semsam_model.network.pixel_decoder import Features
 from semsam_model.network.ranker import ADDED, EVIDENCE, FEATURES, OF_PROPOSAL, Ranker
-from semsam_model.training.ranker import KnownLabels, ProposalList, fit, fit_ranker
+from semsam_model.training.ranker import fit, fit_ranker
+from semsam_model.training.ranker_lists import KnownLabels, ProposalList
 from semsam_model.types import LEVEL_TOKENS, Click, Kind, LabelSet, Prompt, PromptContext
 from tests.semsam_model.houses import write_source
 
