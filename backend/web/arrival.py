@@ -2,7 +2,8 @@
 
 One thread collects what arrives on all connections. A request of up to WHOLE bytes is handed to a thread when all of it
 is there; of a larger one, or one of unknown length, the beginning, and few of those are read at once, so that some
-threads are free for short requests whatever comes. Written against the worker of gunicorn 27.
+threads are free for short requests whatever comes. A connection that was answered for the last time is read on by the
+same thread until its client has closed it, for a limited time. Written against the worker of gunicorn 27.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ LARGE = 16  #: larger requests, and those of unknown length, whose bodies are re
 CONNECTIONS = 4096  #: open at once; beyond, the one that has been silent for longest goes
 PATIENCE_S = 15.0  #: for a request to arrive, and
 BYTES_PER_S = 20_000  #: so much more time for what has arrived
+LEAVE_S = 5.0  #: for a client to close a connection that was answered for the last time, and
+LEAVE_BYTES = 64 * 2**20  #: so much that it may send meanwhile
 _PIECE = 256 * 2**10
 _SEND_S = 30  #: for a client to take something of its answer
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.IGNORECASE)
@@ -70,6 +73,17 @@ def allow_connections(most: int = CONNECTIONS) -> int:
 
 class _Connection(TConn):
     """With what has arrived of the next request."""
+
+    def __init__(self, worker: ArrivalWorker, client: socket.socket, address: Any, server: Any) -> None:
+        super().__init__(worker.cfg, client, address, server)
+        self._worker = worker
+
+    def close(self, graceful: bool = False) -> None:
+        """graceful: it was answered, see `ArrivalWorker.leave`."""
+        if graceful:
+            self._worker.leave(self)
+        else:
+            super().close()
 
     def begin(self) -> None:
         self.arrived = bytearray()
@@ -114,6 +128,7 @@ class ArrivalWorker(ThreadWorker):
     def init_process(self) -> None:
         self._arriving: dict[socket.socket, _Connection] = {}  #: in the order in which their requests began
         self._held: deque[_Connection] = deque()  #: large ones that wait for others
+        self._leaving: dict[socket.socket, _Connection] = {}  #: in the order in which they were answered
         self._large = 0
         super().init_process()
 
@@ -130,7 +145,7 @@ class ArrivalWorker(ThreadWorker):
             return
         self.nr_conns += 1
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_S, 0))
-        self._collect(_Connection(self.cfg, client, address, listener.getsockname()))
+        self._collect(_Connection(self, client, address, listener.getsockname()))
         if self.nr_conns >= self.worker_connections:
             self._drop_longest_silent()
 
@@ -147,6 +162,8 @@ class ArrivalWorker(ThreadWorker):
             self._drop(conn)
         while self._held and self._held[0].deadline < now:
             self._close(self._held.popleft())
+        for conn in [each for each in self._leaving.values() if each.timeout < now]:
+            self._left(conn)
 
     def _collect(self, conn: _Connection) -> None:
         conn.begin()
@@ -192,6 +209,40 @@ class ArrivalWorker(ThreadWorker):
         self._large_read(conn)
         super().finish_request(conn, fs)
 
+    def leave(self, conn: _Connection) -> None:
+        """Tell the client that nothing more comes, and close when it has closed.
+
+        Closed with bytes that nobody has read, a connection is reset, and its client may lose the answer. gunicorn
+        reads 64 KiB on the thread that collects, and waits there 2 s for each client that does not close.
+        """
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:  # the client is gone
+            conn.close()
+            return
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + LEAVE_S
+        conn.may_send = LEAVE_BYTES
+        self.nr_conns += 1  # gunicorn has counted it off
+        self._leaving[conn.sock] = conn
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._read_on, conn))
+
+    def _read_on(self, conn: _Connection, client: socket.socket) -> None:
+        try:
+            data = client.recv(_PIECE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        conn.may_send -= len(data)
+        if not data or conn.may_send <= 0:
+            self._left(conn)
+
+    def _left(self, conn: _Connection) -> None:
+        del self._leaving[conn.sock]
+        self.poller.unregister(conn.sock)
+        self._close(conn)
+
     def _forget(self, conn: _Connection) -> None:
         del self._arriving[conn.sock]
         self.poller.unregister(conn.sock)
@@ -205,6 +256,9 @@ class ArrivalWorker(ThreadWorker):
         conn.close()
 
     def _drop_longest_silent(self) -> None:
+        if self._leaving:
+            self._left(next(iter(self._leaving.values())))
+            return
         silent = (each for each in self._arriving.values() if not each.arrived)
         conn = next(silent, next(iter(self._arriving.values()), None))
         if conn is not None:

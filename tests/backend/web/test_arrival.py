@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,12 @@ serve(settings, lambda settings: create_app(settings, StandIn(), Metrics()), lam
 """
 
 
+Say = Callable[[bytes], socket.socket]
+
+
 @contextlib.contextmanager
-def running(connections: int = 400) -> Iterator[tuple[str, Any]]:
-    """(address of the server, a way to open connections that say so much)."""
+def running(connections: int) -> Iterator[str]:
+    """Its address."""
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "CONNECTIONS": str(connections)}
     command = [sys.executable, "-c", SCRIPT]
     with (
@@ -52,15 +55,33 @@ def running(connections: int = 400) -> Iterator[tuple[str, Any]]:
     ):
         stack.callback(os.killpg, process.pid, signal.SIGKILL)
         assert process.stderr is not None
-        url = next(line for line in process.stderr if "listening on" in line).split()[-1]
-        address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        yield next(line for line in process.stderr if "listening on" in line).split()[-1]
+
+
+@contextlib.contextmanager
+def connecting(url: str) -> Iterator[Say]:
+    """A way to open connections that say so much; all are closed in the end."""
+    address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+    with contextlib.ExitStack() as stack:
 
         def say(content: bytes) -> socket.socket:
             connection = stack.enter_context(socket.create_connection(address, timeout=30))
             connection.sendall(content)
             return connection
 
-        yield url, say
+        yield say
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with running(connections=400) as url:
+        yield url
+
+
+@pytest.fixture
+def say(server: str) -> Iterator[Say]:
+    with connecting(server) as say:
+        yield say
 
 
 def head(length: int, path: str = "/predict", *more: str) -> bytes:
@@ -79,23 +100,22 @@ EXPECTED = (200, {"results": [PREDICTION]})
 
 
 @pytest.mark.slow
-def test_health_and_clicks_are_answered_whatever_others_do_not_send() -> None:
-    with running() as (url, say):
-        silent = list[socket.socket]()
-        for content in (b"", b"POST /pre", head(1000) + b"{", head(2 * WHOLE) + b" " * (WHOLE + 1)):
-            silent += [say(content) for _ in range(60)]
-            assert requests.get(f"{url}/health", timeout=5).json()["status"] == "UP"
-            assert answered(say(head(len(BODY)) + BODY)) == EXPECTED
-        time.sleep(3)
-        for each in silent[:180:20]:  # nobody waits for ever
-            each.settimeout(5)
-            with contextlib.suppress(ConnectionResetError):
-                assert each.recv(10) == b""
+def test_health_and_clicks_are_answered_whatever_others_do_not_send(server: str, say: Say) -> None:
+    silent = list[socket.socket]()
+    for content in (b"", b"POST /pre", head(1000) + b"{", head(2 * WHOLE) + b" " * (WHOLE + 1)):
+        silent += [say(content) for _ in range(60)]
+        assert requests.get(f"{server}/health", timeout=5).json()["status"] == "UP"
+        assert answered(say(head(len(BODY)) + BODY)) == EXPECTED
+    time.sleep(3)
+    for each in silent[:180:20]:  # nobody waits for ever
+        each.settimeout(5)
+        with contextlib.suppress(ConnectionResetError):
+            assert each.recv(10) == b""
 
 
 @pytest.mark.slow
 def test_where_all_connections_are_taken_the_longest_silent_one_goes() -> None:
-    with running(connections=40) as (url, say):
+    with running(connections=40) as url, connecting(url) as say:
         silent = [say(b"") for _ in range(60)]
         assert requests.get(f"{url}/health", timeout=5).json()["status"] == "UP"
         silent[0].settimeout(5)
@@ -104,28 +124,44 @@ def test_where_all_connections_are_taken_the_longest_silent_one_goes() -> None:
 
 
 @pytest.mark.slow
-def test_requests_are_answered_however_they_are_cut_into_pieces() -> None:
+def test_requests_are_answered_however_they_are_cut_into_pieces(say: Say) -> None:
     pieces = [head(len(BODY)), BODY[:5], BODY[5:]]
     chunked = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunked += b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
-    with running() as (_, say):
-        connection = say(b"")
-        for content in (pieces, [head(len(BODY)) + BODY], [*head(len(BODY)).splitlines(True), BODY]):
-            for piece in content:  # one connection: it is kept for the next request
-                connection.sendall(piece)
-                time.sleep(0.02)
-            assert answered(connection) == EXPECTED
-        assert answered(say(chunked)) == EXPECTED
-        large = BODY[:-1] + b" " * (3 * WHOLE) + b"}"
-        for _ in range(4):  # more than are read at once
-            assert answered(say(head(len(large)) + large)) == EXPECTED
-        waits = say(head(len(BODY), "/predict", "Expect: 100-continue"))
-        assert waits.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
-        waits.sendall(BODY)
-        assert answered(waits) == EXPECTED
-        assert HTTPResponse(odd := say(b"nonsense\r\n\r\n")).fp and odd.recv(12) == b"HTTP/1.1 400"
-        with contextlib.suppress(ConnectionResetError):  # what was not read may reset it before the answer is read
-            assert say(b"x" * (HEAD + 10)).recv(10).startswith(b"HTTP/1.1 4")
+    connection = say(b"")
+    for content in (pieces, [head(len(BODY)) + BODY], [*head(len(BODY)).splitlines(True), BODY]):
+        for piece in content:  # one connection: it is kept for the next request
+            connection.sendall(piece)
+            time.sleep(0.02)
+        assert answered(connection) == EXPECTED
+    assert answered(say(chunked)) == EXPECTED
+    large = BODY[:-1] + b" " * (3 * WHOLE) + b"}"
+    for _ in range(4):  # more than are read at once
+        assert answered(say(head(len(large)) + large)) == EXPECTED
+    waits = say(head(len(BODY), "/predict", "Expect: 100-continue"))
+    assert waits.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    waits.sendall(BODY)
+    assert answered(waits) == EXPECTED
+    assert HTTPResponse(odd := say(b"nonsense\r\n\r\n")).fp and odd.recv(12) == b"HTTP/1.1 400"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [HEAD + 10, 40 * HEAD])
+def test_who_is_refused_reads_why_however_much_it_has_sent(say: Say, length: int) -> None:
+    refused = [say(b"x" * length) for _ in range(5)]
+    time.sleep(0.2)  # a reset by then would take the answers with it
+    assert [each.recv(10) for each in refused] == 5 * [b"HTTP/1.1 4"]
+    assert answered(say(head(len(BODY)) + BODY)) == EXPECTED
+
+
+@pytest.mark.slow
+def test_who_was_answered_and_does_not_close_its_connection_keeps_nobody_waiting(server: str, say: Say) -> None:
+    refused = [say(b"nonsense\r\n\r\n") for _ in range(30)]
+    last = [say(b"GET /health HTTP/1.0\r\n\r\n") for _ in range(30)]
+    assert requests.get(f"{server}/health", timeout=5).json()["status"] == "UP"
+    for connection, status in ((refused[-1], b"400"), (last[-1], b"200")):
+        said = b"".join(iter(lambda each=connection: each.recv(4096), b""))
+        assert said[9:12] == status
 
 
 @given(st.integers(0, 3 * WHOLE), st.lists(st.integers(1, 40), max_size=8), st.booleans())
