@@ -146,7 +146,8 @@ def _corrupted(wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What was wanted, blobs added along its border and taken away, then blurred: float32 (H, W) logits."""
     mask = wanted.astype(np.uint8)
     size = float(np.sqrt(mask.sum()))
-    rows, columns = np.nonzero(cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)))
+    border = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    rows, columns = np.nonzero(border if border.any() else mask)  # a mask of the whole photo has no border
     for _ in range(int(rng.integers(1, 6))):
         place = int(rng.integers(len(rows)))
         axes = tuple(max(1, int(size * r)) for r in rng.uniform(0.05, 0.4, 2))

@@ -1,6 +1,7 @@
 """The refiner learns: from answers and made masks, step by step, and goes on exactly after a pause."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from semsam_model.training.refiner import RefinerRun, RefinerSettings, new_refin
 from semsam_model.training.refiner_answers import answer_files, collect_answers, drawn_samples, read_answers
 from semsam_model.training.refiner_examples import Material
 from semsam_model.types import Prompt
-from tests.semsam_model.houses import write_source
+from tests.semsam_model.houses import rle, write_source
 from tests.semsam_model.networks import structured
 
 
@@ -86,6 +87,17 @@ def test_an_example_holds_its_clicks_and_the_newest_is_where_the_mask_is_wrong(m
         example = example.corrected(np.where(example.wanted, 2, -2).astype(np.float32) * (seed % 2 or -1))
         if len(example.clicks) == count:
             break
+
+
+def test_a_mask_of_the_whole_photo_is_corrected_too(material: Material, tmp_path: Path) -> None:
+    content = write_source(tmp_path, "houses", 1)
+    height, width = 48, 64
+    whole = {**content["annotations"][0], "segmentation": rle(np.ones((height, width), bool))}
+    (tmp_path / "houses.json").write_text(json.dumps({**content, "annotations": [whole]}))
+    of_whole = Material(material.answers, Mixture.of(read_samples(tmp_path).samples))
+    drawn = [of_whole.draw(np.random.default_rng(seed)) for seed in range(30)]
+    made = [example for example in drawn if example.wanted[20:108, 20:108].all()]
+    assert made and all(example.clicks[-1].positive for example in made)
 
 
 def test_the_loss_is_least_for_the_wanted_mask() -> None:
