@@ -4,6 +4,7 @@
     --projects P ...      that they are spread over; further columns
     --database            sqlite (the default), postgres (a server of its own, in a temporary folder, without fsync)
     --figures NAME ...    only these: start learned memory idle webhook burst deletion pictures status due bytes
+                          settled
     --wait SECONDS        for everything taught to be learned, or a backlog to be worked in, at most (300)
     --folder DIR          for the stores; a temporary one if not given
     --kept DIR            of made stores (SQLite): one that is there is copied, one that is not is made and stays there
@@ -23,6 +24,8 @@ a row a figure:
     status     the status page, counted anew
     due        is a fine-tuning job due, of all projects
     bytes      of the database, a region
+    settled    bytes that rows and indices take, a region, once all suggestions are a day old; once they are a month
+               old; seconds that settling took
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,7 @@ from PIL import Image
 from sqlalchemy import text, update
 
 from backend.corrections.queries import count_waiting, list_projects
+from backend.corrections.settling import settle
 from backend.finetuning.jobs import new_corrections
 from backend.service.status import read_status
 from backend.store.database import Store
@@ -60,8 +64,13 @@ from tests.backend import postgres
 
 #: Those that need a running service, in the order in which they are taken; then those that need the store alone.
 SERVED = ("start", "learned", "memory", "idle", "webhook", "burst", "deletion", "pictures")
-FIGURES = (*SERVED, "status", "due", "bytes")
+FIGURES = (*SERVED, "status", "due", "bytes", "settled")
 GONE, PICTURES, BURST, WEBHOOKS = 1000, 1000, 20, 9
+#: Without pages that are free to be written to.
+_SQLITE_BYTES = (
+    "SELECT (page_count - freelist_count) * page_size"
+    " FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()"
+)
 
 
 class Measured:
@@ -79,7 +88,7 @@ class Measured:
         shutil.copy(ROCKET, photos)
         began = time.monotonic()
         settings = {"label_studio_url": self.origin, "label_studio_api_key": "t", "database_url": database}
-        settings |= {"suggestion_days": "36500"}  # the made ones are old; settling them is another figure
+        settings |= {"suggestion_days": "0"}  # the made ones are old; settling them is another figure
         with serving(folder, photos, **settings) as (url, process):
             clicked = self.projects  # the last one that the learner would come to
             task = {"id": clicked - 1, "project": clicked, "data": {"image": f"/data/local-files/?d={ROCKET.name}"}}
@@ -218,11 +227,21 @@ class Measured:
             if self.store.dialect == "postgresql":
                 size = connection.scalar(text("SELECT pg_database_size(current_database())"))
             else:
-                size = connection.scalar(
-                    text("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
-                )
+                size = connection.scalar(text(_SQLITE_BYTES))
             kept = connection.scalar(text("SELECT coalesce(sum(length(lesson)), 0) FROM lessons"))
         return f"{(size - kept) / (self.wanted * REGIONS):,.0f}"
+
+    def settled(self) -> str:
+        """Those that became no region are a day old at first, though the made ones are older."""
+        began, found = time.monotonic(), []
+        for untaken in (timedelta(days=36500), timedelta(days=30)):
+            sum(settle(self.store, untaken))
+            found.append(time.monotonic() - began)
+            if self.store.dialect == "postgresql":
+                self.store.compact()
+            found.append(self.bytes())
+        seconds, day, _, month = found
+        return f"{day}; {month}; {seconds:.0f}"
 
 
 def _seconds(work: Callable[[], Any]) -> float:
@@ -257,13 +276,15 @@ def column(wanted: int, projects: int, given: argparse.Namespace, of_model: From
         if given.kept is None:
             fill(store, origin, wanted, projects, of_model)
         measured = Measured(store, origin, wanted, projects, given.wait)
-        alone = [name for name in FIGURES if name in given.figures and name not in SERVED]
+        alone = [name for name in FIGURES if name in given.figures and name not in (*SERVED, "settled")]
         found = {name: getattr(measured, name)() for name in alone}
         print(f"{wanted} in {projects}: {found}", flush=True)
         if {*SERVED} & {*given.figures}:
             for name, value in measured.served(folder, database, given.figures):
                 print(f"{wanted} in {projects}: {name} {value}", flush=True)
                 found[name] = value
+        if "settled" in given.figures:
+            found["settled"] = measured.settled()
     return found
 
 

@@ -24,14 +24,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import list_projects
-from backend.corrections.settling import BATCH, settle
+from backend.corrections.settling import settle
 from backend.corrections.sync import sync_project
 from backend.finetuning import snapshot
 from backend.label_studio.client import LabelStudio
@@ -91,8 +91,7 @@ def others(database: str, _: str, folder: Path) -> str:
 def settle_all(database: str, _: str, folder: Path) -> str:
     with contextlib.closing(Store.open(database)) as store:
         watch = Stopwatch()
-        while settle(store, datetime.now(UTC) - timedelta(days=30)) == BATCH:
-            pass
+        sum(settle(store, timedelta(days=30)))
         taken = str(watch)
         store.compact()
     return taken

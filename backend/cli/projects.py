@@ -111,18 +111,16 @@ def settle(
         bool, typer.Option("--compact", help="Then give the room back to the disk; nobody can write meanwhile.")
     ] = False,
 ) -> None:
-    """Delete what was suggested and became no region, but for what is new; the running backend does it by itself."""
-    from datetime import UTC, datetime, timedelta
+    """Delete what was suggested and became no region, but for what is new; the running backend does it by itself.
 
-    from backend.corrections.settling import BATCH
+    Of what became regions the other candidates go, after a day at most.
+    """
+    from datetime import timedelta
+
     from backend.corrections.settling import settle as settle_some
 
     with opened_store() as (settings, store):
-        before = datetime.now(UTC) - timedelta(days=settings.suggestion_days if days is None else days)
-        total = some = settle_some(store, before)
-        while some == BATCH:
-            some = settle_some(store, before)
-            total += some
+        total = sum(settle_some(store, timedelta(days=settings.suggestion_days if days is None else days)))
         print(f"{total} suggestions settled")
         if compact:
             store.compact()

@@ -11,12 +11,12 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 from backend.corrections.inbox import enqueue, process_inbox
 from backend.corrections.introductions import Introductions
-from backend.corrections.settling import BATCH, settle
+from backend.corrections.settling import settle
 from backend.corrections.suggestions import PromptAnswer, save_suggestions
 from backend.corrections.updates import has_config, save_config
 from backend.errors import StoreError, StoreUnavailable
@@ -34,7 +34,7 @@ WAITING_SUGGESTIONS = 10_000  #: encoded suggestions that wait while the databas
 RETRY_S = 2.0  #: seconds after which a write that failed is tried again
 _IDLE_S = 2.0  #: seconds after which the store is looked into unasked: another backend may have died, or heard news
 _BATCH = 50  #: suggestions written in one transaction
-_SETTLE_S = 3600.0  #: seconds between two looks for suggestions that have become old
+_SETTLE_S = 3600.0  #: seconds between two looks at the suggestions that are not settled
 _PAUSE_S = 0.1  #: between two batches of those, for whoever else writes
 
 
@@ -52,11 +52,12 @@ class StoreWriter:
         """on_processed: called on the writer's thread with the project of each event that was processed.
 
         on_introduced: likewise, with the name of a project and of its server, where a backend on this store heard it.
-        settle_after: age of suggestions that are settled; 0: none are.
+        settle_after: age of suggestions that became no region from which on they go, see `settling`; 0: all stay whole.
         """
         self._store = store
         self._settle_after = settle_after
         self._settle_at = time.monotonic() if settle_after else float("inf")
+        self._settling: Iterator[int] | None = None  #: a look that has begun
         self._metrics = metrics
         self._on_processed = on_processed
         self._answers: queue.Queue[PromptAnswer] = queue.Queue(WAITING_ANSWERS)
@@ -139,13 +140,17 @@ class StoreWriter:
         return True
 
     def _settle(self) -> None:
-        """Settle a batch of old suggestions, and note when the next is due."""
+        """Settle a batch of suggestions, and note when the next is due."""
         try:
-            settled = settle(self._store, datetime.now(UTC) - self._settle_after)
-            self._settle_at = time.monotonic() + (0 if settled == BATCH else _SETTLE_S)
+            if self._settling is None:
+                self._settling = settle(self._store, self._settle_after)
+            next(self._settling)
+            return
+        except StopIteration:
+            pass
         except StoreError as error:
-            log.warning("old suggestions are not settled: %s", error)
-            self._settle_at = time.monotonic() + _SETTLE_S
+            log.warning("suggestions are not settled: %s", error)
+        self._settling, self._settle_at = None, time.monotonic() + _SETTLE_S
 
     def _write_projects(self) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""Old suggestions lose what became no region; what became one is judged as before."""
+"""Suggestions lose what became no region; what became one is judged as before."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from typer.testing import CliRunner
 
 from backend.cli.main import app
 from backend.corrections.inbox import enqueue, process_inbox
-from backend.corrections.queries import count, stream_regions
-from backend.corrections.settling import BATCH, settle
+from backend.corrections.queries import count, problems, stream_regions
+from backend.corrections.settling import BATCH, TAKEN, settle
 from backend.corrections.suggestions import PromptAnswer, save_suggestions
 from backend.label_studio.events import parse_webhook
 from backend.records import StoredRegion
 from backend.store.database import Store
 from backend.store.tables import offers
-from tests.backend.annotations import KEY, NOON, annotation, answered, at, event, square
+from tests.backend.annotations import KEY, NOON, annotation, answered, at, brush_row, event, square
 from tests.backend.stored import find_suggestion, query_plans
 
 MASKS = [square(1, 1, 20), square(3, 3, 9), square(25, 5, 8)]
+DAYS = timedelta(days=30)
 LATER = NOON + timedelta(days=31)
 
 
@@ -50,14 +51,21 @@ def prompts(store: Store) -> set[str]:
         return set(connection.scalars(select(offers.c.prompt_id)))
 
 
+def sizes(store: Store) -> dict[str, int]:
+    """Candidates of each prompt."""
+    with store.read() as connection:
+        rows = connection.execute(select(offers.c.prompt_id, offers.c.candidates)).all()
+    return {row.prompt_id: len(row.candidates) for row in rows}
+
+
 def test_what_became_a_region_is_judged_as_before_and_the_rest_is_gone(store: Store) -> None:
     answer, rows = answered(MASKS)
     taken, rejected = save(store, answer), save(store, answered(MASKS)[0])
     edited = rows[1] | {"origin": "prediction-changed", "value": rows[2]["value"]}
     before = submit(store, edited)
-    assert settle(store, at(-10)) == 0, "none is older than that"
+    assert list(settle(store, DAYS, at(-10) + TAKEN)) == [], "none is older than a day"
     assert count(store, KEY).rejected == 1
-    assert settle(store, LATER) == 2
+    assert list(settle(store, DAYS, LATER)) == [2]
     assert count(store, KEY).rejected == 1
     assert prompts(store) == {taken} != {rejected}
     left = find_suggestion(store, taken)
@@ -67,7 +75,42 @@ def test_what_became_a_region_is_judged_as_before_and_the_rest_is_gone(store: St
     for name, region in before.items():
         assert (again[name].outcome, again[name].iou_with_offer) == (region.outcome, region.iou_with_offer)
         assert (again[name].click, again[name].seconds) == (region.click, region.seconds)
-    assert settle(store, LATER) == 0
+    assert list(settle(store, DAYS, LATER)) == []
+
+
+def test_after_a_day_a_taken_candidate_is_left_alone_and_what_was_not_taken_may_still_be(store: Store) -> None:
+    answer, rows = answered(MASKS)
+    taken = save(store, answer)
+    other, drafted = answered(MASKS, at_s=1)
+    waiting = save(store, other)
+    submit(store, rows[1])
+    assert list(settle(store, DAYS, at(10) + TAKEN)) == [1]
+    assert sizes(store) == {taken: 1, waiting: 3}
+    later = {each.key.region: each for each in submit(store, rows[1], drafted[2], updated=10**5).values()}
+    assert [(each.outcome, each.iou_with_offer) for each in later.values()] == [("accepted", 1.0)] * 2
+    assert list(settle(store, DAYS, at(10**5) + TAKEN)) == [1]
+    assert sizes(store) == {taken: 1, waiting: 1}
+    assert count(store, KEY).rejected == 0
+
+
+def test_another_candidate_of_a_settled_prompt_counts_as_the_editor_says(store: Store) -> None:
+    answer, rows = answered(MASKS)
+    save(store, answer)
+    submit(store, rows[0])
+    sum(settle(store, DAYS, LATER))
+    found = submit(store, rows[0], rows[1] | {"origin": "prediction-changed"}, updated=60)
+    judged = {name: (each.outcome, each.iou_with_offer) for name, each in found.items()}
+    assert judged == {rows[0]["id"]: ("accepted", 1.0), rows[1]["id"]: ("corrected", None)}
+
+
+def test_nothing_is_kept_longer_than_the_days_say(store: Store) -> None:
+    answer, rows = answered(MASKS)
+    taken, untaken = save(store, answer), save(store, answered(MASKS)[0])
+    submit(store, rows[0])
+    hour = timedelta(hours=1)
+    assert list(settle(store, hour, at(-20) + hour)) == []
+    assert list(settle(store, hour, at(20) + hour)) == [2]
+    assert sizes(store) == {taken: 1}, untaken
 
 
 def test_a_deleted_annotation_that_comes_back_finds_its_suggestion(store: Store) -> None:
@@ -76,7 +119,7 @@ def test_a_deleted_annotation_that_comes_back_finds_its_suggestion(store: Store)
     submit(store, rows[0])
     enqueue(store, parse_webhook(event("ANNOTATIONS_DELETED", annotations=[{"id": 5}])).to_event(KEY.origin))
     process_inbox(store)
-    settle(store, LATER)
+    assert list(settle(store, DAYS, LATER)) == [1]
     assert prompts(store) == {taken}
 
 
@@ -84,18 +127,32 @@ def test_many_are_settled_batch_by_batch_oldest_first(store: Store) -> None:
     for number in range(BATCH + 5):
         save(store, answered(MASKS[:1], at_s=number)[0])
     new = save(store, answered(MASKS[:1], at_s=10**6)[0])
-    assert [settle(store, at(10**5)) for _ in range(3)] == [BATCH, 5, 0]
+    look = settle(store, DAYS, at(10**5) + DAYS)
+    assert next(look) == BATCH
+    assert list(settle(store, DAYS, at(10**5) + DAYS)) == [5], "a look that was cut off is begun again"
+    assert list(look) == []
     assert prompts(store) == {new}
+
+
+def test_those_that_may_still_be_taken_do_not_stand_in_the_way(store: Store) -> None:
+    for _ in range(BATCH + 5):
+        save(store, answered(MASKS[:1], at_s=-60)[0])  # all at the same time
+    answer, rows = answered(MASKS)
+    taken = save(store, answer)
+    submit(store, rows[0])
+    assert list(settle(store, DAYS, at(60) + TAKEN)) == [1]
+    assert sizes(store)[taken] == 1
 
 
 def test_old_suggestions_are_found_by_an_index(tmp_path: Path) -> None:
     store = Store.open(f"sqlite:///{tmp_path}/semsam.db")
     save(store, answered(MASKS[:1])[0])
     with query_plans(store) as plans:
-        settle(store, LATER)
+        sum(settle(store, DAYS, LATER))
     store.close()
     assert "offers_unsettled" in plans[0]
     assert "project=? AND task=?" in plans[1]
+    assert "prompt_id=?" in plans[2]
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
@@ -116,10 +173,14 @@ def test_the_command_settles_and_gives_the_room_back(database: str, tmp_path: Pa
     store.close()
 
 
-def test_suggestions_of_an_older_database_stay_what_they_were(store: Store) -> None:
+def test_suggestions_and_masks_of_an_older_database_stay_what_they_were(store: Store) -> None:
     answer, rows = answered(MASKS)
     prompt_id = save(store, answer)
     before = find_suggestion(store, prompt_id)
+    malformed = brush_row("b", square(1, 1, 9)) | {"original_width": 0}
+    drawn = submit(store, brush_row("a", square(1, 1, 9), label="x"), malformed, updated=-60)
+    unread = problems(store, KEY)
+    assert drawn and unread
     with store.write() as connection:
         config = Config(attributes={"connection": connection})
         config.set_main_option("script_location", "backend.store:migrations")
@@ -127,7 +188,11 @@ def test_suggestions_of_an_older_database_stay_what_they_were(store: Store) -> N
         old = connection.scalar(text("SELECT candidates FROM offers"))
         old = json.loads(old) if isinstance(old, str) else old
         assert [each["names"] for each in old] == [[], [], []], "as they were: plain JSON"
+        masks = connection.scalars(text("SELECT mask FROM regions ORDER BY region")).all()
+        assert masks == [drawn["a"].mask["counts"], None], "plain text"
         command.upgrade(config, "head")
+    assert {each.key.region: each for each in stream_regions(store, KEY)} == drawn
+    assert problems(store, KEY) == unread
     assert find_suggestion(store, prompt_id) == before
     (region,) = submit(store, rows[0]).values()
     assert (region.outcome, region.iou_with_offer) == ("accepted", 1.0)

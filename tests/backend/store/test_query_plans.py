@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ class Actions:
         assert request_due(self.store, Settings(finetune_after_corrections=50)) == []
 
     def settling(self) -> None:
-        settle(self.store, BEGAN)
+        sum(settle(self.store, timedelta(days=1), BEGAN + timedelta(days=1)))
 
     def all(self) -> dict[str, Callable[[], None]]:
         names = ("delivery", "click", "look", "status", "job_check", "settling")
