@@ -95,7 +95,7 @@ class Settings:
     database_url: SecretStr | None = None  #: postgresql://..., sqlite:///...; None = semsam.db in the data folder
     #: seconds between two synchronisations of all projects with Label Studio; 0 = at the start and on demand only
     sync_seconds: Annotated[float, Field(ge=0, le=86400)] = 600.0
-    #: days after which a suggestion that became no region is deleted; 0 = never
+    #: days after which a suggestion that became no region is deleted; 0 = never, nor anything of the others
     suggestion_days: Annotated[float, Field(ge=0, le=36500)] = 30.0
 
     label_studio_url: _BaseUrl = "http://localhost:8080"  #: as the backend reaches it

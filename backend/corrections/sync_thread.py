@@ -6,8 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 from backend.corrections.photos import PhotoArchive, fetch_photos
 from backend.corrections.prediction_outcomes import judge_preannotated
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 RETRY_S = 30.0  #: seconds after which a project that failed is tried again
 APART_S = 5.0  #: seconds between two comparisons of a project that was asked for by `request_sync_soon`
 PHOTOS_S = 60.0  #: seconds after which new regions are looked for unasked: another backend may have died over theirs
+BEGIN_S = 60.0  #: seconds that the first comparison waits for what annotators wait for
 MISSED_AGAIN = timedelta(hours=1)  #: after which a project that Label Studio did not show is asked for again
 
 
@@ -58,16 +61,24 @@ class SyncThread:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._outages = Outages(log)
+        self._begin = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
 
-    def start(self) -> None:
-        """Begin with all projects that the store knows."""
+    def start(self, after: Future[Any] | None = None) -> None:
+        """Begin with all projects that the store knows; when `after` is done, or has taken `BEGIN_S`, if that is given:
+        to go through a long list takes the processor from a model that is loading.
+        """
+        if after is None:
+            self._begin.set()
+        else:
+            after.add_done_callback(lambda _: self._begin.set())
         self._thread.start()
 
     def stop(self) -> None:
         """End. A step that is under way ends with the process, and loses nothing."""
         self._stopping.set()
+        self._begin.set()
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(2.0)
@@ -94,6 +105,7 @@ class SyncThread:
         self._wake.set()
 
     def _run(self) -> None:
+        self._begin.wait(BEGIN_S)
         every_s = self._every_s or float("inf")
         next_round, first = time.monotonic(), True
         retry_at, next_photos = next_round, next_round + PHOTOS_S

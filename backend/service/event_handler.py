@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any
 
@@ -63,9 +64,10 @@ class EventHandler:
         self._compared_instead: Counter[tuple[ProjectKey | None, str]] = Counter()  #: webhooks by project and kind
         self._lock = threading.Lock()
 
-    def start(self) -> None:
+    def start(self, after: Future[Any] | None = None) -> None:
+        """Begin; with the comparison of projects when `after` is done."""
         self._store_writer.start()
-        self._sync_thread.start()
+        self._sync_thread.start(after)
 
     def close(self) -> None:
         """Write what is left and end."""

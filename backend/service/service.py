@@ -166,7 +166,7 @@ def build_service(settings: Settings, metrics: Metrics) -> SemsamService:
     labels = service.label_vectors.start() if header.config.name_features else None  # beside the model, not after it
     service.predictor.start()
     service.follower.start()
-    service.events.start()
+    service.events.start(after=labels)
     if settings.learning and labels is not None:
         labels.add_done_callback(lambda _: service.learner.start())  # what was taught long ago keeps no click waiting
     elif settings.learning:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -301,15 +303,15 @@ def test_an_introduction_takes_the_mark_off_though_the_labeling_config_is_known(
 
 
 @pytest.fixture
-def start(store: Store, label_studio: LabelStudio, tmp_path: Path) -> Iterator[Callable[[float], SyncThread]]:
+def start(store: Store, label_studio: LabelStudio, tmp_path: Path) -> Iterator[Callable[..., SyncThread]]:
     """Starts a sync thread that tries again at once; it is stopped at the end."""
     with contextlib.ExitStack() as made:
 
-        def begin(every_s: float) -> SyncThread:
+        def begin(every_s: float, after: Future[Any] | None = None) -> SyncThread:
             sync_thread = SyncThread(
                 store, label_studio, PhotoArchive(tmp_path / "photos"), every_s, retry_s=0.02, apart_s=0.5
             )
-            sync_thread.start()
+            sync_thread.start(after)
             made.callback(sync_thread.stop)
             return sync_thread
 
@@ -324,6 +326,21 @@ def test_what_was_missed_is_fetched_at_the_start_with_its_picture(
     studio.task(1, labelled(5, A, task=1))
     start(0)
     eventually(lambda: [region.image_sha256 is not None for region in stream_regions(store, key)] == [True])
+
+
+def test_the_first_comparison_waits_for_what_annotators_wait_for_even_if_that_fails(
+    studio: FakeStudio, store: Store, key: ProjectKey, sync: Callable[..., Synced], start: Callable[..., Any]
+) -> None:
+    studio.projects.add(7)
+    sync()
+    studio.task(1, labelled(5, A, task=1))
+    loading: Future[None] = Future()
+    thread = start(0, after=loading)
+    thread.request_photos(key)
+    time.sleep(0.2)
+    assert regions(store, key) == set()
+    loading.set_exception(ValueError("no text encoder"))
+    eventually(lambda: regions(store, key) == {"a"})
 
 
 def test_a_comparison_that_failed_is_tried_again_soon(
