@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from sqlalchemy import select, text
 from typer.testing import CliRunner
 
 from backend.cli.main import app
+from backend.corrections import settling
 from backend.corrections.inbox import enqueue, process_inbox
 from backend.corrections.queries import count, problems, stream_regions
 from backend.corrections.settling import BATCH, TAKEN, settle
@@ -24,7 +29,9 @@ from backend.records import StoredRegion
 from backend.store.database import Store
 from backend.store.tables import offers
 from tests.backend.annotations import KEY, NOON, annotation, answered, at, brush_row, event, square
+from tests.backend.corrections.killed_writer import die_at_step
 from tests.backend.stored import find_suggestion, query_plans
+from tests.paths import ROOT
 
 MASKS = [square(1, 1, 20), square(3, 3, 9), square(25, 5, 8)]
 DAYS = timedelta(days=30)
@@ -142,6 +149,59 @@ def test_those_that_may_still_be_taken_do_not_stand_in_the_way(store: Store) -> 
     submit(store, rows[0])
     assert list(settle(store, DAYS, at(60) + TAKEN)) == [1]
     assert sizes(store)[taken] == 1
+
+
+SETTLING = """
+import sys
+from tests.backend.corrections.test_settling import settle_and_die
+settle_and_die(sys.argv[1])
+"""
+
+
+def settle_and_die(url: str) -> None:
+    """In a process of its own: children settle, two in a transaction, each killed a step later than the one before,
+    until one lives. Prints what each left, as JSON: candidates of each prompt, and how many count as rejected.
+    """
+    settling.BATCH = 2
+    for deadly in itertools.count(1):
+        child = os.fork()
+        if child == 0:
+            store = Store.open(url)
+            die_at_step(deadly)
+            sum(settle(store, DAYS, LATER))
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        store = Store.open(url)
+        print(json.dumps([sizes(store), count(store, KEY).rejected]))
+        store.close()
+        if not os.WIFSIGNALED(status):
+            return
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+def test_killed_at_any_step_it_leaves_each_suggestion_whole_or_settled(database: str) -> None:
+    store = Store.open(database)
+    pairs = [answered(MASKS, at_s=number) for number in range(3)]
+    taken = [save(store, answer) for answer, _ in pairs]
+    untaken = [save(store, answered(MASKS, at_s=number)[0]) for number in (0.5, 1.5)]
+    before = submit(store, *(rows[1] for _, rows in pairs), updated=60)
+    whole = dict.fromkeys(taken + untaken, 3)
+    assert sizes(store) == whole
+    command = [sys.executable, "-c", SETTLING, database]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    left = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(left) > 5
+    for found, rejected in left:
+        assert rejected == 2
+        assert found.items() <= (whole | dict.fromkeys(taken, 1)).items() | whole.items()
+        assert {*taken} <= {*found}
+    assert left[-1][0] == sizes(store) == dict.fromkeys(taken, 1)
+    again = submit(store, *(rows[1] for _, rows in pairs), updated=120)
+    judged = [{name: (each.outcome, each.iou_with_offer) for name, each in found.items()} for found in (before, again)]
+    assert judged[0] == judged[1] == dict.fromkeys(before, ("accepted", 1.0))
+    store.close()
 
 
 def test_old_suggestions_are_found_by_an_index(tmp_path: Path) -> None:
