@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 
 import numpy as np
@@ -58,6 +58,11 @@ class LabelVectors:
         except SemsamError as error:
             self.warn_once(f"labels are chosen by rule, not by name: {error}")
             raise
+
+    def wait(self) -> None:
+        """Until the encoder is loaded or missing; at once where nobody has begun to load it."""
+        if self._loading is not None:
+            wait([self._loading])
 
     def prepare(self, config: LabelConfig) -> None:
         """Begin to embed the labels of a project; returns at once."""

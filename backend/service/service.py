@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 from backend.adaptation.learner import Learner
 from backend.corrections.photos import open_photos
-from backend.errors import StoreError
+from backend.errors import NotReady, StoreError
 from backend.inference.follow_version import VersionFollower, load_live
 from backend.inference.label_embeddings import LabelVectors
 from backend.inference.loaded import read_model, settings_concepts, settings_engine
@@ -68,6 +69,12 @@ class SemsamService:
                 self.next_photos.close,
             ):
                 closing.callback(close)
+
+    def wait_until_loaded(self) -> None:
+        """Until the model is there, and the text encoder if it is to be, or cannot be loaded."""
+        with contextlib.suppress(NotReady):
+            self.predictor.ready(threading.TIMEOUT_MAX)
+        self.label_vectors.wait()
 
     # ---- what Label Studio asks about us: answered from memory
 

@@ -26,6 +26,9 @@ from semsam_model.errors import SemsamError
 log = logging.getLogger(__name__)
 
 HEALTH, METRICS, WEBHOOK = "monitoring.health", "monitoring.metrics", "events.webhook"  #: Flask's names of routes
+#: Lists and objects in a body: while they are made, nobody else is answered. 10,000 polygons of 100 points have half.
+MAX_LISTS = 2_000_000
+MAX_TASKS = 50_000  #: of one call of /predict, for the same reason
 MAX_REFUSED_BODY = 4 * 2**20  #: bytes of a webhook without secret
 MAX_JOB = 2**63 - 1  #: number of a job: what a database takes
 
@@ -49,6 +52,8 @@ def predictions(settings: Settings, service: SemsamService, metrics: Metrics) ->
         tasks = body.get("tasks")
         if not isinstance(tasks, list):
             raise BadRequest(f"tasks: expected a list, got {type(tasks).__name__}")
+        if len(tasks) > MAX_TASKS:
+            raise RequestTooLarge(f"tasks: expected at most {MAX_TASKS}, got {len(tasks)}; send fewer at a time")
         g.tasks = len(tasks)
         began = time.perf_counter()
         with throttle.place(g.project) as free:
@@ -158,6 +163,9 @@ def read_json_object(limit: int) -> dict[str, Any]:
         raise RequestTooLarge(
             f"request body: more than {limit} bytes, the setting max_body_bytes (SEMSAM_MAX_BODY_BYTES)"
         )
+    lists = data.count(b"[") + data.count(b"{")
+    if lists > MAX_LISTS:
+        raise RequestTooLarge(f"request body: expected at most {MAX_LISTS} lists and objects, got {lists}; send less")
     try:
         body = json.loads(data)  # accepts NaN, which is not JSON: refused where it is a coordinate
     except (ValueError, RecursionError) as error:

@@ -199,6 +199,8 @@ def raw_bombs() -> dict[str, tuple[bytes, dict[str, str]]]:
         "nested objects": (b'{"a":' * DEEP + b"1" + b"}" * DEEP, json_type),
         "nested inside": (b'{"tasks": ' + b"[" * 900 + b"]" * 900 + b', "label_config": "x"}', json_type),
         "gzip": (packed, json_type | {"Content-Encoding": "gzip"}),
+        "lists": (b'{"tasks": [' + b"[]," * 2_500_000 + b"[]]}", json_type),
+        "objects": (b'{"tasks": [' + b"{}," * 600_000 + b"{}]}", json_type),
         "a number of a million digits": (b'{"project": ' + b"9" * 1_000_000 + b"}", json_type),
         "not UTF-8": (b'{"project": "\xff\xfe"}', json_type),
         "UTF-16": (json.dumps(SETUP).encode("utf-16"), json_type),

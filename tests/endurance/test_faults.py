@@ -148,6 +148,8 @@ def test_label_studio_and_database_go_and_come_back(
                 assert 1 <= len(said) <= 6, said  # the threads that write, learn, follow and compare say it once each
             finally:
                 server.start()
+            # what Label Studio does not have, the next comparison takes away
+            studio.task(changes + 50, labelled(changes + 50, brush_row("a", square(1, 1, 5)), task=changes + 50))
             eventually(lambda: service.post("/webhook", delivery(changes + 50)).status_code == 200)
             eventually(lambda: changes + 50 in stored(url))
         assert "Traceback" not in service.log()

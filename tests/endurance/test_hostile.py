@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +24,7 @@ from tests.endurance import hostile
 from tests.endurance.clicks import click
 from tests.endurance.conftest import Shared
 from tests.endurance.report import Report
-from tests.endurance.service_process import ServiceProcess
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -33,46 +34,23 @@ EXAMPLES_A_MINUTE = 100  #: for each route, of `make soak`
 HEALTH_S = 1.0  #: of `make soak`
 
 
-class Pulse:
-    """Asks for /health again and again meanwhile."""
-
-    def __init__(self, service: ServiceProcess) -> None:
-        self._url = f"{service.url}/health"
-        self._done = threading.Event()
-        self.seconds: list[float] = []
-        self.failures: list[str] = []
-
-    def _run(self) -> None:
-        while not self._done.is_set():
-            began = time.perf_counter()
-            try:
-                assert requests.get(self._url, timeout=60).json()["status"] == "UP"
-            except Exception as error:
-                self.failures.append(repr(error))
-            self.seconds.append(time.perf_counter() - began)
-            self._done.wait(0.1)
-
-    def __enter__(self) -> Pulse:
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-
 @pytest.fixture
-def pulse(shared: Shared, minutes: float, report: Report, request: pytest.FixtureRequest) -> Iterator[Pulse]:
+def pulse(shared: Shared, minutes: float, report: Report, request: pytest.FixtureRequest) -> Iterator[None]:
     """/health is asked throughout the test, and in the end the log tells of no surprise."""
     before = len(shared.service.log())
-    with Pulse(shared.service) as pulse:
-        yield pulse
-    assert not pulse.failures
+    command = [sys.executable, "-m", "tests.endurance.pulse", shared.service.url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "begun\n"
+            yield
+            seen = json.loads(process.communicate()[0])
+        finally:
+            process.kill()
+    assert not seen["failures"]
     said = shared.service.log()[before:]
     assert "Traceback" not in said and "unexpected failure" not in said, said[said.find("unexpected") - 500 :][:4000]
-    slowest = max(pulse.seconds)
-    report.note(request.node.name, f"/health asked {len(pulse.seconds)} times, slowest {slowest:.2f} s")
+    slowest = max(seen["seconds"])
+    report.note(request.node.name, f"/health asked {len(seen['seconds'])} times, slowest {slowest:.2f} s")
     if minutes:
         assert slowest <= HEALTH_S
 
@@ -84,8 +62,9 @@ def check(answer: requests.Response, body: Any = None) -> None:
         assert len(answer.json()["results"]) == len(body["tasks"])
 
 
+@pytest.mark.usefixtures("pulse")
 @pytest.mark.parametrize("route", hostile.SENT)
-def test_bodies_with_anything_in_any_place(shared: Shared, pulse: Pulse, minutes: float, route: str) -> None:
+def test_bodies_with_anything_in_any_place(shared: Shared, minutes: float, route: str) -> None:
     http = requests.Session()
 
     @settings(
@@ -110,7 +89,8 @@ def test_addresses_of_any_kind(shared: Shared, path: str, part: str) -> None:
             check(requests.request(method, shared.service.url + path.format(part), timeout=30))
 
 
-def test_bombs(shared: Shared, pulse: Pulse) -> None:
+@pytest.mark.usefixtures("pulse")
+def test_bombs(shared: Shared) -> None:
     service = shared.service
     memory = service.resident_mb()
     for name, (content, headers) in hostile.raw_bombs().items():
@@ -136,7 +116,8 @@ def test_bombs(shared: Shared, pulse: Pulse) -> None:
     assert CONFIG
 
 
-def test_a_thousand_connections_that_say_nothing_or_little(shared: Shared, pulse: Pulse, minutes: float) -> None:
+@pytest.mark.usefixtures("pulse")
+def test_a_thousand_connections_that_say_nothing_or_little(shared: Shared, minutes: float) -> None:
     address = ("127.0.0.1", shared.service.port)
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
     openings = [b"", b"P", head, head + b"\r\n{", b"GET /health HTTP/1.1\r\nX-Long: "]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from backend.errors import BadRequest, NotReady
+from backend.web import routes
 from tests.backend.web.stand_in import PREDICTION, StandIn, client
 
 # ---- what Label Studio calls
@@ -88,6 +89,20 @@ def test_a_body_over_the_limit_is_refused_with_the_setting_to_change(service: St
     answer = http.post("/setup", data=b"{}" + b" " * 99)
     assert answer.status_code == 413
     assert "max_body_bytes" in answer.json["error"]
+
+
+def test_a_body_of_very_many_lists_or_tasks_is_refused_before_anybody_waits_for_it(
+    service: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "MAX_LISTS", 4)
+    http = client(service)
+    assert http.post("/setup", json={"a": [[], {}]}).status_code == 200
+    answer = http.post("/setup", json={"a": [[], {}, {}]})
+    assert answer.status_code == 413
+    assert "at most 4 lists and objects, got 5" in answer.json["error"]
+    monkeypatch.setattr(routes, "MAX_TASKS", 2)
+    assert http.post("/predict", json={"tasks": [0, 0]}).status_code == 200
+    assert http.post("/predict", json={"tasks": [0, 0, 0]}).status_code == 413
 
 
 # ---- errors

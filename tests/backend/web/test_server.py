@@ -224,6 +224,22 @@ def test_wrong_weights_are_one_line_an_exit_code_and_no_open_port(tmp_path: Path
     assert str(path) in done.stderr
 
 
+@pytest.mark.slow
+def test_the_collector_passes_over_what_was_loaded_and_over_nothing_before() -> None:
+    program = """
+import gc
+from backend.web.server import pass_over_loaded
+
+gc.freeze()
+pass_over_loaded(gc.unfreeze)
+print(len(gc.get_objects()), gc.get_freeze_count())
+"""
+    # a process of its own: what is passed over is never collected
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
+    looked_at, passed_over = map(int, done.stdout.split())
+    assert looked_at < 1000 < 10_000 < passed_over
+
+
 def test_a_taken_port_is_one_clear_line_and_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     def never(_: Settings) -> Any:
         raise AssertionError("nothing may be built for a port that cannot be had")
