@@ -16,7 +16,7 @@ a row a figure:
     learned    seconds until everything taught is learned; of 100 projects, and the one that was clicked; of the
                processor
     memory     MiB of the service after that
-    idle       share of a core over 20 s after that
+    idle       share of a core over 20 s, once all projects are compared with Label Studio; so for what follows
     webhook    seconds until one webhook is worked in, of nine the median and the least; milliseconds of the processor
                for it, with what is learned
     burst      20 webhooks at once: until all are worked in; slowest answer
@@ -107,6 +107,7 @@ class Measured:
             if {"learned", "memory", "idle"} & {*figures}:
                 yield "learned", f"{self._learned(folder / 'log', began, clicked)}, {used():.1f}"
             yield "memory", f"{sum(map(resident_mib, processes)):.0f}"
+            self._until_compared(folder / "log", began)
             if "idle" in figures:
                 time.sleep(5)
                 before, at = used(), time.monotonic()
@@ -132,6 +133,14 @@ class Measured:
             if len(learned) >= self.projects or seconds > self.wait_s:
                 of = "" if len(learned) == self.projects else f", {len(learned)} of {self.projects} projects"
                 return f"{seconds:.0f}{of}; clicked {'-' if first is None else f'{first:.0f}'}"
+            time.sleep(0.5)
+
+    def _until_compared(self, log: Path, began: float) -> None:
+        """With Label Studio, which the service begins when it has started."""
+        while log.read_text().count("compared with Label Studio:") < self.projects:
+            if time.monotonic() - began > self.wait_s:
+                print(f"not compared with Label Studio after {self.wait_s:.0f} s", flush=True)
+                return
             time.sleep(0.5)
 
     def _body(self) -> dict[str, Any]:
