@@ -1,4 +1,4 @@
-"""A server that lists tasks as Label Studio does, none of which has changed: for benchmarks of large stores."""
+"""A server that lists tasks as Label Studio does, few of which have changed: for benchmarks of large stores."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import contextlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from benchmarks.made_store import LABEL_CONFIG, SEEN
+from benchmarks.made_store import LABEL_CONFIG, SEEN, rows_as_posted
+
+LATER = "2026-11-01T00:00:00Z"  #: when the changed ones changed
 
 
 @contextlib.contextmanager
-def listing(port: int, annotations: int, projects: int) -> Iterator[str]:
-    """Its address, with the tasks of a store that `made_store.fill` made."""
+def listing(port: int, annotations: int, projects: int, changed: Collection[int] = ()) -> Iterator[str]:
+    """Its address, with the tasks of a store that `made_store.fill` made.
+
+    changed: tasks whose annotation was changed since; looked at with each request.
+    """
 
     class Answers(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -40,12 +45,18 @@ def listing(port: int, annotations: int, projects: int) -> Iterator[str]:
         query = parse_qs(urlsplit(path).query)
         if "project" not in query:
             return {}
-        if "query" in query:  # which tasks come next
-            return {"tasks": [], "total": 0}
+        if "query" in query:  # some, with their annotations; or which tasks come next
+            wanted = json.loads(query["query"][0]).get("selectedItems", {}).get("included", [])
+            return {"tasks": [whole(number) for number in wanted], "total": len(wanted)}
         mine = range(int(query["project"][0]) - 1, annotations, projects)
         size = int(query["page_size"][0])
         first = (int(query["page"][0]) - 1) * size
-        return {"tasks": [{"id": n, "updated_at": SEEN} for n in mine[first : first + size]], "total": len(mine)}
+        tasks = [{"id": n, "updated_at": LATER if n in changed else SEEN} for n in mine[first : first + size]]
+        return {"tasks": tasks, "total": len(mine)}
+
+    def whole(number: int) -> dict[str, Any]:
+        own = {"id": number, "updated_at": LATER, "created_at": SEEN, "result": rows_as_posted()}
+        return {"id": number, "data": {"image": f"/data/local-files/?d={number}.jpg"}, "annotations": [own]}
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Answers)
     server.daemon_threads = True

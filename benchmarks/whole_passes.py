@@ -8,6 +8,7 @@ SQLite. Each pass in a process of its own, whose memory is the most that it held
 times are seconds, and seconds of the process's own processor time, which a busy machine hardly changes:
 
     sync       a comparison with a Label Studio in which nothing has changed, of all projects
+    changed    the same, with 10 annotations that have changed
     snapshot   for a fine-tuning job of the first project; MiB, and MiB before it began
     others     photos of other projects for that job
     settle     all suggestions are old
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -40,6 +42,8 @@ from backend.store.database import Store
 from benchmarks.machine import free_port, peak_mib, print_table
 from benchmarks.made_store import REGIONS, FromModel, fill, from_model
 from benchmarks.studio_stand_in import listing
+
+CHANGED = 10  #: annotations
 
 
 class Stopwatch:
@@ -59,13 +63,13 @@ class EveryPhoto(PhotoArchive):
         return True
 
 
-def sync(database: str, origin: str, _: Path) -> str:
+def sync(database: str, origin: str, _: Path, changed: int = 0) -> str:
     with contextlib.closing(Store.open(database)) as store:
         label_studio = LabelStudio(Settings(label_studio_url=origin, label_studio_api_key="t"))
         watch, read = Stopwatch(), 0
         for project in list_projects(store):
             read += sync_project(store, label_studio, project.key).read
-        assert not read, f"{read} tasks were read, expected none"
+        assert read == changed, f"{read} tasks were read, expected {changed}"
         return str(watch)
 
 
@@ -99,6 +103,7 @@ def settle_all(database: str, _: str, folder: Path) -> str:
 
 PASSES: dict[str, Callable[[str, str, Path], str]] = {
     "sync": sync,
+    "changed": partial(sync, changed=CHANGED),
     "snapshot": take_snapshot,
     "others": others,
     "settle": settle_all,
@@ -106,9 +111,10 @@ PASSES: dict[str, Callable[[str, str, Path], str]] = {
 
 
 def column(wanted: int, projects: int, folder: Path | None, of_model: FromModel) -> dict[str, str]:
+    changed = set[int]()
     with (
         tempfile.TemporaryDirectory(dir=folder) as name,
-        listing(free_port(), wanted, projects) as origin,
+        listing(free_port(), wanted, projects, changed) as origin,
         # a new process for each pass, not a copy of this one
         multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool,
     ):
@@ -118,6 +124,7 @@ def column(wanted: int, projects: int, folder: Path | None, of_model: FromModel)
             fill(store, origin, wanted, projects, of_model)
         before, found = file.stat().st_size, dict[str, Any]()
         for each, work in PASSES.items():
+            changed |= {wanted // CHANGED * number for number in range(CHANGED)} if each == "changed" else set()
             found[each] = pool.apply(work, (database, origin, Path(name)))
         regions = wanted * REGIONS
         return found | {"bytes": f"{before / regions:,.0f}; {file.stat().st_size / regions:,.0f}"}

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, select
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, select
 
 from backend.records import ProjectKey, RegionKey
 from backend.store.database import Store
-from backend.store.statements import IS_USABLE, of_project, of_region, to_record, upsert
+from backend.store.statements import IS_USABLE, of_project, to_record, upsert
 from backend.store.tables import learning, lessons, projects, regions, totals
 
 NEWEST = 2000  #: no older region of a project is learned from
 _AT_ONCE = 200  #: lessons that are read in one query
+_DROPPED = 50  #: lessons that are deleted in one transaction
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,14 @@ def keep_lesson(store: Store, key: RegionKey, model: str, kept: KeptLesson) -> N
 
 
 def drop_lessons(store: Store, keys: Sequence[RegionKey]) -> None:
-    """Delete the lessons of these regions, of every model. Raises StoreError."""
-    if not keys:
-        return
-    with store.write() as connection:
-        for key in keys:
-            connection.execute(delete(lessons).where(of_region(lessons, key)))
+    """Delete the lessons of these regions, of every model; a piece in a transaction, since each is large and others
+    wait for its end. Raises StoreError.
+    """
+    named = [lessons.c[each.name] == bindparam(f"of_{each.name}") for each in regions.primary_key]
+    for first in range(0, len(keys), _DROPPED):
+        some = [{f"of_{name}": value for name, value in vars(key).items()} for key in keys[first : first + _DROPPED]]
+        with store.write() as connection:
+            connection.execute(delete(lessons).where(*named), some)
 
 
 def _state(connection: Connection, key: ProjectKey) -> LearningState:
