@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 import numpy as np
 
 from backend.errors import NotReady
+from backend.inference.click_priority import ClickPriority
 from backend.inference.embedding_cache import EmbeddingCache, EmbeddingKey, Kept
 from backend.inference.loaded import Loaded
 from backend.metrics import Metrics
@@ -43,8 +43,6 @@ Priority = Literal["click", "background"]
 #: What is done with an embedded photo; the last argument encodes a window of the same photo.
 Work = Callable[["Model", "EngineEmbedding", "CropEncoder"], T]
 LOAD_WAIT_S = 60.0  #: how long a click waits for a model that is still loading
-#: How long a step of background work waits for clicks, so that many annotators cannot stop it for good.
-LONGEST_WAIT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -74,32 +72,6 @@ class Result(Generic[T]):
     value: T
     version: str  #: of that model, as predictions carry it
     timings: Timings
-
-
-class ClickPriority:
-    """Background work begins its next step when no click is being answered. Thread-safe."""
-
-    def __init__(self, longest_wait_s: float = LONGEST_WAIT_S) -> None:
-        self._longest_wait_s = longest_wait_s
-        self._changed = threading.Condition()
-        self._clicks = 0
-
-    @contextmanager
-    def click(self) -> Iterator[None]:
-        """A click is being answered inside the block."""
-        with self._changed:
-            self._clicks += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._clicks -= 1
-                self._changed.notify_all()
-
-    def wait_for_clicks(self) -> None:
-        """Return when no click is being answered, or after `longest_wait_s`."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._clicks, self._longest_wait_s)
 
 
 class Predictor:

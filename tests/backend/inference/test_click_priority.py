@@ -2,7 +2,7 @@
 
 import time
 
-from backend.inference.predictor import ClickPriority
+from backend.inference.click_priority import ClickPriority
 
 
 def test_without_a_click_nothing_is_waited_for() -> None:
