@@ -53,8 +53,7 @@ def pass_over_loaded(wait_until_loaded: Callable[[], None]) -> None:
     body of many lists is read it would be done again and again.
     """
     wait_until_loaded()
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # without a last look, which would be as long: little of it is garbage
 
 
 def serve(

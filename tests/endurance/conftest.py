@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +31,13 @@ class Shared:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory, region_weights: Path) -> Iterator[Shared]:
+def shared(tmp_path_factory: pytest.TempPathFactory, region_weights: Path, minutes: float) -> Iterator[Shared]:
     folder = tmp_path_factory.mktemp("shared")
     photos = make_photos(folder / "photos", 48)
     settings = {"model": "tiny", "weights": region_weights, "local_files_root": folder / "photos", "threads": 2}
     with running(folder, max_image_pixels=1_000_000, max_body_bytes=2**23, **settings) as service:
+        while minutes and not service.lines("text encoder ready"):  # to import it is not what is measured
+            time.sleep(0.1)
         yield Shared(service, photos)
 
 
