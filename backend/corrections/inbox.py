@@ -8,8 +8,11 @@ counts, and a deletion is final, unless Label Studio itself lists the annotation
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -46,7 +49,48 @@ TELL_S = 2.0  #: seconds after which it is told at the latest that something was
 def enqueue(store: Store, event: WebhookEvent, now: datetime | None = None) -> None:
     """Put an event into the inbox. When this returns, it is on disk. Raises StoreError."""
     with store.write() as connection:
-        connection.execute(insert(inbox), {"received_at": now or datetime.now(UTC), "delivery": event.to_json()})
+        connection.execute(insert(inbox), _inbox_row(event, now or datetime.now(UTC)))
+
+
+def _inbox_row(event: WebhookEvent, now: datetime) -> dict[str, Any]:
+    return {"received_at": now, "delivery": event.to_json()}
+
+
+class Arrivals:
+    """Events that requests bring at the same time go into the inbox together: each commit waits for the disk.
+
+    Thread-safe.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: deque[tuple[dict[str, Any], Future[None]]] = deque()
+        self._lock = threading.Lock()
+
+    def enqueue(self, event: WebhookEvent) -> None:
+        """Put an event into the inbox. When this returns, it is on disk. Raises StoreError, as for those beside it."""
+        mine: Future[None] = Future()
+        self._waiting.append((_inbox_row(event, datetime.now(UTC)), mine))
+        with self._lock:
+            if not mine.done():  # else whoever was here before has taken it along
+                self._put()
+        mine.result()
+
+    def _put(self) -> None:
+        some: list[tuple[dict[str, Any], Future[None]]] = []
+        try:
+            with self._store.write() as connection:
+                some = self._taken()  # only now: others came while this one waited for its turn
+                connection.execute(insert(inbox), [row for row, _ in some])
+        except BaseException as error:
+            for _, future in some or self._taken():
+                future.set_exception(error)
+        else:
+            for _, future in some:
+                future.set_result(None)
+
+    def _taken(self) -> list[tuple[dict[str, Any], Future[None]]]:
+        return [self._waiting.popleft() for _ in range(len(self._waiting))]
 
 
 def process_inbox(store: Store, on_project: Callable[[ProjectKey], object] = lambda key: None) -> int:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
-from backend.corrections.inbox import enqueue, process_inbox
+from backend.corrections.inbox import Arrivals, process_inbox
 from backend.corrections.introductions import Introductions
 from backend.corrections.settling import settle
 from backend.corrections.suggestions import PromptAnswer, save_suggestions
@@ -66,6 +66,7 @@ class StoreWriter:
         self._outages = Outages(log)
         self._hostnames: dict[str, str] = {}
         self._introductions = Introductions(store)
+        self._arrivals = Arrivals(store)
         self._on_introduced = on_introduced
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -110,7 +111,7 @@ class StoreWriter:
 
     def enqueue(self, event: WebhookEvent) -> None:
         """Put an event into the inbox. When this returns it is on disk. Raises StoreError."""
-        enqueue(self._store, event)
+        self._arrivals.enqueue(event)
         self._wake.set()
 
     def _run(self) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy.event import listen
 
-from backend.corrections.inbox import enqueue, process_inbox
+from backend.corrections.inbox import Arrivals, enqueue, process_inbox
 from backend.corrections.photos import PhotoArchive, fetch_photos
-from backend.corrections.queries import count, find_project, problems, stream_regions
+from backend.corrections.queries import count, count_waiting, find_project, problems, stream_regions
 from backend.corrections.suggestions import PromptAnswer, save_suggestions
-from backend.label_studio.events import parse_webhook
+from backend.errors import StoreUnavailable
+from backend.label_studio.events import WebhookEvent, parse_webhook
 from backend.records import StoredRegion
+from backend.store import database
 from backend.store.database import Store
 from semsam_model.masks.codecs import decode_coco_rle
 from tests.backend.annotations import KEY, ORIGIN, SIZE, annotation, answered, at, brush_row, event, square
@@ -245,3 +250,57 @@ def test_whoever_follows_the_projects_does_not_wait_for_a_long_queue(
     told = []
     process_inbox(store, lambda key: told.append(count(store, key).regions))
     assert told == [1, 2, 3]
+
+
+# -------------------------------------------------------------------------------------- requests at the same time
+
+
+def created(number: int) -> WebhookEvent:
+    rows = [brush_row("a", square(1, 1, 5))]
+    body = event("ANNOTATION_CREATED", annotation=annotation(number, rows, task=number))
+    return parse_webhook(body).to_event(ORIGIN)
+
+
+def wait_for(arrivals: Arrivals, number: int) -> None:
+    end = time.monotonic() + 30
+    while len(arrivals._waiting) < number and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def test_events_that_come_while_another_writes_go_into_the_inbox_in_one_transaction(tmp_path: Path) -> None:
+    store, commits = Store.open(f"sqlite:///{tmp_path}/semsam.db"), list[object]()
+    arrivals = Arrivals(store)
+    with ThreadPoolExecutor(20) as pool:
+        with store.write():
+            answers = [pool.submit(arrivals.enqueue, created(number)) for number in range(1, 21)]
+            wait_for(arrivals, 20)
+            assert count_waiting(store) == 0
+            assert not any(each.done() for each in answers), "none is acknowledged before it is on disk"
+            listen(store._engine, "commit", commits.append)
+        assert [each.result() for each in answers] == [None] * 20
+    assert len(commits) == 2, "the other's and theirs"
+    assert count_waiting(store) == 20
+    store.close()
+
+
+def test_each_of_many_events_at_once_is_there_once(store: Store) -> None:
+    arrivals = Arrivals(store)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(arrivals.enqueue, map(created, range(1, 41))))
+    assert process_inbox(store) == 40
+    assert count(store, KEY).regions == 40
+
+
+def test_none_of_them_is_acknowledged_where_the_database_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_S", 0.2)
+    store = Store.open(f"sqlite:///{tmp_path}/semsam.db")
+    arrivals = Arrivals(store)
+    with ThreadPoolExecutor(4) as pool, store.write():
+        answers = [pool.submit(arrivals.enqueue, created(number)) for number in range(1, 5)]
+        assert all(isinstance(each.exception(30), StoreUnavailable) for each in answers)
+    assert count_waiting(store) == 0
+    arrivals.enqueue(created(5))
+    assert count_waiting(store) == 1
+    store.close()
