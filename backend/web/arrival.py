@@ -223,9 +223,9 @@ class ArrivalWorker(ThreadWorker):
         conn.sock.setblocking(False)
         conn.timeout = time.monotonic() + LEAVE_S
         conn.may_send = LEAVE_BYTES
-        self.nr_conns += 1  # gunicorn has counted it off
-        self._leaving[conn.sock] = conn
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._read_on, conn))
+        self._leaving[conn.sock] = conn
+        self.nr_conns += 1  # gunicorn has counted it off
 
     def _read_on(self, conn: _Connection, client: socket.socket) -> None:
         try:
