@@ -1,6 +1,8 @@
 # The ports of `make run`: make run PORT=8081 BACKEND_PORT=9091; its model: make run MODEL=swin_t
 PORT ?= 8080
 BACKEND_PORT ?= 9090
+# How many processes share the tests of `make test` and `make test-fast`; 0: one, in the order of the files
+JOBS ?= 2
 # What `make soak` takes, about
 MINUTES ?= 30
 
@@ -19,11 +21,11 @@ install: ## .venv with .venv/bin/semsam
 
 test: ## every test, those in a real Label Studio and Chromium too
 	@scripts/install.sh semsam dev label-studio chromium postgres
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n $(JOBS)
 
 test-fast: ## tests without Label Studio, browser and PostgreSQL, none of the slow ones
 	@scripts/install.sh semsam dev
-	@.venv/bin/python -m pytest -m "not slow and not browser and not postgres"
+	@.venv/bin/python -m pytest -n $(JOBS) -m "not slow and not browser and not postgres"
 
 check: ## lint, format, types and who imports whom
 	@scripts/install.sh semsam dev
