@@ -25,6 +25,7 @@ def listing(port: int, annotations: int, projects: int, changed: Collection[int]
 
     class Answers(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # head and body in one piece: the second of two would wait 40 ms for the first to be acknowledged
 
         def do_GET(self) -> None:
             found = answer(self.path)
