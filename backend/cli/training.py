@@ -234,12 +234,15 @@ def add_refiner(
     source: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Weights file that can be served.")],
     refiner: Annotated[Path, typer.Option("--refiner", help="Of `semsam train-refiner`, or a weights file with one.")],
     out: Annotated[Path, typer.Option("--out", help="Weights file to write: the same network with this refiner.")],
+    card: Annotated[Path | None, typer.Option("--card", help="YAML file: added to the card of WEIGHTS.")] = None,
 ) -> None:
     """Let further clicks correct the mask: put a trained refiner into a weights file."""
     from semsam_model.checkpoints.checkpoint import with_refiner
     from semsam_model.checkpoints.run_weights import read_refiner
+    from semsam_model.config import read_yaml
 
-    print(f"written to {out} as {with_refiner(source, read_refiner(refiner), out)}")
+    version = with_refiner(source, read_refiner(refiner), out, card=read_yaml(card) if card else None)
+    print(f"written to {out} as {version}")
 
 
 @weights_app.command("average")
