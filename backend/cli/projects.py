@@ -120,6 +120,8 @@ def settle(
     from backend.corrections.settling import settle as settle_some
 
     with opened_store() as (settings, store):
+        if days is None and not settings.suggestion_days:
+            raise StoreError("settle: suggestion_days is 0, which keeps everything; name an age with --days")
         total = sum(settle_some(store, timedelta(days=settings.suggestion_days if days is None else days)))
         print(f"{total} suggestions settled")
         if compact:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from backend.corrections.inbox import enqueue, process_inbox
 from backend.corrections.queries import count, problems, stream_regions
 from backend.corrections.settling import BATCH, TAKEN, settle
 from backend.corrections.suggestions import PromptAnswer, save_suggestions
+from backend.errors import StoreError
 from backend.label_studio.events import parse_webhook
 from backend.records import StoredRegion
 from backend.store.database import Store
@@ -231,6 +233,17 @@ def test_the_command_settles_and_gives_the_room_back(database: str, tmp_path: Pa
     store = Store.open(database)
     assert prompts(store) == set()
     store.close()
+
+
+def test_the_command_deletes_nothing_by_a_setting_that_keeps_everything(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/semsam.db"
+    with closing(Store.open(database)) as store:
+        kept = save(store, answered(MASKS)[0])
+    environment = {"SEMSAM_DATABASE_URL": database, "SEMSAM_DATA_DIR": str(tmp_path), "SEMSAM_SUGGESTION_DAYS": "0"}
+    done = CliRunner().invoke(app, ["settle"], env=environment)
+    assert isinstance(done.exception, StoreError) and "--days" in str(done.exception)
+    with closing(Store.open(database)) as store:
+        assert prompts(store) == {kept}
 
 
 def test_suggestions_and_masks_of_an_older_database_stay_what_they_were(store: Store) -> None:
