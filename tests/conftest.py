@@ -24,7 +24,7 @@ TOGETHER = ("tests/journeys", "tests/endurance", "tests/backend/batch")
 LONG = (*TOGETHER, "tests/backend/cli", "tests/backend/finetuning", "tests/backend/corrections")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`postgres` on every test that needs the server, directly or as one of its parameters; long ones first."""
     for item in items:
         assert isinstance(item, pytest.Function)

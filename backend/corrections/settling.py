@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, insert, not_, or_, select
+from sqlalchemy import Connection, Row, delete, insert, not_, or_, select
 
 from backend.records import ProjectKey
 from backend.store.database import Store
@@ -51,7 +51,7 @@ def settle(store: Store, untaken: timedelta, now: datetime | None = None) -> Ite
             return
         at, prompt_id = some[-1][:2]
         beyond = or_(offers.c.created_at > at, offers.c.prompt_id > prompt_id)
-        query = unsettled.where(and_(offers.c.created_at >= at, beyond))
+        query = unsettled.where(offers.c.created_at >= at, beyond)
 
 
 def _settle(store: Store, due: list[str], before: datetime) -> int:

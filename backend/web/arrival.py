@@ -71,6 +71,16 @@ def allow_connections(most: int = CONNECTIONS) -> int:
     return most if soft == resource.RLIM_INFINITY else max(16, min(most, soft - 200))
 
 
+def _received(client: socket.socket) -> bytes | None:
+    """What has come; None where nothing has yet, nothing at all where nothing more will."""
+    try:
+        return client.recv(_PIECE)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
 class _Connection(TConn):
     """With what has arrived of the next request."""
 
@@ -172,12 +182,9 @@ class ArrivalWorker(ThreadWorker):
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._more, conn))
 
     def _more(self, conn: _Connection, client: socket.socket) -> None:
-        try:
-            data = client.recv(_PIECE)
-        except BlockingIOError:
+        data = _received(client)
+        if data is None:
             return
-        except OSError:
-            data = b""
         if not data:
             self._drop(conn)
             return
@@ -228,12 +235,9 @@ class ArrivalWorker(ThreadWorker):
         self.nr_conns += 1  # gunicorn has counted it off
 
     def _read_on(self, conn: _Connection, client: socket.socket) -> None:
-        try:
-            data = client.recv(_PIECE)
-        except BlockingIOError:
+        data = _received(client)
+        if data is None:
             return
-        except OSError:
-            data = b""
         conn.may_send -= len(data)
         if not data or conn.may_send <= 0:
             self._left(conn)

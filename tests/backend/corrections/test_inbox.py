@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from backend.store import database
 from backend.store.database import Store
 from semsam_model.masks.codecs import decode_coco_rle
 from tests.backend.annotations import KEY, ORIGIN, SIZE, annotation, answered, at, brush_row, event, square
+from tests.backend.service.test_event_handler import eventually
 from tests.backend.stored import find_suggestion, photo
 
 
@@ -261,19 +261,13 @@ def created(number: int) -> WebhookEvent:
     return parse_webhook(body).to_event(ORIGIN)
 
 
-def wait_for(arrivals: Arrivals, number: int) -> None:
-    end = time.monotonic() + 30
-    while len(arrivals._waiting) < number and time.monotonic() < end:
-        time.sleep(0.01)
-
-
 def test_events_that_come_while_another_writes_go_into_the_inbox_in_one_transaction(tmp_path: Path) -> None:
     store, commits = Store.open(f"sqlite:///{tmp_path}/semsam.db"), list[object]()
     arrivals = Arrivals(store)
     with ThreadPoolExecutor(20) as pool:
         with store.write():
             answers = [pool.submit(arrivals.enqueue, created(number)) for number in range(1, 21)]
-            wait_for(arrivals, 20)
+            eventually(lambda: len(arrivals._waiting) == 20)
             assert count_waiting(store) == 0
             assert not any(each.done() for each in answers), "none is acknowledged before it is on disk"
             listen(store._engine, "commit", commits.append)
