@@ -151,9 +151,10 @@ class TrainConfig:
     """ImageNet weights of the backbone to start from (safetensors)"""
     text_encoder: str | None = None
     """Folder or hub name of the encoder of labels; the installed package when null. Only where names are learned"""
-    learn: Literal["everything", "decoder", "generic"] = "everything"
-    """everything; or on top of init, decoder: the prompt decoder alone, so that image features, names and object
-    queries that have decoders of their own stay bit for bit; generic: only what object queries add, so that clicks and
+    learn: Literal["everything", "decoders", "decoder", "generic"] = "everything"
+    """everything; or on top of init, decoders: the prompt decoder and the pixel decoder of clicks, so that the
+    backbone, its projections, names and object queries that have decoders of their own stay bit for bit; decoder: the
+    prompt decoder alone, so that image features stay too; generic: only what object queries add, so that clicks and
     their names stay"""
     lr: Positive = 4e-4
     lr_backbone: NonNegative = 5e-5
@@ -168,7 +169,7 @@ class TrainConfig:
     accumulate: Count = 1
     """Batches a step"""
     bfloat16: bool = True
-    """Autocast to bfloat16; losses stay float32"""
+    """Autocast to bfloat16, but on processors that would emulate it; losses stay float32"""
     ema: Decay = 0.999
     """Decay of the averaged weights; ramps up over the first steps"""
     time_limit_minutes: Positive | None = None
@@ -192,8 +193,8 @@ class TrainConfig:
             raise ValueError("stages: expected at least one")
         if self.learn == "generic" and (self.init is None or not self.loss.generic):
             raise ValueError("learn: generic needs init, the weights to build on, and loss.generic above 0")
-        if self.learn == "decoder" and (self.init is None or self.loss.generic):
-            raise ValueError("learn: decoder needs init, the weights to build on, and loss.generic 0")
+        if self.learn in ("decoders", "decoder") and (self.init is None or self.loss.generic):
+            raise ValueError(f"learn: {self.learn} needs init, the weights to build on, and loss.generic 0")
         if self.learn != "generic" and self.reuse.times != 1:
             raise ValueError(
                 f"reuse: times {self.reuse.times} needs learn: generic; whatever else learns changes what was kept"

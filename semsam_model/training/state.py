@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,10 +68,9 @@ class Run:
         self.fresh: list[str] = [] if config.init is None else _load_init(self.model, Path(config.init))
         self.model.train()
         if config.learn != "everything":
-            learner = self.model.decoder if config.learn == "decoder" else self.model.generic
-            assert learner is not None
             self.model.requires_grad_(False)
-            learner.requires_grad_(True)
+            for parameter in learning(self.model, config.learn):
+                parameter.requires_grad_(True)
         self.optimiser = Optimiser(self.model, optimiser_settings(config), distributed)
         self.objective = Objective(self.model, config, distributed)
         self.loss: Callable[[Batch], LossOutput] = distributed.wrap(self.objective)
@@ -198,6 +197,17 @@ class Run:
         before["processes"], now["processes"] = state.get("processes", 1), self.distributed.world_size
         changed = [f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
         console.print(f"resumed at step {self.step}" + (f"; changed settings: {'; '.join(changed)}" if changed else ""))
+
+
+def learning(model: SemanticSAM, learn: str) -> Iterator[nn.Parameter]:
+    """The parameters that `learn` of the config trains, where that is not everything."""
+    if learn == "generic":
+        assert model.generic is not None
+        yield from model.generic.parameters()
+        return
+    yield from model.decoder.parameters()
+    if learn == "decoders":  # without the projections of the backbone's maps, which object queries read too
+        yield from (p for name, p in model.pixel_decoder.named_parameters() if not name.startswith("input_proj."))
 
 
 def optimiser_settings(config: TrainConfig) -> OptimiserSettings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -11,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, StorageState, sync_playwright
+from playwright.sync_api import Browser, StorageState
 
 from backend.demo.project import DemoProject, ProjectMaker
 from backend.demo.servers import Credentials
 from backend.store.database import Store
+from tests.chromium import launched
 from tests.journeys.browser import Editor
 from tests.journeys.demo_process import DemoProcess
 from tests.paths import CONFIGS, ROOT
 
 SCREENSHOTS = ROOT / "out" / "journeys"
-CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-CHROMIUM_FLAGS += ["--disable-background-networking", "--disable-component-update"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Studio:
     api: ProjectMaker
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     if not (ROOT / ".venv-ls" / "bin" / "label-studio").exists():
         pytest.skip("Label Studio is not installed: `make test` installs it")
@@ -52,20 +50,14 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
             shutil.copy(log, SCREENSHOTS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium(studio: Studio) -> Iterator[Browser]:
     # after the servers: a process with the browser's threads should not fork
-    names = filter(None, (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome"))
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("Chromium is not installed: `make test` installs it where it can")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM_FLAGS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def logged_in(chromium: Browser, studio: Studio) -> StorageState:
     """Cookies of a session that was opened on the login page."""
     with chromium.new_context() as context:

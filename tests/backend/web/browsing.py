@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from werkzeug.serving import make_server
 
 from backend.metrics import Metrics
@@ -18,6 +16,7 @@ from backend.service.status import GateReport, Status, StatusReader
 from backend.settings import Settings
 from backend.store.database import Store
 from backend.web.app import create_app
+from tests.chromium import launched
 
 READY = {"status": "UP", "model_version": "mobile-1", "model_state": "ready"}
 
@@ -69,12 +68,5 @@ def served(service: Any, **settings: Any) -> Iterator[str]:
 
 @contextmanager
 def browser_page(**context: Any) -> Iterator[Page]:
-    from tests.journeys.conftest import CHROMIUM_FLAGS
-
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("Chromium is not installed: `make test` installs it where it can")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM_FLAGS)
+    with launched() as browser:
         yield browser.new_page(viewport={"width": 1240, "height": 900}, **context)
-        browser.close()

@@ -92,3 +92,16 @@ def test_a_batch_of_training_costs_what_its_prompts_cost_whatever_the_common_ran
         torch.manual_seed(seed)
         totals.append(float(objective(batch).total.detach()))
     assert totals[0] == totals[1]
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512"])
+def test_a_processor_that_would_emulate_bfloat16_computes_in_float32(
+    model: SemanticSAM, batch: Batch, instructions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
+    config = TrainConfig(model="tiny", stages=(Stage(1, 96, 2),), loss=LOSS, rounds=CORRECTIONS)
+    asked, full = (
+        float(Objective(model, settings, Distributed(torch.device("cpu")))(batch).total.detach())
+        for settings in (config, dataclasses.replace(config, bfloat16=False))
+    )
+    assert (asked == full) == (instructions == "AVX2")

@@ -1,8 +1,9 @@
-"""Training of the prompt decoder alone: what else there is stays bit for bit."""
+"""Training of the decoders of clicks alone: what else there is stays bit for bit."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -21,20 +22,24 @@ from tests.semsam_model.training.test_object_queries import quiet, small
 TINY = read_model_config("tiny")
 
 
-def test_only_the_prompt_decoder_changes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("learn", ["decoder", "decoders"])
+def test_only_what_clicks_alone_read_changes(tmp_path: Path, learn: Literal["decoder", "decoders"]) -> None:
     write_source(tmp_path / "data", "houses", 2)
     start = tmp_path / "start.safetensors"
     save(start, structured(TINY), TINY, half=True)
-    config = small("tiny", start, learn="decoder", loss=LossConfig())
+    config = small("tiny", start, learn=learn, loss=LossConfig())
     result = train(config, read_samples(tmp_path / "data").samples, tmp_path / "run", console=quiet())
     before, after = load_file(start), load_file(result.weights)
     changed = {name for name in before if not torch.equal(before[name].float(), after[name])}
-    assert changed
-    assert all(name.startswith("decoder.") for name in changed)
+    own = ("decoder.",) if learn == "decoder" else ("decoder.", "pixel_decoder.")
+    assert {next((prefix for prefix in own if name.startswith(prefix)), name) for name in changed} == set(own)
+    assert "pixel_decoder.level_embed" in changed or learn == "decoder"
+    assert not any(name.startswith("pixel_decoder.input_proj.") for name in changed)  # object queries read it too
 
 
+@pytest.mark.parametrize("learn", ["decoder", "decoders"])
 @pytest.mark.parametrize("extra", [{"loss": {"generic": 1.0}, "init": "start.safetensors"}, {}])
-def test_it_needs_weights_to_build_on_and_no_object_queries(extra: dict[str, object]) -> None:
-    run = {"model": "tiny", "stages": [{"steps": 1, "size": 64, "batch": 1}], "learn": "decoder", **extra}
-    with pytest.raises(ConfigError, match="decoder needs init"):
+def test_it_needs_weights_to_build_on_and_no_object_queries(extra: dict[str, object], learn: str) -> None:
+    run = {"model": "tiny", "stages": [{"steps": 1, "size": 64, "batch": 1}], "learn": learn, **extra}
+    with pytest.raises(ConfigError, match=f"{learn} needs init"):
         parse_config(TrainConfig, run, "run.yaml")
