@@ -32,7 +32,7 @@ UNLIKE = 0.4  #: f of a region that speaks neither for nor against a label
 FADING = 3.0  #: examples after the first with which the text of a label has half its weight
 LEAST = 1e-4  #: smaller text scores count as this
 
-PREFERENCE_RIDGE = 3.0
+PREFERENCE_RIDGE = 12.0  #: as RIDGE, of the error of an expected IoU
 #: Weight of each feature of the ranker beside the region's vector; 0: the feature tells nothing about a project.
 _WEIGHTS = {
     "predicted_iou": 3.0,

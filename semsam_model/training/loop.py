@@ -122,7 +122,7 @@ def train(
             run.load(console)
         else:
             _begin(run, console)
-        batches = _training_batches(run, mixture)
+        batches = training_batches(run, mixture)
         out.mkdir(parents=True, exist_ok=True)
         probes = pick_probes(val, config.probe_per_source) if distributed.is_main else []
         with Reporter(config, out, console, probes, run) as reporter:
@@ -151,7 +151,7 @@ def _begin(run: Run, console: Console) -> None:
         console.print(f"names: {', '.join(f'{name} {count}' for name, count in counts.items())}")
 
 
-def _training_batches(run: Run, mixture: Mixture) -> TrainingBatches:
+def training_batches(run: Run, mixture: Mixture) -> TrainingBatches:
     """As many as steps times `accumulate`."""
     config = run.config
     return TrainingBatches(
