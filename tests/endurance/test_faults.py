@@ -7,7 +7,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +23,13 @@ from tests.backend.studio_http import TOKEN
 from tests.endurance.clicks import click, make_photos
 from tests.endurance.report import Report
 from tests.endurance.service_process import ServiceProcess, running
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
 #: Of `make soak`, while Label Studio was away: 5,000 in half an hour, on one of the databases.
 CHANGES_A_MINUTE = {"sqlite": 170, "postgresql": 35}
 SOON_S = 60.0
-
-
-def eventually(true: Callable[[], bool], seconds: float = SOON_S) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        began = time.monotonic()
-        if true():
-            return
-        assert time.monotonic() < end
-        time.sleep(max(0.1, 5 * (time.monotonic() - began)))  # to look must not be most of the work
 
 
 def delivery(number: int) -> dict[str, Any]:

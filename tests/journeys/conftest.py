@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, StorageState
@@ -103,10 +101,3 @@ def backends_store(studio: Studio) -> Iterator[Store]:
     store = Store.open(f"sqlite:///{studio.demo.data}/semsam.db")
     yield store
     store.close()
-
-
-def eventually(wanted: Any, look: Callable[[], Any], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and look() != wanted:
-        time.sleep(0.1)
-    assert look() == wanted

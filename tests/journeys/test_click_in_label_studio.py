@@ -21,8 +21,9 @@ from backend.store.database import Store
 from semsam_model.masks.geometry import iou
 from semsam_model.masks.label_studio import region_mask
 from tests.journeys.browser import Answer, Editor
-from tests.journeys.conftest import Studio, eventually
+from tests.journeys.conftest import Studio
 from tests.paths import SAMPLES
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.browser
 
@@ -290,5 +291,5 @@ def test_a_click_on_the_second_page_is_answered_there_with_its_label_beside_it_a
     assert [(row["type"], row["item_index"]) for row in rows] == [("polygon", 1), ("labels", 1)]
     assert rows[1]["value"]["labels"] == ["cat"]
     key = ProjectKey(studio.url, number)
-    eventually(True, lambda: any("item_index 1" in why for why in problems(backends_store, key).values()))
+    eventually(lambda: any("item_index 1" in why for why in problems(backends_store, key).values()))
     assert not list(stream_regions(backends_store, key))

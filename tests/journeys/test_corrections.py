@@ -29,8 +29,9 @@ from backend.settings import Settings
 from backend.store.database import Store
 from tests.backend.annotations import brush_row, square
 from tests.backend.studio_http import answering
-from tests.journeys.conftest import Studio, eventually
+from tests.journeys.conftest import Studio
 from tests.paths import CONFIGS, SAMPLES
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.browser
 
@@ -64,9 +65,9 @@ def test_annotations_reach_the_store_by_webhook_and_another_one_by_comparison_al
     two = annotate(second, box("c", 1, 5, photo=1))
     three = annotate(third, box("d", 1, 5, photo=2))
     annotations = {"a": one, "b": one, "c": two, "d": three}
-    eventually(annotations, lambda: {name: known[0] for name, known in regions(backends_store, key).items()})
+    eventually(lambda: annotations == {name: known[0] for name, known in regions(backends_store, key).items()})
     # their pictures are fetched afterwards, and kept
-    eventually(True, lambda: all(known[1] for known in regions(backends_store, key).values()))
+    eventually(lambda: all(known[1] for known in regions(backends_store, key).values()))
     photos = PhotoArchive(studio.demo.data / "photos")
     kept = {photos.path(sha256 or "").read_bytes() for _, sha256 in regions(backends_store, key).values()}
     assert kept == {photograph.read_bytes() for photograph in PHOTOGRAPHS[:3]}
@@ -90,7 +91,8 @@ def test_annotations_reach_the_store_by_webhook_and_another_one_by_comparison_al
     assert set(regions(store, key)) == {"b"}
     assert count(store, key).deleted == 3
     fetch_photos(store, label_studio, PhotoArchive(tmp_path / "photos"), key)
-    eventually(regions(store, key), lambda: regions(backends_store, key))
+    sent = regions(store, key)
+    eventually(lambda: regions(backends_store, key) == sent)
     assert [each.mask for each in stream_regions(store, key)] == [
         each.mask for each in stream_regions(backends_store, key)
     ]

@@ -14,11 +14,12 @@ from backend.demo.servers import HOST, Server, start_backend
 from semsam_model.checkpoints.checkpoint import save
 from semsam_model.config import read_model_config
 from tests.journeys.browser import Editor
-from tests.journeys.conftest import Studio, eventually
+from tests.journeys.conftest import Studio
 from tests.journeys.demo_process import free_port
 from tests.journeys.test_click_in_label_studio import COFFEE, IN_THE_CUP, start, stored_rows
 from tests.paths import CONFIGS
 from tests.semsam_model.networks import structured
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.browser
 
@@ -37,7 +38,7 @@ def swin_t(studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     server = start_backend(port, studio.url, studio.credentials, tmp_path / "data", tmp_path / "backend.log")
     try:
         server.wait_until_healthy(120)
-        eventually("ready", lambda: requests.get(f"http://{HOST}:{port}/health", timeout=30).json()["model_state"])
+        eventually(lambda: requests.get(f"http://{HOST}:{port}/health", timeout=30).json()["model_state"] == "ready")
         yield f"http://{HOST}:{port}", server
     finally:
         server.stop()
@@ -64,7 +65,7 @@ def test_a_click_is_drawn_by_the_engine_named_by_the_embedded_model_taught_and_r
     editor.submit()
     (stored,) = stored_rows(studio, made.tasks[0])
     assert stored["value"]["polygonlabels"] == ["rocket"] and stored["meta"]["model_version"] == answer.model_version
-    eventually(True, lambda: "learned from 1 regions" in backend.log.read_text())
+    eventually(lambda: "learned from 1 regions" in backend.log.read_text())
 
     start(editor, made, "click", task=1)
     again = editor.click(IN_THE_CUP)

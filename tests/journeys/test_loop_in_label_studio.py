@@ -30,10 +30,11 @@ from semsam_model.masks.codecs import decode_coco_rle
 from semsam_model.masks.geometry import iou
 from tests.backend.annotations import brush_row
 from tests.journeys.browser import Editor
-from tests.journeys.conftest import Studio, eventually
+from tests.journeys.conftest import Studio
 from tests.journeys.micrographs import SIDE, Micrograph, draw, draw_split
 from tests.journeys.test_click_in_label_studio import mask_of, start
 from tests.paths import SAMPLES
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.browser
 
@@ -141,7 +142,7 @@ def test_corrections_make_a_version_that_answers_until_it_is_rolled_back_and_are
 
     # one accepted, one corrected with the eraser: both are in the store
     accepted, corrected = accept_one_and_correct_another(editor, made)
-    eventually(2, lambda: count(backends_store, key).regions)
+    eventually(lambda: count(backends_store, key).regions == 2)
     stored = {region.key.region: region for region in stream_regions(backends_store, key)}
     now = masks_in_label_studio(studio, made.id)
     for row, outcome in ((accepted, "accepted"), (corrected, "corrected")):
@@ -158,7 +159,7 @@ def test_corrections_make_a_version_that_answers_until_it_is_rolled_back_and_are
     editor.screenshot("11-start-training")
     (job,) = jobs.list_jobs(backends_store, key)
     assert job.trigger == "button"
-    eventually(True, lambda: jobs.find(backends_store, job.id).finished_at is not None, seconds=600)
+    eventually(lambda: jobs.find(backends_store, job.id).finished_at is not None, seconds=600)
     job = jobs.find(backends_store, job.id)
     assert job.state == "promoted", job.message
     assert (job.parent, job.regions) == (base, 2 + 3 * len(pictures))
@@ -166,10 +167,10 @@ def test_corrections_make_a_version_that_answers_until_it_is_rolled_back_and_are
 
     # it answers the next click; rolled back, the one before it does
     assert job.version is not None
-    eventually(job.version, lambda: live(studio))
+    eventually(lambda: live(studio) == job.version)
     assert version_of_a_click(editor, made, 0, "11-new-version") == job.version
     assert base in semsam("versions", "rollback")
-    eventually(base, lambda: live(studio))
+    eventually(lambda: live(studio) == base)
     assert version_of_a_click(editor, made, 1, "11-rolled-back") == base
 
     # what was submitted leaves as it is

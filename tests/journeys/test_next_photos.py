@@ -10,8 +10,9 @@ import requests
 from PIL import Image
 
 from backend.demo.project import DemoProject
-from tests.journeys.conftest import Studio, eventually
+from tests.journeys.conftest import Studio
 from tests.paths import SAMPLES
+from tests.waiting import eventually
 
 
 def entries(studio: Studio) -> int:
@@ -38,7 +39,7 @@ def test_a_click_warms_the_photos_of_the_next_three_tasks_and_makes_no_predictio
     answer = studio.api.call("POST", f"/api/ml/{backend['id']}/interactive-annotating", json=body)
     assert answer["data"]["result"]
     of_click = entries(studio) - before
-    eventually(True, lambda: entries(studio) - before >= 4)
+    eventually(lambda: entries(studio) - before >= 4)
     assert entries(studio) - before <= of_click + 3
     every = studio.api.call("GET", "/api/predictions", params={"project": made.id})
     assert {each["task"] for each in every} <= {made.tasks[1]}

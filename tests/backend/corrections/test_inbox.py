@@ -22,8 +22,8 @@ from backend.store import database
 from backend.store.database import Store
 from semsam_model.masks.codecs import decode_coco_rle
 from tests.backend.annotations import KEY, ORIGIN, SIZE, annotation, answered, at, brush_row, event, square
-from tests.backend.service.test_event_handler import eventually
 from tests.backend.stored import find_suggestion, photo
+from tests.waiting import eventually
 
 
 def receive(store: Store, *bodies: dict[str, Any]) -> None:

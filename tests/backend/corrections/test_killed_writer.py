@@ -8,9 +8,8 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,7 @@ from tests.backend.annotations import KEY, ORIGIN, annotation, answered, brush_r
 from tests.backend.corrections.killed_writer import STATES, bodies
 from tests.backend.stored import find_suggestion
 from tests.paths import ROOT
+from tests.waiting import eventually
 
 
 def held(store: Store) -> dict[int, dict[int, set[str]]]:
@@ -116,13 +116,6 @@ def test_a_full_disk_refuses_and_loses_nothing_that_it_took(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
 
 
-def eventually(true: Callable[[], bool], seconds: float = 30) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not true():
-        time.sleep(0.05)
-    return true()
-
-
 def test_while_the_database_is_gone_nothing_is_acknowledged_and_suggestions_wait_for_it(
     postgres_process: postgres.Server,
 ) -> None:
@@ -140,8 +133,8 @@ def test_while_the_database_is_gone_nothing_is_acknowledged_and_suggestions_wait
     finally:
         postgres_process.start()
     store_writer.enqueue(parse_webhook(event("ANNOTATION_CREATED", annotation=annotation(2, [row]))).to_event(ORIGIN))
-    assert eventually(lambda: find_suggestion(store, row["meta"]["prompt_id"]) is not None)
-    assert eventually(lambda: count(store, KEY).regions == 2)
+    eventually(lambda: find_suggestion(store, row["meta"]["prompt_id"]) is not None)
+    eventually(lambda: count(store, KEY).regions == 2)
     assert {region.iou_with_offer for region in stream_regions(store, KEY)} == {None, 1.0}
     store_writer.stop()
     store.close()

@@ -26,9 +26,9 @@ from backend.settings import Settings
 from backend.store.database import Store
 from tests.backend import postgres
 from tests.backend.annotations import KEY, ORIGIN, annotation, brush_row, event, square
-from tests.backend.service.test_event_handler import eventually
 from tests.backend.studio import FakeStudio, labelled, serving
 from tests.backend.studio_http import TOKEN
+from tests.waiting import eventually
 
 
 @pytest.fixture

@@ -35,9 +35,9 @@ from backend.settings import Settings
 from backend.store.database import Store
 from backend.store.tables import projects
 from tests.backend.annotations import CONFIG, annotation, brush_row, event, square
-from tests.backend.service.test_event_handler import eventually
 from tests.backend.studio import FakeStudio, chosen_task, labelled, serving
 from tests.backend.studio_http import TOKEN
+from tests.waiting import eventually
 
 A, B, C = (brush_row(name, square(x, 1, 5)) for name, x in zip("abc", (1, 9, 20), strict=True))
 

@@ -13,8 +13,8 @@ from backend.label_studio.fields import MAX_ID
 from backend.metrics import Metrics
 from backend.store.database import Store
 from tests.backend.annotations import CONFIG, KEY, ORIGIN, annotation, answered, brush_row, event, square
-from tests.backend.service.test_event_handler import eventually
 from tests.backend.stored import find_suggestion
+from tests.waiting import eventually
 
 
 def test_what_the_database_does_not_take_is_dropped_and_the_rest_written(

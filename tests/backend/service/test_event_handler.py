@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from tests.backend.annotations import CONFIG, annotation, brush_row, square
 from tests.backend.photo_studio import Files, body, keypoint, serving
 from tests.backend.stored import find_suggestion
 from tests.backend.studio_http import TOKEN
+from tests.waiting import eventually
 
 PROJECT = {
     "id": 1,
@@ -33,13 +33,6 @@ PROJECT = {
     "created_at": "1970-01-01T00:00:17Z",
     "updated_at": "1970-01-01T00:00:17Z",
 }
-
-
-def eventually(true: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not true():
-        time.sleep(0.02)
-    assert true()
 
 
 @pytest.fixture

@@ -28,9 +28,9 @@ from backend.store.tables import lessons
 from tests.backend import postgres
 from tests.backend.annotations import CONFIG, KEY, SIZE, brush_row, event, square
 from tests.backend.photo_studio import keypoint
-from tests.backend.service.test_event_handler import eventually
 from tests.backend.studio import FakeStudio, labelled, serving
 from tests.backend.studio_http import TOKEN
+from tests.waiting import eventually
 
 SUBMITTED = 60
 
