@@ -134,6 +134,7 @@ def adapt(
     ] = None,
     source: Annotated[list[str] | None, typer.Option("--source", help="Of the folder; all if not given.")] = None,
     photos: Annotated[int, typer.Option(help="Photos a source to replay, evenly spaced; 0 = no replay.")] = 60,
+    label_first: Annotated[bool, typer.Option("--label-first", help="Labels are chosen before the click.")] = False,
     model: ModelName = "mobile",
     weights: WeightsFile = None,
 ) -> None:
@@ -148,7 +149,7 @@ def adapt(
     for name in dict.fromkeys(sample.source for sample in given):
         annotated = [sample for sample in given if sample.source == name]
         if photos:
-            content["replay"][name] = _replay(network, annotated, encoder, photos, f"{name}, {version}")
+            content["replay"][name] = _replay(network, annotated, encoder, photos, label_first, f"{name}, {version}")
         if val is not None:
             asked = list(read_samples(val, [name]).samples)
             content["few_shot"][name] = _few_shot(network, asked, annotated, encoder)
@@ -159,16 +160,23 @@ def adapt(
 
 
 def _replay(
-    network: SemanticSAM, samples: list[Sample], encoder: TextEncoder, photos: int, title: str
+    network: SemanticSAM, samples: list[Sample], encoder: TextEncoder, photos: int, label_first: bool, title: str
 ) -> dict[str, Any]:
     from semsam_model.data.folder import evenly
     from semsam_model.evaluation.replay import replay
 
     chosen = evenly(samples, photos)
     with progress_bar(len(chosen), "replay") as advance:
-        result = replay(network, chosen, encoder, on_photo=advance)
-    print_tables(result.table(f"{title}, {result.photos} photos; percent, by the model alone -> with learning"))
-    return {"photos": result.photos, "curve": result.curve(), "total": result.total(), "skipped": result.skipped}
+        result = replay(network, chosen, encoder, label_first=label_first, on_photo=advance)
+    asked = "label first, " if label_first else ""
+    print_tables(result.table(f"{title}, {result.photos} photos; {asked}percent, by the model alone -> with learning"))
+    return {
+        "photos": result.photos,
+        "label_first": label_first,
+        "curve": result.curve(),
+        "total": result.total(),
+        "skipped": result.skipped,
+    }
 
 
 def _few_shot(

@@ -214,8 +214,7 @@ class PredictionService:
         if asked.prompt is None:
             return self._find(asked.text[-1], config, photo, loaded, search)
         context = _context(asked, config, loaded)
-        reranker = learned.reranker if learned else None
-        return predict_prompt(self._predictor, photo.source, asked.prompt, context, reranker=reranker, using=loaded)
+        return predict_prompt(self._predictor, photo.source, asked.prompt, context, reranker=learned, using=loaded)
 
     def _search(
         self,

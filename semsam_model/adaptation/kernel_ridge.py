@@ -7,7 +7,8 @@ examples, and only near the examples: without examples they change nothing.
                  examples. The text of a label gives way as its examples become more. A label without examples keeps its
                  text alone, so a region that is like no example has the names that it had before
     preference   the expected IoU of a proposal, plus a regression of the errors that this expectation had for the
-                 proposals of earlier prompts
+                 proposals of earlier prompts. Where the annotator chose a label first, less CHOSEN times what the
+                 proposal's f of that label lacks to the highest of the prompt
 
 The result depends on the set of examples, not on their order. Nothing is fitted to all labels together: examples of one
 label do not change the order of two others on a region that is unlike those examples. Solving for n examples takes
@@ -31,6 +32,7 @@ WEIGHT = 12.0  #: of what the examples say
 UNLIKE = 0.4  #: f of a region that speaks neither for nor against a label
 FADING = 3.0  #: examples after the first with which the text of a label has half its weight
 LEAST = 1e-4  #: smaller text scores count as this
+CHOSEN = 0.8  #: expected IoU that a proposal loses where f of the chosen label is 1 lower than another's
 
 PREFERENCE_RIDGE = 12.0  #: as RIDGE, of the error of an expected IoU
 #: Weight of each feature of the ranker beside the region's vector; 0: the feature tells nothing about a project.
@@ -61,8 +63,13 @@ class LearnedNames:
             return text
         of_text = 1 / (1 + np.maximum(self.counts - 1, 0) / FADING)
         by_text = of_text * np.log(np.maximum(text, LEAST)) - (1 - of_text) * np.log(text.shape[1])
-        fitted = vectors @ self.vectors.T @ self.coefficients
-        return softmax(by_text + np.where(self.counts > 0, WEIGHT * (fitted - UNLIKE), 0), axis=1)
+        by_examples = WEIGHT * (self.likeness(vectors) - UNLIKE)
+        return softmax(by_text + np.where(self.counts > 0, by_examples, 0), axis=1)
+
+    def likeness(self, vectors: np.ndarray) -> np.ndarray:
+        """(m, F) -> (m, C): f of each label, about 1 near its examples and 0 elsewhere; 0 without examples."""
+        fitted: np.ndarray = vectors @ self.vectors.T @ self.coefficients
+        return fitted
 
 
 def fit_names(vectors: np.ndarray, labels: np.ndarray, classes: int) -> LearnedNames:

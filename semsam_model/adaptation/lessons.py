@@ -2,7 +2,7 @@
 
     make_lesson        one accepted region on its photo's embedding -> a `Lesson`, to be kept
     adapt              the lessons of a project -> `ProjectAdaptation`
-    ProjectAdaptation  names candidates by text and examples together; its reranker orders proposals
+    ProjectAdaptation  names candidates by text and examples together; orders proposals, as a `Reranker`
 
 The result depends on the set of lessons and on which are newest where there are many, not on the order in which they
 were made. A lesson belongs to the network that describes regions, whatever
@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from semsam_model.adaptation.kernel_ridge import (
+    CHOSEN,
     LearnedNames,
     Preference,
     fit_names,
@@ -156,18 +157,6 @@ def lesson_from_proposals(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class PreferenceReranker:
-    """Adds to each expected IoU what the preference says about proposals like it."""
-
-    preference: Preference
-
-    def rerank(self, proposals: Proposals, expected: np.ndarray) -> tuple[Proposals, np.ndarray]:
-        """See `Reranker.rerank`."""
-        described = with_region_features(proposals)
-        return described, self.preference.scores(rerank_features(described), expected)
-
-
 def with_region_features(proposals: Proposals) -> Proposals:
     """The proposals with the `region` of each; those that have it come back as they are."""
     if all(p.region is not None for _, p in proposals.pairs):
@@ -193,18 +182,29 @@ def rerank_features(proposals: Proposals) -> np.ndarray:
 
 
 class ProjectAdaptation:
-    """What a project's lessons add up to: the `reranker` for `predict_candidates`, and `name` for its candidates."""
+    """What a project's lessons add up to: a `Reranker` for `predict_candidates`, and `name` for its candidates."""
 
     def __init__(self, lessons: Sequence[Lesson], preference: Preference) -> None:
         """See `adapt`."""
         # copies, as the candidates' vectors are a hundred times as large
         self._examples = [(each.label, np.array(each.examples)) for each in lessons]
         self._names: dict[tuple[object, ...], LearnedNames] = {}
-        self.reranker = PreferenceReranker(preference)
+        self.preference = preference
         self.examples = len(lessons)
 
+    def rerank(
+        self, proposals: Proposals, expected: np.ndarray, context: PromptContext | None = None
+    ) -> tuple[Proposals, np.ndarray]:
+        """See `Reranker.rerank`. With a label chosen before the prompt, what is like its examples comes first."""
+        described = with_region_features(proposals)
+        if context is not None and context.labels is not None and context.wanted is not None and len(expected):
+            regions = np.array([p.region for _, p in described.pairs], np.float32)
+            likeness = self._names_of(context.labels).likeness(regions)[:, context.wanted]
+            expected = expected - CHOSEN * (likeness.max() - likeness)
+        return described, self.preference.scores(rerank_features(described), expected)
+
     def scores(self, candidates: Sequence[Candidate], labels: LabelSet) -> np.ndarray:
-        """(m, C), each row adding up to 1. Candidates have their `region`, from the `reranker`."""
+        """(m, C), each row adding up to 1. Candidates have their `region`, from `rerank`."""
         text = text_scores([c.name_embedding for c in candidates], [c.level for c in candidates], labels)
         return self._names_of(labels).scores(np.array([c.region for c in candidates], np.float32), text)
 

@@ -35,7 +35,7 @@ from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import crop_iou
 from semsam_model.network.model import SemanticSAM
 from semsam_model.text_encoder import TextEncoder
-from semsam_model.types import Candidate, LabelSet, Prompt
+from semsam_model.types import Candidate, LabelSet, Prompt, PromptContext
 
 MEASURES = ("first", "iou", "label")
 BLOCKS = (25, 50, 100, 200, 400, 800, 1600, 3200)  #: accepts at which a row of the curve ends
@@ -84,10 +84,12 @@ def replay(
     samples: Sequence[Sample],
     encoder: TextEncoder,
     *,
+    label_first: bool = False,
     on_photo: Callable[[], None] = lambda: None,
 ) -> Replay:
     """Photos of one source, in the order given. A photo or mask that cannot be read is skipped and named.
 
+    label_first: the annotator chooses the region's label, then clicks.
     Raises DataError for fewer than two labels, TextEncoderError.
     """
     labels, result, lessons = label_set(samples, encoder), Replay(), list[Lesson]()
@@ -99,7 +101,7 @@ def replay(
         result.photos += 1
         encode_crop = crop_encoder(model, photo.rgb)
         for index in photo.targets:
-            _accept(model, photo, encode_crop, index, labels, lessons, result)
+            _accept(model, photo, encode_crop, index, labels, label_first, lessons, result)
     return result
 
 
@@ -109,6 +111,7 @@ def _accept(
     encode_crop: CropEncoder,
     region: int,
     labels: LabelSet,
+    label_first: bool,
     lessons: list[Lesson],
     result: Replay,
 ) -> None:
@@ -116,11 +119,15 @@ def _accept(
     mask, label = photo.masks[region], region_label(photo.sample.regions[region])
     assert label is not None
     options, learned = CandidateOptions(), adapt(lessons)
+    context = None
+    if label_first:
+        wanted = labels.values.index(label)
+        context = PromptContext(labels.kinds[wanted], labels=labels, wanted=wanted)
     prompt = Prompt((innermost(mask),))
     proposals = with_region_features(predict_proposals(model, photo.embedding, prompt, options, encode_crop))
-    alone = ours = rank_candidates(proposals, options, model.ranker)
+    alone = ours = rank_candidates(proposals, options, model.ranker, context)
     if learned is not None:
-        ours = rank_candidates(proposals, options, model.ranker, reranker=learned.reranker)
+        ours = rank_candidates(proposals, options, model.ranker, context, learned)
     if alone:
         _note(result.alone, name_candidates(alone, labels, 0), mask, label)
         _note(result.learned, _named(ours, learned, labels), mask, label)

@@ -44,8 +44,12 @@ from semsam_model.types import Candidate, Click, Prompt, PromptContext
 class Reranker(Protocol):
     """Scores proposals by what no ranker was trained with, such as the masks that a project has accepted before."""
 
-    def rerank(self, proposals: Proposals, expected: np.ndarray) -> tuple[Proposals, np.ndarray]:
-        """expected (n,): `expected_iou` of the proposals. Returns them with their `region`, and scores (n,), 0..1."""
+    def rerank(
+        self, proposals: Proposals, expected: np.ndarray, context: PromptContext | None = None
+    ) -> tuple[Proposals, np.ndarray]:
+        """expected (n,): `expected_iou` of the proposals in that context. Returns them with their `region`, and scores
+        (n,), 0..1.
+        """
 
 
 def predict_candidates(
@@ -159,7 +163,7 @@ def _scored(
         return proposals, None
     scores = expected_iou(proposals, ranker, context)
     if reranker is not None:
-        proposals, scores = reranker.rerank(proposals, scores)
+        proposals, scores = reranker.rerank(proposals, scores, context)
     return within_boxes(proposals, scores, options)
 
 

@@ -102,10 +102,9 @@ class Backend:
         model = self.predictor.ready()
         learned = self.learner.learned(KEY, model.version.digest)
         rgb = decode_photo(stored.photo(99), max_bytes=10**6, max_pixels=10**6).rgb
-        reranker = learned.reranker if learned else None
         prompt = Prompt((Click(14, 11),))
         photo = PhotoSource("9" * 64, lambda: rgb)
-        candidates = predict_prompt(self.predictor, photo, prompt, reranker=reranker, using=model).value
+        candidates = predict_prompt(self.predictor, photo, prompt, reranker=learned, using=model).value
         named = learned.name(candidates, LABELS, 0) if learned else candidates
         return learned.examples if learned else 0, [(c.score, c.bbox, c.names) for c in named]
 

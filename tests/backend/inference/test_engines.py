@@ -113,7 +113,7 @@ def test_switching_the_engine_loses_no_lesson(sams: dict[str, str], region_weigh
                 model = loaded.described_by.digest
                 lessons = kept_lessons(store, lesson_keys(store, key, model), model)
                 kept.append({each: lesson.data for each, lesson in lessons.items()})
-                answer = predict_prompt(predictor_of(loaded), SOURCE, CLICK, reranker=found.reranker)
+                answer = predict_prompt(predictor_of(loaded), SOURCE, CLICK, reranker=found)
                 assert answer.value and all(c.region is not None for c in answer.value)
             finally:
                 learner.stop()

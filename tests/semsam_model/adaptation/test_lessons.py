@@ -12,7 +12,6 @@ import pytest
 from semsam_model.adaptation.kernel_ridge import Preference
 from semsam_model.adaptation.lessons import (
     Lesson,
-    PreferenceReranker,
     ProjectAdaptation,
     adapt,
     make_lesson,
@@ -30,7 +29,7 @@ from semsam_model.masks.clicker import innermost
 from semsam_model.masks.geometry import iou
 from semsam_model.network.model import ImageEmbedding, SemanticSAM
 from semsam_model.network.ranker import OF_PROPOSAL
-from semsam_model.types import Candidate, LabelSet, Prompt
+from semsam_model.types import Candidate, LabelSet, Prompt, PromptContext
 from tests.semsam_model.networks import structured
 
 SIZE = (64, 64)
@@ -69,7 +68,7 @@ def lessons(model: SemanticSAM, accepted: list[tuple[ImageEmbedding, np.ndarray,
 def offered(
     model: SemanticSAM, embedding: ImageEmbedding, mask: np.ndarray, learned: ProjectAdaptation
 ) -> list[Candidate]:
-    return predict_candidates(model, embedding, Prompt((innermost(mask),)), reranker=learned.reranker)
+    return predict_candidates(model, embedding, Prompt((innermost(mask),)), reranker=learned)
 
 
 def test_nearly_every_region_that_was_accepted_is_named_as_it_was(
@@ -124,7 +123,7 @@ def test_nothing_learned_is_no_preference_and_a_preference_for_nothing_changes_n
     prompt = Prompt((innermost(mask),))
     width = rerank_features(with_region_features(predict_proposals(model, embedding, prompt))).shape[1]
     before = predict_candidates(model, embedding, prompt)
-    after = predict_candidates(model, embedding, prompt, reranker=PreferenceReranker(Preference(np.zeros(width))))
+    after = predict_candidates(model, embedding, prompt, reranker=ProjectAdaptation([], Preference(np.zeros(width))))
     assert [c.bbox for c in after] == [c.bbox for c in before]
     assert all(c.region is None for c in before) and all(c.region is not None for c in after)
 
@@ -161,12 +160,40 @@ def test_what_annotators_keep_choosing_comes_first(
     learned = adapt(taught)
     assert learned is not None
 
-    def first(reranker: PreferenceReranker | None) -> float:
+    def first(reranker: ProjectAdaptation | None) -> float:
         return float(
             np.mean([iou(predict_candidates(model, e, p, reranker=reranker)[0].mask, m) for e, p, m in chosen])
         )
 
-    assert first(learned.reranker) > first(None) + 0.02
+    assert first(learned) > first(None) + 0.02
+
+
+def test_a_label_that_is_chosen_first_brings_what_was_accepted_with_it(
+    model: SemanticSAM, labels: LabelSet, accepted: list[tuple[ImageEmbedding, np.ndarray, str]]
+) -> None:
+    """At every click they want the largest candidate as red and the smallest as green."""
+    taught, asked = [], []
+    for embedding, mask, _ in accepted:
+        click = innermost(mask)
+        found = [
+            c for c in predict_candidates(model, embedding, Prompt((click,))) if c.mask[int(click.y), int(click.x)]
+        ]
+        if len(found) > 1:
+            found.sort(key=lambda c: c.area)
+            asked.append((embedding, Prompt((click,)), {"red": found[-1].mask, "green": found[0].mask}))
+            taught += [make_lesson(model, embedding, m, label=n, click=click) for n, m in asked[-1][2].items()]
+    learned = adapt(taught)
+    assert learned is not None
+
+    def first(chosen: str | None, wanted: str) -> float:
+        context = PromptContext(labels=labels, wanted=None if chosen is None else labels.values.index(chosen))
+        answers = [predict_candidates(model, e, p, context=context, reranker=learned)[0].mask for e, p, _ in asked]
+        return float(np.mean([iou(mask, masks[wanted]) for mask, (_, _, masks) in zip(answers, asked, strict=True)]))
+
+    for label in ("red", "green"):
+        assert first(label, label) > first(None, label) + 0.02
+    # a label nobody has used
+    assert first("blue", "red") == first(None, "red")
 
 
 def test_a_mask_of_another_photo_teaches_nothing(
@@ -194,7 +221,7 @@ def test_lessons_that_are_not_needed_change_nothing() -> None:
     assert len(chosen) < 250 and {each.label for each in chosen} >= {*known}
     everything, enough = adapt(lessons), adapt(chosen)
     assert everything is not None and enough is not None
-    assert (everything.reranker.preference.direction == enough.reranker.preference.direction).all()
+    assert (everything.preference.direction == enough.preference.direction).all()
     shown = [SimpleNamespace(name_embedding=None, level=1, region=dice.normal(size=size)) for _ in range(5)]
     labelled = LabelSet(known, (None, None, None), np.zeros((3, 0), np.float32))
     assert (everything.scores(shown, labelled) == enough.scores(shown, labelled)).all()  # type: ignore[arg-type]
