@@ -50,10 +50,11 @@ def test_the_curve_rises_in_top_three_and_counts_every_mask_once(model: Semantic
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("label_first", [False, True])
 def test_a_replay_begins_with_the_model_alone_and_counts_every_region(
-    model: SemanticSAM, samples: list[Sample]
+    model: SemanticSAM, samples: list[Sample], label_first: bool
 ) -> None:
-    result = replay(model, samples[:3], TextEncoder())
+    result = replay(model, samples[:3], TextEncoder(), label_first=label_first)
     named = [r for s in samples[:3] for i, r in enumerate(s.regions) if region_label(r) and s.mask(i).sum() >= 64]
     assert result.accepts == len(named) == result.total()["to"]
     assert all(result.alone[measure][0] == result.learned[measure][0] for measure in ("first", "iou", "label"))
