@@ -8,7 +8,8 @@ examples, and only near the examples: without examples they change nothing.
                  text alone, so a region that is like no example has the names that it had before
     preference   the expected IoU of a proposal, plus a regression of the errors that this expectation had for the
                  proposals of earlier prompts. Where the annotator chose a label first, less CHOSEN times what the
-                 proposal's f of that label lacks to the highest of the prompt
+                 proposal's f of that label lacks to the highest of the prompt, and the expectation that knows the
+                 label gives way to the one that does not, as its examples become more
 
 The result depends on the set of examples, not on their order. Nothing is fitted to all labels together: examples of one
 label do not change the order of two others on a region that is unlike those examples. Solving for n examples takes
@@ -32,6 +33,7 @@ WEIGHT = 12.0  #: of what the examples say
 UNLIKE = 0.4  #: f of a region that speaks neither for nor against a label
 FADING = 3.0  #: examples after the first with which the text of a label has half its weight
 LEAST = 1e-4  #: smaller text scores count as this
+CHOSEN_FADING = 4.0  #: examples of a chosen label with which its text has half its say in the expected IoU
 CHOSEN = 0.8  #: expected IoU that a proposal loses where f of the chosen label is 1 lower than another's
 
 PREFERENCE_RIDGE = 12.0  #: as RIDGE, of the error of an expected IoU

@@ -22,6 +22,7 @@ import numpy as np
 
 from semsam_model.adaptation.kernel_ridge import (
     CHOSEN,
+    CHOSEN_FADING,
     LearnedNames,
     Preference,
     fit_names,
@@ -193,13 +194,25 @@ class ProjectAdaptation:
         self.examples = len(lessons)
 
     def rerank(
-        self, proposals: Proposals, expected: np.ndarray, context: PromptContext | None = None
+        self,
+        proposals: Proposals,
+        expected: np.ndarray,
+        context: PromptContext | None = None,
+        without_label: np.ndarray | None = None,
     ) -> tuple[Proposals, np.ndarray]:
-        """See `Reranker.rerank`. With a label chosen before the prompt, what is like its examples comes first."""
+        """See `Reranker.rerank`. With a label chosen before the prompt, what is like its examples comes first, and its
+        text gives way to them.
+        """
         described = with_region_features(proposals)
         if context is not None and context.labels is not None and context.wanted is not None and len(expected):
-            regions = np.array([p.region for _, p in described.pairs], np.float32)
-            likeness = self._names_of(context.labels).likeness(regions)[:, context.wanted]
+            names, regions = (
+                self._names_of(context.labels),
+                np.array([p.region for _, p in described.pairs], np.float32),
+            )
+            if without_label is not None:
+                by_text = CHOSEN_FADING / (CHOSEN_FADING + names.counts[context.wanted])
+                expected = by_text * expected + (1 - by_text) * without_label
+            likeness = names.likeness(regions)[:, context.wanted]
             expected = expected - CHOSEN * (likeness.max() - likeness)
         return described, self.preference.scores(rerank_features(described), expected)
 

@@ -45,10 +45,14 @@ class Reranker(Protocol):
     """Scores proposals by what no ranker was trained with, such as the masks that a project has accepted before."""
 
     def rerank(
-        self, proposals: Proposals, expected: np.ndarray, context: PromptContext | None = None
+        self,
+        proposals: Proposals,
+        expected: np.ndarray,
+        context: PromptContext | None = None,
+        without_label: np.ndarray | None = None,
     ) -> tuple[Proposals, np.ndarray]:
-        """expected (n,): `expected_iou` of the proposals in that context. Returns them with their `region`, and scores
-        (n,), 0..1.
+        """expected (n,): `expected_iou` of the proposals in that context. without_label (n,): the same as if no label
+        had been chosen, where one has. Returns the proposals with their `region`, and scores (n,), 0..1.
         """
 
 
@@ -163,7 +167,10 @@ def _scored(
         return proposals, None
     scores = expected_iou(proposals, ranker, context)
     if reranker is not None:
-        proposals, scores = reranker.rerank(proposals, scores, context)
+        without_label = None
+        if context is not None and context.wanted is not None:
+            without_label = expected_iou(proposals, ranker, PromptContext(level_counts=context.level_counts))
+        proposals, scores = reranker.rerank(proposals, scores, context, without_label)
     return within_boxes(proposals, scores, options)
 
 

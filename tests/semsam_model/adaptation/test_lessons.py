@@ -196,6 +196,26 @@ def test_a_label_that_is_chosen_first_brings_what_was_accepted_with_it(
     assert first("blue", "red") == first(None, "red")
 
 
+def test_the_text_of_a_chosen_label_gives_way_to_its_examples(
+    model: SemanticSAM,
+    labels: LabelSet,
+    accepted: list[tuple[ImageEmbedding, np.ndarray, str]],
+    lessons: list[Lesson],
+) -> None:
+    embedding, mask, _ = accepted[0]
+    proposals = with_region_features(predict_proposals(model, embedding, Prompt((innermost(mask),))))
+    context = PromptContext(labels=labels, wanted=labels.values.index("red"))
+    of_text, without = np.full(len(proposals.pairs), 0.9), np.full(len(proposals.pairs), 0.1)
+    shown = [[replace(each, label="red") for each in lessons[:count]] for count in (1, 3, 9)]
+    zero = Preference(np.zeros(rerank_features(proposals).shape[1]))
+    best = [
+        ProjectAdaptation(some, zero).rerank(proposals, of_text, context, without)[1].max()
+        for some in ([replace(lessons[0], label="green")], *shown)
+    ]
+    assert best[0] == pytest.approx(0.9)
+    assert best == sorted(best, reverse=True) and best[-1] < 0.4
+
+
 def test_a_mask_of_another_photo_teaches_nothing(
     model: SemanticSAM, accepted: list[tuple[ImageEmbedding, np.ndarray, str]]
 ) -> None:
