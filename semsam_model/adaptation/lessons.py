@@ -205,10 +205,8 @@ class ProjectAdaptation:
         """
         described = with_region_features(proposals)
         if context is not None and context.labels is not None and context.wanted is not None and len(expected):
-            names, regions = (
-                self._names_of(context.labels),
-                np.array([p.region for _, p in described.pairs], np.float32),
-            )
+            names = self._names_of(context.labels)
+            regions = np.array([p.region for _, p in described.pairs], np.float32)
             if without_label is not None:
                 by_text = CHOSEN_FADING / (CHOSEN_FADING + names.counts[context.wanted])
                 expected = by_text * expected + (1 - by_text) * without_label
