@@ -91,7 +91,9 @@ class _WorkerPool:
         try:
             waiting = [pool.submit(_load_failure) for _ in range(self._count)]
             failure = next(filter(None, [future.result() for future in waiting]), None)
-        except (BrokenProcessPool, OSError):  # a process that dies first closes the pipes under one that begins
+        except (BrokenProcessPool, OSError, ValueError):
+            # When a process dies first, the pool closes its pipes while the next process is being started with them:
+            # they are then closed handles (OSError), or their numbers are taken anew and stand twice (ValueError).
             failure = Failure("it died while it loaded its model; too little memory?")
         except BaseException:
             pool.shutdown(cancel_futures=True)
