@@ -18,6 +18,7 @@ SemsamError
     ├── ExportError             500  the requested export cannot be written
     ├── StoreError              503  the database cannot be used, or does not hold what was asked for
     │   ├── StoreUnavailable    503  it is down, locked or full: a retry may work
+    │   │   └── PhotosUnavailable 503 the same of the object store with the photos of corrections
     │   └── NotStored           404  it works and has no such entry
     └── LabelStudioError        502  Label Studio, or the cloud store behind it, did not answer as expected
         ├── OriginRefused       403  an address outside the allowed origins, a path outside the allowed folder
@@ -106,6 +107,12 @@ class ExportError(BackendError):
 
 class StoreUnavailable(StoreError):
     """The database is down, locked or full: a retry may work."""
+
+    http_status = 503
+
+
+class PhotosUnavailable(StoreUnavailable):
+    """The object store with the photos of corrections is down, or refuses us: a retry may work."""
 
     http_status = 503
 

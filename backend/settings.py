@@ -73,9 +73,20 @@ def _object_store(value: str) -> str:
     return value
 
 
+def _photo_store(value: str) -> str:
+    """`value` without its trailing slash, if it is the address of a folder in an object store or on a disk."""
+    if re.fullmatch(r"file:///[^/].*", value) and not {".", ".."} & set(value.split("/")):
+        return value.rstrip("/")
+    try:
+        return _object_store(value).rstrip("/")
+    except ValueError as error:
+        raise ValueError(f"{error}, or file:///folder") from None
+
+
 _BaseUrl = Annotated[str, AfterValidator(_base_url)]
 _Origin = Annotated[str, AfterValidator(_origin)]
 _ObjectStore = Annotated[str, AfterValidator(_object_store)]
+_PhotoStore = Annotated[str, AfterValidator(_photo_store)]
 _Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 _Count = Annotated[int, Field(ge=1)]
 _Dtype = Literal["float32", "bfloat16", "float16"]
@@ -93,6 +104,8 @@ class Settings:
     queue_seconds: _Seconds = 95.0  #: for at most so long: Label Studio gives up after 100 s
     data_dir: _Folder = Path(".semsam")  #: where the service keeps its files
     database_url: SecretStr | None = None  #: postgresql://..., sqlite:///...; None = semsam.db in the data folder
+    #: s3://bucket/folder, file:///folder, ... with the photos of corrections; None = photos in the data folder
+    photo_store: _PhotoStore | None = None
     #: seconds between two synchronisations of all projects with Label Studio; 0 = at the start and on demand only
     sync_seconds: Annotated[float, Field(ge=0, le=86400)] = 600.0
     #: days after which a suggestion that became no region is deleted; 0 = never, nor anything of the others

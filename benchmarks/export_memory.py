@@ -26,7 +26,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from sqlalchemy import insert
 
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from backend.store.database import Store
 from backend.store.tables import projects, regions
 from benchmarks.machine import ROOT
@@ -40,7 +40,7 @@ import json, os, sys, time
 from pathlib import Path
 from backend.corrections.queries import find_project, stream_regions
 from backend.export.run import export
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from backend.store.database import Store
 from benchmarks.machine import peak_mib
 

@@ -31,7 +31,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.queries import list_projects
 from backend.corrections.settling import settle
 from backend.corrections.sync import sync_project
@@ -86,9 +86,9 @@ def others(database: str, _: str, folder: Path) -> str:
     from backend.finetuning.job_runner import JobRunner  # brings torch
 
     with contextlib.closing(Store.open(database)) as store:
-        runner = cast(JobRunner, SimpleNamespace(_store=store, _photos=EveryPhoto(folder)))
+        runner = cast(JobRunner, SimpleNamespace(_store=store))
         watch = Stopwatch()
-        JobRunner._of_other_projects(runner, list_projects(store)[0].key)
+        JobRunner._of_other_projects(runner, list_projects(store)[0].key, EveryPhoto(folder))
         return str(watch)
 
 

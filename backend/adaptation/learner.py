@@ -18,11 +18,12 @@ from backend.adaptation.concepts import ConceptWorth, examples_of
 from backend.adaptation.lesson_maker import LessonMaker, MissingPhoto
 from backend.adaptation.lessons import Look, TrainingRegion, looks, training_regions
 from backend.adaptation.project_lessons import ProjectLessons
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.outcomes import config_or_empty
-from backend.corrections.photos import PhotoArchive
-from backend.errors import StoreError
+from backend.errors import PhotosUnavailable, StoreError
 from backend.inference.loaded import Loaded
 from backend.inference.predictor import Predictor
+from backend.outages import Outages
 from backend.records import ProjectKey
 from backend.settings import Settings
 from backend.store.database import Store
@@ -59,6 +60,7 @@ class Learner:
         self._polls_asked = self._polls_done = 0
         self._stopping = False
         self._store_away = False
+        self._outages = Outages(log)
         self._thread = threading.Thread(target=self._run, name="learn", daemon=True)
 
     def start(self) -> None:
@@ -161,15 +163,25 @@ class Learner:
             project = self._projects.get(key)
             if project is None or project.digest != digest:
                 self._projects[key] = project = ProjectLessons(key, digest)
-            if look != project.seen or (photos and any(map(self._photos.has, project.missing_photos))):
+            if look != project.seen or (photos and self._come(project.missing_photos)):
                 found[key] = look
         return found
+
+    def _come(self, missing: set[str]) -> set[str]:
+        """Those of the missing photos that are in the archive by now; none of them while that is away."""
+        try:
+            return {sha256 for sha256 in missing if self._photos.has(sha256)}
+        except PhotosUnavailable:
+            return set()
 
     def _last_clicked(self, key: ProjectKey) -> float:
         return self._clicked.get(key, 0.0)
 
     def _catch_up(self, key: ProjectKey, look: Look, loaded: Loaded) -> Literal["done", "cut off", "elsewhere"]:
-        """Learn what a project has to teach. elsewhere: another backend makes its lessons; they are read soon."""
+        """Learn what a project has to teach.
+
+        elsewhere: another backend makes its lessons, or the archive of photos is away; they are read or made soon.
+        """
         began, project = time.perf_counter(), self._projects[key]
         config = config_or_empty(look.label_config)
         project.context = PromptContext(config.granularity)
@@ -180,17 +192,24 @@ class Learner:
             return "done"
         regions = training_regions(self._store, key)
         wanted, before, taught = project.needed(regions, config), project.held(), project.taught
+        away = False
         with self._store.claim(f"lessons of {key}") as mine:
             new = project.read(self._store, regions, wanted)
             if not mine:
                 project.missing_photos.clear()
-            elif not self._make_lessons(key, wanted, new, project, loaded):
-                return "cut off"
+            else:
+                try:
+                    if not self._make_lessons(key, wanted, new, project, loaded):
+                        return "cut off"
+                    self._outages.works(key, f"project {key}: learning from new photos again")
+                except PhotosUnavailable as error:
+                    self._outages.failed(key, f"project {key}: not learning from new photos: {error}; tried again")
+                    away = True
         if new and not mine and before == project.held():
             return "elsewhere"
         self._publish(key, wanted, project)
         self._let_go(key)
-        if new and not mine:
+        if away or (new and not mine):
             return "elsewhere"
         if wanted and project.taught is not taught:  # what came may lack its photo still
             seconds = time.perf_counter() - began
@@ -212,8 +231,8 @@ class Learner:
         from semsam_model.adaptation.lessons import Lesson
 
         published = time.monotonic()
-        still_missing = {sha256 for sha256 in project.missing_photos if not self._photos.has(sha256)}
-        project.missing_photos = still_missing & {each.image_sha256 for each in new}
+        project.missing_photos &= {each.image_sha256 for each in new}
+        project.missing_photos -= self._come(project.missing_photos)
         for each in reversed(new):  # the newest first: the annotator's next click is likely to be of its kind
             if self._should_stop(loaded):
                 return False

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from backend.adaptation.lessons import KeptLesson, TrainingRegion, keep_lesson
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.queries import find_region
 from backend.errors import BackendError
 from backend.images import decode_photo
@@ -37,7 +37,7 @@ class LessonMaker:
         """The lesson of a region as `Lesson.from_bytes` reads it; None for one that has changed since.
 
         context: as the project's prompts are asked. Raises MissingPhoto; DataError for a mask that does not fit the
-        photo; ImageError, MaskError, StoreError, ...
+        photo; ImageError, MaskError, StoreError, PhotosUnavailable, ...
         """
         from semsam_model.adaptation.lessons import make_lesson
 
@@ -62,10 +62,12 @@ class LessonMaker:
         return data
 
     def _pixels(self, sha256: str) -> np.ndarray:
-        if not self._photos.has(sha256):
-            raise MissingPhoto(sha256)
         try:
-            content = self._photos.path(sha256).read_bytes()
+            file = self._photos.find(sha256)
+            if file is None:
+                raise MissingPhoto(sha256)
+            with file:
+                content = file.read()
         except OSError as error:
             raise DataError(f"its photo cannot be read: {error}") from error
         settings = self._settings

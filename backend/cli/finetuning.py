@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def _worker(config: Path | None) -> Iterator[tuple[Store, Worker]]:
     """A worker in this process, out of the way of clicks; SIGTERM and Ctrl-C let it give its job back."""
+    from backend.corrections.archive import open_photos
     from backend.corrections.inbox import process_inbox
-    from backend.corrections.photos import open_photos
     from backend.corrections.sync import bring_up_to_date
     from backend.finetuning.job_runner import Steps
     from backend.finetuning.worker import Worker, out_of_the_way

@@ -14,7 +14,7 @@ from backend.errors import NotFound, StoreError
 from semsam_model.errors import SemsamError
 
 if TYPE_CHECKING:
-    from backend.corrections.photos import PhotoArchive
+    from backend.corrections.archive import PhotoArchive
     from backend.label_studio.client import LabelStudio
     from backend.records import ProjectKey, StoredProject
     from backend.settings import Settings
@@ -34,8 +34,8 @@ def sync(
 
     A project that fails is named, and the others go on; the exit code is 1 then.
     """
+    from backend.corrections.archive import open_photos
     from backend.corrections.inbox import process_inbox
-    from backend.corrections.photos import open_photos
     from backend.corrections.queries import list_projects
     from backend.label_studio.client import LabelStudio
 
@@ -147,7 +147,7 @@ def export(
     """Write a project's masks as COCO, SA-1B, Label Studio, YOLO or PNG files: train and val."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from backend.corrections.photos import open_photos
+    from backend.corrections.archive import open_photos
     from backend.corrections.queries import (
         bare_photos,
         emptied_tasks,

@@ -1,88 +1,39 @@
-"""Photos of regions, fetched once and kept by their digests: training and export then need no Label Studio."""
+"""Photos of regions, fetched once and kept in the archive: training and export then need no Label Studio."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import io
 import logging
-import re
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, not_, or_, select, update
 
 from backend.corrections.addresses import whole_address
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.outcomes import config_or_empty, fitted_row
 from backend.corrections.queries import BATCH, RETRY_AFTER
-from backend.errors import TokenRefused, Unreachable
+from backend.errors import PhotosUnavailable, TokenRefused, Unreachable
 from backend.label_studio.annotations import WAITS_FOR_PHOTO
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.fields import clean
 from backend.records import ProjectKey, RegionKey
-from backend.settings import Settings
 from backend.store.database import Store
 from backend.store.statements import IS_USABLE, change_regions, of_project, of_task, to_record
 from backend.store.tables import annotations as annotation_rows
 from backend.store.tables import projects, regions, tasks
 from backend.store.totals import changing
-from semsam_model.data.samples import PhotoFile
+from semsam_model.data.samples import photo_size
 from semsam_model.errors import DataError, SemsamError, Stopped
-from semsam_model.files import atomic_write
+from semsam_model.masks.geometry import Size
 from semsam_model.types import ShouldStop, never_stop
 
 log = logging.getLogger(__name__)
 
 _TOGETHER, _TOGETHER_S = 20, 2.0  #: photos that are saved together, and after how many seconds at the latest
-
-
-class PhotoArchive:
-    """Original photo files by the digest of their bytes: ROOT/<first two digits>/<sha256>, there whole or not at all.
-
-    Safe to use from several processes.
-    """
-
-    def __init__(self, root: Path) -> None:
-        """root: made when the first file is kept."""
-        self._root = root
-
-    def path(self, sha256: str) -> Path:
-        """Where the file with this digest lies, or would lie. Raises ValueError for what is no digest."""
-        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-            raise ValueError(f"photo {sha256[:80]!r}: expected 64 hexadecimal digits")
-        return self._root / sha256[:2] / sha256
-
-    def has(self, sha256: str) -> bool:
-        """Whether the file is kept."""
-        return self.path(sha256).is_file()
-
-    def keep(self, data: bytes) -> str:
-        """Store a file's bytes, synced to disk, and give their digest. Raises OSError when the disk takes no more."""
-        sha256 = hashlib.sha256(data).hexdigest()
-        path = self.path(sha256)
-        if path.is_file():
-            return sha256
-        with atomic_write(path, shared=True, sync=True, mode=0o600) as temporary:
-            temporary.write_bytes(data)
-        return sha256
-
-    def clear_away(self, older_than: timedelta = timedelta(hours=1)) -> int:
-        """Remove what killed processes left half written, if nobody has written to it for so long; how many files."""
-        before, removed = time.time() - older_than.total_seconds(), 0
-        for path in self._root.glob("*/.*.tmp"):
-            with contextlib.suppress(FileNotFoundError):  # another process was quicker
-                if path.stat().st_mtime < before:
-                    path.unlink()
-                    removed += 1
-        return removed
-
-
-def open_photos(settings: Settings) -> PhotoArchive:
-    """The archive in the settings' data folder."""
-    return PhotoArchive(settings.data_dir / "photos")
 
 
 #: Regions that were not compared with their photo yet.
@@ -112,7 +63,8 @@ def fetch_photos(
     """Fetch the photos of a project's annotations that are missing in the archive, and fit its regions to them.
 
     One that failed is tried again after `RETRY_AFTER`, or, with `retry`, now. should_stop: asked before each. What was
-    done stays done. Raises Stopped, StoreError; Unreachable, TokenRefused where Label Studio is away.
+    done stays done. Raises Stopped, StoreError; Unreachable, TokenRefused where Label Studio is away, PhotosUnavailable
+    where the archive is.
     """
     name = label_studio.project_on(key.origin, key.project)
     began = datetime.now(UTC)
@@ -124,24 +76,27 @@ def fetch_photos(
             for task, url, known in missing:
                 if should_stop():
                     raise Stopped(f"project {key}: fetching photos ended early")
-                problem, sha256 = None, known  # a region came while the photo was being fetched, and lacks its digest
+                problem, content = None, None
+                sha256 = known  # a region came while the photo was being fetched, and lacks its digest
                 if known is None:
                     try:
                         content = label_studio.fetch_image(whole_address(store, url), project=name, task_id=task)
                         sha256 = photos.keep(content)
                     except (SemsamError, OSError) as error:
-                        if isinstance(error, TokenRefused) or (isinstance(error, Unreachable) and url.startswith("/")):
-                            raise  # Label Studio itself: it would be the same with all others
+                        away = isinstance(error, Unreachable) and url.startswith("/")
+                        if away or isinstance(error, TokenRefused | PhotosUnavailable):
+                            raise  # Label Studio itself, or the archive: it would be the same with all others
                         problem = str(error)
                         if isinstance(error, OSError):
                             log.warning("project %s task %d: photo not kept: %s", key, task, error)
                     fetched, failed = fetched + (sha256 is not None), failed + (sha256 is None)
-                looked.append(_Looked(task, sha256, problem))
+                size = None if sha256 is None else _size(photos, key, task, sha256, content)
+                looked.append(_Looked(task, sha256, problem, size))
                 if len(looked) >= _TOGETHER or time.monotonic() - since > _TOGETHER_S:
-                    _save(store, photos, key, looked)
+                    _save(store, key, looked)
                     looked, since = [], time.monotonic()
         finally:
-            _save(store, photos, key, looked)
+            _save(store, key, looked)
     return Fetched(fetched, failed)
 
 
@@ -180,11 +135,27 @@ class _Looked(NamedTuple):
     task: int
     sha256: str | None
     problem: str | None
+    size: Size | None  #: (H, W); None where the photo cannot be read
 
 
-def _save(store: Store, photos: PhotoArchive, key: ProjectKey, looked: Sequence[_Looked]) -> None:
+def _size(photos: PhotoArchive, key: ProjectKey, task: int, sha256: str, content: bytes | None) -> Size | None:
+    """(H, W) of a photo; None where it cannot be read, which is logged. content: its file, where that is at hand."""
+    where = f"photo {sha256}"
+    file = photos.find(sha256) if content is None else io.BytesIO(content)
+    if file is None:
+        log.warning("project %s task %d: %s: no longer in the archive", key, task, where)
+        return None
+    try:
+        with file:
+            return photo_size(file, where)
+    except DataError as error:
+        log.warning("project %s task %d: %s", key, task, error)
+        return None
+
+
+def _save(store: Store, key: ProjectKey, looked: Sequence[_Looked]) -> None:
     """Save what became of some photos, and fit the regions that waited for them, in one transaction."""
-    fits = [_fitted(store, photos, key, each) for each in looked]
+    fits = [_fitted(store, key, each) for each in looked]
     if not looked:
         return
     with store.write() as connection, changing(connection, key, [each.task for each in looked]):
@@ -193,23 +164,16 @@ def _save(store: Store, photos: PhotoArchive, key: ProjectKey, looked: Sequence[
             _note(connection, key, each)
 
 
-def _fitted(
-    store: Store, photos: PhotoArchive, key: ProjectKey, looked: _Looked
-) -> list[tuple[RegionKey, datetime, dict[str, Any]]]:
+def _fitted(store: Store, key: ProjectKey, looked: _Looked) -> list[tuple[RegionKey, datetime, dict[str, Any]]]:
     """Compare a task's new regions with the size of its photo: (region, as of when, what changes in its row)."""
     if looked.sha256 is None:
         return []
-    size = None
-    try:
-        size = PhotoFile(photos.path(looked.sha256)).size()
-    except DataError as error:
-        log.warning("project %s task %d: %s", key, looked.task, error)
     with store.read() as connection:
         rows = connection.execute(select(regions).where(of_task(regions, key, looked.task), _LACKS_PHOTO)).all()
         xml = connection.scalar(select(projects.c.label_config).where(of_project(projects, key)))
     config, changes = config_or_empty(xml or ""), []
     for row in rows:
-        values = {} if size is None else fitted_row(store, row, config, size)
+        values = {} if looked.size is None else fitted_row(store, row, config, looked.size)
         if problem := values.get("problem"):
             log.warning("project %s annotation %d: region %s: %s", key, row.annotation, row.region, problem)
         changes.append((to_record(RegionKey, row), row.updated_at, {"image_sha256": looked.sha256, **values}))

@@ -15,8 +15,9 @@ from typing import Any
 
 from sqlalchemy import select
 
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.outcomes import config_or_empty, region_rows
-from backend.corrections.photos import Fetched, PhotoArchive, fetch_photos
+from backend.corrections.photos import Fetched, fetch_photos
 from backend.corrections.prediction_outcomes import judge_preannotated
 from backend.corrections.updates import (
     annotated_tasks,

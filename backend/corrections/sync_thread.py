@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from backend.corrections.photos import PhotoArchive, fetch_photos
+from backend.corrections.archive import PhotoArchive
+from backend.corrections.photos import fetch_photos
 from backend.corrections.prediction_outcomes import judge_preannotated
 from backend.corrections.queries import list_projects
 from backend.corrections.sync import sync_project

@@ -12,6 +12,7 @@ from backend.doctor.studio import WITHOUT_PROMPTS, StudioProject, of_backend
 from backend.errors import BadRequest, TokenRefused
 from backend.images import probe_size
 from backend.label_studio.backend_calls import BackendCalls
+from backend.label_studio.object_store import ObjectStores
 from backend.label_studio.servers import token_kind
 from backend.settings import Settings, plain
 from semsam_model.errors import SemsamError
@@ -37,6 +38,8 @@ def check_backend(settings: Settings, backend: BackendCalls) -> Iterator[Finding
     """Of the backend alone: whether it runs, its model, its disk."""
     yield from _step("backend", lambda: _backend(backend))
     yield from _step("disk", lambda: _disk(settings))
+    if (address := settings.photo_store or "file:") and not address.startswith("file:"):
+        yield from _step("photo store", lambda: _photo_store(settings, address))
     yield from _step("token", lambda: _token(settings))
 
 
@@ -89,6 +92,12 @@ def _disk(settings: Settings) -> Iterator[tuple[str, bool]]:
     free = shutil.disk_usage(folder).free
     said = f"{free / 2**30:.1f} GiB free at {folder}"
     yield (said, False) if free >= LEAST_BYTES else (f"{said}: photos and masks need room, free at least 1 GiB", True)
+
+
+def _photo_store(settings: Settings, address: str) -> Iterator[tuple[str, bool]]:
+    """Whether the photos of corrections can be listed there."""
+    next(ObjectStores(settings).addresses(address), None)
+    yield f"{address} answers", False
 
 
 def _token(settings: Settings) -> Iterator[tuple[str, bool]]:

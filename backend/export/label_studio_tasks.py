@@ -47,8 +47,9 @@ class LabelStudioWriter(Writer):
         if self._plan.images == "copy":
             # as Label Studio names a file below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT
             address = f"/data/local-files/?d={self._place_photo(task, f'images/{task.sha256}')}"
-        elif is_kept_elsewhere(address) and self._plan.photos.has(task.sha256):
-            picture = base64.b64encode(self._plan.photos.path(task.sha256).read_bytes()).decode()
+        elif is_kept_elsewhere(address) and (kept := self._plan.photos.find(task.sha256)):
+            with kept:
+                picture = base64.b64encode(kept.read()).decode()
             address = f"{address.partition(';')[0]};base64,{picture}"
         self._staging.append(task.split, label_studio_task(task, address, self._config))
 

@@ -15,15 +15,16 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.tasks import LabelledTask, by_task, categories
+from backend.errors import ExportError
 from backend.export.formats import CocoWriter, MaskWriter, Sa1bWriter
 from backend.export.label_studio_tasks import LabelStudioWriter
 from backend.export.staging import Staging, check_target, staged
 from backend.export.writer import Format, Images, Plan, Writer
 from backend.export.yolo import YoloWriter
 from backend.records import BarePhoto, RegionKey, StoredProject, StoredRegion
-from semsam_model.data.samples import PhotoFile
+from semsam_model.data.samples import photo_size
 from semsam_model.data.split import SPLITS
 from semsam_model.errors import DataError
 from semsam_model.files import named
@@ -83,8 +84,10 @@ def export(
     export that was in `out` stays until the new one is whole. `complete`: everything visible was annotated, so that
     photos with nothing on them (`bare`) are exported, too. `unreadable`: regions that are named as left out. `on_start`
     is told the number of regions, `on_task` how many more are done. Raises ExportError for a folder that holds
-    something else, StoreError, OSError.
+    something else, and for photos that cannot be referred to, StoreError, OSError.
     """
+    if images == "reference" and form != "labelstudio" and not photos.in_folder:
+        raise ExportError("images: expected copy or none, as the photos are in an object store, got reference")
     out = out.resolve()
     check_target(out)
     with tempfile.TemporaryFile(dir=out) as kept:
@@ -180,8 +183,12 @@ def _bare_tasks(bare: Sequence[BarePhoto], photos: PhotoArchive, staging: Stagin
         if each.image_sha256 is None:
             staging.add("bare without photo")
             continue
+        kept = photos.find(each.image_sha256)
         try:
-            size = PhotoFile(photos.path(each.image_sha256)).size()
+            if kept is None:
+                raise DataError("not kept")
+            with kept:
+                size = photo_size(kept, each.image_sha256)
         except DataError:
             staging.add("photos missing")
         else:

@@ -12,13 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.tasks import LabelledTask, parents
 from backend.export.staging import Staging
 from backend.images import FORMATS as PHOTO_FORMATS
@@ -63,50 +63,56 @@ class Writer(ABC):
 
     def _place_photo(self, task: LabelledTask, stem: str) -> str:
         """The photo's name, from the export's folder on: `stem` and a suffix, or where it lies when referred to."""
-        kept = self._plan.photos.path(task.sha256)
-        if not kept.is_file():
+        kept = self._plan.photos.find(task.sha256)
+        if kept is None:
             self._staging.add("photos missing")
             return stem
-        name = stem + photo_suffix(kept)
-        if self._plan.images == "reference":
-            return Path(os.path.relpath(kept, self._plan.target)).as_posix()
-        if self._plan.images == "copy":
-            _copy(kept, self._staging.out / name, self._plan.target / name)
-        return name
+        with kept:
+            name = stem + photo_suffix(kept)
+            if self._plan.images == "reference":
+                return Path(os.path.relpath(self._plan.photos.path(task.sha256), self._plan.target)).as_posix()
+            if self._plan.images == "copy":
+                _copy(kept, self._staging.out / name, self._plan.target / name)
+            return name
 
     def _place_photo_beside(self, task: LabelledTask, stem: str) -> str:
         """As `_place_photo`, for a format whose photos lie beside their JSON: a photo referred to is a link there."""
-        if self._plan.images != "reference" or not self._plan.photos.has(task.sha256):
+        kept = self._plan.photos.find(task.sha256) if self._plan.images == "reference" else None
+        if kept is None:
             return self._place_photo(task, stem)
-        kept = self._plan.photos.path(task.sha256)
-        name = stem + photo_suffix(kept)
+        with kept:
+            name = stem + photo_suffix(kept)
         link = self._staging.out / name
         link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(kept, (self._plan.target / name).parent))
+        link.symlink_to(os.path.relpath(self._plan.photos.path(task.sha256), (self._plan.target / name).parent))
         return name
 
 
-def photo_suffix(photo: Path) -> str:
-    """The ending for a kept photo, with its dot; "" where it cannot be read."""
+def photo_suffix(photo: BinaryIO) -> str:
+    """The ending for a kept photo, with its dot; "" where it cannot be read. It is read from its start, and again."""
     try:
         with Image.open(photo, formats=PHOTO_FORMATS) as image:
             return _SUFFIXES.get(image.format or "", f".{(image.format or '').lower()}")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return ""  # kept as it came, though no longer to be read
+    finally:
+        photo.seek(0)
 
 
-def _copy(source: Path, target: Path, earlier: Path) -> None:
+def _copy(source: BinaryIO, target: Path, earlier: Path) -> None:
     """The whole file or nothing; from the export before without a second copy on the disk, where that has it."""
     if target.exists():
         return
     with atomic_write(target) as fresh:
         try:
             # a link to the archive, out of an export that refers to photos, is no copy
-            if earlier.is_symlink() or earlier.stat().st_size != source.stat().st_size:
+            if earlier.is_symlink() or earlier.stat().st_size != source.seek(0, os.SEEK_END):
                 raise FileNotFoundError
             os.link(earlier, fresh)
         except OSError:
-            shutil.copyfile(source, fresh)
+            source.seek(0)
+            with fresh.open("wb") as file:
+                shutil.copyfileobj(source, file, 2**20)
 
 
 def provenance(region: StoredRegion) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from PIL import Image
 from backend.corrections.tasks import LabelledTask, categories
 from backend.export.staging import Staging
 from backend.export.writer import Plan, Writer, decoded, photo_suffix
-from semsam_model.data.samples import PhotoFile
+from semsam_model.data.samples import decode_photo
 from semsam_model.data.split import SPLITS
 from semsam_model.files import atomic_write, write_bytes
 from semsam_model.masks.geometry import crop_mask
@@ -46,12 +46,15 @@ class YoloWriter(Writer):
 
     def _place_photo_to_train(self, task: LabelledTask, stem: str) -> None:
         """As PNG where it is of a format that the tool's users cannot train on."""
-        kept = self._plan.photos.path(task.sha256)
-        if self._plan.images == "none" or photo_suffix(kept).removeprefix(".") not in YOLO_UNREAD:
-            self._place_photo_beside(task, stem)
-        else:
-            with atomic_write(self._staging.out / f"{stem}.png") as fresh:
-                Image.fromarray(PhotoFile(kept).pixels()).save(fresh, "PNG")
+        kept = None if self._plan.images == "none" else self._plan.photos.find(task.sha256)
+        if kept is not None:
+            with kept:
+                if photo_suffix(kept).removeprefix(".") in YOLO_UNREAD:
+                    pixels = decode_photo(kept.read(), f"photo {task.sha256}")
+                    with atomic_write(self._staging.out / f"{stem}.png") as fresh:
+                        Image.fromarray(pixels).save(fresh, "PNG")
+                    return
+        self._place_photo_beside(task, stem)
 
     def finish(self) -> None:
         folders = {split: split for split in SPLITS}

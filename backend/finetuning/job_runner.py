@@ -11,18 +11,19 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.labelled_photos import labelled_photos
-from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import list_projects
 from backend.errors import VersionError
 from backend.finetuning import snapshot
-from backend.finetuning.jobs import CHILD, REPORT, VERDICT, Job, Lease, State, job_folder
+from backend.finetuning.jobs import CHILD, PHOTOS, REPORT, VERDICT, Job, Lease, State, job_folder
 from backend.finetuning.snapshot import Snapshot
 from backend.records import ProjectKey
 from backend.settings import Settings
@@ -144,6 +145,11 @@ class JobRunner:
         """Remove what only another attempt at the job would have needed."""
         for name in (STATE, CHILD):
             (self.folder(job) / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder(job) / PHOTOS, ignore_errors=True)
+
+    def _photos_at_hand(self, job: Job, lease: Lease) -> PhotoArchive:
+        """Photos as files, which are there until the job ends, whatever becomes of an object store meanwhile."""
+        return self._photos.at_hand(self.folder(job) / PHOTOS, lease.should_stop)
 
     # ---- the corrections
 
@@ -157,10 +163,10 @@ class JobRunner:
             except Stopped:
                 raise
             except SemsamError as error:
-                log.warning("job %d: corrections as the store has them, Label Studio was not asked: %s", job.id, error)
+                log.warning("job %d: corrections as the store has them, not brought up to date: %s", job.id, error)
             taken = snapshot.take(self._store, job.key, folder)
-        source = f"project_{job.key.project}"
-        train, held_out = (taken.samples(self._photos, split, source) for split in ("train", "val"))
+        source, photos = f"project_{job.key.project}", self._photos_at_hand(job, lease)
+        train, held_out = (taken.samples(photos, split, source) for split in ("train", "val"))
         return _Corrections(taken, train, held_out)
 
     def _too_few(self, corrections: _Corrections) -> str | None:
@@ -175,21 +181,21 @@ class JobRunner:
             f"{gate.min_photos} and {gate.min_masks}; label more photos"
         )
 
-    def _of_other_projects(self, key: ProjectKey) -> list[Sample]:
+    def _of_other_projects(self, key: ProjectKey, archive: PhotoArchive) -> list[Sample]:
         """Corrections of other projects, so that they are not forgotten: one model serves all projects.
 
         The photos are drawn first, by their digests, which favour none; then the regions of those alone are read.
         """
         others = [each.key for each in list_projects(self._store) if each.key != key and each.deleted_at is None]
         photos = sorted((sha256, other) for other in others for sha256 in labelled_photos(self._store, other))
-        there = (photo for photo in photos if split_of(photo[0]) == "train" and self._photos.has(photo[0]))
+        there = (photo for photo in photos if split_of(photo[0]) == "train" and archive.has(photo[0]))
         drawn: dict[ProjectKey, list[str]] = {}
         for sha256, other in islice(there, REPLAYED):
             drawn.setdefault(other, []).append(sha256)
         found: list[Sample] = []
         for other in sorted(drawn):
             source = f"project_{other.project}_{other.origin}"
-            found += snapshot.newest_samples(self._store, other, drawn[other], self._photos, source)
+            found += snapshot.newest_samples(self._store, other, drawn[other], archive, source)
         return found
 
     # ---- the child
@@ -206,7 +212,7 @@ class JobRunner:
             train,
             self._config,
             self.folder(job),
-            replay=self._of_other_projects(job.key),
+            replay=self._of_other_projects(job.key, self._photos_at_hand(job, lease)),
             encoder=encoder,
             on_step=lambda step: lease.note(step=step),
             should_stop=lease.should_stop,

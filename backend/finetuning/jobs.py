@@ -7,6 +7,7 @@ brings the job back. Every change that a worker makes names the worker, so one t
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ ATTEMPTS = 3  #: a job whose workers died so many times is given up
 
 # ---- files of a job's folder
 CHILD = "child.safetensors"  #: weights of the model that came out, until they lie beside their version
+PHOTOS = "photos"  #: copies of photos from an object store, until the job ends
 REPORT, VERDICT = "gate.html", "gate.json"  #: of the gate; kept beside the version, too
 RECENT = timedelta(hours=1)  #: for which the files of an ended job are not cleared away
 
@@ -282,12 +284,13 @@ def clear_job_files(
         folder = job_folder(data_dir, job)
         if job.version in versions or not folder.is_dir():
             continue
-        files = [path for path in folder.iterdir() if path.is_file() and path.name != REPORT]
+        files = [path for path in folder.rglob("*") if path.is_file() and path.name != REPORT]
         if files:
             cleared[job.id] = sum(path.stat().st_size for path in files)
         if not dry_run:
             for path in files:
                 path.unlink(missing_ok=True)
+            shutil.rmtree(folder / PHOTOS, ignore_errors=True)
             if not any(folder.iterdir()):
                 folder.rmdir()
     return cleared

@@ -16,8 +16,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.labelled_photos import labelled_photos, newest_annotations
-from backend.corrections.photos import PhotoArchive
 from backend.corrections.tasks import categories, parents
 from backend.records import ProjectKey, StoredRegion
 from backend.store.database import Store

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.queries import list_projects
 from backend.errors import StoreError
 from backend.finetuning import jobs

@@ -1,4 +1,4 @@
-"""Files in object stores, through obstore: read one, list a prefix page by page however many there are.
+"""Files in object stores, through obstore: read or write one, list a prefix page by page however many there are.
 
 Addresses are s3://bucket/key, gs://bucket/key, az://container/key (azure-blob:// is the same) and file:///path;
 nothing in the key is an escape. Credentials and the address of the store come from the usual variables:
@@ -52,6 +52,34 @@ class ObjectStores:
             raise NotFound(f"{shown(address)}: not found") from None
         except (BaseError, OSError) as error:
             raise LabelStudioError(f"{shown(address)}: cannot be read: {_reason(error)}") from None
+
+    def has(self, address: str) -> bool:
+        """Whether there is such an object. Raises BackendError, LabelStudioError."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        root, key = _split(address)
+        try:
+            obstore.head(self._store(root), key)
+        except FileNotFoundError:
+            return False
+        except (BaseError, OSError) as error:
+            raise LabelStudioError(f"{shown(address)}: cannot be read: {_reason(error)}") from None
+        return True
+
+    def write(self, address: str, content: bytes) -> None:
+        """Make the object, or put it in the place of an earlier one, in one request: whole or not at all.
+
+        Raises BackendError, LabelStudioError.
+        """
+        import obstore
+        from obstore.exceptions import BaseError
+
+        root, key = _split(address)
+        try:
+            obstore.put(self._store(root), key, content, use_multipart=False)
+        except (BaseError, OSError) as error:
+            raise LabelStudioError(f"{shown(address)}: cannot be written: {_reason(error)}") from None
 
     def addresses(self, prefix: str) -> Iterator[str]:
         """Addresses of all objects in the folder `prefix` and below. Raises BackendError, LabelStudioError."""
@@ -116,4 +144,5 @@ def _reason(error: Exception) -> str:
             " GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY), or give the"
             " machine a role"
         )
+    line = re.sub(r" in [\d.]+[mµn]?s(, after .*?s )?", "", line)  # the same failure, the same line
     return re.sub(r"\?\S+", "", line).strip()[:300]

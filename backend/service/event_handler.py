@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any
 
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.queries import list_projects
 from backend.corrections.suggestions import PromptAnswer
 from backend.corrections.sync_thread import SyncThread

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from backend.adaptation.learner import Learner
-from backend.corrections.photos import open_photos
+from backend.corrections.archive import open_photos
 from backend.errors import NotReady, StoreError
 from backend.inference.follow_version import VersionFollower, load_live
 from backend.inference.label_embeddings import LabelVectors

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from PIL import Image
@@ -83,6 +83,15 @@ def decode_photo(data: bytes, where: str) -> np.ndarray:
         raise DataError(f"{where}: expected a readable image: {exc}") from exc
 
 
+def photo_size(file: Path | BinaryIO, where: str) -> Size:
+    """(H, W) of a photo as it is seen, from its header. Raises DataError naming `where` when it cannot be read."""
+    try:
+        with Image.open(file) as image:
+            return oriented_size(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+        raise DataError(f"{where}: expected a readable image: {exc}") from exc
+
+
 @dataclass(frozen=True)
 class PhotoFile:
     """A photo in a file of its own."""
@@ -104,12 +113,8 @@ class PhotoFile:
         return decode_photo(self.content(), str(self.path))
 
     def size(self) -> Size:
-        """(H, W) of the photo as it is seen, from its header. Raises DataError when it cannot be read."""
-        try:
-            with Image.open(self.path) as image:
-                return oriented_size(image)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
-            raise DataError(f"{self.path}: expected a readable image: {exc}") from exc
+        """As `photo_size`."""
+        return photo_size(self.path, str(self.path))
 
 
 class Segmentation(Protocol):

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from sqlalchemy import event, insert, select
 
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.queries import to_suggestion
 from backend.records import ProjectKey, RegionKey, StoredProject, StoredRegion, Suggestion
 from backend.store.database import Store

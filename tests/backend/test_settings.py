@@ -90,6 +90,14 @@ def test_lists_may_be_separated_by_commas_and_mappings_written_as_yaml(empty_fil
 
 
 @pytest.mark.parametrize(
+    "address", ["s3://photos/in", "gs://b", "azure-blob://c/d", "file:///mnt/photos of corrections"]
+)
+def test_a_folder_for_photos_may_end_in_a_slash(empty_file: Path, address: str) -> None:
+    for text in (address, f"{address}/"):
+        assert load_settings(empty_file, {"SEMSAM_PHOTO_STORE": text}).photo_store == address
+
+
+@pytest.mark.parametrize(
     ("text", "named"),
     [
         ("prot: 9090", "prot"),
@@ -102,6 +110,13 @@ def test_lists_may_be_separated_by_commas_and_mappings_written_as_yaml(empty_fil
         ("object_stores: [s3://key:secret@photos/]", "object_stores"),
         ("object_stores: [s3://photos/../others/]", "object_stores"),
         ("object_stores: [https://photos.example/]", "object_stores"),
+        ("photo_store: https://photos.example/", "photo_store"),
+        ("photo_store: s3://key:secret@photos/", "photo_store"),
+        ("photo_store: s3://photos/../others", "photo_store"),
+        ("photo_store: s3://photos/a?X-Signature=b", "photo_store"),
+        ("photo_store: file:///", "photo_store"),
+        ("photo_store: file:///photos/../others", "photo_store"),
+        ("photo_store: file://server/photos", "photo_store: .* or file:///folder"),
         ("label_studio_url: label-studio:8080", "label_studio_url"),
         ("label_studio_url: http://user:pw@ls:8080", "label_studio_url"),
         ("dtype: int8", "dtype"),

@@ -13,7 +13,8 @@ import requests
 from PIL import Image
 
 from backend.batch.sources import Item, task_items
-from backend.corrections.photos import PhotoArchive, fetch_photos
+from backend.corrections.archive import PhotoArchive
+from backend.corrections.photos import fetch_photos
 from backend.corrections.queries import count, find_project, stream_regions
 from backend.corrections.sync import bring_up_to_date, sync_project
 from backend.demo.project import DemoProject

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from backend.demo.project import DemoProject
 from backend.export.run import export
 from semsam_model.data.split import SPLITS

@@ -11,7 +11,7 @@ import numpy as np
 from backend.adaptation.concepts import ENOUGH, examples_of, fit_worth
 from backend.adaptation.learner import Learner
 from backend.adaptation.lessons import switch_learning
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.prediction_outcomes import judge_preannotated
 from backend.inference.preannotation import as_prediction
 from backend.inference.predictor import Predictor

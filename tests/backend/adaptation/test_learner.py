@@ -19,7 +19,7 @@ from backend.adaptation.learner import Learner
 from backend.adaptation.lesson_maker import LessonMaker
 from backend.adaptation.lessons import TrainingRegion, forget, lesson_keys, switch_learning, training_regions
 from backend.cli.main import app
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import ObjectFolder, PhotoArchive
 from backend.images import decode_photo
 from backend.inference.loaded import Loaded
 from backend.inference.predictor import PhotoSource, Predictor, predict_prompt
@@ -35,6 +35,8 @@ from semsam_model.network.model import build_model
 from semsam_model.types import Click, LabelSet, Prompt
 from tests.backend import stored
 from tests.backend.models import loaded
+from tests.backend.s3 import serving_s3
+from tests.waiting import eventually
 
 KEY = stored.project().key
 LABELS = LabelSet(("wheel", "car", "sky"), (None, None, None), np.zeros((3, 0), np.float32))
@@ -212,6 +214,29 @@ def test_a_photo_that_is_not_there_yet_teaches_when_it_is(
     assert caught_up(backend)[0] == 0
     aside.rename(settings.data_dir / "photos")
     assert caught_up(backend)[0] == len(park)
+
+
+def test_while_the_object_store_is_away_what_is_known_stays_in_use_and_the_rest_is_learned_once_it_is_back(
+    file: Store, settings: Settings, models: list[Loaded], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "backend.adaptation.learner")
+    with serving_s3() as s3:
+        photos = PhotoArchive(ObjectFolder("s3://photos/kept", settings))
+        park = stored.car_park(photos, 3)
+        first = Backend(file, photos, settings, models[0])
+        stored.fill(file, stored.project(), park[:4])
+        taught = caught_up(first)
+        assert taught[0] == 4
+        s3.stop()
+        again = first.restarted()
+        assert again.answer() == taught
+        again.add(*park[4:])
+        assert caught_up(again) == caught_up(again) == taught
+        s3.start()
+        eventually(lambda: again.answer()[0] == len(park))  # nobody tells it
+        again.learner.stop()
+    assert caplog.text.count("not learning from new photos: photo_store: s3://photos/kept/") == 1
+    assert caplog.text.count("learning from new photos again") == 1
 
 
 def test_a_photo_that_never_comes_is_waited_for_without_learning_again(

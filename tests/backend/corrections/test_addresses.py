@@ -10,7 +10,8 @@ from alembic.config import Config
 from sqlalchemy import select
 
 from backend.corrections.addresses import whole_address
-from backend.corrections.photos import PhotoArchive, fetch_photos
+from backend.corrections.archive import PhotoArchive
+from backend.corrections.photos import fetch_photos
 from backend.corrections.queries import stream_regions
 from backend.label_studio.client import LabelStudio
 from backend.settings import Settings

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from sqlalchemy.event import listen
 
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.inbox import Arrivals, enqueue, process_inbox
-from backend.corrections.photos import PhotoArchive, fetch_photos
+from backend.corrections.photos import fetch_photos
 from backend.corrections.queries import count, count_waiting, find_project, problems, stream_regions
 from backend.corrections.suggestions import PromptAnswer, save_suggestions
 from backend.errors import StoreUnavailable

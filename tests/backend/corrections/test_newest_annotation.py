@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.cli.main import app
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.inbox import enqueue, process_inbox
 from backend.corrections.labelled_photos import newest_annotations
-from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import bare_photos, emptied_tasks, stream_newest, stream_regions
 from backend.label_studio.events import parse_webhook
 from backend.store.database import Store

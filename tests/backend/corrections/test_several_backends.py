@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from backend.corrections import inbox
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.inbox import enqueue, process_inbox
 from backend.corrections.introductions import Introductions
-from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import count, count_waiting
 from backend.corrections.sync_thread import SyncThread
 from backend.corrections.writer import StoreWriter

@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 
 from backend.cli.main import app
 from backend.corrections import photos as photos_module
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.inbox import enqueue, process_inbox
 from backend.corrections.outcomes import config_or_empty, region_rows
-from backend.corrections.photos import PhotoArchive, fetch_photos
+from backend.corrections.photos import fetch_photos
 from backend.corrections.queries import count, find_project, list_projects, stream_regions
 from backend.corrections.sync import Synced, sync_project
 from backend.corrections.sync_thread import MISSED_AGAIN, SyncThread

@@ -18,6 +18,7 @@ from backend.label_studio.servers import origin_of
 from backend.records import ProjectKey
 from backend.settings import Settings
 from tests.backend.annotations import SIZE
+from tests.backend.s3 import serving_s3
 from tests.backend.stored import photo
 from tests.backend.studio_http import TOKEN, answering
 
@@ -102,6 +103,14 @@ def test_a_project_of_a_server_without_a_token_says_where_to_get_one() -> None:
     settings = Settings(label_studio_url="http://127.0.0.1:1")
     (found,) = check_project(StudioProject(LabelStudio(settings), ProjectKey("http://127.0.0.1:1", 7)), settings)
     assert found.check == "token" and found.wrong and "personal access token" in found.text
+
+
+def test_an_object_store_for_photos_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with serving_s3():
+        for address, wrong in (("s3://photos/kept", False), ("s3://nowhere/kept", True)):
+            settings = Settings(data_dir=tmp_path, photo_store=address)
+            found = {each.check: each for each in check_backend(settings, BackendCalls("http://127.0.0.1:1", settings))}
+            assert found["photo store"].wrong == wrong and address in found["photo store"].text
 
 
 def test_a_backend_that_does_not_answer_and_a_token_that_is_missing_are_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from pycocotools.cocoeval import COCOeval
 from typer.testing import CliRunner
 
 from backend.cli.main import app
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from backend.errors import ExportError
 from backend.export.run import Exported, export
 from backend.export.writer import Format
@@ -451,7 +451,7 @@ _KILLED = """
 import hashlib, json, os, signal, sys
 from pathlib import Path
 from backend.export.run import export
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from tests.backend.stored import car_park, project
 
 folder, form, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[1]) / "out"
@@ -509,12 +509,12 @@ class WatchedPhotos(PhotoArchive):
         self.killed_at = killed_at
         self.asked: list[str] = []
 
-    def path(self, sha256: str) -> Path:
+    def find(self, sha256: str) -> BinaryIO | None:
         self.asked.append(sha256)
         if sha256 == self.killed_at:
             self.killed_at = ""
             raise KeyboardInterrupt
-        return super().path(sha256)
+        return super().find(sha256)
 
 
 @pytest.mark.slow

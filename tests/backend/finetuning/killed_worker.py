@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlalchemy import update
 
-from backend.corrections.photos import open_photos
+from backend.corrections.archive import open_photos
 from backend.finetuning.job_runner import Steps
 from backend.finetuning.worker import Worker
 from backend.settings import Settings

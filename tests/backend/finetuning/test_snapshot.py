@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from sqlalchemy import delete, insert, update
 
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.labelled_photos import newest_annotations
-from backend.corrections.photos import PhotoArchive
 from backend.finetuning import job_runner, snapshot
 from backend.finetuning.job_runner import JobRunner
 from backend.finetuning.snapshot import Snapshot
@@ -119,9 +119,9 @@ def test_photos_of_other_projects_are_drawn_first_and_the_regions_of_those_alone
     monkeypatch.setattr(
         job_runner.snapshot, "newest_samples", lambda *args: (asked.append(len(args[2])), read(*args))[1]
     )
-    drawn = runner._of_other_projects(KEY)
+    drawn = runner._of_other_projects(KEY, photos)
     assert len(drawn) == 10 == sum(asked)
     assert {sample.source for sample in drawn} == {f"project_2_{ORIGIN}", f"project_3_{ORIGIN}"}
     assert all(split_of(sample.path.name) == "train" and photos.has(sample.path.name) for sample in drawn)
     assert all(sample.image().shape == (*SIZE, 3) and len(sample.masks()) == 4 for sample in drawn)
-    assert [sample.path for sample in drawn] == [sample.path for sample in runner._of_other_projects(KEY)]
+    assert [sample.path for sample in drawn] == [sample.path for sample in runner._of_other_projects(KEY, photos)]

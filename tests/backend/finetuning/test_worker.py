@@ -25,7 +25,7 @@ from sqlalchemy import update as sql_update
 from typer.testing import CliRunner
 
 from backend.cli.main import app
-from backend.corrections.photos import PhotoArchive, open_photos
+from backend.corrections.archive import PhotoArchive, open_photos
 from backend.errors import StoreUnavailable
 from backend.finetuning import jobs, snapshot
 from backend.finetuning.job_runner import Steps, teaches
@@ -47,6 +47,7 @@ from semsam_model.gate.photo_agreement import PhotoAgreement, measure_agreement
 from semsam_model.gate.report import render_report
 from semsam_model.gate.verdict import Comparison, compare
 from semsam_model.types import ShouldStop
+from tests.backend.s3 import serving_s3
 
 KEY = ProjectKey("http://ls:8080", 1)
 NOW = datetime.now(UTC)
@@ -153,6 +154,24 @@ def test_a_job_ends_in_a_version_that_is_live_with_its_report_and_figures(settin
     assert left == {"snapshot.jsonl", "gate.html", "gate.json"}, "the weights lie beside the version"
     assert worker.run_one() is None
     store.close()
+
+
+@pytest.mark.slow
+def test_photos_in_an_object_store_make_the_same_version_and_their_copies_go(settings: Settings) -> None:
+    versions = set()
+    with serving_s3():
+        for name, photo_store in (("folder", None), ("store", "s3://photos/kept")):
+            there = replace(settings, data_dir=settings.data_dir / name, photo_store=photo_store)
+            store, worker = prepared(there)
+            jobs.request(store, KEY, "button")
+            job = worker.run_one()
+            assert job is not None and job.state == "promoted"
+            versions.add(job.version)
+            left = {path.name for path in worker.runner.folder(job).iterdir()}
+            assert left == {"snapshot.jsonl", "gate.html", "gate.json"}
+            assert (there.data_dir / "photos").exists() == (photo_store is None)
+            store.close()
+    assert len(versions) == 1
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from backend.adaptation.learner import Learner
 from backend.adaptation.lessons import kept_lessons, lesson_keys
 from backend.batch.annotator import Annotator
 from backend.batch.run import read_config
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.queries import stream_regions
 from backend.errors import SettingsError
 from backend.export.writer import provenance

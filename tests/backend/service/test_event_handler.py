@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.queries import count, find_project, list_projects, problems, stream_regions
 from backend.label_studio.client import LabelStudio
 from backend.metrics import Metrics

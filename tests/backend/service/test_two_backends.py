@@ -1,4 +1,4 @@
-"""Two backends on one PostgreSQL and one data folder, under webhooks and clicks, while one of them is killed."""
+"""Two backends on one PostgreSQL, with one folder or object store of photos, while one of them is killed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ import pytest
 import requests
 from sqlalchemy import func, select
 
+from backend.corrections.archive import PhotoArchive, open_photos
 from backend.corrections.queries import count_waiting, stream_regions
 from backend.records import ProjectKey
+from backend.settings import load_settings
 from backend.store.database import Store
 from backend.store.tables import lessons
 from tests.backend import postgres
 from tests.backend.annotations import CONFIG, KEY, SIZE, brush_row, event, square
 from tests.backend.photo_studio import keypoint
+from tests.backend.s3 import serving_s3
 from tests.backend.studio import FakeStudio, labelled, serving
 from tests.backend.studio_http import TOKEN
 from tests.waiting import eventually
@@ -51,29 +54,33 @@ class Backend:
         return max(map(int, re.findall(r"learned from (\d+) regions", self.log.read_text())), default=0)
 
 
-@pytest.fixture
-def backends(weights: Path, tmp_path: Path, postgres_server: str) -> Iterator[tuple[list[Backend], Store, ProjectKey]]:
+@pytest.fixture(params=["one folder", "one object store"])
+def backends(
+    request: pytest.FixtureRequest, weights: Path, tmp_path: Path, postgres_server: str
+) -> Iterator[tuple[list[Backend], Store, ProjectKey, PhotoArchive]]:
     database = postgres.new_database(postgres_server)
-    with serving(FakeStudio()) as studio, contextlib.ExitStack() as stack:
+    with serving_s3(), serving(FakeStudio()) as studio, contextlib.ExitStack() as stack:
         store = stack.enter_context(contextlib.closing(Store.open(database)))
         environment = {
             **os.environ,
             "LABEL_STUDIO_URL": studio.url,
             "LABEL_STUDIO_API_KEY": TOKEN,
             "SEMSAM_DATABASE_URL": database,
-            "SEMSAM_DATA_DIR": str(tmp_path),
             "SEMSAM_MODEL": "tiny",
             "SEMSAM_WEIGHTS": str(weights),
             "SEMSAM_TORCH_THREADS": "1",
         }
         found = []
+        own = {"SEMSAM_DATA_DIR": str(tmp_path)}
         for number in range(2):
+            if request.param == "one object store":
+                own = {"SEMSAM_DATA_DIR": str(tmp_path / str(number)), "SEMSAM_PHOTO_STORE": "s3://photos/kept"}
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port = free.getsockname()[1]
             log = tmp_path / f"backend{number}.log"
             process = subprocess.Popen(
                 [sys.executable, "-m", "backend.cli.main", "serve", "--port", str(port)],
-                env=environment,
+                env=environment | own,
                 stderr=stack.enter_context(log.open("wb")),
                 start_new_session=True,
             )
@@ -82,7 +89,8 @@ def backends(weights: Path, tmp_path: Path, postgres_server: str) -> Iterator[tu
             found.append(Backend(f"http://127.0.0.1:{port}", process, log))
         for each in found:
             eventually(each.is_ready, 120)
-        yield found, store, ProjectKey(studio.url, KEY.project)
+        photos = open_photos(load_settings(environ=own))
+        yield found, store, ProjectKey(studio.url, KEY.project), photos
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -116,9 +124,9 @@ def shown(answer: requests.Response) -> list[Any]:
 
 @pytest.mark.slow
 def test_one_of_two_backends_may_die_nothing_acknowledged_is_lost_or_doubled_and_the_other_has_learned_it(
-    backends: tuple[list[Backend], Store, ProjectKey],
+    backends: tuple[list[Backend], Store, ProjectKey, PhotoArchive],
 ) -> None:
-    both, store, key = backends
+    both, store, key, photos = backends
     rows: list[dict[str, Any]] = []
     for step in range(3):  # each further click has the next candidate, whoever answered the one before
         rows.append(keypoint(20 + step, 20, control="click"))
@@ -158,5 +166,6 @@ def test_one_of_two_backends_may_die_nothing_acknowledged_is_lost_or_doubled_and
 
     eventually(lambda: kept() == SUBMITTED)
     eventually(lambda: both[1].learned() == SUBMITTED)
+    eventually(lambda: all(photos.has(region.image_sha256 or "") for region in stream_regions(store, key)))
     assert both[1].process.poll() is None
     assert "Traceback" not in both[1].log.read_text()

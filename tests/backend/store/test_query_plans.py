@@ -24,8 +24,9 @@ from backend.adaptation.lessons import (
     looks,
     training_regions,
 )
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.inbox import enqueue, process_inbox
-from backend.corrections.photos import PhotoArchive, fetch_photos
+from backend.corrections.photos import fetch_photos
 from backend.corrections.prediction_outcomes import judge_preannotated
 from backend.corrections.queries import find_region
 from backend.corrections.settling import settle

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, delete, select, update
 
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.inbox import enqueue, process_inbox
-from backend.corrections.photos import PhotoArchive, fetch_photos
+from backend.corrections.photos import fetch_photos
 from backend.corrections.prediction_outcomes import judge_preannotated
 from backend.corrections.queries import count
 from backend.corrections.suggestions import save_suggestions

@@ -17,8 +17,8 @@ from sqlalchemy import func, select
 
 from backend.adaptation.learner import Learner
 from backend.adaptation.lessons import kept_lessons, training_regions
+from backend.corrections.archive import PhotoArchive
 from backend.corrections.inbox import enqueue, process_inbox
-from backend.corrections.photos import PhotoArchive
 from backend.corrections.queries import stream_regions
 from backend.inference.predictor import Predictor
 from backend.label_studio.events import parse_webhook

@@ -11,7 +11,7 @@ from backend.batch.annotator import Annotator
 from backend.batch.local import by_one_model
 from backend.batch.run import read_config, run
 from backend.batch.sources import task_items
-from backend.corrections.photos import PhotoArchive
+from backend.corrections.archive import PhotoArchive
 from backend.export.run import export
 from backend.label_studio.client import LabelStudio
 from semsam_model.checkpoints.header import read_header
