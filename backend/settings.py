@@ -66,7 +66,7 @@ def _origin(value: str) -> str:
 
 def _object_store(value: str) -> str:
     """`value`, if it is the address of a bucket in an object store or of a folder in one."""
-    if not re.fullmatch(r"(s3|gs|azure-blob)://[^/@?#\\\s]+(/[^?#]*)?", value):
+    if not re.fullmatch(r"(s3|gs|azure-blob)://[^/@:?#\\\s]+(/[^?#]*)?", value):
         raise ValueError("expected s3://bucket/folder/, gs://bucket/folder/ or azure-blob://container/folder/")
     if {".", ".."} & set(value.split("/")):
         raise ValueError("expected a folder without . and ..")

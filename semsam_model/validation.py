@@ -10,6 +10,7 @@ Fields that a JsonModel does not name are ignored. null counts as absent for a f
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -137,7 +138,10 @@ def check(kind: type[T], value: Any, name: str, error: type[SemsamError]) -> T:
 
 
 def explain(problem: ErrorDetails, *, secret: bool = False) -> str:
-    """One problem of a ValidationError: "expected a list, got 3". secret: the type of the value is shown alone."""
+    """One problem of a ValidationError: "expected a list, got 3". secret: the type of the value is shown alone.
+
+    Of an address neither user and password nor query are shown.
+    """
     kind, value = problem["type"], NOTHING if problem["type"] == "missing" else problem["input"]
     if kind in ("expected", "secret"):
         text = f"expected {problem['msg']}"
@@ -147,6 +151,8 @@ def explain(problem: ErrorDetails, *, secret: bool = False) -> str:
         text = problem["msg"].removeprefix("Value error, ")
     if kind == "value_error" and not isinstance(value, str | int | float):
         return text  # about several fields of an object, which it names itself
+    if isinstance(value, str) and "://" in value:
+        value = re.sub(r"(?<=://)\S*@|(?<=\?)\S+", "...", value)
     return f"{text}, got {type(value).__name__ if secret or kind == 'secret' else _short.repr(value)}"
 
 

@@ -149,6 +149,18 @@ def test_a_wrong_variable_stops_the_start_and_is_named(empty_file: Path, variabl
         load_settings(empty_file, {variable: value})
 
 
+@pytest.mark.parametrize("variable", ["SEMSAM_PHOTO_STORE", "SEMSAM_OBJECT_STORES", "SEMSAM_LABEL_STUDIO_URL"])
+@pytest.mark.parametrize(
+    "address", ["s3://key:canary/@photos/in", "http://canary@photos", "gs://b/in?X-Signature=canary"]
+)
+def test_an_address_with_a_secret_in_it_is_refused_and_the_secret_not_told(
+    empty_file: Path, variable: str, address: str
+) -> None:
+    with pytest.raises(SettingsError, match=variable) as caught:
+        load_settings(empty_file, {variable: address})
+    assert "canary" not in str(caught.value) and "://" in str(caught.value)
+
+
 def test_every_wrong_value_is_told_with_the_place_that_set_it(empty_file: Path) -> None:
     empty_file.write_text("port: 70000\nthreads: '8'\n")
     with pytest.raises(SettingsError) as caught:
