@@ -21,6 +21,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    LargeBinary,
     String,
     Table,
     cast,
@@ -35,7 +36,8 @@ from sqlalchemy import (
 from backend.images import decode_photo
 from backend.records import ProjectKey
 from backend.store.database import Store
-from backend.store.tables import annotations, lessons, offers, predictions, projects, regions, tasks
+from backend.store.statements import of_project
+from backend.store.tables import annotations, lesson_sets, lessons, offers, predictions, projects, regions, tasks
 from backend.store.totals import recount
 from benchmarks.machine import ROCKET, SAMPLES
 from semsam_model.adaptation.lessons import make_lesson
@@ -90,13 +92,15 @@ def fill(store: Store, origin: str, wanted: int, count: int, of_model: FromModel
             connection.execute(insert(table), made)
             if wanted > base:
                 _copy(connection, table, (wanted - 1) // base, count)
+        if store.dialect == "postgresql":
+            connection.execute(text("ANALYZE"))  # without it each thousand tasks that are counted read every row
         if of_model.lessons:
-            _teach(connection, count, of_model)
+            _teach(connection, origin, count, of_model)
         for each in titles:
             recount(connection, ProjectKey(origin, each["project"]))
     if store.dialect == "postgresql":
         with store.write() as connection:
-            connection.execute(text("ANALYZE"))
+            connection.execute(text("ANALYZE"))  # the lessons, too
 
 
 class _Dice(random.Random):
@@ -177,7 +181,10 @@ def _moved(connection: Connection, column: Column[Any], k: ColumnElement[int], c
     if column.name == "project":
         return 1 + (column.table.c.task + _BASE * k) % count
     sqlite = connection.dialect.name == "sqlite"
-    if column.name in ("prompt_id", "image_sha256"):
+    if column.name == "image_sha256":
+        other = func.convert_to(cast(_BASE + k, String), "UTF8") if not sqlite else cast(_BASE + k, String)
+        return cast(other.op("||")(func.substr(type_coerce(column, LargeBinary), 5)), LargeBinary)
+    if column.name == "prompt_id":
         prefix = func.printf("%08x", k) if sqlite else func.lpad(func.to_hex(k), 8, "0")
         return prefix.op("||")(func.substr(column, 9))
     if column.name == "image_url":
@@ -190,16 +197,18 @@ def _moved(connection: Connection, column: Column[Any], k: ColumnElement[int], c
     return column
 
 
-def _teach(connection: Connection, count: int, of_model: FromModel) -> None:
+def _teach(connection: Connection, origin: str, count: int, of_model: FromModel) -> None:
     """A lesson of each of the newest regions of every project."""
-    columns = (*regions.primary_key, regions.c.updated_at)
+    columns = (*regions.c["task", "annotation", "region"], regions.c.updated_at)
     for project in range(1, count + 1):
-        mine = (regions.c.project == project, regions.c.deleted_at.is_(None))
+        mine = (of_project(regions, ProjectKey(origin, project)), regions.c.deleted_at.is_(None))
         newest = [column.desc() for column in (regions.c.updated_at, *regions.primary_key)]
         rows = connection.execute(select(*columns).where(*mine).order_by(*newest).limit(_TAUGHT)).mappings().all()
         taught = zip(rows, cycle(of_model.lessons))  # as many as there are rows
-        made = [{**row, "model": of_model.digest, "lesson": lesson} for row, lesson in taught]
-        connection.execute(insert(lessons), made)
+        connection.execute(insert(lesson_sets), {"origin": origin, "project": project, "model": of_model.digest})
+        number = select(lesson_sets.c.id).where(lesson_sets.c.project == project)
+        shared = {"lesson_set": connection.scalar(number)}
+        connection.execute(insert(lessons), [shared | {**row, "lesson": lesson} for row, lesson in taught])
 
 
 def rows_as_posted() -> list[dict[str, Any]]:

@@ -14,12 +14,14 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func,
 
 from backend.records import ProjectKey, RegionKey
 from backend.store.database import Store
-from backend.store.statements import IS_USABLE, of_project, to_record, upsert
-from backend.store.tables import learning, lessons, projects, regions, totals
+from backend.store.statements import IS_USABLE, insert_if_new, of_project, to_record, upsert
+from backend.store.tables import learning, lesson_sets, lessons, projects, regions, totals
 
 NEWEST = 2000  #: no older region of a project is learned from
 _AT_ONCE = 200  #: lessons that are read in one query
 _DROPPED = 50  #: lessons that are deleted in one transaction
+#: What a lesson has of its region's key; the rest is its set's.
+_OF_REGION = lessons.c["task", "annotation", "region"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def forget(store: Store, key: ProjectKey) -> int:
         newest = connection.scalar(select(func.max(regions.c.updated_at)).where(of_project(regions, key)))
         if newest is not None:
             _set(connection, key, LearningState(_state(connection, key).enabled, newest))
-        return connection.execute(delete(lessons).where(of_project(lessons, key))).rowcount
+        return connection.execute(delete(lessons).where(_of_project(key))).rowcount
 
 
 def training_regions(store: Store, key: ProjectKey, most: int = NEWEST) -> list[TrainingRegion]:
@@ -117,44 +119,58 @@ def looks(store: Store) -> dict[ProjectKey, Look]:
 
 def lesson_keys(store: Store, key: ProjectKey, model: str) -> list[RegionKey]:
     """Regions of a project that the store keeps a lesson of, for the model with this digest. Raises StoreError."""
-    mine = and_(of_project(lessons, key), lessons.c.model == model)
-    columns = [lessons.c[each.name] for each in regions.primary_key]
     with store.read() as connection:
-        return [RegionKey(*row) for row in connection.execute(select(*columns).where(mine))]
+        rows = connection.execute(select(*_OF_REGION).where(_of_project(key, model)))
+        return [RegionKey(**vars(key), **row) for row in rows.mappings()]
 
 
 def kept_lessons(store: Store, keys: Sequence[RegionKey], model: str) -> dict[RegionKey, KeptLesson]:
-    """Lessons of these regions for the model with this digest. Raises StoreError."""
+    """Lessons of these regions, of one project, for the model with this digest. Raises StoreError."""
     found: dict[RegionKey, KeptLesson] = {}
     for first in range(0, len(keys), _AT_ONCE):
         some = keys[first : first + _AT_ONCE]
-        of_tasks = and_(lessons.c.model == model, lessons.c.task.in_({each.task for each in some}))
-        wanted = {each.region for each in some}
-        columns = [lessons.c[each.name] for each in regions.primary_key]
-        query = select(*columns, lessons.c.updated_at, lessons.c.lesson)
-        query = query.where(of_project(lessons, ProjectKey(some[0].origin, some[0].project)), of_tasks)
+        project = ProjectKey(some[0].origin, some[0].project)
+        query = select(*_OF_REGION, lessons.c.updated_at, lessons.c.lesson).where(_of_project(project, model))
+        query = query.where(lessons.c.task.in_({each.task for each in some}))
         with store.read() as connection:
-            rows = connection.execute(query.where(lessons.c.region.in_(wanted))).all()
-        found |= {RegionKey(*key): KeptLesson(updated_at, data) for *key, updated_at, data in rows}
+            rows = connection.execute(query.where(lessons.c.region.in_({each.region for each in some}))).all()
+        for *of_region, updated_at, data in rows:
+            found[RegionKey(*vars(project).values(), *of_region)] = KeptLesson(updated_at, data)
     return {key: found[key] for key in keys if key in found}
 
 
 def keep_lesson(store: Store, key: RegionKey, model: str, kept: KeptLesson) -> None:
     """Save a lesson, in place of an earlier one of this region and model. Raises StoreError."""
-    values = {**vars(key), "model": model, "updated_at": kept.updated_at, "lesson": kept.data}
+    of_project = {"origin": key.origin, "project": key.project, "model": model}
+    values = {**{each.name: getattr(key, each.name) for each in _OF_REGION}, "updated_at": kept.updated_at}
+    number = select(lesson_sets.c.id).where(*(lesson_sets.c[name] == value for name, value in of_project.items()))
     with store.write() as connection:
-        connection.execute(upsert(connection, lessons), values)
+        lesson_set = connection.scalar(number)
+        if lesson_set is None:
+            connection.execute(insert_if_new(connection, lesson_sets), of_project)
+            lesson_set = connection.scalar(number)
+        connection.execute(upsert(connection, lessons), values | {"lesson_set": lesson_set, "lesson": kept.data})
 
 
 def drop_lessons(store: Store, keys: Sequence[RegionKey]) -> None:
-    """Delete the lessons of these regions, of every model; a piece in a transaction, since each is large and others
-    wait for its end. Raises StoreError.
+    """Delete the lessons of these regions, of one project, of every model; a piece in a transaction, since each is
+    large and others wait for its end. Raises StoreError.
     """
-    named = [lessons.c[each.name] == bindparam(f"of_{each.name}") for each in regions.primary_key]
+    named = [column == bindparam(f"of_{column.name}") for column in _OF_REGION]
     for first in range(0, len(keys), _DROPPED):
-        some = [{f"of_{name}": value for name, value in vars(key).items()} for key in keys[first : first + _DROPPED]]
+        some = keys[first : first + _DROPPED]
+        project = ProjectKey(some[0].origin, some[0].project)
         with store.write() as connection:
-            connection.execute(delete(lessons).where(*named), some)
+            connection.execute(
+                delete(lessons).where(_of_project(project), *named),
+                [{f"of_{each.name}": getattr(key, each.name) for each in _OF_REGION} for key in some],
+            )
+
+
+def _of_project(key: ProjectKey, model: str | None = None) -> ColumnElement[bool]:
+    """Condition: the lesson is of this project, and of the model with this digest where one is given."""
+    sets = select(lesson_sets.c.id).where(of_project(lesson_sets, key))
+    return lessons.c.lesson_set.in_(sets if model is None else sets.where(lesson_sets.c.model == model))
 
 
 def _state(connection: Connection, key: ProjectKey) -> LearningState:

@@ -27,6 +27,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    UniqueConstraint,
     and_,
     not_,
     text,
@@ -76,6 +77,19 @@ class PackedText(TypeDecorator[str]):
         return None if value is None else zlib.decompress(value).decode()
 
 
+class Sha256(TypeDecorator[str]):
+    """Digests of photos: 64 hexadecimal digits in and out, the bytes in between: half as long, in indices too."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:
+        return None if value is None else bytes.fromhex(value)
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.hex()
+
+
 #: Text that sorts by code point on every database, so that streams have one order everywhere.
 Key = String().with_variant(String(collation="C"), "postgresql")
 #: Label Studio's ids; a plain INTEGER is 64 bits wide in SQLite, and alone counts by itself there.
@@ -103,7 +117,7 @@ tasks = Table(
     metadata,
     *_primary_key(origin=Key, project=Id, task=Id),
     Column("image_url", Text),
-    Column("image_sha256", String(64)),
+    Column("image_sha256", Sha256),
     Column("problem", Text),  # why its photo could not be kept
     Column("tried_at", UtcDateTime),  # last attempt to fetch it
     Column("seen", Text),  # its `updated_at` in Label Studio when its annotations were last compared
@@ -140,7 +154,7 @@ regions = Table(
     "regions",
     metadata,
     *_primary_key(origin=Key, project=Id, task=Id, annotation=Id, region=Key),
-    Column("image_sha256", String(64)),
+    Column("image_sha256", Sha256),
     Column("image_url", Text),
     Column("width", Integer),
     Column("height", Integer),
@@ -244,7 +258,7 @@ offers = Table(
     Column("origin", Key, nullable=False),
     Column("project", Id, nullable=False),
     Column("task", Id, nullable=False),
-    Column("image_sha256", String(64), nullable=False),
+    Column("image_sha256", Sha256, nullable=False),
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
     Column("prompt", JSON, nullable=False),  # clicks, boxes, text
@@ -318,13 +332,22 @@ activations = Table(
     Column("reason", Text, nullable=False),
 )
 
-# What accepted regions teach a model, named by its digest, at once; can be made anew from regions and photos.
+# A project that taught a model, as a number: what is the same in all of its lessons is in no key of theirs.
+lesson_sets = Table(
+    "lesson_sets",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("origin", Key, nullable=False),
+    Column("project", Id, nullable=False),
+    Column("model", String(64), nullable=False),  # digest of the one that was taught
+    UniqueConstraint("origin", "project", "model"),
+)
+
+# What accepted regions teach a model at once; can be made anew from regions and photos.
 lessons = Table(
     "lessons",
     metadata,
-    *_primary_key(
-        origin=Key, project=Id, task=Id, annotation=Id, region=Key, model=String(64)
-    ),  # model: digest of the one that was taught
+    *_primary_key(lesson_set=Id, task=Id, annotation=Id, region=Key),
     Column("updated_at", UtcDateTime, nullable=False),  # of the region when it taught
     Column("lesson", LargeBinary, nullable=False),
 )

@@ -13,12 +13,12 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, String, and_, column, select, update, values
+from sqlalchemy import Connection, and_, column, select, update, values
 
 from backend.records import ProjectKey
 from backend.store.statements import BEGUN_FROM, IS_USABLE, of_project, of_tasks, upsert
+from backend.store.tables import Sha256, offers, predictions, projects, regions, totals
 from backend.store.tables import annotations as annotation_table
-from backend.store.tables import offers, predictions, projects, regions, totals
 
 _AT_ONCE = 500  #: tasks that are counted together
 
@@ -181,6 +181,6 @@ def _elsewhere(connection: Connection, key: ProjectKey, tasks: Collection[int], 
     """Which of these photos usable regions of other tasks of the project lie on."""
     if not images:
         return set()
-    asked = values(column("image", String), name="asked").data([(image,) for image in sorted(images)]).cte()
+    asked = values(column("image", Sha256), name="asked").data([(image,) for image in sorted(images)]).cte()
     same = (of_project(regions, key), regions.c.image_sha256 == asked.c.image, regions.c.task.not_in(sorted(tasks)))
     return set(connection.scalars(select(asked.c.image).where(select(regions.c.task).where(*same, IS_USABLE).exists())))

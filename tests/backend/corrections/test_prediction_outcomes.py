@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from alembic import command
 from alembic.config import Config
+from sqlalchemy import update
 
 from backend.adaptation.lessons import training_regions
 from backend.corrections.prediction_outcomes import judge_preannotated
@@ -23,6 +24,7 @@ from backend.records import Preannotated
 from backend.service.status import read_status
 from backend.settings import Settings
 from backend.store.database import Store
+from backend.store.tables import regions
 from semsam_model.inference.preannotate import Region
 from semsam_model.masks.geometry import crop_mask
 from semsam_model.types import Candidate
@@ -168,7 +170,7 @@ def test_what_was_suggested_without_a_click_teaches_once_it_was_submitted(store:
     whole, part, _ = geometry(prediction())
     receive(store, begun(5, [whole, part]))
     with store.write() as connection:
-        connection.exec_driver_sql("UPDATE regions SET image_sha256 = 'ab'")
+        connection.execute(update(regions).values(image_sha256="ab" * 32))
     assert {each.key.region for each in training_regions(store, KEY)} == {whole["id"], part["id"]}
 
 

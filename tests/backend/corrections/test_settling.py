@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 from typer.testing import CliRunner
 
 from backend.cli.main import app
@@ -29,7 +29,7 @@ from backend.errors import StoreError
 from backend.label_studio.events import parse_webhook
 from backend.records import StoredRegion
 from backend.store.database import Store
-from backend.store.tables import offers
+from backend.store.tables import offers, tasks
 from tests.backend.annotations import KEY, NOON, annotation, answered, at, brush_row, event, square
 from tests.backend.corrections.killed_writer import die_at_step
 from tests.backend.stored import find_suggestion, query_plans
@@ -255,6 +255,7 @@ def test_suggestions_and_masks_of_an_older_database_stay_what_they_were(store: S
     unread = problems(store, KEY)
     assert drawn and unread
     with store.write() as connection:
+        connection.execute(update(tasks).values(image_sha256=answer.image_sha256))
         config = Config(attributes={"connection": connection})
         config.set_main_option("script_location", "backend.store:migrations")
         command.downgrade(config, "0008")
@@ -263,7 +264,11 @@ def test_suggestions_and_masks_of_an_older_database_stay_what_they_were(store: S
         assert [each["names"] for each in old] == [[], [], []], "as they were: plain JSON"
         masks = connection.scalars(text("SELECT mask FROM regions ORDER BY region")).all()
         assert masks == [drawn["a"].mask["counts"], None], "plain text"
+        for table in ("offers", "tasks"):
+            digests = connection.scalars(text(f"SELECT image_sha256 FROM {table}")).all()
+            assert digests == [answer.image_sha256], "text, too"
         command.upgrade(config, "head")
+        assert connection.scalars(select(tasks.c.image_sha256)).all() == [answer.image_sha256]
     assert {each.key.region: each for each in stream_regions(store, KEY)} == drawn
     assert problems(store, KEY) == unread
     assert find_suggestion(store, prompt_id) == before
