@@ -3,6 +3,7 @@
 #   scripts/install.sh [semsam] [dev] [label-studio] [chromium] [postgres]
 # semsam: .venv with `.venv/bin/semsam`; dev: the test and lint tools in it; label-studio: .venv-ls; chromium: the browser of the journeys; postgres: the server that the store is tested with.
 # A failure is one line on stderr and exit status 1; a virtual environment that could not be finished is removed again.
+# Where semsam and Label Studio are both wanted they are installed side by side: pip keeps one core busy at most.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,6 +13,10 @@ CPU_TORCH=https://download.pytorch.org/whl/cpu   # PyTorch's builds without CUDA
 
 building=""   # the virtual environment under construction, removed unless it gets finished
 ticker=""     # process that shows the seconds
+beside=""     # process, and its group, that makes Label Studio's environment meanwhile
+is_beside=${SEMSAM_INSTALL_BESIDE:-}   # set in that process: it shows no seconds and leaves the last word to the other
+
+clear_line() { [[ ! -t 1 ]] || printf '\r\033[K'; }
 
 die() { printf '%s\n' "$*" >&2; exit 1; }
 
@@ -20,11 +25,13 @@ stop_ticker() { [[ -z $ticker ]] || { kill "$ticker" 2>/dev/null || true; wait "
 clean_up() {
     local status=$?
     stop_ticker
+    [[ -z $beside ]] || { kill -- "-$beside" || true; wait "$beside" || true; } 2>/dev/null
     [[ -z $building ]] || rm -rf "$building"
     exit "$status"
 }
 trap clean_up EXIT
-trap 'printf "\nStopped; nothing half-made is left behind.\n" >&2; exit 130' INT TERM HUP
+exec 3>&2   # where the last word goes, whatever is being written to a log
+trap '[[ -n $is_beside ]] || printf "\nStopped; nothing half-made is left behind.\n" >&3; exit 130' INT TERM HUP
 
 # last_words LOG: its last line worth showing, plain characters only, so that it can be cut anywhere.
 last_words() { grep -v '^WARNING' "$1" 2>/dev/null | tail -n 1 | LC_ALL=C tr -cd '\40-\176'; }
@@ -34,7 +41,8 @@ step() {
     local text=$1 log=$2 began=$SECONDS status=0
     shift 2
     mkdir -p "$LOGS"
-    if [[ -t 1 ]]; then
+    clear_line
+    if [[ -t 1 && -z $is_beside ]]; then
         # in the background, so that Ctrl-C reaches the command itself
         ( while kill -0 $$ 2>/dev/null; do
               printf '\r\033[K… %s  %d s  %.60s' "$text" "$((SECONDS - began))" "$(last_words "$log")"
@@ -44,9 +52,9 @@ step() {
     else
         printf '… %s\n' "$text"
     fi
-    "$@" >"$log" 2>&1 </dev/null || status=$?
+    { "$@" </dev/null; } >"$log" 2>&1 || status=$?   # in braces, so that the shell's word on a killed command goes there
     stop_ticker
-    [[ -t 1 ]] && printf '\r\033[K'
+    clear_line
     ((status == 0)) || return "$status"
     printf '✓ %s  %d s\n' "$text" "$((SECONDS - began))"
 }
@@ -143,7 +151,24 @@ ensure_postgres() {
         die "PostgreSQL could not be installed with apt-get: see $LOGS/install-postgres.log."
 }
 
+# start_beside: Label Studio's environment, in a process group of its own, so that it can be stopped with all it started.
+start_beside() {
+    set -m
+    SEMSAM_INSTALL_BESIDE=1 scripts/install.sh label-studio &
+    beside=$!
+    set +m
+}
+
+# finish_beside: waits for it; its failure, which it has told, is this script's.
+finish_beside() {
+    local status=0
+    wait "$beside" || status=$?
+    beside=""
+    ((status == 0)) || exit 1
+}
+
 requirements=$(cat requirements.txt pyproject.toml | cksum)
+[[ " $* " != *" semsam "*"label-studio "* ]] || start_beside
 for wanted in "$@"; do
     case $wanted in
         semsam)
@@ -156,7 +181,7 @@ for wanted in "$@"; do
                 printf '%s' "$requirements" >.venv/.installed-dev
             fi ;;
         label-studio)
-            ensure_venv .venv-ls "Label Studio $LABEL_STUDIO_VERSION" 2500 "$LABEL_STUDIO_VERSION" "label-studio==$LABEL_STUDIO_VERSION" ;;
+            [[ -n $beside ]] || ensure_venv .venv-ls "Label Studio $LABEL_STUDIO_VERSION" 2500 "$LABEL_STUDIO_VERSION" "label-studio==$LABEL_STUDIO_VERSION" ;;
         chromium)
             ensure_chromium ;;
         postgres)
@@ -165,3 +190,4 @@ for wanted in "$@"; do
             die "scripts/install.sh knows semsam, dev, label-studio, chromium and postgres, not '$wanted'." ;;
     esac
 done
+[[ -z $beside ]] || finish_beside

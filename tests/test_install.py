@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tomllib
@@ -47,6 +50,37 @@ def test_without_a_package_index_it_says_so_and_removes_the_unfinished_environme
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("Cannot reach the Python package index for Label Studio")
     assert not killed.exists()
+
+
+@pytest.mark.slow
+def test_of_two_that_are_installed_side_by_side_each_tells_why_it_fails_and_none_is_left(checkout: Path) -> None:
+    done = install(checkout, "semsam", "label-studio", PIP_PROXY="http://127.0.0.1:9", PIP_RETRIES="0")
+    assert done.returncode == 1
+    told = [line.split(":")[0] for line in sorted(done.stderr.splitlines())]
+    assert told[0].startswith("Cannot reach the Python package index for Label Studio")
+    assert told[1:] == ["Cannot reach the Python package index for semsam"]
+    assert not (checkout / ".venv").exists() and not (checkout / ".venv-ls").exists()
+
+
+@pytest.mark.slow
+def test_stopped_by_the_keyboard_both_end_and_leave_nothing(checkout: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, contextlib.ExitStack() as connections:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        process = subprocess.Popen(
+            [checkout / "scripts" / "install.sh", "semsam", "label-studio"],
+            env={**os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_PROXY": address, "PYTHON": sys.executable},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        silent.settimeout(100)
+        for _ in range(2):  # until both wait for an answer
+            connections.enter_context(silent.accept()[0])
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, told = process.communicate(timeout=60)
+    assert (process.returncode, told.strip()) == (130, "Stopped; nothing half-made is left behind.")
+    assert not (checkout / ".venv").exists() and not (checkout / ".venv-ls").exists()
 
 
 def test_an_environment_made_by_hand_is_kept_when_its_update_fails(checkout: Path) -> None:
