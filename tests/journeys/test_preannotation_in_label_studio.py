@@ -1,4 +1,4 @@
-"""A project that opens already labelled: predictions for ten tasks, one opened, put right and submitted."""
+"""A project that opens already labelled: predictions for twenty tasks, one opened, put right and submitted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LABELS = (
     '<Label value="hair" of="person" background="#16a34a"/>',
     '<Label value="skin" of="person" background="#dc2626"/>',
 )
-VIEWS, COPIES = 5, 2
+VIEWS, COPIES = 5, 4
 PARTS = ("hair", "skin")
 ON_THE_SUIT = (460, 200)  #: row and column of the first view
 TASKS = VIEWS * COPIES
@@ -68,7 +68,7 @@ def name_of(row: dict[str, Any]) -> str:
     return row["value"]["brushlabels"][0]
 
 
-def test_predictions_for_ten_tasks_and_one_put_right_and_submitted(
+def test_predictions_for_twenty_tasks_and_one_put_right_and_submitted(
     editor: Editor, studio: Studio, project: Callable[..., DemoProject], photographs: list[Path], tmp_path: Path
 ) -> None:
     labeling = (CONFIGS / "labeling_brush.xml").read_text()
